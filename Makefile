@@ -1,0 +1,52 @@
+# The two commands: `make run` and `make test`. They need Python >= 3.11 and the package index.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+SOURCES := engine lua persister loadtest tests
+
+.PHONY: run test test-long check lint types luacheck imports lock clean
+
+run: $(VENV)/.installed  ## start everything, with a demo campaign the first time
+	$(BIN)/redeem up
+
+test: check  ## the whole suite, on servers of its own
+	$(PYTEST) -n 4 -m "not long" --cov --cov-report=term:skip-covered
+
+test-long: $(VENV)/.installed  ## the slow forms
+	$(PYTEST) -m long
+
+check: lint types luacheck imports
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check --quiet $(SOURCES)
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+luacheck: $(VENV)/.installed
+	@if command -v luacheck >/dev/null; then \
+	  rm -rf build/lua && $(BIN)/python -m lua.loader build/lua && luacheck --quiet --no-color --config .luacheckrc build/lua; \
+	else echo "luacheck is not on this machine (Debian: lua-check); the scripts were not checked"; fi
+
+imports: $(VENV)/.installed
+	$(BIN)/lint-imports --no-cache
+
+# Written last, so that an interrupted installation is not taken for one.
+$(VENV)/.installed: requirements-dev.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is %s" % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml --extra build
+
+lock: $(VENV)/.installed  ## write the lock files anew
+	$(LOCK) --output-file requirements.lock >/dev/null
+	$(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock >/dev/null
+
+clean:
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,119 @@
+"""The application of one worker: its resources in the order they are opened, its routes, its errors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import web
+from redis.asyncio import Redis
+
+from engine import admin
+from engine.auth import Authenticator
+from engine.control import ControlPlane, heal
+from engine.database import open_database
+from engine.errors import RETRYABLE_STATUS, ContractViolation, Fault, Refusal
+from engine.handlers import Handlers
+from engine.messages import PROBLEM_TYPE, problem
+from engine.reading import Records
+from engine.redemption import Redemptions
+from engine.registry import Registry
+from engine.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine
+    from pathlib import Path
+
+    from engine.settings import Settings
+
+_log = logging.getLogger(__name__)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+# What aiohttp itself refuses, in the words of the API.
+_CODE_OF_STATUS: Final = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+_FLUSH_INTERVAL_S: Final = 1.0
+
+
+@contextlib.asynccontextmanager
+async def open_app(
+    settings: Settings, shards: int, metrics_dir: Path | None
+) -> AsyncIterator[web.Application]:
+    """The application with everything it needs; leaving the block drains the core and closes it all."""
+    telemetry = Telemetry()
+    async with contextlib.AsyncExitStack() as stack:
+        redis = Redis.from_url(settings.redis_url)
+        stack.push_async_callback(redis.aclose)
+        database = await stack.enter_async_context(open_database(settings, settings.database_url))
+        registry = Registry(redis)
+        redemptions = Redemptions(settings, registry, telemetry, shards)
+        redemptions.open()
+        stack.push_async_callback(redemptions.close)
+        plane = ControlPlane(database=database, redis=redis, settings=settings)
+        await stack.enter_async_context(_in_background(heal(plane)))
+        await stack.enter_async_context(_in_background(_keep_flushing(telemetry)))
+        handlers = Handlers(
+            settings=settings,
+            authenticator=Authenticator(registry),
+            redemptions=redemptions,
+            records=Records(database, redis, tail_scan_max=settings.tail_scan_max),
+            database=database,
+            metrics_dir=metrics_dir,
+        )
+        app = web.Application(
+            middlewares=[_problems(settings)], client_max_size=settings.admin_body_bytes_max
+        )
+        app.add_routes(handlers.routes())
+        app[admin.CONTROL_PLANE] = plane
+        app.add_routes(
+            web.route(method, path, handlers.guarded(scope, handler))
+            for method, path, scope, handler in admin.routes()
+        )
+        yield app
+
+
+@contextlib.asynccontextmanager
+async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run something for as long as the block lasts."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _keep_flushing(telemetry: Telemetry) -> None:
+    while True:
+        await asyncio.sleep(_FLUSH_INTERVAL_S)
+        telemetry.flush()
+
+
+def _problems(settings: Settings) -> Any:  # noqa: ANN401 - aiohttp has a private type for it
+    """Turns every refusal and fault into a problem document; nothing else decides what an error says."""
+
+    def respond(code: str, detail: str = "", **headers: str) -> web.Response:
+        status, body = problem(code, detail)
+        if status == RETRYABLE_STATUS:
+            headers["Retry-After"] = str(settings.retry_after_s)
+        if status == web.HTTPUnauthorized.status_code:
+            headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, section 11.6.1
+        return web.Response(status=status, body=body, content_type=PROBLEM_TYPE, headers=headers)
+
+    @web.middleware
+    async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except Refusal as refusal:
+            return respond(refusal.code, refusal.detail)
+        except Fault as fault:
+            if fault.code == ContractViolation.code:
+                _log.exception("a fault of our own")
+            return respond(fault.code)
+        except web.HTTPMethodNotAllowed as error:
+            return respond("method_not_allowed", Allow=error.headers["Allow"])
+        except web.HTTPException as error:
+            return respond(_CODE_OF_STATUS.get(error.status, "malformed_request"))
+
+    return answer_problems

@@ -1,0 +1,270 @@
+"""All attempts that arrive while a call is under way form the next call.
+
+One call at a time for each shard, no timer between: an attempt that finds the link idle
+goes out at once, and at saturation the batches fill themselves. What waits is bounded in
+number and in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import hiredis
+
+from engine import keys
+from engine.errors import ContractViolation, Fault, OutcomeUnknown, Overloaded, StoreUnavailable
+from engine.link import Link, pack
+from lua import loader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.registry import Registry
+    from engine.settings import Settings
+    from engine.telemetry import Telemetry
+
+_log = logging.getLogger(__name__)
+TICK_S: Final = 0.05
+STALE_RETRY_S: Final = 0.005
+
+SCRIPT: Final = loader.load(
+    "redeem",
+    keys=("events_key", "version_key"),
+    arguments=("shard", "version", "receipt_epoch", "receipt_window_s"),
+    attempt=(
+        *("campaign_at", "state_at", "users_at", "receipts_at", "receipts_before_at"),
+        *("offset", "user_digest", "receipt_digest", "fingerprint"),
+        *("batch", "serial", "last4", "user", "amount", "order", "key", "actor"),
+    ),
+)
+
+
+class Attempt(Protocol):
+    """What the batcher must know of an attempt (``redemption.Attempt``)."""
+
+    deadline: float
+
+    def write_to(
+        self, arguments: list[str | bytes | int], place_of: Callable[[str], int], epoch: int
+    ) -> None:
+        """Append the fields of the script's attempt; ``place_of`` gives a key's position in KEYS."""
+
+    def answered(self, answer: bytes) -> None:
+        """The script's answer."""
+
+    def failed(self, fault: Fault) -> None:
+        """There is no answer, for this reason."""
+
+    def still_allowed(self) -> bool:
+        """Whether it may be sent again after a change of configuration; False: it has answered itself."""
+
+
+class Batcher:
+    """The queue of one shard in one worker, and the call under way."""
+
+    def __init__(self, shard: int, settings: Settings, registry: Registry, telemetry: Telemetry) -> None:
+        self._shard = shard
+        self._settings = settings
+        self._registry = registry
+        self._telemetry = telemetry
+        self._loop = asyncio.get_running_loop()
+        self._link = Link(settings.redis_url, (SCRIPT,), on_ready=self._dispatch)
+        self._queue: deque[Attempt] = deque()
+        self._under_way: list[Attempt] = []
+        self._sent_at = 0.0
+        self._epoch = int(time.time()) // settings.receipt_window_s
+        self._tick: asyncio.TimerHandle | None = None
+        self._refresh: asyncio.Task[None] | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the shard can be called."""
+        return self._link.ready
+
+    def open(self) -> None:
+        """Connect, and stay connected."""
+        self._link.open()
+
+    async def drain(self) -> None:
+        """Wait until nothing waits and nothing is under way; the deadline of attempts bounds it."""
+        await self._idle.wait()
+
+    async def close(self) -> None:
+        """Drop the connection; what is under way ends as ``OutcomeUnknown``."""
+        await self._link.close()
+        if self._refresh:
+            await asyncio.gather(self._refresh, return_exceptions=True)
+        self._fail_all(StoreUnavailable("the worker stops"))
+        if self._tick:
+            self._tick.cancel()
+
+    def add(self, attempt: Attempt) -> None:
+        """Take an attempt; it is answered by its deadline, whatever happens.
+
+        Raises:
+            Overloaded: as many wait as may.
+        """
+        if len(self._queue) >= self._settings.queue_max:
+            raise Overloaded(f"{self._settings.queue_max} attempts wait")
+        self._queue.append(attempt)
+        self._idle.clear()
+        if self._tick is None:
+            self._tick = self._loop.call_later(TICK_S, self._check_deadlines)
+        if not self._under_way:
+            self._dispatch()
+
+    def _dispatch(self) -> None:
+        """Send what waits, if nothing is under way."""
+        if self._under_way or not self._queue or not self._link.ready:
+            return
+        if self._refresh and not self._refresh.done():
+            return
+        count = min(len(self._queue), self._settings.batch_max)
+        self._under_way = [self._queue.popleft() for _ in range(count)]
+        self._telemetry.batch_size(count)
+        self._send()
+
+    def _send(self) -> None:
+        self._sent_at = self._loop.time()
+        try:
+            self._link.call(self._command(self._under_way), self._replied, self._lost)
+        except StoreUnavailable as fault:
+            self._lost(fault)
+
+    def _command(self, attempts: list[Attempt]) -> bytes:
+        names = [keys.events(self._shard), keys.version(self._shard)]
+        positions = {name: number for number, name in enumerate(names, start=1)}
+
+        def place_of(name: str) -> int:
+            position = positions.get(name)
+            if position is None:
+                names.append(name)
+                position = positions[name] = len(names)
+            return position
+
+        arguments: list[str | bytes | int] = [
+            self._shard,
+            self._registry.version,
+            self._epoch,
+            self._settings.receipt_window_s,
+        ]
+        for attempt in attempts:
+            attempt.write_to(arguments, place_of, self._epoch)
+        return pack("EVALSHA", SCRIPT.sha, len(names), *names, *arguments)
+
+    # replies
+
+    def _replied(self, reply: object) -> None:
+        self._telemetry.call_seconds(self._loop.time() - self._sent_at)
+        match reply:
+            case [b"ok", *answers] if len(answers) == len(self._under_way):
+                self._finish(answers)
+            case [b"stale"]:
+                self._put_back()
+                self._refresh = asyncio.create_task(self._take_new_configuration())
+            case [b"epoch", int(epoch)]:
+                self._epoch = epoch
+                self._send()
+            case [b"unpublished"]:
+                self._fail_under_way(StoreUnavailable("Redis holds no configuration"))
+            case hiredis.ReplyError():
+                self._refused(str(reply))
+            case _:
+                _log.error("unexpected reply of redeem.lua", extra={"shard": self._shard})
+                self._fail_under_way(ContractViolation("unexpected reply"))
+
+    def _refused(self, error: str) -> None:
+        """An error reply. Those that Redis gives before line one of a script mean: not done."""
+        kind = error.partition(" ")[0]
+        if kind == "NOSCRIPT":
+            self._put_back()
+            try:
+                self._link.load(SCRIPT)
+            except StoreUnavailable as fault:
+                self._lost(fault)
+            else:
+                self._dispatch()
+        elif kind in _NOT_DONE:
+            self._telemetry.redis_error(kind)
+            self._fail_under_way(StoreUnavailable(error))
+        else:
+            _log.error("redeem.lua failed", extra={"shard": self._shard, "error": kind})
+            self._telemetry.redis_error("SCRIPT")
+            self._fail_under_way(OutcomeUnknown("the script failed"))
+
+    def _lost(self, fault: Fault) -> None:
+        self._fail_under_way(fault)
+
+    async def _take_new_configuration(self) -> None:
+        try:
+            known = self._registry.version
+            await self._registry.refresh()
+            if self._registry.version == known:
+                await asyncio.sleep(STALE_RETRY_S)  # another shard has it already, shard 0 not yet
+        except StoreUnavailable as fault:
+            self._fail_all(fault)
+        else:
+            self._queue = deque(attempt for attempt in self._queue if attempt.still_allowed())
+        self._loop.call_soon(self._next)
+
+    def _put_back(self) -> None:
+        self._queue.extendleft(reversed(self._under_way))
+        self._under_way = []
+
+    def _finish(self, answers: list[Any]) -> None:
+        """Send the next batch first, then answer this one: Redis works meanwhile."""
+        finished, self._under_way = self._under_way, []
+        self._dispatch()
+        for attempt, answer in zip(finished, answers, strict=True):
+            try:
+                attempt.answered(answer)
+            except Exception:  # noqa: BLE001 - the others of the batch must have their answers
+                _log.exception("an answer of redeem.lua could not be passed on")
+                attempt.failed(OutcomeUnknown("the answer could not be read"))
+        self._next()
+
+    def _fail_under_way(self, fault: Fault) -> None:
+        failed, self._under_way = self._under_way, []
+        for attempt in failed:
+            attempt.failed(fault)
+        self._next()
+
+    def _fail_all(self, fault: Fault) -> None:
+        failed, self._queue = self._queue, deque()
+        for attempt in failed:
+            attempt.failed(fault)
+
+    def _next(self) -> None:
+        self._dispatch()
+        if not self._under_way and not self._queue:
+            self._idle.set()
+
+    def _check_deadlines(self) -> None:
+        """Answer what is late: what waits was certainly not done, what is under way perhaps."""
+        now = self._loop.time()
+        while self._queue and self._queue[0].deadline <= now:
+            fault = Overloaded("waited too long") if self._link.ready else StoreUnavailable("Redis is away")
+            self._queue.popleft().failed(fault)
+        if self._under_way and self._under_way[0].deadline <= now:
+            _log.warning("no reply from Redis in time", extra={"shard": self._shard})
+            self._link.abort()
+        if self._queue or self._under_way:
+            self._tick = self._loop.call_later(TICK_S, self._check_deadlines)
+        else:
+            self._tick = None
+            self._idle.set()
+
+
+# Error replies that a script cannot have got beyond its first line with (Redis 7.0, Valkey 8).
+_NOT_DONE: Final = frozenset(
+    (
+        *("LOADING", "BUSY", "OOM", "MISCONF", "READONLY", "MASTERDOWN", "NOREPLICAS"),
+        *("CLUSTERDOWN", "MOVED", "TRYAGAIN", "NOPERM", "NOAUTH"),
+    )
+)

@@ -1,0 +1,142 @@
+"""``redeem campaigns``: what codes do, and how far."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from engine import campaigns as definitions
+from engine.campaigns import Campaign, CampaignChange, NewCampaign
+from engine.cli.connect import all_pages, echo_json, run, run_change
+
+if TYPE_CHECKING:
+    from engine.control import ControlPlane
+
+NONE: Final = "none"
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_campaign = click.argument("campaign_id", metavar="CAMPAIGN")
+
+
+class _Number(click.ParamType[int | str]):
+    """An integer, or ``none`` where a limit is removed."""
+
+    name = "integer or none"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401 - click's signature
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> int | str:
+        """The number, or ``none`` as it is."""
+        if value == NONE:
+            return NONE
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither an integer nor {NONE}", param, ctx)
+
+
+@click.group()
+def campaigns() -> None:
+    """Create, list, show and change campaigns."""
+
+
+@campaigns.command()
+@click.option("--name", required=True, help="What people call it.")
+@click.option("--kind", default="single", show_default=True, help="What a code does.")
+@click.option("--amount", type=int, help="Face value in minor units (cents).")
+@click.option("--currency", help="ISO 4217 code of the amount, such as EUR.")
+@click.option("--stock", type=int, help="Successes in all.")
+@click.option("--per-user-limit", type=int, help="Successes of one user.")
+@click.option("--starts-at", help="ISO 8601 with a zone, such as 2030-01-31T09:00:00Z.")
+@click.option("--ends-at", help="ISO 8601 with a zone.")
+@click.option("--active", is_flag=True, help="Active at once; otherwise it is a draft.")
+@_as_json
+def create(*, active: bool, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - the options above, by name
+    """Create a campaign and print its id."""
+    definition = definitions.define(NewCampaign(**options, state="active" if active else "draft"))
+    campaign = run_change(lambda plane: definitions.create(plane, definition))
+    _print(campaign, as_json=as_json)
+
+
+@campaigns.command("list")
+@_as_json
+def list_campaigns(*, as_json: bool) -> None:
+    """List all campaigns, the oldest first."""
+
+    async def read(plane: ControlPlane) -> list[Campaign]:
+        limit = plane.settings.page_limit_max
+        return await all_pages(
+            lambda after: definitions.page(plane, after=after, limit=limit), lambda campaign: campaign.id
+        )
+
+    found = run(read)
+    if as_json:
+        echo_json([campaign.document() for campaign in found])
+        return
+    for campaign in found:
+        click.echo(f"{campaign.id}  {campaign.state:6}  {campaign.kind}  {campaign.name}")
+
+
+@campaigns.command()
+@_campaign
+@_as_json
+def show(campaign_id: str, *, as_json: bool) -> None:
+    """Show one campaign."""
+    campaign = run(lambda plane: definitions.get(plane, campaign_id))
+    if as_json:
+        echo_json(campaign.document())
+        return
+    for name, value in campaign.document().items():
+        click.echo(f"{name + ':':15} {'-' if value is None else value}")
+
+
+@campaigns.command()
+@_campaign
+@click.option("--name")
+@click.option("--state", help="draft, active, paused or ended.")
+@click.option("--amount", type=_Number(), help="Only while it is a draft.")
+@click.option("--currency", help="Only while it is a draft.")
+@click.option("--stock", type=_Number())
+@click.option("--per-user-limit", type=_Number())
+@click.option("--starts-at")
+@click.option("--ends-at")
+@_as_json
+def update(campaign_id: str, *, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - the options above, by name
+    """Change a campaign; what is set to `none` is removed."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if not given:
+        raise click.UsageError("nothing to change")
+    removed: dict[str, Any] = dict.fromkeys(
+        name for name, value in given.items() if value == NONE and name in definitions.REMOVABLE
+    )
+    changes = CampaignChange(**given | removed)
+    campaign = run_change(lambda plane: definitions.update(plane, campaign_id, changes))
+    _print(campaign, as_json=as_json)
+
+
+def _to_state(name: str, state: str, help_text: str) -> None:
+    """Add a command that only changes the state."""
+
+    @campaigns.command(name, help=help_text)
+    @_campaign
+    @_as_json
+    def command(campaign_id: str, *, as_json: bool) -> None:
+        changes = CampaignChange(state=state)
+        campaign = run_change(lambda plane: definitions.update(plane, campaign_id, changes))
+        _print(campaign, as_json=as_json)
+
+
+_to_state("activate", "active", "Open a draft.")
+_to_state("pause", "paused", "Refuse redemptions until it is resumed.")
+_to_state("resume", "active", "Go on after a pause.")
+_to_state("end", "ended", "End a campaign for good.")
+
+
+def _print(campaign: Campaign, *, as_json: bool) -> None:
+    if as_json:
+        echo_json(campaign.document())
+    else:
+        click.echo(campaign.id)

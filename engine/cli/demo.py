@@ -1,0 +1,87 @@
+"""The demo campaign that ``redeem up`` makes in an empty deployment, and the lines that try it out."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+import click
+import orjson
+from redis.asyncio import Redis
+
+from engine import api_keys, batches, campaigns, keys, mint_keys
+from engine.batches import NewBatch
+from engine.campaigns import NewCampaign
+from engine.codes import Codec
+from engine.control import ControlPlane
+from engine.database import open_database
+from engine.formats import DEFAULT_FORMAT
+
+if TYPE_CHECKING:
+    from engine.settings import Settings
+
+NAME: Final = "Demo"
+CODES: Final = 10_000
+AMOUNT: Final = 500  # five euros
+CURRENCY: Final = "EUR"
+
+
+async def show(settings: Settings, url: str) -> None:
+    """Make the demo campaign where there is none of any kind, and print how to redeem its next code.
+
+    Its API key is kept in ``demo.json`` in the data directory, readable by its owner alone, so
+    that a later start can print the lines again.
+    """
+    note = settings.data_dir / "demo.json"
+    async with (
+        open_database(settings, settings.database_url) as database,
+        Redis.from_url(settings.redis_url) as redis,
+    ):
+        plane = ControlPlane(database=database, redis=redis, settings=settings)
+        if not note.exists():
+            if await campaigns.page(plane, after=None, limit=1):
+                return
+            made = await _make(plane)
+            descriptor = os.open(note, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(orjson.dumps(made))
+        demo = orjson.loads(note.read_bytes())
+        serial = await _next_serial(redis, demo["batch"])
+        if serial is None:
+            return
+        used = mint_keys.from_settings(settings)
+        batch = await batches.get(plane, demo["batch"])
+        code = Codec(used.by_name).code(batch.mint_key, DEFAULT_FORMAT, "", batch.id, serial)
+    click.echo(_LINES.format(url=url, key=demo["key"], code=code, number=serial))
+
+
+async def _make(plane: ControlPlane) -> dict[str, object]:
+    definition = campaigns.define(
+        NewCampaign(name=NAME, kind="single", amount=AMOUNT, currency=CURRENCY, state="active")
+    )
+    campaign = (await campaigns.create(plane, definition)).value
+    minted = (await batches.mint(plane, campaign.id, NewBatch(count=CODES), created_by="demo")).value
+    key = (await api_keys.create(plane, NAME, ["redeem", "read"])).value
+    return {"campaign": campaign.id, "batch": minted.batch.id, "key": key.key}
+
+
+async def _next_serial(redis: Redis, batch: int) -> int | None:
+    """The first serial not redeemed yet. The demo campaign has no limits, but one shard is enough to look."""
+    state: bytes = await redis.get(keys.state(0, batch, 0)) or b""  # type: ignore[assignment] # bytes, as asked
+    for serial in range(CODES):
+        at, bit = divmod(2 * serial, 8)
+        if at >= len(state) or not state[at] >> (6 - bit) & 0b11:
+            return serial
+    return None
+
+
+_LINES: Final = """
+redeem a demo code:
+
+  curl -sS {url}/v1/redemptions -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\
+    -H 'Idempotency-Key: demo-{number}' -d '{{"code": "{code}", "user": "demo"}}'
+
+show its record:
+
+  curl -sS '{url}/v1/redemptions?user=demo&limit=1' -H 'Authorization: Bearer {key}'
+"""

@@ -1,0 +1,56 @@
+"""What a deployment needs before it runs: tables, mint key, and the configuration in Redis."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import asyncpg
+from redis.asyncio import Redis
+
+from engine import control, mint_keys
+from engine.database import open_database
+from engine.errors import Refusal
+from persister import migrations
+
+if TYPE_CHECKING:
+    from engine.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+
+async def initialise(settings: Settings) -> None:
+    """Bring PostgreSQL, the mint keys and Redis to where the workers can start; safe to repeat.
+
+    Raises:
+        Refusal: batches were minted under keys that are not here.
+        MigrationError: the database is not one this version can use.
+        StoreUnavailable: a server cannot be used.
+    """
+    connection = await asyncpg.connect(settings.database_url, timeout=settings.database_timeout_s)
+    try:
+        for name in await migrations.migrate(connection):
+            _log.info("migration applied", extra={"migration": name})
+        await migrations.initialise(connection, settings.shards)
+        in_use = {row["mint_key"] for row in await connection.fetch("SELECT DISTINCT mint_key FROM batches")}
+    finally:
+        await connection.close()
+    _check_mint_keys(settings, in_use)
+    async with (
+        open_database(settings, settings.database_url) as database,
+        Redis.from_url(settings.redis_url) as redis,
+    ):
+        await control.publish(redis, database)
+
+
+def _check_mint_keys(settings: Settings, in_use: set[str]) -> None:
+    """Make the first key, unless codes are out that were minted under another."""
+    if not settings.mint_keys and not settings.mint_keys_path.exists() and not in_use:
+        mint_keys.create_file(settings.mint_keys_path)
+        _log.info("mint key created", extra={"path": str(settings.mint_keys_path)})
+    missing = in_use - set(mint_keys.from_settings(settings).by_name)
+    if missing:
+        raise Refusal(
+            "malformed_request",
+            f"the mint keys {sorted(missing)} are missing; codes in circulation need them",
+        )

@@ -1,0 +1,65 @@
+"""``redeem keys``: who may call the engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from engine import api_keys
+from engine.cli.connect import all_pages, echo_json, run, run_change
+from engine.registry import SCOPES
+
+if TYPE_CHECKING:
+    from engine.control import ControlPlane
+
+
+@click.group()
+def keys() -> None:
+    """Create, list and revoke API keys."""
+
+
+@keys.command()
+@click.option("--name", required=True, help="What the key is for.")
+@click.option("--scopes", required=True, help=f"Some of {','.join(SCOPES)}, with commas between them.")
+@click.option("--json", "as_json", is_flag=True, help="Print the key with its id as JSON.")
+def create(name: str, scopes: str, *, as_json: bool) -> None:
+    """Create an API key and print it. It is shown this once."""
+    wanted = [scope.strip() for scope in scopes.split(",")]
+    issued = run_change(lambda plane: api_keys.create(plane, name, wanted))
+    if as_json:
+        echo_json(issued.api_key.document() | {"key": issued.key})
+    else:
+        click.echo(issued.key)
+
+
+@keys.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+def list_keys(*, as_json: bool) -> None:
+    """List all API keys, revoked ones too."""
+
+    async def read(plane: ControlPlane) -> list[api_keys.ApiKey]:
+        limit = plane.settings.page_limit_max
+        return await all_pages(
+            lambda after: api_keys.page(plane, after=after, limit=limit), lambda key: key.id
+        )
+
+    found = run(read)
+    if as_json:
+        echo_json([key.document() for key in found])
+        return
+    for key in found:
+        state = "revoked" if key.revoked_at else "valid"
+        click.echo(f"{key.id}  {state:7}  {','.join(key.scopes)}  {key.name}")
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="Print the key as JSON.")
+def revoke(key_id: str, *, as_json: bool) -> None:
+    """Revoke an API key by its id, for good."""
+    revoked = run_change(lambda plane: api_keys.revoke(plane, key_id))
+    if as_json:
+        echo_json(revoked.document())
+    else:
+        click.echo(revoked.id)

@@ -1,0 +1,93 @@
+"""From symbols to the batch and serial they were issued as, for many codes at once.
+
+What this cannot find was never issued, as far as this worker's copy of the configuration
+knows; Redis is not asked (P6).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from engine import mint_keys
+from engine.codes import Codec
+from engine.formats import FORMATS, normalise_prefix
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.formats import Format
+    from engine.registry import Batch, Registry
+    from engine.settings import Settings
+
+# One way to read what was typed: format, symbols, normalised prefix (``formats.split``).
+Reading = tuple["Format", bytes, bytes]
+
+
+class Issued(NamedTuple):
+    """A code that was issued."""
+
+    batch: Batch
+    serial: int
+    format: Format
+    symbols: bytes
+
+
+class Decoder:
+    """Decrypts under every mint key in use, and looks the result up in the registry."""
+
+    def __init__(self, settings: Settings, registry: Registry) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._seen_version = -1
+        self._in_use: list[tuple[Format, str]] = []
+        self._take_keys()
+
+    def find(self, codes: Sequence[list[Reading]]) -> list[Issued | None]:
+        """The issued code of each list of readings, or None."""
+        if self._seen_version != self._registry.version:
+            self._take_configuration()
+        found: list[Issued | None] = [None] * len(codes)
+        for fmt, key_name in self._in_use:
+            here = [
+                (at, reading)
+                for at, readings in enumerate(codes)
+                if found[at] is None
+                for reading in readings
+                if reading[0] is fmt
+            ]
+            if here:
+                identities = self._codec.decode_many([reading[1] for _, reading in here], fmt, key_name)
+                for (at, reading), identity in zip(here, identities, strict=True):
+                    if identity is not None:
+                        found[at] = self._issued(identity, key_name, reading)
+        return found
+
+    def _issued(self, identity: tuple[int, int], key_name: str, reading: Reading) -> Issued | None:
+        fmt, symbols, prefix = reading
+        batch = self._registry.batches.get(identity[0])
+        if (
+            batch is None
+            or identity[1] >= batch.count
+            or batch.format != fmt.name
+            or batch.mint_key != key_name
+            or prefix != (normalise_prefix(batch.prefix) if batch.prefix else b"")
+        ):
+            return None
+        return Issued(batch, identity[1], fmt, symbols)
+
+    def _take_configuration(self) -> None:
+        """Which formats are in use under which keys, those of the newest batches first."""
+        batches = self._registry.batches
+        if any(batch.mint_key not in self._key_names for batch in batches.values()):
+            self._take_keys()  # rotated since
+        in_use = {
+            (batches[number].format, batches[number].mint_key): None
+            for number in sorted(batches, reverse=True)
+        }
+        self._in_use = [(FORMATS[name], key) for name, key in in_use if key in self._key_names]
+        self._seen_version = self._registry.version
+
+    def _take_keys(self) -> None:
+        by_name = mint_keys.from_settings(self._settings).by_name
+        self._key_names = frozenset(by_name)
+        self._codec = Codec(by_name)

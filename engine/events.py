@@ -1,0 +1,112 @@
+"""One entry of the event stream, and the ids made from it (DESIGN section 7, a contract).
+
+Every script writes the same fields in the same order, so Redis stores their names once.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+FORMAT_VERSION: Final = "1"
+FIELDS: Final = (
+    "v",
+    "type",
+    "redemption",
+    "campaign",
+    "batch",
+    "serial",
+    "last4",
+    "user",
+    "amount",
+    "currency",
+    "order",
+    "key",
+    "actor",
+    "at",
+)
+
+
+class EventId(NamedTuple):
+    """Where an event is: shard and stream id. As text ``<shard>-<ms>-<seq>``, sortable by number."""
+
+    shard: int
+    stream_ms: int
+    stream_seq: int
+
+    def __str__(self) -> str:
+        return f"{self.shard}-{self.stream_ms}-{self.stream_seq}"
+
+    @property
+    def stream_id(self) -> str:
+        """The id within the shard's stream, ``<ms>-<seq>``."""
+        return f"{self.stream_ms}-{self.stream_seq}"
+
+
+_EVENT_ID = re.compile(r"(\d{1,4})-(\d{1,15})-(\d{1,9})")
+
+
+def parse_id(text: str) -> EventId | None:
+    """The id in its text form, or None where it is not one."""
+    match = _EVENT_ID.fullmatch(text, re.ASCII) if text.isascii() else None
+    return EventId(*map(int, match.groups())) if match else None
+
+
+class Event(NamedTuple):
+    """One change of state. ``amount`` is in minor units of ``currency``; ``at_ms`` since the epoch."""
+
+    id: EventId
+    type: str
+    redemption: str
+    campaign: str
+    batch: int
+    serial: int
+    last4: str
+    user: str
+    amount: int | None
+    currency: str | None
+    order: str | None
+    key: str | None
+    actor: str
+    at_ms: int
+
+
+class MalformedEvent(Exception):
+    """A stream entry is not of the form above: our own bug, or a stranger's XADD."""
+
+
+def decode(shard: int, stream_id: bytes, values: list[bytes]) -> Event:
+    """An event from a stream entry as Redis returns it, ``[name, value, name, value, …]``.
+
+    Raises:
+        MalformedEvent: the fields are not those of this version.
+    """
+    if tuple(values[::2]) != _FIELD_NAMES or values[1] != _FORMAT_VERSION:
+        raise MalformedEvent(f"shard {shard}, entry {stream_id.decode('ascii', 'replace')}")
+    milliseconds, _, sequence = stream_id.partition(b"-")
+    _, kind, redemption, campaign, batch, serial, last4, user, amount, currency, order, key, actor, at = (
+        value.decode() for value in values[1::2]
+    )
+    try:
+        return Event(
+            id=EventId(shard, int(milliseconds), int(sequence)),
+            type=kind,
+            redemption=redemption,
+            campaign=campaign,
+            batch=int(batch),
+            serial=int(serial),
+            last4=last4,
+            user=user,
+            amount=int(amount) if amount else None,
+            currency=currency or None,
+            order=order or None,
+            key=key or None,
+            actor=actor,
+            at_ms=int(at),
+        )
+    except ValueError as error:
+        raise MalformedEvent(f"shard {shard}, entry {stream_id.decode('ascii', 'replace')}") from error
+
+
+_FIELD_NAMES = tuple(name.encode() for name in FIELDS)
+_FORMAT_VERSION = FORMAT_VERSION.encode()

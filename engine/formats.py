@@ -1,0 +1,194 @@
+"""What codes look like: formats, normalisation, prefixes, masks, and how hard they are to guess.
+
+The first step of a redemption: whatever a person typed becomes symbols of a known
+format, or is refused as malformed, before any key or server is involved (DESIGN section 4).
+
+Base 32 is Crockford's: no I, L, O, U; O is read as 0, I and L as 1. U stays a letter
+here, because a vanity prefix may contain it; as a symbol of a code it is not accepted.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+BATCH_BITS: Final = 20
+SERIAL_BITS: Final = 28
+BATCH_LIMIT: Final = 2**BATCH_BITS
+SERIAL_LIMIT: Final = 2**SERIAL_BITS
+IDENTITY_LIMIT: Final = BATCH_LIMIT * SERIAL_LIMIT
+
+INPUT_CHARACTERS_MAX: Final = 64
+PREFIX_CHARACTERS_MAX: Final = 16
+LAST_SYMBOLS: Final = 4
+GUESS_CHANCE_MAX: Final = Fraction(1, 2**30)
+
+BASE32: Final = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+DIGITS: Final = b"0123456789"
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How a code is written: its symbols, how many, and in groups of how many they are shown.
+
+    A code is one number below `domain`, most significant symbol first. Before encryption
+    it is the identity (batch << 28 | serial) times `check`, and only multiples of `check`
+    are codes: for `base32-16` that is batch, serial and 32 zero bits, exactly.
+    """
+
+    name: str
+    alphabet: bytes
+    length: int
+    group: int
+
+    @property
+    def radix(self) -> int:
+        """How many symbols there are."""
+        return len(self.alphabet)
+
+    @property
+    def domain(self) -> int:
+        """How many strings of this length there are."""
+        return int(self.radix**self.length)
+
+    @property
+    def check(self) -> int:
+        """How many strings there are for each identity, one of them a code."""
+        return self.domain // IDENTITY_LIMIT
+
+    def accepts(self, symbols: bytes) -> bool:
+        """Whether these are as many symbols of the alphabet as a code has."""
+        return len(symbols) == self.length and not symbols.translate(None, self.alphabet)
+
+    def show(self, symbols: str) -> str:
+        """The symbols in groups, with dashes between them."""
+        groups = [symbols[at : at + self.group] for at in range(0, self.length, self.group)]
+        return "-".join(groups)
+
+
+DEFAULT_FORMAT: Final = Format("base32-16", BASE32, 16, 4)
+# Each length occurs once: it names the format.
+FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
+    {
+        fmt.name: fmt
+        for fmt in (
+            DEFAULT_FORMAT,
+            Format("base32-12", BASE32, 12, 4),
+            Format("base32-20", BASE32, 20, 4),
+            Format("digits-15", DIGITS, 15, 5),
+            Format("digits-18", DIGITS, 18, 6),
+        )
+    }
+)
+_BY_LENGTH: Final = {fmt.length: fmt for fmt in FORMATS.values()}
+
+_SEPARATORS: Final = b" \t-_."
+_TO_SYMBOL: Final = bytes.maketrans(b"abcdefghijklmnopqrstuvwxyzOIL", b"ABCDEFGH1JK1MN0PQRSTUVWXYZ011")
+_DASHES: Final = (*range(0x2010, 0x2016), 0x2212)
+# Space separators (category Zs) and the marks of no width that copying leaves behind.
+_SPACES: Final = (0xA0, 0x1680, *range(0x2000, 0x200C), 0x202F, 0x205F, 0x2060, 0x3000, 0xFEFF)
+_FULL_WIDTH: Final = range(0xFF01, 0xFF5F)
+_TO_ASCII: Final[dict[int, int | None]] = dict.fromkeys((*_DASHES, *_SPACES)) | {
+    wide: wide - 0xFEE0 for wide in _FULL_WIDTH
+}
+_PREFIX: Final = re.compile(r"[A-Z0-9](?:[A-Z0-9-]*[A-Z0-9])?", re.ASCII)
+
+
+def normalise(text: str, *, characters_max: int = INPUT_CHARACTERS_MAX) -> bytes | None:
+    """Reduce what was typed to `[A-Z0-9]`, or None where it is malformed.
+
+    Case does not count; O becomes 0, I and L become 1; spaces, tabs, `-`, `_`, `.` are
+    dropped, as are Unicode's dashes and spaces, and full-width forms are read as the
+    plain ones. Anything else, nothing at all, and more than `characters_max` is malformed.
+    """
+    if len(text) > characters_max:
+        return None
+    if not text.isascii():
+        text = text.translate(_TO_ASCII)
+        if not text.isascii():
+            return None
+    symbols = text.encode("ascii").translate(_TO_SYMBOL, _SEPARATORS)
+    return symbols if symbols.isalnum() else None
+
+
+def normalise_prefix(prefix: str) -> bytes:
+    """The form of a vanity prefix to compare with: its dashes dropped, its O, I, L replaced.
+
+    Raises:
+        ValueError: not 1 to 16 of `[A-Z0-9-]` (in either case), or a dash at an end.
+    """
+    if len(prefix) <= PREFIX_CHARACTERS_MAX and prefix.isascii() and _PREFIX.fullmatch(prefix.upper()):
+        normalised = normalise(prefix)
+        if normalised is not None:
+            return normalised
+    raise ValueError(
+        f"a prefix is 1 to {PREFIX_CHARACTERS_MAX} of A-Z, 0-9 and '-', with no '-' at either end"
+    )
+
+
+def split(normalised: bytes, prefixes: Collection[bytes] = ()) -> list[tuple[Format, bytes, bytes]]:
+    """All ways to read normalised text as (format, symbols, normalised prefix), no prefix first.
+
+    `prefixes` is best a set: it is asked once per format, however many prefixes it holds.
+    An empty list means that this is no code of ours (it may be an imported one).
+    """
+    candidates = []
+    plain = _BY_LENGTH.get(len(normalised))
+    if plain is not None and plain.accepts(normalised):
+        candidates.append((plain, normalised, b""))
+    if prefixes:
+        for length, fmt in _BY_LENGTH.items():
+            prefix, symbols = normalised[:-length], normalised[-length:]
+            if prefix and prefix in prefixes and fmt.accepts(symbols):
+                candidates.append((fmt, symbols, prefix))
+    return candidates
+
+
+def mask(fmt: Format, last4: str) -> str:
+    """A code with only its last four symbols shown, the rest as dots, in the format's groups.
+
+    Raises:
+        ValueError: `last4` is not four symbols, so that a whole code is never shown by mistake.
+    """
+    if len(last4) != LAST_SYMBOLS or not last4.isascii() or last4.encode().translate(None, fmt.alphabet):
+        raise ValueError(f"a mask shows {LAST_SYMBOLS} symbols of {fmt.name}")
+    return fmt.show("•" * (fmt.length - LAST_SYMBOLS) + last4)
+
+
+class GuessableError(ValueError):
+    """So many codes in so short a format that one of them could be guessed."""
+
+
+def guess_chance(fmt: Format, issued: int) -> Fraction:
+    """The chance that one made-up string of the format is one of `issued` codes."""
+    return Fraction(issued, fmt.domain)
+
+
+def chance_text(chance: Fraction) -> str:
+    """A chance as `1 in 2^49.8`, rounded so that it is never made to look smaller than it is."""
+    if not chance:
+        return "none"
+    bits = math.log2(chance.denominator) - math.log2(chance.numerator)
+    return f"1 in 2^{math.floor(bits * 10) / 10:.1f}"
+
+
+def refuse_guessable(fmt: Format, issued_total: int, *, limit: Fraction = GUESS_CHANCE_MAX) -> Fraction:
+    """The chance of one guess if `issued_total` codes of this format exist, over all mint keys.
+
+    Raises:
+        GuessableError: the chance exceeds `limit`.
+    """
+    chance = guess_chance(fmt, issued_total)
+    if chance > limit:
+        raise GuessableError(
+            f"with {issued_total:,} codes in {fmt.name} one guess succeeds with a chance of"
+            f" {chance_text(chance)}; at most {chance_text(limit)} is allowed: choose a longer format"
+        )
+    return chance

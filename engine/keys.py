@@ -1,0 +1,82 @@
+"""The names of all Redis keys, and where a code lives. Nobody else builds a key.
+
+``{s<n>}`` is the hash tag of shard ``n``: all that one script call touches is in one slot.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+SEGMENT_CODES: Final = 1 << 16  # codes of one state string: 2 bits each, 16 KiB
+USER_BUCKETS: Final = 1 << 16  # hashes over which the per-user counts of a campaign spread
+RECEIPT_BUCKETS: Final = 1 << 16  # hashes over which the receipts of one window spread
+
+# The two bits of a code.
+FRESH: Final = 0
+REDEEMED: Final = 1
+HELD: Final = 2
+VOID: Final = 3
+
+
+class Place(NamedTuple):
+    """Where a code's state is: the shard, the state string within it, the code's position there."""
+
+    shard: int
+    segment: int
+    offset: int
+
+
+def place(serial: int, shards: int, pinned_shard: int | None) -> Place:
+    """The place of a code: a pinned campaign's codes are on its shard, others go round all shards."""
+    if pinned_shard is None:
+        index, shard = divmod(serial, shards)
+    else:
+        index, shard = serial, pinned_shard
+    segment, offset = divmod(index, SEGMENT_CODES)
+    return Place(shard, segment, offset)
+
+
+def serial_at(spot: Place, shards: int, pinned_shard: int | None) -> int:
+    """The serial whose ``place`` this is."""
+    index = spot.segment * SEGMENT_CODES + spot.offset
+    return index if pinned_shard is not None else index * shards + spot.shard
+
+
+def version(shard: int) -> str:
+    """The version of the configuration this shard has; a script refuses a caller with another."""
+    return f"{{s{shard}}}:version"
+
+
+def control() -> str:
+    """Hash of the configuration: ``key:<id>``, ``campaign:<id>``, ``batch:<id>`` -> JSON."""
+    return "{s0}:control"
+
+
+def control_changed() -> str:
+    """Sorted set over the same fields: the version at which each changed last."""
+    return "{s0}:control:changed"
+
+
+def campaign(shard: int, campaign_id: str) -> str:
+    """Hash: a campaign's configuration and counters, as the scripts read them."""
+    return f"{{s{shard}}}:campaign:{campaign_id}"
+
+
+def state(shard: int, batch: int, segment: int) -> str:
+    """String, BITFIELD u2: the state of each code of a segment."""
+    return f"{{s{shard}}}:state:{batch}:{segment}"
+
+
+def users(shard: int, campaign_id: str, bucket: int) -> str:
+    """Hash: successes of each user (by digest) in a campaign that limits them."""
+    return f"{{s{shard}}}:users:{campaign_id}:{bucket}"
+
+
+def receipts(shard: int, epoch: int, bucket: int) -> str:
+    """Hash with a TTL: idempotency key (by digest) -> fingerprint of the request and the answer."""
+    return f"{{s{shard}}}:receipt:{epoch}:{bucket}"
+
+
+def events(shard: int) -> str:
+    """Stream: what happened, one entry for each change of state."""
+    return f"{{s{shard}}}:events"

@@ -1,0 +1,178 @@
+"""One connection to Redis for script calls: bytes out, a callback when the reply is in.
+
+No task and no future is made for a call. It knows what redis-py's pool does not tell its
+caller: whether a command that failed had been sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+import hiredis
+from redis.asyncio.connection import parse_url
+
+from engine.errors import Fault, OutcomeUnknown, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lua.loader import Script
+
+_log = logging.getLogger(__name__)
+_INCOMPLETE: Final = object()
+BACKOFF_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+CONNECT_TIMEOUT_S: Final = 5.0
+
+
+def pack(*command: str | bytes | int) -> bytes:
+    """A command in the Redis protocol (RESP2, arrays of bulk strings)."""
+    return hiredis.pack_command(command)  # type: ignore[arg-type,no-any-return] # its stub knows only 1-tuples
+
+
+class Link(asyncio.Protocol):
+    """Calls in order over one connection, which is made again whenever it is lost."""
+
+    def __init__(self, redis_url: str, scripts: tuple[Script, ...], on_ready: Callable[[], None]) -> None:
+        self._address: dict[str, Any] = dict(parse_url(redis_url))
+        self._scripts = scripts
+        self._on_ready = on_ready
+        self._transport: asyncio.Transport | None = None
+        self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
+        self._waiting: deque[tuple[Callable[[object], None], Callable[[Fault], None]]] = deque()
+        self._connecting: asyncio.Task[None] | None = None
+        self._closed = False
+        self.ready = False
+
+    def open(self) -> None:
+        """Start to connect; ``on_ready`` is called each time the scripts are loaded and calls may go."""
+        self._connecting = asyncio.create_task(self._connect())
+
+    async def close(self) -> None:
+        """Drop the connection for good; calls under way end as ``OutcomeUnknown``."""
+        self._closed = True
+        if self._connecting:
+            self._connecting.cancel()
+            await asyncio.gather(self._connecting, return_exceptions=True)
+        self.abort()
+
+    def abort(self) -> None:
+        """Cut the connection: whoever waits gets ``OutcomeUnknown``, and it is made anew."""
+        if self._transport:
+            self._transport.abort()
+
+    def call(
+        self, command: bytes, on_reply: Callable[[object], None], on_fault: Callable[[Fault], None]
+    ) -> None:
+        """Send a command. Exactly one of the two is called, later, once.
+
+        Raises:
+            StoreUnavailable: there is no connection; nothing was sent.
+        """
+        if not self.ready or self._transport is None:
+            raise StoreUnavailable("no connection to Redis")
+        self._waiting.append((on_reply, on_fault))
+        self._transport.write(command)
+
+    def load(self, script: Script) -> None:
+        """Load a script again, ahead of whatever is called next."""
+        self.call(pack("SCRIPT", "LOAD", script.source), on_reply=_ignore, on_fault=_ignore)
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport; the handshake follows."""
+        self._transport = transport  # type: ignore[assignment] # stream protocols get a Transport
+
+    def data_received(self, data: bytes) -> None:
+        """Hand every whole reply to who waits for it."""
+        self._reader.feed(data)
+        while self._waiting:
+            reply = self._reader.gets()
+            if reply is _INCOMPLETE:
+                break
+            on_reply, _ = self._waiting.popleft()
+            on_reply(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """What was sent and not answered may have been done."""
+        was_ready, self.ready, self._transport = self.ready, False, None
+        self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
+        waiting, self._waiting = self._waiting, deque()
+        for _, on_fault in waiting:
+            on_fault(OutcomeUnknown("connection to Redis lost"))
+        if was_ready and not self._closed:
+            _log.warning("connection to Redis lost", extra={"error": str(exc or "closed by Redis")})
+            self.open()
+
+    # connecting
+
+    async def _connect(self) -> None:
+        attempt = 0
+        while not self._closed:
+            try:
+                await asyncio.wait_for(self._connect_once(), CONNECT_TIMEOUT_S)
+            except (OSError, TimeoutError, Fault, _HandshakeError) as error:
+                self.abort()
+                if attempt == 0:
+                    _log.warning("cannot connect to Redis", extra={"error": str(error)})
+                await asyncio.sleep(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])
+                attempt += 1
+            else:
+                return
+
+    async def _connect_once(self) -> None:
+        loop = asyncio.get_running_loop()
+        address = self._address
+        if "path" in address:
+            await loop.create_unix_connection(lambda: self, address["path"])
+        else:
+            context = ssl.create_default_context() if "connection_class" in address else None
+            await loop.create_connection(
+                lambda: self, address.get("host", "localhost"), address.get("port", 6379), ssl=context
+            )
+        for command in self._handshake():
+            reply = await self._ask(command)
+            if isinstance(reply, hiredis.ReplyError):
+                raise _HandshakeError(str(reply))
+        self.ready = True
+        self._on_ready()
+
+    def _handshake(self) -> list[tuple[str | bytes | int, ...]]:
+        address = self._address
+        commands: list[tuple[str | bytes | int, ...]] = []
+        if address.get("password"):
+            user = (address["username"],) if address.get("username") else ()
+            commands.append(("AUTH", *user, address["password"]))
+        if address.get("db"):
+            commands.append(("SELECT", int(address["db"])))
+        commands += [("SCRIPT", "LOAD", script.source) for script in self._scripts]
+        return commands
+
+    async def _ask(self, command: tuple[str | bytes | int, ...]) -> object:
+        replied: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+
+        def fail(fault: Fault) -> None:
+            if not replied.done():
+                replied.set_exception(fault)
+
+        def succeed(reply: object) -> None:
+            if not replied.done():
+                replied.set_result(reply)
+
+        if self._transport is None:
+            raise StoreUnavailable("connection to Redis lost")
+        self._waiting.append((succeed, fail))
+        self._transport.write(pack(*command))
+        return await replied
+
+
+class _HandshakeError(Exception):
+    """Redis refused the connection: wrong password, still loading, or the like."""
+
+
+def _ignore(_: object) -> None:
+    """Nobody waits for this reply."""

@@ -1,0 +1,183 @@
+"""What travels over HTTP on the redeem path: the request, checked, and every answer as bytes.
+
+Both lanes and the batch call use these, so that the same request gets the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import orjson
+
+from engine.errors import PROBLEMS, Refusal
+
+if TYPE_CHECKING:
+    from engine.settings import Settings
+
+AMOUNT_MAX: Final = 2**53 - 1  # minor units; what JSON numbers and Lua hold exactly
+CLIENT_FIELD_LENGTH_MAX: Final = 256
+
+JSON_TYPE: Final = "application/json"
+PROBLEM_TYPE: Final = "application/problem+json"
+
+
+class Client(msgspec.Struct, forbid_unknown_fields=True):
+    """Who the merchant's customer is, as far as the merchant tells."""
+
+    ip: str | None = None
+    device: str | None = None
+
+
+class RedeemRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of ``POST /v1/redemptions``. ``amount`` in minor units of the campaign's currency."""
+
+    code: str
+    user: str
+    amount: int | None = None
+    order: str | None = None
+    client: Client | None = None
+    metadata: dict[str, Any] | None = None
+
+
+_decode_redeem_request = msgspec.json.Decoder(RedeemRequest).decode
+
+
+def parse_redeem_request(body: bytes, settings: Settings) -> RedeemRequest:
+    """The request in a body.
+
+    Raises:
+        Refusal: ``malformed_request`` or ``invalid_amount``, with what is wrong; never with the code.
+    """
+    try:
+        request = _decode_redeem_request(body)
+    except msgspec.ValidationError as error:
+        raise Refusal("malformed_request", _without_values(str(error))) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Refusal("malformed_request", "The body is not valid JSON.") from None
+    check_text("user", request.user, settings.user_length_max)
+    if request.order is not None:
+        check_text("order", request.order, settings.order_length_max)
+    if request.amount is not None and not 0 <= request.amount <= AMOUNT_MAX:
+        raise Refusal("invalid_amount", f"amount must be between 0 and {AMOUNT_MAX} minor units")
+    if request.client is not None:
+        for name in ("ip", "device"):
+            value = getattr(request.client, name)
+            if value is not None:
+                check_text(f"client.{name}", value, CLIENT_FIELD_LENGTH_MAX)
+    if request.metadata is not None:
+        _check_metadata(request.metadata, settings.metadata_bytes_max)
+    return request
+
+
+def _check_metadata(metadata: dict[str, Any], bytes_max: int) -> None:
+    try:
+        size = len(_canonical(metadata))
+    except orjson.JSONEncodeError:  # nested too deep, or an integer past 64 bits
+        raise Refusal("malformed_request", "metadata cannot be kept as it is") from None
+    if size > bytes_max:
+        raise Refusal("malformed_request", f"metadata is larger than {bytes_max} bytes")
+
+
+def check_text(name: str, value: str, length_max: int) -> None:
+    """Refuse text that is empty, too long, or has characters that do not print.
+
+    Raises:
+        Refusal: ``malformed_request``, naming the field.
+    """
+    if not 0 < len(value) <= length_max:
+        raise Refusal("malformed_request", f"{name} must have 1 to {length_max} characters")
+    if not value.isprintable():
+        raise Refusal("malformed_request", f"{name} has characters that do not print")
+
+
+def check_idempotency_key(value: str, settings: Settings) -> None:
+    """Refuse an Idempotency-Key that is empty, too long, or not of visible ASCII characters.
+
+    Raises:
+        Refusal: ``malformed_request``.
+    """
+    if not value.isascii():
+        raise Refusal("malformed_request", "Idempotency-Key must be ASCII")
+    check_text("Idempotency-Key", value, settings.idempotency_key_length_max)
+
+
+def _without_values(message: str) -> str:
+    """A validation message that names our fields and types only: what the caller sent may be a code."""
+    return message if message.startswith("Expected ") else "The body has a field this call does not take."
+
+
+def _canonical(value: object) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+
+
+def fingerprint(request: RedeemRequest, batch: int, serial: int) -> bytes:
+    """What two requests with one idempotency key must share: 64 bits of BLAKE2b.
+
+    Over the code's identity, not its text: a code typed in lower case is the same code,
+    and no code can be found from its receipt.
+    """
+    seen = [batch, serial, request.user, request.amount, request.order]
+    if request.client is not None or request.metadata is not None:
+        client = request.client
+        seen += [client and client.ip, client and client.device, request.metadata]
+    return hashlib.blake2b(_canonical(seen), digest_size=8).digest()
+
+
+def problem(code: str, detail: str = "", **extra: object) -> tuple[int, bytes]:
+    """Status and body of a refusal or fault: ``application/problem+json`` (RFC 9457, section 3)."""
+    status, meaning = PROBLEMS[code]
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail or meaning,
+        "code": code,
+        **extra,
+    }
+    return status, orjson.dumps(body)
+
+
+_PLAIN: Final = {code: problem(code) for code in PROBLEMS}
+_REPLAYED: Final = {code: problem(code, replayed=True) for code in PROBLEMS}
+
+
+def plain_problem(code: str, *, replayed: bool = False) -> tuple[int, bytes]:
+    """The problem of a code with nothing to add, made once."""
+    return (_REPLAYED if replayed else _PLAIN)[code]
+
+
+def instant(milliseconds: int) -> str:
+    """A time as ISO 8601 in UTC, to the millisecond."""
+    text = datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
+    return text.removesuffix("+00:00") + "Z"
+
+
+def redeemed(
+    *,
+    redemption: str,
+    campaign: str,
+    masked_code: str,
+    user: str,
+    amount: int | None,
+    currency: str | None,
+    redeemed_at_ms: int,
+    replayed: bool,
+) -> bytes:
+    """Body of a success. ``masked_code`` shows the last four symbols only."""
+    return orjson.dumps(
+        {
+            "id": redemption,
+            "status": "redeemed",
+            "campaign": campaign,
+            "code": masked_code,
+            "user": user,
+            "amount": amount,
+            "currency": currency,
+            "redeemed_at": instant(redeemed_at_ms),
+            "replayed": replayed,
+        }
+    )

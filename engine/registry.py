@@ -1,0 +1,131 @@
+"""What a worker knows of the configuration: keys, campaigns and batches, mirrored from Redis.
+
+PostgreSQL is the truth, ``control`` writes it through to Redis, and every worker holds a
+copy here, so that the redeem path asks nobody. Every script call carries the version of
+the copy; a shard that knows a later one refuses the call, and the worker reloads. That is
+how a change takes effect with the next redemption.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from redis.exceptions import RedisError
+
+from engine import keys
+from engine.errors import StoreUnavailable
+from engine.formats import normalise_prefix
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+SCOPES: Final = ("redeem", "read", "events", "admin")
+CONFIRM_INTERVAL_S: Final = 0.02
+
+
+class ApiKey(msgspec.Struct, frozen=True):
+    """A key of the API. ``digest`` is the SHA-256 of the whole key, in hex; the key itself is nowhere."""
+
+    id: str
+    name: str
+    digest: str
+    scopes: tuple[str, ...]
+    revoked: bool
+
+
+class Campaign(msgspec.Struct, frozen=True):
+    """What the front end must know of a campaign; limits and windows are for the script."""
+
+    id: str
+    kind: str
+    amount: int | None
+    currency: str | None
+    per_user_limited: bool
+    pinned_shard: int | None
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """A minted batch: serials 0 to ``count - 1`` were issued, in this format, under this mint key."""
+
+    id: int
+    campaign: str
+    count: int
+    format: str
+    prefix: str | None
+    mint_key: str
+
+
+class Registry:
+    """The copy, and how it is kept current. Reading it never waits."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._one_at_a_time = asyncio.Lock()
+        self._confirming: asyncio.Task[None] | None = None
+        self._confirmed_at = 0.0
+        self.version = 0
+        self.api_keys: dict[str, ApiKey] = {}  # by digest
+        self.campaigns: dict[str, Campaign] = {}
+        self.batches: dict[int, Batch] = {}
+        self.prefixes: frozenset[bytes] = frozenset()  # normalised
+
+    async def refresh(self) -> None:
+        """Take over what has changed since; what it reads is never older than the call.
+
+        Raises:
+            StoreUnavailable: Redis cannot be asked, or holds no configuration.
+        """
+        async with self._one_at_a_time:
+            await self._refresh()
+
+    async def confirm(self) -> None:
+        """``refresh``, at most once in ``CONFIRM_INTERVAL_S``, whoever guesses however much.
+
+        Called before a code or a key is said to be unknown: it may have been made a moment ago.
+
+        Raises:
+            StoreUnavailable: as ``refresh``.
+        """
+        if self._confirming is None:
+            self._confirming = asyncio.create_task(self._confirm())
+        await asyncio.shield(self._confirming)
+
+    async def _confirm(self) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, self._confirmed_at + CONFIRM_INTERVAL_S - loop.time()))
+        self._confirmed_at = loop.time()
+        self._confirming = None  # who comes from here on needs a later reading than this one
+        await self.refresh()
+
+    async def _refresh(self) -> None:
+        try:
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.get(keys.version(0))
+                pipe.zrangebyscore(keys.control_changed(), f"({self.version}", "+inf")
+                version, changed = await pipe.execute()
+            if version is None:
+                raise StoreUnavailable("Redis holds no configuration")
+            if int(version) == self.version:
+                return
+            records = await self._redis.hmget(keys.control(), changed) if changed else []
+        except (OSError, RedisError) as error:
+            raise StoreUnavailable(str(error)) from error
+        for name, record in zip(changed, records, strict=True):
+            self._take(name, record)
+        self.version = int(version)
+
+    def _take(self, name: Any, record: Any) -> None:  # noqa: ANN401 - bytes, whatever redis-py's stubs say
+        kind, _, _ = name.partition(b":")
+        if kind == b"key":
+            api_key = msgspec.json.decode(record, type=ApiKey)
+            self.api_keys[api_key.digest] = api_key
+        elif kind == b"campaign":
+            campaign = msgspec.json.decode(record, type=Campaign)
+            self.campaigns[campaign.id] = campaign
+        else:
+            batch = msgspec.json.decode(record, type=Batch)
+            self.batches[batch.id] = batch
+            if batch.prefix:
+                self.prefixes |= {normalise_prefix(batch.prefix)}

@@ -1,0 +1,187 @@
+"""Every setting, parsed once, before anything else runs.
+
+Sources, the later one wins: the defaults here, a TOML file (``REDEEM_CONFIG``, else
+``redeem.toml`` where it exists), ``REDEEM_*`` variables, options of the command line.
+An unknown name is an error in each of them.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX = "REDEEM_"
+# Not settings of the engine: where the file is, and what only the test suite reads.
+OTHER_VARIABLES = ("REDEEM_CONFIG",)
+OTHER_PREFIXES = ("REDEEM_TEST_",)
+
+
+class SettingsError(Exception):
+    """A setting is unknown, or its value cannot be used; the message names it."""
+
+
+def _setting(default: Any, help_text: str, *, least: int | None = None, secret: bool = False) -> Any:  # noqa: ANN401 - the field's own annotation carries the type
+    return field(default=default, metadata={"help": help_text, "least": least, "secret": secret})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings; the help of each is the text in the README's table."""
+
+    host: str = _setting("127.0.0.1", "address the front end listens on")
+    port: int = _setting(8080, "port the front end listens on; 0 takes a free one", least=0)
+    workers: int = _setting(0, "front-end processes; 0 means one a core", least=0)
+    data_dir: Path = _setting(Path(".redeem"), "where the bundled servers and the mint keys live")
+    redis_url: str = _setting("", "use this Redis or Valkey instead of the bundled one", secret=True)
+    database_url: str = _setting("", "use this PostgreSQL instead of the bundled one", secret=True)
+    postgres_os_user: str = _setting(
+        "nobody", "system user the bundled PostgreSQL runs as when `redeem up` is run by root"
+    )
+    shards: int = _setting(1, "Redis shards; fixed when the deployment is initialised", least=1)
+    demo: bool = _setting(True, "`redeem up` creates a demo campaign in an empty deployment")  # noqa: FBT003
+    log_level: str = _setting("info", "debug, info, warning or error")
+
+    mint_keys: str = _setting("", "mint keys as name:hex64[,name:hex64…]; else the file", secret=True)
+    mint_keys_file: Path | None = _setting(None, "file with the mint keys (default: mint-keys in data_dir)")
+
+    batch_max: int = _setting(128, "attempts in one call of a script", least=1)
+    queue_max: int = _setting(4096, "attempts that wait for a shard in one worker; past it, 503", least=1)
+    attempt_deadline_ms: int = _setting(2000, "an attempt is answered by then, whatever happens", least=1)
+    retry_after_s: int = _setting(1, "what Retry-After says in a 503", least=1)
+    connections_max: int = _setting(10_000, "open connections of one worker", least=1)
+    keepalive_s: int = _setting(75, "an idle connection is closed after this", least=1)
+    request_timeout_s: int = _setting(30, "a request must have arrived whole by then", least=1)
+    body_bytes_max: int = _setting(16_384, "body of a request on the redeem path", least=256)
+    admin_body_bytes_max: int = _setting(262_144, "body of any other request", least=256)
+    code_length_max: int = _setting(64, "characters of a code as typed, separators included", least=16)
+    user_length_max: int = _setting(128, "characters of a user", least=1)
+    order_length_max: int = _setting(128, "characters of an order", least=1)
+    idempotency_key_length_max: int = _setting(255, "characters of an Idempotency-Key", least=1)
+    metadata_bytes_max: int = _setting(4096, "metadata of a request, as JSON", least=2)
+    receipt_window_s: int = _setting(
+        86_400, "how long at least an Idempotency-Key is remembered (at most twice that)", least=60
+    )
+    page_limit_max: int = _setting(1000, "items of one page of a list", least=1)
+    tail_scan_max: int = _setting(
+        10_000, "stream entries a list reads for redemptions not yet in the ledger", least=1
+    )
+    mint_count_max: int = _setting(268_435_456, "codes of one batch", least=1)
+
+    database_connections_max: int = _setting(4, "PostgreSQL connections of one worker", least=1)
+    database_timeout_s: int = _setting(10, "a query of the front end is given up after this", least=1)
+    heal_interval_s: int = _setting(5, "how often Redis is compared with the configuration", least=1)
+    persist_batch_max: int = _setting(5000, "events in one transaction of the persister", least=1)
+    persist_block_ms: int = _setting(1000, "how long the persister waits for news in one call", least=1)
+    persist_backoff_s_max: int = _setting(5, "longest pause before the persister tries again", least=1)
+    metrics_port: int = _setting(0, "port of the persister's own /metrics; 0 means none", least=0)
+    start_timeout_s: int = _setting(60, "`redeem up` gives each part this long to get ready", least=1)
+    stop_timeout_s: int = _setting(20, "one deadline for an orderly stop of everything", least=1)
+
+    @property
+    def run_dir(self) -> Path:
+        """Where processes meet: lock, metrics of this run."""
+        return self.data_dir / "run"
+
+    @property
+    def mint_keys_path(self) -> Path:
+        """The file of mint keys, named or by default."""
+        return self.mint_keys_file or self.data_dir / "mint-keys"
+
+    @property
+    def worker_count(self) -> int:
+        """Front-end processes to start."""
+        return self.workers or os.cpu_count() or 1
+
+
+    def to_environ(self) -> dict[str, str]:
+        """These settings as variables, all of them, for a process that must have the same."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {variable(name): str(value) for name, value in values.items() if value is not None}
+
+
+def without_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment without any variable of ours."""
+    return {name: value for name, value in environ.items() if not name.startswith(PREFIX)}
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def load(environ: Mapping[str, str], overrides: Mapping[str, object] | None = None) -> Settings:
+    """Settings from file, environment and options.
+
+    Raises:
+        SettingsError: an unknown name, a value of the wrong type or below its least.
+    """
+    values: dict[str, object] = {}
+    values.update(_from_file(environ))
+    values.update(_from_environment(environ))
+    values.update({name: value for name, value in (overrides or {}).items() if value is not None})
+    known = {item.name: item for item in fields(Settings)}
+    parsed: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise SettingsError(f"unknown setting {name!r}")
+        parsed[name] = _parse(name, str(known[name].type), value)
+        least = known[name].metadata["least"]
+        if least is not None and parsed[name] < least:
+            raise SettingsError(f"{variable(name)} must be at least {least}")
+    return Settings(**parsed)
+
+
+def _from_file(environ: Mapping[str, str]) -> dict[str, object]:
+    named = environ.get("REDEEM_CONFIG")
+    path = Path(named or "redeem.toml")
+    if not named and not path.exists():
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"cannot read settings from {path}: {error}") from error
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
+    known = {variable(item.name): item.name for item in fields(Settings)}
+    found: dict[str, object] = {}
+    for name, value in environ.items():
+        if not name.startswith(PREFIX) or name in OTHER_VARIABLES or name.startswith(OTHER_PREFIXES):
+            continue
+        if name not in known:
+            raise SettingsError(f"unknown setting {name}")
+        found[known[name]] = value
+    return found
+
+
+def _parse(name: str, annotation: str, value: object) -> object:
+    try:
+        if annotation == "int":
+            if isinstance(value, bool) or not isinstance(value, int | str):
+                raise TypeError  # noqa: TRY301 - told like any other value that is no number
+            return int(value)
+        if annotation == "bool":
+            return _BOOLEANS[str(value).lower()]
+    except (KeyError, TypeError, ValueError) as error:
+        raise SettingsError(f"{variable(name)} is not a valid {annotation}: {value!r}") from error
+    if annotation.startswith("Path"):
+        return Path(str(value)) if str(value) else None
+    return str(value)
+
+
+_BOOLEANS = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}

@@ -1,0 +1,19 @@
+-- Used by engine/api_keys.py. The digest is written and compared, never read back.
+
+-- name: insert
+INSERT INTO api_keys (id, name, digest, scopes, version) VALUES ($1, $2, $3, $4, $5)
+RETURNING id, name, scopes, created_at, revoked_at;
+
+-- name: get
+SELECT id, name, scopes, created_at, revoked_at FROM api_keys WHERE id = $1;
+
+-- name: revoke
+UPDATE api_keys SET revoked_at = now(), version = $2 WHERE id = $1 AND revoked_at IS NULL;
+
+-- name: first_page
+SELECT id, name, scopes, created_at, revoked_at FROM api_keys ORDER BY created_at, id LIMIT $1;
+
+-- name: page_after
+SELECT id, name, scopes, created_at, revoked_at FROM api_keys
+WHERE (created_at, id) > (SELECT created_at, id FROM api_keys WHERE id = $2)
+ORDER BY created_at, id LIMIT $1;

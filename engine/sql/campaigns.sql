@@ -1,0 +1,31 @@
+-- Used by engine/campaigns.py.
+
+-- name: next_number
+SELECT nextval('campaign_ids');
+
+-- name: insert
+INSERT INTO campaigns (
+    id, name, kind, state, amount, currency, stock, per_user_limit, starts_at, ends_at, pinned_shard, version
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+RETURNING *;
+
+-- name: get
+SELECT * FROM campaigns WHERE id = $1;
+
+-- name: has_batches
+SELECT EXISTS (SELECT FROM batches WHERE campaign = $1);
+
+-- name: update
+UPDATE campaigns
+SET name = $2, state = $3, amount = $4, currency = $5, stock = $6, per_user_limit = $7,
+    starts_at = $8, ends_at = $9, pinned_shard = $10, version = $11
+WHERE id = $1
+RETURNING *;
+
+-- name: first_page
+SELECT * FROM campaigns ORDER BY created_at, id LIMIT $1;
+
+-- name: page_after
+SELECT * FROM campaigns
+WHERE (created_at, id) > (SELECT created_at, id FROM campaigns WHERE id = $2)
+ORDER BY created_at, id LIMIT $1;

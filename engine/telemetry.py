@@ -1,0 +1,105 @@
+"""Numbers and logs. Numbers are Prometheus metrics over all processes; logs are JSON lines.
+
+The redeem path counts into plain dictionaries; they go into the metrics, which live in
+files shared by the processes, once a batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections import Counter as Tally
+from typing import TYPE_CHECKING, Final
+
+import orjson
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_SECONDS: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+ATTEMPTS: Final = Counter("redeem_attempts", "Attempts to redeem, by outcome", ["outcome"])
+BATCH_SIZE: Final = Histogram(
+    "redeem_batch_size", "Attempts in one call of redeem.lua", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+)
+CALL_SECONDS: Final = Histogram(
+    "redeem_redis_call_seconds", "One call of redeem.lua, until its reply: script and fsync", buckets=_SECONDS
+)
+REDIS_ERRORS: Final = Counter("redeem_redis_errors", "Error replies of Redis, by kind", ["kind"])
+WORKERS: Final = Gauge("redeem_workers", "Front-end workers", multiprocess_mode="livesum")
+
+
+class Telemetry:
+    """What one worker counts on the redeem path."""
+
+    def __init__(self) -> None:
+        self._outcomes: Tally[str] = Tally()
+
+    def outcome(self, code: str) -> None:
+        """An attempt was answered: ``redeemed``, ``replayed``, or the code of a refusal or fault."""
+        self._outcomes[code] += 1
+
+    def batch_size(self, attempts: int) -> None:
+        """A batch goes out."""
+        BATCH_SIZE.observe(attempts)
+
+    def call_seconds(self, seconds: float) -> None:
+        """Its reply is in."""
+        CALL_SECONDS.observe(seconds)
+
+    def redis_error(self, kind: str) -> None:
+        """Redis replied with an error of this kind."""
+        REDIS_ERRORS.labels(kind).inc()
+
+    def flush(self) -> None:
+        """Move the counts into the metrics."""
+        outcomes, self._outcomes = self._outcomes, Tally()
+        for outcome, count in outcomes.items():
+            ATTEMPTS.labels(outcome).inc(count)
+
+
+def exposition(multiprocess_dir: Path | None) -> bytes:
+    """All metrics in the text format of Prometheus."""
+    if multiprocess_dir is None:
+        from prometheus_client import REGISTRY  # noqa: PLC0415 - only a process on its own has this one
+
+        return generate_latest(REGISTRY)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=str(multiprocess_dir))  # type: ignore[no-untyped-call] # not annotated there
+    return generate_latest(registry)
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, logger, event, and what ``extra`` adds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "at": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03}Z",
+            "level": record.levelname.lower(),
+            "from": record.name,
+            "event": record.getMessage(),
+        }
+        line |= {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str).decode()
+
+
+_STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+
+def log_to_stderr(level: str) -> None:
+    """Set up logging for this process.
+
+    Raises:
+        ValueError: there is no such level.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())

@@ -1,0 +1,92 @@
+"""One front-end process: ``python -m engine.worker``, started by the supervisor.
+
+It shares its port with the other workers (SO_REUSEPORT): the kernel spreads connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvloop
+from aiohttp import web
+
+from engine import settings as settings_module
+from engine.app import open_app
+from engine.connection import Connections
+from engine.settings import SettingsError
+from engine.telemetry import WORKERS, log_to_stderr
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from engine.settings import Settings
+
+_log = logging.getLogger(__name__)
+BACKLOG = 4096
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: Settings, shards: int, metrics_dir: Path | None) -> AsyncIterator[int]:
+    """Serve on the settings' host and port; gives the port.
+
+    Leaving the block stops accepting, finishes what is in flight, and disconnects.
+    """
+    loop = asyncio.get_running_loop()
+    async with open_app(settings, shards, metrics_dir) as app:
+        runner = web.AppRunner(app, shutdown_timeout=settings.stop_timeout_s / 2, access_log=None)
+        await runner.setup()
+        if runner.server is None:
+            raise RuntimeError("the runner has no server after its setup")
+        listener = await loop.create_server(
+            Connections(runner.server, settings),
+            settings.host,
+            settings.port,
+            reuse_port=hasattr(socket, "SO_REUSEPORT"),
+            backlog=BACKLOG,
+        )
+        try:
+            yield listener.sockets[0].getsockname()[1]
+        finally:
+            listener.close()
+            await runner.cleanup()
+
+
+async def _run(settings: Settings, ready_file: Path | None) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    metrics_dir = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    async with serving(settings, settings.shards, Path(metrics_dir) if metrics_dir else None):
+        WORKERS.set(1)
+        if ready_file:
+            ready_file.write_text(str(os.getpid()))  # noqa: ASYNC240 - once, before anything else
+        _log.info("worker serves", extra={"host": settings.host, "port": settings.port})
+        await stop.wait()
+    _log.info("worker stopped")
+
+
+def main() -> int:
+    """Serve until SIGTERM or SIGINT; the argument is a file to write the pid to once it serves.
+
+    Exit 2 for settings that cannot be used.
+    """
+    try:
+        settings = settings_module.load(os.environ)
+        log_to_stderr(settings.log_level)
+    except (SettingsError, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    uvloop.run(_run(settings, Path(sys.argv[1]) if sys.argv[1:] else None))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

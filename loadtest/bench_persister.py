@@ -1,0 +1,135 @@
+"""The persister against a bare COPY of the same rows into the same table.
+
+    python -m loadtest.bench_persister --redis-url URL --database-url URL [--rows N] [--rounds N]
+
+Both ways write the same rows, in turns, each into an emptied ledger with all its indexes, and
+with commits that are on disk. "COPY" is one COPY of all rows from tuples that are already
+in memory; "COPY in batches" commits as often as the persister does. The persister reads the stream,
+decodes, writes, moves the offset and trims. USES UP THE LEDGER and the stream it is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+import uvloop
+from redis.asyncio import Redis
+
+from engine import keys
+from engine.events import FIELDS
+from engine.settings import Settings
+from persister.main import run
+from persister.migrations import initialise, migrate
+from persister.records import COLUMNS, StreamId, decode
+
+if TYPE_CHECKING:
+    from persister.records import Entry, Record
+
+SHARD: Final = 0
+FILL_BATCH: Final = 2000
+
+
+async def fill(client: Redis, rows: int) -> list[Entry]:
+    """Write events as the engine would; answers the entries."""
+    entries: list[Entry] = []
+    for start in range(0, rows, FILL_BATCH):
+        pipeline = client.pipeline(transaction=False)
+        values = [_event(number) for number in range(start, min(start + FILL_BATCH, rows))]
+        for fields in values:
+            pipeline.xadd(keys.events(SHARD), dict(zip(FIELDS, fields, strict=True)))
+        ids = await pipeline.execute()
+        entries += [(entry, _flat(fields)) for entry, fields in zip(ids, values, strict=True)]
+    return entries
+
+
+def _event(number: int) -> tuple[str, ...]:
+    user, key = f"user-{number * 7919 % 1_000_000:07}", f"7f3c8e5a-{number:08x}"
+    redemption, code = f"0-1795376794500-{number}", f"{number % 32768:04X}"
+    return (
+        *("1", "redeemed", redemption, "cmp_1", "17", str(number), code, user),
+        *("2500", "EUR", f"order-{number}", key, "key_demo", "1795376794500"),
+    )
+
+
+def _flat(values: tuple[str, ...]) -> list[bytes]:
+    return [part.encode() for pair in zip(FIELDS, values, strict=True) for part in pair]
+
+
+async def bare_copy(connection: Any, records: list[Record], batch: int) -> float:  # noqa: ANN401 - asyncpg is untyped
+    """Seconds for all rows, in COPYs of ``batch``."""
+    began = time.perf_counter()
+    for start in range(0, len(records), batch):
+        await connection.copy_records_to_table(
+            "ledger", records=records[start : start + batch], columns=COLUMNS
+        )
+    return time.perf_counter() - began
+
+
+async def persist(client: Redis, args: argparse.Namespace) -> tuple[float, list[Record]]:
+    """Seconds from start to orderly stop of a persister that finds all rows waiting; and those rows."""
+    entries = await fill(client, args.rows)
+    records = list(decode(entries).records(SHARD, 1))
+    stop = asyncio.Event()
+    stop.set()  # it ends once the stream is empty
+    settings = Settings(persist_batch_max=args.batch, stop_timeout_s=600)
+    began = time.perf_counter()
+    await run(settings, args.redis_url, args.database_url, stop)
+    return time.perf_counter() - began, records
+
+
+async def _empty(connection: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
+    await connection.execute("TRUNCATE ledger; CHECKPOINT")
+
+
+async def compare(args: argparse.Namespace) -> None:
+    """Run the rounds and print the medians."""
+    client = Redis.from_url(args.redis_url)
+    connection = await asyncpg.connect(args.database_url)
+    await migrate(connection)
+    await initialise(connection, 1)
+    await client.delete(keys.events(SHARD))
+    await connection.execute("UPDATE ledger_offsets SET stream_ms = 0, stream_seq = 0, seq = 0")
+    took: dict[str, list[float]] = {"COPY": [], "COPY in batches": [], "persister": []}
+    for number in range(args.rounds + 1):
+        await _empty(connection)
+        before = await connection.fetchval("SELECT seq FROM ledger_offsets")
+        seconds, records = await persist(client, args)
+        written = await connection.fetchval("SELECT count(*) FROM ledger WHERE seq > $1", before)
+        if written != args.rows:
+            raise RuntimeError(f"{written} rows of {args.rows} were written")
+        await _empty(connection)
+        whole = await bare_copy(connection, records, args.rows)
+        await _empty(connection)
+        batches = await bare_copy(connection, records, args.batch)
+        if number:  # the first round warms up
+            for way, way_seconds in zip(took, (whole, batches, seconds), strict=True):
+                took[way].append(way_seconds)
+                print(f"round {number}: {way:16} {args.rows / way_seconds:10,.0f} rows/s")
+    medians = {way: statistics.median(args.rows / each for each in seconds) for way, seconds in took.items()}
+    for way, rate in medians.items():
+        ratio = medians["persister"] / rate
+        print(f"median:  {way:16} {rate:10,.0f} rows/s   persister / {way} = {ratio:.2f}")
+    print(f"last entry {StreamId.parse(b'%d-%d' % (records[-1][1], records[-1][2]))}")
+    await connection.close()
+    await client.aclose()
+
+
+def main() -> None:
+    """Parse the options and run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--redis-url", required=True)
+    parser.add_argument("--database-url", required=True)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=Settings().persist_batch_max)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(compare(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

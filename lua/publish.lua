@@ -1,0 +1,75 @@
+#!lua
+-- Brings the configuration of a shard from version `base`, or a later one, up to `target`: in one
+-- call, or in several of which only the last moves the version. Each row carries the version it
+-- changed at and never replaces a later one, so publishers may overtake each other.
+-- Answers {'published'}, or, with nothing done: {'current'}: the shard is there already;
+-- {'gap'}: it is below `base`, so rows would be missing; {'behind'}: its stream ends before the
+-- ledger does, so it has lost data, and a configuration would make redeemed codes fresh again.
+local version_key, events_key = KEYS[1], KEYS[2]
+local base, target, ledger_offset, last, records = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+-- `records` times a version, a field and a record follow, for KEYS[3], the control hash, and KEYS[4],
+-- its index of versions; then, up to the end, campaigns: each its position in KEYS and its fields.
+local first_record, record_width = 6, 3
+local CAMPAIGN_FIELDS = {
+    'version', 'id', 'state', 'kind', 'starts_at_ms', 'ends_at_ms', 'stock', 'per_user_limit', 'amount', 'currency',
+}
+
+local function parse_stream_id(id)
+    local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+    return tonumber(ms), tonumber(seq)
+end
+
+local function stream_ends_before(offset)
+    local last_ms, last_seq = 0, 0
+    local info = redis.pcall('XINFO', 'STREAM', events_key)
+    for i = 1, #info, 2 do -- without a stream it is an error, and empty here
+        if info[i] == 'last-generated-id' then
+            last_ms, last_seq = parse_stream_id(info[i + 1])
+        end
+    end
+    local offset_ms, offset_seq = parse_stream_id(offset)
+    return last_ms < offset_ms or (last_ms == offset_ms and last_seq < offset_seq)
+end
+
+local shard_version = tonumber(redis.call('GET', version_key) or 0)
+if shard_version >= tonumber(target) then
+    return { 'current' }
+elseif shard_version < tonumber(base) then
+    return { 'gap' }
+elseif stream_ends_before(ledger_offset) then
+    return { 'behind' }
+end
+local control_key, changed_key = KEYS[3], KEYS[4]
+local first_campaign = first_record + tonumber(records) * record_width
+
+-- Read: which rows are news to this shard.
+local record_news, campaign_news = {}, {}
+for at = first_record, first_campaign - 1, record_width do
+    local version, field, record = unpack(ARGV, at, at + record_width - 1)
+    if tonumber(redis.call('ZSCORE', changed_key, field) or 0) < tonumber(version) then
+        record_news[#record_news + 1] = { version, field, record }
+    end
+end
+for at = first_campaign, #ARGV, #CAMPAIGN_FIELDS + 1 do
+    local campaign_key, version = KEYS[tonumber(ARGV[at])], ARGV[at + 1]
+    if tonumber(redis.call('HGET', campaign_key, 'version') or 0) < tonumber(version) then
+        local row = {}
+        for i, field in ipairs(CAMPAIGN_FIELDS) do
+            row[2 * i - 1], row[2 * i] = field, ARGV[at + i]
+        end
+        campaign_news[campaign_key] = row
+    end
+end
+
+-- Write. A campaign's counters are in the same hash: its fields are set, never deleted.
+for _, news in ipairs(record_news) do
+    redis.call('HSET', control_key, news[2], news[3])
+    redis.call('ZADD', changed_key, news[1], news[2])
+end
+for campaign_key, row in pairs(campaign_news) do
+    redis.call('HSET', campaign_key, unpack(row))
+end
+if last == '1' then
+    redis.call('SET', version_key, target)
+end
+return { 'published' }

@@ -1,0 +1,153 @@
+#!lua
+-- Redeems a batch of attempts, each answered for itself, in their order.
+-- Answers {'ok', answer…}, one for each attempt: `redeemed <stream id> <amount>`, a refusal's
+-- code, or `replayed <the first answer>`. Or, with nothing done:
+-- {'stale'}: this shard knows a later configuration; {'unpublished'}: it knows none;
+-- {'epoch', n}: receipts are now kept under epoch n.
+local events_key, version_key = KEYS[1], KEYS[2]
+local shard, version, receipt_epoch, receipt_window_s = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local first_attempt, attempt_width = 5, 17
+-- Of the fields of an attempt, those named _at are positions in KEYS, 0 for none.
+
+-- @include lib/clock
+-- @include lib/events
+-- @include lib/receipts
+
+local REDEEMED, HELD, VOID = 1, 2, 3
+local REFUSAL_OF_STATE = { [REDEEMED] = 'already_redeemed', [HELD] = 'held_by_another_order', [VOID] = 'code_void' }
+
+local shard_version = redis.call('GET', version_key)
+if not shard_version then
+    return { 'unpublished' }
+elseif tonumber(shard_version) > tonumber(version) then
+    return { 'stale' }
+end
+local now_ms, event_ms, event_seq = read_clock(events_key)
+local epoch_now = math.floor(event_ms / 1000 / tonumber(receipt_window_s))
+if epoch_now ~= tonumber(receipt_epoch) then
+    return { 'epoch', epoch_now }
+end
+
+-- What was read and what this batch has decided since, so that a later attempt sees an earlier one.
+local campaigns, states, users, receipts = {}, {}, {}, {}
+local events, answers = {}, { 'ok' }
+
+local function slots(tables, at)
+    local found = tables[at]
+    if not found then
+        found = {}
+        tables[at] = found
+    end
+    return found
+end
+
+local function read_campaign(at)
+    local campaign = campaigns[at]
+    if not campaign then
+        local values = redis.call(
+            'HMGET', KEYS[at], 'id', 'state', 'starts_at_ms', 'ends_at_ms', 'stock', 'per_user_limit', 'amount',
+            'currency', 'redeemed'
+        )
+        campaign = {
+            id = values[1], state = values[2], starts_at_ms = tonumber(values[3]), ends_at_ms = tonumber(values[4]),
+            stock = tonumber(values[5]), per_user_limit = tonumber(values[6]), amount = values[7] or '',
+            currency = values[8] or '', redeemed = tonumber(values[9]) or 0, added = 0,
+        }
+        campaigns[at] = campaign
+    end
+    return campaign
+end
+
+local function refusal_of_campaign(campaign)
+    if campaign.state == 'ended' then
+        return 'campaign_ended'
+    elseif campaign.state ~= 'active' then
+        return 'campaign_inactive'
+    elseif campaign.starts_at_ms and now_ms < campaign.starts_at_ms then
+        return 'campaign_not_started'
+    elseif campaign.ends_at_ms and now_ms >= campaign.ends_at_ms then
+        return 'campaign_ended'
+    end
+    return nil
+end
+
+-- Read and decide: nothing is written before every attempt has its answer.
+for at = first_attempt, #ARGV, attempt_width do
+    local campaign_at, state_at, users_at, receipts_at, receipts_before_at,
+        offset, user_digest, receipt_digest, fingerprint,
+        batch, serial, last4, user, amount, order, key, actor = unpack(ARGV, at, at + attempt_width - 1)
+    campaign_at, state_at, users_at = tonumber(campaign_at), tonumber(state_at), tonumber(users_at)
+    receipts_at = tonumber(receipts_at)
+
+    local answer
+    local decided = receipts_at ~= 0 and slots(receipts, receipts_at) or nil
+    if decided then
+        local receipt = decided[receipt_digest]
+            or redis.call('HGET', KEYS[receipts_at], receipt_digest)
+            or redis.call('HGET', KEYS[tonumber(receipts_before_at)], receipt_digest)
+        answer = receipt and answer_from_receipt(receipt, fingerprint)
+    end
+
+    if not answer then
+        local campaign = read_campaign(campaign_at)
+        local state = slots(states, state_at)[offset]
+            or redis.call('BITFIELD', KEYS[state_at], 'GET', 'u2', '#' .. offset)[1]
+        local counted = users_at ~= 0
+            and (slots(users, users_at)[user_digest] or tonumber(redis.call('HGET', KEYS[users_at], user_digest)) or 0)
+
+        answer = refusal_of_campaign(campaign) or REFUSAL_OF_STATE[state]
+        if answer then -- luacheck: ignore 542
+        elseif amount ~= '' and amount ~= campaign.amount then
+            answer = 'invalid_amount'
+        elseif campaign.stock and campaign.redeemed + campaign.added >= campaign.stock then
+            answer = 'sold_out'
+        elseif campaign.per_user_limit and counted >= campaign.per_user_limit then
+            answer = 'customer_limit_exceeded'
+        else
+            local event_id = string.format('%.0f-%.0f', event_ms, event_seq)
+            event_seq = event_seq + 1
+            campaign.added = campaign.added + 1
+            slots(states, state_at)[offset] = REDEEMED
+            if counted then
+                slots(users, users_at)[user_digest] = counted + 1
+            end
+            events[#events + 1] = {
+                event_id, 'redeemed', shard .. '-' .. event_id, campaign.id, batch, serial, last4, user,
+                campaign.amount, campaign.currency, order, key, actor, string.format('%.0f', event_ms),
+            }
+            answer = 'redeemed ' .. event_id .. ' ' .. campaign.amount
+        end
+        if decided then
+            decided[receipt_digest] = fingerprint .. answer
+        end
+    end
+    answers[#answers + 1] = answer
+end
+
+-- Write. Every key below has been read above, so none of these can fail for its type.
+for at, campaign in pairs(campaigns) do
+    if campaign.added > 0 then
+        redis.call('HINCRBY', KEYS[at], 'redeemed', campaign.added)
+    end
+end
+for at, offsets in pairs(states) do
+    for offset, state in pairs(offsets) do
+        redis.call('BITFIELD', KEYS[at], 'SET', 'u2', '#' .. offset, state)
+    end
+end
+for at, counts in pairs(users) do
+    for user_digest, count in pairs(counts) do
+        redis.call('HSET', KEYS[at], user_digest, count)
+    end
+end
+for at, decided in pairs(receipts) do
+    local expires_at_s = string.format('%.0f', (epoch_now + 2) * tonumber(receipt_window_s))
+    for receipt_digest, receipt in pairs(decided) do
+        redis.call('HSET', KEYS[at], receipt_digest, receipt)
+        redis.call('EXPIREAT', KEYS[at], expires_at_s, 'NX')
+    end
+end
+for _, event in ipairs(events) do
+    append_event(events_key, unpack(event))
+end
+return answers

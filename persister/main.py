@@ -1,0 +1,80 @@
+"""Runs the persister: one task for each shard, until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from persister import metrics
+from persister.persister import ShardPersister
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from engine.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+GC_ALLOCATIONS: Final = 50_000
+
+
+async def run(
+    settings: Settings, redis_url: str, database_url: str, stop: asyncio.Event | None = None
+) -> None:
+    """Persist all shards until ``stop`` is set, or without one until SIGTERM or SIGINT.
+
+    Then writes what the streams still hold, and returns: within ``stop_timeout_s``. What is not
+    written by then stays in Redis for the next start.
+    """
+    if stop is None:
+        stop = asyncio.Event()
+        with _signals(stop):
+            await run(settings, redis_url, database_url, stop)
+        return
+    with metrics.served(settings.host, settings.metrics_port), _rare_collection():
+        await _run_shards(settings, redis_url, database_url, stop)
+
+
+async def _run_shards(settings: Settings, redis_url: str, database_url: str, stop: asyncio.Event) -> None:
+    async with asyncio.TaskGroup() as group:
+        persisters = [
+            group.create_task(ShardPersister(shard, settings, redis_url, database_url, stop).run())
+            for shard in range(settings.shards)
+        ]
+        await stop.wait()
+        _, late = await asyncio.wait(persisters, timeout=settings.stop_timeout_s)
+        if late:
+            logger.warning("stopped before the streams were empty", extra={"shards": len(late)})
+        for persister in late:
+            persister.cancel()
+
+
+@contextmanager
+def _rare_collection() -> Iterator[None]:
+    """Let the collector of cycles run less often: a batch makes many lists, and no cycle.
+
+    By default it goes through all of them again and again, a third of the time of reading.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(GC_ALLOCATIONS, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+@contextmanager
+def _signals(stop: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    names = (signal.SIGTERM, signal.SIGINT)
+    for name in names:
+        loop.add_signal_handler(name, stop.set)
+    try:
+        yield
+    finally:
+        for name in names:
+            loop.remove_signal_handler(name)

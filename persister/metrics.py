@@ -1,0 +1,57 @@
+"""What the persister tells Prometheus, of each shard it owns.
+
+Several processes may share one directory of values (PROMETHEUS_MULTIPROC_DIR): of a gauge the
+latest value counts, and ``redeem_persister_owner`` adds up, so that anything but 1 is an alert.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, start_http_server
+from prometheus_client.multiprocess import MultiProcessCollector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STREAM_LENGTH: Final = Gauge(
+    "redeem_stream_length", "Entries in the stream.", ["shard"], multiprocess_mode="mostrecent"
+)
+LAG_EVENTS: Final = Gauge(
+    "redeem_persister_lag_events",
+    "Entries of the stream that are not yet in the ledger.",
+    ["shard"],
+    multiprocess_mode="mostrecent",
+)
+LAG_SECONDS: Final = Gauge(
+    "redeem_persister_lag_seconds",
+    "Age of the oldest entry that is not yet in the ledger; 0 when there is none.",
+    ["shard"],
+    multiprocess_mode="mostrecent",
+)
+PERSISTED: Final = Counter("redeem_persisted_events_total", "Rows written to the ledger.", ["shard"])
+REJECTED: Final = Counter("redeem_persister_rejects_total", "Entries kept in ledger_rejects.", ["shard"])
+OWNER: Final = Gauge(
+    "redeem_persister_owner", "Processes that own the shard: 1.", ["shard"], multiprocess_mode="livesum"
+)
+
+
+@contextmanager
+def served(host: str, port: int) -> Iterator[None]:
+    """Answer /metrics on a port of our own, from a thread; port 0 means not at all."""
+    if port == 0:
+        yield
+        return
+    registry = REGISTRY
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call] # not annotated there
+    server, thread = start_http_server(port, addr=host, registry=registry)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

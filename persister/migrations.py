@@ -1,0 +1,132 @@
+"""Brings a database's schema to the one this code expects, and a new deployment to its first rows.
+
+Migrations are the files ``sql/migrations/NNNN_name.sql``, numbered from 1 without gaps. Each is
+applied in one transaction together with its row in ``schema_migrations``, so it must not contain
+COMMIT, nor what PostgreSQL refuses in a transaction (CREATE INDEX CONCURRENTLY).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from persister.queries import directory, query
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from importlib.resources.abc import Traversable
+
+logger = logging.getLogger(__name__)
+
+ADVISORY_LOCK: Final = 0x52454445_454D0001  # "REDEEM", 1; one lock of the database, free for others to avoid
+_FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql", re.ASCII)
+
+
+class MigrationError(Exception):
+    """Code and database do not belong together; the message says in what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One step of the schema; ``name`` is the file's, without its ending."""
+
+    number: int
+    name: str
+    checksum: str
+    sql: str
+
+
+async def migrate(connection: Any, migrations: Traversable | None = None) -> list[str]:  # noqa: ANN401 - asyncpg is untyped
+    """Apply what is missing and answer the names applied, in order.
+
+    Waits while another process migrates the same database: what that applied is not applied again.
+
+    Raises:
+        MigrationError: an applied migration was changed or is missing here, one that is missing in
+            the database should have come earlier, or the files are not numbered 1, 2, 3 …
+    """
+    known = load(migrations or directory().joinpath("migrations"))
+    async with _lock(connection):
+        await connection.execute(query("create_schema_migrations"))
+        applied = await connection.fetch(query("applied_migrations"))
+        pending = _pending(known, [(row["number"], row["name"], row["checksum"]) for row in applied])
+        for migration in pending:
+            async with connection.transaction():
+                await connection.execute(migration.sql)
+                await connection.execute(
+                    query("record_migration"), migration.number, migration.name, migration.checksum
+                )
+            logger.info("migration applied", extra={"migration": migration.name})
+    return [migration.name for migration in pending]
+
+
+async def initialise(connection: Any, shards: int) -> None:  # noqa: ANN401 - asyncpg is untyped
+    """Fix the number of shards of this deployment, and begin each shard's ledger; repeatable.
+
+    Raises:
+        MigrationError: the deployment has another number of shards, which cannot be changed.
+    """
+    async with connection.transaction():
+        await connection.execute(query("insert_deployment"), shards)
+        stored = await connection.fetchval("SELECT shards FROM deployment")
+        if stored != shards:
+            raise MigrationError(f"this deployment has {stored} shards, fixed when it began; not {shards}")
+        await connection.execute(query("insert_offsets"), shards)
+
+
+def load(migrations: Traversable) -> list[Migration]:
+    """The migrations of a directory, in order.
+
+    Raises:
+        MigrationError: a file's name is not ``NNNN_name.sql``, or the numbers are not 1, 2, 3 …
+    """
+    found: list[Migration] = []
+    for file in sorted(migrations.iterdir(), key=lambda file: file.name):
+        if not file.name.endswith(".sql"):
+            continue
+        match = _FILE_NAME.fullmatch(file.name)
+        if match is None:
+            raise MigrationError(f"{file.name} is not named NNNN_name.sql")
+        content = file.read_bytes()
+        found.append(
+            Migration(
+                number=int(match[1]),
+                name=file.name.removesuffix(".sql"),
+                checksum=hashlib.sha256(content).hexdigest(),
+                sql=content.decode(),
+            )
+        )
+        if found[-1].number != len(found):
+            raise MigrationError(f"migrations are numbered without gaps: {file.name} is number {len(found)}")
+    return found
+
+
+def _pending(known: list[Migration], applied: list[tuple[int, str, str]]) -> list[Migration]:
+    by_number = {migration.number: migration for migration in known}
+    for number, name, checksum in applied:
+        migration = by_number.get(number)
+        if migration is None and number > len(known):
+            raise MigrationError(f"the database is newer than this code: it has migration {name}")
+        if migration is None or migration.name != name:
+            raise MigrationError(f"migration {name} was applied, and is missing here")
+        if migration.checksum != checksum:
+            raise MigrationError(f"migration {name} was changed after it was applied")
+    done = {number for number, _, _ in applied}
+    pending = [migration for migration in known if migration.number not in done]
+    if done and pending and pending[0].number < max(done):
+        raise MigrationError(f"migration {pending[0].name} is out of order: later ones were applied")
+    return pending
+
+
+@asynccontextmanager
+async def _lock(connection: Any) -> AsyncIterator[None]:  # noqa: ANN401 - asyncpg is untyped
+    await connection.execute("SELECT pg_advisory_lock($1)", ADVISORY_LOCK)
+    try:
+        yield
+    finally:
+        if not connection.is_closed():
+            await connection.execute("SELECT pg_advisory_unlock($1)", ADVISORY_LOCK)

@@ -1,0 +1,248 @@
+"""Carries one shard's events from the stream to the ledger, for as long as it is allowed to.
+
+One owner per shard; others stand by. Whatever fails, the owner lets go of the shard, waits a
+little, and begins again from the offset that PostgreSQL holds: there is no other state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+from redis.exceptions import RedisError
+
+from persister import metrics
+from persister.reader import StreamBehind, StreamReader, connect
+from persister.sink import NotInitialised, OffsetMoved, describe, open_sink
+from persister.trimming import Trimmer
+
+if TYPE_CHECKING:
+    from engine.settings import Settings
+    from persister.reader import Page
+    from persister.records import Batch, Reject, StreamId
+    from persister.sink import Offset, Sink
+
+logger = logging.getLogger(__name__)
+
+BACKOFF_S_MIN: Final = 0.1
+UNEXPECTED: Final = "the persister failed unexpectedly"
+OBSERVE_TIMEOUT_S: Final = 1.0
+COMMIT_INTERVAL_S: Final = 0.02
+"""Small batches are not committed faster than this: each one costs both servers a flush to disk."""
+
+
+class ShardPersister:
+    """One shard's persister. ``run`` it once; it ends after ``stop`` is set, or when cancelled."""
+
+    def __init__(
+        self, shard: int, settings: Settings, redis_url: str, database_url: str, stop: asyncio.Event
+    ) -> None:
+        self._shard = shard
+        self._label = str(shard)
+        self._settings = settings
+        self._database_url = database_url
+        self._stop = stop
+        self._redis = connect(settings, redis_url)
+        self._reader = StreamReader(self._redis, shard, settings)
+        self._trimmer = Trimmer(self._redis, shard, settings.persist_batch_max)
+        self._owner = False
+        self._pending: Batch | None = None  # read, and not known to be committed
+        self._trouble: str | None = None
+        self._failures = 0
+
+    async def run(self) -> None:
+        """Persist until stopped, then until the stream is empty. Outages are waited out."""
+        try:
+            while not await self._tried():
+                await self._back_off()
+        finally:
+            with contextlib.suppress(RedisError, OSError):
+                await self._redis.aclose()
+
+    async def _tried(self) -> bool:
+        """One try; answers whether it ended because it was asked to, or can do no more."""
+        try:
+            await self._serve()
+        except Exception as error:  # noqa: BLE001 - whatever it is: told, and tried again
+            self._tell(error)
+            return self._stop.is_set() and isinstance(error, StreamBehind)
+        return True
+
+    async def _serve(self) -> None:
+        """From becoming the owner to letting go; returns when stopped."""
+        owners = metrics.OWNER.labels(self._label)
+        async with open_sink(self._settings, self._database_url, self._shard) as sink:
+            if not await self._become_owner(sink):
+                return
+            owners.set(1)
+            try:
+                await self._persist(sink)
+            finally:
+                owners.set(0)
+
+    async def _become_owner(self, sink: Sink) -> bool:
+        """Stand by until the shard is free; False when stopped before."""
+        told = False
+        while not await sink.own():
+            if not told:
+                logger.info("standing by: another persister owns the shard", extra={"shard": self._shard})
+            told, self._owner = True, False
+            if self._stop.is_set():
+                return False
+            await self._pause(self._settings.persist_block_ms / 1000 * _jitter())
+        if not self._owner:
+            logger.info("owner of the shard", extra={"shard": self._shard})
+        self._owner = True
+        return True
+
+    async def _persist(self, sink: Sink) -> None:
+        """The loop: one batch is written while the next one is read."""
+        offset = await sink.offset(self._settings.shards)
+        page = await self._reader.read(offset.id)
+        await self._trim(offset)
+        while page.batch is not None or not self._stop.is_set():
+            self._observe(page)
+            if page.batch is None:
+                self._well()
+                page = await self._idle(offset)
+            else:
+                offset, page = await self._write(sink, page.batch, offset)
+        self._observe(page)
+        if self._trimmer.retained:
+            await self._trim(offset)
+
+    async def _idle(self, offset: Offset) -> Page:
+        """Wait for news; where none come, that is the moment to trim."""
+        news = await self._news(offset)
+        page = await self._reader.read(offset.id)
+        if page.batch is None and not news and self._trimmer.retained:
+            await self._trim(offset)
+        return page
+
+    async def _write(self, sink: Sink, batch: Batch, begin: Offset) -> tuple[Offset, Page]:
+        """Write a batch and read what follows it: at the same time, where more is known to be there."""
+        began = time.monotonic()
+        self._pending = batch
+        full = batch.size >= self._settings.persist_batch_max
+        ahead = asyncio.create_task(self._reader.read(batch.last)) if full else None
+        try:
+            end, rejects = await sink.write(batch, begin)
+            self._count(batch, rejects)
+            if self._trimmer.due:
+                await self._trim(end)
+            if ahead is not None:
+                return end, await ahead
+        finally:
+            if ahead is not None:
+                await _drop(ahead)
+        await self._pause(began + COMMIT_INTERVAL_S - time.monotonic())
+        return end, await self._reader.read(end.id)
+
+    def _count(self, batch: Batch, rejects: list[Reject]) -> None:
+        self._well()
+        self._pending = None
+        self._trimmer.committed(batch.size)
+        metrics.PERSISTED.labels(self._label).inc(batch.size - len(rejects))
+        metrics.REJECTED.labels(self._label).inc(len(rejects))
+        for reject in rejects:
+            logger.error(
+                "stream entry kept in ledger_rejects",
+                extra={"shard": self._shard, "entry": str(reject.id), "reason": reject.reason},
+            )
+
+    async def _trim(self, offset: Offset) -> None:
+        await self._trimmer.trim(offset.id)
+
+    async def _news(self, offset: Offset) -> bool:
+        """Whether an entry follows the offset; waits for one, but not once we are to stop."""
+        news = asyncio.create_task(self._reader.wait(offset.id))
+        stopped = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({news, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            return news.done() and news.result()
+        finally:
+            await _drop(news)
+            await _drop(stopped)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, unless we are to stop."""
+        if seconds > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), seconds)
+
+    async def _back_off(self) -> None:
+        """Wait longer after each failure in a row, and never in step with others."""
+        if self._owner:
+            await self._observe_outage()
+        delay_s = min(self._settings.persist_backoff_s_max, BACKOFF_S_MIN * 2 ** min(self._failures, 16))
+        self._failures += 1
+        if self._stop.is_set():  # what is left of the time to stop is for trying, but not without rest
+            await asyncio.sleep(delay_s * _jitter())
+        else:
+            await self._pause(delay_s * _jitter())
+
+    def _observe(self, page: Page) -> None:
+        oldest = page.batch.first if page.batch else None
+        self._show_lag(page.stream_length, oldest)
+
+    async def _observe_outage(self) -> None:
+        """The lag grows while PostgreSQL is away, which is when it matters."""
+        with contextlib.suppress(RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(OBSERVE_TIMEOUT_S):
+                length = await self._reader.length()
+            self._show_lag(length, self._pending.first if self._pending else None)
+
+    def _show_lag(self, length: int, oldest: StreamId | None) -> None:
+        behind = max(0, length - self._trimmer.retained)
+        age_s = max(0.0, time.time() - oldest.ms / 1000) if oldest else 0.0
+        metrics.STREAM_LENGTH.labels(self._label).set(length)
+        metrics.LAG_EVENTS.labels(self._label).set(behind)
+        metrics.LAG_SECONDS.labels(self._label).set(age_s)
+
+    def _tell(self, error: Exception) -> None:
+        """Log a trouble when it begins, not with each try."""
+        trouble, level = _classify(error)
+        if trouble != self._trouble:
+            logger.log(
+                level,
+                trouble,
+                extra={"shard": self._shard, "error": describe(error)},
+                exc_info=error if trouble == UNEXPECTED else None,
+            )
+        self._trouble = trouble
+
+    def _well(self) -> None:
+        if self._trouble is not None:
+            logger.info("persisting again", extra={"shard": self._shard, "failures": self._failures})
+        self._trouble, self._failures = None, 0
+
+
+def _classify(error: Exception) -> tuple[str, int]:
+    if isinstance(error, StreamBehind):
+        return "Redis is behind the ledger: rebuild it", logging.ERROR
+    if isinstance(error, OffsetMoved):
+        return "another writer moved the offset", logging.ERROR
+    if isinstance(error, NotInitialised):
+        return "the deployment is not initialised", logging.WARNING
+    if isinstance(error, RedisError):
+        return "Redis cannot be used", logging.WARNING
+    if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError):  # OSError: to connect
+        return "PostgreSQL cannot be used", logging.WARNING
+    return UNEXPECTED, logging.ERROR
+
+
+def _jitter() -> float:
+    return random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+
+async def _drop(task: asyncio.Task[Any]) -> None:
+    """End a task and forget its result."""
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()

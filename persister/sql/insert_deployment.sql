@@ -1,0 +1,1 @@
+INSERT INTO deployment (shards) VALUES ($1) ON CONFLICT DO NOTHING

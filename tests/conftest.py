@@ -1,0 +1,135 @@
+"""What every test may ask for: the real servers, a database and a Redis of its own, and clients.
+
+``servers`` are started once for each pytest process. Every test that asks for ``database_url``
+gets a new database, cloned from a migrated template; ``redis`` is empty at its start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+
+from engine.control import ControlPlane
+from engine.database import Database
+from engine.settings import Settings
+from persister.migrations import initialise, migrate
+from tests.servers import Servers
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine, Iterator
+    from pathlib import Path
+
+MINT_KEYS: Final = "k1:" + "5a" * 32
+DATABASE_CONNECTIONS_MAX: Final = 8
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    with Servers() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def template_database(servers: Servers) -> str:
+    """A database with the schema and nothing in it; nobody may stay connected to it."""
+    name = f"{servers.database_prefix}template"
+
+    async def make() -> None:
+        await _execute(servers.admin_database_url, f'CREATE DATABASE "{name}"')
+        connection = await asyncpg.connect(servers.database_url(name))
+        try:
+            await migrate(connection)
+        finally:
+            await connection.close()
+
+    _run(make())
+    return name
+
+
+@pytest.fixture
+def shards() -> int:
+    """How many shards the deployment has; a test that needs others overrides this."""
+    return 1
+
+
+@pytest.fixture
+async def database_url(servers: Servers, template_database: str, shards: int) -> AsyncIterator[str]:
+    """A database of this test alone: migrated, initialised, empty."""
+    name = f"{servers.database_prefix}{next(_numbers)}"
+    await _execute(servers.admin_database_url, f'CREATE DATABASE "{name}" TEMPLATE "{template_database}"')
+    url = servers.database_url(name)
+    connection = await asyncpg.connect(url)
+    try:
+        await initialise(connection, shards)
+    finally:
+        await connection.close()
+    yield url
+    await _execute(servers.admin_database_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def redis_url(servers: Servers) -> str:
+    return servers.redis_url
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    """A client of the empty Redis."""
+    client = Redis.from_url(redis_url)
+    await client.flushdb()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[Any]:
+    """An asyncpg pool on this test's database."""
+    opened = await asyncpg.create_pool(
+        database_url, min_size=0, max_size=DATABASE_CONNECTIONS_MAX, command_timeout=30
+    )
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def database(pool: Any) -> Database:  # noqa: ANN401 - asyncpg has no types
+    return Database(pool, timeout_s=30)
+
+
+@pytest.fixture
+def settings(redis_url: str, database_url: str, shards: int, tmp_path: Path) -> Settings:
+    return Settings(
+        redis_url=redis_url,
+        database_url=database_url,
+        data_dir=tmp_path,
+        shards=shards,
+        mint_keys=MINT_KEYS,
+        demo=False,
+    )
+
+
+@pytest.fixture
+def plane(database: Database, redis: Redis, settings: Settings) -> ControlPlane:
+    return ControlPlane(database, redis, settings)
+
+
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def _run(coroutine: Coroutine[None, None, None]) -> None:
+    """Run it to its end, in a thread: the event loop of this one belongs to the tests."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, coroutine).result()
