@@ -43,12 +43,12 @@ class EventId(NamedTuple):
         return f"{self.stream_ms}-{self.stream_seq}"
 
 
-_EVENT_ID = re.compile(r"(\d{1,4})-(\d{1,15})-(\d{1,9})")
+_EVENT_ID = re.compile(r"(\d{1,4})-(\d{1,15})-(\d{1,9})", re.ASCII)
 
 
 def parse_id(text: str) -> EventId | None:
     """The id in its text form, or None where it is not one."""
-    match = _EVENT_ID.fullmatch(text, re.ASCII) if text.isascii() else None
+    match = _EVENT_ID.fullmatch(text)
     return EventId(*map(int, match.groups())) if match else None
 
 

@@ -1,0 +1,188 @@
+"""A running engine for tests: workers in this process or real ones, and the merchant who calls it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
+
+import aiohttp
+
+from engine import api_keys, batches, campaigns, mint_keys
+from engine.batches import NewBatch
+from engine.campaigns import NewCampaign
+from engine.codes import Codec
+from engine.formats import FORMATS
+from engine.settings import without_settings
+from engine.worker import serving
+from tests.waiting import wait_until_async
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from engine.control import ControlPlane
+    from engine.settings import Settings
+
+
+class Merchant:
+    """Calls the API with a key of its own. Answers are (status, body)."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, key: str) -> None:
+        self.session = session
+        self.url = url
+        self.key = key
+
+    async def call(
+        self, method: str, path: str, *, json: object = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, Any]:
+        """Any call, with JSON in and out."""
+        async with self.session.request(
+            method,
+            self.url + path,
+            json=json,
+            headers={"Authorization": f"Bearer {self.key}"} | (headers or {}),
+        ) as response:
+            return response.status, await response.json(content_type=None)
+
+    async def redeem(
+        self, code: str, user: str = "ann", *, key: str | None = None, **fields: object
+    ) -> tuple[int, Any]:
+        """``POST /v1/redemptions``; ``key`` is the Idempotency-Key."""
+        headers = {"Idempotency-Key": key} if key is not None else {}
+        return await self.call(
+            "POST", "/v1/redemptions", json={"code": code, "user": user, **fields}, headers=headers
+        )
+
+
+async def issue(
+    plane: ControlPlane,
+    count: int,
+    *,
+    format_name: str = "base32-16",
+    prefix: str | None = None,
+    **campaign: Any,  # noqa: ANN401
+) -> tuple[str, list[str]]:
+    """An active campaign with ``count`` codes: its id, and the codes by serial."""
+    new = NewCampaign(**({"name": "Test", "state": "active"} | campaign))
+    made = (await campaigns.create(plane, campaigns.define(new))).value
+    return made.id, await mint(plane, made.id, count, format_name=format_name, prefix=prefix)
+
+
+async def mint(
+    plane: ControlPlane,
+    campaign: str,
+    count: int,
+    *,
+    format_name: str = "base32-16",
+    prefix: str | None = None,
+) -> list[str]:
+    """``count`` more codes of a campaign."""
+    new = NewBatch(count=count, format=format_name, prefix=prefix)
+    batch = (await batches.mint(plane, campaign, new, created_by="test")).value.batch
+    codec = Codec(mint_keys.from_settings(plane.settings).by_name)
+    fmt = FORMATS[batch.format]
+    return [codec.code(batch.mint_key, fmt, batch.prefix or "", batch.id, serial) for serial in range(count)]
+
+
+@contextlib.asynccontextmanager
+async def engine_in_process(
+    plane: ControlPlane,
+    *,
+    scopes: tuple[str, ...] = ("redeem", "read"),
+    **changes: Any,  # noqa: ANN401
+) -> AsyncIterator[Merchant]:
+    """A worker in this event loop, and a merchant; ``changes`` are settings."""
+    settings = replace(plane.settings, port=0, **changes)
+    key = (await api_keys.create(plane, "merchant", scopes)).value.key
+    async with (
+        serving(settings, settings.shards, None) as port,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
+        merchant = Merchant(session, f"http://{settings.host}:{port}", key)
+        await wait_until_ready(merchant)
+        yield merchant
+
+
+async def wait_until_ready(merchant: Merchant) -> None:
+    """Until ``/readyz`` says so."""
+
+    async def ready() -> bool:
+        try:
+            async with merchant.session.get(merchant.url + "/readyz") as response:
+                return response.status == 200
+        except aiohttp.ClientError:
+            return False
+
+    await wait_until_async(ready)
+
+
+class Process:
+    """A real process of the engine, with the settings of a test; killed at the end whatever happens."""
+
+    def __init__(self, settings: Settings, *arguments: str) -> None:
+        self._argv = [sys.executable, "-m", *arguments]
+        self._environment = without_settings(os.environ) | settings.to_environ()
+        self.running = self._spawn()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self._argv, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self.running.kill()
+        self.running.wait()
+        if self.running.stdout:
+            self.running.stdout.close()
+
+    def stop(self, timeout_s: float = 30) -> int:
+        """SIGTERM; the exit status."""
+        self.running.send_signal(signal.SIGTERM)
+        try:
+            return self.running.wait(timeout_s)
+        finally:
+            self.kill()
+
+    def restart(self) -> None:
+        """Start it again after its end."""
+        self.running = self._spawn()
+
+    def line(self) -> str:
+        """The next line of its stdout."""
+        if self.running.stdout is None:
+            raise RuntimeError("stdout is not captured")
+        return self.running.stdout.readline().decode().strip()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+
+@contextlib.asynccontextmanager
+async def engine_of_processes(
+    plane: ControlPlane,
+    *,
+    workers: int,
+    scopes: tuple[str, ...] = ("redeem", "read"),
+    **changes: Any,  # noqa: ANN401
+) -> AsyncIterator[Merchant]:
+    """``redeem serve`` with real workers on one port, and a merchant.
+
+    There is no persister: start ``Process(settings, "persister")``.
+    """
+    settings = replace(plane.settings, port=0, workers=workers, **changes)
+    key = (await api_keys.create(plane, "merchant", scopes)).value.key
+    with Process(settings, "engine.cli", "serve") as front_end:
+        ready, _, url = front_end.line().partition(" ")
+        if ready != "ready":
+            raise RuntimeError("the front end did not start")
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            yield Merchant(session, url, key)
+        front_end.stop()
