@@ -25,7 +25,7 @@ from engine.events import FIELDS
 from engine.settings import Settings
 from persister.main import run
 from persister.migrations import initialise, migrate
-from persister.records import COLUMNS, StreamId, decode
+from persister.records import COLUMNS, decode
 
 if TYPE_CHECKING:
     from persister.records import Entry, Record
@@ -114,7 +114,6 @@ async def compare(args: argparse.Namespace) -> None:
     for way, rate in medians.items():
         ratio = medians["persister"] / rate
         print(f"median:  {way:16} {rate:10,.0f} rows/s   persister / {way} = {ratio:.2f}")
-    print(f"last entry {StreamId.parse(b'%d-%d' % (records[-1][1], records[-1][2]))}")
     await connection.close()
     await client.aclose()
 
@@ -124,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--redis-url", required=True)
     parser.add_argument("--database-url", required=True)
-    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=Settings().persist_batch_max)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -1,0 +1,37 @@
+# One image for `serve`, `persist` and `init`, on servers of your own:
+#
+#   docker build -t redemption-engine .
+#   docker run -e REDEEM_REDIS_URL=… -e REDEEM_DATABASE_URL=… -e REDEEM_MINT_KEYS=… redemption-engine init
+#   docker run -e … -p 8080:8080 redemption-engine            # serve
+#   docker run -e … redemption-engine persist
+
+ARG PYTHON=python:3.13.9-slim-bookworm
+
+FROM ${PYTHON} AS build
+WORKDIR /src
+RUN python -m venv /opt/redeem
+COPY requirements.lock ./
+RUN /opt/redeem/bin/python -m pip install --no-cache-dir --require-hashes -r requirements.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY engine engine
+COPY lua lua
+COPY persister persister
+COPY loadtest loadtest
+RUN /opt/redeem/bin/python -m pip install --no-cache-dir --no-deps --no-build-isolation .
+
+FROM ${PYTHON}
+RUN useradd --system --uid 10001 --home-dir /var/lib/redeem --create-home redeem
+COPY --from=build /opt/redeem /opt/redeem
+ENV PATH=/opt/redeem/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    REDEEM_HOST=0.0.0.0 \
+    REDEEM_DATA_DIR=/var/lib/redeem
+USER redeem
+WORKDIR /var/lib/redeem
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+# For `serve`; run the others with --no-healthcheck.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
+  CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ.get('REDEEM_PORT', '8080') + '/readyz', timeout=2)"]
+ENTRYPOINT ["redeem"]
+CMD ["serve"]
