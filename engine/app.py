@@ -15,7 +15,7 @@ from engine import admin
 from engine.auth import Authenticator
 from engine.control import ControlPlane, heal
 from engine.database import open_database
-from engine.errors import RETRYABLE_STATUS, ContractViolation, Fault, Refusal
+from engine.errors import RETRYABLE_STATUS, ContractViolation, Fault, Refusal, StoreUnavailable
 from engine.handlers import Handlers
 from engine.messages import PROBLEM_TYPE, problem
 from engine.reading import Records
@@ -34,24 +34,28 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # What aiohttp itself refuses, in the words of the API.
 _CODE_OF_STATUS: Final = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 _FLUSH_INTERVAL_S: Final = 1.0
+_FIRST_CONFIGURATION_RETRY_S: Final = 0.1
 
 
 @contextlib.asynccontextmanager
-async def open_app(
-    settings: Settings, shards: int, metrics_dir: Path | None
-) -> AsyncIterator[web.Application]:
-    """The application with everything it needs; leaving the block drains the core and closes it all."""
+async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterator[web.Application]:
+    """The application with everything it needs; leaving the block drains the core and closes it all.
+
+    Waits until Redis holds a configuration: without one there is nothing to answer with.
+    """
     telemetry = Telemetry()
     async with contextlib.AsyncExitStack() as stack:
-        redis = Redis.from_url(settings.redis_url)
+        timeout_s = settings.attempt_deadline_ms / 1000
+        redis = Redis.from_url(settings.redis_url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
         stack.push_async_callback(redis.aclose)
         database = await stack.enter_async_context(open_database(settings, settings.database_url))
-        registry = Registry(redis)
-        redemptions = Redemptions(settings, registry, telemetry, shards)
-        redemptions.open()
-        stack.push_async_callback(redemptions.close)
         plane = ControlPlane(database=database, redis=redis, settings=settings)
         await stack.enter_async_context(_in_background(heal(plane)))
+        registry = Registry(redis)
+        await _first_configuration(registry)
+        redemptions = Redemptions(settings, registry, telemetry)
+        redemptions.open()
+        stack.push_async_callback(redemptions.close)
         await stack.enter_async_context(_in_background(_keep_flushing(telemetry)))
         handlers = Handlers(
             settings=settings,
@@ -59,6 +63,7 @@ async def open_app(
             redemptions=redemptions,
             records=Records(database, redis, tail_scan_max=settings.tail_scan_max),
             database=database,
+            redis=redis,
             metrics_dir=metrics_dir,
         )
         app = web.Application(
@@ -71,6 +76,20 @@ async def open_app(
             for method, path, scope, handler in admin.routes()
         )
         yield app
+
+
+async def _first_configuration(registry: Registry) -> None:
+    told = False
+    while True:
+        try:
+            await registry.refresh()
+        except StoreUnavailable as fault:
+            if not told:
+                _log.warning("waiting for the configuration", extra={"reason": str(fault)})
+                told = True
+            await asyncio.sleep(_FIRST_CONFIGURATION_RETRY_S)
+        else:
+            return
 
 
 @contextlib.asynccontextmanager

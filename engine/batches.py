@@ -81,9 +81,7 @@ def load_mint_keys(settings: Settings) -> MintKeys:
         StoreUnavailable: there are none, or they cannot be used.
     """
     try:
-        if settings.mint_keys:
-            return mint_keys.from_text(settings.mint_keys)
-        return mint_keys.load(settings.mint_keys_path)
+        return mint_keys.from_settings(settings)
     except mint_keys.MintKeyError as error:
         raise StoreUnavailable(str(error)) from error
 

@@ -46,6 +46,7 @@ _PUBLISH: Final = loader.load(
     arguments=("base", "target", "ledger_offset", "last", "records"),
 )
 _NO_OFFSET: Final = "0-0"
+_FIRST_VERSION: Final = 1  # of a deployment, before any change
 
 T = TypeVar("T")
 
@@ -210,6 +211,9 @@ async def _rows(connection: Any, shard: int, base: int) -> AsyncGenerator[_Row, 
         if here or shard == 0:
             yield _campaign_row(row, here=here)
     if shard == 0:
+        if base < _FIRST_VERSION:
+            shards = (await connection.fetchrow(_SQL["deployment"]))["shards"]
+            yield _Row(_FIRST_VERSION, "deployment", msgspec.json.encode(registry.Deployment(shards)))
         async for row in connection.cursor(_SQL["keys_since"], base, prefetch=CHUNK_ROWS):
             api_key = registry.ApiKey(
                 id=row["id"],

@@ -37,6 +37,7 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "internal_error": (500, "The engine failed; what happened is in its log."),
     "overloaded": (503, "The engine is at its limit; nothing was done."),
     "store_unavailable": (503, "The store cannot be reached; nothing was done."),
+    "store_behind": (503, "The store has lost data and must be rebuilt; nothing was done."),
     "outcome_unknown": (503, "The answer was lost on the way; retry with the same Idempotency-Key."),
 }
 RETRYABLE_STATUS: Final = 503

@@ -13,10 +13,12 @@ from aiohttp import web
 from engine.admin import API_KEY
 from engine.errors import RETRYABLE_STATUS, Refusal, StoreUnavailable
 from engine.messages import JSON_TYPE, PROBLEM_TYPE, check_idempotency_key, parse_redeem_request
-from engine.telemetry import exposition
+from engine.telemetry import exposition, store_exposition
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from redis.asyncio import Redis
 
     from engine.auth import Authenticator
     from engine.database import Database
@@ -39,6 +41,7 @@ class Handlers:
         redemptions: Redemptions,
         records: Records,
         database: Database,
+        redis: Redis,
         metrics_dir: Path | None,
     ) -> None:
         self._settings = settings
@@ -46,6 +49,7 @@ class Handlers:
         self._redemptions = redemptions
         self._records = records
         self._database = database
+        self._redis = redis
         self._metrics_dir = metrics_dir
 
     def routes(self) -> list[web.RouteDef]:
@@ -61,11 +65,12 @@ class Handlers:
 
     async def redeem(self, request: web.Request) -> web.Response:
         """``POST /v1/redemptions``."""
-        api_key = await self._authenticator.authorize(
-            request.headers.get("Authorization"), "redeem", fresh=False
-        )
+        authorization = request.headers.get("Authorization")
+        await self._authenticator.authorize(authorization, "redeem", fresh=False)
         key = _idempotency_key(request, self._settings)
         body = await read_json(request, self._settings.body_bytes_max, self._settings.request_timeout_s)
+        # Again: the body may have taken its time, and the key may have been revoked meanwhile.
+        api_key = await self._authenticator.authorize(authorization, "redeem", fresh=False)
         status, answer = await self._redemptions.redeem(
             parse_redeem_request(body, self._settings), key, api_key
         )
@@ -119,7 +124,7 @@ class Handlers:
     async def metrics(self, _: web.Request) -> web.Response:
         """``GET /metrics``: Prometheus text format, all processes together."""
         self._redemptions.telemetry.flush()
-        body = await asyncio.to_thread(exposition, self._metrics_dir)
+        body = await asyncio.to_thread(exposition, self._metrics_dir) + await store_exposition(self._redis)
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def _may(self, request: web.Request, scope: str) -> None:

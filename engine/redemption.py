@@ -63,7 +63,7 @@ class Attempt:
         self.campaign = self._core.registry.campaigns[code.batch.campaign]
         self.last4 = code.symbols[-4:].decode()
         self.masked_code = mask(code.format, self.last4)
-        self.place = keys.place(self.serial, self._core.shards, self.campaign.pinned_shard)
+        self.place = keys.place(self.serial, self._core.registry.shards, self.campaign.pinned_shard)
         self.fingerprint = fingerprint(self.request, self.batch, self.serial) if self.key else b""
 
     # what the batcher asks (batcher.Attempt)
@@ -150,14 +150,13 @@ class Attempt:
 class Redemptions:
     """The core of one worker: what it knows, and a batcher for each shard."""
 
-    def __init__(self, settings: Settings, registry: Registry, telemetry: Telemetry, shards: int) -> None:
+    def __init__(self, settings: Settings, registry: Registry, telemetry: Telemetry) -> None:
         self.settings = settings
         self.registry = registry
         self.telemetry = telemetry
-        self.shards = shards
         self._decoder = Decoder(settings, registry)
         self._loop = asyncio.get_running_loop()
-        self._batchers = [Batcher(shard, settings, registry, telemetry) for shard in range(shards)]
+        self._batchers = [Batcher(shard, settings, registry, telemetry) for shard in range(registry.shards)]
         self._undecoded: list[Attempt] = []
         self._unresolved: list[Attempt] = []
         self._confirming: asyncio.Task[None] | None = None

@@ -57,6 +57,12 @@ class Batch(msgspec.Struct, frozen=True):
     mint_key: str
 
 
+class Deployment(msgspec.Struct, frozen=True):
+    """What is fixed for all processes of a deployment."""
+
+    shards: int
+
+
 class Registry:
     """The copy, and how it is kept current. Reading it never waits."""
 
@@ -66,6 +72,7 @@ class Registry:
         self._confirming: asyncio.Task[None] | None = None
         self._confirmed_at = 0.0
         self.version = 0
+        self.shards = 0
         self.api_keys: dict[str, ApiKey] = {}  # by digest
         self.campaigns: dict[str, Campaign] = {}
         self.batches: dict[int, Batch] = {}
@@ -118,7 +125,9 @@ class Registry:
 
     def _take(self, name: Any, record: Any) -> None:  # noqa: ANN401 - bytes, whatever redis-py's stubs say
         kind, _, _ = name.partition(b":")
-        if kind == b"key":
+        if kind == b"deployment":
+            self.shards = msgspec.json.decode(record, type=Deployment).shards
+        elif kind == b"key":
             api_key = msgspec.json.decode(record, type=ApiKey)
             self.api_keys[api_key.digest] = api_key
         elif kind == b"campaign":

@@ -98,7 +98,6 @@ class Settings:
         """Front-end processes to start."""
         return self.workers or os.cpu_count() or 1
 
-
     def to_environ(self) -> dict[str, str]:
         """These settings as variables, all of them, for a process that must have the same."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}

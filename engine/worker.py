@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 
     from engine.settings import Settings
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("engine.worker")  # __name__ is __main__ here
 BACKLOG = 4096
 
 
 @contextlib.asynccontextmanager
-async def serving(settings: Settings, shards: int, metrics_dir: Path | None) -> AsyncIterator[int]:
+async def serving(settings: Settings, metrics_dir: Path | None) -> AsyncIterator[int]:
     """Serve on the settings' host and port; gives the port.
 
     Leaving the block stops accepting, finishes what is in flight, and disconnects.
     """
     loop = asyncio.get_running_loop()
-    async with open_app(settings, shards, metrics_dir) as app:
+    async with open_app(settings, metrics_dir) as app:
         runner = web.AppRunner(app, shutdown_timeout=settings.stop_timeout_s / 2, access_log=None)
         await runner.setup()
         if runner.server is None:
@@ -61,10 +61,10 @@ async def serving(settings: Settings, shards: int, metrics_dir: Path | None) -> 
 
 async def _run(settings: Settings, ready_file: Path | None) -> None:
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     metrics_dir = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    async with serving(settings, settings.shards, Path(metrics_dir) if metrics_dir else None):
+    async with serving(settings, Path(metrics_dir) if metrics_dir else None):
+        for number in (signal.SIGTERM, signal.SIGINT):  # until here they simply end the process
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
         WORKERS.set(1)
         if ready_file:
             ready_file.write_text(str(os.getpid()))  # noqa: ASYNC240 - once, before anything else

@@ -65,7 +65,7 @@ async def naive(settings: Settings) -> Callable[[web.Request], Awaitable[web.Res
             status, body = messages.plain_problem("code_not_found")
             return web.Response(status=status, body=body, content_type=messages.PROBLEM_TYPE)
         campaign = registry.campaigns[code.batch.campaign]
-        place = keys.place(code.serial, settings.shards, campaign.pinned_shard)
+        place = keys.place(code.serial, registry.shards, campaign.pinned_shard)
         epoch = int(time.time()) // settings.receipt_window_s
         names = [
             keys.events(place.shard),

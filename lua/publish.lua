@@ -14,19 +14,10 @@ local CAMPAIGN_FIELDS = {
     'version', 'id', 'state', 'kind', 'starts_at_ms', 'ends_at_ms', 'stock', 'per_user_limit', 'amount', 'currency',
 }
 
-local function parse_stream_id(id)
-    local ms, seq = string.match(id, '^(%d+)-(%d+)$')
-    return tonumber(ms), tonumber(seq)
-end
+-- @include lib/last_id
 
 local function stream_ends_before(offset)
-    local last_ms, last_seq = 0, 0
-    local info = redis.pcall('XINFO', 'STREAM', events_key)
-    for i = 1, #info, 2 do -- without a stream it is an error, and empty here
-        if info[i] == 'last-generated-id' then
-            last_ms, last_seq = parse_stream_id(info[i + 1])
-        end
-    end
+    local last_ms, last_seq = read_last_id(events_key)
     local offset_ms, offset_seq = parse_stream_id(offset)
     return last_ms < offset_ms or (last_ms == offset_ms and last_seq < offset_seq)
 end

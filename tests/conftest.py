@@ -19,6 +19,7 @@ from engine.control import ControlPlane
 from engine.database import Database
 from engine.settings import Settings
 from persister.migrations import initialise, migrate
+from tests.keyspace import complaints
 from tests.servers import Servers
 
 if TYPE_CHECKING:
@@ -64,7 +65,9 @@ def shards() -> int:
 async def database_url(servers: Servers, template_database: str, shards: int) -> AsyncIterator[str]:
     """A database of this test alone: migrated, initialised, empty."""
     name = f"{servers.database_prefix}{next(_numbers)}"
-    await _execute(servers.admin_database_url, f'CREATE DATABASE "{name}" TEMPLATE "{template_database}"')
+    # FILE_COPY: four times as fast as the default, for a database this small, without fsync.
+    statement = f'CREATE DATABASE "{name}" TEMPLATE "{template_database}" STRATEGY FILE_COPY'
+    await _execute(servers.admin_database_url, statement)
     url = servers.database_url(name)
     connection = await asyncpg.connect(url)
     try:
@@ -82,11 +85,12 @@ def redis_url(servers: Servers) -> str:
 
 @pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    """A client of the empty Redis."""
-    client = Redis.from_url(redis_url)
-    await client.flushdb()
-    yield client
-    await client.aclose()
+    """A client of the empty Redis; whatever a test leaves there must be a key of ours."""
+    async with Redis.from_url(redis_url) as client:
+        await client.flushdb()
+        yield client
+        found = await complaints(client, receipt_window_s=Settings().receipt_window_s)
+        assert not found, found
 
 
 @pytest.fixture

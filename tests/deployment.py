@@ -99,7 +99,7 @@ async def engine_in_process(
     settings = replace(plane.settings, port=0, **changes)
     key = (await api_keys.create(plane, "merchant", scopes)).value.key
     async with (
-        serving(settings, settings.shards, None) as port,
+        serving(settings, None) as port,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
     ):
         merchant = Merchant(session, f"http://{settings.host}:{port}", key)

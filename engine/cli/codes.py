@@ -19,7 +19,7 @@ from engine.formats import DEFAULT_FORMAT, FORMATS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from engine.batches import Batch
+    from engine.batches import Batch, MintedBatch
     from engine.settings import Settings
 
     Write = Callable[[bytes], object]
@@ -54,23 +54,23 @@ def mint(
         raise click.UsageError("--json needs --out FILE: the codes go to stdout")
     settings = load_settings()
     new = batches.NewBatch(count, format_name, prefix)
-    with _opened(out) as write:
-        minted = run_change(lambda plane: batches.mint(plane, campaign_id, new, created_by="cli"), settings)
-        batch = minted.batch
-        click.echo(
-            f"Batch {batch.id}: {count:,} codes in {batch.format};"
-            f" one guess succeeds with a chance of {minted.chance}.",
-            err=True,
-        )
-        try:
-            _write_codes(batch, settings, write)
-        except BrokenPipeError:
+    minted = None
+    try:
+        with _opened(out) as write:
+            minted = run_change(
+                lambda plane: batches.mint(plane, campaign_id, new, created_by="cli"), settings
+            )
+            click.echo(_summary(minted), err=True)
+            _write_codes(minted.batch, settings, write)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if minted is None:
             raise
-        except OSError as error:
-            raise click.ClickException(
-                f"batch {batch.id} is issued, but not written ({error.strerror}):"
-                f" get its codes with `redeem codes export {batch.id}`"
-            ) from error
+        raise click.ClickException(
+            f"batch {minted.batch.id} is issued, but not written ({error.strerror}):"
+            f" get its codes with `redeem codes export {minted.batch.id}`"
+        ) from error
     if as_json:
         echo_json(minted.document())
 
@@ -98,6 +98,14 @@ def rotate_key() -> None:
         click.echo(mint_keys.rotate(settings.mint_keys_path))
     except mint_keys.MintKeyError as error:
         raise click.ClickException(str(error)) from error
+
+
+def _summary(minted: MintedBatch) -> str:
+    batch = minted.batch
+    return (
+        f"Batch {batch.id}: {batch.count:,} codes in {batch.format};"
+        f" one guess succeeds with a chance of {minted.chance}."
+    )
 
 
 def _write_codes(batch: Batch, settings: Settings, write: Write) -> None:

@@ -29,8 +29,7 @@ async def initialise(settings: Settings) -> None:
     """
     connection = await asyncpg.connect(settings.database_url, timeout=settings.database_timeout_s)
     try:
-        for name in await migrations.migrate(connection):
-            _log.info("migration applied", extra={"migration": name})
+        await migrations.migrate(connection)
         await migrations.initialise(connection, settings.shards)
         in_use = {row["mint_key"] for row in await connection.fetch("SELECT DISTINCT mint_key FROM batches")}
     finally:

@@ -139,8 +139,9 @@ def test_the_face_value_is_fixed_once_it_left_draft() -> None:
 @pytest.mark.parametrize("limit", ["stock", "per_user_limit"])
 def test_a_limit_is_moved_and_removed_but_never_added_after_draft(limit: str) -> None:
     limited = campaign(state="active", pinned_shard=0, **{limit: 10})
+    changes: dict[str, Any] = {}
     for value in (20, 1, None):
-        changes: dict[str, Any] = {limit: value}
+        changes[limit] = value
         revised = campaigns.revise(limited, CampaignChange(**changes), has_batches=True)
         assert getattr(revised, limit) == value
     unlimited = campaign(state="active", pinned_shard=0)

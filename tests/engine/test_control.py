@@ -110,7 +110,7 @@ async def test_every_shard_gets_the_version_and_the_campaigns_it_holds(plane: Co
     for shard in range(3):
         assert await plane.redis.exists(keys.campaign(shard, spread.id))
         assert await plane.redis.exists(keys.campaign(shard, pinned.id)) == (shard == pinned.pinned_shard)
-    assert await plane.redis.hlen(keys.control()) == 2
+    assert await plane.redis.hlen(keys.control()) == 3  # the two campaigns, and the deployment
 
 
 async def test_a_change_that_redis_did_not_take_is_committed_and_healed(
@@ -175,6 +175,15 @@ async def test_an_older_publisher_between_two_chunks_of_a_newer_one_does_not_win
     assert await plane.redis.zscore(keys.control_changed(), "campaign:cmp_7") == 9
 
 
+async def test_the_version_of_a_shard_never_goes_back(plane: ControlPlane) -> None:
+    await create(plane)
+    before = await everything(plane.redis)
+    row = control._Row(3, "campaign:cmp_7", b"{}", ("cmp_7", *[""] * 8))
+    for target in ("1", "2"):
+        assert await control._call(plane.redis, 0, [row], "0", target, "0-0", "1") == b"current"
+    assert await everything(plane.redis) == before
+
+
 async def test_rows_are_not_sent_to_a_shard_that_lost_the_ones_before_them(plane: ControlPlane) -> None:
     assert await control._call(plane.redis, 0, [], "5", "6", "0-0", "1") == b"gap"
     assert not await plane.redis.exists(keys.version(0))
@@ -196,8 +205,8 @@ async def test_a_large_configuration_comes_in_chunks_and_the_version_with_the_la
 
     monkeypatch.setattr(control, "_call", watch)
     await publish(plane.redis, plane.database)
-    assert calls == [("3", ""), ("3", ""), ("1", "1")]
-    assert await plane.redis.hlen(keys.control()) == 7
+    assert calls == [("3", ""), ("3", ""), ("2", "1")]  # seven keys, and the deployment
+    assert await plane.redis.hlen(keys.control()) == 8
     assert await plane.redis.get(keys.version(0)) == b"8"
 
 
@@ -275,7 +284,7 @@ async def test_changes_at_the_same_time_get_versions_of_their_own(plane: Control
     assert len({item.id for item in made}) == 20
     assert await plane.redis.get(keys.version(0)) == b"21"
     scores: list[Any] = await plane.redis.zrange(keys.control_changed(), 0, -1, withscores=True)
-    assert sorted(score for _, score in scores) == list(range(2, 22))
+    assert sorted(score for _, score in scores) == list(range(1, 22))  # the deployment came first
 
 
 async def test_a_failed_change_publishes_nothing_and_takes_no_version(plane: ControlPlane) -> None:

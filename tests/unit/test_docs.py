@@ -1,0 +1,47 @@
+"""What the documents say is what there is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+from engine.cli import COMMANDS
+from engine.errors import PROBLEMS
+from engine.settings import Settings, variable
+
+ROOT = Path(__file__).parents[2]
+START, END = "<!-- settings: checked by tests/unit/test_docs.py -->\n", "<!-- end of settings -->"
+
+
+def settings_table() -> str:
+    rows = ["| variable | default | what it does |", "|---|---|---|"]
+    for item in fields(Settings):
+        default = "" if item.default in {"", None} else f"`{item.default}`"
+        rows.append(f"| `{variable(item.name)}` | {default} | {item.metadata['help']} |")
+    return "\n".join(rows) + "\n"
+
+
+def test_readme_lists_every_setting_with_its_default():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    written = readme[readme.index(START) + len(START) : readme.index(END)]
+    assert written == settings_table(), "python -m tests.unit.test_docs writes it anew"
+
+
+def test_api_document_lists_every_problem_with_its_status():
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (\d{3}) \|", text, re.MULTILINE))
+    assert rows == {code: str(status) for code, (status, _) in PROBLEMS.items()}
+
+
+def test_operations_document_names_every_command():
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    missing = [name for name in COMMANDS if f"`redeem {name}" not in text]
+    assert not missing
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    head, _, rest = text.partition(START)
+    readme.write_text(head + START + settings_table() + END + rest.partition(END)[2], encoding="utf-8")
