@@ -8,8 +8,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from aiohttp import web
+from aiohttp import HttpVersion10, web
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from engine import admin
 from engine.auth import Authenticator
@@ -46,12 +48,17 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
     telemetry = Telemetry()
     async with contextlib.AsyncExitStack() as stack:
         timeout_s = settings.attempt_deadline_ms / 1000
-        redis = Redis.from_url(settings.redis_url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+        redis = Redis.from_url(
+            settings.redis_url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 1),  # for a connection closed meanwhile; of all else callers are told
+        )
         stack.push_async_callback(redis.aclose)
         database = await stack.enter_async_context(open_database(settings, settings.database_url))
         plane = ControlPlane(database=database, redis=redis, settings=settings)
         await stack.enter_async_context(_in_background(heal(plane)))
-        registry = Registry(redis)
+        registry = Registry(redis, timeout_s=timeout_s)
         await _first_configuration(registry)
         redemptions = Redemptions(settings, registry, telemetry)
         redemptions.open()
@@ -123,6 +130,7 @@ def _problems(settings: Settings) -> Any:  # noqa: ANN401 - aiohttp has a privat
     @web.middleware
     async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
+            _check_version(request)
             return await handler(request)
         except Refusal as refusal:
             return respond(refusal.code, refusal.detail)
@@ -136,3 +144,9 @@ def _problems(settings: Settings) -> Any:  # noqa: ANN401 - aiohttp has a privat
             return respond(_CODE_OF_STATUS.get(error.status, "malformed_request"))
 
     return answer_problems
+
+
+def _check_version(request: web.Request) -> None:
+    """A request line without a version would be HTTP/0.9, which aiohttp lets through."""
+    if request.version < HttpVersion10:
+        raise Refusal("malformed_request", "This is not a valid HTTP request.")

@@ -100,6 +100,14 @@ class Connection(RequestHandler):
         if self.transport is not None and not self._request_in_progress:
             self.transport.close()
 
+    async def finish_response(
+        self, request: BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send an answer; one that aiohttp made before any handler of ours was asked is put in our words."""
+        if isinstance(resp, web.HTTPException):  # an Expect header it does not know, which it repeats
+            resp = _not_http()
+        return await super().finish_response(request, resp, start_time)
+
     def handle_error(
         self,
         request: BaseRequest,
@@ -111,13 +119,20 @@ class Connection(RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun, it can only be cut")
         if status in _CLIENT_ERROR:
-            status, body = problem("malformed_request", "This is not a valid HTTP request.")
-        else:
-            _log.error("request failed", extra={"kind": type(exc).__name__}, exc_info=_without_text(exc))
-            status, body = plain_problem("internal_error")
-        response = web.Response(status=status, body=body, content_type=PROBLEM_TYPE)
-        response.force_close()
-        return response
+            return _not_http()
+        _log.error("request failed", extra={"kind": type(exc).__name__}, exc_info=_without_text(exc))
+        return _last(*plain_problem("internal_error"))
+
+
+def _not_http() -> web.Response:
+    return _last(*problem("malformed_request", "This is not a valid HTTP request."))
+
+
+def _last(status: int, body: bytes) -> web.Response:
+    """An answer after which the connection is closed."""
+    response = web.Response(status=status, body=body, content_type=PROBLEM_TYPE)
+    response.force_close()
+    return response
 
 
 def _without_text(error: BaseException | None) -> Any:  # noqa: ANN401 - what logging takes as exc_info

@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from engine.admin import API_KEY
 from engine.errors import RETRYABLE_STATUS, Refusal, StoreUnavailable
-from engine.messages import JSON_TYPE, PROBLEM_TYPE, check_idempotency_key, parse_redeem_request
+from engine.messages import (
+    JSON_TYPE,
+    PROBLEM_TYPE,
+    check_idempotency_key,
+    check_text,
+    parse_redeem_request,
+)
 from engine.telemetry import exposition, store_exposition
 
 if TYPE_CHECKING:
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
     from engine.settings import Settings
 
 PAGE_LIMIT_DEFAULT: Final = 100
+_DIGITS_MAX: Final = 10
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -88,6 +96,9 @@ class Handlers:
         unknown = set(query) - {"user", "campaign", "after", "limit"}
         if unknown or len(query) != len(set(query)):
             raise Refusal("malformed_request", "This list takes user, campaign, after and limit, each once.")
+        for name in ("user", "campaign"):
+            if name in query:
+                check_text(name, query[name], self._settings.user_length_max)
         limit = page_limit(query.get("limit"), self._settings.page_limit_max)
         page = await self._records.page(
             user=query.get("user"), campaign=query.get("campaign"), after=query.get("after"), limit=limit
@@ -160,15 +171,28 @@ async def read_json(request: web.Request, bytes_max: int, timeout_s: int) -> byt
         raise Refusal("unsupported_media_type")
     if (request.content_length or 0) > bytes_max:
         raise Refusal("body_too_large", f"At most {bytes_max} bytes.")
+    if request.content.is_eof():  # it came with the head, as most do
+        body = request.content.read_nowait()
+    else:
+        body = await _read_body(request, bytes_max, timeout_s)
+    if len(body) > bytes_max:
+        raise Refusal("body_too_large", f"At most {bytes_max} bytes.")
+    return body
+
+
+async def _read_body(request: web.Request, bytes_max: int, timeout_s: int) -> bytes:
+    """A body as it arrives, up to the first chunk past its limit."""
     body = bytearray()
     try:
         async with asyncio.timeout(timeout_s):
             async for chunk in request.content.iter_any():
                 body += chunk
                 if len(body) > bytes_max:
-                    raise Refusal("body_too_large", f"At most {bytes_max} bytes.")
+                    break
     except TimeoutError:
         raise Refusal("malformed_request", "The body did not arrive in time.") from None
+    except (ConnectionError, web.RequestPayloadError, HttpProcessingError):
+        raise Refusal("malformed_request", "The body did not arrive whole.") from None
     return bytes(body)
 
 
@@ -180,7 +204,7 @@ def page_limit(text: str | None, most: int) -> int:
     """
     if text is None:
         return min(PAGE_LIMIT_DEFAULT, most)
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:10]) <= most):
+    if not (text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX and 1 <= int(text) <= most):
         raise Refusal("malformed_request", f"limit must be between 1 and {most}")
     return int(text)
 

@@ -75,7 +75,7 @@ def parse_redeem_request(body: bytes, settings: Settings) -> RedeemRequest:
 
 def _check_metadata(metadata: dict[str, Any], bytes_max: int) -> None:
     try:
-        size = len(_canonical(metadata))
+        size = len(_canonical([metadata])) - 2  # as deep as ``fingerprint`` has it
     except orjson.JSONEncodeError:  # nested too deep, or an integer past 64 bits
         raise Refusal("malformed_request", "metadata cannot be kept as it is") from None
     if size > bytes_max:

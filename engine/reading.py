@@ -124,7 +124,7 @@ class Records:
         if user is None and campaign is None:
             raise Refusal("malformed_request", "Name a user, a campaign, or both.")
         start = _NEWEST if after is None else events.parse_id(after)
-        if start is None or start.shard > _SHARD_AFTER_ALL or start.stream_seq > _NEWEST.stream_seq:
+        if start is None or start.stream_ms == 0 or start.stream_seq > _NEWEST.stream_seq:
             raise Refusal("malformed_request", "after is not a cursor of this list")
         before = Position.of(start)
         found, floor = await self._from_streams(before, user, campaign)
@@ -152,23 +152,26 @@ class Records:
             after = f"({offset['stream_ms']}-{offset['stream_seq']}"
             try:
                 entries: Any = await self._redis.xrevrange(
-                    keys.events(shard), str(before.stream_ms), after, count=self._tail_scan_max
+                    keys.events(shard), _last_before(before, shard), after, count=self._tail_scan_max
                 )
             except (OSError, RedisError) as error:
                 raise StoreUnavailable(str(error)) from error
             for item in _redeemed(shard, entries):
                 record = item.record
-                if (
-                    item.position < before
-                    and user in {None, record["user"]}
-                    and campaign in {None, record["campaign"]}
-                ):
+                if user in {None, record["user"]} and campaign in {None, record["campaign"]}:
                     found.append(item)
             if len(entries) == self._tail_scan_max:
                 milliseconds, _, sequence = entries[-1][0].partition(b"-")
                 last = Position(int(milliseconds), shard, int(sequence))
                 floor = last if floor is None else max(floor, last)
         return found, floor
+
+
+def _last_before(before: Position, shard: int) -> str:
+    """Up to which stream id a shard's entries stand before a position, as XREVRANGE takes it."""
+    if shard == before.shard:
+        return f"({before.stream_ms}-{before.stream_seq}"
+    return f"({before.stream_ms + (shard < before.shard)}-0"
 
 
 def _redeemed(shard: int, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> Iterator[Found]:

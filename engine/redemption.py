@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
+import re
+import unicodedata
 from typing import TYPE_CHECKING, Final
 
 from engine import keys
 from engine.batcher import Batcher
 from engine.decoder import Decoder
-from engine.errors import Fault, Overloaded, StoreUnavailable
-from engine.formats import FORMATS, mask, normalise, split
+from engine.errors import ContractViolation, Fault, Overloaded, StoreUnavailable
+from engine.formats import FORMATS, PREFIX_CHARACTERS_MAX, mask, normalise, split
 from engine.messages import fingerprint, plain_problem, problem, redeemed
+from engine.mint_keys import MintKeyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +31,10 @@ if TYPE_CHECKING:
     from engine.settings import Settings
     from engine.telemetry import Telemetry
 
+_log = logging.getLogger(__name__)
 _SHORTEST_CODE: Final = min(fmt.length for fmt in FORMATS.values())
+_LONGEST_TEXT: Final = PREFIX_CHARACTERS_MAX + max(fmt.length for fmt in FORMATS.values())
+_NO_SYMBOL: Final = re.compile("[^0-9A-Za-z]+")
 
 
 class Attempt:
@@ -35,7 +42,7 @@ class Attempt:
 
     __slots__ = (
         "_core", "api_key", "batch", "campaign", "deadline", "fingerprint", "key", "last4", "masked_code",
-        "on_done", "place", "readings", "request", "serial",
+        "normalised", "on_done", "place", "readings", "request", "serial", "version",
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +52,7 @@ class Attempt:
         request: RedeemRequest,
         key: str | None,
         api_key: ApiKey,
+        normalised: bytes,
         readings: list[Reading],
         deadline: float,
         on_done: Callable[[int, bytes], None],
@@ -53,7 +61,9 @@ class Attempt:
         self.request = request
         self.key = key
         self.api_key = api_key
+        self.normalised = normalised
         self.readings = readings
+        self.version = core.registry.version  # of the configuration that it is decoded with at first
         self.deadline = deadline
         self.on_done = on_done
 
@@ -105,6 +115,15 @@ class Attempt:
             self.key or "",
             self.api_key.id,
         )
+
+    def read_again(self) -> None:
+        """Read what was typed once more: there are other prefixes now."""
+        self.readings = split(self.normalised, self._core.registry.prefixes)
+
+    def not_found(self) -> None:
+        """No code that was issued."""
+        code = "code_not_found" if self.readings else "code_malformed"
+        self.finish(code, *plain_problem(code))
 
     def answered(self, answer: bytes) -> None:
         """Turn the script's answer into that of the API."""
@@ -202,11 +221,11 @@ class Redemptions:
         """
         normalised = normalise(request.code, characters_max=self.settings.code_length_max)
         readings = split(normalised, self.registry.prefixes) if normalised else []
-        if not readings:
+        if not normalised or not (readings or _may_have_prefix(normalised)):
             self.telemetry.outcome("code_malformed")
             on_done(*plain_problem("code_malformed"))
             return
-        if self._repeats_code(readings, request.user, request.order, key):
+        if _repeats_code(normalised, request.user, request.order, key):
             self.telemetry.outcome("malformed_request")
             on_done(*problem("malformed_request", "The code may stand in no other field."))
             return
@@ -221,6 +240,7 @@ class Redemptions:
                 request=request,
                 key=key,
                 api_key=api_key,
+                normalised=normalised,
                 readings=readings,
                 deadline=deadline,
                 on_done=on_done,
@@ -228,15 +248,6 @@ class Redemptions:
         )
         if len(self._undecoded) == 1:
             self._loop.call_soon(self._decode)
-
-    def _repeats_code(self, readings: list[Reading], *texts: str | None) -> bool:
-        """Whether a field that is kept contains the code: no code may come to rest (P7)."""
-        for text in texts:
-            if text is not None and len(text) >= _SHORTEST_CODE:
-                flat = normalise(text, characters_max=len(text))
-                if flat and any(symbols in flat for _, symbols, _ in readings):
-                    return True
-        return False
 
     def _decode(self) -> None:
         """Decode all codes that came in one turn of the event loop, and send them on."""
@@ -251,22 +262,32 @@ class Redemptions:
         """Before a code is called unknown: is what we know of batches and keys still current?"""
         while self._unresolved:
             attempts, self._unresolved = self._unresolved, []
-            known = self.registry.version
             try:
-                await self.registry.confirm()
-            except StoreUnavailable as fault:
+                async with asyncio.timeout_at(attempts[0].deadline):
+                    await self.registry.confirm()
+            except (StoreUnavailable, TimeoutError):
                 for attempt in attempts:
-                    attempt.failed(fault)
+                    attempt.failed(StoreUnavailable("Redis cannot be asked"))
                 continue
-            if self.registry.version != known:
-                attempts = self._resolve([attempt for attempt in attempts if attempt.still_allowed()])
+            if self.registry.version != attempts[0].version:  # of all, the first saw the oldest
+                attempts = [attempt for attempt in attempts if attempt.still_allowed()]
+                for attempt in attempts:
+                    attempt.read_again()
+                attempts = self._resolve(attempts)
             for attempt in attempts:
-                attempt.finish("code_not_found", *plain_problem("code_not_found"))
+                attempt.not_found()
 
     def _resolve(self, attempts: list[Attempt]) -> list[Attempt]:
         """Send on every attempt whose code was issued; the others come back."""
         unresolved = []
-        issued = self._decoder.find([attempt.readings for attempt in attempts])
+        try:
+            issued = self._decoder.find([attempt.readings for attempt in attempts])
+        except Exception as error:  # noqa: BLE001 - everybody gets an answer, whatever it is
+            reason = str(error) if isinstance(error, MintKeyError) else type(error).__name__
+            _log.error("codes cannot be decoded", extra={"error": reason})
+            for attempt in attempts:
+                attempt.failed(ContractViolation("codes cannot be decoded"))
+            return []
         for attempt, code in zip(attempts, issued, strict=True):
             if code is None:
                 unresolved.append(attempt)
@@ -280,6 +301,29 @@ class Redemptions:
             self._batchers[attempt.place.shard].add(attempt)
         except Overloaded as fault:
             attempt.failed(fault)
+
+
+def _may_have_prefix(normalised: bytes) -> bool:
+    """Whether there could be a prefix, not known here yet, with which this is a code."""
+    prefixes = {normalised[: -fmt.length] for fmt in FORMATS.values()}
+    return len(normalised) <= _LONGEST_TEXT and bool(split(normalised, prefixes))
+
+
+def _repeats_code(normalised: bytes, *texts: str | None) -> bool:
+    """Whether a field that is kept contains the code, however written: none may come to rest (P7).
+
+    However the typed text is read, its last symbols are the code's.
+    """
+    ending = normalised[-_SHORTEST_CODE:]
+    for text in texts:
+        if text is not None and len(text) >= _SHORTEST_CODE:
+            flat = normalise(text, characters_max=len(text))
+            if flat is None:
+                plain = _NO_SYMBOL.sub("", unicodedata.normalize("NFKC", text))
+                flat = normalise(plain, characters_max=len(plain))
+            if flat is not None and ending in flat:
+                return True
+    return False
 
 
 def _bucketed(text: str, buckets: int) -> tuple[int, bytes]:

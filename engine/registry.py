@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SCOPES: Final = ("redeem", "read", "events", "admin")
 CONFIRM_INTERVAL_S: Final = 0.02
+REFRESH_TIMEOUT_S: Final = 2.0
 
 
 class ApiKey(msgspec.Struct, frozen=True):
@@ -66,8 +67,9 @@ class Deployment(msgspec.Struct, frozen=True):
 class Registry:
     """The copy, and how it is kept current. Reading it never waits."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, *, timeout_s: float = REFRESH_TIMEOUT_S) -> None:
         self._redis = redis
+        self._timeout_s = timeout_s
         self._one_at_a_time = asyncio.Lock()
         self._confirming: asyncio.Task[None] | None = None
         self._confirmed_at = 0.0
@@ -82,10 +84,13 @@ class Registry:
         """Take over what has changed since; what it reads is never older than the call.
 
         Raises:
-            StoreUnavailable: Redis cannot be asked, or holds no configuration.
+            StoreUnavailable: Redis does not answer in time, or holds no configuration.
         """
-        async with self._one_at_a_time:
-            await self._refresh()
+        try:
+            async with asyncio.timeout(self._timeout_s), self._one_at_a_time:
+                await self._refresh()
+        except TimeoutError:
+            raise StoreUnavailable("Redis does not answer") from None
 
     async def confirm(self) -> None:
         """``refresh``, at most once in ``CONFIRM_INTERVAL_S``, whoever guesses however much.

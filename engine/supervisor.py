@@ -371,8 +371,10 @@ class _Process:
 class Supervisor:
     """Runs children until it is told to stop, or until one of them cannot be helped."""
 
-    def __init__(self, *, stop_timeout_s: float) -> None:
+    def __init__(self, *, stop_timeout_s: float, ends_process: bool = False) -> None:
+        """Make one that runs nothing yet; `ends_process` when the process has nothing to do after `run`."""
         self._stop_timeout_s = stop_timeout_s
+        self._ends_process = ends_process
         self._processes: dict[str, _Process] = {}
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._ending = asyncio.Event()
@@ -405,6 +407,8 @@ class Supervisor:
             stopped_in_time = await self._stop()
             for number in handled:
                 asyncio.get_running_loop().remove_signal_handler(number)
+                if self._ends_process:  # one more Ctrl-C must not turn an ordered stop into a failure
+                    signal.signal(number, signal.SIG_IGN)
         if not planning.cancelled() and (error := planning.exception()) is not None:
             raise error
         return 1 if self._failed or not stopped_in_time else 0

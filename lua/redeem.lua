@@ -2,7 +2,7 @@
 -- Redeems a batch of attempts, each answered for itself, in their order.
 -- Answers {'ok', answer…}, one for each attempt: `redeemed <stream id> <amount>`, a refusal's
 -- code, or `replayed <the first answer>`. Or, with nothing done:
--- {'stale'}: this shard knows a later configuration; {'unpublished'}: it knows none;
+-- {'stale'}: this shard knows another configuration; {'unpublished'}: it knows none;
 -- {'epoch', n}: receipts are now kept under epoch n.
 local events_key, version_key = KEYS[1], KEYS[2]
 local shard, version, receipt_epoch, receipt_window_s = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -101,6 +101,8 @@ for at = first_attempt, #ARGV, attempt_width do
             answer = 'invalid_amount'
         elseif campaign.stock and campaign.redeemed + campaign.added >= campaign.stock then
             answer = 'sold_out'
+        elseif campaign.per_user_limit and not counted then
+            return { 'stale' } -- the caller's copy of this campaign is older than ours, or newer
         elseif campaign.per_user_limit and counted >= campaign.per_user_limit then
             answer = 'customer_limit_exceeded'
         else

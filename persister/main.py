@@ -41,16 +41,17 @@ async def run(
 
 async def _run_shards(settings: Settings, redis_url: str, database_url: str, stop: asyncio.Event) -> None:
     async with asyncio.TaskGroup() as group:
-        persisters = [
-            group.create_task(ShardPersister(shard, settings, redis_url, database_url, stop).run())
-            for shard in range(settings.shards)
-        ]
+        persisters = {}
+        for shard in range(settings.shards):
+            persister = ShardPersister(shard, settings, redis_url, database_url, stop)
+            persisters[group.create_task(persister.run())] = persister
         await stop.wait()
         _, late = await asyncio.wait(persisters, timeout=settings.stop_timeout_s)
         if late:
             logger.warning("stopped before the streams were empty", extra={"shards": len(late)})
-        for persister in late:
-            persister.cancel()
+        for task in late:
+            persisters[task].abandon()
+            task.cancel()
 
 
 @contextmanager

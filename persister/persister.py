@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 BACKOFF_S_MIN: Final = 0.1
 UNEXPECTED: Final = "the persister failed unexpectedly"
-OBSERVE_TIMEOUT_S: Final = 1.0
+WATCH_INTERVAL_S: Final = 1.0
 COMMIT_INTERVAL_S: Final = 0.02
 """Small batches are not committed faster than this: each one costs both servers a flush to disk."""
 
@@ -50,25 +50,35 @@ class ShardPersister:
         self._redis = connect(settings, redis_url)
         self._reader = StreamReader(self._redis, shard, settings)
         self._trimmer = Trimmer(self._redis, shard, settings.persist_batch_max)
+        self._sink: Sink | None = None
         self._owner = False
-        self._pending: Batch | None = None  # read, and not known to be committed
+        self._committed: StreamId | None = None  # as far as is known
         self._trouble: str | None = None
         self._failures = 0
 
     async def run(self) -> None:
         """Persist until stopped, then until the stream is empty. Outages are waited out."""
+        watching = asyncio.create_task(self._watch())
         try:
             while not await self._tried():
                 await self._back_off()
         finally:
+            await _drop(watching)
             with contextlib.suppress(RedisError, OSError):
                 await self._redis.aclose()
+
+    def abandon(self) -> None:
+        """Drop the connection to PostgreSQL, which rolls back what is under way; cancel ``run`` next."""
+        if self._sink is not None:
+            self._sink.abandon()
 
     async def _tried(self) -> bool:
         """One try; answers whether it ended because it was asked to, or can do no more."""
         try:
             await self._serve()
-        except Exception as error:  # noqa: BLE001 - whatever it is: told, and tried again
+        except Exception as error:  # whatever it is: told, and tried again
+            if _is_cancelled():  # the clients may answer that with an exception of their own
+                raise asyncio.CancelledError from error
             self._tell(error)
             return self._stop.is_set() and isinstance(error, StreamBehind)
         return True
@@ -77,6 +87,7 @@ class ShardPersister:
         """From becoming the owner to letting go; returns when stopped."""
         owners = metrics.OWNER.labels(self._label)
         async with open_sink(self._settings, self._database_url, self._shard) as sink:
+            self._sink = sink
             if not await self._become_owner(sink):
                 return
             owners.set(1)
@@ -103,8 +114,9 @@ class ShardPersister:
     async def _persist(self, sink: Sink) -> None:
         """The loop: one batch is written while the next one is read."""
         offset = await sink.offset(self._settings.shards)
+        self._committed = offset.id
         page = await self._reader.read(offset.id)
-        await self._trim(offset)
+        await self._trimmer.trim(offset.id)
         while page.batch is not None or not self._stop.is_set():
             self._observe(page)
             if page.batch is None:
@@ -114,38 +126,40 @@ class ShardPersister:
                 offset, page = await self._write(sink, page.batch, offset)
         self._observe(page)
         if self._trimmer.retained:
-            await self._trim(offset)
+            await self._trimmer.trim(offset.id)
 
     async def _idle(self, offset: Offset) -> Page:
         """Wait for news; where none come, that is the moment to trim."""
         news = await self._news(offset)
         page = await self._reader.read(offset.id)
         if page.batch is None and not news and self._trimmer.retained:
-            await self._trim(offset)
+            await self._trimmer.trim(offset.id)
         return page
 
     async def _write(self, sink: Sink, batch: Batch, begin: Offset) -> tuple[Offset, Page]:
         """Write a batch and read what follows it: at the same time, where more is known to be there."""
         began = time.monotonic()
-        self._pending = batch
         full = batch.size >= self._settings.persist_batch_max
-        ahead = asyncio.create_task(self._reader.read(batch.last)) if full else None
+        ahead = asyncio.create_task(self._trim_and_read(begin.id, batch.last)) if full else None
         try:
             end, rejects = await sink.write(batch, begin)
             self._count(batch, rejects)
-            if self._trimmer.due:
-                await self._trim(end)
             if ahead is not None:
                 return end, await ahead
         finally:
             if ahead is not None:
                 await _drop(ahead)
         await self._pause(began + COMMIT_INTERVAL_S - time.monotonic())
-        return end, await self._reader.read(end.id)
+        return end, await self._trim_and_read(end.id, end.id)
+
+    async def _trim_and_read(self, committed: StreamId, after: StreamId) -> Page:
+        if self._trimmer.due:
+            await self._trimmer.trim(committed)
+        return await self._reader.read(after)
 
     def _count(self, batch: Batch, rejects: list[Reject]) -> None:
         self._well()
-        self._pending = None
+        self._committed = batch.last
         self._trimmer.committed(batch.size)
         metrics.PERSISTED.labels(self._label).inc(batch.size - len(rejects))
         metrics.REJECTED.labels(self._label).inc(len(rejects))
@@ -154,9 +168,6 @@ class ShardPersister:
                 "stream entry kept in ledger_rejects",
                 extra={"shard": self._shard, "entry": str(reject.id), "reason": reject.reason},
             )
-
-    async def _trim(self, offset: Offset) -> None:
-        await self._trimmer.trim(offset.id)
 
     async def _news(self, offset: Offset) -> bool:
         """Whether an entry follows the offset; waits for one, but not once we are to stop."""
@@ -177,8 +188,6 @@ class ShardPersister:
 
     async def _back_off(self) -> None:
         """Wait longer after each failure in a row, and never in step with others."""
-        if self._owner:
-            await self._observe_outage()
         delay_s = min(self._settings.persist_backoff_s_max, BACKOFF_S_MIN * 2 ** min(self._failures, 16))
         self._failures += 1
         if self._stop.is_set():  # what is left of the time to stop is for trying, but not without rest
@@ -187,15 +196,18 @@ class ShardPersister:
             await self._pause(delay_s * _jitter())
 
     def _observe(self, page: Page) -> None:
-        oldest = page.batch.first if page.batch else None
-        self._show_lag(page.stream_length, oldest)
+        self._show_lag(page.stream_length, page.batch.first if page.batch else None)
 
-    async def _observe_outage(self) -> None:
-        """The lag grows while PostgreSQL is away, which is when it matters."""
-        with contextlib.suppress(RedisError, OSError, TimeoutError):
-            async with asyncio.timeout(OBSERVE_TIMEOUT_S):
-                length = await self._reader.length()
-            self._show_lag(length, self._pending.first if self._pending else None)
+    async def _watch(self) -> None:
+        """Show the lag while a write hangs or PostgreSQL is away, which is when it matters."""
+        while not _is_cancelled():
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            committed = self._committed
+            if self._owner and committed is not None:
+                with contextlib.suppress(RedisError, OSError, StreamBehind):
+                    page = await self._reader.read(committed, 1)
+                    if committed is self._committed:
+                        self._observe(page)
 
     def _show_lag(self, length: int, oldest: StreamId | None) -> None:
         behind = max(0, length - self._trimmer.retained)
@@ -222,6 +234,14 @@ class ShardPersister:
         self._trouble, self._failures = None, 0
 
 
+_POSTGRES_TROUBLE: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection that broke between two steps of the protocol
+    OSError,  # while connecting; Redis has its own
+)
+
+
 def _classify(error: Exception) -> tuple[str, int]:
     if isinstance(error, StreamBehind):
         return "Redis is behind the ledger: rebuild it", logging.ERROR
@@ -231,9 +251,14 @@ def _classify(error: Exception) -> tuple[str, int]:
         return "the deployment is not initialised", logging.WARNING
     if isinstance(error, RedisError):
         return "Redis cannot be used", logging.WARNING
-    if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError):  # OSError: to connect
+    if isinstance(error, _POSTGRES_TROUBLE):
         return "PostgreSQL cannot be used", logging.WARNING
     return UNEXPECTED, logging.ERROR
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _jitter() -> float:

@@ -59,16 +59,17 @@ class StreamReader:
         self._batch_max = settings.persist_batch_max
         self._block_ms = settings.persist_block_ms
 
-    async def read(self, after: StreamId) -> Page:
-        """The entries that follow, at most ``persist_batch_max``; returns at once.
+    async def read(self, after: StreamId, count: int | None = None) -> Page:
+        """The entries that follow, at most ``count`` (``persist_batch_max``); returns at once.
 
         Raises:
             StreamBehind: the stream ends before ``after``, or is gone.
         """
-        page = await self._read_page(after, self._batch_max)
+        most = count or self._batch_max
+        page = await self._read_page(after, most)
         batch, length = page.batch, page.stream_length
-        while page.batch and page.batch.size == PAGE_ENTRIES and batch and batch.size < self._batch_max:
-            page = await self._read_page(batch.last, self._batch_max - batch.size)
+        while page.batch and page.batch.size == PAGE_ENTRIES and batch and batch.size < most:
+            page = await self._read_page(batch.last, most - batch.size)
             batch = batch.followed_by(page.batch) if page.batch else batch
         return Page(batch, length)
 
@@ -89,10 +90,6 @@ class StreamReader:
     async def wait(self, after: StreamId) -> bool:
         """Wait until an entry follows, at most ``persist_block_ms``; answers whether one does."""
         return bool(await self._client.xread({self._key: str(after)}, count=1, block=self._block_ms))
-
-    async def length(self) -> int:
-        """How many entries the stream holds."""
-        return await self._client.xlen(self._key)
 
 
 def _as_it_is(response: Any, **_: Any) -> Any:  # noqa: ANN401 - whatever Redis sent

@@ -91,6 +91,10 @@ class Sink:
         except asyncpg.UniqueViolationError as error:
             raise OffsetMoved(f"the ledger of shard {self._shard} goes beyond {begin.id}") from error
 
+    def abandon(self) -> None:
+        """Drop the connection without a word; every call under way fails at once."""
+        self._connection.terminate()
+
     async def _write_whole(self, batch: Batch, begin: Offset) -> tuple[Offset, list[Reject]]:
         end = Offset(batch.last, begin.seq + len(batch.entries))
         async with self._connection.transaction():
@@ -172,5 +176,5 @@ async def open_sink(settings: Settings, database_url: str, shard: int) -> AsyncI
 def describe(error: BaseException) -> str:
     """An error in one line without the values of the row it is about (PostgreSQL's DETAIL has them)."""
     code = getattr(error, "sqlstate", None)
-    message = str(error.args[0]) if error.args else ""
+    message = str(error if isinstance(error, OSError) or not error.args else error.args[0])
     return " ".join(part for part in (type(error).__name__, code, message) if part)

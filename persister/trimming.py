@@ -43,8 +43,9 @@ class Trimmer:
         """Remove all entries up to and including the committed one; answers how many there were."""
         if committed == StreamId(0, 0):
             return 0  # nothing is committed: nothing to remove, and Redis need not be asked
+        known = self.retained  # more may come into the ledger meanwhile, above the offset
         removed = await self._client.xtrim(self._key, minid=str(_after(committed)), approximate=False)
-        self.retained = 0
+        self.retained -= known
         return removed
 
 

@@ -51,8 +51,7 @@ def up(**options: Any) -> None:  # noqa: ANN401 - options of several types
             await demo.show(complete, url)
 
     with DataDirectoryLock(settings.data_dir):
-        supervisor = Supervisor(stop_timeout_s=settings.stop_timeout_s)
-        sys.exit(uvloop.run(supervisor.run(plan)))
+        sys.exit(uvloop.run(_supervisor(settings).run(plan)))
 
 
 @click.command()
@@ -67,7 +66,7 @@ def serve(**options: Any) -> None:  # noqa: ANN401
     async def plan(supervisor: Supervisor) -> None:
         await _serve(supervisor, settings, also=[])
 
-    sys.exit(uvloop.run(Supervisor(stop_timeout_s=settings.stop_timeout_s).run(plan)))
+    sys.exit(uvloop.run(_supervisor(settings).run(plan)))
 
 
 @click.command()
@@ -90,6 +89,10 @@ def _settings(options: dict[str, Any]) -> Settings:
     settings = all_settings.load(os.environ, options)
     log_to_stderr(settings.log_level)
     return replace(settings, data_dir=settings.data_dir.resolve())
+
+
+def _supervisor(settings: Settings) -> Supervisor:
+    return Supervisor(stop_timeout_s=settings.stop_timeout_s, ends_process=True)
 
 
 def _with_urls(settings: Settings) -> Settings:

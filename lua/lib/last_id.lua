@@ -7,7 +7,10 @@ end
 
 local function read_last_id(stream_key)
     local info = redis.pcall('XINFO', 'STREAM', stream_key)
-    for i = 1, #info, 2 do -- without a stream it is an error, and empty here
+    if info.err then -- there is no stream; a key of another type raises here, before anything is written
+        redis.call('XLEN', stream_key)
+    end
+    for i = 1, #info, 2 do
         if info[i] == 'last-generated-id' then
             return parse_stream_id(info[i + 1])
         end

@@ -57,7 +57,7 @@ def child(name, stage):
 async def plan(supervisor):
     await supervisor.start([child("server", 0), child("worker", 1)])
     (place / "all-ready").touch()
-sys.exit(asyncio.run(Supervisor(stop_timeout_s=60).run(plan)))
+sys.exit(asyncio.run(Supervisor(stop_timeout_s=60, ends_process=True).run(plan)))
 """
 
 

@@ -22,19 +22,19 @@ def settings_table() -> str:
     return "\n".join(rows) + "\n"
 
 
-def test_readme_lists_every_setting_with_its_default():
+def test_readme_lists_every_setting_with_its_default() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     written = readme[readme.index(START) + len(START) : readme.index(END)]
     assert written == settings_table(), "python -m tests.unit.test_docs writes it anew"
 
 
-def test_api_document_lists_every_problem_with_its_status():
+def test_api_document_lists_every_problem_with_its_status() -> None:
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| (\d{3}) \|", text, re.MULTILINE))
     assert rows == {code: str(status) for code, (status, _) in PROBLEMS.items()}
 
 
-def test_operations_document_names_every_command():
+def test_operations_document_names_every_command() -> None:
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     missing = [name for name in COMMANDS if f"`redeem {name}" not in text]
     assert not missing

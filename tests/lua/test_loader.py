@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lua import loader
+from lua.loader import ScriptError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from redis.asyncio import Redis
+
+WELL_SIGNED = """#!lua
+local events_key, version_key = KEYS[1], KEYS[2]
+local shard, limit = ARGV[1], ARGV[2]
+local first_attempt, attempt_width = 3, 4
+for at = first_attempt, #ARGV, attempt_width do
+    local code, user,
+        amount, order = unpack(ARGV, at, at + attempt_width - 1)
+end
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "lib").mkdir()
+    return tmp_path
+
+
+def write(folder: Path, **files: str) -> None:
+    """Files by name; two underscores are a slash."""
+    for name, text in files.items():
+        (folder / f"{name.replace('__', '/')}.lua").write_text(text)
+
+
+def test_includes_come_depth_first_and_once_each(folder: Path) -> None:
+    write(
+        folder,
+        main="#!lua\n-- @include lib/a\n-- @include lib/b\n-- @include lib/c\nreturn abc",
+        lib__a="-- @include lib/c\nlocal a",
+        lib__b="-- @include lib/a\n-- @include lib/c\nlocal b",
+        lib__c="local c",
+    )
+    lines = loader.compose("main", folder).split("\n")
+    assert [line for line in lines if line] == ["#!lua", "local c", "local a", "local b", "return abc"]
+
+
+def test_what_only_looks_like_an_include_stays(folder: Path) -> None:
+    text = "#!lua\n  -- @include lib/a\n-- @include\n--@include lib/a\n-- see @include lib/a\n"
+    write(folder, main=text)
+    assert loader.compose("main", folder) == text
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "circle"),
+    [("lib/a", "", "main -> lib/a -> lib/a"), ("lib/b", "lib/a", "main -> lib/a -> lib/b -> lib/a")],
+)
+def test_a_circle_of_includes_is_refused_and_shown(folder: Path, a: str, b: str, circle: str) -> None:
+    write(
+        folder,
+        main="#!lua\n-- @include lib/a\n",
+        lib__a=f"-- @include {a}\n",
+        lib__b=f"-- @include {b}\n",
+    )
+    with pytest.raises(ScriptError, match=f"circle of includes: {circle}$"):
+        loader.compose("main", folder)
+
+
+def test_a_missing_file_is_refused_and_named(folder: Path) -> None:
+    write(folder, main="#!lua\n-- @include lib/a\n", lib__a="-- @include lib/gone\n")
+    with pytest.raises(ScriptError, match=r"^lib/gone\.lua is missing, included by lib/a$"):
+        loader.compose("main", folder)
+    with pytest.raises(ScriptError, match=r"^other\.lua is missing$"):
+        loader.compose("other", folder)
+
+
+@pytest.mark.parametrize("text", ["return 1\n", "\n#!lua\nreturn 1\n", "#!luajit\nreturn 1\n", "#!lua", ""])
+def test_a_script_that_does_not_start_with_its_shebang_is_refused(folder: Path, text: str) -> None:
+    write(folder, main=text)
+    with pytest.raises(ScriptError, match="does not start with #!lua"):
+        loader.load("main", folder=folder)
+
+
+def test_the_signature_is_what_the_script_binds(folder: Path) -> None:
+    write(folder, main=WELL_SIGNED)
+    script = loader.load("main", folder=folder)
+    assert script.keys == ("events_key", "version_key")
+    assert script.arguments == ("shard", "limit")
+    assert script.attempt == ("code", "user", "amount", "order")
+
+
+@pytest.mark.parametrize(
+    ("what", "passed"),
+    [
+        ("keys", ("version_key", "events_key")),
+        ("keys", ("events_key",)),
+        ("keys", ()),
+        ("arguments", ("shard", "limit", "more")),
+        ("arguments", ("shard", "limits")),
+        ("attempt", ("code", "user", "order", "amount")),
+        ("attempt", ("code", "user", "amount")),
+    ],
+)
+def test_a_caller_that_passes_something_else_is_refused(
+    folder: Path, what: str, passed: tuple[str, ...]
+) -> None:
+    write(folder, main=WELL_SIGNED)
+    with pytest.raises(ScriptError, match=r"main\.lua takes the .*, its caller passes"):
+        loader.load("main", folder=folder, **{what: passed})
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("attempt_width = 3, 4", "attempt_width = 3, 5"),
+        ("local first_attempt, attempt_width = 3, 4\n", ""),
+        ("amount, order", "amount"),
+    ],
+)
+def test_a_width_that_is_not_the_number_of_fields_is_refused(folder: Path, old: str, new: str) -> None:
+    assert old in WELL_SIGNED
+    write(folder, main=WELL_SIGNED.replace(old, new))
+    with pytest.raises(ScriptError, match="its attempt_width says otherwise"):
+        loader.load("main", folder=folder)
+
+
+def test_keys_bound_out_of_order_are_no_signature(folder: Path) -> None:
+    write(folder, main=WELL_SIGNED.replace("KEYS[1], KEYS[2]", "KEYS[1], KEYS[3]"))
+    with pytest.raises(ScriptError, match="takes the keys"):
+        loader.load("main", folder=folder, keys=("events_key", "version_key"))
+
+
+def test_other_content_is_another_script(folder: Path) -> None:
+    write(folder, main="#!lua\n-- @include lib/a\n", lib__a="return 1")
+    first = loader.load("main", folder=folder)
+    assert first.sha == hashlib.sha1(first.source, usedforsecurity=False).hexdigest()
+    assert first.source == b"#!lua\nreturn 1\n"
+    write(folder, lib__a="return 2")
+    assert loader.load("main", folder=folder).sha != first.sha
+
+
+@pytest.mark.parametrize("name", loader.names())
+async def test_redis_takes_every_script_and_knows_it_by_the_same_hash(redis: Redis, name: str) -> None:
+    script = loader.load(name)
+    assert script.source.startswith(b"#!lua\n")
+    assert b"@include" not in script.source
+    assert script.keys
+    assert script.arguments
+    assert await redis.script_load(script.source.decode()) == script.sha
+
+
+def test_the_scripts_for_luacheck_are_those_that_run(tmp_path: Path) -> None:
+    loader.write_composed(tmp_path / "composed")
+    written = {file.stem: file.read_bytes() for file in (tmp_path / "composed").iterdir()}
+    assert written == {name: loader.load(name).source for name in loader.names()}
+    assert {"redeem", "publish"} <= written.keys()

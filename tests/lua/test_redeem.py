@@ -1,0 +1,631 @@
+"""The script alone: raw keys in, one EVALSHA, raw keys out.
+
+Redis has a clock of its own and cannot be told another: times are seeded around its TIME, and
+where an edge must be met to the millisecond, one call asks many campaigns with neighbouring edges.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from redis.exceptions import ResponseError
+
+from engine import keys
+from engine.batcher import SCRIPT
+from engine.events import FIELDS
+from engine.keys import FRESH, HELD, REDEEMED, VOID
+from tests.keyspace import snapshot
+from tests.lua.conftest import evaluate
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+VERSION: Final = 3
+BUCKET: Final = 11
+UNSET: Final = ("starts_at_ms", "ends_at_ms", "stock", "per_user_limit", "amount", "currency")
+EDGE_MARGIN_S: Final = 60
+EDGES_MS: Final = 600  # how many neighbouring milliseconds one call tries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """What the front end sends for one attempt. ``counted``: it knows of a limit per user."""
+
+    campaign: str = "cmp_1"
+    batch: int = 7
+    segment: int = 0
+    offset: int = 5
+    user: str = "ann"
+    counted: bool = False
+    key: str = ""
+    fingerprint: bytes = b"\x00\xff body."
+    last4: str = "WXYZ"
+    amount: str = ""
+    order: str = ""
+    actor: str = "key_1"
+
+
+class Shard:
+    """One shard's raw keys, and the script called on them as the batcher calls it."""
+
+    def __init__(self, redis: Redis, number: int, now_s: int) -> None:
+        self.redis = redis
+        self.number = number
+        # No window ends while a test runs.
+        self.window_s = next(
+            window_s
+            for window_s in range(86_400, 60_000, -1000)
+            if EDGE_MARGIN_S < now_s % window_s < window_s - EDGE_MARGIN_S
+        )
+        self.epoch = now_s // self.window_s
+
+    async def add_campaign(self, name: str = "cmp_1", /, **fields: Any) -> None:  # noqa: ANN401 - by their names
+        plain: dict[Any, Any] = dict.fromkeys(UNSET, "") | {"id": name, "state": "active", "kind": "single"}
+        await self.redis.hset(self.campaign(name), mapping=plain | fields)
+
+    async def set_state(self, attempt: Attempt, state: int) -> None:
+        bits = self.redis.bitfield(self.state(attempt))
+        await bits.set("u2", f"#{attempt.offset}", state).execute()
+
+    async def get_state(self, attempt: Attempt) -> int:
+        bits = self.redis.bitfield(self.state(attempt))
+        (state,) = await bits.get("u2", f"#{attempt.offset}").execute()
+        return int(state)
+
+    async def call(self, *attempts: Attempt, version: int = VERSION, epoch: int | None = None) -> list[Any]:
+        """The answer as it is."""
+        epoch = self.epoch if epoch is None else epoch
+        names = [keys.events(self.number), keys.version(self.number)]
+        arguments: list[str | bytes | int] = [self.number, version, epoch, self.window_s]
+
+        def place_of(name: str) -> int:
+            if name not in names:
+                names.append(name)
+            return names.index(name) + 1
+
+        for attempt in attempts:
+            values: dict[str, str | bytes | int] = {
+                "campaign_at": place_of(self.campaign(attempt.campaign)),
+                "state_at": place_of(self.state(attempt)),
+                "users_at": place_of(self.users(attempt)) if attempt.counted else 0,
+                "receipts_at": place_of(self.receipts(epoch)) if attempt.key else 0,
+                "receipts_before_at": place_of(self.receipts(epoch - 1)) if attempt.key else 0,
+                "user_digest": digest(attempt.user) if attempt.counted else "",
+                "receipt_digest": digest(attempt.key) if attempt.key else "",
+                "serial": serial(attempt),
+            }
+            arguments += [
+                values[name] if name in values else getattr(attempt, name) for name in SCRIPT.attempt
+            ]
+        answer: list[Any] = await evaluate(self.redis, SCRIPT, names, arguments)
+        return answer
+
+    async def redeem(self, *attempts: Attempt) -> list[str]:
+        """One answer for each attempt."""
+        status, *answers = await self.call(*attempts)
+        assert status == b"ok"
+        assert len(answers) == len(attempts)
+        return [answer.decode() for answer in answers]
+
+    async def events(self) -> list[tuple[str, dict[str, str]]]:
+        entries: Any = await self.redis.xrange(keys.events(self.number))
+        return [
+            (stream_id.decode(), {name.decode(): value.decode() for name, value in fields.items()})
+            for stream_id, fields in entries
+        ]
+
+    async def hash_of(self, name: str) -> dict[bytes, bytes]:
+        content: dict[Any, Any] = await self.redis.hgetall(name)
+        return content
+
+    async def redeemed(self, campaign: str = "cmp_1") -> int:
+        return int(await self.redis.hget(self.campaign(campaign), "redeemed") or 0)
+
+    def campaign(self, campaign: str) -> str:
+        return keys.campaign(self.number, campaign)
+
+    def state(self, attempt: Attempt) -> str:
+        return keys.state(self.number, attempt.batch, attempt.segment)
+
+    def users(self, attempt: Attempt) -> str:
+        return keys.users(self.number, attempt.campaign, BUCKET)
+
+    def receipts(self, epoch: int) -> str:
+        return keys.receipts(self.number, epoch, BUCKET)
+
+
+def digest(text: str) -> bytes:
+    return b"\x00digest of " + text.encode()
+
+
+def serial(attempt: Attempt) -> int:
+    return attempt.segment * keys.SEGMENT_CODES + attempt.offset
+
+
+def stream_id(answer: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(?:replayed )?redeemed (\d+)-(\d+) (\d*)", answer)
+    assert match, answer
+    return int(match[1]), int(match[2])
+
+
+@pytest.fixture
+async def shard(redis: Redis) -> Shard:
+    now_s, _ = await redis.time()
+    await redis.set(keys.version(0), VERSION)
+    return Shard(redis, 0, now_s)
+
+
+# what a success writes
+
+
+@pytest.mark.parametrize("number", [0, 2])
+async def test_a_success_is_written_to_every_key_and_nowhere_else(redis: Redis, number: int) -> None:
+    now_s, microseconds = await redis.time()
+    shard = Shard(redis, number, now_s)
+    await redis.set(keys.version(number), VERSION)
+    await shard.add_campaign(amount=2**53 - 1, currency="EUR", stock=10, per_user_limit=2, redeemed=4)
+    attempt = Attempt(
+        segment=3,
+        user="Zoë 'q\" \\",
+        counted=True,
+        key="k 1",
+        amount=str(2**53 - 1),
+        order="o-1",
+        actor="key_0a",
+    )
+    (answer,) = await shard.redeem(attempt)
+    event_ms, event_seq = stream_id(answer)
+    event_id = f"{event_ms}-{event_seq}"
+    assert answer == f"redeemed {event_id} {2**53 - 1}"
+    assert event_ms >= now_s * 1000 + microseconds // 1000
+    assert await shard.get_state(attempt) == REDEEMED
+    assert await shard.redeemed() == 5
+    assert await shard.hash_of(shard.users(attempt)) == {digest("Zoë 'q\" \\"): b"1"}
+    receipts = shard.receipts(shard.epoch)
+    assert await shard.hash_of(receipts) == {digest("k 1"): attempt.fingerprint + answer.encode()}
+    assert await redis.expiretime(receipts) == (shard.epoch + 2) * shard.window_s
+    assert await shard.events() == [
+        (
+            event_id,
+            {
+                "v": "1",
+                "type": "redeemed",
+                "redemption": f"{number}-{event_id}",
+                "campaign": "cmp_1",
+                "batch": "7",
+                "serial": str(3 * 65_536 + 5),
+                "last4": "WXYZ",
+                "user": "Zoë 'q\" \\",
+                "amount": str(2**53 - 1),
+                "currency": "EUR",
+                "order": "o-1",
+                "key": "k 1",
+                "actor": "key_0a",
+                "at": str(event_ms),
+            },
+        )
+    ]
+    names = {keys.events(number), keys.version(number), shard.campaign("cmp_1"), receipts}
+    names |= {shard.state(attempt), shard.users(attempt)}
+    assert {name.decode() async for name in redis.scan_iter()} == names
+
+
+async def test_every_event_has_the_fields_of_the_contract_in_their_order(shard: Shard) -> None:
+    await shard.add_campaign()
+    await shard.redeem(Attempt(), Attempt(offset=6, key="k", amount="", user="bob"))
+    for _, fields in await shard.events():
+        assert tuple(fields) == FIELDS
+        assert [fields["amount"], fields["currency"], fields["order"]] == ["", "", ""]
+
+
+async def test_without_key_and_limit_there_is_no_receipt_and_no_count(shard: Shard) -> None:
+    await shard.add_campaign()
+    assert (await shard.redeem(Attempt()))[0].startswith("redeemed ")
+    names = {keys.events(0), keys.version(0), shard.campaign("cmp_1"), shard.state(Attempt())}
+    assert {name.decode() async for name in shard.redis.scan_iter()} == names
+
+
+async def test_only_the_two_bits_of_the_code_change(shard: Shard) -> None:
+    await shard.add_campaign()
+    around = {1: VOID, 2: HELD, 4: VOID, 5: HELD, 65_535: HELD}
+    for offset, state in around.items():
+        await shard.set_state(Attempt(offset=offset), state)
+    assert (await shard.redeem(Attempt(offset=3)))[0].startswith("redeemed ")
+    for offset, state in (around | {0: FRESH, 3: REDEEMED, 6: FRESH}).items():
+        assert await shard.get_state(Attempt(offset=offset)) == state
+
+
+async def test_codes_at_the_same_place_of_other_batches_and_segments_are_other_codes(shard: Shard) -> None:
+    await shard.add_campaign()
+    places = [(batch, segment) for batch in (7, 8) for segment in (0, 1)]
+    answers = await shard.redeem(*(Attempt(batch=batch, segment=segment) for batch, segment in places))
+    assert len({stream_id(answer) for answer in answers}) == 4
+    assert await shard.redeem(*(Attempt(batch=batch, segment=segment) for batch, segment in places)) == (
+        ["already_redeemed"] * 4
+    )
+
+
+async def test_a_batch_over_several_campaigns_counts_for_each(shard: Shard) -> None:
+    for number in range(3):
+        await shard.add_campaign(f"cmp_{number}", redeemed=100 * number, per_user_limit=9)
+    await shard.redeem(
+        *(
+            Attempt(campaign=f"cmp_{offset % 3}", batch=offset % 3, offset=offset, counted=True)
+            for offset in range(8)
+        )
+    )
+    assert [await shard.redeemed(f"cmp_{number}") for number in range(3)] == [3, 103, 202]
+    for number, count in enumerate((b"3", b"3", b"2")):
+        users = shard.users(Attempt(campaign=f"cmp_{number}"))
+        assert await shard.hash_of(users) == {digest("ann"): count}
+    assert [fields["campaign"] for _, fields in await shard.events()] == [
+        f"cmp_{offset % 3}" for offset in range(8)
+    ]
+
+
+# refusals
+
+FAR_MS: Final = 10**14
+REFUSALS: list[tuple[str, dict[str, str | int], int, Attempt]] = [
+    ("campaign_inactive", {"state": "draft"}, FRESH, Attempt()),
+    ("campaign_inactive", {"state": "paused"}, FRESH, Attempt()),
+    ("campaign_ended", {"state": "ended"}, FRESH, Attempt()),
+    ("campaign_not_started", {"starts_at_ms": FAR_MS}, FRESH, Attempt()),
+    ("campaign_ended", {"ends_at_ms": 1}, FRESH, Attempt()),
+    ("already_redeemed", {}, REDEEMED, Attempt()),
+    ("held_by_another_order", {}, HELD, Attempt()),
+    ("code_void", {}, VOID, Attempt()),
+    ("invalid_amount", {"amount": 500}, FRESH, Attempt(amount="501")),
+    ("invalid_amount", {"amount": 500}, FRESH, Attempt(amount="0")),
+    ("invalid_amount", {}, FRESH, Attempt(amount="500")),
+    ("invalid_amount", {"amount": 2**53 - 2}, FRESH, Attempt(amount=str(2**53 - 1))),
+    ("sold_out", {"stock": 0}, FRESH, Attempt()),
+    ("sold_out", {"stock": 3, "redeemed": 3}, FRESH, Attempt()),
+    ("sold_out", {"stock": 3, "redeemed": 9}, FRESH, Attempt()),
+    ("customer_limit_exceeded", {"per_user_limit": 2}, FRESH, Attempt(counted=True)),
+    # Of several reasons, the first of this order is told.
+    ("campaign_ended", {"state": "ended", "starts_at_ms": FAR_MS, "stock": 0}, REDEEMED, Attempt()),
+    ("campaign_inactive", {"state": "paused", "ends_at_ms": 1, "stock": 0}, REDEEMED, Attempt()),
+    ("campaign_not_started", {"starts_at_ms": FAR_MS, "stock": 0}, REDEEMED, Attempt()),
+    ("already_redeemed", {"stock": 0}, REDEEMED, Attempt(amount="1")),
+    ("invalid_amount", {"stock": 0, "per_user_limit": 2}, FRESH, Attempt(amount="1", counted=True)),
+    ("sold_out", {"stock": 0, "per_user_limit": 2}, FRESH, Attempt(counted=True)),
+]
+
+
+@pytest.mark.parametrize(("expected", "campaign", "state", "attempt"), REFUSALS)
+async def test_a_refusal_without_a_key_writes_nothing(
+    shard: Shard, expected: str, campaign: dict[str, str | int], state: int, attempt: Attempt
+) -> None:
+    await shard.add_campaign(**campaign)
+    if state != FRESH:
+        await shard.set_state(attempt, state)
+    await shard.redis.hset(shard.users(attempt), digest("ann").decode(), "2")
+    before = await snapshot(shard.redis)
+    assert await shard.redeem(attempt, attempt) == [expected, expected]
+    assert await snapshot(shard.redis) == before
+
+
+ALLOWED: list[tuple[dict[str, str | int], Attempt]] = [
+    ({"starts_at_ms": 1, "ends_at_ms": FAR_MS}, Attempt()),
+    ({"amount": 500, "currency": "EUR"}, Attempt()),
+    ({"amount": 500, "currency": "EUR"}, Attempt(amount="500")),
+    ({"amount": 0, "currency": "EUR"}, Attempt(amount="0")),
+    ({"stock": 4, "redeemed": 3}, Attempt()),
+    ({"stock": 2**53 - 1, "redeemed": 2**53 - 2}, Attempt()),
+    ({"per_user_limit": 3}, Attempt(counted=True)),
+    ({"per_user_limit": 2}, Attempt(counted=True, user="bob")),
+    ({}, Attempt(counted=True)),
+]
+
+
+@pytest.mark.parametrize(("campaign", "attempt"), ALLOWED)
+async def test_one_below_every_limit_is_redeemed(
+    shard: Shard, campaign: dict[str, str | int], attempt: Attempt
+) -> None:
+    await shard.add_campaign(**campaign)
+    await shard.redis.hset(shard.users(attempt), digest("ann").decode(), "2")
+    (answer,) = await shard.redeem(attempt)
+    assert stream_id(answer)
+    assert answer.rpartition(" ")[2] == str(campaign.get("amount", ""))
+
+
+async def test_a_campaign_that_is_not_there_redeems_nothing(shard: Shard) -> None:
+    before = await snapshot(shard.redis)
+    assert await shard.redeem(Attempt()) == ["campaign_inactive"]
+    assert await snapshot(shard.redis) == before
+
+
+@pytest.mark.parametrize(
+    ("field", "before_edge", "from_edge"),
+    [("starts_at_ms", "campaign_not_started", "redeemed"), ("ends_at_ms", "redeemed", "campaign_ended")],
+)
+async def test_a_window_opens_and_closes_to_the_millisecond(
+    shard: Shard, field: str, before_edge: str, from_edge: str
+) -> None:
+    """The campaigns' edges are neighbouring milliseconds; the event says which of them was now."""
+    await shard.add_campaign("always")
+    attempts = [
+        Attempt(campaign="always", offset=0),
+        *(Attempt(campaign=f"cmp_{number}", offset=number) for number in range(1, EDGES_MS)),
+    ]
+    redeemed_at_ms, edges, answers = 0, range(0), [""]
+    while redeemed_at_ms not in edges[:-1]:  # the call came later than the last of them
+        await shard.redis.delete(keys.events(0), shard.state(attempts[0]))
+        now_s, microseconds = await shard.redis.time()
+        now_ms = now_s * 1000 + microseconds // 1000
+        edges = range(now_ms, now_ms + EDGES_MS - 1)
+        async with shard.redis.pipeline() as pipe:
+            for attempt, edge_ms in zip(attempts[1:], edges, strict=True):
+                fields: dict[Any, Any] = {"id": attempt.campaign, "state": "active", field: edge_ms}
+                pipe.hset(shard.campaign(attempt.campaign), mapping=fields)
+            await pipe.execute()
+        first, *answers = await shard.redeem(*attempts)
+        redeemed_at_ms, _ = stream_id(first)
+    for edge_ms, answer in zip(edges, answers, strict=True):
+        assert answer.partition(" ")[0] == (before_edge if redeemed_at_ms < edge_ms else from_edge)
+
+
+# calls that are answered as a whole
+
+
+async def test_a_caller_that_knows_less_than_the_shard_is_told_and_nothing_is_written(shard: Shard) -> None:
+    await shard.add_campaign()
+    before = await snapshot(shard.redis)
+    assert await shard.call(Attempt(key="k"), version=VERSION - 1) == [b"stale"]
+    assert await shard.call(Attempt(key="k"), version=VERSION - 1, epoch=0) == [b"stale"]
+    await shard.redis.set(keys.version(0), 10)
+    assert await shard.call(Attempt(key="k"), version=9) == [b"stale"]  # numbers, not texts
+    await shard.redis.set(keys.version(0), VERSION)
+    assert await snapshot(shard.redis) == before
+    assert (await shard.call(Attempt(key="k"), version=VERSION + 1))[0] == b"ok"
+
+
+async def test_a_caller_that_does_not_count_for_a_limit_is_stale_and_nothing_is_written(shard: Shard) -> None:
+    """It knows the campaign as it was before, or will be on this shard a moment later."""
+    await shard.add_campaign("cmp_2")
+    await shard.add_campaign(per_user_limit=1)
+    before = await snapshot(shard.redis)
+    attempts = (Attempt(campaign="cmp_2", offset=1, key="k"), Attempt())
+    assert await shard.call(*attempts) == [b"stale"]
+    assert await snapshot(shard.redis) == before
+
+
+async def test_a_shard_without_configuration_redeems_nothing(shard: Shard) -> None:
+    await shard.add_campaign()
+    await shard.redis.delete(keys.version(0))
+    before = await snapshot(shard.redis)
+    assert await shard.call(Attempt(key="k")) == [b"unpublished"]
+    assert await shard.call(Attempt(key="k"), version=0, epoch=0) == [b"unpublished"]
+    assert await snapshot(shard.redis) == before
+
+
+@pytest.mark.parametrize("off", [-1, 1])
+async def test_a_caller_in_another_receipt_window_is_told_the_window(shard: Shard, off: int) -> None:
+    await shard.add_campaign()
+    before = await snapshot(shard.redis)
+    assert await shard.call(Attempt(key="k"), epoch=shard.epoch + off) == [b"epoch", shard.epoch]
+    assert await snapshot(shard.redis) == before
+
+
+async def test_the_receipt_window_follows_the_stream_where_it_is_ahead_of_the_clock(shard: Shard) -> None:
+    """So that a clock that was set back does not forget what was answered before."""
+    await shard.add_campaign()
+    ahead_ms = (shard.epoch + 3) * shard.window_s * 1000
+    await shard.redis.xadd(keys.events(0), {"v": "1"}, id=f"{ahead_ms - 1}-0")
+    assert await shard.call(Attempt(key="k")) == [b"epoch", shard.epoch + 2]
+    await shard.redis.xadd(keys.events(0), {"v": "1"}, id=f"{ahead_ms}-0")
+    assert await shard.call(Attempt(key="k")) == [b"epoch", shard.epoch + 3]
+
+
+# an attempt sees the earlier ones of its batch
+
+
+async def test_the_same_code_twice_in_a_batch_succeeds_once(shard: Shard) -> None:
+    await shard.add_campaign()
+    first, *others = await shard.redeem(Attempt(), Attempt(user="bob"), Attempt(key="k"))
+    assert stream_id(first)
+    assert others == ["already_redeemed"] * 2
+    assert await shard.redeemed() == 1
+    assert [fields["user"] for _, fields in await shard.events()] == ["ann"]
+
+
+async def test_the_stock_runs_out_within_a_batch(shard: Shard) -> None:
+    await shard.add_campaign(stock=5, redeemed=3)
+    answers = await shard.redeem(*(Attempt(offset=offset) for offset in range(4)))
+    assert all(stream_id(answer) for answer in answers[:2])
+    assert answers[2:] == ["sold_out"] * 2
+    assert await shard.redeemed() == 5
+    assert [await shard.get_state(Attempt(offset=offset)) for offset in range(4)] == [1, 1, 0, 0]
+    assert len(await shard.events()) == 2
+
+
+async def test_the_limit_of_a_user_is_reached_within_a_batch(shard: Shard) -> None:
+    await shard.add_campaign(per_user_limit=3)
+    await shard.redis.hset(shard.users(Attempt()), digest("ann").decode(), "1")
+    users = ("ann", "bob", "ann", "ann", "bob", "bob", "bob")
+    answers = await shard.redeem(
+        *(Attempt(offset=offset, user=user, counted=True) for offset, user in enumerate(users))
+    )
+    refused = [offset for offset, answer in enumerate(answers) if answer == "customer_limit_exceeded"]
+    assert refused == [3, 6]
+    assert len(await shard.events()) == 5
+    assert await shard.hash_of(shard.users(Attempt())) == {digest("ann"): b"3", digest("bob"): b"3"}
+
+
+async def test_a_refused_attempt_uses_up_nothing(shard: Shard) -> None:
+    await shard.add_campaign(stock=1, per_user_limit=1, amount=5, currency="EUR")
+    wrong = Attempt(amount="6", counted=True)
+    first, second, third = await shard.redeem(wrong, replace(wrong, amount="5"), wrong)
+    assert [first, third] == ["invalid_amount", "already_redeemed"]
+    assert stream_id(second)
+
+
+async def test_the_same_key_twice_in_a_batch_is_one_redemption(shard: Shard) -> None:
+    await shard.add_campaign(stock=1)
+    attempt = Attempt(key="k")
+    first, second, other_body, other_key = await shard.redeem(
+        attempt,
+        attempt,
+        replace(attempt, fingerprint=b"another.", offset=6),
+        replace(attempt, key="k2"),
+    )
+    assert stream_id(first)
+    assert second == f"replayed {first}"
+    assert other_body == "idempotency_key_reused"
+    assert other_key == "already_redeemed"
+    assert await shard.redeemed() == 1
+    assert await shard.get_state(Attempt(offset=6)) == FRESH
+    assert await shard.hash_of(shard.receipts(shard.epoch)) == {
+        digest("k"): attempt.fingerprint + first.encode(),
+        digest("k2"): attempt.fingerprint + b"already_redeemed",
+    }
+
+
+async def test_a_refusal_is_replayed_within_the_batch_even_where_it_would_now_be_a_success(
+    shard: Shard,
+) -> None:
+    await shard.add_campaign("cmp_2", state="paused")
+    await shard.add_campaign()
+    paused = Attempt(campaign="cmp_2", key="k")
+    assert await shard.redeem(paused, replace(paused, campaign="cmp_1")) == [
+        "campaign_inactive",
+        "replayed campaign_inactive",
+    ]
+
+
+# receipts
+
+
+async def test_a_success_is_replayed_and_changes_nothing(shard: Shard) -> None:
+    await shard.add_campaign(amount=700, currency="EUR", per_user_limit=5)
+    attempt = Attempt(key="k", counted=True)
+    (first,) = await shard.redeem(attempt)
+    before = await snapshot(shard.redis)
+    assert await shard.redeem(attempt, attempt) == [f"replayed {first}"] * 2
+    other_body = replace(attempt, fingerprint=b"another.")
+    assert await shard.redeem(other_body) == ["idempotency_key_reused"]
+    assert await snapshot(shard.redis) == before
+
+
+async def test_refusals_are_remembered_and_replayed_after_their_reason_is_gone(shard: Shard) -> None:
+    await shard.add_campaign(state="paused")
+    attempt = Attempt(key="k")
+    assert await shard.redeem(attempt) == ["campaign_inactive"]
+    receipts = shard.receipts(shard.epoch)
+    assert await shard.hash_of(receipts) == {digest("k"): attempt.fingerprint + b"campaign_inactive"}
+    assert await shard.redis.expiretime(receipts) == (shard.epoch + 2) * shard.window_s
+    assert await shard.redis.exists(keys.events(0), shard.state(attempt)) == 0
+    await shard.add_campaign(state="active")
+    assert await shard.redeem(attempt) == ["replayed campaign_inactive"]
+    assert stream_id((await shard.redeem(replace(attempt, key="k2")))[0])
+
+
+async def test_a_key_reused_before_and_after_still_has_its_first_answer(shard: Shard) -> None:
+    await shard.add_campaign()
+    attempt = Attempt(key="k")
+    (first,) = await shard.redeem(attempt)
+    assert await shard.redeem(replace(attempt, fingerprint=b"another."), attempt) == [
+        "idempotency_key_reused",
+        f"replayed {first}",
+    ]
+
+
+async def test_a_receipt_of_the_window_before_is_honoured_and_not_moved(shard: Shard) -> None:
+    await shard.add_campaign()
+    attempt = Attempt(key="k")
+    older = shard.receipts(shard.epoch - 1)
+    await shard.redis.hset(older, mapping={digest("k"): attempt.fingerprint + b"redeemed 5-6 70"})
+    await shard.redis.expireat(older, (shard.epoch + 1) * shard.window_s)
+    before = await snapshot(shard.redis)
+    assert await shard.redeem(attempt, replace(attempt, fingerprint=b"another.")) == [
+        "replayed redeemed 5-6 70",
+        "idempotency_key_reused",
+    ]
+    assert await snapshot(shard.redis) == before
+
+
+async def test_receipts_of_one_bucket_are_kept_together_and_end_together(shard: Shard) -> None:
+    await shard.add_campaign()
+    await shard.redeem(Attempt(key="k1"))
+    await shard.redeem(Attempt(key="k2"), Attempt(key="k3"))
+    receipts = shard.receipts(shard.epoch)
+    assert (await shard.hash_of(receipts)).keys() == {digest("k1"), digest("k2"), digest("k3")}
+    assert await shard.redis.expiretime(receipts) == (shard.epoch + 2) * shard.window_s
+
+
+# ids
+
+
+async def test_ids_increase_within_a_batch_and_from_batch_to_batch(shard: Shard) -> None:
+    await shard.add_campaign()
+    ids = []
+    for batch in range(20):
+        answers = await shard.redeem(*(Attempt(batch=batch, offset=offset) for offset in range(20)))
+        ids += [stream_id(answer) for answer in answers]
+    assert ids == sorted(set(ids))
+    assert [event_id for event_id, _ in await shard.events()] == [f"{ms}-{seq}" for ms, seq in ids]
+
+
+@pytest.mark.parametrize("ahead_ms", [1000, 30_000])
+@pytest.mark.parametrize("trimmed", [False, True])
+async def test_ids_go_on_from_a_stream_that_is_ahead_of_the_clock(
+    shard: Shard, ahead_ms: int, trimmed: bool
+) -> None:
+    await shard.add_campaign(ends_at_ms=FAR_MS)
+    now_s, _ = await shard.redis.time()
+    ahead = now_s * 1000 + ahead_ms
+    await shard.redis.xadd(keys.events(0), {"v": "1"}, id=f"{ahead}-41")
+    if trimmed:
+        await shard.redis.xtrim(keys.events(0), maxlen=0, approximate=False)
+    answers = await shard.redeem(Attempt(), Attempt(offset=6))
+    answers += await shard.redeem(Attempt(offset=7))
+    assert [stream_id(answer) for answer in answers] == [(ahead, 42), (ahead, 43), (ahead, 44)]
+    events = (await shard.events())[-3:]
+    assert [fields["redemption"] for _, fields in events] == [f"0-{ahead}-{seq}" for seq in (42, 43, 44)]
+    assert {fields["at"] for _, fields in events} == {str(ahead)}
+
+
+async def test_windows_go_by_the_clock_even_where_the_stream_is_ahead_of_it(shard: Shard) -> None:
+    now_s, _ = await shard.redis.time()
+    ahead_ms = (now_s + 50) * 1000
+    await shard.redis.xadd(keys.events(0), {"v": "1"}, id=f"{ahead_ms}-0")
+    await shard.add_campaign("cmp_1", starts_at_ms=ahead_ms - 1000)
+    await shard.add_campaign("cmp_2", ends_at_ms=ahead_ms - 1000)
+    not_started, answer = await shard.redeem(Attempt(), Attempt(campaign="cmp_2"))
+    assert not_started == "campaign_not_started"
+    assert stream_id(answer) == (ahead_ms, 1)
+
+
+# all or nothing
+
+
+@pytest.mark.parametrize(
+    "spoilt", ["version", "events", "campaign", "state", "users", "receipts", "receipts before"]
+)
+async def test_a_key_of_another_type_fails_the_whole_batch_and_nothing_is_written(
+    shard: Shard, spoilt: str
+) -> None:
+    await shard.add_campaign(per_user_limit=9)
+    await shard.add_campaign("cmp_2", per_user_limit=9)
+    attempt = Attempt(campaign="cmp_2", batch=8, counted=True, key="k")
+    name = {
+        "version": keys.version(0),
+        "events": keys.events(0),
+        "campaign": shard.campaign("cmp_2"),
+        "state": shard.state(attempt),
+        "users": shard.users(attempt),
+        "receipts": shard.receipts(shard.epoch),
+        "receipts before": shard.receipts(shard.epoch - 1),
+    }[spoilt]
+    await shard.redis.delete(name)
+    await shard.redis.lpush(name, "not of this type")
+    await shard.redis.expire(name, 100)
+    before = await snapshot(shard.redis)
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await shard.call(Attempt(counted=True), attempt)
+    assert await snapshot(shard.redis) == before
+    await shard.redis.delete(name)

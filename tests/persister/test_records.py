@@ -1,0 +1,55 @@
+"""The persister's columns say the same as the events that everybody else decodes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine import events
+from persister.records import decode
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from persister.records import Entry
+
+TEXT = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=20)
+INT4 = st.integers(0, 2**31 - 1).map(str)
+MONEY = st.integers(-(2**53), 2**53).map(str)
+MS = st.integers(0, 2**48).map(str)
+VALUES = st.tuples(
+    *(st.just("1"), TEXT, TEXT, TEXT, INT4, INT4, TEXT, TEXT),
+    *(st.just("") | MONEY, TEXT, TEXT, TEXT, TEXT, MS),
+)
+ENTRIES = st.lists(st.tuples(st.integers(0, 2**48), st.integers(0, 2**31), VALUES), min_size=1, max_size=20)
+
+
+def entry(ms: int, sequence: int, texts: tuple[str, ...]) -> Entry:
+    pairs = zip(events.FIELDS, texts, strict=True)
+    return b"%d-%d" % (ms, sequence), [part.encode() for pair in pairs for part in pair]
+
+
+@given(ENTRIES)
+def test_a_column_differs_from_the_event(drawn: list[tuple[int, int, tuple[str, ...]]]) -> None:
+    entries = [entry(*each) for each in drawn]
+    batch = decode(entries)
+    assert batch.rejects == []
+    for number, (record, (entry_id, raw)) in enumerate(zip(batch.records(3, 11), entries, strict=True)):
+        event = events.decode(3, entry_id, raw)
+        assert record == (*event.id, 11 + number, *event[1:])
+
+
+@given(ENTRIES, st.lists(st.lists(st.binary(max_size=5), max_size=30), max_size=5), st.randoms())
+def test_an_entry_among_others_is_lost(
+    drawn: list[tuple[int, int, tuple[str, ...]]], strange: list[list[bytes]], random: Random
+) -> None:
+    good = [entry(*each) for each in drawn]
+    bad = [(b"9-9", raw) for raw in strange]
+    entries = good + bad
+    random.shuffle(entries)
+    batch = decode(entries)
+    assert batch.entries == [each for each in entries if each in good]
+    assert [reject.raw for reject in batch.rejects] == [raw for _, raw in entries if raw in strange]
+    assert len(list(batch.records(0, 1))) == len(good)

@@ -1,0 +1,200 @@
+"""A proxy between the engine and Redis that does what networks do: cut, delay, swallow.
+
+It listens on a Unix socket and passes bytes on, until a rule decides otherwise about a piece
+of data that is on its way. Rules are asked in both directions, and see the data as it came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+from urllib.parse import quote, urlsplit
+
+from engine.batcher import SCRIPT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+READ_BYTES: Final = 65_536
+
+
+class Way(enum.Enum):
+    """Where data is going."""
+
+    TO_REDIS = enum.auto()
+    TO_ENGINE = enum.auto()
+
+
+class Fate(enum.Enum):
+    """What becomes of a piece of data."""
+
+    PASS = enum.auto()
+    HOLD = enum.auto()  # it, and all that follows on this connection and way, waits for `release`
+    CUT = enum.auto()  # the connection is cut, the data is lost
+    CUT_HALFWAY = enum.auto()  # half of it arrives, then the connection is cut
+
+
+def pass_all(_connection: int, _way: Way, _data: bytes) -> Fate:
+    """No fault."""
+    return Fate.PASS
+
+
+class Proxy:
+    """Stands in for one Redis; an async context manager. Assign `rule` to inject faults.
+
+    Attributes:
+        refusing: new connections are closed at once.
+        accepted: connections made so far.
+    """
+
+    def __init__(self, redis_url: str) -> None:
+        parts = urlsplit(redis_url)
+        self._path = parts.path if parts.scheme == "unix" else ""
+        self._host, self._port = parts.hostname or "", parts.port or 6379
+        self._directory = tempfile.TemporaryDirectory(prefix="redeem-proxy-")
+        self._query = f"?{parts.query}" if parts.query else ""
+        if not self._path and parts.path.strip("/"):
+            self._query = f"?db={parts.path.strip('/')}"
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.StreamWriter] = set()
+        self._pumps: set[asyncio.Task[None]] = set()
+        self._released = asyncio.Event()
+        self._mark = self._reply = b""
+        self.rule: Callable[[int, Way, bytes], Fate] = pass_all
+        self.refusing = False
+        self.accepted = 0
+
+    @property
+    def url(self) -> str:
+        """The URL of Redis, through the proxy."""
+        return f"unix://{quote(str(self._socket))}{self._query}"
+
+    @property
+    def _socket(self) -> Path:
+        return Path(self._directory.name) / "proxy.sock"
+
+    def replies_to(self, mark: bytes, reply: bytes) -> None:
+        """Reply to commands with this mark in Redis's place, so that they never get there; empty: stop."""
+        self._mark, self._reply = mark, reply
+
+    def cut(self) -> None:
+        """Cut every connection there is; data on its way is lost."""
+        for writer in list(self._open):
+            writer.transport.abort()
+
+    def release(self) -> None:
+        """Let go of everything that is held, and hold nothing more."""
+        self.rule = pass_all
+        self._released.set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_unix_server(self._accept, str(self._socket))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._server is not None:
+            self._server.close()
+        self.cut()
+        for pump in list(self._pumps):
+            pump.cancel()
+        await asyncio.gather(*self._pumps, return_exceptions=True)
+        self._directory.cleanup()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        number = self.accepted
+        if self.refusing:
+            writer.transport.abort()
+            return
+        try:
+            upstream = await self._connect()
+        except OSError:
+            writer.transport.abort()
+            return
+        self._open |= {writer, upstream[1]}
+        pumps = {
+            asyncio.create_task(self._pump(number, Way.TO_REDIS, reader, upstream[1], writer)),
+            asyncio.create_task(self._pump(number, Way.TO_ENGINE, upstream[0], writer, upstream[1])),
+        }
+        self._pumps |= pumps
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            self._pumps -= pumps
+            for end in (writer, upstream[1]):
+                end.transport.abort()
+                self._open.discard(end)
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._path:
+            return await asyncio.open_unix_connection(self._path)
+        return await asyncio.open_connection(self._host, self._port)
+
+    async def _pump(
+        self,
+        connection: int,
+        way: Way,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        back: asyncio.StreamWriter,
+    ) -> None:
+        """Pass data on one way until the connection ends, or is cut."""
+        with contextlib.suppress(OSError):
+            while data := await reader.read(READ_BYTES):
+                if way is Way.TO_REDIS and self._reply and self._mark in data:
+                    back.write(self._reply)
+                    continue
+                fate = self.rule(connection, way, data)
+                if fate is Fate.HOLD:
+                    self._released.clear()
+                    await self._released.wait()
+                elif fate is Fate.CUT:
+                    return
+                elif fate is Fate.CUT_HALFWAY:
+                    writer.write(data[: len(data) // 2])
+                    await writer.drain()
+                    writer.close()
+                    await writer.wait_closed()
+                    return
+                writer.write(data)
+                await writer.drain()
+
+
+class Calls:
+    """A rule for one moment of the calls of redeem.lua: the sending, or the reply. All else passes.
+
+    Attributes:
+        seen: how often the moment came; from the one after `times` on, it passes as well.
+    """
+
+    def __init__(self, way: Way, fate: Fate, *, times: int = 1) -> None:
+        self._way = way
+        self._fate = fate
+        self._times = times
+        self._called: set[int] = set()  # connections on which a call is under way
+        self.seen = 0
+
+    def __call__(self, connection: int, way: Way, data: bytes) -> Fate:
+        """Decide about a piece of data."""
+        if way is Way.TO_REDIS:
+            if _MARK not in data:
+                return Fate.PASS
+            self._called.add(connection)
+        elif connection not in self._called:
+            return Fate.PASS
+        else:
+            self._called.remove(connection)
+        if way is not self._way:
+            return Fate.PASS
+        self.seen += 1
+        return self._fate if self.seen <= self._times else Fate.PASS
+
+
+_MARK: Final = SCRIPT.sha.encode()
