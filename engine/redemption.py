@@ -283,10 +283,11 @@ class Redemptions:
         try:
             issued = self._decoder.find([attempt.readings for attempt in attempts])
         except Exception as error:  # noqa: BLE001 - everybody gets an answer, whatever it is
-            reason = str(error) if isinstance(error, MintKeyError) else type(error).__name__
+            away = isinstance(error, MintKeyError)
+            reason = str(error) if away else type(error).__name__
             _log.error("codes cannot be decoded", extra={"error": reason})
             for attempt in attempts:
-                attempt.failed(ContractViolation("codes cannot be decoded"))
+                attempt.failed(StoreUnavailable(reason) if away else ContractViolation(reason))
             return []
         for attempt, code in zip(attempts, issued, strict=True):
             if code is None:

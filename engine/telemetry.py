@@ -7,6 +7,7 @@ files shared by the processes, once a batch.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections import Counter as Tally
@@ -72,9 +73,21 @@ def exposition(multiprocess_dir: Path | None) -> bytes:
         from prometheus_client import REGISTRY  # noqa: PLC0415 - only a process on its own has this one
 
         return generate_latest(REGISTRY)
+    _forget_the_dead(multiprocess_dir)
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=str(multiprocess_dir))  # type: ignore[no-untyped-call] # not annotated there
     return generate_latest(registry)
+
+
+def _forget_the_dead(multiprocess_dir: Path) -> None:
+    """Remove the live gauges of processes that have ended; what they counted otherwise stays."""
+    for values in multiprocess_dir.glob("gauge_live*.db"):
+        try:
+            os.kill(int(values.stem.rpartition("_")[2]), 0)
+        except ProcessLookupError:
+            values.unlink(missing_ok=True)
+        except PermissionError:
+            pass  # it lives, as another user
 
 
 async def store_exposition(redis: Redis) -> bytes:

@@ -5,13 +5,15 @@
 Both ways write the same rows, in turns, each into an emptied ledger with all its indexes, and
 with commits that are on disk. "COPY" is one COPY of all rows from tuples that are already
 in memory; "COPY in batches" commits as often as the persister does. The persister reads the stream,
-decodes, writes, moves the offset and trims. USES UP THE LEDGER and the stream it is given.
+decodes, writes, moves the offset and trims.
+Ratios are of the same round; the median of them counts. USES UP THE LEDGER and the stream it is given.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import statistics
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -77,6 +79,9 @@ async def persist(client: Redis, args: argparse.Namespace) -> tuple[float, list[
     stop = asyncio.Event()
     stop.set()  # it ends once the stream is empty
     settings = Settings(persist_batch_max=args.batch, stop_timeout_s=600)
+    del entries
+    gc.collect()
+    gc.freeze()  # a persister does not have all rows in memory for its collector to go through
     began = time.perf_counter()
     await run(settings, args.redis_url, args.database_url, stop)
     return time.perf_counter() - began, records
@@ -96,26 +101,35 @@ async def compare(args: argparse.Namespace) -> None:
     await connection.execute("UPDATE ledger_offsets SET stream_ms = 0, stream_seq = 0, seq = 0")
     took: dict[str, list[float]] = {"COPY": [], "COPY in batches": [], "persister": []}
     for number in range(args.rounds + 1):
-        await _empty(connection)
-        before = await connection.fetchval("SELECT seq FROM ledger_offsets")
-        seconds, records = await persist(client, args)
-        written = await connection.fetchval("SELECT count(*) FROM ledger WHERE seq > $1", before)
-        if written != args.rows:
-            raise RuntimeError(f"{written} rows of {args.rows} were written")
-        await _empty(connection)
-        whole = await bare_copy(connection, records, args.rows)
-        await _empty(connection)
-        batches = await bare_copy(connection, records, args.batch)
-        if number:  # the first round warms up
-            for way, way_seconds in zip(took, (whole, batches, seconds), strict=True):
-                took[way].append(way_seconds)
-                print(f"round {number}: {way:16} {args.rows / way_seconds:10,.0f} rows/s")
-    medians = {way: statistics.median(args.rows / each for each in seconds) for way, seconds in took.items()}
-    for way, rate in medians.items():
-        ratio = medians["persister"] / rate
+        seconds = await _round(client, connection, args)
+        if number == 0:
+            continue  # to warm up
+        for way, way_took in took.items():
+            way_took.append(seconds[way])
+        rates = (f"{way} {args.rows / seconds[way]:,.0f} rows/s" for way in took)
+        print(f"round {number}: {', '.join(rates)}")
+    for way, way_took in took.items():
+        rate = statistics.median(args.rows / each for each in way_took)
+        pairs = zip(way_took, took["persister"], strict=True)
+        ratio = statistics.median(other / own for other, own in pairs)
         print(f"median:  {way:16} {rate:10,.0f} rows/s   persister / {way} = {ratio:.2f}")
     await connection.close()
     await client.aclose()
+
+
+async def _round(client: Redis, connection: Any, args: argparse.Namespace) -> dict[str, float]:  # noqa: ANN401 - asyncpg is untyped
+    before = await connection.fetchval("SELECT seq FROM ledger_offsets")
+    await _empty(connection)
+    seconds = {}
+    seconds["persister"], records = await persist(client, args)
+    written = await connection.fetchval("SELECT count(*) FROM ledger WHERE seq > $1", before)
+    if written != args.rows:
+        raise RuntimeError(f"{written} rows of {args.rows} were written")
+    await _empty(connection)
+    seconds["COPY"] = await bare_copy(connection, records, args.rows)
+    await _empty(connection)
+    seconds["COPY in batches"] = await bare_copy(connection, records, args.batch)
+    return seconds
 
 
 def main() -> None:

@@ -172,6 +172,8 @@ async def test_what_only_waits_behind_a_call_that_hangs_was_certainly_not_done(
             assert (status, body["code"]) == (503, "store_unavailable")
             status, _ = await merchant.call("GET", "/readyz")
             assert status == 503
+            status, _ = await merchant.call("GET", "/v1/redemptions?user=ann")
+            assert status == 503
         finally:
             valkey.resume()
         assert (await redeem_until_definite(merchant, codes[1], key="1"))[0] == 200

@@ -519,6 +519,28 @@ async def test_codes_under_a_new_mint_key_redeem_at_once_and_old_ones_still_do(p
         assert (await other.redeem(old[1]))[0] == 200
 
 
+async def test_mint_keys_that_cannot_be_read_are_answered_for_and_taken_up_when_they_can(
+    plane: ControlPlane,
+) -> None:
+    settings = replace(plane.settings, mint_keys="")
+    path = settings.mint_keys_path
+    mint_keys.create_file(path)
+    plane = replace(plane, settings=settings)
+    campaign, (old,) = await issue(plane, 1)
+    async with engine_in_process(plane) as worker:
+        assert (await worker.redeem("0000-0000-0000-0000"))[0] == 404
+        mint_keys.rotate(path)
+        (new,) = await mint(plane, campaign, 1)
+        good = path.read_bytes()
+        path.write_bytes(b"no keys here")
+        for code in (new, old):
+            status, body = await worker.redeem(code)
+            assert status == 200 or (status, body["code"]) == (503, "store_unavailable")
+        path.write_bytes(good)
+        assert (await worker.redeem(new))[0] == 200
+        assert (await worker.redeem(old))[1]["status"] in {"redeemed", 409}
+
+
 async def test_a_batch_minted_a_moment_ago_redeems_at_once(plane: ControlPlane) -> None:
     campaign, (first,) = await issue(plane, 1)
     async with engine_in_process(plane) as one, engine_in_process(plane) as other:

@@ -348,19 +348,23 @@ async def test_a_restart_of_postgres_ends_the_persister(
     away = "PostgreSQL cannot be used"
     caplog.set_level(logging.INFO, "persister")
     await stream.add(10)
-    async with persisting(settings):
-        await ledger.reaches(stream)
-        servers.postgres.stop()
-        await stream.add(20)
-        await wait_until_async(lambda: logged(caplog, away))
-        await wait_until_async(lambda: metric("redeem_persister_lag_events") == 20)
-        await wait_until_async(lambda: (metric("redeem_persister_lag_seconds") or 0) > 0)
-        servers.postgres.spawn()
-        await servers.postgres.wait_ready()
-        await wait_until_async(lambda: logged(caplog, "persisting again"))
-        again = Ledger(await asyncpg.connect(settings.database_url))
-        await again.reaches(stream)
-    await again.connection.close()
+    try:
+        async with persisting(settings):
+            await ledger.reaches(stream)
+            servers.postgres.stop()
+            await stream.add(20)
+            await wait_until_async(lambda: logged(caplog, away))
+            await wait_until_async(lambda: metric("redeem_persister_lag_events") == 20)
+            await wait_until_async(lambda: (metric("redeem_persister_lag_seconds") or 0) > 0)
+            servers.postgres.spawn()
+            await servers.postgres.wait_ready()
+            await wait_until_async(lambda: logged(caplog, "persisting again"))
+            again = Ledger(await asyncpg.connect(settings.database_url))
+            await again.reaches(stream)
+        await again.connection.close()
+    finally:
+        if not servers.postgres.running:
+            servers.postgres.start()
     assert (logged(caplog, away), logged(caplog, "persisting again")) == (1, 1)
 
 
@@ -372,15 +376,19 @@ async def test_a_restart_of_redis_ends_the_persister(
     away = "Redis cannot be used"
     caplog.set_level(logging.INFO, "persister")
     await stream.add(10)
-    async with persisting(settings):
-        await ledger.reaches(stream)
-        servers.valkey.kill()
-        await wait_until_async(lambda: logged(caplog, away))
-        servers.valkey.spawn()
-        await servers.valkey.wait_ready()
-        await stream.add(20)
-        await wait_until_async(lambda: logged(caplog, "persisting again"))
-        await ledger.reaches(stream)
+    try:
+        async with persisting(settings):
+            await ledger.reaches(stream)
+            servers.valkey.kill()
+            await wait_until_async(lambda: logged(caplog, away))
+            servers.valkey.spawn()
+            await servers.valkey.wait_ready()
+            await stream.add(20)
+            await wait_until_async(lambda: logged(caplog, "persisting again"))
+            await ledger.reaches(stream)
+    finally:
+        if not servers.valkey.running:
+            servers.valkey.start()
     assert (logged(caplog, away), logged(caplog, "persisting again")) == (1, 1)
 
 
