@@ -36,8 +36,8 @@ SCRIPT: Final = loader.load(
     keys=("events_key", "version_key"),
     arguments=("shard", "version", "receipt_epoch", "receipt_window_s"),
     attempt=(
-        *("campaign_at", "state_at", "users_at", "receipts_at", "receipts_before_at"),
-        *("offset", "user_digest", "receipt_digest", "fingerprint"),
+        *("campaign_at", "state_at", "used_at", "users_at", "receipts_at", "receipts_before_at"),
+        *("offset", "used_field", "user_digest", "receipt_digest", "fingerprint"),
         *("batch", "serial", "last4", "user", "amount", "order", "key", "actor"),
     ),
 )

@@ -23,7 +23,7 @@ from engine.messages import AMOUNT_MAX, instant
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-KINDS: Final = ("single",)
+KINDS: Final = ("single", "multi", "balance")
 STATES: Final = ("draft", "active", "paused", "ended")
 NAME_LENGTH_MAX: Final = 200
 # From each state the others it may go to; ``ended`` is final.
@@ -33,7 +33,7 @@ TRANSITIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "paused": ("active", "ended"),
     "ended": (),
 }
-LIMITS: Final = {"stock": 0, "per_user_limit": 1}  # limits across codes, and the least of each
+LIMITS: Final = {"stock": 0, "per_user_limit": 1, "budget": 0}  # limits across codes, and the least of each
 REMOVABLE: Final = ("amount", "currency", *LIMITS, "starts_at", "ends_at")
 
 # ISO 4217, list one: the currencies in use, without funds, metals and test codes.
@@ -62,8 +62,10 @@ class NewCampaign(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     state: str = "draft"
     amount: int | None = None
     currency: str | None = None
+    max_uses: int | None = None
     stock: int | None = None
     per_user_limit: int | None = None
+    budget: int | None = None
     starts_at: str | None = None
     ends_at: str | None = None
 
@@ -76,8 +78,10 @@ class CampaignChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     state: str | UnsetType = UNSET
     amount: int | UnsetType | None = UNSET
     currency: str | UnsetType | None = UNSET
+    max_uses: int | UnsetType = UNSET
     stock: int | UnsetType | None = UNSET
     per_user_limit: int | UnsetType | None = UNSET
+    budget: int | UnsetType | None = UNSET
     starts_at: str | UnsetType | None = UNSET
     ends_at: str | UnsetType | None = UNSET
 
@@ -90,8 +94,10 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     amount: int | None
     currency: str | None
+    max_uses: int | None
     stock: int | None
     per_user_limit: int | None
+    budget: int | None
     starts_at: datetime | None
     ends_at: datetime | None
 
@@ -126,15 +132,17 @@ def define(new: NewCampaign) -> Definition:
     if new.state not in {"draft", "active"}:
         raise _malformed("state of a new campaign must be draft or active")
     if new.kind not in KINDS:
-        raise _malformed(f"kind must be {' or '.join(KINDS)}; other kinds are not supported yet")
+        raise _malformed(f"kind must be {' or '.join(KINDS)}")
     definition = Definition(
         name=check_name(new.name),
         kind=new.kind,
         state=new.state,
         amount=new.amount,
         currency=new.currency,
+        max_uses=new.max_uses,
         stock=new.stock,
         per_user_limit=new.per_user_limit,
+        budget=new.budget,
         starts_at=_parse_instant("starts_at", new.starts_at),
         ends_at=_parse_instant("ends_at", new.ends_at),
     )
@@ -163,6 +171,8 @@ def revise(campaign: Campaign, changes: CampaignChange, *, has_batches: bool) ->
         raise Refusal("campaign_ended", "The campaign has ended: only its name can be changed.")
     if "kind" in asked:
         raise _malformed("kind cannot be changed")
+    if campaign.state != "draft" and "max_uses" in asked and asked["max_uses"] < (campaign.max_uses or 0):
+        raise _malformed("max_uses can only be raised once the campaign left draft")
     _check_transition(campaign.state, asked.get("state", campaign.state))
     if campaign.state != "draft" and asked.keys() & {"amount", "currency"}:
         raise _malformed("amount and currency are fixed once the campaign left draft")
@@ -201,8 +211,10 @@ async def create(plane: ControlPlane, definition: Definition) -> Changed[Campaig
             definition.state,
             definition.amount,
             definition.currency,
+            definition.max_uses,
             definition.stock,
             definition.per_user_limit,
+            definition.budget,
             definition.starts_at,
             definition.ends_at,
             number % under.shards if definition.limited else None,
@@ -234,8 +246,10 @@ async def update(plane: ControlPlane, campaign_id: str, changes: CampaignChange)
             revised.state,
             revised.amount,
             revised.currency,
+            revised.max_uses,
             revised.stock,
             revised.per_user_limit,
+            revised.budget,
             revised.starts_at,
             revised.ends_at,
             pinned_shard,
@@ -306,6 +320,11 @@ def _check(definition: Definition) -> None:
     _check_number("amount", definition.amount, 0)
     if definition.currency is not None and definition.currency not in CURRENCIES:
         raise _malformed("currency must be an ISO 4217 code, such as EUR")
+    _check_number("max_uses", definition.max_uses, 1)
+    if (definition.kind == "multi") != (definition.max_uses is not None):
+        raise _malformed("max_uses belongs to campaigns of the kind multi, and they need it")
+    if definition.amount is None and (definition.kind == "balance" or definition.budget is not None):
+        raise _malformed("a balance or a budget needs an amount, the face value, and its currency")
     for name, least in LIMITS.items():
         _check_number(name, getattr(definition, name), least)
     if definition.starts_at and definition.ends_at and definition.ends_at <= definition.starts_at:

@@ -254,7 +254,7 @@ def _campaign_fields(row: Any) -> Iterator[str]:  # noqa: ANN401
     yield row["state"]
     yield row["kind"]
     yield from (_milliseconds(row["starts_at"]), _milliseconds(row["ends_at"]))
-    for name in ("stock", "per_user_limit", "amount"):
+    for name in ("max_uses", "stock", "per_user_limit", "budget", "amount"):
         yield "" if row[name] is None else str(row[name])
     yield row["currency"] or ""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 SEGMENT_CODES: Final = 1 << 16  # codes of one state string: 2 bits each, 16 KiB
+SPENT_SEGMENT_CODES: Final = 1 << 12  # balances of one string: 64 bits each, 32 KiB
 USER_BUCKETS: Final = 1 << 16  # hashes over which the per-user counts of a campaign spread
 RECEIPT_BUCKETS: Final = 1 << 16  # hashes over which the receipts of one window spread
 
@@ -65,6 +66,21 @@ def campaign(shard: int, campaign_id: str) -> str:
 def state(shard: int, batch: int, segment: int) -> str:
     """String, BITFIELD u2: the state of each code of a segment."""
     return f"{{s{shard}}}:state:{batch}:{segment}"
+
+
+def uses(shard: int, batch: int) -> str:
+    """Hash: serial -> successes, of codes that succeed several times."""
+    return f"{{s{shard}}}:uses:{batch}"
+
+
+def spent(shard: int, batch: int, segment: int) -> str:
+    """String, BITFIELD i64: the amount spent of each code that holds one; zero needs no loading."""
+    return f"{{s{shard}}}:spent:{batch}:{segment}"
+
+
+def spent_place(spot: Place) -> tuple[int, int]:
+    """The spent string of a code, and its position there."""
+    return divmod(spot.segment * SEGMENT_CODES + spot.offset, SPENT_SEGMENT_CODES)
 
 
 def users(shard: int, campaign_id: str, bucket: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 import orjson
@@ -33,11 +33,14 @@ class Client(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class RedeemRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of ``POST /v1/redemptions``. ``amount`` in minor units of the campaign's currency."""
+    """Body of ``POST /v1/redemptions``. ``amount`` in minor units of the campaign's currency.
+
+    Of a code that holds an amount, ``up_to_balance`` takes what is there.
+    """
 
     code: str
     user: str
-    amount: int | None = None
+    amount: int | Literal["up_to_balance"] | None = None
     order: str | None = None
     client: Client | None = None
     metadata: dict[str, Any] | None = None
@@ -61,7 +64,7 @@ def parse_redeem_request(body: bytes, settings: Settings) -> RedeemRequest:
     check_text("user", request.user, settings.user_length_max)
     if request.order is not None:
         check_text("order", request.order, settings.order_length_max)
-    if request.amount is not None and not 0 <= request.amount <= AMOUNT_MAX:
+    if isinstance(request.amount, int) and not 0 <= request.amount <= AMOUNT_MAX:
         raise Refusal("invalid_amount", f"amount must be between 0 and {AMOUNT_MAX} minor units")
     if request.client is not None:
         for name in ("ip", "device"):
@@ -164,10 +167,14 @@ def redeemed(
     user: str,
     amount: int | None,
     currency: str | None,
+    balance: int | None,
     redeemed_at_ms: int,
     replayed: bool,
 ) -> bytes:
-    """Body of a success. ``masked_code`` shows the last four symbols only."""
+    """Body of a success. ``masked_code`` shows the last four symbols only.
+
+    ``balance``: what is left on a code that holds an amount; None, and not shown, for any other.
+    """
     return orjson.dumps(
         {
             "id": redemption,
@@ -177,6 +184,7 @@ def redeemed(
             "user": user,
             "amount": amount,
             "currency": currency,
+            **({} if balance is None else {"balance": balance}),
             "redeemed_at": instant(redeemed_at_ms),
             "replayed": replayed,
         }

@@ -87,8 +87,14 @@ class Attempt:
             self.place.shard,
             self._core.registry.campaigns[self.campaign.id],
         )
-        users_at = receipts_at = receipts_before_at = 0
+        used_at = users_at = receipts_at = receipts_before_at = 0
+        used_field = 0
         user_field = receipt_field = b""
+        if campaign.kind == "multi":
+            used_at, used_field = place_of(keys.uses(shard, self.batch)), self.serial
+        elif campaign.kind == "balance":
+            segment, used_field = keys.spent_place(self.place)
+            used_at = place_of(keys.spent(shard, self.batch, segment))
         if campaign.per_user_limited:
             bucket, user_field = _bucketed(request.user, keys.USER_BUCKETS)
             users_at = place_of(keys.users(shard, campaign.id, bucket))
@@ -99,10 +105,12 @@ class Attempt:
         arguments += (
             place_of(keys.campaign(shard, campaign.id)),
             place_of(keys.state(shard, self.batch, self.place.segment)),
+            used_at,
             users_at,
             receipts_at,
             receipts_before_at,
             self.place.offset,
+            used_field,
             user_field,
             receipt_field,
             self.fingerprint,
@@ -135,7 +143,7 @@ class Attempt:
         if outcome != "redeemed":
             self.finish("replayed" if replayed else outcome, *plain_problem(outcome, replayed=replayed))
             return
-        stream_id, amount = words[1], words[2]
+        stream_id, amount, *balance = words[1:]
         body = redeemed(
             redemption=f"{self.place.shard}-{stream_id}",
             campaign=self.campaign.id,
@@ -143,6 +151,7 @@ class Attempt:
             user=self.request.user,
             amount=int(amount) if amount else None,
             currency=self.campaign.currency,
+            balance=int(balance[0]) if balance else None,
             redeemed_at_ms=int(stream_id.partition("-")[0]),
             replayed=replayed,
         )

@@ -37,6 +37,7 @@ ANSWER: Final = messages.redeemed(
     user="user-123456",
     amount=500,
     currency="EUR",
+    balance=None,
     redeemed_at_ms=1795376794500,
     replayed=False,
 )
@@ -77,10 +78,8 @@ async def naive(settings: Settings) -> Callable[[web.Request], Awaitable[web.Res
         attempt = (
             3,
             4,
-            0,
-            0,
-            0,
-            place.offset,
+            *(0, 0, 0, 0),
+            *(place.offset, 0),
             "",
             "",
             "",
@@ -114,6 +113,7 @@ async def naive(settings: Settings) -> Callable[[web.Request], Awaitable[web.Res
             user=asked.user,
             amount=int(words[2]) if words[2] else None,
             currency=campaign.currency,
+            balance=None,
             redeemed_at_ms=int(words[1].partition("-")[0]),
             replayed=False,
         )

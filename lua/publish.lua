@@ -11,7 +11,8 @@ local base, target, ledger_offset, last, records = ARGV[1], ARGV[2], ARGV[3], AR
 -- its index of versions; then, up to the end, campaigns: each its position in KEYS and its fields.
 local first_record, record_width = 6, 3
 local CAMPAIGN_FIELDS = {
-    'version', 'id', 'state', 'kind', 'starts_at_ms', 'ends_at_ms', 'stock', 'per_user_limit', 'amount', 'currency',
+    'version', 'id', 'state', 'kind', 'starts_at_ms', 'ends_at_ms', 'max_uses', 'stock', 'per_user_limit', 'budget',
+    'amount', 'currency',
 }
 
 -- @include lib/last_id

@@ -5,8 +5,9 @@ SELECT nextval('campaign_ids');
 
 -- name: insert
 INSERT INTO campaigns (
-    id, name, kind, state, amount, currency, stock, per_user_limit, starts_at, ends_at, pinned_shard, version
-) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+    id, name, kind, state, amount, currency, max_uses, stock, per_user_limit, budget, starts_at, ends_at,
+    pinned_shard, version
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
 RETURNING *;
 
 -- name: get
@@ -17,8 +18,8 @@ SELECT EXISTS (SELECT FROM batches WHERE campaign = $1);
 
 -- name: update
 UPDATE campaigns
-SET name = $2, state = $3, amount = $4, currency = $5, stock = $6, per_user_limit = $7,
-    starts_at = $8, ends_at = $9, pinned_shard = $10, version = $11
+SET name = $2, state = $3, amount = $4, currency = $5, max_uses = $6, stock = $7, per_user_limit = $8, budget = $9,
+    starts_at = $10, ends_at = $11, pinned_shard = $12, version = $13
 WHERE id = $1
 RETURNING *;
 

@@ -14,7 +14,7 @@ SELECT id, name, encode(digest, 'hex') AS digest, scopes, revoked_at IS NOT NULL
 FROM api_keys WHERE version > $1;
 
 -- name: campaigns_since
-SELECT id, kind, state, amount, currency, stock, per_user_limit, starts_at, ends_at, pinned_shard, version
+SELECT id, kind, state, amount, currency, max_uses, stock, per_user_limit, budget, starts_at, ends_at, pinned_shard, version
 FROM campaigns WHERE version > $1;
 
 -- name: batches_since

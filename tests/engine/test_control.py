@@ -64,6 +64,8 @@ async def test_a_campaign_is_in_redis_when_the_call_returns(plane: ControlPlane)
         "stock": "3",
         "per_user_limit": "1",
         "amount": "500",
+        "max_uses": "",
+        "budget": "",
         "currency": "EUR",
     }
     stored: dict[Any, Any] = await plane.redis.hgetall(keys.campaign(0, made.id))
@@ -161,7 +163,7 @@ async def test_an_older_publisher_that_comes_late_changes_nothing(
 
 async def test_an_older_publisher_between_two_chunks_of_a_newer_one_does_not_win(plane: ControlPlane) -> None:
     def row(version: int, state: str) -> control._Row:
-        fields = ("cmp_7", state, "single", "", "", "", "", "", "")
+        fields = ("cmp_7", state, "single", *[""] * 8)
         return control._Row(version, "campaign:cmp_7", state.encode(), fields)
 
     first = await control._call(plane.redis, 0, [row(9, "paused")], "0", "9", "0-0", "")

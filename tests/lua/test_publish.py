@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SCRIPT: Final = loader.load("publish")
 FIELDS: Final = (
     *("version", "id", "state", "kind", "starts_at_ms", "ends_at_ms"),
-    *("stock", "per_user_limit", "amount", "currency"),
+    *("max_uses", "stock", "per_user_limit", "budget", "amount", "currency"),
 )
 Row = tuple[int, str, str]
 

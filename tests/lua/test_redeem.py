@@ -32,7 +32,7 @@ EDGES_MS: Final = 600  # how many neighbouring milliseconds one call tries
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """What the front end sends for one attempt. ``counted``: it knows of a limit per user."""
+    """What the front end sends for one attempt. ``counted``: it knows of a limit per user; and the kind."""
 
     campaign: str = "cmp_1"
     batch: int = 7
@@ -40,6 +40,7 @@ class Attempt:
     offset: int = 5
     user: str = "ann"
     counted: bool = False
+    kind: str = "single"
     key: str = ""
     fingerprint: bytes = b"\x00\xff body."
     last4: str = "WXYZ"
@@ -90,6 +91,8 @@ class Shard:
             values: dict[str, str | bytes | int] = {
                 "campaign_at": place_of(self.campaign(attempt.campaign)),
                 "state_at": place_of(self.state(attempt)),
+                "used_at": place_of(self.used(attempt)) if attempt.kind != "single" else 0,
+                "used_field": serial(attempt) if attempt.kind == "multi" else attempt.offset,
                 "users_at": place_of(self.users(attempt)) if attempt.counted else 0,
                 "receipts_at": place_of(self.receipts(epoch)) if attempt.key else 0,
                 "receipts_before_at": place_of(self.receipts(epoch - 1)) if attempt.key else 0,
@@ -129,6 +132,11 @@ class Shard:
 
     def state(self, attempt: Attempt) -> str:
         return keys.state(self.number, attempt.batch, attempt.segment)
+
+    def used(self, attempt: Attempt) -> str:
+        if attempt.kind == "multi":
+            return keys.uses(self.number, attempt.batch)
+        return keys.spent(self.number, attempt.batch, attempt.segment)
 
     def users(self, attempt: Attempt) -> str:
         return keys.users(self.number, attempt.campaign, BUCKET)
@@ -360,7 +368,12 @@ async def test_a_window_opens_and_closes_to_the_millisecond(
         edges = range(now_ms, now_ms + EDGES_MS - 1)
         async with shard.redis.pipeline() as pipe:
             for attempt, edge_ms in zip(attempts[1:], edges, strict=True):
-                fields: dict[Any, Any] = {"id": attempt.campaign, "state": "active", field: edge_ms}
+                fields: dict[Any, Any] = {
+                    "id": attempt.campaign,
+                    "state": "active",
+                    "kind": "single",
+                    field: edge_ms,
+                }
                 pipe.hset(shard.campaign(attempt.campaign), mapping=fields)
             await pipe.execute()
         first, *answers = await shard.redeem(*attempts)
