@@ -18,19 +18,24 @@ from engine.messages import (
     PROBLEM_TYPE,
     check_idempotency_key,
     check_text,
+    parse_batch_item,
+    parse_batch_request,
     parse_redeem_request,
+    problem,
 )
 from engine.telemetry import exposition, store_exposition
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import msgspec
     from redis.asyncio import Redis
 
     from engine.auth import Authenticator
     from engine.database import Database
     from engine.reading import Records
     from engine.redemption import Redemptions
+    from engine.registry import ApiKey
     from engine.settings import Settings
 
 PAGE_LIMIT_DEFAULT: Final = 100
@@ -64,6 +69,7 @@ class Handlers:
         """All of them; each checks its own scope."""
         return [
             web.post("/v1/redemptions", self.redeem),
+            web.post("/v1/redemptions/batch", self.redeem_batch),
             web.get("/v1/redemptions", self.list_redemptions, allow_head=False),
             web.get("/v1/redemptions/{id}", self.show_redemption, allow_head=False),
             web.get("/healthz", self.health),
@@ -83,6 +89,27 @@ class Handlers:
             parse_redeem_request(body, self._settings), key, api_key
         )
         return self.response(status, answer)
+
+    async def redeem_batch(self, request: web.Request) -> web.Response:
+        """``POST /v1/redemptions/batch``: each item answers for itself, in their order."""
+        api_key = await self._authenticator.authorize(
+            request.headers.get("Authorization"), "redeem", fresh=False
+        )
+        if "Idempotency-Key" in request.headers:
+            raise Refusal("malformed_request", "In a batch each item has its own idempotency_key.")
+        body = await read_json(request, self._settings.batch_body_bytes_max, self._settings.request_timeout_s)
+        items = parse_batch_request(body, self._settings)
+        answers = await asyncio.gather(*(self._redeem_item(item, api_key) for item in items))
+        return _json(
+            {"results": [{"status": status, "body": orjson.Fragment(answer)} for status, answer in answers]}
+        )
+
+    async def _redeem_item(self, item: msgspec.Raw, api_key: ApiKey) -> tuple[int, bytes]:
+        try:
+            asked = parse_batch_item(item, self._settings)
+        except Refusal as refusal:
+            return problem(refusal.code, refusal.detail)
+        return await self._redemptions.redeem(asked, asked.idempotency_key, api_key)
 
     async def show_redemption(self, request: web.Request) -> web.Response:
         """``GET /v1/redemptions/{id}``."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import msgspec
 import orjson
@@ -16,6 +16,8 @@ import orjson
 from engine.errors import PROBLEMS, Refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from engine.settings import Settings
 
 AMOUNT_MAX: Final = 2**53 - 1  # minor units; what JSON numbers and Lua hold exactly
@@ -46,7 +48,23 @@ class RedeemRequest(msgspec.Struct, forbid_unknown_fields=True):
     metadata: dict[str, Any] | None = None
 
 
+class BatchItem(RedeemRequest, forbid_unknown_fields=True):
+    """One of the requests of a batch; its idempotency key is a member, as there is one header for all."""
+
+    idempotency_key: str | None = None
+
+
+class BatchRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of ``POST /v1/redemptions/batch``. Each item is checked for itself."""
+
+    items: list[msgspec.Raw]
+
+
 _decode_redeem_request = msgspec.json.Decoder(RedeemRequest).decode
+_decode_batch_item = msgspec.json.Decoder(BatchItem).decode
+_decode_batch_request = msgspec.json.Decoder(BatchRequest).decode
+T = TypeVar("T")
+R = TypeVar("R", bound=RedeemRequest)
 
 
 def parse_redeem_request(body: bytes, settings: Settings) -> RedeemRequest:
@@ -55,12 +73,43 @@ def parse_redeem_request(body: bytes, settings: Settings) -> RedeemRequest:
     Raises:
         Refusal: ``malformed_request`` or ``invalid_amount``, with what is wrong; never with the code.
     """
+    return _checked(_decoded(_decode_redeem_request, body), settings)
+
+
+def parse_batch_request(body: bytes, settings: Settings) -> list[msgspec.Raw]:
+    """The items of a batch, each still to be parsed.
+
+    Raises:
+        Refusal: ``malformed_request``: not of the form, no items, or too many.
+    """
+    items = _decoded(_decode_batch_request, body).items
+    if not 0 < len(items) <= settings.batch_items_max:
+        raise Refusal("malformed_request", f"items must be 1 to {settings.batch_items_max}")
+    return items
+
+
+def parse_batch_item(item: msgspec.Raw, settings: Settings) -> BatchItem:
+    """One item of a batch.
+
+    Raises:
+        Refusal: as ``parse_redeem_request``, or for its idempotency key.
+    """
+    request = _checked(_decoded(_decode_batch_item, item), settings)
+    if request.idempotency_key is not None:
+        check_idempotency_key(request.idempotency_key, settings)
+    return request
+
+
+def _decoded(decode: Callable[[bytes], T], body: bytes) -> T:
     try:
-        request = _decode_redeem_request(body)
+        return decode(body)
     except msgspec.ValidationError as error:
         raise Refusal("malformed_request", _without_values(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Refusal("malformed_request", "The body is not valid JSON.") from None
+
+
+def _checked(request: R, settings: Settings) -> R:
     check_text("user", request.user, settings.user_length_max)
     if request.order is not None:
         check_text("order", request.order, settings.order_length_max)

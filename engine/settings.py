@@ -58,6 +58,8 @@ class Settings:
     keepalive_s: int = _setting(75, "an idle connection is closed after this", least=1)
     request_timeout_s: int = _setting(30, "a request must have arrived whole by then", least=1)
     body_bytes_max: int = _setting(16_384, "body of a request on the redeem path", least=256)
+    batch_items_max: int = _setting(100, "items of one call that redeems a batch", least=1)
+    batch_body_bytes_max: int = _setting(262_144, "body of a call that redeems a batch", least=256)
     admin_body_bytes_max: int = _setting(262_144, "body of any other request", least=256)
     code_length_max: int = _setting(64, "characters of a code as typed, separators included", least=16)
     user_length_max: int = _setting(128, "characters of a user", least=1)
