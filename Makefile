@@ -27,6 +27,8 @@ check: lint types luacheck imports
 lint: $(VENV)/.installed
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check --quiet $(SOURCES)
+	@! grep -rnE --include='*.py' '# (noqa(: [A-Z0-9, ]+)?|type: ignore(\[[a-z, -]+\])?) *$$' $(SOURCES) \
+	  || { echo "each noqa and type: ignore says why, behind it on its line"; exit 1; }
 
 types: $(VENV)/.installed
 	$(BIN)/mypy

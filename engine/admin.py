@@ -13,26 +13,23 @@ import re
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
-import orjson
 from aiohttp import web
 
 from engine import api_keys, batches, campaigns, registry
 from engine.control import ControlPlane
 from engine.errors import Refusal
-from engine.messages import JSON_TYPE
+from engine.requests import Handler, json_response, page_limit, read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from engine.control import Changed
 
-    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
     Route = tuple[str, str, str, Handler]
 
 CONTROL_PLANE: Final = web.AppKey("control_plane", ControlPlane)
 API_KEY: Final = web.RequestKey("api_key", registry.ApiKey)  # who calls, once the scope is checked
 
-PAGE_LIMIT: Final = 100
 CSV_TYPE: Final = "text/csv"
 NDJSON_TYPE: Final = "application/x-ndjson"
 MESSAGE_LENGTH_MAX: Final = 200  # of what is wrong with a body, which may quote its field names
@@ -180,15 +177,8 @@ async def _body(request: web.Request, body_type: type[T]) -> T:
     Raises:
         Refusal: ``unsupported_media_type``, ``body_too_large`` or ``malformed_request``.
     """
-    bytes_max = _plane(request).settings.admin_body_bytes_max
-    if request.content_type != JSON_TYPE:
-        raise Refusal("unsupported_media_type")
-    try:
-        body = await request.read()
-    except web.HTTPRequestEntityTooLarge:
-        raise Refusal("body_too_large") from None
-    if len(body) > bytes_max:
-        raise Refusal("body_too_large", f"The body is larger than {bytes_max} bytes.")
+    settings = _plane(request).settings
+    body = await read_json(request, settings.admin_body_bytes_max, settings.request_timeout_s)
     try:
         return msgspec.json.decode(body, type=body_type)
     except msgspec.ValidationError as error:
@@ -199,14 +189,11 @@ async def _body(request: web.Request, body_type: type[T]) -> T:
 
 def _page(request: web.Request) -> tuple[str | None, int]:
     """Cursor and limit of a list."""
-    limit_max = _plane(request).settings.page_limit_max
     unknown = set(request.query) - {"after", "limit"}
     if unknown:
         raise Refusal("malformed_request", "A list takes after and limit, nothing else.")
-    limit = request.query.get("limit", str(min(PAGE_LIMIT, limit_max)))
-    if not _INTEGER.fullmatch(limit) or not 1 <= int(limit) <= limit_max:
-        raise Refusal("malformed_request", f"limit must be between 1 and {limit_max}")
-    return request.query.get("after"), int(limit)
+    limit = page_limit(request.query.get("limit"), _plane(request).settings.page_limit_max)
+    return request.query.get("after"), limit
 
 
 def _wants_ndjson(request: web.Request) -> bool:
@@ -230,12 +217,7 @@ def _next_chunk(chunks: Iterator[bytes], *, as_ndjson: bool) -> bytes:
 
 
 def _json(document: object, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(
-        body=orjson.dumps(document),
-        status=status,
-        content_type=JSON_TYPE,
-        headers=_NO_STORE | (headers or {}),
-    )
+    return json_response(document, status=status, headers=_NO_STORE | (headers or {}))
 
 
 def _changed(

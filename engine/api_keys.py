@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from engine import registry
 from engine.campaigns import check_name, shown_instant
 from engine.control import Change, Changed, ControlPlane, change
 from engine.database import queries
@@ -22,6 +23,8 @@ from engine.registry import SCOPES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from engine.database import Database
 
 ID_BYTES: Final = 6
 SECRET_BYTES: Final = 32
@@ -65,7 +68,7 @@ class IssuedKey(msgspec.Struct, frozen=True):
 
 def digest(key: str) -> bytes:
     """What is kept of a key."""
-    return hashlib.sha256(key.encode()).digest()
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
 async def create(plane: ControlPlane, name: str, scopes: Sequence[str]) -> Changed[IssuedKey]:
@@ -107,6 +110,17 @@ async def revoke(plane: ControlPlane, key_id: str) -> Changed[ApiKey]:
         return _api_key(row)
 
     return await change(plane, write)
+
+
+async def find(database: Database, secret: str) -> registry.ApiKey | None:
+    """The valid key that this is, asked of PostgreSQL; None where it is none."""
+    async with database.connection() as connection:
+        row = await connection.fetchrow(_SQL["by_digest"], digest(secret))
+    if row is None:
+        return None
+    return registry.ApiKey(
+        id=row["id"], name=row["name"], digest=row["digest"], scopes=tuple(row["scopes"]), revoked=False
+    )
 
 
 async def page(plane: ControlPlane, *, after: str | None, limit: int) -> list[ApiKey]:

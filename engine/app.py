@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import HttpVersion10, web
@@ -29,10 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
     from pathlib import Path
 
+    from engine.requests import Handler
     from engine.settings import Settings
 
 _log = logging.getLogger(__name__)
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # What aiohttp itself refuses, in the words of the API.
 _CODE_OF_STATUS: Final = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 _FLUSH_INTERVAL_S: Final = 1.0
@@ -66,7 +65,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         await stack.enter_async_context(_in_background(_keep_flushing(telemetry)))
         handlers = Handlers(
             settings=settings,
-            authenticator=Authenticator(registry),
+            authenticator=Authenticator(registry, database),
             redemptions=redemptions,
             records=Records(database, redis, tail_scan_max=settings.tail_scan_max),
             database=database,

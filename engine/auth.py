@@ -6,12 +6,13 @@ not there may have been made a moment ago, so the copy is refreshed before it is
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Final
 
-from engine.errors import Refusal
+from engine import api_keys
+from engine.errors import Refusal, StoreUnavailable
 
 if TYPE_CHECKING:
+    from engine.database import Database
     from engine.registry import ApiKey, Registry
 
 _SCHEME: Final = "bearer "
@@ -22,8 +23,9 @@ _REMEMBERED_MAX: Final = 1024
 class Authenticator:
     """Finds the key of a request. Remembers the headers it has seen, until the configuration changes."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, database: Database) -> None:
         self._registry = registry
+        self._database = database
         self._remembered: dict[str, ApiKey] = {}
         self._remembered_version = -1
 
@@ -42,12 +44,26 @@ class Authenticator:
         return remembered
 
     def _look_up(self, authorization: str) -> ApiKey | None:
-        if len(authorization) > KEY_LENGTH_MAX or authorization[: len(_SCHEME)].lower() != _SCHEME:
+        secret = _secret(authorization)
+        if secret is None:
             return None
-        secret = authorization[len(_SCHEME) :].strip()
-        digest = hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
-        api_key = self._registry.api_keys.get(digest)
+        api_key = self._registry.api_keys.get(api_keys.digest(secret).hex())
         return None if api_key is None or api_key.revoked else api_key
+
+    async def authorize_change(self, authorization: str | None, scope: str) -> ApiKey:
+        """``authorize`` for calls that change PostgreSQL: where Redis is away, that answers.
+
+        So a campaign can be paused and a key revoked while Redis is away.
+
+        Raises:
+            Refusal: ``unauthenticated`` or ``forbidden``.
+            StoreUnavailable: neither can be asked.
+        """
+        try:
+            return await self.authorize(authorization, scope, fresh=True)
+        except StoreUnavailable:
+            secret = _secret(authorization or "")
+            return _may(await api_keys.find(self._database, secret) if secret else None, scope)
 
     async def authorize(self, authorization: str | None, scope: str, *, fresh: bool) -> ApiKey:
         """The key of a request that may do what needs ``scope``.
@@ -64,8 +80,19 @@ class Authenticator:
             if authorization is not None:
                 await self._registry.confirm()
             api_key = self.known(authorization)
-        if api_key is None:
-            raise Refusal("unauthenticated")
-        if scope not in api_key.scopes:
-            raise Refusal("forbidden", f"This call needs a key with the scope {scope}.")
-        return api_key
+        return _may(api_key, scope)
+
+
+def _secret(authorization: str) -> str | None:
+    """The key in an Authorization header (RFC 6750, section 2.1), or None."""
+    if len(authorization) > KEY_LENGTH_MAX or authorization[: len(_SCHEME)].lower() != _SCHEME:
+        return None
+    return authorization[len(_SCHEME) :].strip()
+
+
+def _may(api_key: ApiKey | None, scope: str) -> ApiKey:
+    if api_key is None:
+        raise Refusal("unauthenticated")
+    if scope not in api_key.scopes:
+        raise Refusal("forbidden", f"This call needs a key with the scope {scope}.")
+    return api_key

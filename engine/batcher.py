@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 TICK_S: Final = 0.05
+AWAY_S: Final = 0.25
 STALE_RETRY_S: Final = 0.005
 
 SCRIPT: Final = loader.load(
@@ -72,11 +73,13 @@ class Batcher:
         self._registry = registry
         self._telemetry = telemetry
         self._loop = asyncio.get_running_loop()
+        # Half of an attempt's time is for waiting, the other half for the reply to its call.
+        self._patience_s = settings.attempt_deadline_ms / 2000
         self._link = Link(settings.redis_url, (SCRIPT,), on_ready=self._dispatch)
         self._queue: deque[Attempt] = deque()
         self._under_way: list[Attempt] = []
         self._sent_at = 0.0
-        self._epoch = int(time.time()) // settings.receipt_window_s
+        self._epoch = int(time.time()) // keys.RECEIPT_WINDOW_S
         self._tick: asyncio.TimerHandle | None = None
         self._refresh: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
@@ -109,7 +112,10 @@ class Batcher:
 
         Raises:
             Overloaded: as many wait as may.
+            StoreUnavailable: Redis has been away for longer than a new connection takes.
         """
+        if self._link.down_s > AWAY_S:
+            raise StoreUnavailable("Redis is away")
         if len(self._queue) >= self._settings.queue_max:
             raise Overloaded(f"{self._settings.queue_max} attempts wait")
         self._queue.append(attempt)
@@ -125,7 +131,10 @@ class Batcher:
             return
         if self._refresh and not self._refresh.done():
             return
+        self._drop_late()
         count = min(len(self._queue), self._settings.batch_max)
+        if not count:
+            return
         self._under_way = [self._queue.popleft() for _ in range(count)]
         self._telemetry.batch_size(count)
         self._send()
@@ -133,9 +142,12 @@ class Batcher:
     def _send(self) -> None:
         self._sent_at = self._loop.time()
         try:
-            self._link.call(self._command(self._under_way), self._replied, self._lost)
+            self._link.call(self._command(self._under_way), self._replied, self._fail_under_way)
         except StoreUnavailable as fault:
-            self._lost(fault)
+            self._fail_under_way(fault)
+        except Exception:  # noqa: BLE001 - a bug of ours must not leave them without an answer
+            _log.exception("a call of redeem.lua could not be made")
+            self._fail_under_way(ContractViolation("the call could not be made"))
 
     def _command(self, attempts: list[Attempt]) -> bytes:
         names = [keys.events(self._shard), keys.version(self._shard)]
@@ -152,7 +164,7 @@ class Batcher:
             self._shard,
             self._registry.version,
             self._epoch,
-            self._settings.receipt_window_s,
+            keys.RECEIPT_WINDOW_S,
         ]
         for attempt in attempts:
             attempt.write_to(arguments, place_of, self._epoch)
@@ -177,7 +189,7 @@ class Batcher:
                 self._refused(str(reply))
             case _:
                 _log.error("unexpected reply of redeem.lua", extra={"shard": self._shard})
-                self._fail_under_way(ContractViolation("unexpected reply"))
+                self._fail_under_way(OutcomeUnknown("unexpected reply"))
 
     def _refused(self, error: str) -> None:
         """An error reply. Those that Redis gives before line one of a script mean: not done."""
@@ -187,9 +199,8 @@ class Batcher:
             try:
                 self._link.load(SCRIPT)
             except StoreUnavailable as fault:
-                self._lost(fault)
-            else:
-                self._dispatch()
+                self._fail_all(fault)
+            self._next()
         elif kind in _NOT_DONE:
             self._telemetry.redis_error(kind)
             self._fail_under_way(StoreUnavailable(error))
@@ -198,16 +209,13 @@ class Batcher:
             self._telemetry.redis_error("SCRIPT")
             self._fail_under_way(OutcomeUnknown("the script failed"))
 
-    def _lost(self, fault: Fault) -> None:
-        self._fail_under_way(fault)
-
     async def _take_new_configuration(self) -> None:
         try:
             known = self._registry.version
             await self._registry.refresh()
             if self._registry.version == known:
                 await asyncio.sleep(STALE_RETRY_S)  # another shard has it already, shard 0 not yet
-        except StoreUnavailable as fault:
+        except Fault as fault:
             self._fail_all(fault)
         else:
             self._queue = deque(attempt for attempt in self._queue if attempt.still_allowed())
@@ -245,13 +253,22 @@ class Batcher:
         if not self._under_way and not self._queue:
             self._idle.set()
 
+    def _drop_late(self) -> None:
+        """Answer what has waited so long that its reply could come too late."""
+        latest = self._loop.time() + self._patience_s
+        late = [attempt for attempt in self._queue if attempt.deadline <= latest]
+        if late:  # those that were decoded late stand behind others with more time
+            self._queue = deque(attempt for attempt in self._queue if attempt.deadline > latest)
+            fault = Overloaded("waited too long") if self._link.ready else StoreUnavailable("Redis is away")
+            for attempt in late:
+                attempt.failed(fault)
+
     def _check_deadlines(self) -> None:
         """Answer what is late: what waits was certainly not done, what is under way perhaps."""
-        now = self._loop.time()
-        while self._queue and self._queue[0].deadline <= now:
-            fault = Overloaded("waited too long") if self._link.ready else StoreUnavailable("Redis is away")
-            self._queue.popleft().failed(fault)
-        if self._under_way and self._under_way[0].deadline <= now:
+        if self._link.down_s > AWAY_S:
+            self._fail_all(StoreUnavailable("Redis is away"))
+        self._drop_late()
+        if self._under_way and self._loop.time() - self._sent_at > self._patience_s:
             _log.warning("no reply from Redis in time", extra={"shard": self._shard})
             self._link.abort()
         if self._queue or self._under_way:

@@ -34,6 +34,7 @@ TRANSITIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "ended": (),
 }
 LIMITS: Final = {"stock": 0, "per_user_limit": 1, "budget": 0}  # limits across codes, and the least of each
+EPOCH_YEAR: Final = 1970  # Redis counts milliseconds from there
 REMOVABLE: Final = ("amount", "currency", *LIMITS, "starts_at", "ends_at")
 
 # ISO 4217, list one: the currencies in use, without funds, metals and test codes.
@@ -369,4 +370,6 @@ def _parse_instant(name: str, text: str | None) -> datetime | None:
         at = datetime.fromisoformat(text.upper()).astimezone(UTC)
     except (ValueError, OverflowError):
         raise _malformed(f"{name} is not a time that exists") from None
+    if at.year < EPOCH_YEAR:
+        raise _malformed(f"{name} must not be before {EPOCH_YEAR}")
     return at.replace(microsecond=at.microsecond // 1000 * 1000)

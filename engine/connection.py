@@ -69,7 +69,7 @@ class Connection(RequestHandler):
                 "Connection: close\r\n\r\n"
             )
             self.transport.write(head.encode() + body)  # type: ignore[union-attr] # just connected
-            self.transport.close()  # type: ignore[union-attr]
+            self.transport.close()  # type: ignore[union-attr] # just connected
         else:
             self._expect_request()
 
@@ -78,6 +78,14 @@ class Connection(RequestHandler):
         self._connections.open -= 1
         self._stop_clock()
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override] # asyncio asks for it, aiohttp forgot
+        """A client that says no more may still wait for its answer."""
+        super().eof_received()
+        if not (self._messages or self._request_in_progress):
+            return None
+        self.close()  # once it is answered
+        return True
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; the head of a request must be whole in time."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import msgspec
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from engine import keys, registry
 from engine.database import queries
@@ -140,6 +140,7 @@ async def _publish_from(redis: Redis, connection: Any) -> int:  # noqa: ANN401 -
 
 
 async def _publish_shard(redis: Redis, connection: Any, shard: int, target: int) -> None:  # noqa: ANN401
+    await _check_kept(redis, connection, shard)
     row = await connection.fetchrow(_SQL["ledger_offset"], shard)
     ledger_offset = f"{row['stream_ms']}-{row['stream_seq']}" if row else _NO_OFFSET
     for _ in range(PUBLISH_TRIES):
@@ -149,10 +150,32 @@ async def _publish_shard(redis: Redis, connection: Any, shard: int, target: int)
         async with contextlib.aclosing(_rows(connection, shard, base)) as rows:
             answer = await _send(redis, shard, rows, (str(base), str(target), ledger_offset))
         if answer == b"behind":
-            raise StoreBehind(f"shard {shard} has lost events that the ledger holds: run `redeem rebuild`")
+            raise StoreBehind(f"shard {shard} has lost events that the ledger holds")
         if answer != b"gap":
             return
     raise StoreUnavailable(f"shard {shard} keeps losing its configuration while it is published")
+
+
+async def _check_kept(redis: Redis, connection: Any, shard: int) -> None:  # noqa: ANN401 - asyncpg has no types
+    """Take its configuration from a shard that has lost events, so that it redeems nothing.
+
+    PostgreSQL, asked first, cannot have written more events than the stream, asked after it, was
+    ever given; unless Redis came back without its latest ones. Later events do not hide that.
+
+    Raises:
+        StoreBehind: it has.
+    """
+    persisted = int(await connection.fetchval(_SQL["persisted"], shard))
+    try:
+        stream: dict[str, Any] = await redis.xinfo_stream(keys.events(shard))
+        added = int(stream["entries-added"])
+    except ResponseError:  # there is no stream yet
+        added = 0
+    if added < persisted:
+        await redis.delete(keys.version(shard))
+        raise StoreBehind(
+            f"shard {shard} was given {added} events and the ledger holds {persisted}: Redis has lost some"
+        )
 
 
 async def _shard_version(redis: Redis, shard: int) -> int:
@@ -270,7 +293,7 @@ class Health(enum.StrEnum):
     HEALED = "the configuration is published again"
     ELSEWHERE = "another process is publishing the configuration"
     AWAY = "the configuration cannot be compared"
-    STORE_BEHIND = "store_behind: Redis has lost events that the ledger holds; run `redeem rebuild`"
+    STORE_BEHIND = "store_behind: Redis has lost events that the ledger holds; no redemption is taken"
     DATABASE_BEHIND = "PostgreSQL is behind the configuration in Redis: it has lost changes"
 
 
@@ -329,5 +352,7 @@ async def _compare(plane: ControlPlane) -> bool | None:
         return False
     versions = [await _shard_version(plane.redis, shard) for shard in range(deployment["shards"])]
     async with plane.database.connection() as connection:
+        for shard in range(deployment["shards"]):
+            await _check_kept(plane.redis, connection, shard)
         target = int((await connection.fetchrow(_SQL["deployment"]))["control_version"])
     return None if max(versions) > target else min(versions) < target

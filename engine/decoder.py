@@ -6,6 +6,7 @@ knows; Redis is not asked (P6).
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine import mint_keys
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from engine.registry import Batch, Registry
     from engine.settings import Settings
 
+_log = logging.getLogger(__name__)
 # One way to read what was typed: format, symbols, normalised prefix (``formats.split``).
 Reading = tuple["Format", bytes, bytes]
 
@@ -40,6 +42,7 @@ class Decoder:
         self._registry = registry
         self._seen_version = -1
         self._in_use: list[tuple[Format, str]] = []
+        self.missing: frozenset[str] = frozenset()
         self._take_keys()
 
     def find(self, codes: Sequence[list[Reading]]) -> list[Issued | None]:
@@ -85,6 +88,12 @@ class Decoder:
             for number in sorted(batches, reverse=True)
         }
         self._in_use = [(FORMATS[name], key) for name, key in in_use if key in self._key_names]
+        missing = frozenset(key for _, key in in_use) - self._key_names
+        if missing - self.missing:
+            _log.error(
+                "mint keys are missing: their codes cannot be redeemed here", extra={"keys": sorted(missing)}
+            )
+        self.missing = missing
         self._seen_version = self._registry.version
 
     def _take_keys(self) -> None:

@@ -41,7 +41,10 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "overloaded": (503, "The engine is at its limit; nothing was done."),
     "store_unavailable": (503, "The store cannot be reached; nothing was done."),
     "store_behind": (503, "The store has lost data and must be rebuilt; nothing was done."),
-    "outcome_unknown": (503, "The answer was lost on the way; retry with the same Idempotency-Key."),
+    "outcome_unknown": (
+        503,
+        "The answer was lost; it may have been done. Retry with the same Idempotency-Key, or look.",
+    ),
 }
 RETRYABLE_STATUS: Final = 503
 

@@ -43,7 +43,7 @@ class EventId(NamedTuple):
         return f"{self.stream_ms}-{self.stream_seq}"
 
 
-_EVENT_ID = re.compile(r"(\d{1,4})-(\d{1,15})-(\d{1,9})", re.ASCII)
+_EVENT_ID = re.compile(r"(\d{1,4})-(\d{1,15})-(\d{1,18})", re.ASCII)
 
 
 def parse_id(text: str) -> EventId | None:
@@ -84,10 +84,10 @@ def decode(shard: int, stream_id: bytes, values: list[bytes]) -> Event:
     if tuple(values[::2]) != _FIELD_NAMES or values[1] != _FORMAT_VERSION:
         raise MalformedEvent(f"shard {shard}, entry {stream_id.decode('ascii', 'replace')}")
     milliseconds, _, sequence = stream_id.partition(b"-")
-    _, kind, redemption, campaign, batch, serial, last4, user, amount, currency, order, key, actor, at = (
-        value.decode() for value in values[1::2]
-    )
     try:
+        _, kind, redemption, campaign, batch, serial, last4, user, amount, currency, order, key, actor, at = (
+            value.decode() for value in values[1::2]
+        )
         return Event(
             id=EventId(shard, int(milliseconds), int(sequence)),
             type=kind,

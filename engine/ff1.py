@@ -99,7 +99,7 @@ class FF1:
             raise ValueError(f"half of {low_length} symbols in radix {radix} is not below 2**56")
 
         # AES is the block cipher FF1 is defined on, and one block of ECB is AES itself.
-        encryptor = Cipher(algorithms.AES(key), modes.ECB()).encryptor()  # noqa: S305
+        encryptor = Cipher(algorithms.AES(key), modes.ECB()).encryptor()  # noqa: S305 - see above
         self._update: Final[Callable[[bytes], bytes]] = encryptor.update
         self._update_into: Final = encryptor.update_into
         half_bytes = ((self.low_modulus - 1).bit_length() + 7) // 8  # b, step 3

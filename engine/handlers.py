@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import orjson
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from engine.admin import API_KEY
 from engine.errors import RETRYABLE_STATUS, Refusal, StoreUnavailable
+from engine.exposition import exposition
 from engine.messages import (
     JSON_TYPE,
     PROBLEM_TYPE,
@@ -23,7 +22,8 @@ from engine.messages import (
     parse_redeem_request,
     problem,
 )
-from engine.telemetry import exposition, store_exposition
+from engine.requests import Handler, json_response, page_limit, read_json
+from engine.telemetry import store_exposition
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,10 +37,6 @@ if TYPE_CHECKING:
     from engine.redemption import Redemptions
     from engine.registry import ApiKey
     from engine.settings import Settings
-
-PAGE_LIMIT_DEFAULT: Final = 100
-_DIGITS_MAX: Final = 10
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Handlers:
@@ -100,7 +96,7 @@ class Handlers:
         body = await read_json(request, self._settings.batch_body_bytes_max, self._settings.request_timeout_s)
         items = parse_batch_request(body, self._settings)
         answers = await asyncio.gather(*(self._redeem_item(item, api_key) for item in items))
-        return _json(
+        return json_response(
             {"results": [{"status": status, "body": orjson.Fragment(answer)} for status, answer in answers]}
         )
 
@@ -114,7 +110,7 @@ class Handlers:
     async def show_redemption(self, request: web.Request) -> web.Response:
         """``GET /v1/redemptions/{id}``."""
         await self._may(request, "read")
-        return _json(await self._records.one(request.match_info["id"]))
+        return json_response(await self._records.one(request.match_info["id"]))
 
     async def list_redemptions(self, request: web.Request) -> web.Response:
         """``GET /v1/redemptions?user=&campaign=&after=&limit=``."""
@@ -130,11 +126,11 @@ class Handlers:
         page = await self._records.page(
             user=query.get("user"), campaign=query.get("campaign"), after=query.get("after"), limit=limit
         )
-        return _json({"items": page.items, "next": page.next})
+        return json_response({"items": page.items, "next": page.next})
 
     async def health(self, _: web.Request) -> web.Response:
         """``GET /healthz``: this process answers."""
-        return _json({"status": "ok"})
+        return json_response({"status": "ok"})
 
     async def readiness(self, _: web.Request) -> web.Response:
         """``GET /readyz``: 200, or 503 and what is not ready. PostgreSQL is named, but not waited for."""
@@ -144,11 +140,18 @@ class Handlers:
             await self._redemptions.registry.refresh()
         except StoreUnavailable as fault:
             configuration = str(fault)
-        parts = {"redis": redis, "configuration": configuration, "postgresql": await self._postgresql()}
-        ready = redis == configuration == "ok"
+        missing = self._redemptions.missing_mint_keys
+        mint_keys = f"missing: {', '.join(sorted(missing))}" if missing else "ok"
+        parts = {
+            "redis": redis,
+            "configuration": configuration,
+            "mint_keys": mint_keys,
+            "postgresql": await self._postgresql(),
+        }
+        ready = redis == configuration == mint_keys == "ok"
         status = "ready" if ready else "not ready"
         body = {"status": status, "parts": parts}
-        return _json(body, status=200 if ready else 503)
+        return json_response(body, status=200 if ready else 503)
 
     async def _postgresql(self) -> str:
         """Redemptions go on without it, so it makes nothing unready; reads and changes do not."""
@@ -166,15 +169,15 @@ class Handlers:
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def _may(self, request: web.Request, scope: str) -> None:
-        request[API_KEY] = await self._authenticator.authorize(
-            request.headers.get("Authorization"), scope, fresh=True
-        )
+        await self._authenticator.authorize(request.headers.get("Authorization"), scope, fresh=True)
 
     def guarded(self, scope: str, handler: Handler) -> Handler:
-        """A handler that only keys with this scope reach."""
+        """A handler of administration that only keys with this scope reach."""
 
         async def check_then_handle(request: web.Request) -> web.StreamResponse:
-            await self._may(request, scope)
+            request[API_KEY] = await self._authenticator.authorize_change(
+                request.headers.get("Authorization"), scope
+            )
             return await handler(request)
 
         return check_then_handle
@@ -187,55 +190,6 @@ class Handlers:
         return web.Response(status=status, body=body, content_type=PROBLEM_TYPE, headers=headers)
 
 
-async def read_json(request: web.Request, bytes_max: int, timeout_s: int) -> bytes:
-    """The body of a request that must be JSON, whole.
-
-    Raises:
-        Refusal: ``unsupported_media_type``, ``body_too_large``, or ``malformed_request`` where it
-            does not arrive in time.
-    """
-    if request.content_type != JSON_TYPE or request.headers.get("Content-Encoding", "identity") != "identity":
-        raise Refusal("unsupported_media_type")
-    if (request.content_length or 0) > bytes_max:
-        raise Refusal("body_too_large", f"At most {bytes_max} bytes.")
-    if request.content.is_eof():  # it came with the head, as most do
-        body = request.content.read_nowait()
-    else:
-        body = await _read_body(request, bytes_max, timeout_s)
-    if len(body) > bytes_max:
-        raise Refusal("body_too_large", f"At most {bytes_max} bytes.")
-    return body
-
-
-async def _read_body(request: web.Request, bytes_max: int, timeout_s: int) -> bytes:
-    """A body as it arrives, up to the first chunk past its limit."""
-    body = bytearray()
-    try:
-        async with asyncio.timeout(timeout_s):
-            async for chunk in request.content.iter_any():
-                body += chunk
-                if len(body) > bytes_max:
-                    break
-    except TimeoutError:
-        raise Refusal("malformed_request", "The body did not arrive in time.") from None
-    except (ConnectionError, web.RequestPayloadError, HttpProcessingError):
-        raise Refusal("malformed_request", "The body did not arrive whole.") from None
-    return bytes(body)
-
-
-def page_limit(text: str | None, most: int) -> int:
-    """The ``limit`` of a list.
-
-    Raises:
-        Refusal: ``malformed_request``.
-    """
-    if text is None:
-        return min(PAGE_LIMIT_DEFAULT, most)
-    if not (text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX and 1 <= int(text) <= most):
-        raise Refusal("malformed_request", f"limit must be between 1 and {most}")
-    return int(text)
-
-
 def _idempotency_key(request: web.Request, settings: Settings) -> str | None:
     given = request.headers.getall("Idempotency-Key", [])
     if not given:
@@ -244,7 +198,3 @@ def _idempotency_key(request: web.Request, settings: Settings) -> str | None:
         raise Refusal("malformed_request", "Idempotency-Key is given more than once.")
     check_idempotency_key(given[0], settings)
     return given[0]
-
-
-def _json(value: object, *, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=orjson.dumps(value), content_type=JSON_TYPE)

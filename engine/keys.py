@@ -10,9 +10,10 @@ from typing import Final, NamedTuple
 SEGMENT_CODES: Final = 1 << 16  # codes of one state string: 2 bits each, 16 KiB
 SPENT_SEGMENT_CODES: Final = 1 << 12  # balances of one string: 64 bits each, 32 KiB
 USER_BUCKETS: Final = 1 << 16  # hashes over which the per-user counts of a campaign spread
+RECEIPT_WINDOW_S: Final = 86_400  # a receipt is kept for one to two of these; part of its key's name
 RECEIPT_BUCKETS: Final = 1 << 16  # hashes over which the receipts of one window spread
 
-# The two bits of a code.
+# The two bits of a code, as the scripts write them.
 FRESH: Final = 0
 REDEEMED: Final = 1
 HELD: Final = 2
@@ -35,12 +36,6 @@ def place(serial: int, shards: int, pinned_shard: int | None) -> Place:
         index, shard = serial, pinned_shard
     segment, offset = divmod(index, SEGMENT_CODES)
     return Place(shard, segment, offset)
-
-
-def serial_at(spot: Place, shards: int, pinned_shard: int | None) -> int:
-    """The serial whose ``place`` this is."""
-    index = spot.segment * SEGMENT_CODES + spot.offset
-    return index if pinned_shard is not None else index * shards + spot.shard
 
 
 def version(shard: int) -> str:

@@ -45,7 +45,13 @@ class Link(asyncio.Protocol):
         self._waiting: deque[tuple[Callable[[object], None], Callable[[Fault], None]]] = deque()
         self._connecting: asyncio.Task[None] | None = None
         self._closed = False
+        self._down_since = asyncio.get_running_loop().time()
         self.ready = False
+
+    @property
+    def down_s(self) -> float:
+        """For how many seconds there has been no connection; 0 while there is one."""
+        return 0.0 if self.ready else asyncio.get_running_loop().time() - self._down_since
 
     def open(self) -> None:
         """Start to connect; ``on_ready`` is called each time the scripts are loaded and calls may go."""
@@ -100,6 +106,8 @@ class Link(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """What was sent and not answered may have been done."""
         was_ready, self.ready, self._transport = self.ready, False, None
+        if was_ready:
+            self._down_since = asyncio.get_running_loop().time()
         self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
         waiting, self._waiting = self._waiting, deque()
         for _, on_fault in waiting:
@@ -115,7 +123,7 @@ class Link(asyncio.Protocol):
         while not self._closed:
             try:
                 await asyncio.wait_for(self._connect_once(), CONNECT_TIMEOUT_S)
-            except (OSError, TimeoutError, Fault, _HandshakeError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next try may find it gone
                 self.abort()
                 if attempt == 0:
                     _log.warning("cannot connect to Redis", extra={"error": str(error)})

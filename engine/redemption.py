@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from engine import keys
 from engine.batcher import Batcher
 from engine.decoder import Decoder
-from engine.errors import ContractViolation, Fault, Overloaded, StoreUnavailable
+from engine.errors import ContractViolation, Fault, StoreUnavailable
 from engine.formats import FORMATS, PREFIX_CHARACTERS_MAX, mask, normalise, split
 from engine.messages import fingerprint, plain_problem, problem, redeemed
 from engine.mint_keys import MintKeyError
@@ -129,7 +129,10 @@ class Attempt:
         self.readings = split(self.normalised, self._core.registry.prefixes)
 
     def not_found(self) -> None:
-        """No code that was issued."""
+        """No code that was issued; or one that cannot be read here, which is for us to mend."""
+        if self._core.missing_mint_keys:
+            self.failed(StoreUnavailable("mint keys are missing"))
+            return
         code = "code_not_found" if self.readings else "code_malformed"
         self.finish(code, *plain_problem(code))
 
@@ -140,6 +143,9 @@ class Attempt:
         if replayed:
             del words[0]
         outcome = words[0]
+        if outcome == "unpublished":
+            self.failed(StoreUnavailable("the shard does not have the campaign yet"))
+            return
         if outcome != "redeemed":
             self.finish("replayed" if replayed else outcome, *plain_problem(outcome, replayed=replayed))
             return
@@ -193,6 +199,11 @@ class Redemptions:
     def ready(self) -> bool:
         """Whether every shard can be called."""
         return all(batcher.ready for batcher in self._batchers)
+
+    @property
+    def missing_mint_keys(self) -> frozenset[str]:
+        """Names of mint keys that codes were issued under, and that this process was not given."""
+        return self._decoder.missing
 
     def open(self) -> None:
         """Connect to every shard."""
@@ -274,9 +285,10 @@ class Redemptions:
             try:
                 async with asyncio.timeout_at(attempts[0].deadline):
                     await self.registry.confirm()
-            except (StoreUnavailable, TimeoutError):
+            except (Fault, TimeoutError) as error:
+                fault = error if isinstance(error, Fault) else StoreUnavailable("Redis cannot be asked")
                 for attempt in attempts:
-                    attempt.failed(StoreUnavailable("Redis cannot be asked"))
+                    attempt.failed(fault)
                 continue
             if self.registry.version != attempts[0].version:  # of all, the first saw the oldest
                 attempts = [attempt for attempt in attempts if attempt.still_allowed()]
@@ -302,15 +314,18 @@ class Redemptions:
             if code is None:
                 unresolved.append(attempt)
             else:
-                attempt.belongs_to(code)
-                self._enqueue(attempt)
+                self._enqueue(attempt, code)
         return unresolved
 
-    def _enqueue(self, attempt: Attempt) -> None:
+    def _enqueue(self, attempt: Attempt, code: Issued) -> None:
         try:
+            attempt.belongs_to(code)
             self._batchers[attempt.place.shard].add(attempt)
-        except Overloaded as fault:
+        except Fault as fault:
             attempt.failed(fault)
+        except Exception:  # noqa: BLE001 - a bug of ours must not leave it, or those behind it, unanswered
+            _log.exception("an attempt could not be sent on")
+            attempt.failed(ContractViolation("the attempt could not be sent on"))
 
 
 def _may_have_prefix(normalised: bytes) -> bool:

@@ -15,7 +15,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from engine import keys
-from engine.errors import StoreUnavailable
+from engine.errors import ContractViolation, StoreUnavailable
 from engine.formats import normalise_prefix
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class Registry:
 
         Raises:
             StoreUnavailable: Redis does not answer in time, or holds no configuration.
+            ContractViolation: it holds one that this version cannot read.
         """
         try:
             async with asyncio.timeout(self._timeout_s), self._one_at_a_time:
@@ -122,10 +123,15 @@ class Registry:
             if int(version) == self.version:
                 return
             records = await self._redis.hmget(keys.control(), changed) if changed else []
+            if None in records:
+                raise StoreUnavailable("the configuration is being replaced")
         except (OSError, RedisError) as error:
             raise StoreUnavailable(str(error)) from error
-        for name, record in zip(changed, records, strict=True):
-            self._take(name, record)
+        try:
+            for name, record in zip(changed, records, strict=True):
+                self._take(name, record)
+        except msgspec.MsgspecError as error:
+            raise ContractViolation("the configuration in Redis cannot be read") from error
         self.version = int(version)
 
     def _take(self, name: Any, record: Any) -> None:  # noqa: ANN401 - bytes, whatever redis-py's stubs say
@@ -138,7 +144,7 @@ class Registry:
         elif kind == b"campaign":
             campaign = msgspec.json.decode(record, type=Campaign)
             self.campaigns[campaign.id] = campaign
-        else:
+        elif kind == b"batch":
             batch = msgspec.json.decode(record, type=Batch)
             self.batches[batch.id] = batch
             if batch.prefix:

@@ -27,7 +27,8 @@ class SettingsError(Exception):
 
 
 def _setting(default: Any, help_text: str, *, least: int | None = None, secret: bool = False) -> Any:  # noqa: ANN401 - the field's own annotation carries the type
-    return field(default=default, metadata={"help": help_text, "least": least, "secret": secret})
+    """A field with its help; the value of a secret is not shown where settings are printed."""
+    return field(default=default, repr=not secret, metadata={"help": help_text, "least": least})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,7 @@ class Settings:
         "nobody", "system user the bundled PostgreSQL runs as when `redeem up` is run by root"
     )
     shards: int = _setting(1, "Redis shards; fixed when the deployment is initialised", least=1)
-    demo: bool = _setting(True, "`redeem up` creates a demo campaign in an empty deployment")  # noqa: FBT003
+    demo: bool = _setting(True, "`redeem up` creates a demo campaign in an empty deployment")  # noqa: FBT003 - its default
     log_level: str = _setting("info", "debug, info, warning or error")
 
     mint_keys: str = _setting("", "mint keys as name:hex64[,name:hex64…]; else the file", secret=True)
@@ -56,7 +57,9 @@ class Settings:
     retry_after_s: int = _setting(1, "what Retry-After says in a 503", least=1)
     connections_max: int = _setting(10_000, "open connections of one worker", least=1)
     keepalive_s: int = _setting(75, "an idle connection is closed after this", least=1)
-    request_timeout_s: int = _setting(30, "a request must have arrived whole by then", least=1)
+    request_timeout_s: int = _setting(
+        30, "the head of a request must have arrived by then, and its body as long after that", least=1
+    )
     body_bytes_max: int = _setting(16_384, "body of a request on the redeem path", least=256)
     batch_items_max: int = _setting(100, "items of one call that redeems a batch", least=1)
     batch_body_bytes_max: int = _setting(262_144, "body of a call that redeems a batch", least=256)
@@ -66,9 +69,6 @@ class Settings:
     order_length_max: int = _setting(128, "characters of an order", least=1)
     idempotency_key_length_max: int = _setting(255, "characters of an Idempotency-Key", least=1)
     metadata_bytes_max: int = _setting(4096, "metadata of a request, as JSON", least=2)
-    receipt_window_s: int = _setting(
-        86_400, "how long at least an Idempotency-Key is remembered (at most twice that)", least=60
-    )
     page_limit_max: int = _setting(1000, "items of one page of a list", least=1)
     tail_scan_max: int = _setting(
         10_000, "stream entries a list reads for redemptions not yet in the ledger", least=1
@@ -80,14 +80,20 @@ class Settings:
     heal_interval_s: int = _setting(5, "how often Redis is compared with the configuration", least=1)
     persist_batch_max: int = _setting(5000, "events in one transaction of the persister", least=1)
     persist_block_ms: int = _setting(1000, "how long the persister waits for news in one call", least=1)
+    persist_interval_ms: int = _setting(20, "shortest time from one small transaction to the next", least=0)
+    persist_timeout_s: int = _setting(10, "a statement of the persister is given up after this", least=1)
     persist_backoff_s_max: int = _setting(5, "longest pause before the persister tries again", least=1)
     metrics_port: int = _setting(0, "port of the persister's own /metrics; 0 means none", least=0)
-    start_timeout_s: int = _setting(60, "`redeem up` gives each part this long to get ready", least=1)
+    start_timeout_s: int = _setting(
+        60,
+        "a worker that does not serve by then is started again; bundled servers get at least 300 s",
+        least=1,
+    )
     stop_timeout_s: int = _setting(20, "one deadline for an orderly stop of everything", least=1)
 
     @property
     def run_dir(self) -> Path:
-        """Where processes meet: lock, metrics of this run."""
+        """Where processes meet: sockets, and a directory for each front end that runs."""
         return self.data_dir / "run"
 
     @property

@@ -1,4 +1,4 @@
-"""Numbers and logs. Numbers are Prometheus metrics over all processes; logs are JSON lines.
+"""What a worker counts, and what Redis says of itself, as Prometheus metrics.
 
 The redeem path counts into plain dictionaries; they go into the metrics, which live in
 files shared by the processes, once a batch.
@@ -6,23 +6,15 @@ files shared by the processes, once a batch.
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
-import time
 from collections import Counter as Tally
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from redis.asyncio import Redis
 
 _SECONDS: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -67,39 +59,23 @@ class Telemetry:
             ATTEMPTS.labels(outcome).inc(count)
 
 
-def exposition(multiprocess_dir: Path | None) -> bytes:
-    """All metrics in the text format of Prometheus."""
-    if multiprocess_dir is None:
-        from prometheus_client import REGISTRY  # noqa: PLC0415 - only a process on its own has this one
-
-        return generate_latest(REGISTRY)
-    _forget_the_dead(multiprocess_dir)
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=str(multiprocess_dir))  # type: ignore[no-untyped-call] # not annotated there
-    return generate_latest(registry)
-
-
-def _forget_the_dead(multiprocess_dir: Path) -> None:
-    """Remove the live gauges of processes that have ended; what they counted otherwise stays."""
-    for values in multiprocess_dir.glob("gauge_live*.db"):
-        try:
-            os.kill(int(values.stem.rpartition("_")[2]), 0)
-        except ProcessLookupError:
-            values.unlink(missing_ok=True)
-        except PermissionError:
-            pass  # it lives, as another user
-
-
 async def store_exposition(redis: Redis) -> bytes:
-    """What Redis says of itself, in the same format; nothing where it cannot be asked.
-
-    The time for the append-only file is a sum over its event loop (INFO debug: Valkey 8, Redis 7.2).
-    """
+    """What Redis says of itself, in the same format; nothing where it cannot be asked."""
     try:
         memory: dict[str, Any] = await redis.info("memory")
         debug: dict[str, Any] = await redis.info("debug")
     except (OSError, RedisError):
         return b""
+    registry = CollectorRegistry()
+    registry.register(_Fixed(store_metrics(memory, debug)))
+    return generate_latest(registry)
+
+
+def store_metrics(memory: dict[str, Any], debug: dict[str, Any]) -> list[Metric]:
+    """The metrics of Redis, from two sections of its INFO.
+
+    The time for the append-only file is a sum over its event loop (INFO debug: Valkey 8, Redis 7.2).
+    """
     families: list[Metric] = [
         GaugeMetricFamily("redeem_redis_memory_bytes", "Memory in use", memory["used_memory"]),
         GaugeMetricFamily("redeem_redis_memory_bytes_max", "Its limit, 0 for none", memory["maxmemory"]),
@@ -108,9 +84,7 @@ async def store_exposition(redis: Redis) -> bytes:
     if microseconds is not None:
         text = "Time Redis spent writing and fsyncing its append-only file"
         families.append(CounterMetricFamily("redeem_fsync_seconds", text, microseconds / 1e6))
-    registry = CollectorRegistry()
-    registry.register(_Fixed(families))
-    return generate_latest(registry)
+    return families
 
 
 class _Fixed(Collector):
@@ -121,36 +95,3 @@ class _Fixed(Collector):
 
     def collect(self) -> list[Metric]:
         return self._families
-
-
-class _JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, logger, event, and what ``extra`` adds."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, object] = {
-            "at": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-            + f".{int(record.msecs):03}Z",
-            "level": record.levelname.lower(),
-            "from": record.name,
-            "event": record.getMessage(),
-        }
-        line |= {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
-
-
-_STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-
-
-def log_to_stderr(level: str) -> None:
-    """Set up logging for this process.
-
-    Raises:
-        ValueError: there is no such level.
-    """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines())
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(level.upper())

@@ -21,8 +21,9 @@ from aiohttp import web
 from engine import settings as settings_module
 from engine.app import open_app
 from engine.connection import Connections
+from engine.logs import log_to_stderr
 from engine.settings import SettingsError
-from engine.telemetry import WORKERS, log_to_stderr
+from engine.telemetry import WORKERS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -27,6 +27,7 @@ from engine.registry import Registry
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from engine.decoder import Issued
     from engine.settings import Settings
 
 POOL_CONNECTIONS: Final = 64
@@ -49,77 +50,91 @@ async def bare(request: web.Request) -> web.Response:
     return web.Response(body=ANSWER, content_type=messages.JSON_TYPE)
 
 
+class Naive:
+    """One EVALSHA for each request."""
+
+    def __init__(self, settings: Settings, redis: Redis, registry: Registry) -> None:
+        self._settings = settings
+        self._redis = redis
+        self._registry = registry
+        self._decoder = Decoder(settings, registry)
+
+    async def redeem(self, request: web.Request) -> web.Response:
+        """Answer as the engine would."""
+        asked = messages.parse_redeem_request(await request.read(), self._settings)
+        [code] = self._decoder.find([split(normalise(asked.code) or b"", self._registry.prefixes)])
+        if code is None:
+            return _refusal("code_not_found")
+        campaign = self._registry.campaigns[code.batch.campaign]
+        place = keys.place(code.serial, self._registry.shards, campaign.pinned_shard)
+        word, *words = await self._call(code, campaign.id, place, asked.user)
+        if word != "redeemed":
+            return _refusal(word)
+        stream_id, amount = words
+        body = messages.redeemed(
+            redemption=f"{place.shard}-{stream_id}",
+            campaign=campaign.id,
+            masked_code="••••-••••-••••-" + code.symbols[-4:].decode(),
+            user=asked.user,
+            amount=int(amount) if amount else None,
+            currency=campaign.currency,
+            balance=None,
+            redeemed_at_ms=int(stream_id.partition("-")[0]),
+            replayed=False,
+        )
+        return web.Response(body=body, content_type=messages.JSON_TYPE)
+
+    async def _call(self, code: Issued, campaign: str, place: keys.Place, user: str) -> list[str]:
+        """The words of the script's answer to one attempt."""
+        names = [
+            keys.events(place.shard),
+            keys.version(place.shard),
+            keys.campaign(place.shard, campaign),
+            keys.state(place.shard, code.batch.id, place.segment),
+        ]
+        arguments: dict[str, int] = {
+            "shard": place.shard,
+            "version": self._registry.version,
+            "receipt_epoch": int(time.time()) // keys.RECEIPT_WINDOW_S,
+            "receipt_window_s": keys.RECEIPT_WINDOW_S,
+        }
+        attempt: dict[str, str | int] = {
+            **{name: 0 if name.endswith("_at") else "" for name in SCRIPT.attempt},  # not of this kind
+            "campaign_at": 3,
+            "state_at": 4,
+            "offset": place.offset,
+            "used_field": 0,
+            "batch": code.batch.id,
+            "serial": code.serial,
+            "last4": code.symbols[-4:].decode(),
+            "user": user,
+            "actor": "key",
+        }
+        reply = await self._redis.evalsha(
+            SCRIPT.sha,
+            len(names),
+            *names,
+            *(arguments[name] for name in SCRIPT.arguments),
+            *(attempt[name] for name in SCRIPT.attempt),
+        )
+        words: list[str] = reply[1].decode().split(" ")
+        return words
+
+
 async def naive(settings: Settings) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """A handler with one EVALSHA for each request."""
+    """The handler of a naive front end, connected and with its configuration."""
     redis = Redis(
         connection_pool=BlockingConnectionPool.from_url(settings.redis_url, max_connections=POOL_CONNECTIONS)
     )
     registry = Registry(redis)
     await registry.refresh()
-    decoder = Decoder(settings, registry)
     await redis.script_load(SCRIPT.source.decode())
+    return Naive(settings, redis, registry).redeem
 
-    async def handle(request: web.Request) -> web.Response:
-        asked = messages.parse_redeem_request(await request.read(), settings)
-        [code] = decoder.find([split(normalise(asked.code) or b"", registry.prefixes)])
-        if code is None:
-            status, body = messages.plain_problem("code_not_found")
-            return web.Response(status=status, body=body, content_type=messages.PROBLEM_TYPE)
-        campaign = registry.campaigns[code.batch.campaign]
-        place = keys.place(code.serial, registry.shards, campaign.pinned_shard)
-        epoch = int(time.time()) // settings.receipt_window_s
-        names = [
-            keys.events(place.shard),
-            keys.version(place.shard),
-            keys.campaign(place.shard, campaign.id),
-            keys.state(place.shard, code.batch.id, place.segment),
-        ]
-        last4 = code.symbols[-4:].decode()
-        attempt = (
-            3,
-            4,
-            *(0, 0, 0, 0),
-            *(place.offset, 0),
-            "",
-            "",
-            "",
-            code.batch.id,
-            code.serial,
-            last4,
-            asked.user,
-            "",
-            "",
-            "",
-            "key",
-        )
-        reply = await redis.evalsha(
-            SCRIPT.sha,
-            len(names),
-            *names,
-            place.shard,
-            registry.version,
-            epoch,
-            settings.receipt_window_s,
-            *attempt,
-        )
-        words = reply[1].decode().split(" ")
-        if words[0] != "redeemed":
-            status, body = messages.plain_problem(words[0])
-            return web.Response(status=status, body=body, content_type=messages.PROBLEM_TYPE)
-        body = messages.redeemed(
-            redemption=f"{place.shard}-{words[1]}",
-            campaign=campaign.id,
-            masked_code="••••-••••-••••-" + last4,
-            user=asked.user,
-            amount=int(words[2]) if words[2] else None,
-            currency=campaign.currency,
-            balance=None,
-            redeemed_at_ms=int(words[1].partition("-")[0]),
-            replayed=False,
-        )
-        return web.Response(body=body, content_type=messages.JSON_TYPE)
 
-    return handle
+def _refusal(code: str) -> web.Response:
+    status, body = messages.plain_problem(code)
+    return web.Response(status=status, body=body, content_type=messages.PROBLEM_TYPE)
 
 
 async def _serve(settings: Settings, kind: str) -> None:

@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +24,9 @@ from typing import TYPE_CHECKING, Final
 import uvloop
 from redis.asyncio import Redis
 
-from engine import api_keys, batches, bundled, campaigns, mint_keys
+from engine import api_keys, batches, campaigns, mint_keys
 from engine.batches import NewBatch
+from engine.bundled import Postgres, Valkey
 from engine.campaigns import NewCampaign
 from engine.cli.initialise import initialise
 from engine.codes import Codec
@@ -43,6 +45,7 @@ CONTENDERS: Final = {
     "naive": ("loadtest.baselines", "naive"),
 }
 KEY_ENVIRONMENT: Final = without_settings(os.environ)
+SERVER_START_S_MAX: Final = 60.0
 
 
 def main() -> None:
@@ -53,6 +56,8 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=256)
     parser.add_argument("--json", type=Path, help="write the result here as well")
     options = parser.parse_args()
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)  # now, and not after the whole run
     with tempfile.TemporaryDirectory() as directory, _servers(Path(directory)) as settings:
         result = uvloop.run(_compare(settings, options))
     print(json.dumps(result, indent=2))
@@ -64,13 +69,12 @@ def main() -> None:
 def _servers(directory: Path) -> Iterator[Settings]:
     """A Valkey and a PostgreSQL of our own, as `redeem up` runs them; the settings to use them with."""
     directory.chmod(0o711)  # PostgreSQL may run as another user
-    valkey, postgres = bundled.Valkey(data_dir=directory), bundled.Postgres(data_dir=directory)
+    valkey, postgres = Valkey(data_dir=directory), Postgres(data_dir=directory)
     processes = []
     try:
         for server in (valkey, postgres):
             processes.append(server.prepare().spawn())
-            while not asyncio.run(server.ready()):
-                pass
+            asyncio.run(_until_ready(server))
         settings = Settings(
             data_dir=directory, redis_url=valkey.url, database_url=postgres.url, port=0, workers=1
         )
@@ -81,6 +85,14 @@ def _servers(directory: Path) -> Iterator[Settings]:
             process.terminate()
         for process in processes:
             process.wait()
+
+
+async def _until_ready(server: Valkey | Postgres) -> None:
+    deadline = time.monotonic() + SERVER_START_S_MAX
+    while not await server.ready():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{type(server).__name__} is not ready after {SERVER_START_S_MAX:g} s")
+        await asyncio.sleep(0.02)
 
 
 async def _compare(settings: Settings, options: argparse.Namespace) -> dict[str, object]:

@@ -47,7 +47,7 @@ async def run(host: str, port: int, requests: Iterator[bytes], *, connections: i
     load = Load()
     clients = [_Client(requests, load) for _ in range(connections)]
     for client in clients:
-        await loop.create_connection(lambda client=client: client, host, port)  # type: ignore[misc]
+        await loop.create_connection(lambda client=client: client, host, port)  # type: ignore[misc] # a default argument binds it
     started = loop.time()
     for client in clients:
         client.send_next()

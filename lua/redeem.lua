@@ -1,7 +1,8 @@
 #!lua
 -- Redeems a batch of attempts, each answered for itself, in their order.
 -- Answers {'ok', answer…}, one for each attempt: `redeemed <stream id> <amount>`, and of a code that
--- holds an amount ` <balance left>`; a refusal's code; or `replayed <the first answer>`. Or, with nothing done:
+-- holds an amount ` <balance left>`; a refusal's code; `unpublished`, where this shard has not the campaign as the
+-- caller knows it, and which no receipt keeps; or `replayed <the first answer>`. Or, with nothing done:
 -- {'stale'}: this shard knows another configuration; {'unpublished'}: it knows none;
 -- {'epoch', n}: receipts are now kept under epoch n.
 local events_key, version_key = KEYS[1], KEYS[2]
@@ -119,7 +120,7 @@ for at = first_attempt, #ARGV, attempt_width do
             and (slots(users, users_at)[user_digest] or tonumber(redis.call('HGET', KEYS[users_at], user_digest)) or 0)
 
         local taken, used_after, left
-        answer = refusal_of_campaign(campaign) or REFUSAL_OF_STATE[state]
+        answer = not campaign.id and 'unpublished' or refusal_of_campaign(campaign) or REFUSAL_OF_STATE[state]
         if not answer then
             answer, taken, used_after, left = take_from_code(campaign, read_used(campaign, used_at, used_field), amount)
         end
@@ -129,7 +130,7 @@ for at = first_attempt, #ARGV, attempt_width do
         elseif campaign.spent + campaign.added_amount + (taken or 0) > campaign.budget then
             answer = 'budget_exceeded'
         elseif campaign.per_user_limit and not counted then
-            return { 'stale' } -- the caller's copy of this campaign is older than ours, or newer
+            answer = 'unpublished' -- the caller knows of the limit's end, this shard not yet
         elseif campaign.per_user_limit and counted >= campaign.per_user_limit then
             answer = 'customer_limit_exceeded'
         else
@@ -152,7 +153,7 @@ for at = first_attempt, #ARGV, attempt_width do
             }
             answer = 'redeemed ' .. event_id .. ' ' .. text(taken) .. (left and ' ' .. text(left) or '')
         end
-        if decided then
+        if decided and answer ~= 'unpublished' then
             decided[receipt_digest] = fingerprint .. answer
         end
     end

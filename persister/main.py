@@ -56,7 +56,7 @@ async def _run_shards(settings: Settings, redis_url: str, database_url: str, sto
 
 @contextmanager
 def _rare_collection() -> Iterator[None]:
-    """Let the collector of cycles run less often: a batch makes many lists, and no cycle.
+    """Let the collector of cycles run less often: decoding makes many lists, and no cycle.
 
     By default it goes through all of them again and again, a third of the time of reading.
     """

@@ -1,17 +1,20 @@
 """What the persister tells Prometheus, of each shard it owns.
 
 Several processes may share one directory of values (PROMETHEUS_MULTIPROC_DIR): of a gauge the
-latest value counts, and ``redeem_persister_owner`` adds up, so that anything but 1 is an alert.
+latest value counts, and ``redeem_persister_owner`` adds up over those that live, so that anything
+but 1 is an alert.
 """
 
 from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, start_http_server
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import Counter, Gauge, start_http_server
+
+from engine import exposition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,11 +47,9 @@ def served(host: str, port: int) -> Iterator[None]:
     if port == 0:
         yield
         return
-    registry = REGISTRY
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call] # not annotated there
-    server, thread = start_http_server(port, addr=host, registry=registry)
+    shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    shown = exposition.registry(Path(shared) if shared else None)
+    server, thread = start_http_server(port, addr=host, registry=shown)
     try:
         yield
     finally:

@@ -24,7 +24,7 @@ from persister.trimming import Trimmer
 if TYPE_CHECKING:
     from engine.settings import Settings
     from persister.reader import Page
-    from persister.records import Batch, Reject, StreamId
+    from persister.records import Entries, Reject, StreamId
     from persister.sink import Offset, Sink
 
 logger = logging.getLogger(__name__)
@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 BACKOFF_S_MIN: Final = 0.1
 UNEXPECTED: Final = "the persister failed unexpectedly"
 WATCH_INTERVAL_S: Final = 1.0
-COMMIT_INTERVAL_S: Final = 0.02
-"""Small batches are not committed faster than this: each one costs both servers a flush to disk."""
 
 
 class ShardPersister:
@@ -112,18 +110,18 @@ class ShardPersister:
         return True
 
     async def _persist(self, sink: Sink) -> None:
-        """The loop: one batch is written while the next one is read."""
+        """The loop: entries are written while the next ones are read."""
         offset = await sink.offset(self._settings.shards)
         self._committed = offset.id
         page = await self._reader.read(offset.id)
         await self._trimmer.trim(offset.id)
-        while page.batch is not None or not self._stop.is_set():
+        while page.entries is not None or not self._stop.is_set():
             self._observe(page)
-            if page.batch is None:
+            if page.entries is None:
                 self._well()
                 page = await self._idle(offset)
             else:
-                offset, page = await self._write(sink, page.batch, offset)
+                offset, page = await self._write(sink, page.entries, offset)
         self._observe(page)
         if self._trimmer.retained:
             await self._trimmer.trim(offset.id)
@@ -132,24 +130,28 @@ class ShardPersister:
         """Wait for news; where none come, that is the moment to trim."""
         news = await self._news(offset)
         page = await self._reader.read(offset.id)
-        if page.batch is None and not news and self._trimmer.retained:
+        if page.entries is None and not news and self._trimmer.retained:
             await self._trimmer.trim(offset.id)
         return page
 
-    async def _write(self, sink: Sink, batch: Batch, begin: Offset) -> tuple[Offset, Page]:
-        """Write a batch and read what follows it: at the same time, where more is known to be there."""
+    async def _write(self, sink: Sink, entries: Entries, begin: Offset) -> tuple[Offset, Page]:
+        """Write entries and read what follows: at the same time, where more is known to be there.
+
+        A few are not committed faster than ``persist_interval_ms``: each commit costs both
+        servers a flush to disk.
+        """
         began = time.monotonic()
-        full = batch.size >= self._settings.persist_batch_max
-        ahead = asyncio.create_task(self._trim_and_read(begin.id, batch.last)) if full else None
+        full = entries.size >= self._settings.persist_batch_max
+        ahead = asyncio.create_task(self._trim_and_read(begin.id, entries.last)) if full else None
         try:
-            end, rejects = await sink.write(batch, begin)
-            self._count(batch, rejects)
+            end, rejects = await sink.write(entries, begin)
+            self._count(entries, rejects)
             if ahead is not None:
                 return end, await ahead
         finally:
             if ahead is not None:
                 await _drop(ahead)
-        await self._pause(began + COMMIT_INTERVAL_S - time.monotonic())
+        await self._pause(began + self._settings.persist_interval_ms / 1000 - time.monotonic())
         return end, await self._trim_and_read(end.id, end.id)
 
     async def _trim_and_read(self, committed: StreamId, after: StreamId) -> Page:
@@ -157,11 +159,11 @@ class ShardPersister:
             await self._trimmer.trim(committed)
         return await self._reader.read(after)
 
-    def _count(self, batch: Batch, rejects: list[Reject]) -> None:
+    def _count(self, entries: Entries, rejects: list[Reject]) -> None:
         self._well()
-        self._committed = batch.last
-        self._trimmer.committed(batch.size)
-        metrics.PERSISTED.labels(self._label).inc(batch.size - len(rejects))
+        self._committed = entries.last
+        self._trimmer.committed(entries.size)
+        metrics.PERSISTED.labels(self._label).inc(entries.size - len(rejects))
         metrics.REJECTED.labels(self._label).inc(len(rejects))
         for reject in rejects:
             logger.error(
@@ -196,7 +198,7 @@ class ShardPersister:
             await self._pause(delay_s * _jitter())
 
     def _observe(self, page: Page) -> None:
-        self._show_lag(page.stream_length, page.batch.first if page.batch else None)
+        self._show_lag(page.stream_length, page.entries.first if page.entries else None)
 
     async def _watch(self) -> None:
         """Show the lag while a write hangs or PostgreSQL is away, which is when it matters."""

@@ -11,12 +11,11 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
 from engine import keys
-from persister.records import Batch, StreamId, decode
+from persister.records import Entries, StreamId, decode
 
 if TYPE_CHECKING:
     from engine.settings import Settings
 
-BEGINNING: Final = StreamId(0, 0)
 REPLY_TIMEOUT_S: Final = 10.0
 """How long Redis may take for a reply, beyond the time it was asked to wait."""
 
@@ -33,7 +32,7 @@ class StreamBehind(Exception):
 class Page:
     """What one look at the stream found: the next entries, if any, and how many it holds in all."""
 
-    batch: Batch | None
+    entries: Entries | None
     stream_length: int
 
 
@@ -56,7 +55,7 @@ class StreamReader:
     def __init__(self, client: Redis, shard: int, settings: Settings) -> None:
         self._client = client
         self._key = keys.events(shard)
-        self._batch_max = settings.persist_batch_max
+        self._entries_max = settings.persist_batch_max
         self._block_ms = settings.persist_block_ms
 
     async def read(self, after: StreamId, count: int | None = None) -> Page:
@@ -65,13 +64,13 @@ class StreamReader:
         Raises:
             StreamBehind: the stream ends before ``after``, or is gone.
         """
-        most = count or self._batch_max
+        most = count or self._entries_max
         page = await self._read_page(after, most)
-        batch, length = page.batch, page.stream_length
-        while page.batch and page.batch.size == PAGE_ENTRIES and batch and batch.size < most:
-            page = await self._read_page(batch.last, most - batch.size)
-            batch = batch.followed_by(page.batch) if page.batch else batch
-        return Page(batch, length)
+        entries, length = page.entries, page.stream_length
+        while page.entries and page.entries.size == PAGE_ENTRIES and entries and entries.size < most:
+            page = await self._read_page(entries.last, most - entries.size)
+            entries = entries.followed_by(page.entries) if page.entries else entries
+        return Page(entries, length)
 
     async def _read_page(self, after: StreamId, count: int) -> Page:
         pipeline = self._client.pipeline(transaction=False)

@@ -1,7 +1,7 @@
 """From stream entries as Redis returns them to rows of the ledger.
 
 Works on columns, not on rows: all values of a field are joined, decoded and split at once, which
-costs a fraction of a decode for each. A batch that is not clean is gone through entry by entry.
+costs a fraction of a decode for each. Where one is not clean, all are gone through entry by entry.
 """
 
 from __future__ import annotations
@@ -65,6 +65,10 @@ class StreamId(NamedTuple):
         return cls(int(ms), int(sequence))
 
 
+BEGINNING: Final = StreamId(0, 0)
+"""Before every entry: the offset of a ledger that has seen none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reject:
     """An entry the ledger cannot hold, as it was."""
@@ -79,17 +83,17 @@ class NotAnEvent(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class Entries:
     """Consecutive entries of one shard's stream, ready for the ledger.
 
     Attributes:
-        entries: those that are events.
+        events: those that are events.
         columns: their values, a list for each column but ``shard`` and ``seq``.
         rejects: those that are not.
         first, last: the ids between which all of them lie.
     """
 
-    entries: list[Entry]
+    events: list[Entry]
     columns: list[list[object]]
     rejects: list[Reject]
     first: StreamId
@@ -98,15 +102,15 @@ class Batch:
     @property
     def size(self) -> int:
         """How many entries of the stream these are."""
-        return len(self.entries) + len(self.rejects)
+        return len(self.events) + len(self.rejects)
 
-    def followed_by(self, after: Batch) -> Batch:
-        """This batch and the one after it, as one; neither is of use on its own any more."""
-        self.entries.extend(after.entries)
+    def followed_by(self, after: Entries) -> Entries:
+        """These entries and those after them, as one; neither is of use on its own any more."""
+        self.events.extend(after.events)
         self.rejects.extend(after.rejects)
         for column, more in zip(self.columns, after.columns, strict=True):
             column.extend(more)
-        return Batch(self.entries, self.columns, self.rejects, self.first, after.last)
+        return Entries(self.events, self.columns, self.rejects, self.first, after.last)
 
     def records(self, shard: int, first_seq: int) -> Iterator[Record]:
         """The rows, numbered from ``first_seq``. An iterator: no list of rows is ever made."""
@@ -114,11 +118,11 @@ class Batch:
         return zip(repeat(shard), ms, sequence, count(first_seq), *fields, strict=False)
 
 
-def decode(entries: list[Entry]) -> Batch:
-    """A batch from at least one entry; nothing is lost, and nothing raises."""
+def decode(entries: list[Entry]) -> Entries:
+    """From at least one entry; nothing is lost, and nothing raises."""
     first, last = StreamId.parse(entries[0][0]), StreamId.parse(entries[-1][0])
     try:
-        return Batch(entries, _columns(entries), [], first, last)
+        return Entries(entries, _columns(entries), [], first, last)
     except NotAnEvent:
         good = [entry for entry in entries if _is_event(entry)]
         rejects = [
@@ -126,7 +130,7 @@ def decode(entries: list[Entry]) -> Batch:
             for entry in entries
             if not _is_event(entry)
         ]
-        return Batch(good, _columns(good), rejects, first, last)
+        return Entries(good, _columns(good), rejects, first, last)
 
 
 def _is_event(entry: Entry) -> bool:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
     from engine.settings import Settings
-    from persister.records import Batch, Entry
+    from persister.records import Entries, Entry
 
 logger = logging.getLogger(__name__)
 
@@ -75,41 +75,42 @@ class Sink:
             raise NotInitialised(f"the deployment has {row['shards']} shards, the settings say {shards}")
         return Offset(StreamId(row["stream_ms"], row["stream_seq"]), row["seq"])
 
-    async def write(self, batch: Batch, begin: Offset) -> tuple[Offset, list[Reject]]:
-        """Write a batch that follows ``begin``; answers the new offset, and the entries set aside.
+    async def write(self, entries: Entries, begin: Offset) -> tuple[Offset, list[Reject]]:
+        """Write entries that follow ``begin``; answers the new offset, and the entries set aside.
 
         Rows are numbered on from ``begin`` without a gap. An entry that PostgreSQL refuses is kept
         in ``ledger_rejects`` instead, and takes no number.
 
         Raises:
-            OffsetMoved: someone else wrote; nothing of this batch is written.
+            OffsetMoved: someone else wrote; nothing of these entries is written.
         """
         try:
-            return await self._write_whole(batch, begin)
-        except REFUSED:
-            return await self._write_sifted(batch, begin)
-        except asyncpg.UniqueViolationError as error:
+            try:
+                return await self._write_whole(entries, begin)
+            except REFUSED:
+                return await self._write_sifted(entries, begin)
+        except asyncpg.UniqueViolationError as error:  # of either way to write
             raise OffsetMoved(f"the ledger of shard {self._shard} goes beyond {begin.id}") from error
 
     def abandon(self) -> None:
         """Drop the connection without a word; every call under way fails at once."""
         self._connection.terminate()
 
-    async def _write_whole(self, batch: Batch, begin: Offset) -> tuple[Offset, list[Reject]]:
-        end = Offset(batch.last, begin.seq + len(batch.entries))
+    async def _write_whole(self, entries: Entries, begin: Offset) -> tuple[Offset, list[Reject]]:
+        end = Offset(entries.last, begin.seq + len(entries.events))
         async with self._connection.transaction():
-            if batch.entries:
-                await self._copy(batch.records(self._shard, begin.seq + 1))
-            await self._finish(batch.rejects, begin, end)
-        return end, batch.rejects
+            if entries.events:
+                await self._copy(entries.records(self._shard, begin.seq + 1))
+            await self._finish(entries.rejects, begin, end)
+        return end, entries.rejects
 
-    async def _write_sifted(self, batch: Batch, begin: Offset) -> tuple[Offset, list[Reject]]:
-        rows = list(zip(batch.entries, batch.records(self._shard, 0), strict=True))
+    async def _write_sifted(self, entries: Entries, begin: Offset) -> tuple[Offset, list[Reject]]:
+        rows = list(zip(entries.events, entries.records(self._shard, 0), strict=True))
         async with self._connection.transaction():
             refused: list[Reject] = []
             seq = await self._sift(rows, begin.seq, refused)
-            rejects = sorted([*batch.rejects, *refused], key=lambda reject: reject.id)
-            end = Offset(batch.last, seq)
+            rejects = sorted([*entries.rejects, *refused], key=lambda reject: reject.id)
+            end = Offset(entries.last, seq)
             await self._finish(rejects, begin, end)
         return end, rejects
 
@@ -155,8 +156,8 @@ async def open_sink(settings: Settings, database_url: str, shard: int) -> AsyncI
     """A sink on a new connection. Closing it lets another persister become the owner."""
     connection = await asyncpg.connect(
         database_url,
-        timeout=settings.database_timeout_s,
-        command_timeout=settings.database_timeout_s,
+        timeout=settings.persist_timeout_s,
+        command_timeout=settings.persist_timeout_s,
         server_settings={
             "application_name": f"redeem-persister-{shard}",
             # The server notices within a minute that this machine is gone, and lets go of the lock.

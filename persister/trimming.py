@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from engine import keys
-from persister.records import StreamId
+from persister.records import BEGINNING, StreamId
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -41,7 +41,7 @@ class Trimmer:
 
     async def trim(self, committed: StreamId) -> int:
         """Remove all entries up to and including the committed one; answers how many there were."""
-        if committed == StreamId(0, 0):
+        if committed == BEGINNING:
             return 0  # nothing is committed: nothing to remove, and Redis need not be asked
         known = self.retained  # more may come into the ledger meanwhile, above the offset
         removed = await self._client.xtrim(self._key, minid=str(_after(committed)), approximate=False)

@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
+from engine import keys
 from engine.control import ControlPlane
 from engine.database import Database
 from engine.settings import Settings
@@ -99,7 +100,7 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
     async with Redis.from_url(redis_url) as client:
         await client.flushdb()
         yield client
-        found = await complaints(client, receipt_window_s=Settings().receipt_window_s)
+        found = await complaints(client, receipt_window_s=keys.RECEIPT_WINDOW_S)
         assert not found, found
 
 

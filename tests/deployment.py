@@ -64,7 +64,7 @@ async def issue(
     *,
     format_name: str = "base32-16",
     prefix: str | None = None,
-    **campaign: Any,  # noqa: ANN401
+    **campaign: Any,  # noqa: ANN401 - its fields, by name
 ) -> tuple[str, list[str]]:
     """An active campaign with ``count`` codes: its id, and the codes by serial."""
     new = NewCampaign(**({"name": "Test", "state": "active"} | campaign))
@@ -93,7 +93,7 @@ async def engine_in_process(
     plane: ControlPlane,
     *,
     scopes: tuple[str, ...] = ("redeem", "read"),
-    **changes: Any,  # noqa: ANN401
+    **changes: Any,  # noqa: ANN401 - settings, by name
 ) -> AsyncIterator[Merchant]:
     """A worker in this event loop, and a merchant; ``changes`` are settings."""
     settings = replace(plane.settings, port=0, **changes)
@@ -171,7 +171,7 @@ async def engine_of_processes(
     *,
     workers: int,
     scopes: tuple[str, ...] = ("redeem", "read"),
-    **changes: Any,  # noqa: ANN401
+    **changes: Any,  # noqa: ANN401 - settings, by name
 ) -> AsyncIterator[Merchant]:
     """``redeem serve`` with real workers on one port, and a merchant.
 

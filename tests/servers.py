@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import SplitResult, parse_qs, urlencode, urlsplit
 
 import asyncpg
-import psutil  # type: ignore[import-untyped]
+import psutil  # type: ignore[import-untyped] # it has no types
 import redis
 
 from engine.bundled import Postgres, Valkey, run_directory

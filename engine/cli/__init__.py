@@ -31,7 +31,7 @@ class LazyGroup(click.Group):
         """All names, in the order of COMMANDS."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         """Import a command."""
         if cmd_name not in COMMANDS:
             return None
@@ -39,7 +39,7 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         """List the commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, help_text) for name, (_, help_text) in COMMANDS.items()])
@@ -62,10 +62,10 @@ class LazyGroup(click.Group):
 def _told(error: Exception) -> str:
     """One line on why a command failed."""
     from engine.errors import PROBLEMS, Fault, Refusal  # noqa: PLC0415 - only where it is needed
-    from engine.mint_keys import MintKeyError  # noqa: PLC0415
-    from engine.settings import SettingsError  # noqa: PLC0415
-    from engine.supervisor import StartError  # noqa: PLC0415
-    from persister.migrations import MigrationError  # noqa: PLC0415
+    from engine.mint_keys import MintKeyError  # noqa: PLC0415 - only where it is needed
+    from engine.processes import StartError  # noqa: PLC0415 - only where it is needed
+    from engine.settings import SettingsError  # noqa: PLC0415 - only where it is needed
+    from persister.migrations import MigrationError  # noqa: PLC0415 - only where it is needed
 
     if isinstance(error, Refusal):
         text = error.detail or PROBLEMS[error.code][1]

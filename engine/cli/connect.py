@@ -46,13 +46,14 @@ def server_urls(settings: Settings) -> tuple[str, str]:
     """
     if settings.redis_url and settings.database_url:
         return settings.redis_url, settings.database_url
-    from engine import bundled, supervisor  # noqa: PLC0415 - only where it is needed
+    from engine import bundled  # noqa: PLC0415 - only where it is needed
+    from engine.processes import StartError  # noqa: PLC0415 - only where it is needed
 
     try:
         valkey = bundled.Valkey(data_dir=settings.data_dir)
         postgres = bundled.Postgres(data_dir=settings.data_dir)
         urls = settings.redis_url or valkey.url, settings.database_url or postgres.url
-    except supervisor.StartError as error:
+    except StartError as error:
         raise StoreUnavailable(str(error)) from error
     return urls
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import socket
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import uvloop
@@ -19,14 +20,21 @@ from engine import settings as all_settings
 from engine.cli import demo
 from engine.cli.connect import server_urls
 from engine.cli.initialise import initialise
+from engine.logs import log_to_stderr
+from engine.processes import Child
+from engine.reservations import DataDirectoryLock, reserve_port
 from engine.settings import Settings, without_settings
-from engine.supervisor import Child, DataDirectoryLock, Supervisor, reserve_port
-from engine.telemetry import log_to_stderr
+from engine.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Stages start in this order, and stop in the other.
 SERVERS: Final = 0
 PERSISTER: Final = 1
 WORKERS: Final = 2
+PERSISTER_STOP_SHARE: Final = 4
+"""The persister has a quarter of the time to stop: workers stop before it, servers after it."""
 
 _host = click.option("--host", help="Address to listen on.")
 _port = click.option("--port", type=int, help="Port to listen on; 0 takes a free one.")
@@ -46,11 +54,13 @@ def up(**options: Any) -> None:  # noqa: ANN401 - options of several types
     async def plan(supervisor: Supervisor) -> None:
         complete = await _start_servers(supervisor, settings)
         await initialise(complete)
-        url = await _serve(supervisor, complete, also=[_persister(complete)])
+        persister = _persister(complete, front_end)
+        await supervisor.start([persister, *_workers(supervisor, complete, front_end)])
+        click.echo(f"ready {front_end.url}")
         if complete.demo:
-            await demo.show(complete, url)
+            await demo.show(complete, front_end.url)
 
-    with DataDirectoryLock(settings.data_dir):
+    with DataDirectoryLock(settings.data_dir), _reserved(settings) as front_end:
         sys.exit(uvloop.run(_supervisor(settings).run(plan)))
 
 
@@ -59,19 +69,21 @@ def up(**options: Any) -> None:  # noqa: ANN401 - options of several types
 @_port
 @_worker_count
 @_data
-def serve(**options: Any) -> None:  # noqa: ANN401
+def serve(**options: Any) -> None:  # noqa: ANN401 - options of several types
     """Run the front end alone, on servers that are there and initialised."""
     settings = _with_urls(_settings(options))
 
     async def plan(supervisor: Supervisor) -> None:
-        await _serve(supervisor, settings, also=[])
+        await supervisor.start(_workers(supervisor, settings, front_end))
+        click.echo(f"ready {front_end.url}")
 
-    sys.exit(uvloop.run(_supervisor(settings).run(plan)))
+    with _reserved(settings) as front_end:
+        sys.exit(uvloop.run(_supervisor(settings).run(plan)))
 
 
 @click.command()
 @_data
-def persist(**options: Any) -> None:  # noqa: ANN401
+def persist(**options: Any) -> None:  # noqa: ANN401 - options of several types
     """Run the persister alone, on servers that are there and initialised."""
     settings = _with_urls(_settings(options))
     environment = without_settings(os.environ) | settings.to_environ()
@@ -80,7 +92,7 @@ def persist(**options: Any) -> None:  # noqa: ANN401
 
 @click.command()
 @_data
-def init(**options: Any) -> None:  # noqa: ANN401
+def init(**options: Any) -> None:  # noqa: ANN401 - options of several types
     """Make the tables, the mint key and the first configuration; safe to repeat."""
     asyncio.run(initialise(_with_urls(_settings(options))))
 
@@ -102,51 +114,72 @@ def _with_urls(settings: Settings) -> Settings:
 
 async def _start_servers(supervisor: Supervisor, settings: Settings) -> Settings:
     """Start the servers that no URL names; gives the settings with the URLs of all."""
-    commands: list[Child] = []
+    servers: list[Child] = []
+    timeout_s = settings.start_timeout_s
     redis_url, database_url = settings.redis_url, settings.database_url
     if not redis_url:
         valkey = bundled.Valkey(data_dir=settings.data_dir)
-        commands.append(valkey.prepare().child(stage=SERVERS, ready=valkey.ready))
+        command = valkey.prepare()
+        servers.append(command.child(stage=SERVERS, ready=valkey.ready, ready_timeout_s=timeout_s))
         redis_url = valkey.url
     if not database_url:
         postgres = bundled.Postgres(data_dir=settings.data_dir, os_user=settings.postgres_os_user)
-        commands.append(postgres.prepare().child(stage=SERVERS, ready=postgres.ready))
+        command = postgres.prepare()
+        servers.append(command.child(stage=SERVERS, ready=postgres.ready, ready_timeout_s=timeout_s))
         database_url = postgres.url
-    await supervisor.start(commands)
+    await supervisor.start(servers)
     return replace(settings, redis_url=redis_url, database_url=database_url)
 
 
-async def _serve(supervisor: Supervisor, settings: Settings, *, also: list[Child]) -> str:
-    """Start the workers and what belongs ahead of them; gives the URL they serve."""
-    reserved = reserve_port(settings.host, settings.port)
-    settings = replace(settings, port=reserved.getsockname()[1])
-    await supervisor.start([*also, *_workers(supervisor, settings)])
-    host = f"[{settings.host}]" if reserved.family == socket.AF_INET6 else settings.host
-    reserved.detach()  # the port stays ours as long as this process lives
-    url = f"http://{host}:{settings.port}"
-    click.echo(f"ready {url}")
-    return url
+@dataclass(frozen=True, slots=True)
+class _FrontEnd:
+    """What the processes of one front end share."""
+
+    url: str
+    port: int
+    directory: Path
+
+    @property
+    def metrics_dir(self) -> Path:
+        """Where each of them keeps its metrics."""
+        return self.directory / "metrics"
 
 
-def _persister(settings: Settings) -> Child:
+@contextlib.contextmanager
+def _reserved(settings: Settings) -> Iterator[_FrontEnd]:
+    """The port and a directory of its own for one front end, as long as this process lives.
+
+    Several may run on one data directory, each on its address.
+    """
+    with reserve_port(settings.host, settings.port) as reserved:
+        address, port = reserved.getsockname()[:2]
+        host = f"[{settings.host}]" if reserved.family == socket.AF_INET6 else settings.host
+        front_end = _FrontEnd(f"http://{host}:{port}", port, settings.run_dir / f"{address}-{port}")
+        shutil.rmtree(front_end.directory, ignore_errors=True)  # of one that was killed
+        front_end.metrics_dir.mkdir(parents=True)
+        try:
+            yield front_end
+        finally:
+            shutil.rmtree(front_end.directory, ignore_errors=True)
+
+
+def _persister(settings: Settings, front_end: _FrontEnd) -> Child:
+    stop_timeout_s = max(1, settings.stop_timeout_s // PERSISTER_STOP_SHARE)
     return Child(
         name="persister",
         argv=[sys.executable, "-m", "persister"],
         stage=PERSISTER,
-        env=_environment(settings),
+        env=_environment(replace(settings, stop_timeout_s=stop_timeout_s), front_end),
     )
 
 
-def _workers(supervisor: Supervisor, settings: Settings) -> list[Child]:
-    metrics_dir = settings.run_dir / "metrics"
-    shutil.rmtree(metrics_dir, ignore_errors=True)
-    metrics_dir.mkdir(parents=True)
-    return [_worker(supervisor, settings, f"worker-{number}") for number in range(settings.worker_count)]
+def _workers(supervisor: Supervisor, settings: Settings, front_end: _FrontEnd) -> list[Child]:
+    names = [f"worker-{number}" for number in range(settings.worker_count)]
+    return [_worker(supervisor, settings, front_end, name) for name in names]
 
 
-def _worker(supervisor: Supervisor, settings: Settings, name: str) -> Child:
-    ready_file = settings.run_dir / f"{name}.ready"
-    ready_file.unlink(missing_ok=True)
+def _worker(supervisor: Supervisor, settings: Settings, front_end: _FrontEnd, name: str) -> Child:
+    ready_file = front_end.directory / f"{name}.ready"
 
     async def ready() -> bool:
         """The worker writes its pid there once it serves."""
@@ -159,12 +192,12 @@ def _worker(supervisor: Supervisor, settings: Settings, name: str) -> Child:
         name=name,
         argv=[sys.executable, "-m", "engine.worker", str(ready_file)],
         stage=WORKERS,
-        env=_environment(settings),
+        env=_environment(settings, front_end),
         ready=ready,
         ready_timeout_s=settings.start_timeout_s,
     )
 
 
-def _environment(settings: Settings) -> dict[str, str]:
-    metrics = {"PROMETHEUS_MULTIPROC_DIR": str(settings.run_dir / "metrics")}
-    return without_settings(os.environ) | settings.to_environ() | metrics
+def _environment(settings: Settings, front_end: _FrontEnd) -> dict[str, str]:
+    shared = {"PROMETHEUS_MULTIPROC_DIR": str(front_end.metrics_dir)}
+    return without_settings(os.environ) | replace(settings, port=front_end.port).to_environ() | shared

@@ -1,4 +1,4 @@
--- Used by engine/api_keys.py. The digest is written and compared, never read back.
+-- Used by engine/api_keys.py. Whoever lists keys never sees a digest.
 
 -- name: insert
 INSERT INTO api_keys (id, name, digest, scopes, version) VALUES ($1, $2, $3, $4, $5)
@@ -6,6 +6,9 @@ RETURNING id, name, scopes, created_at, revoked_at;
 
 -- name: get
 SELECT id, name, scopes, created_at, revoked_at FROM api_keys WHERE id = $1;
+
+-- name: by_digest
+SELECT id, name, encode(digest, 'hex') AS digest, scopes FROM api_keys WHERE digest = $1 AND revoked_at IS NULL;
 
 -- name: revoke
 UPDATE api_keys SET revoked_at = now(), version = $2 WHERE id = $1 AND revoked_at IS NULL;

@@ -9,6 +9,10 @@ SELECT control_version, shards FROM deployment;
 -- name: ledger_offset
 SELECT stream_ms, stream_seq FROM ledger_offsets WHERE shard = $1;
 
+-- name: persisted
+SELECT (SELECT COALESCE(sum(seq), 0) FROM ledger_offsets WHERE shard = $1)
+     + (SELECT count(*) FROM ledger_rejects WHERE shard = $1);
+
 -- name: keys_since
 SELECT id, name, encode(digest, 'hex') AS digest, scopes, revoked_at IS NOT NULL AS revoked, version
 FROM api_keys WHERE version > $1;

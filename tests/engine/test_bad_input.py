@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from engine import api_keys, keys
+from engine import api_keys, handlers, keys
 from engine.errors import PROBLEMS
-from engine.supervisor import reserve_port
+from engine.reservations import reserve_port
 from tests.deployment import Merchant, Process, engine_in_process, issue
 from tests.waiting import wait_until, wait_until_async
 
@@ -562,6 +562,25 @@ async def test_connections_past_the_limit_are_told_so(plane: ControlPlane) -> No
         await wait_until_async(taken)
         for _, writer in held:
             writer.transport.abort()
+
+
+async def test_a_bug_of_ours_shows_nothing_of_the_request_either(
+    plane: ControlPlane, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    _, (code,) = await issue(plane, 1)
+
+    def fail(body: bytes, _: Settings) -> None:
+        raise RuntimeError(body)
+
+    async with engine_in_process(plane) as merchant:
+        monkeypatch.setattr(handlers, "parse_redeem_request", fail)
+        answer = await Raw(merchant).post(json.dumps({"code": code, "user": "ann"}).encode())
+    assert (answer.status, answer.code) == (500, "internal_error")
+    assert answer.headers["content-type"] == "application/problem+json"
+    check_hidden(answer.body.decode(), code)
+    check_hidden(caplog.text.replace("Traceback", ""), code)
+    assert "RuntimeError" in caplog.text  # but where it was is told
 
 
 # a real worker: what it writes

@@ -102,7 +102,7 @@ def test_the_extremes_of_every_field_are_accepted() -> None:
             currency="JPY",
             stock=0,
             per_user_limit=NUMBER_MAX,
-            starts_at="0001-01-01T00:00:00Z",
+            starts_at="1970-01-01T00:00:00Z",
             ends_at="9999-12-31T23:59:59.999Z",
         )
     )

@@ -14,6 +14,7 @@ from engine.control import ControlPlane, Health, StoreBehind, heal, heal_once, p
 from engine.database import Database, open_database
 from engine.errors import StoreUnavailable
 from engine.registry import Registry
+from tests.deployment import engine_in_process, issue
 from tests.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -330,3 +331,21 @@ async def test_the_script_answers_the_same_after_redis_forgot_it(plane: ControlP
     await plane.redis.script_flush()
     await create(plane)
     assert await plane.redis.get(keys.version(0)) == b"3"
+
+
+async def test_a_redis_that_lost_events_redeems_nothing_even_when_later_ones_hide_it(
+    plane: ControlPlane,
+) -> None:
+    """It came back without its latest events, and went on; the versions are those of PostgreSQL."""
+    _, codes = await issue(plane, 3)
+    async with engine_in_process(plane, heal_interval_s=1) as merchant:
+        assert (await merchant.redeem(codes[0]))[0] == 200
+        assert await heal_once(plane) is Health.CURRENT
+        async with plane.database.connection() as connection:
+            await connection.execute("UPDATE ledger_offsets SET stream_ms = 1, seq = 2")
+        assert await heal_once(plane) is Health.STORE_BEHIND
+        status, body = await merchant.redeem(codes[1])
+        assert (status, body["code"]) == (503, "store_unavailable")
+        with pytest.raises(StoreBehind):
+            await publish(plane.redis, plane.database)
+        assert await plane.redis.get(keys.version(0)) is None

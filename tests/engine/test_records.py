@@ -11,12 +11,13 @@ import pytest
 
 from engine import keys
 from engine.events import FIELDS, FORMAT_VERSION
+from engine.reading import Records
 from persister.main import run as run_persister
 from tests.deployment import engine_in_process, issue
 from tests.proxy import Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable
 
     from redis.asyncio import Redis
 
@@ -232,6 +233,45 @@ async def test_lists_are_complete_while_a_persister_runs_beside_them(plane: Cont
     finally:
         stop.set()
         await persister
+
+
+class Moving:
+    """Redis, with a persister that moves everything just before or just after a stream is read."""
+
+    def __init__(self, plane: ControlPlane, *, before: bool) -> None:
+        self._plane = plane
+        self._before = before
+
+    async def xrange(self, *arguments: Any) -> Any:  # noqa: ANN401
+        return await self._around(self._plane.redis.xrange(*arguments))
+
+    async def xrevrange(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        return await self._around(self._plane.redis.xrevrange(*arguments, **options))
+
+    async def _around(self, reading: Awaitable[Any]) -> Any:  # noqa: ANN401
+        if self._before:
+            await persist(self._plane.settings)
+        found = await reading
+        if not self._before:
+            await persist(self._plane.settings)
+        return found
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_what_moves_to_the_ledger_while_it_is_looked_for_is_found_once(
+    plane: ControlPlane, before: bool
+) -> None:
+    campaign, codes = await issue(plane, 6)
+    moving: Any = Moving(plane, before=before)
+    records = Records(plane.database, moving, tail_scan_max=100)
+    async with engine_in_process(plane) as merchant:
+        made = await redeem_all(merchant, codes[:5])
+        page = await records.page(user=None, campaign=campaign, after=None, limit=100)
+        assert (ids(page.items), page.next) == (made, None)
+        assert await plane.redis.xlen(keys.events(0)) == 0
+        (last,) = await redeem_all(merchant, codes[5:])
+        assert (await records.one(last))["id"] == last
+        assert await plane.redis.xlen(keys.events(0)) == 0
 
 
 async def test_entries_that_are_no_redemption_are_not_shown(plane: ControlPlane, redis: Redis) -> None:

@@ -427,8 +427,11 @@ async def test_a_refusal_for_load_says_when_to_come_back(plane: ControlPlane) ->
         held = proxy.rule = Calls(Way.TO_REDIS, Fate.HOLD)
         tasks = [asyncio.create_task(merchant.redeem(codes[1]))]
         await wait_until_async(lambda: held.seen == 1)
-        posts = [asyncio.create_task(post(merchant, {"code": code, "user": "a"})) for code in codes[2:]]
-        await wait_until_async(lambda: [task for task in posts if task.done()])
+        posts = []
+        for code in codes[2:]:
+            posts.append(asyncio.create_task(post(merchant, {"code": code, "user": "a"})))
+            await merchant.call("GET", "/healthz")  # one after the other: it waits behind the call
+        await wait_until_async(lambda: [task for task in posts if task.done()][len(posts) - 2 :])
         refused = next(task.result() for task in posts if task.done())
         check_refused(refused, 503, "overloaded")
         assert refused.headers["Retry-After"] == "7"

@@ -341,9 +341,9 @@ async def test_one_below_every_limit_is_redeemed(
     assert answer.rpartition(" ")[2] == str(campaign.get("amount", ""))
 
 
-async def test_a_campaign_that_is_not_there_redeems_nothing(shard: Shard) -> None:
+async def test_a_campaign_that_is_not_there_redeems_nothing_and_leaves_no_receipt(shard: Shard) -> None:
     before = await snapshot(shard.redis)
-    assert await shard.redeem(Attempt()) == ["campaign_inactive"]
+    assert await shard.redeem(Attempt(key="k")) == ["unpublished"]
     assert await snapshot(shard.redis) == before
 
 
@@ -397,14 +397,17 @@ async def test_a_caller_that_knows_less_than_the_shard_is_told_and_nothing_is_wr
     assert (await shard.call(Attempt(key="k"), version=VERSION + 1))[0] == b"ok"
 
 
-async def test_a_caller_that_does_not_count_for_a_limit_is_stale_and_nothing_is_written(shard: Shard) -> None:
-    """It knows the campaign as it was before, or will be on this shard a moment later."""
+async def test_an_attempt_that_does_not_count_for_a_limit_is_not_done_and_the_others_are(
+    shard: Shard,
+) -> None:
+    """Its sender knows the campaign as it will be on this shard a moment later."""
     await shard.add_campaign("cmp_2")
     await shard.add_campaign(per_user_limit=1)
-    before = await snapshot(shard.redis)
-    attempts = (Attempt(campaign="cmp_2", offset=1, key="k"), Attempt())
-    assert await shard.call(*attempts) == [b"stale"]
-    assert await snapshot(shard.redis) == before
+    attempts = (Attempt(campaign="cmp_2", offset=1), Attempt(key="k"))
+    first, second = await shard.redeem(*attempts)
+    assert (first.split(" ")[0], second) == ("redeemed", "unpublished")
+    assert await shard.get_state(attempts[1]) == 0
+    assert await shard.hash_of(shard.receipts(shard.epoch)) == {}
 
 
 async def test_a_shard_without_configuration_redeems_nothing(shard: Shard) -> None:

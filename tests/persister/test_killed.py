@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import random
+import socket
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import asyncpg
 import pytest
 
@@ -17,6 +19,7 @@ from tests.waiting import wait_until, wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from tests.persister.conftest import StartPersister
     from tests.persister.streams import Ledger, Stream
@@ -113,7 +116,7 @@ async def after_trim(_: str, ledger: Ledger, stream: Stream) -> AsyncIterator[Bl
     [before_copy, between_copy_and_offset, between_offset_and_commit, between_commit_and_trim, after_trim],
     ids=lambda step: step.__name__,
 )
-async def test_kill_9_at_a_step_loses_or_doubles_an_event(
+async def test_kill_9_at_any_step_neither_loses_nor_doubles_an_event(
     step: Any,  # noqa: ANN401 - a context manager of this module
     start_persister: StartPersister,
     database_url: str,
@@ -132,7 +135,7 @@ async def test_kill_9_at_a_step_loses_or_doubles_an_event(
     assert persister.terminate() == 0
 
 
-async def test_kill_9_at_random_moments_loses_or_doubles_an_event(
+async def test_kill_9_at_random_moments_neither_loses_nor_doubles_an_event(
     start_persister: StartPersister, ledger: Ledger, stream: Stream
 ) -> None:
     seed = random.randrange(2**32)
@@ -153,7 +156,7 @@ async def test_kill_9_at_random_moments_loses_or_doubles_an_event(
     await ledger.reaches(stream)
 
 
-async def test_two_persisters_write_one_shard_or_none_takes_over(
+async def test_one_of_two_persisters_writes_and_the_other_takes_over(
     start_persister: StartPersister, ledger: Ledger, stream: Stream
 ) -> None:
     async def sessions(granted: int, waiting: int) -> bool:
@@ -180,7 +183,37 @@ async def test_two_persisters_write_one_shard_or_none_takes_over(
     assert second.terminate() == 0
 
 
-async def test_sigterm_leaves_events_in_the_stream(
+async def test_metrics_of_a_persister_do_not_count_one_that_was_killed(
+    start_persister: StartPersister, ledger: Ledger, stream: Stream, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (tmp_path / "metrics").mkdir()
+    shared = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics")}
+    first = start_persister(**shared)
+    await stream.add(5)
+    await ledger.reaches(stream)
+    start_persister(**shared, REDEEM_METRICS_PORT=str(port))
+    owner, persisted = 'redeem_persister_owner{shard="0"}', 'redeem_persisted_events_total{shard="0"}'
+
+    async def shown() -> dict[str, float]:
+        try:
+            async with aiohttp.request("GET", f"http://127.0.0.1:{port}/metrics") as response:
+                samples = [line.rpartition(" ") for line in (await response.text()).splitlines()]
+        except aiohttp.ClientError:
+            return {}
+        return {name: float(value) for name, _, value in samples if name in {owner, persisted}}
+
+    async def shows(owners: int, events: int) -> bool:
+        return await shown() == {owner: owners, persisted: events}
+
+    await wait_until_async(lambda: shows(1, 5))
+    first.kill()
+    await stream.add(5)
+    await wait_until_async(lambda: shows(1, 10))
+
+
+async def test_sigterm_ends_it_once_the_stream_is_empty(
     start_persister: StartPersister, database_url: str, ledger: Ledger, stream: Stream
 ) -> None:
     await stream.add(EVENTS)

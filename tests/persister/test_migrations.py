@@ -68,7 +68,7 @@ async def catalogue(connection: Connection) -> list[tuple[str, ...]]:
     return [tuple(row) for row in await connection.fetch(CATALOGUE)]
 
 
-async def test_two_migrators_at_once_apply_the_schema_twice(empty_database_url: str) -> None:
+async def test_several_migrators_at_once_apply_the_schema_once(empty_database_url: str) -> None:
     async def one() -> list[str]:
         connection = await asyncpg.connect(empty_database_url)
         try:
@@ -81,7 +81,7 @@ async def test_two_migrators_at_once_apply_the_schema_twice(empty_database_url: 
     assert sorted(applied, key=len) == [[], [], [], names]
 
 
-async def test_a_database_grown_step_by_step_differs_from_a_fresh_one(
+async def test_a_database_grown_step_by_step_is_like_a_fresh_one(
     servers: Servers, template_database: str, bare: Connection, tmp_path: Path
 ) -> None:
     for file in sorted(directory().joinpath("migrations").iterdir(), key=lambda file: file.name):
@@ -99,7 +99,7 @@ async def test_a_database_grown_step_by_step_differs_from_a_fresh_one(
     await admin.close()
 
 
-async def test_a_migration_that_fails_leaves_half_of_itself(bare: Connection, steps: Path) -> None:
+async def test_a_migration_that_fails_leaves_nothing_of_itself(bare: Connection, steps: Path) -> None:
     (steps / "0003_third.sql").write_text("CREATE TABLE third (id integer); SELECT 1/0")
     with pytest.raises(asyncpg.DivisionByZeroError):
         await migrate(bare, steps)
@@ -108,28 +108,28 @@ async def test_a_migration_that_fails_leaves_half_of_itself(bare: Connection, st
     assert await migrate(bare, steps) == ["0003_third"]
 
 
-async def test_a_changed_migration_goes_unnoticed(bare: Connection, steps: Path) -> None:
+async def test_a_changed_migration_is_refused(bare: Connection, steps: Path) -> None:
     await migrate(bare, steps)
     (steps / "0001_first.sql").write_text("CREATE TABLE first (id bigint)")
     with pytest.raises(MigrationError, match="0001_first was changed"):
         await migrate(bare, steps)
 
 
-async def test_a_migration_is_applied_after_a_later_one(bare: Connection, steps: Path) -> None:
+async def test_a_migration_is_not_applied_after_a_later_one(bare: Connection, steps: Path) -> None:
     await migrate(bare, steps)
     await bare.execute("DELETE FROM schema_migrations WHERE number = 1")
     with pytest.raises(MigrationError, match="0001_first is out of order"):
         await migrate(bare, steps)
 
 
-async def test_an_applied_migration_is_replaced_by_another(bare: Connection, steps: Path) -> None:
+async def test_an_applied_migration_that_is_missing_is_refused(bare: Connection, steps: Path) -> None:
     await migrate(bare, steps)
     (steps / "0001_first.sql").rename(steps / "0001_other.sql")
     with pytest.raises(MigrationError, match="0001_first was applied, and is missing here"):
         await migrate(bare, steps)
 
 
-async def test_old_code_runs_on_a_newer_database(bare: Connection, steps: Path) -> None:
+async def test_old_code_refuses_a_newer_database(bare: Connection, steps: Path) -> None:
     await migrate(bare, steps)
     (steps / "0002_second.sql").unlink()
     with pytest.raises(MigrationError, match="newer than this code: it has migration 0002_second"):
@@ -137,14 +137,14 @@ async def test_old_code_runs_on_a_newer_database(bare: Connection, steps: Path) 
 
 
 @pytest.mark.parametrize("name", ["0004_gap.sql", "0002_again.sql", "3_short.sql", "0003-dash.sql"])
-async def test_a_file_out_of_the_numbering_is_applied(bare: Connection, steps: Path, name: str) -> None:
+async def test_a_file_out_of_the_numbering_is_refused(bare: Connection, steps: Path, name: str) -> None:
     (steps / name).write_text("SELECT 1")
     with pytest.raises(MigrationError, match=r"number|named"):
         await migrate(bare, steps)
     assert await bare.fetchval("SELECT to_regclass('first')") is None
 
 
-async def test_the_number_of_shards_changes_after_the_beginning(bare: Connection) -> None:
+async def test_the_number_of_shards_never_changes(bare: Connection) -> None:
     await migrate(bare)
     await initialise(bare, 2)
     await bare.execute("UPDATE ledger_offsets SET seq = 5 WHERE shard = 1")

@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 from persister import reader
 from persister.main import run
 from persister.reader import StreamReader, connect
-from persister.records import StreamId
+from persister.records import BEGINNING, StreamId
 from persister.sink import NotInitialised, Offset, OffsetMoved, open_sink
 from tests.persister.streams import Ledger, Stream, persisting, values
 from tests.waiting import wait_until_async
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from engine.settings import Settings
-    from persister.records import Batch
+    from persister.records import Entries
     from tests.servers import Servers
 
 
@@ -35,15 +35,15 @@ def metric(name: str) -> float | None:
     return REGISTRY.get_sample_value(name, {"shard": "0"})
 
 
-async def read_batch(settings: Settings) -> Batch:
+async def read_all(settings: Settings) -> Entries:
     client = connect(settings, settings.redis_url)
-    page = await StreamReader(client, 0, settings).read(reader.BEGINNING)
+    page = await StreamReader(client, 0, settings).read(BEGINNING)
     await client.aclose()
-    assert page.batch is not None
-    return page.batch
+    assert page.entries is not None
+    return page.entries
 
 
-async def test_events_are_lost_or_out_of_order_over_many_batches(
+async def test_events_arrive_once_and_in_order_over_many_transactions(
     settings: Settings, stream: Stream, ledger: Ledger
 ) -> None:
     await stream.add(100)
@@ -53,7 +53,7 @@ async def test_events_are_lost_or_out_of_order_over_many_batches(
         await ledger.reaches(stream)
 
 
-async def test_events_are_lost_where_a_batch_takes_several_replies(
+async def test_no_event_is_lost_where_a_read_takes_several_replies(
     settings: Settings, stream: Stream, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reader, "PAGE_ENTRIES", 4)
@@ -62,7 +62,7 @@ async def test_events_are_lost_where_a_batch_takes_several_replies(
         await ledger.reaches(stream)
 
 
-async def test_a_row_differs_from_its_event(settings: Settings, stream: Stream, ledger: Ledger) -> None:
+async def test_a_row_says_what_its_event_says(settings: Settings, stream: Stream, ledger: Ledger) -> None:
     await stream.add(2)
     async with persisting(settings):
         await ledger.reaches(stream)
@@ -87,7 +87,9 @@ async def test_a_row_differs_from_its_event(settings: Settings, stream: Stream, 
     ]
 
 
-async def test_a_restart_repeats_or_skips_events(settings: Settings, stream: Stream, ledger: Ledger) -> None:
+async def test_a_restart_neither_repeats_nor_skips_an_event(
+    settings: Settings, stream: Stream, ledger: Ledger
+) -> None:
     for _ in range(3):
         await stream.add(20)
         async with persisting(settings):
@@ -96,7 +98,7 @@ async def test_a_restart_repeats_or_skips_events(settings: Settings, stream: Str
         await stream.add(5)
 
 
-async def test_a_stop_waits_for_ever_while_postgres_is_blocked(
+async def test_a_stop_ends_in_time_while_postgres_is_blocked(
     settings: Settings, stream: Stream, ledger: Ledger, database_url: str
 ) -> None:
     await stream.add(5)
@@ -112,7 +114,7 @@ async def test_a_stop_waits_for_ever_while_postgres_is_blocked(
         await ledger.reaches(stream)
 
 
-async def test_a_stop_waits_for_ever_while_postgres_answers_nothing(
+async def test_a_stop_ends_in_time_while_postgres_answers_nothing(
     settings: Settings, servers: Servers, stream: Stream, caplog: pytest.LogCaptureFixture
 ) -> None:
     if servers.postgres is None:
@@ -129,10 +131,10 @@ async def test_a_stop_waits_for_ever_while_postgres_answers_nothing(
     assert await stream.length() == 5
 
 
-async def test_cancelling_is_taken_for_a_failure(
+async def test_cancelling_ends_it_and_writes_nothing(
     settings: Settings, stream: Stream, ledger: Ledger, database_url: str
 ) -> None:
-    settings = dataclasses.replace(settings, database_timeout_s=2)
+    settings = dataclasses.replace(settings, persist_timeout_s=2)
     await stream.add(5)
     other = await asyncpg.connect(database_url)
     async with other.transaction():
@@ -147,7 +149,7 @@ async def test_cancelling_is_taken_for_a_failure(
     assert await ledger.ids() == []
 
 
-async def test_trimming_goes_past_the_offset_or_takes_the_key_away(
+async def test_trimming_stays_behind_the_offset_and_leaves_the_key(
     settings: Settings, stream: Stream, ledger: Ledger, database_url: str
 ) -> None:
     await stream.add(10)
@@ -171,7 +173,7 @@ async def test_trimming_goes_past_the_offset_or_takes_the_key_away(
         await ledger.reaches(stream)
 
 
-async def test_a_start_leaves_what_the_ledger_holds_in_the_stream(
+async def test_a_start_trims_what_the_ledger_holds(
     settings: Settings, stream: Stream, ledger: Ledger
 ) -> None:
     await stream.add(10)
@@ -187,7 +189,7 @@ async def test_a_start_leaves_what_the_ledger_holds_in_the_stream(
     assert await ledger.ids() == []
 
 
-async def test_trimming_takes_events_that_are_read_but_not_committed(
+async def test_trimming_leaves_events_that_are_read_but_not_committed(
     settings: Settings, stream: Stream, ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
     await stream.add(20)
@@ -210,23 +212,43 @@ async def test_trimming_takes_events_that_are_read_but_not_committed(
         await ledger.reaches(stream)
 
 
-async def test_a_writer_with_an_old_offset_writes(settings: Settings, stream: Stream, ledger: Ledger) -> None:
+async def test_a_writer_with_an_old_offset_writes_nothing(
+    settings: Settings, stream: Stream, ledger: Ledger
+) -> None:
     await stream.add(5)
-    batch = await read_batch(settings)
-    begin = Offset(StreamId(0, 0), 0)
+    entries = await read_all(settings)
+    begin = Offset(BEGINNING, 0)
     async with open_sink(settings, settings.database_url, 0) as first:
         async with open_sink(settings, settings.database_url, 0) as second:
             assert await first.own()
             assert not await second.own()
-            end, rejects = await first.write(batch, begin)
+            end, rejects = await first.write(entries, begin)
             assert (end, rejects) == (Offset(StreamId(*stream.ids[-1]), 5), [])
             with pytest.raises(OffsetMoved):  # the rows are there
-                await second.write(batch, begin)
+                await second.write(entries, begin)
             await ledger.connection.execute("DELETE FROM ledger")
             with pytest.raises(OffsetMoved):  # the offset alone tells
-                await second.write(batch, begin)
+                await second.write(entries, begin)
         assert await ledger.ids() == []
         assert await ledger.offset() == (*stream.ids[-1], 5)
+
+
+async def test_a_writer_that_sets_an_entry_aside_notices_that_another_has_written(
+    settings: Settings, stream: Stream, ledger: Ledger
+) -> None:
+    too_long = "".join(map(chr, range(33, 9000)))  # for an index of the ledger
+    await stream.add_raw(values(0, user=too_long))
+    await stream.add(5)
+    entries = await read_all(settings)
+    async with (
+        open_sink(settings, settings.database_url, 0) as first,
+        open_sink(settings, settings.database_url, 0) as second,
+    ):
+        _, rejects = await first.write(entries, Offset(BEGINNING, 0))
+        assert len(rejects) == 1
+        with pytest.raises(OffsetMoved):  # numbers that are free: the entry is refused, then rows are there
+            await second.write(entries, Offset(BEGINNING, 100))
+    assert await ledger.ids() == stream.ids
 
 
 @pytest.mark.parametrize(
@@ -254,7 +276,7 @@ async def test_a_writer_with_an_old_offset_writes(settings: Settings, stream: St
     ],
     ids=lambda fields: ascii(fields)[:60],
 )
-async def test_an_entry_that_is_no_event_stops_the_stream_or_vanishes(
+async def test_an_entry_that_is_no_event_is_set_aside_and_the_rest_goes_on(
     fields: dict[Any, Any],
     settings: Settings,
     stream: Stream,
@@ -273,7 +295,7 @@ async def test_an_entry_that_is_no_event_stops_the_stream_or_vanishes(
     assert logged(caplog, "stream entry kept in ledger_rejects") == 1
 
 
-async def test_entries_that_are_no_events_at_the_ends_of_a_batch_stop_the_stream(
+async def test_entries_that_are_no_events_are_set_aside_at_both_ends_as_well(
     settings: Settings, stream: Stream, ledger: Ledger
 ) -> None:
     entries = [await stream.add_raw({"bad": str(number)}) for number in range(8)]
@@ -290,7 +312,7 @@ async def test_entries_that_are_no_events_at_the_ends_of_a_batch_stop_the_stream
     assert await ledger.offset() == (*entries[-1], 2)
 
 
-async def test_a_commit_is_answered_before_it_is_on_disk(settings: Settings, ledger: Ledger) -> None:
+async def test_a_commit_is_on_disk_whatever_the_database_says(settings: Settings, ledger: Ledger) -> None:
     await ledger.connection.execute(
         """DO $$ BEGIN
            EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database());
@@ -300,7 +322,7 @@ async def test_a_commit_is_answered_before_it_is_on_disk(settings: Settings, led
         assert await sink._connection.fetchval("SHOW synchronous_commit") == "on"
 
 
-async def test_a_persister_for_another_number_of_shards_goes_on(
+async def test_a_persister_for_another_number_of_shards_waits(
     settings: Settings, ledger: Ledger, stream: Stream, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "persister")
@@ -317,7 +339,7 @@ async def test_a_persister_for_another_number_of_shards_goes_on(
     assert logged(caplog, "the deployment is not initialised") == 1
 
 
-async def test_a_redis_that_lost_events_moves_the_offset_back(
+async def test_a_redis_that_lost_events_does_not_move_the_offset_back(
     settings: Settings, stream: Stream, ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
     behind = "Redis is behind the ledger: rebuild it"
@@ -340,7 +362,7 @@ async def test_a_redis_that_lost_events_moves_the_offset_back(
         await ledger.reaches(stream)
 
 
-async def test_a_restart_of_postgres_ends_the_persister(
+async def test_a_restart_of_postgres_is_waited_out(
     settings: Settings, servers: Servers, stream: Stream, ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
     if servers.postgres is None:
@@ -368,7 +390,7 @@ async def test_a_restart_of_postgres_ends_the_persister(
     assert (logged(caplog, away), logged(caplog, "persisting again")) == (1, 1)
 
 
-async def test_a_restart_of_redis_ends_the_persister(
+async def test_a_restart_of_redis_is_waited_out(
     settings: Settings, servers: Servers, stream: Stream, ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
     if servers.valkey is None:
@@ -392,7 +414,7 @@ async def test_a_restart_of_redis_ends_the_persister(
     assert (logged(caplog, away), logged(caplog, "persisting again")) == (1, 1)
 
 
-async def test_the_metrics_say_something_else(
+async def test_the_metrics_say_how_far_the_ledger_is_behind(
     settings: Settings, stream: Stream, ledger: Ledger, database_url: str
 ) -> None:
     before = metric("redeem_persisted_events_total") or 0
@@ -417,7 +439,7 @@ async def test_the_metrics_say_something_else(
 
 
 @pytest.mark.parametrize("shards", [3])
-async def test_shards_mix(settings: Settings, redis: Redis, ledger: Ledger, shards: int) -> None:
+async def test_shards_do_not_mix(settings: Settings, redis: Redis, ledger: Ledger, shards: int) -> None:
     streams = [Stream(redis, shard) for shard in range(shards)]
     async with persisting(settings):
         await asyncio.gather(*(stream.add(10 + stream.shard) for stream in streams))

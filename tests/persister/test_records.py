@@ -32,24 +32,24 @@ def entry(ms: int, sequence: int, texts: tuple[str, ...]) -> Entry:
 
 
 @given(ENTRIES)
-def test_a_column_differs_from_the_event(drawn: list[tuple[int, int, tuple[str, ...]]]) -> None:
+def test_columns_say_what_the_events_say(drawn: list[tuple[int, int, tuple[str, ...]]]) -> None:
     entries = [entry(*each) for each in drawn]
-    batch = decode(entries)
-    assert batch.rejects == []
-    for number, (record, (entry_id, raw)) in enumerate(zip(batch.records(3, 11), entries, strict=True)):
+    decoded = decode(entries)
+    assert decoded.rejects == []
+    for number, (record, (entry_id, raw)) in enumerate(zip(decoded.records(3, 11), entries, strict=True)):
         event = events.decode(3, entry_id, raw)
         assert record == (*event.id, 11 + number, *event[1:])
 
 
 @given(ENTRIES, st.lists(st.lists(st.binary(max_size=5), max_size=30), max_size=5), st.randoms())
-def test_an_entry_among_others_is_lost(
+def test_no_entry_among_others_is_lost(
     drawn: list[tuple[int, int, tuple[str, ...]]], strange: list[list[bytes]], random: Random
 ) -> None:
     good = [entry(*each) for each in drawn]
     bad = [(b"9-9", raw) for raw in strange]
     entries = good + bad
     random.shuffle(entries)
-    batch = decode(entries)
-    assert batch.entries == [each for each in entries if each in good]
-    assert [reject.raw for reject in batch.rejects] == [raw for _, raw in entries if raw in strange]
-    assert len(list(batch.records(0, 1))) == len(good)
+    decoded = decode(entries)
+    assert decoded.events == [each for each in entries if each in good]
+    assert [reject.raw for reject in decoded.rejects] == [raw for _, raw in entries if raw in strange]
+    assert len(list(decoded.records(0, 1))) == len(good)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -11,19 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncpg
+import psutil  # type: ignore[import-untyped] # it has no types
 import pytest
 import redis
 
-from engine.bundled import (
-    SOCKET_PATH_BYTES_MAX,
-    Postgres,
-    Valkey,
-    command_line,
-    run_directory,
-)
-from engine.supervisor import StartError
+from engine.bundled import SOCKET_PATH_BYTES_MAX, Postgres, Valkey, command_line, run_directory
+from engine.processes import StartError
 from tests.servers import PostgresProcess, Servers, ValkeyProcess, temporary_directory
-from tests.waiting import wait_until
+from tests.waiting import wait_until, wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -325,3 +321,27 @@ def test_temporary_directory_is_short_enough_for_sockets() -> None:
     assert path.parent == Path(tempfile.gettempdir()).resolve()
     assert run_directory(path / "data") == path / "data" / "run"
     path.rmdir()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells where a process works")
+async def test_a_busy_backend_of_a_killed_postmaster_does_not_keep_the_next_from_starting(
+    postgres: PostgresProcess,
+) -> None:
+    """It does not notice, and holds the shared memory for as long as its query takes."""
+    busy = await asyncpg.connect(postgres.url)
+    query = asyncio.create_task(busy.execute("DO $$ BEGIN LOOP NULL; END LOOP; END $$"))
+    backend = psutil.Process(busy.get_server_pid())
+    await wait_until_async(lambda: backend.status() == psutil.STATUS_RUNNING)
+    postmaster = psutil.Process(postgres.pid)
+    postmaster.kill()
+    postmaster.wait()
+    assert backend.is_running()
+    successor = PostgresProcess(postgres.server.data_dir)
+    try:
+        successor.start()
+        assert not backend.is_running() or backend.status() == psutil.STATUS_ZOMBIE  # init may be slow
+    finally:
+        successor.stop()
+        query.cancel()
+        await asyncio.gather(query, return_exceptions=True)
+        busy.terminate()

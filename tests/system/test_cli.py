@@ -166,7 +166,7 @@ async def test_codes_minted_are_codes_exported(cli: Cli) -> None:
 async def test_a_device_is_written_to_and_not_replaced(cli: Cli) -> None:
     campaign = (await cli.done("campaigns", "create", "--name", "Sale")).strip()
     await cli.done("codes", "mint", campaign, "--count", "5", "--out", "/dev/null")
-    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)  # noqa: PTH116
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)  # noqa: PTH116 - what a path leads to
 
 
 async def test_a_refused_mint_leaves_no_file(cli: Cli) -> None:
@@ -209,7 +209,7 @@ async def test_a_reader_that_has_had_enough_is_no_error(cli: Cli) -> None:
     if process.stdout is None or process.stderr is None:
         raise RuntimeError
     assert await process.stdout.readline() == b"code,serial\n"
-    process.stdout._transport.close()  # type: ignore[attr-defined]
+    process.stdout._transport.close()  # type: ignore[attr-defined] # a stream reader has no close
     err = (await process.stderr.read()).decode()
     assert await process.wait() == 0
     assert err.count("\n") == 1

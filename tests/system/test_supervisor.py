@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from engine.bundled import command_line
-from engine.supervisor import Child, DataDirectoryLock, StartError, Supervisor, reserve_port
+from engine.processes import Child, StartError
+from engine.reservations import DataDirectoryLock, reserve_port
+from engine.supervisor import Supervisor
 from tests.waiting import wait_until, wait_until_async
 
 if TYPE_CHECKING:
@@ -47,7 +49,8 @@ while True:
 
 SUPERVISOR = """
 import asyncio, pathlib, sys
-from engine.supervisor import Child, Supervisor
+from engine.processes import Child
+from engine.supervisor import Supervisor
 place = pathlib.Path(__file__).parent
 def child(name, stage):
     async def ready():
@@ -68,7 +71,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def child(place: Path, name: str, stage: int = 0, how: str = "good", **fields: Any) -> Child:  # noqa: ANN401
+def child(place: Path, name: str, stage: int = 0, how: str = "good", **fields: Any) -> Child:  # noqa: ANN401 - its fields, by name
     async def ready() -> bool:
         return (place / f"{name}.pid").exists()
 
@@ -77,7 +80,7 @@ def child(place: Path, name: str, stage: int = 0, how: str = "good", **fields: A
     return Child(**usual | fields)
 
 
-def dying(name: str, status: int, **fields: Any) -> Child:  # noqa: ANN401
+def dying(name: str, status: int, **fields: Any) -> Child:  # noqa: ANN401 - its fields, by name
     argv = [sys.executable, "-I", "-S", "-c", f"raise SystemExit({status})"]
     usual: dict[str, Any] = {"name": name, "argv": argv, "stage": 0, "backoff_min_s": 0.001}
     return Child(**usual | fields)
@@ -283,7 +286,7 @@ def test_second_engine_on_a_data_directory_is_refused(tmp_path: Path) -> None:
 
 def test_lock_of_a_killed_engine_is_free(tmp_path: Path) -> None:
     script = (
-        "import pathlib, signal, sys; from engine.supervisor import DataDirectoryLock\n"
+        "import pathlib, signal, sys; from engine.reservations import DataDirectoryLock\n"
         "with DataDirectoryLock(pathlib.Path(sys.argv[1])): print('locked', flush=True); signal.pause()"
     )
     with subprocess.Popen(

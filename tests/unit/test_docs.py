@@ -6,9 +6,13 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+from prometheus_client import REGISTRY
+
 from engine.cli import COMMANDS
 from engine.errors import PROBLEMS
 from engine.settings import Settings, variable
+from engine.telemetry import store_metrics
+from persister.metrics import OWNER
 
 ROOT = Path(__file__).parents[2]
 START, END = "<!-- settings: checked by tests/unit/test_docs.py -->\n", "<!-- end of settings -->"
@@ -38,6 +42,19 @@ def test_operations_document_names_every_command() -> None:
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     missing = [name for name in COMMANDS if f"`redeem {name}" not in text]
     assert not missing
+
+
+def test_operations_document_lists_every_metric() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    of_redis = store_metrics({"used_memory": 1, "maxmemory": 0}, {"eventloop_duration_aof_sum": 1})
+    there = {
+        metric.name + ("_total" if metric.type == "counter" else "")
+        for metric in [*REGISTRY.collect(), *of_redis]
+        if metric.name.startswith("redeem_")
+    }
+    rows = "".join(re.findall(r"^\| `redeem_.*?\|", text, re.MULTILINE))
+    assert set(re.findall(r"`(redeem_\w+)", rows)) == there
+    assert OWNER._name in there  # those of the persister are among them
 
 
 if __name__ == "__main__":

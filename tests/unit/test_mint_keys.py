@@ -46,9 +46,9 @@ def test_keys_come_from_a_setting_as_well() -> None:
 def test_keys_cannot_be_changed_or_shown(path: Path) -> None:
     keys = load(written(path, f"k1 {ONE}\n"))
     with pytest.raises(AttributeError):
-        keys.current = "k2"  # type: ignore[misc]
+        keys.current = "k2"  # type: ignore[misc] # that it is refused is the test
     with pytest.raises(TypeError):
-        keys.by_name["k2"] = b""  # type: ignore[index]
+        keys.by_name["k2"] = b""  # type: ignore[index] # that it is refused is the test
     for shown in (repr(keys), str(keys)):
         assert ONE not in shown
         assert repr(bytes.fromhex(ONE)) not in shown

