@@ -139,7 +139,7 @@ async def _publish_from(redis: Redis, connection: Any) -> int:  # noqa: ANN401 -
     return target
 
 
-async def _publish_shard(redis: Redis, connection: Any, shard: int, target: int) -> None:  # noqa: ANN401
+async def _publish_shard(redis: Redis, connection: Any, shard: int, target: int) -> None:  # noqa: ANN401 - asyncpg has no types
     await _check_kept(redis, connection, shard)
     row = await connection.fetchrow(_SQL["ledger_offset"], shard)
     ledger_offset = f"{row['stream_ms']}-{row['stream_seq']}" if row else _NO_OFFSET
@@ -227,7 +227,7 @@ async def _call(redis: Redis, shard: int, chunk: list[_Row], *head: str) -> byte
     return status
 
 
-async def _rows(connection: Any, shard: int, base: int) -> AsyncGenerator[_Row, None]:  # noqa: ANN401
+async def _rows(connection: Any, shard: int, base: int) -> AsyncGenerator[_Row, None]:  # noqa: ANN401 - asyncpg has no types
     """What changed after ``base`` and concerns this shard; the records for the front end are on shard 0."""
     async for row in connection.cursor(_SQL["campaigns_since"], base, prefetch=CHUNK_ROWS):
         here = row["pinned_shard"] in {None, shard}
@@ -258,7 +258,7 @@ async def _rows(connection: Any, shard: int, base: int) -> AsyncGenerator[_Row, 
             yield _Row(row["version"], f"batch:{batch.id}", msgspec.json.encode(batch))
 
 
-def _campaign_row(row: Any, *, here: bool) -> _Row:  # noqa: ANN401
+def _campaign_row(row: Any, *, here: bool) -> _Row:  # noqa: ANN401 - asyncpg has no types
     record = registry.Campaign(
         id=row["id"],
         kind=row["kind"],
@@ -271,7 +271,7 @@ def _campaign_row(row: Any, *, here: bool) -> _Row:  # noqa: ANN401
     return _Row(row["version"], f"campaign:{record.id}", msgspec.json.encode(record), fields)
 
 
-def _campaign_fields(row: Any) -> Iterator[str]:  # noqa: ANN401
+def _campaign_fields(row: Any) -> Iterator[str]:  # noqa: ANN401 - asyncpg has no types
     """The values of CAMPAIGN_FIELDS in publish.lua, ``version`` apart; what is not set is empty."""
     yield row["id"]
     yield row["state"]

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+READ_TRIES = 5
+
+
 def exposition(multiprocess_dir: Path | None) -> bytes:
     """All metrics in the text format of Prometheus."""
     return generate_latest(registry(multiprocess_dir))
@@ -40,8 +43,15 @@ class _AllProcesses(Collector):
 
     def collect(self) -> Iterable[Metric]:
         _forget_the_dead(self._directory)
-        found: Iterable[Metric] = self._files.collect()  # type: ignore[no-untyped-call] # not annotated there
-        return found
+        for _ in range(READ_TRIES):
+            try:
+                return self._read()
+            except FileNotFoundError:  # another process has just forgotten the same dead one
+                continue
+        return self._read()
+
+    def _read(self) -> list[Metric]:
+        return list(self._files.collect())  # type: ignore[no-untyped-call] # not annotated there
 
 
 def _forget_the_dead(directory: Path) -> None:

@@ -28,7 +28,7 @@ async def a_campaign(plane: ControlPlane) -> str:
     return (await campaigns.create(plane, campaigns.define(NewCampaign(name="Sale")))).value.id
 
 
-async def mint(plane: ControlPlane, campaign: str, count: int, **fields: Any) -> Batch:  # noqa: ANN401
+async def mint(plane: ControlPlane, campaign: str, count: int, **fields: Any) -> Batch:  # noqa: ANN401 - by their names
     new = NewBatch(count, **fields)
     return (await batches.mint(plane, campaign, new, created_by="test")).value.batch
 

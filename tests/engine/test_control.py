@@ -274,7 +274,7 @@ async def test_the_healer_outlives_both_servers_being_away(
         def redis(self) -> Redis:
             return cut_off.redis if len(found) < 6 else plane.redis
 
-    healer = asyncio.create_task(heal(Flaky()))  # type: ignore[arg-type]
+    healer = asyncio.create_task(heal(Flaky()))  # type: ignore[arg-type] # only what heal calls
     await wait_until_async(lambda: plane.redis.exists(keys.version(0)))
     assert not healer.done()
     healer.cancel()

@@ -251,7 +251,7 @@ class Machine(RuleBasedStateMachine):
         self.begin = [self.run(self.last_event(shard)) for shard in range(settings.shards)]
         self.run(self.engine.start())
 
-    def run(self, work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - by their names
         return self.runner.run(work)
 
     def pick(self, number: int) -> Campaign:

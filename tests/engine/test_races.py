@@ -40,7 +40,7 @@ async def rush(merchant: Merchant, attempts: Iterable[tuple[str, str]], connecti
 
 def shuffled(attempts: list[tuple[str, str]]) -> list[tuple[str, str]]:
     seed = random.randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201
+    print(f"seed {seed}")  # noqa: T201 - shown when the test fails
     random.Random(seed).shuffle(attempts)
     return attempts
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
-import psutil  # type: ignore[import-untyped]
+import psutil  # type: ignore[import-untyped] # it has no types
 
 from engine import api_keys, keys
 from tests.deployment import Merchant, Process, engine_in_process, issue

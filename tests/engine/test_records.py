@@ -178,7 +178,7 @@ async def test_paging_is_complete_while_redemptions_arrive_and_the_persister_mov
     plane: ControlPlane, shards: int
 ) -> None:
     seed = random.randrange(2**32)
-    print(f"seed {seed}, {shards} shards")  # noqa: T201
+    print(f"seed {seed}, {shards} shards")  # noqa: T201 - shown when the test fails
     chance = random.Random(seed)
     campaign, codes = await issue(plane, 400)
     codes_left = iter(codes)
@@ -242,13 +242,13 @@ class Moving:
         self._plane = plane
         self._before = before
 
-    async def xrange(self, *arguments: Any) -> Any:  # noqa: ANN401
+    async def xrange(self, *arguments: Any) -> Any:  # noqa: ANN401 - by their names
         return await self._around(self._plane.redis.xrange(*arguments))
 
-    async def xrevrange(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+    async def xrevrange(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - by their names
         return await self._around(self._plane.redis.xrevrange(*arguments, **options))
 
-    async def _around(self, reading: Awaitable[Any]) -> Any:  # noqa: ANN401
+    async def _around(self, reading: Awaitable[Any]) -> Any:  # noqa: ANN401 - by their names
         if self._before:
             await persist(self._plane.settings)
         found = await reading
