@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 _CODE_OF_STATUS: Final = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 _FLUSH_INTERVAL_S: Final = 1.0
 _FIRST_CONFIGURATION_RETRY_S: Final = 0.1
+_CANCEL_AGAIN_S: Final = 0.5
 
 
 @contextlib.asynccontextmanager
@@ -102,11 +103,18 @@ async def _first_configuration(registry: Registry) -> None:
 async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run something for as long as the block lasts."""
     task = asyncio.create_task(work)
+    task.add_done_callback(_tell_end)
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        while not task.done():  # a client library may take a cancellation for a fault of the server
+            task.cancel()
+            await asyncio.wait({task}, timeout=_CANCEL_AGAIN_S)
+
+
+def _tell_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("background work has ended", exc_info=error)
 
 
 async def _keep_flushing(telemetry: Telemetry) -> None:

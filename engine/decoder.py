@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from engine import mint_keys
 from engine.codes import Codec
 from engine.formats import FORMATS, normalise_prefix
+from engine.mint_keys import MintKeyError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +83,7 @@ class Decoder:
         """Which formats are in use under which keys, those of the newest batches first."""
         batches = self._registry.batches
         if any(batch.mint_key not in self._key_names for batch in batches.values()):
-            self._take_keys()  # rotated since
+            self._take_rotated_keys()
         in_use = {
             (batches[number].format, batches[number].mint_key): None
             for number in sorted(batches, reverse=True)
@@ -95,6 +96,12 @@ class Decoder:
             )
         self.missing = missing
         self._seen_version = self._registry.version
+
+    def _take_rotated_keys(self) -> None:
+        try:
+            self._take_keys()
+        except MintKeyError as error:  # the codes of those we have are good all the same
+            _log.error("the mint keys cannot be read again", extra={"error": str(error)})
 
     def _take_keys(self) -> None:
         by_name = mint_keys.from_settings(self._settings).by_name

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 PREFIX = "REDEEM_"
 # Not settings of the engine: where the file is, and what only the test suite reads.
 OTHER_VARIABLES = ("REDEEM_CONFIG",)
+PORT_MAX = 65_535
+LOG_LEVELS = ("debug", "info", "warning", "error")
 OTHER_PREFIXES = ("REDEEM_TEST_",)
 
 
@@ -141,6 +143,10 @@ def load(environ: Mapping[str, str], overrides: Mapping[str, object] | None = No
         least = known[name].metadata["least"]
         if least is not None and parsed[name] < least:
             raise SettingsError(f"{variable(name)} must be at least {least}")
+        if name == "log_level" and parsed[name].lower() not in LOG_LEVELS:
+            raise SettingsError(f"{variable(name)} must be one of {', '.join(LOG_LEVELS)}")
+        if name.endswith("port") and parsed[name] > PORT_MAX:
+            raise SettingsError(f"{variable(name)} must be at most {PORT_MAX}")
     return Settings(**parsed)
 
 

@@ -23,7 +23,7 @@ from engine.cli.initialise import initialise
 from engine.logs import log_to_stderr
 from engine.processes import Child
 from engine.reservations import DataDirectoryLock, reserve_port
-from engine.settings import Settings, without_settings
+from engine.settings import PORT_MAX, Settings, without_settings
 from engine.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -37,8 +37,12 @@ PERSISTER_STOP_SHARE: Final = 4
 """The persister has a quarter of the time to stop: workers stop before it, servers after it."""
 
 _host = click.option("--host", help="Address to listen on.")
-_port = click.option("--port", type=int, help="Port to listen on; 0 takes a free one.")
-_worker_count = click.option("--workers", type=int, help="Front-end processes; 0 means one a core.")
+_port = click.option(
+    "--port", type=click.IntRange(0, PORT_MAX), help="Port to listen on; 0 takes a free one."
+)
+_worker_count = click.option(
+    "--workers", type=click.IntRange(0), help="Front-end processes; 0 means one a core."
+)
 _data = click.option("--data", "data_dir", type=Path, help="Where the bundled servers keep their data.")
 
 

@@ -143,3 +143,14 @@ def test_secrets_are_not_shown_where_settings_are_printed() -> None:
     shown = repr(settings)
     assert "shown" in shown
     assert "hidden" not in shown
+
+
+@pytest.mark.parametrize("name", ["REDEEM_PORT", "REDEEM_METRICS_PORT"])
+def test_a_port_that_there_is_not_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} must be at most 65535"):
+        load({name: "65536"})
+
+
+def test_a_log_level_that_there_is_not_is_refused() -> None:
+    with pytest.raises(SettingsError, match="REDEEM_LOG_LEVEL must be one of debug, info"):
+        load({"REDEEM_LOG_LEVEL": "bogus"})
