@@ -58,6 +58,11 @@ class Batch(msgspec.Struct, frozen=True):
     mint_key: str
 
 
+def _look_at(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
 class Deployment(msgspec.Struct, frozen=True):
     """What is fixed for all processes of a deployment."""
 
@@ -103,6 +108,7 @@ class Registry:
         """
         if self._confirming is None:
             self._confirming = asyncio.create_task(self._confirm())
+            self._confirming.add_done_callback(_look_at)  # who waited may have given up
         await asyncio.shield(self._confirming)
 
     async def _confirm(self) -> None:

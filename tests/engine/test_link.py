@@ -185,7 +185,7 @@ async def test_scripts_flushed_under_load_are_loaded_again_and_nobody_notices(
     plane: ControlPlane, redis: Redis
 ) -> None:
     _, codes = await issue(plane, 400)
-    async with engine_in_process(plane, batch_max=8) as merchant:
+    async with engine_in_process(plane, batch_max=8, attempt_deadline_ms=60_000) as merchant:
         attempts = asyncio.gather(*(merchant.redeem(code) for code in codes))
         while not attempts.done():
             await redis.script_flush()
