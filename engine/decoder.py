@@ -48,7 +48,7 @@ class Decoder:
 
     def find(self, codes: Sequence[list[Reading]]) -> list[Issued | None]:
         """The issued code of each list of readings, or None."""
-        if self._seen_version != self._registry.version:
+        if self._seen_version != self._registry.version or self.missing:  # they may be there by now
             self._take_configuration()
         found: list[Issued | None] = [None] * len(codes)
         for fmt, key_name in self._in_use:

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from engine import control, mint_keys
 from engine.database import open_database
-from engine.errors import Refusal
+from engine.errors import Refusal, StoreUnavailable
 from persister import migrations
 
 if TYPE_CHECKING:
@@ -27,7 +27,10 @@ async def initialise(settings: Settings) -> None:
         MigrationError: the database is not one this version can use.
         StoreUnavailable: a server cannot be used.
     """
-    connection = await asyncpg.connect(settings.database_url, timeout=settings.database_timeout_s)
+    try:
+        connection = await asyncpg.connect(settings.database_url, timeout=settings.database_timeout_s)
+    except (OSError, ValueError, asyncpg.PostgresError) as error:
+        raise StoreUnavailable(f"PostgreSQL cannot be reached: {error}") from error
     try:
         await migrations.migrate(connection)
         await migrations.initialise(connection, settings.shards)
