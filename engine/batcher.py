@@ -131,13 +131,17 @@ class Batcher:
             return
         if self._refresh and not self._refresh.done():
             return
-        self._drop_late()
-        count = min(len(self._queue), self._settings.batch_max)
-        if not count:
-            return
-        self._under_way = [self._queue.popleft() for _ in range(count)]
-        self._telemetry.batch_size(count)
-        self._send()
+        latest = self._loop.time() + self._patience_s
+        batch: list[Attempt] = []
+        late: list[Attempt] = []
+        while self._queue and len(batch) < self._settings.batch_max:
+            attempt = self._queue.popleft()
+            (batch if attempt.deadline > latest else late).append(attempt)
+        if batch:
+            self._under_way = batch
+            self._telemetry.batch_size(len(batch))
+            self._send()
+        self._fail_late(late)
 
     def _send(self) -> None:
         self._sent_at = self._loop.time()
@@ -259,9 +263,12 @@ class Batcher:
         late = [attempt for attempt in self._queue if attempt.deadline <= latest]
         if late:  # those that were decoded late stand behind others with more time
             self._queue = deque(attempt for attempt in self._queue if attempt.deadline > latest)
-            fault = Overloaded("waited too long") if self._link.ready else StoreUnavailable("Redis is away")
-            for attempt in late:
-                attempt.failed(fault)
+            self._fail_late(late)
+
+    def _fail_late(self, late: list[Attempt]) -> None:
+        fault = Overloaded("waited too long") if self._link.ready else StoreUnavailable("Redis is away")
+        for attempt in late:
+            attempt.failed(fault)
 
     def _check_deadlines(self) -> None:
         """Answer what is late: what waits was certainly not done, what is under way perhaps."""

@@ -75,12 +75,8 @@ class Handlers:
 
     async def redeem(self, request: web.Request) -> web.Response:
         """``POST /v1/redemptions``."""
-        authorization = request.headers.get("Authorization")
-        await self._authenticator.authorize(authorization, "redeem", fresh=False)
+        api_key, body = await self._may_redeem(request, self._settings.body_bytes_max)
         key = _idempotency_key(request, self._settings)
-        body = await read_json(request, self._settings.body_bytes_max, self._settings.request_timeout_s)
-        # Again: the body may have taken its time, and the key may have been revoked meanwhile.
-        api_key = await self._authenticator.authorize(authorization, "redeem", fresh=False)
         status, answer = await self._redemptions.redeem(
             parse_redeem_request(body, self._settings), key, api_key
         )
@@ -88,17 +84,22 @@ class Handlers:
 
     async def redeem_batch(self, request: web.Request) -> web.Response:
         """``POST /v1/redemptions/batch``: each item answers for itself, in their order."""
-        api_key = await self._authenticator.authorize(
-            request.headers.get("Authorization"), "redeem", fresh=False
-        )
+        api_key, body = await self._may_redeem(request, self._settings.batch_body_bytes_max)
         if "Idempotency-Key" in request.headers:
             raise Refusal("malformed_request", "In a batch each item has its own idempotency_key.")
-        body = await read_json(request, self._settings.batch_body_bytes_max, self._settings.request_timeout_s)
         items = parse_batch_request(body, self._settings)
         answers = await asyncio.gather(*(self._redeem_item(item, api_key) for item in items))
         return json_response(
             {"results": [{"status": status, "body": orjson.Fragment(answer)} for status, answer in answers]}
         )
+
+    async def _may_redeem(self, request: web.Request, bytes_max: int) -> tuple[ApiKey, bytes]:
+        """The key of a request that redeems, and its body."""
+        authorization = request.headers.get("Authorization")
+        await self._authenticator.authorize(authorization, "redeem", fresh=False)
+        body = await read_json(request, bytes_max, self._settings.request_timeout_s)
+        # Again: the body may have taken its time, and the key may have been revoked meanwhile.
+        return await self._authenticator.authorize(authorization, "redeem", fresh=False), body
 
     async def _redeem_item(self, item: msgspec.Raw, api_key: ApiKey) -> tuple[int, bytes]:
         try:

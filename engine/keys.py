@@ -39,7 +39,7 @@ def place(serial: int, shards: int, pinned_shard: int | None) -> Place:
 
 
 def version(shard: int) -> str:
-    """The version of the configuration this shard has; a script refuses a caller with another."""
+    """The version of the configuration this shard has; a script refuses a caller with an older."""
     return f"{{s{shard}}}:version"
 
 

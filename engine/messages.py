@@ -1,6 +1,6 @@
 """What travels over HTTP on the redeem path: the request, checked, and every answer as bytes.
 
-Both lanes and the batch call use these, so that the same request gets the same bytes.
+The call for one code and the batch call use these, so that the same request gets the same bytes.
 """
 
 from __future__ import annotations

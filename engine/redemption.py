@@ -1,4 +1,4 @@
-"""The core: an attempt comes in, and its answer goes to a callback. Both lanes end here.
+"""The core: an attempt comes in, and its answer goes to a callback.
 
 ``submit`` normalises the code, decodes all codes of one turn of the event loop together,
 refuses what was never issued, and hands the rest to the batcher of its shard. It makes no
