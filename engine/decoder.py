@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from engine import mint_keys
 from engine.codes import Codec
-from engine.formats import FORMATS, normalise_prefix
+from engine.formats import FORMATS, LAST_SYMBOLS, mask, normalise_prefix
 from engine.mint_keys import MintKeyError
 
 if TYPE_CHECKING:
@@ -33,6 +33,16 @@ class Issued(NamedTuple):
     serial: int
     format: Format
     symbols: bytes
+
+    @property
+    def last4(self) -> str:
+        """The symbols that may be shown."""
+        return self.symbols[-LAST_SYMBOLS:].decode()
+
+    @property
+    def masked(self) -> str:
+        """The code as it is shown."""
+        return mask(self.format, self.last4)
 
 
 class Decoder:

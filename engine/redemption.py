@@ -1,7 +1,6 @@
 """The core: an attempt comes in, and its answer goes to a callback.
 
-``submit`` normalises the code, decodes all codes of one turn of the event loop together,
-refuses what was never issued, and hands the rest to the batcher of its shard. It makes no
+``submit`` has the code found and hands the attempt to the batcher of its shard. It makes no
 task and no future; ``redeem`` is a thin awaitable on top for ordinary handlers.
 """
 
@@ -9,72 +8,66 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import re
 import unicodedata
 from typing import TYPE_CHECKING, Final
 
 from engine import keys
 from engine.batcher import Batcher
-from engine.decoder import Decoder
-from engine.errors import ContractViolation, Fault, StoreUnavailable
-from engine.formats import FORMATS, PREFIX_CHARACTERS_MAX, mask, normalise, split
+from engine.errors import Fault, StoreUnavailable
+from engine.formats import FORMATS, normalise
 from engine.messages import fingerprint, plain_problem, problem, redeemed
-from engine.mint_keys import MintKeyError
+from engine.resolver import Resolver, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from engine.decoder import Issued, Reading
+    from engine.decoder import Issued
     from engine.messages import RedeemRequest
     from engine.registry import ApiKey, Registry
     from engine.settings import Settings
     from engine.telemetry import Telemetry
 
-_log = logging.getLogger(__name__)
 _SHORTEST_CODE: Final = min(fmt.length for fmt in FORMATS.values())
-_LONGEST_TEXT: Final = PREFIX_CHARACTERS_MAX + max(fmt.length for fmt in FORMATS.values())
 _NO_SYMBOL: Final = re.compile("[^0-9A-Za-z]+")
 
 
-class Attempt:
+class Attempt(Wanted):
     """One attempt on its way from the request to the answer."""
 
     __slots__ = (
-        "_core", "api_key", "batch", "campaign", "deadline", "fingerprint", "key", "last4", "masked_code",
-        "normalised", "on_done", "place", "readings", "request", "serial", "version",
+        "_core", "api_key", "batch", "campaign", "fingerprint", "key", "last4", "masked_code", "on_done",
+        "place", "request", "serial",
     )  # fmt: skip
 
     def __init__(
         self,
         core: Redemptions,
-        *,
         request: RedeemRequest,
         key: str | None,
         api_key: ApiKey,
-        normalised: bytes,
-        readings: list[Reading],
-        deadline: float,
         on_done: Callable[[int, bytes], None],
     ) -> None:
         self._core = core
         self.request = request
         self.key = key
         self.api_key = api_key
-        self.normalised = normalised
-        self.readings = readings
-        self.version = core.registry.version  # of the configuration that it is decoded with at first
-        self.deadline = deadline
         self.on_done = on_done
 
-    def belongs_to(self, code: Issued) -> None:
-        """Take the identity that the code decoded to."""
+    # what the resolver asks (resolver.Wanted)
+
+    def found(self, code: Issued) -> None:
+        """Take the identity of the code, and go on to its shard."""
         self.batch, self.serial = code.batch.id, code.serial
         self.campaign = self._core.registry.campaigns[code.batch.campaign]
-        self.last4 = code.symbols[-4:].decode()
-        self.masked_code = mask(code.format, self.last4)
+        self.last4, self.masked_code = code.last4, code.masked
         self.place = keys.place(self.serial, self._core.registry.shards, self.campaign.pinned_shard)
         self.fingerprint = fingerprint(self.request, self.batch, self.serial) if self.key else b""
+        self._core.batchers[self.place.shard].add(self)
+
+    def refused(self, outcome: str) -> None:
+        """Answer with a refusal."""
+        self.finish(outcome, *plain_problem(outcome))
 
     # what the batcher asks (batcher.Attempt)
 
@@ -123,18 +116,6 @@ class Attempt:
             self.key or "",
             self.api_key.id,
         )
-
-    def read_again(self) -> None:
-        """Read what was typed once more: there are other prefixes now."""
-        self.readings = split(self.normalised, self._core.registry.prefixes)
-
-    def not_found(self) -> None:
-        """No code that was issued; or one that cannot be read here, which is for us to mend."""
-        if self._core.missing_mint_keys:
-            self.failed(StoreUnavailable("mint keys are missing"))
-            return
-        code = "code_not_found" if self.readings else "code_malformed"
-        self.finish(code, *plain_problem(code))
 
     def answered(self, answer: bytes) -> None:
         """Turn the script's answer into that of the API."""
@@ -188,34 +169,30 @@ class Redemptions:
         self.settings = settings
         self.registry = registry
         self.telemetry = telemetry
-        self._decoder = Decoder(settings, registry)
+        self.batchers = [Batcher(shard, settings, registry, telemetry) for shard in range(registry.shards)]
+        self._resolver = Resolver(settings, registry)
         self._loop = asyncio.get_running_loop()
-        self._batchers = [Batcher(shard, settings, registry, telemetry) for shard in range(registry.shards)]
-        self._undecoded: list[Attempt] = []
-        self._unresolved: list[Attempt] = []
-        self._confirming: asyncio.Task[None] | None = None
 
     @property
     def ready(self) -> bool:
         """Whether every shard can be called."""
-        return all(batcher.ready for batcher in self._batchers)
+        return all(batcher.ready for batcher in self.batchers)
 
     @property
     def missing_mint_keys(self) -> frozenset[str]:
         """Names of mint keys that codes were issued under, and that this process was not given."""
-        return self._decoder.missing
+        return self._resolver.missing_mint_keys
 
     def open(self) -> None:
         """Connect to every shard."""
-        for batcher in self._batchers:
+        for batcher in self.batchers:
             batcher.open()
 
     async def close(self) -> None:
         """Answer what is under way, then disconnect."""
-        if self._confirming:
-            await asyncio.gather(self._confirming, return_exceptions=True)
-        await asyncio.gather(*(batcher.drain() for batcher in self._batchers))
-        await asyncio.gather(*(batcher.close() for batcher in self._batchers))
+        await self._resolver.close()
+        await asyncio.gather(*(batcher.drain() for batcher in self.batchers))
+        await asyncio.gather(*(batcher.close() for batcher in self.batchers))
 
     async def redeem(self, request: RedeemRequest, key: str | None, api_key: ApiKey) -> tuple[int, bytes]:
         """``submit``, awaited: status and body of the answer."""
@@ -239,99 +216,17 @@ class Redemptions:
 
         ``request`` and ``key`` (the Idempotency-Key) have been checked, ``api_key`` may redeem.
         """
-        normalised = normalise(request.code, characters_max=self.settings.code_length_max)
-        readings = split(normalised, self.registry.prefixes) if normalised else []
-        if not normalised or not (readings or _may_have_prefix(normalised)):
-            self.telemetry.outcome("code_malformed")
-            on_done(*plain_problem("code_malformed"))
-            return
-        if _repeats_code(normalised, request.user, request.order, key):
+        attempt = Attempt(self, request, key, api_key, on_done)
+        if not self._resolver.read(request.code, attempt):
+            attempt.refused("code_malformed")
+        elif _repeats_code(attempt.normalised, request.user, request.order, key):
             self.telemetry.outcome("malformed_request")
             on_done(*problem("malformed_request", "The code may stand in no other field."))
-            return
-        if len(self._undecoded) + len(self._unresolved) >= self.settings.queue_max:
-            self.telemetry.outcome("overloaded")
-            on_done(*plain_problem("overloaded"))
-            return
-        deadline = self._loop.time() + self.settings.attempt_deadline_ms / 1000
-        self._undecoded.append(
-            Attempt(
-                self,
-                request=request,
-                key=key,
-                api_key=api_key,
-                normalised=normalised,
-                readings=readings,
-                deadline=deadline,
-                on_done=on_done,
-            )
-        )
-        if len(self._undecoded) == 1:
-            self._loop.call_soon(self._decode)
-
-    def _decode(self) -> None:
-        """Decode all codes that came in one turn of the event loop, and send them on."""
-        attempts, self._undecoded = self._undecoded, []
-        unresolved = self._resolve(attempts)
-        if unresolved:
-            self._unresolved += unresolved
-            if self._confirming is None or self._confirming.done():
-                self._confirming = asyncio.create_task(self._confirm())
-
-    async def _confirm(self) -> None:
-        """Before a code is called unknown: is what we know of batches and keys still current?"""
-        while self._unresolved:
-            attempts, self._unresolved = self._unresolved, []
+        else:
             try:
-                async with asyncio.timeout_at(attempts[0].deadline):
-                    await self.registry.confirm()
-            except (Fault, TimeoutError) as error:
-                fault = error if isinstance(error, Fault) else StoreUnavailable("Redis cannot be asked")
-                for attempt in attempts:
-                    attempt.failed(fault)
-                continue
-            if self.registry.version != attempts[0].version:  # of all, the first saw the oldest
-                attempts = [attempt for attempt in attempts if attempt.still_allowed()]
-                for attempt in attempts:
-                    attempt.read_again()
-                attempts = self._resolve(attempts)
-            for attempt in attempts:
-                attempt.not_found()
-
-    def _resolve(self, attempts: list[Attempt]) -> list[Attempt]:
-        """Send on every attempt whose code was issued; the others come back."""
-        unresolved = []
-        try:
-            issued = self._decoder.find([attempt.readings for attempt in attempts])
-        except Exception as error:  # noqa: BLE001 - everybody gets an answer, whatever it is
-            away = isinstance(error, MintKeyError)
-            reason = str(error) if away else type(error).__name__
-            _log.error("codes cannot be decoded", extra={"error": reason})
-            for attempt in attempts:
-                attempt.failed(StoreUnavailable(reason) if away else ContractViolation(reason))
-            return []
-        for attempt, code in zip(attempts, issued, strict=True):
-            if code is None:
-                unresolved.append(attempt)
-            else:
-                self._enqueue(attempt, code)
-        return unresolved
-
-    def _enqueue(self, attempt: Attempt, code: Issued) -> None:
-        try:
-            attempt.belongs_to(code)
-            self._batchers[attempt.place.shard].add(attempt)
-        except Fault as fault:
-            attempt.failed(fault)
-        except Exception:  # noqa: BLE001 - a bug of ours must not leave it, or those behind it, unanswered
-            _log.exception("an attempt could not be sent on")
-            attempt.failed(ContractViolation("the attempt could not be sent on"))
-
-
-def _may_have_prefix(normalised: bytes) -> bool:
-    """Whether there could be a prefix, not known here yet, with which this is a code."""
-    prefixes = {normalised[: -fmt.length] for fmt in FORMATS.values()}
-    return len(normalised) <= _LONGEST_TEXT and bool(split(normalised, prefixes))
+                self._resolver.find(attempt)
+            except Fault as fault:
+                attempt.failed(fault)
 
 
 def _repeats_code(normalised: bytes, *texts: str | None) -> bool:

@@ -494,8 +494,8 @@ async def test_a_code_minted_while_a_guess_is_looked_up_is_found(plane: ControlP
     guess = Sent(None, GUESS, "eve", None, None, None)
     async with worker.registry._one_at_a_time:  # as if Redis took its time
         guessed = asyncio.create_task(engine.redeem(worker, [guess]))
-        await wait_until_async(lambda: worker._confirming is not None and not worker._unresolved)
+        await wait_until_async(lambda: worker._resolver._confirming is not None and not worker._resolver._unresolved)
         redeemed = asyncio.create_task(engine.redeem(worker, [guess._replace(text=text)]))
-        await wait_until_async(lambda: worker._unresolved)
+        await wait_until_async(lambda: worker._resolver._unresolved)
     assert [status for status, _ in (*await guessed, *await redeemed)] == [404, 200]
     await engine.close()

@@ -1,0 +1,172 @@
+"""From what was typed to the code that was issued, for all that is asked in one turn of the event loop.
+
+A code that cannot be found is called unknown only after the worker's copy of the configuration
+was compared with Redis: its batch may have been issued a moment ago.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Final
+
+from engine.decoder import Decoder
+from engine.errors import ContractViolation, Fault, Overloaded, StoreUnavailable
+from engine.formats import FORMATS, PREFIX_CHARACTERS_MAX, normalise, split
+from engine.mint_keys import MintKeyError
+
+if TYPE_CHECKING:
+    from engine.decoder import Issued, Reading
+    from engine.registry import Registry
+    from engine.settings import Settings
+
+_log = logging.getLogger(__name__)
+_LONGEST_TEXT: Final = PREFIX_CHARACTERS_MAX + max(fmt.length for fmt in FORMATS.values())
+
+
+class Wanted(ABC):
+    """Somebody who wants to know which code was typed; exactly one of the first three is called, once.
+
+    Attributes:
+        normalised: what was typed, as ``formats.normalise`` has it.
+        readings: the ways to read it under the prefixes known when it came.
+        version: of the configuration that it is looked up in at first.
+        deadline: of the event loop's clock; past it nobody waits any more.
+    """
+
+    __slots__ = ("deadline", "normalised", "readings", "version")
+
+    normalised: bytes
+    readings: list[Reading]
+    version: int
+    deadline: float
+
+    @abstractmethod
+    def found(self, code: Issued) -> None:
+        """This is it."""
+
+    @abstractmethod
+    def refused(self, outcome: str) -> None:
+        """It is none: ``code_not_found`` or ``code_malformed``."""
+
+    @abstractmethod
+    def failed(self, fault: Fault) -> None:
+        """Nobody can tell, for this reason."""
+
+    def still_allowed(self) -> bool:
+        """Whether to go on after a change of configuration; False: it has answered itself."""
+        return True
+
+
+class Resolver:
+    """Finds codes for one worker."""
+
+    def __init__(self, settings: Settings, registry: Registry) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._decoder = Decoder(settings, registry)
+        self._loop = asyncio.get_running_loop()
+        self._undecoded: list[Wanted] = []
+        self._unresolved: list[Wanted] = []
+        self._confirming: asyncio.Task[None] | None = None
+
+    @property
+    def missing_mint_keys(self) -> frozenset[str]:
+        """Names of mint keys that codes were issued under, and that this process was not given."""
+        return self._decoder.missing
+
+    async def close(self) -> None:
+        """Answer whoever still waits."""
+        if self._confirming:
+            await asyncio.gather(self._confirming, return_exceptions=True)
+
+    def read(self, typed: str, wanted: Wanted) -> bool:
+        """Take what was typed; False where it cannot be a code, whatever was issued."""
+        normalised = normalise(typed, characters_max=self._settings.code_length_max)
+        if not normalised:
+            return False
+        wanted.normalised = normalised
+        wanted.readings = split(normalised, self._registry.prefixes)
+        wanted.version = self._registry.version
+        wanted.deadline = self._loop.time() + self._settings.attempt_deadline_ms / 1000
+        return bool(wanted.readings) or _may_have_prefix(normalised)
+
+    def find(self, wanted: Wanted) -> None:
+        """Find the code that ``read`` took.
+
+        Raises:
+            Overloaded: as many wait as may.
+        """
+        if len(self._undecoded) + len(self._unresolved) >= self._settings.queue_max:
+            raise Overloaded(f"{self._settings.queue_max} codes wait to be looked up")
+        self._undecoded.append(wanted)
+        if len(self._undecoded) == 1:
+            self._loop.call_soon(self._decode)
+
+    def _decode(self) -> None:
+        """Decode all codes that came in one turn of the event loop, and send them on."""
+        wanted, self._undecoded = self._undecoded, []
+        unresolved = self._resolve(wanted)
+        if unresolved:
+            self._unresolved += unresolved
+            if self._confirming is None or self._confirming.done():
+                self._confirming = asyncio.create_task(self._confirm())
+
+    async def _confirm(self) -> None:
+        """Before a code is called unknown: is what we know of batches and keys still current?"""
+        while self._unresolved:
+            unresolved, self._unresolved = self._unresolved, []
+            try:
+                async with asyncio.timeout_at(unresolved[0].deadline):
+                    await self._registry.confirm()
+            except (Fault, TimeoutError) as error:
+                fault = error if isinstance(error, Fault) else StoreUnavailable("Redis cannot be asked")
+                for wanted in unresolved:
+                    wanted.failed(fault)
+                continue
+            if self._registry.version != unresolved[0].version:  # of all, the first saw the oldest
+                unresolved = [wanted for wanted in unresolved if wanted.still_allowed()]
+                for wanted in unresolved:
+                    wanted.readings = split(wanted.normalised, self._registry.prefixes)
+                unresolved = self._resolve(unresolved)
+            for wanted in unresolved:
+                self._not_found(wanted)
+
+    def _resolve(self, all_wanted: list[Wanted]) -> list[Wanted]:
+        """Send on all whose code was issued; the others come back."""
+        try:
+            issued = self._decoder.find([wanted.readings for wanted in all_wanted])
+        except Exception as error:  # noqa: BLE001 - everybody gets an answer, whatever it is
+            away = isinstance(error, MintKeyError)
+            reason = str(error) if away else type(error).__name__
+            _log.error("codes cannot be decoded", extra={"error": reason})
+            for wanted in all_wanted:
+                wanted.failed(StoreUnavailable(reason) if away else ContractViolation(reason))
+            return []
+        unresolved = []
+        for wanted, code in zip(all_wanted, issued, strict=True):
+            if code is None:
+                unresolved.append(wanted)
+                continue
+            try:
+                wanted.found(code)
+            except Fault as fault:
+                wanted.failed(fault)
+            except Exception:  # noqa: BLE001 - a bug of ours must not leave it, or those behind it, unanswered
+                _log.exception("a code that was found could not be sent on")
+                wanted.failed(ContractViolation("the code could not be sent on"))
+        return unresolved
+
+    def _not_found(self, wanted: Wanted) -> None:
+        """No code that was issued; or one that cannot be read here, which is for us to mend."""
+        if self.missing_mint_keys:
+            wanted.failed(StoreUnavailable("mint keys are missing"))
+        else:
+            wanted.refused("code_not_found" if wanted.readings else "code_malformed")
+
+
+def _may_have_prefix(normalised: bytes) -> bool:
+    """Whether there could be a prefix, not known here yet, with which this is a code."""
+    prefixes = {normalised[: -fmt.length] for fmt in FORMATS.values()}
+    return len(normalised) <= _LONGEST_TEXT and bool(split(normalised, prefixes))
