@@ -1,42 +1,67 @@
-"""HTTP for the control plane: campaigns, batches and API keys (DESIGN section 8, scope ``admin``).
+"""HTTP for the control plane: campaigns, batches, voids, API keys, acts (DESIGN section 8, scope ``admin``).
 
 Handlers raise ``Refusal`` and faults; the app's middleware turns them into problem documents
-and checks the scope that ``routes`` names. An answer to a change says under ``published``
-whether Redis has it already: where it is false the change is committed, and takes effect as
-soon as Redis can be reached.
+and checks the scope that ``routes`` names. What an answer to a change says besides, and what an
+Idempotency-Key does, is in ``admin_requests``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 from aiohttp import web
 
-from engine import api_keys, batches, campaigns, registry
-from engine.control import ControlPlane
+from engine import acts, api_keys, batches, campaigns, voids
+from engine.admin_requests import (
+    API_KEY,
+    NO_STORE,
+    answer,
+    answer_change,
+    listed,
+    number_after,
+    plane_of,
+    read_body,
+    read_page,
+)
 from engine.errors import Refusal
-from engine.requests import Handler, json_response, page_limit, read_json
+from engine.messages import check_text
+from engine.requests import Handler, idempotency_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from engine.control import Changed
+    from engine.registry import ApiKey
 
     Route = tuple[str, str, str, Handler]
 
-CONTROL_PLANE: Final = web.AppKey("control_plane", ControlPlane)
-API_KEY: Final = web.RequestKey("api_key", registry.ApiKey)  # who calls, once the scope is checked
-
 CSV_TYPE: Final = "text/csv"
 NDJSON_TYPE: Final = "application/x-ndjson"
-MESSAGE_LENGTH_MAX: Final = 200  # of what is wrong with a body, which may quote its field names
 _INTEGER: Final = re.compile(r"[0-9]{1,10}")
-_NO_STORE: Final = {"Cache-Control": "no-store"}
 
-T = TypeVar("T")
+
+class SingleCodes(Protocol):
+    """Voids one code by its text; the core does, as it alone reads codes."""
+
+    async def void(
+        self, _: web.Request, code: str, /, *, void: bool, reason: str, key: str | None, api_key: ApiKey
+    ) -> web.StreamResponse:
+        """Make it void, or good again, and answer; ``key`` is the Idempotency-Key."""
+
+
+SINGLE_CODES: web.AppKey[SingleCodes] = web.AppKey("single_codes")
+
+
+class VoidRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Body of ``POST /v1/codes/void`` and ``/unvoid``: a code, a batch, or a range of its serials."""
+
+    reason: str
+    code: str | None = None
+    batch: int | None = None
+    first_serial: int | None = None
+    last_serial: int | None = None
 
 
 def routes() -> list[Route]:
@@ -50,150 +75,179 @@ def routes() -> list[Route]:
         ("GET", "/v1/campaigns/{id}/batches", "admin", list_batches),
         ("GET", "/v1/batches/{id}", "admin", show_batch),
         ("GET", "/v1/batches/{id}/codes", "admin", export_codes),
+        ("GET", "/v1/batches/{id}/voids", "admin", list_voids),
+        ("POST", "/v1/codes/void", "admin", void_codes),
+        ("POST", "/v1/codes/unvoid", "admin", unvoid_codes),
         ("POST", "/v1/keys", "admin", create_key),
         ("GET", "/v1/keys", "admin", list_keys),
         ("DELETE", "/v1/keys/{id}", "admin", revoke_key),
+        ("GET", "/v1/acts", "admin", list_acts),
     ]
 
 
 async def create_campaign(request: web.Request) -> web.Response:
     """Create a campaign."""
-    definition = campaigns.define(await _body(request, campaigns.NewCampaign))
-    made = await campaigns.create(_plane(request), definition)
-    location = f"/v1/campaigns/{made.value.id}"
-    return _changed(made.value.document(), made, status=201, location=location)
+    definition = campaigns.define(await read_body(request, campaigns.NewCampaign))
+    return await answer_change(
+        request,
+        lambda plane: campaigns.create(plane, definition),
+        status=201,
+        location="/v1/campaigns/{id}",
+    )
 
 
 async def list_campaigns(request: web.Request) -> web.Response:
     """List campaigns, the oldest first."""
-    after, limit = _page(request)
-    found = await campaigns.page(_plane(request), after=after, limit=limit + 1)
-    return _listed([campaign.document() for campaign in found], limit)
+    after, limit = read_page(request)
+    found = await campaigns.page(plane_of(request), after=after, limit=limit + 1)
+    return listed([campaign.document() for campaign in found], limit)
 
 
 async def show_campaign(request: web.Request) -> web.Response:
     """Show one campaign."""
-    campaign = await campaigns.get(_plane(request), request.match_info["id"])
-    return _json(campaign.document())
+    campaign = await campaigns.get(plane_of(request), request.match_info["id"])
+    return answer(campaign.document())
 
 
 async def update_campaign(request: web.Request) -> web.Response:
     """Change what the body names."""
-    changes = await _body(request, campaigns.CampaignChange)
-    made = await campaigns.update(_plane(request), request.match_info["id"], changes)
-    return _changed(made.value.document(), made)
+    changes = await read_body(request, campaigns.CampaignChange)
+    campaign_id = request.match_info["id"]
+    return await answer_change(request, lambda plane: campaigns.update(plane, campaign_id, changes))
 
 
 async def mint_batch(request: web.Request) -> web.Response:
     """Issue a batch; its codes are fetched from ``/v1/batches/{id}/codes``."""
-    new = await _body(request, batches.NewBatch)
-    caller = request.get(API_KEY)
-    made = await batches.mint(
-        _plane(request), request.match_info["id"], new, created_by=caller.id if caller else "unknown"
+    new = await read_body(request, batches.NewBatch)
+    campaign_id, created_by = request.match_info["id"], request[API_KEY].id
+    return await answer_change(
+        request,
+        lambda plane: batches.mint(plane, campaign_id, new, created_by=created_by),
+        status=201,
+        location="/v1/batches/{id}",
     )
-    location = f"/v1/batches/{made.value.batch.id}"
-    return _changed(made.value.document(), made, status=201, location=location)
 
 
 async def list_batches(request: web.Request) -> web.Response:
     """List the batches of a campaign, the oldest first."""
-    after, limit = _page(request)
-    if after is not None and not _INTEGER.fullmatch(after):
-        raise Refusal("malformed_request", "after is not a cursor of this list")
-    found = await batches.page(
-        _plane(request),
-        request.match_info["id"],
-        after=None if after is None else int(after),
-        limit=limit + 1,
-    )
-    return _listed([batch.document() for batch in found], limit)
+    after, limit = read_page(request)
+    campaign_id = request.match_info["id"]
+    found = await batches.page(plane_of(request), campaign_id, after=number_after(after), limit=limit + 1)
+    return listed([batch.document() for batch in found], limit)
 
 
 async def show_batch(request: web.Request) -> web.Response:
     """Show one batch."""
-    return _json((await _batch(request)).document())
+    return answer((await batches.get(plane_of(request), _batch_id(request))).document())
 
 
 async def export_codes(request: web.Request) -> web.StreamResponse:
-    """Stream the codes of a batch, as CSV with a header or as NDJSON, in constant memory."""
-    as_ndjson = _wants_ndjson(request)
-    batch = await _batch(request)
-    chunks = batches.codes(batch, _plane(request).settings)
+    """Stream the codes of a batch, as CSV with a header or as NDJSON, in constant memory; audited."""
+    as_ndjson, plane = _wants_ndjson(request), plane_of(request)
+    batch = await batches.get(plane, _batch_id(request))
+    chunks = batches.codes(batch, plane.settings)
     suffix = "ndjson" if as_ndjson else "csv"
     response = web.StreamResponse(
-        headers=_NO_STORE
+        headers=NO_STORE
         | {
             "Content-Type": NDJSON_TYPE if as_ndjson else f"{CSV_TYPE}; charset=utf-8; header=present",
             "Content-Disposition": f'attachment; filename="batch-{batch.id}.{suffix}"',
         }
     )
-    await response.prepare(request)
     try:
-        if not as_ndjson:
-            await response.write(batches.CSV_HEADER)
-        # A chunk at a time, in a thread: the loop goes on, and a slow client holds back the next.
-        while chunk := await asyncio.to_thread(_next_chunk, chunks, as_ndjson=as_ndjson):
-            await response.write(chunk)
-        await response.write_eof()
+        async with batches.exporting(plane, batch, actor=request[API_KEY].id, details={"format": suffix}):
+            await response.prepare(request)
+            if not as_ndjson:
+                await response.write(batches.CSV_HEADER)
+            # A chunk at a time, in a thread: the loop goes on, and a slow client holds back the next.
+            while chunk := await asyncio.to_thread(_next_chunk, chunks, as_ndjson=as_ndjson):
+                await response.write(chunk)
+            await response.write_eof()
     except ConnectionResetError:
         pass  # the client has gone; it may ask again
     return response
 
 
+async def list_voids(request: web.Request) -> web.Response:
+    """List what was declared void in a batch, and good again, the oldest first; and what is void now."""
+    after, limit = read_page(request)
+    last = None if after is None else voids.parse_id(after)
+    if after is not None and last is None:
+        raise Refusal("malformed_request", "after is not a cursor of this list")
+    found, ranges = await voids.page(plane_of(request), _batch_id(request), after=last, limit=limit + 1)
+    void_now = [{"first_serial": first, "last_serial": last} for first, last in ranges]
+    return listed([void.document() for void in found], limit, void=void_now)
+
+
+async def void_codes(request: web.Request) -> web.StreamResponse:
+    """Make a code, a batch or some of its serials void: they are refused from the next call on."""
+    return await _void(request, void=True)
+
+
+async def unvoid_codes(request: web.Request) -> web.StreamResponse:
+    """Make what was void good again."""
+    return await _void(request, void=False)
+
+
+async def _void(request: web.Request, *, void: bool) -> web.StreamResponse:
+    asked, api_key = await read_body(request, VoidRequest), request[API_KEY]
+    key = idempotency_key(request, plane_of(request).settings)
+    of_batch = (asked.batch, asked.first_serial, asked.last_serial)
+    if asked.code is not None and of_batch == (None, None, None):
+        check_text("reason", asked.reason, plane_of(request).settings.reason_length_max)
+        single_codes = request.app[SINGLE_CODES]
+        return await single_codes.void(
+            request, asked.code, void=void, reason=asked.reason, key=key, api_key=api_key
+        )
+    if asked.code is not None or asked.batch is None:
+        raise Refusal("malformed_request", "Name either a code, or a batch with or without serials.")
+    wanted = voids.Wanted(
+        batch=asked.batch, first_serial=asked.first_serial, last_serial=asked.last_serial, reason=asked.reason
+    )
+    return await answer_change(
+        request, lambda plane: voids.declare(plane, wanted, void=void, actor=api_key.id, key=key)
+    )
+
+
 async def create_key(request: web.Request) -> web.Response:
-    """Create an API key; this answer is the only place it is ever shown."""
-    new = await _body(request, api_keys.NewApiKey)
-    made = await api_keys.create(_plane(request), new.name, new.scopes)
-    return _changed(made.value.api_key.document() | {"key": made.value.key}, made, status=201)
+    """Create an API key; only this answer, and its repetition for the same caller, ever shows it."""
+    new, caller = await read_body(request, api_keys.NewApiKey), request[API_KEY].id
+    return await answer_change(
+        request, lambda plane: api_keys.create(plane, new.name, new.scopes, actor=caller), status=201
+    )
 
 
 async def list_keys(request: web.Request) -> web.Response:
     """List API keys, the oldest first, revoked ones too."""
-    after, limit = _page(request)
-    found = await api_keys.page(_plane(request), after=after, limit=limit + 1)
-    return _listed([key.document() for key in found], limit)
+    after, limit = read_page(request)
+    found = await api_keys.page(plane_of(request), after=after, limit=limit + 1)
+    return listed([key.document() for key in found], limit)
 
 
 async def revoke_key(request: web.Request) -> web.Response:
     """Revoke an API key for good."""
-    made = await api_keys.revoke(_plane(request), request.match_info["id"])
-    return _changed(made.value.document(), made)
+    key_id, caller = request.match_info["id"], request[API_KEY].id
+    return await answer_change(request, lambda plane: api_keys.revoke(plane, key_id, actor=caller))
 
 
-def _plane(request: web.Request) -> ControlPlane:
-    return request.app[CONTROL_PLANE]
+async def list_acts(request: web.Request) -> web.Response:
+    """List who did what, the newest first."""
+    after, limit = read_page(request, "act", "subject")
+    found = await acts.page(
+        plane_of(request).database,
+        act=request.query.get("act"),
+        subject=request.query.get("subject"),
+        after=number_after(after),
+        limit=limit + 1,
+    )
+    return listed([act.document() for act in found], limit)
 
 
-async def _batch(request: web.Request) -> batches.Batch:
+def _batch_id(request: web.Request) -> int:
     number = request.match_info["id"]
     if not _INTEGER.fullmatch(number):
         raise Refusal("batch_not_found")
-    return await batches.get(_plane(request), int(number))
-
-
-async def _body(request: web.Request, body_type: type[T]) -> T:
-    """The request's body as a struct.
-
-    Raises:
-        Refusal: ``unsupported_media_type``, ``body_too_large`` or ``malformed_request``.
-    """
-    settings = _plane(request).settings
-    body = await read_json(request, settings.admin_body_bytes_max, settings.request_timeout_s)
-    try:
-        return msgspec.json.decode(body, type=body_type)
-    except msgspec.ValidationError as error:
-        raise Refusal("malformed_request", str(error)[:MESSAGE_LENGTH_MAX]) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise Refusal("malformed_request", "The body is not valid JSON.") from None
-
-
-def _page(request: web.Request) -> tuple[str | None, int]:
-    """Cursor and limit of a list."""
-    unknown = set(request.query) - {"after", "limit"}
-    if unknown:
-        raise Refusal("malformed_request", "A list takes after and limit, nothing else.")
-    limit = page_limit(request.query.get("limit"), _plane(request).settings.page_limit_max)
-    return request.query.get("after"), limit
+    return int(number)
 
 
 def _wants_ndjson(request: web.Request) -> bool:
@@ -214,21 +268,3 @@ def _next_chunk(chunks: Iterator[bytes], *, as_ndjson: bool) -> bytes:
         return chunk
     lines = chunk[:-1].replace(b",", b'","serial":').replace(b"\n", b'}\n{"code":"')
     return b'{"code":"' + lines + b"}\n"
-
-
-def _json(document: object, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    return json_response(document, status=status, headers=_NO_STORE | (headers or {}))
-
-
-def _changed(
-    document: dict[str, object], made: Changed[T], *, status: int = 200, location: str | None = None
-) -> web.Response:
-    headers = {"Location": location} if location else None
-    return _json(document | {"published": made.published}, status=status, headers=headers)
-
-
-def _listed(documents: Sequence[dict[str, object]], limit: int) -> web.Response:
-    """One page of a list; one item more than ``limit`` was looked for, to know whether it goes on."""
-    items = documents[:limit]
-    following = str(items[-1]["id"]) if len(documents) > limit else None
-    return _json({"items": items, "next": following})

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from engine import registry
+from engine import acts, registry
 from engine.campaigns import check_name, shown_instant
 from engine.control import Change, Changed, ControlPlane, change
 from engine.database import queries
@@ -65,14 +65,20 @@ class IssuedKey(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         return f"IssuedKey({self.api_key.id})"
 
+    def document(self) -> dict[str, object]:
+        """How it is shown this once, the key itself included."""
+        return self.api_key.document() | {"key": self.key}
+
 
 def digest(key: str) -> bytes:
     """What is kept of a key."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-async def create(plane: ControlPlane, name: str, scopes: Sequence[str]) -> Changed[IssuedKey]:
-    """Make a key, record its digest and publish it.
+async def create(
+    plane: ControlPlane, name: str, scopes: Sequence[str], *, actor: str = "cli"
+) -> Changed[IssuedKey]:
+    """Make a key, record its digest and publish it; ``actor`` is the id of the key that asks for it.
 
     Raises:
         Refusal: ``malformed_request``: the name or a scope will not do.
@@ -88,13 +94,20 @@ async def create(plane: ControlPlane, name: str, scopes: Sequence[str]) -> Chang
         row = await under.connection.fetchrow(
             _SQL["insert"], f"key_{number}", name, digest(key), granted, under.version
         )
+        await acts.record(
+            under.connection,
+            act="create_key",
+            actor=actor,
+            subject=f"key:key_{number}",
+            details={"name": name, "scopes": granted},
+        )
         return IssuedKey(_api_key(row), key)
 
     return await change(plane, write)
 
 
-async def revoke(plane: ControlPlane, key_id: str) -> Changed[ApiKey]:
-    """Revoke a key for good; revoking it again changes nothing.
+async def revoke(plane: ControlPlane, key_id: str, *, actor: str = "cli") -> Changed[ApiKey]:
+    """Revoke a key for good; revoking it again changes nothing. ``actor`` is as for ``create``.
 
     Raises:
         Refusal: ``not_found``.
@@ -103,10 +116,12 @@ async def revoke(plane: ControlPlane, key_id: str) -> Changed[ApiKey]:
         raise Refusal("not_found", "There is no such API key.")
 
     async def write(under: Change) -> ApiKey:
-        await under.connection.execute(_SQL["revoke"], key_id, under.version)
+        done = await under.connection.execute(_SQL["revoke"], key_id, under.version)
         row = await under.connection.fetchrow(_SQL["get"], key_id)
         if row is None:
             raise Refusal("not_found", "There is no such API key.")
+        if done == "UPDATE 1":
+            await acts.record(under.connection, act="revoke_key", actor=actor, subject=f"key:{key_id}")
         return _api_key(row)
 
     return await change(plane, write)

@@ -12,16 +12,24 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from engine import admin
+from engine import admin, import_calls, user_calls
+from engine.admin_requests import CONTROL_PLANE
 from engine.auth import Authenticator
-from engine.control import ControlPlane, heal
+from engine.code_handlers import CodeHandlers
+from engine.control import ControlPlane
+from engine.core import Core
 from engine.database import open_database
 from engine.errors import RETRYABLE_STATUS, ContractViolation, Fault, Refusal, StoreUnavailable
+from engine.gate import Gate
 from engine.handlers import Handlers
+from engine.healing import heal
+from engine.import_index import heal_index
+from engine.importing import Importer
 from engine.messages import PROBLEM_TYPE, problem
 from engine.reading import Records
-from engine.redemption import Redemptions
 from engine.registry import Registry
+from engine.requests import CHALLENGE
+from engine.sweeping import keep_sweeping
 from engine.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -58,17 +66,25 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         database = await stack.enter_async_context(open_database(settings, settings.database_url))
         plane = ControlPlane(database=database, redis=redis, settings=settings)
         await stack.enter_async_context(_in_background(heal(plane)))
+        await stack.enter_async_context(_in_background(heal_index(plane)))
         registry = Registry(redis, timeout_s=timeout_s)
         await _first_configuration(registry)
-        redemptions = Redemptions(settings, registry, telemetry)
-        redemptions.open()
-        stack.push_async_callback(redemptions.close)
+        core = Core(settings, registry, redis, telemetry)
+        core.open()
+        stack.push_async_callback(core.close)
+        await stack.enter_async_context(_in_background(keep_sweeping(core)))
         await stack.enter_async_context(_in_background(_keep_flushing(telemetry)))
+        authenticator = Authenticator(registry, database)
+        gate = Gate(settings, authenticator)
+        records = Records(
+            database, redis, tail_scan_max=settings.tail_scan_max, state_scan_max=settings.state_scan_max
+        )
         handlers = Handlers(
             settings=settings,
-            authenticator=Authenticator(registry, database),
-            redemptions=redemptions,
-            records=Records(database, redis, tail_scan_max=settings.tail_scan_max),
+            authenticator=authenticator,
+            core=core,
+            gate=gate,
+            records=records,
             database=database,
             redis=redis,
             metrics_dir=metrics_dir,
@@ -77,12 +93,26 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
             middlewares=[_problems(settings)], client_max_size=settings.admin_body_bytes_max
         )
         app.add_routes(handlers.routes())
-        app[admin.CONTROL_PLANE] = plane
+        code_handlers = CodeHandlers(
+            settings=settings, gate=gate, core=core, records=records, database=database
+        )
+        app.add_routes(code_handlers.routes())
+        app[admin.SINGLE_CODES] = code_handlers
+        app[CONTROL_PLANE] = plane
+        app[import_calls.IMPORTER] = Importer(plane)
         app.add_routes(
-            web.route(method, path, handlers.guarded(scope, handler))
-            for method, path, scope, handler in admin.routes()
+            _route(method, path, handlers.guarded(scope, handler))
+            for module in (admin, import_calls, user_calls)
+            for method, path, scope, handler in module.routes()
         )
         yield app
+
+
+def _route(method: str, path: str, handler: Handler) -> web.RouteDef:
+    """A route of administration. No GET takes a HEAD, too: that would export codes, and send them."""
+    if method == "GET":
+        return web.get(path, handler, allow_head=False)
+    return web.route(method, path, handler)
 
 
 async def _first_configuration(registry: Registry) -> None:
@@ -131,7 +161,7 @@ def _problems(settings: Settings) -> Any:  # noqa: ANN401 - aiohttp has a privat
         if status == RETRYABLE_STATUS:
             headers["Retry-After"] = str(settings.retry_after_s)
         if status == web.HTTPUnauthorized.status_code:
-            headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, section 11.6.1
+            headers |= CHALLENGE
         return web.Response(status=status, body=body, content_type=PROBLEM_TYPE, headers=headers)
 
     @web.middleware

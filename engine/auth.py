@@ -44,7 +44,7 @@ class Authenticator:
         return remembered
 
     def _look_up(self, authorization: str) -> ApiKey | None:
-        secret = _secret(authorization)
+        secret = secret_of(authorization)
         if secret is None:
             return None
         api_key = self._registry.api_keys.get(api_keys.digest(secret).hex())
@@ -62,7 +62,7 @@ class Authenticator:
         try:
             return await self.authorize(authorization, scope, fresh=True)
         except StoreUnavailable:
-            secret = _secret(authorization or "")
+            secret = secret_of(authorization or "")
             return _may(await api_keys.find(self._database, secret) if secret else None, scope)
 
     async def authorize(self, authorization: str | None, scope: str, *, fresh: bool) -> ApiKey:
@@ -83,7 +83,7 @@ class Authenticator:
         return _may(api_key, scope)
 
 
-def _secret(authorization: str) -> str | None:
+def secret_of(authorization: str) -> str | None:
     """The key in an Authorization header (RFC 6750, section 2.1), or None."""
     if len(authorization) > KEY_LENGTH_MAX or authorization[: len(_SCHEME)].lower() != _SCHEME:
         return None

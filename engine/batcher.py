@@ -1,6 +1,6 @@
 """All attempts that arrive while a call is under way form the next call.
 
-One call at a time for each shard, no timer between: an attempt that finds the link idle
+One call of a script at a time for each shard, no timer between: an attempt that finds the link idle
 goes out at once, and at saturation the batches fill themselves. What waits is bounded in
 number and in time.
 """
@@ -8,6 +8,7 @@ number and in time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -17,35 +18,25 @@ import hiredis
 
 from engine import keys
 from engine.errors import ContractViolation, Fault, OutcomeUnknown, Overloaded, StoreUnavailable
-from engine.link import Link, pack
-from lua import loader
+from engine.link import pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from engine.link import Link
     from engine.registry import Registry
     from engine.settings import Settings
     from engine.telemetry import Telemetry
+    from lua.loader import Script
 
 _log = logging.getLogger(__name__)
 TICK_S: Final = 0.05
 AWAY_S: Final = 0.25
 STALE_RETRY_S: Final = 0.005
 
-SCRIPT: Final = loader.load(
-    "redeem",
-    keys=("events_key", "version_key"),
-    arguments=("shard", "version", "receipt_epoch", "receipt_window_s"),
-    attempt=(
-        *("campaign_at", "state_at", "used_at", "users_at", "receipts_at", "receipts_before_at"),
-        *("offset", "used_field", "user_digest", "receipt_digest", "fingerprint"),
-        *("batch", "serial", "last4", "user", "amount", "order", "key", "actor"),
-    ),
-)
-
 
 class Attempt(Protocol):
-    """What the batcher must know of an attempt (``redemption.Attempt``)."""
+    """What the batcher must know of an attempt (``attempt.Attempt``)."""
 
     deadline: float
 
@@ -65,17 +56,29 @@ class Attempt(Protocol):
 
 
 class Batcher:
-    """The queue of one shard in one worker, and the call under way."""
+    """What waits for one script on one shard, and its call under way. ``batch_max`` attempts go together."""
 
-    def __init__(self, shard: int, settings: Settings, registry: Registry, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        shard: int,
+        script: Script,
+        link: Link,
+        *,
+        batch_max: int,
+        settings: Settings,
+        registry: Registry,
+        telemetry: Telemetry,
+    ) -> None:
         self._shard = shard
+        self._script = script
+        self._link = link
+        self._batch_max = batch_max
         self._settings = settings
         self._registry = registry
         self._telemetry = telemetry
         self._loop = asyncio.get_running_loop()
         # Half of an attempt's time is for waiting, the other half for the reply to its call.
         self._patience_s = settings.attempt_deadline_ms / 2000
-        self._link = Link(settings.redis_url, (SCRIPT,), on_ready=self._dispatch)
         self._queue: deque[Attempt] = deque()
         self._under_way: list[Attempt] = []
         self._sent_at = 0.0
@@ -85,22 +88,14 @@ class Batcher:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    @property
-    def ready(self) -> bool:
-        """Whether the shard can be called."""
-        return self._link.ready
-
-    def open(self) -> None:
-        """Connect, and stay connected."""
-        self._link.open()
-
     async def drain(self) -> None:
-        """Wait until nothing waits and nothing is under way; the deadline of attempts bounds it."""
-        await self._idle.wait()
+        """Wait until nothing waits and nothing is under way, for as long as an attempt may take at most."""
+        with contextlib.suppress(TimeoutError):  # closing answers what is left
+            async with asyncio.timeout(2 * self._patience_s + AWAY_S):
+                await self._idle.wait()
 
     async def close(self) -> None:
-        """Drop the connection; what is under way ends as ``OutcomeUnknown``."""
-        await self._link.close()
+        """Answer what waits; the link is closed already, so nothing is under way."""
         if self._refresh:
             await asyncio.gather(self._refresh, return_exceptions=True)
         self._fail_all(StoreUnavailable("the worker stops"))
@@ -123,9 +118,9 @@ class Batcher:
         if self._tick is None:
             self._tick = self._loop.call_later(TICK_S, self._check_deadlines)
         if not self._under_way:
-            self._dispatch()
+            self.dispatch()
 
-    def _dispatch(self) -> None:
+    def dispatch(self) -> None:
         """Send what waits, if nothing is under way."""
         if self._under_way or not self._queue or not self._link.ready:
             return
@@ -134,7 +129,7 @@ class Batcher:
         latest = self._loop.time() + self._patience_s
         batch: list[Attempt] = []
         late: list[Attempt] = []
-        while self._queue and len(batch) < self._settings.batch_max:
+        while self._queue and len(batch) < self._batch_max:
             attempt = self._queue.popleft()
             (batch if attempt.deadline > latest else late).append(attempt)
         if batch:
@@ -150,11 +145,11 @@ class Batcher:
         except StoreUnavailable as fault:
             self._fail_under_way(fault)
         except Exception:  # noqa: BLE001 - a bug of ours must not leave them without an answer
-            _log.exception("a call of redeem.lua could not be made")
+            _log.exception("a script could not be called", extra={"script": self._script.name})
             self._fail_under_way(ContractViolation("the call could not be made"))
 
     def _command(self, attempts: list[Attempt]) -> bytes:
-        names = [keys.events(self._shard), keys.version(self._shard)]
+        names = keys.of_every_script(self._shard)
         positions = {name: number for number, name in enumerate(names, start=1)}
 
         def place_of(name: str) -> int:
@@ -172,7 +167,7 @@ class Batcher:
         ]
         for attempt in attempts:
             attempt.write_to(arguments, place_of, self._epoch)
-        return pack("EVALSHA", SCRIPT.sha, len(names), *names, *arguments)
+        return pack("EVALSHA", self._script.sha, len(names), *names, *arguments)
 
     # replies
 
@@ -192,7 +187,7 @@ class Batcher:
             case hiredis.ReplyError():
                 self._refused(str(reply))
             case _:
-                _log.error("unexpected reply of redeem.lua", extra={"shard": self._shard})
+                _log.error("unexpected reply", extra={"script": self._script.name, "shard": self._shard})
                 self._fail_under_way(OutcomeUnknown("unexpected reply"))
 
     def _refused(self, error: str) -> None:
@@ -201,7 +196,7 @@ class Batcher:
         if kind == "NOSCRIPT":
             self._put_back()
             try:
-                self._link.load(SCRIPT)
+                self._link.load(self._script)
             except StoreUnavailable as fault:
                 self._fail_all(fault)
             self._next()
@@ -209,7 +204,9 @@ class Batcher:
             self._telemetry.redis_error(kind)
             self._fail_under_way(StoreUnavailable(error))
         else:
-            _log.error("redeem.lua failed", extra={"shard": self._shard, "error": kind})
+            _log.error(
+                "a script failed", extra={"script": self._script.name, "shard": self._shard, "error": kind}
+            )
             self._telemetry.redis_error("SCRIPT")
             self._fail_under_way(OutcomeUnknown("the script failed"))
 
@@ -232,12 +229,12 @@ class Batcher:
     def _finish(self, answers: list[Any]) -> None:
         """Send the next batch first, then answer this one: Redis works meanwhile."""
         finished, self._under_way = self._under_way, []
-        self._dispatch()
+        self.dispatch()
         for attempt, answer in zip(finished, answers, strict=True):
             try:
                 attempt.answered(answer)
             except Exception:  # noqa: BLE001 - the others of the batch must have their answers
-                _log.exception("an answer of redeem.lua could not be passed on")
+                _log.exception("an answer could not be passed on", extra={"script": self._script.name})
                 attempt.failed(OutcomeUnknown("the answer could not be read"))
         self._next()
 
@@ -253,7 +250,7 @@ class Batcher:
             attempt.failed(fault)
 
     def _next(self) -> None:
-        self._dispatch()
+        self.dispatch()
         if not self._under_way and not self._queue:
             self._idle.set()
 

@@ -5,17 +5,19 @@ The codes themselves are nowhere: exporting a batch computes the same bytes as m
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 import msgspec
 
-from engine import campaigns, mint_keys
+from engine import acts, campaigns, mint_keys
 from engine.campaigns import shown_instant
 from engine.codes import Codec, UnknownKeyError
 from engine.control import Change, Changed, ControlPlane, change
 from engine.database import queries
-from engine.errors import Refusal, StoreUnavailable
+from engine.errors import Fault, Refusal, StoreUnavailable
 from engine.formats import (
     DEFAULT_FORMAT,
     FORMATS,
@@ -25,14 +27,16 @@ from engine.formats import (
     normalise_prefix,
     refuse_guessable,
 )
+from engine.registry import IMPORTED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from datetime import datetime
 
     from engine.mint_keys import MintKeys
     from engine.settings import Settings
 
+_log = logging.getLogger(__name__)
 CSV_HEADER: Final = b"code,serial\n"
 ID_MAX: Final = 2**31 - 1
 _SQL: Final = queries("batches")
@@ -135,10 +139,17 @@ async def get(plane: ControlPlane, batch_id: int) -> Batch:
     Raises:
         Refusal: ``batch_not_found``.
     """
-    row = None
-    if 0 <= batch_id <= ID_MAX:
-        async with plane.database.connection() as connection:
-            row = await connection.fetchrow(_SQL["get"], batch_id)
+    async with plane.database.connection() as connection:
+        return await find(connection, batch_id)
+
+
+async def find(connection: Any, batch_id: int) -> Batch:  # noqa: ANN401 - asyncpg has no types
+    """One batch, on a connection there is.
+
+    Raises:
+        Refusal: ``batch_not_found``.
+    """
+    row = await connection.fetchrow(_SQL["get"], batch_id) if 0 <= batch_id <= ID_MAX else None
     if row is None:
         raise Refusal("batch_not_found")
     return _batch(row)
@@ -165,8 +176,13 @@ def codes(batch: Batch, settings: Settings) -> Iterator[bytes]:
     event loop leaves it to a thread.
 
     Raises:
+        Refusal: ``malformed_request``: they were imported, so they are not known; at once.
         StoreUnavailable: the batch's mint key is not among ours; at once.
     """
+    if batch.format == IMPORTED:
+        raise Refusal(
+            "malformed_request", "The codes of this batch were imported: only their digests are kept."
+        )
     codec = Codec(load_mint_keys(settings).by_name)
     try:
         return codec.mint(
@@ -176,6 +192,38 @@ def codes(batch: Batch, settings: Settings) -> Iterator[bytes]:
         raise StoreUnavailable(
             f"the mint key {batch.mint_key} of batch {batch.id} is not known here"
         ) from error
+
+
+@contextlib.asynccontextmanager
+async def exporting(
+    plane: ControlPlane, batch: Batch, *, actor: str, details: dict[str, object]
+) -> AsyncIterator[None]:
+    """Audit an export of a batch's codes: no code is given away before the act is committed.
+
+    Its outcome is added behind the block: ``complete``, or ``aborted`` where the block raises. It stays
+    open where the process dies meanwhile, or PostgreSQL is away by then.
+
+    Raises:
+        StoreUnavailable: it cannot be recorded; nothing may be exported.
+    """
+    async with plane.database.transaction() as connection:
+        act_id = await acts.record(
+            connection,
+            act="export",
+            actor=actor,
+            subject=f"batch:{batch.id}",
+            details={"count": batch.count, **details},
+        )
+    outcome = "aborted"
+    try:
+        yield
+        outcome = "complete"
+    finally:
+        try:
+            async with plane.database.connection() as connection:
+                await acts.finish(connection, act_id, outcome)
+        except Fault as fault:
+            _log.warning("the end of an export is not recorded", extra={"act": act_id, "reason": str(fault)})
 
 
 def _check(new: NewBatch, settings: Settings) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -18,6 +18,7 @@ from msgspec import UNSET, UnsetType
 from engine.control import Change, Changed, ControlPlane, change
 from engine.database import queries
 from engine.errors import Refusal
+from engine.instants import milliseconds, parse_instant
 from engine.messages import AMOUNT_MAX, instant
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ TRANSITIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "ended": (),
 }
 LIMITS: Final = {"stock": 0, "per_user_limit": 1, "budget": 0}  # limits across codes, and the least of each
-EPOCH_YEAR: Final = 1970  # Redis counts milliseconds from there
 REMOVABLE: Final = ("amount", "currency", *LIMITS, "starts_at", "ends_at")
 
 # ISO 4217, list one: the currencies in use, without funds, metals and test codes.
@@ -48,10 +48,6 @@ TZS UAH UGX USD UYU UZS VED VES VND VUV WST XAF XCD XCG XOF XPF YER ZAR ZMW ZWG
 """
 CURRENCIES: Final = frozenset(_CURRENCIES.split())
 
-# RFC 3339, section 5.6, and a space for the T, as its note allows.
-_INSTANT: Final = re.compile(
-    r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)(Z|[+-]\d\d:?\d\d)?", re.ASCII | re.IGNORECASE
-)
 _SQL: Final = queries("campaigns")
 
 
@@ -144,8 +140,8 @@ def define(new: NewCampaign) -> Definition:
         stock=new.stock,
         per_user_limit=new.per_user_limit,
         budget=new.budget,
-        starts_at=_parse_instant("starts_at", new.starts_at),
-        ends_at=_parse_instant("ends_at", new.ends_at),
+        starts_at=_instant("starts_at", new.starts_at),
+        ends_at=_instant("ends_at", new.ends_at),
     )
     _check(definition)
     return definition
@@ -164,7 +160,7 @@ def revise(campaign: Campaign, changes: CampaignChange, *, has_batches: bool) ->
     asked = {name: value for name, value in msgspec.structs.asdict(changes).items() if value is not UNSET}
     for name in ("starts_at", "ends_at"):
         if name in asked:
-            asked[name] = _parse_instant(name, asked[name])
+            asked[name] = _instant(name, asked[name])
     if "name" in asked:
         check_name(asked["name"])
     asked = {name: value for name, value in asked.items() if value != getattr(campaign, name)}
@@ -297,7 +293,7 @@ async def page(plane: ControlPlane, *, after: str | None, limit: int) -> list[Ca
 
 def shown_instant(at: datetime) -> str:
     """A time as all answers show it."""
-    return instant(round(at.timestamp() * 1000))
+    return instant(milliseconds(at))
 
 
 _ID: Final = re.compile(r"cmp_[1-9][0-9]{0,18}")
@@ -357,19 +353,5 @@ def _check_addition(campaign: Campaign, name: str, *, has_batches: bool) -> None
         )
 
 
-def _parse_instant(name: str, text: str | None) -> datetime | None:
-    """A time to the millisecond, in UTC."""
-    if text is None:
-        return None
-    match = _INSTANT.fullmatch(text)
-    if not match:
-        raise _malformed(f"{name} must be a time in ISO 8601, such as 2030-01-31T09:00:00Z")
-    if not match[2]:
-        raise _malformed(f"{name} needs a zone: Z for UTC, or an offset such as +02:00")
-    try:
-        at = datetime.fromisoformat(text.upper()).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise _malformed(f"{name} is not a time that exists") from None
-    if at.year < EPOCH_YEAR:
-        raise _malformed(f"{name} must not be before {EPOCH_YEAR}")
-    return at.replace(microsecond=at.microsecond // 1000 * 1000)
+def _instant(name: str, text: str | None) -> datetime | None:
+    return None if text is None else parse_instant(name, text)

@@ -80,9 +80,13 @@ class Connection(RequestHandler):
         super().connection_lost(exc)
 
     def eof_received(self) -> bool | None:  # type: ignore[override] # asyncio asks for it, aiohttp forgot
-        """A client that says no more may still wait for its answer."""
+        """A client that says no more may still wait for its answer, unless its request is not whole."""
         super().eof_received()
-        if not (self._messages or self._request_in_progress):
+        if self._current_request is not None:
+            whole = self._current_request.content.is_eof()
+        else:
+            whole = self._request_in_progress or bool(self._messages and self._messages[0][1].is_eof())
+        if not whole:
             return None
         self.close()  # once it is answered
         return True

@@ -1,18 +1,20 @@
 """From symbols to the batch and serial they were issued as, for many codes at once.
 
-What this cannot find was never issued, as far as this worker's copy of the configuration
-knows; Redis is not asked (P6).
+What this cannot find was never minted, as far as this worker's copy of the configuration
+knows; Redis is not asked (P6). It may be an imported code, which ``imported`` looks up.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from engine import mint_keys
 from engine.codes import Codec
+from engine.digests import Digester
 from engine.formats import FORMATS, LAST_SYMBOLS, mask, normalise_prefix
 from engine.mint_keys import MintKeyError
+from engine.registry import IMPORTED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,27 +28,45 @@ _log = logging.getLogger(__name__)
 Reading = tuple["Format", bytes, bytes]
 
 
+_HIDDEN: Final = "••••"
+_SHOWN_PART: Final = 3  # of an imported code, which may be short, at most a third of the symbols is shown
+
+
 class Issued(NamedTuple):
-    """A code that was issued."""
+    """A code that was issued; ``format`` is None where it was imported."""
 
     batch: Batch
     serial: int
-    format: Format
+    format: Format | None
     symbols: bytes
 
     @property
     def last4(self) -> str:
-        """The symbols that may be shown."""
-        return self.symbols[-LAST_SYMBOLS:].decode()
+        """The symbols that may be shown: the last four, of a short code fewer."""
+        shown = min(LAST_SYMBOLS, len(self.symbols) // (1 if self.format else _SHOWN_PART))
+        return self.symbols[len(self.symbols) - shown :].decode()
 
     @property
     def masked(self) -> str:
         """The code as it is shown."""
-        return mask(self.format, self.last4)
+        return masked(self.batch, self.last4)
+
+
+def masked(batch: Batch, last4: str) -> str:
+    """A code of a batch as it is shown; of an imported one not even its length."""
+    if batch.format == IMPORTED:
+        return _HIDDEN + last4
+    return mask(FORMATS[batch.format], last4)
 
 
 class Decoder:
-    """Decrypts under every mint key in use, and looks the result up in the registry."""
+    """Decrypts under every mint key in use, and looks the result up in the registry.
+
+    Attributes:
+        missing: names of mint keys that codes were issued under, and that are not here.
+        imported_batches: how many batches are imported.
+        digesters: one for each mint key that they use, those of the newest batches first.
+    """
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._settings = settings
@@ -54,6 +74,8 @@ class Decoder:
         self._seen_version = -1
         self._in_use: list[tuple[Format, str]] = []
         self.missing: frozenset[str] = frozenset()
+        self.imported_batches = 0
+        self.digesters: list[Digester] = []
         self._take_keys()
 
     def find(self, codes: Sequence[list[Reading]]) -> list[Issued | None]:
@@ -98,7 +120,10 @@ class Decoder:
             (batches[number].format, batches[number].mint_key): None
             for number in sorted(batches, reverse=True)
         }
-        self._in_use = [(FORMATS[name], key) for name, key in in_use if key in self._key_names]
+        here = [(name, key) for name, key in in_use if key in self._key_names]
+        self._in_use = [(FORMATS[name], key) for name, key in here if name != IMPORTED]
+        self.imported_batches = sum(batch.format == IMPORTED for batch in batches.values())
+        self.digesters = [self._digesters[key] for name, key in here if name == IMPORTED]
         missing = frozenset(key for _, key in in_use) - self._key_names
         if missing - self.missing:
             _log.error(
@@ -117,3 +142,4 @@ class Decoder:
         by_name = mint_keys.from_settings(self._settings).by_name
         self._key_names = frozenset(by_name)
         self._codec = Codec(by_name)
+        self._digesters = {name: Digester(key) for name, key in by_name.items()}

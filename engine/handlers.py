@@ -3,40 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import orjson
 from aiohttp import web
 
-from engine.admin import API_KEY
-from engine.errors import RETRYABLE_STATUS, Refusal, StoreUnavailable
+from engine.admin_requests import API_KEY
+from engine.errors import Refusal, StoreUnavailable
 from engine.exposition import exposition
+from engine.instants import milliseconds, parse_instant
 from engine.messages import (
-    JSON_TYPE,
-    PROBLEM_TYPE,
-    check_idempotency_key,
     check_text,
     parse_batch_item,
     parse_batch_request,
     parse_redeem_request,
     problem,
 )
-from engine.requests import Handler, json_response, page_limit, read_json
+from engine.records import STATES, Wanted
+from engine.redemption import Redemption
+from engine.requests import Handler, idempotency_key, json_response, page_limit, response
 from engine.telemetry import store_exposition
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import msgspec
     from redis.asyncio import Redis
 
     from engine.auth import Authenticator
+    from engine.core import Core
     from engine.database import Database
+    from engine.gate import Gate
     from engine.reading import Records
-    from engine.redemption import Redemptions
     from engine.registry import ApiKey
     from engine.settings import Settings
+
+_LIST_PARAMETERS: Final = ("user", "campaign", "order", "from", "to", "state", "after", "limit")
 
 
 class Handlers:
@@ -47,7 +50,8 @@ class Handlers:
         *,
         settings: Settings,
         authenticator: Authenticator,
-        redemptions: Redemptions,
+        core: Core,
+        gate: Gate,
         records: Records,
         database: Database,
         redis: Redis,
@@ -55,7 +59,8 @@ class Handlers:
     ) -> None:
         self._settings = settings
         self._authenticator = authenticator
-        self._redemptions = redemptions
+        self._core = core
+        self._gate = gate
         self._records = records
         self._database = database
         self._redis = redis
@@ -75,16 +80,15 @@ class Handlers:
 
     async def redeem(self, request: web.Request) -> web.Response:
         """``POST /v1/redemptions``."""
-        api_key, body = await self._may_redeem(request, self._settings.body_bytes_max)
-        key = _idempotency_key(request, self._settings)
-        status, answer = await self._redemptions.redeem(
-            parse_redeem_request(body, self._settings), key, api_key
-        )
-        return self.response(status, answer)
+        api_key, body = await self._gate.caller_and_body(request, "redeem")
+        key = idempotency_key(request, self._settings)
+        asked = parse_redeem_request(body, self._settings)
+        return response(await self._core.answer(Redemption(self._core, asked, key, api_key), asked.code))
 
     async def redeem_batch(self, request: web.Request) -> web.Response:
         """``POST /v1/redemptions/batch``: each item answers for itself, in their order."""
-        api_key, body = await self._may_redeem(request, self._settings.batch_body_bytes_max)
+        bytes_max = self._settings.batch_body_bytes_max
+        api_key, body = await self._gate.caller_and_body(request, "redeem", bytes_max)
         if "Idempotency-Key" in request.headers:
             raise Refusal("malformed_request", "In a batch each item has its own idempotency_key.")
         items = parse_batch_request(body, self._settings)
@@ -93,41 +97,50 @@ class Handlers:
             {"results": [{"status": status, "body": orjson.Fragment(answer)} for status, answer in answers]}
         )
 
-    async def _may_redeem(self, request: web.Request, bytes_max: int) -> tuple[ApiKey, bytes]:
-        """The key of a request that redeems, and its body."""
-        authorization = request.headers.get("Authorization")
-        await self._authenticator.authorize(authorization, "redeem", fresh=False)
-        body = await read_json(request, bytes_max, self._settings.request_timeout_s)
-        # Again: the body may have taken its time, and the key may have been revoked meanwhile.
-        return await self._authenticator.authorize(authorization, "redeem", fresh=False), body
-
     async def _redeem_item(self, item: msgspec.Raw, api_key: ApiKey) -> tuple[int, bytes]:
         try:
             asked = parse_batch_item(item, self._settings)
         except Refusal as refusal:
             return problem(refusal.code, refusal.detail)
-        return await self._redemptions.redeem(asked, asked.idempotency_key, api_key)
+        attempt = Redemption(self._core, asked, asked.idempotency_key, api_key)
+        status, answer, _ = await self._core.answer(attempt, asked.code)
+        return status, answer
 
     async def show_redemption(self, request: web.Request) -> web.Response:
         """``GET /v1/redemptions/{id}``."""
-        await self._may(request, "read")
+        await self._gate.caller(request, "read")
         return json_response(await self._records.one(request.match_info["id"]))
 
     async def list_redemptions(self, request: web.Request) -> web.Response:
-        """``GET /v1/redemptions?user=&campaign=&after=&limit=``."""
-        await self._may(request, "read")
+        """``GET /v1/redemptions?user=&campaign=&order=&from=&to=&state=&after=&limit=``."""
+        await self._gate.caller(request, "read")
         query = request.query
-        unknown = set(query) - {"user", "campaign", "after", "limit"}
-        if unknown or len(query) != len(set(query)):
-            raise Refusal("malformed_request", "This list takes user, campaign, after and limit, each once.")
-        for name in ("user", "campaign"):
-            if name in query:
-                check_text(name, query[name], self._settings.user_length_max)
+        if set(query) - set(_LIST_PARAMETERS) or len(query) != len(set(query)):
+            raise Refusal("malformed_request", f"This list takes {', '.join(_LIST_PARAMETERS)}, each once.")
         limit = page_limit(query.get("limit"), self._settings.page_limit_max)
-        page = await self._records.page(
-            user=query.get("user"), campaign=query.get("campaign"), after=query.get("after"), limit=limit
-        )
+        page = await self._records.page(self._wanted(query), after=query.get("after"), limit=limit)
         return json_response({"items": page.items, "next": page.next})
+
+    def _wanted(self, query: Mapping[str, str]) -> Wanted:
+        settings = self._settings
+        for name in ("user", "campaign", "order"):
+            if name in query:
+                most = settings.order_length_max if name == "order" else settings.user_length_max
+                check_text(name, query[name], most)
+        state = query.get("state")
+        if state is not None and state not in STATES:
+            raise Refusal("malformed_request", f"state must be {', '.join(STATES[:-1])} or {STATES[-1]}")
+        times = {
+            name: milliseconds(parse_instant(name, query[name])) for name in ("from", "to") if name in query
+        }
+        return Wanted(
+            user=query.get("user"),
+            campaign=query.get("campaign"),
+            order=query.get("order"),
+            from_ms=times.get("from", 0),
+            to_ms=times.get("to"),
+            state=state,
+        )
 
     async def health(self, _: web.Request) -> web.Response:
         """``GET /healthz``: this process answers."""
@@ -135,13 +148,13 @@ class Handlers:
 
     async def readiness(self, _: web.Request) -> web.Response:
         """``GET /readyz``: 200, or 503 and what is not ready. PostgreSQL is named, but not waited for."""
-        redis = "ok" if self._redemptions.ready else "no connection"
+        redis = "ok" if self._core.ready else "no connection"
         configuration = "ok"
         try:
-            await self._redemptions.registry.refresh()
+            await self._core.registry.refresh()
         except StoreUnavailable as fault:
             configuration = str(fault)
-        missing = self._redemptions.missing_mint_keys
+        missing = self._core.missing_mint_keys
         mint_keys = f"missing: {', '.join(sorted(missing))}" if missing else "ok"
         parts = {
             "redis": redis,
@@ -165,12 +178,9 @@ class Handlers:
 
     async def metrics(self, _: web.Request) -> web.Response:
         """``GET /metrics``: Prometheus text format, all processes together."""
-        self._redemptions.telemetry.flush()
+        self._core.telemetry.flush()
         body = await asyncio.to_thread(exposition, self._metrics_dir) + await store_exposition(self._redis)
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
-
-    async def _may(self, request: web.Request, scope: str) -> None:
-        await self._authenticator.authorize(request.headers.get("Authorization"), scope, fresh=True)
 
     def guarded(self, scope: str, handler: Handler) -> Handler:
         """A handler of administration that only keys with this scope reach."""
@@ -182,20 +192,3 @@ class Handlers:
             return await handler(request)
 
         return check_then_handle
-
-    def response(self, status: int, body: bytes) -> web.Response:
-        """An answer of the core as a response."""
-        if status == HTTPStatus.OK:
-            return web.Response(body=body, content_type=JSON_TYPE)
-        headers = {"Retry-After": str(self._settings.retry_after_s)} if status == RETRYABLE_STATUS else None
-        return web.Response(status=status, body=body, content_type=PROBLEM_TYPE, headers=headers)
-
-
-def _idempotency_key(request: web.Request, settings: Settings) -> str | None:
-    given = request.headers.getall("Idempotency-Key", [])
-    if not given:
-        return None
-    if len(given) > 1:
-        raise Refusal("malformed_request", "Idempotency-Key is given more than once.")
-    check_idempotency_key(given[0], settings)
-    return given[0]

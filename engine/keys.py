@@ -12,6 +12,8 @@ SPENT_SEGMENT_CODES: Final = 1 << 12  # balances of one string: 64 bits each, 32
 USER_BUCKETS: Final = 1 << 16  # hashes over which the per-user counts of a campaign spread
 RECEIPT_WINDOW_S: Final = 86_400  # a receipt is kept for one to two of these; part of its key's name
 RECEIPT_BUCKETS: Final = 1 << 16  # hashes over which the receipts of one window spread
+# Imported codes spread over 65,536 hashes of a shard: small ones (512 fields or fewer) up to 33 million.
+_BUCKET_BYTES: Final = 2
 
 # The two bits of a code, as the scripts write them.
 FRESH: Final = 0
@@ -36,6 +38,16 @@ def place(serial: int, shards: int, pinned_shard: int | None) -> Place:
         index, shard = serial, pinned_shard
     segment, offset = divmod(index, SEGMENT_CODES)
     return Place(shard, segment, offset)
+
+
+def imported_place(digest: bytes, shards: int) -> tuple[int, int]:
+    """Shard and bucket in which an imported code is looked up by its digest; its state is elsewhere."""
+    return int.from_bytes(digest[-4:]) % shards, int.from_bytes(digest[:_BUCKET_BYTES])
+
+
+def imported_field(digest: bytes) -> bytes:
+    """Its field there: what of the digest the bucket's number does not say."""
+    return digest[_BUCKET_BYTES:]
 
 
 def version(shard: int) -> str:
@@ -78,6 +90,21 @@ def spent_place(spot: Place) -> tuple[int, int]:
     return divmod(spot.segment * SEGMENT_CODES + spot.offset, SPENT_SEGMENT_CODES)
 
 
+def imported(shard: int, bucket: int) -> str:
+    """Hash: imported code (by digest) -> batch and serial. Immutable; PostgreSQL has them all."""
+    return f"{{s{shard}}}:imported:{bucket}"
+
+
+def imports(shard: int) -> str:
+    """Hash: batch -> codes, of those batches of which this shard has every imported code that is its own."""
+    return f"{{s{shard}}}:imports"
+
+
+def importing(shard: int, batch: int) -> str:
+    """String, there while this shard is being given the imported codes of a batch; lost whenever they are."""
+    return f"{{s{shard}}}:importing:{batch}"
+
+
 def users(shard: int, campaign_id: str, bucket: int) -> str:
     """Hash: successes of each user (by digest) in a campaign that limits them."""
     return f"{{s{shard}}}:users:{campaign_id}:{bucket}"
@@ -91,3 +118,38 @@ def receipts(shard: int, epoch: int, bucket: int) -> str:
 def events(shard: int) -> str:
     """Stream: what happened, one entry for each change of state."""
     return f"{{s{shard}}}:events"
+
+
+def holds(shard: int) -> str:
+    """Hash: hold id -> its record; of one that has expired, that it has, for a day (lua/lib/holds.lua)."""
+    return f"{{s{shard}}}:holds"
+
+
+def holds_expiry(shard: int) -> str:
+    """Sorted set: hold id -> when it expires, or its trace is removed (ms since the epoch)."""
+    return f"{{s{shard}}}:holds:expiry"
+
+
+def held(shard: int) -> str:
+    """Hash: what is held -> hold id. A code that is used whole, or one order's part of another."""
+    return f"{{s{shard}}}:held"
+
+
+def rolled_back(shard: int, batch: int) -> str:
+    """Hash: redemption (its stream id) -> how much of it was given back; 0 where it had no amount."""
+    return f"{{s{shard}}}:rolled_back:{batch}"
+
+
+def spans(shard: int) -> str:
+    """Hash: combined redemption over several shards -> how far it is (lua/span.lua)."""
+    return f"{{s{shard}}}:spans"
+
+
+def sweeper() -> str:
+    """String with a TTL: the worker that gives back expired holds at the moment."""
+    return "{s0}:sweeper"
+
+
+def of_every_script(shard: int) -> list[str]:
+    """The keys that every script about codes takes first, in its order."""
+    return [events(shard), version(shard), holds(shard), holds_expiry(shard), held(shard)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
 import msgspec
 import orjson
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from engine.settings import Settings
 
 AMOUNT_MAX: Final = 2**53 - 1  # minor units; what JSON numbers and Lua hold exactly
+UP_TO_BALANCE: Final = "up_to_balance"  # instead of an amount: what is there
 CLIENT_FIELD_LENGTH_MAX: Final = 256
 
 JSON_TYPE: Final = "application/json"
@@ -73,7 +74,7 @@ def parse_redeem_request(body: bytes, settings: Settings) -> RedeemRequest:
     Raises:
         Refusal: ``malformed_request`` or ``invalid_amount``, with what is wrong; never with the code.
     """
-    return _checked(_decoded(_decode_redeem_request, body), settings)
+    return _checked(decoded(_decode_redeem_request, body), settings)
 
 
 def parse_batch_request(body: bytes, settings: Settings) -> list[msgspec.Raw]:
@@ -82,7 +83,7 @@ def parse_batch_request(body: bytes, settings: Settings) -> list[msgspec.Raw]:
     Raises:
         Refusal: ``malformed_request``: not of the form, no items, or too many.
     """
-    items = _decoded(_decode_batch_request, body).items
+    items = decoded(_decode_batch_request, body).items
     if not 0 < len(items) <= settings.batch_items_max:
         raise Refusal("malformed_request", f"items must be 1 to {settings.batch_items_max}")
     return items
@@ -94,13 +95,18 @@ def parse_batch_item(item: msgspec.Raw, settings: Settings) -> BatchItem:
     Raises:
         Refusal: as ``parse_redeem_request``, or for its idempotency key.
     """
-    request = _checked(_decoded(_decode_batch_item, item), settings)
+    request = _checked(decoded(_decode_batch_item, item), settings)
     if request.idempotency_key is not None:
         check_idempotency_key(request.idempotency_key, settings)
     return request
 
 
-def _decoded(decode: Callable[[bytes], T], body: bytes) -> T:
+def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
+    """A body in JSON, as a struct.
+
+    Raises:
+        Refusal: ``malformed_request``.
+    """
     try:
         return decode(body)
     except msgspec.ValidationError as error:
@@ -110,11 +116,29 @@ def _decoded(decode: Callable[[bytes], T], body: bytes) -> T:
 
 
 def _checked(request: R, settings: Settings) -> R:
+    check_customer(request, settings)
+    check_amount(request.amount)
+    return request
+
+
+class Customer(Protocol):
+    """A request that says for whom, and for which of their orders."""
+
+    user: str
+    client: Client | None
+    metadata: dict[str, Any] | None
+
+
+def check_customer(request: Customer, settings: Settings) -> None:
+    """Refuse a user, an order or what else is told of them that cannot be kept.
+
+    Raises:
+        Refusal: ``malformed_request``.
+    """
     check_text("user", request.user, settings.user_length_max)
-    if request.order is not None:
-        check_text("order", request.order, settings.order_length_max)
-    if isinstance(request.amount, int) and not 0 <= request.amount <= AMOUNT_MAX:
-        raise Refusal("invalid_amount", f"amount must be between 0 and {AMOUNT_MAX} minor units")
+    order = getattr(request, "order", None)
+    if order is not None:
+        check_text("order", order, settings.order_length_max)
     if request.client is not None:
         for name in ("ip", "device"):
             value = getattr(request.client, name)
@@ -122,12 +146,21 @@ def _checked(request: R, settings: Settings) -> R:
                 check_text(f"client.{name}", value, CLIENT_FIELD_LENGTH_MAX)
     if request.metadata is not None:
         _check_metadata(request.metadata, settings.metadata_bytes_max)
-    return request
+
+
+def check_amount(amount: int | str | None) -> None:
+    """Refuse an amount that no code can have.
+
+    Raises:
+        Refusal: ``invalid_amount``.
+    """
+    if isinstance(amount, int) and not 0 <= amount <= AMOUNT_MAX:
+        raise Refusal("invalid_amount", f"amount must be between 0 and {AMOUNT_MAX} minor units")
 
 
 def _check_metadata(metadata: dict[str, Any], bytes_max: int) -> None:
     try:
-        size = len(_canonical([metadata])) - 2  # as deep as ``fingerprint`` has it
+        size = len(_canonical([metadata])) - 2  # as deep as ``short_digest`` has it
     except orjson.JSONEncodeError:  # nested too deep, or an integer past 64 bits
         raise Refusal("malformed_request", "metadata cannot be kept as it is") from None
     if size > bytes_max:
@@ -159,24 +192,20 @@ def check_idempotency_key(value: str, settings: Settings) -> None:
 
 def _without_values(message: str) -> str:
     """A validation message that names our fields and types only: what the caller sent may be a code."""
-    return message if message.startswith("Expected ") else "The body has a field this call does not take."
+    ours = message.startswith(("Expected ", "Object missing required field "))
+    return message if ours else "The body has a field this call does not take."
 
 
 def _canonical(value: object) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
 
 
-def fingerprint(request: RedeemRequest, batch: int, serial: int) -> bytes:
-    """What two requests with one idempotency key must share: 64 bits of BLAKE2b.
-
-    Over the code's identity, not its text: a code typed in lower case is the same code,
-    and no code can be found from its receipt.
-    """
-    seen = [batch, serial, request.user, request.amount, request.order]
-    if request.client is not None or request.metadata is not None:
-        client = request.client
-        seen += [client and client.ip, client and client.device, request.metadata]
+def short_digest(seen: list[object]) -> bytes:
+    """What two requests with one idempotency key must share: 64 bits of BLAKE2b."""
     return hashlib.blake2b(_canonical(seen), digest_size=8).digest()
+
+
+encode = orjson.dumps
 
 
 def problem(code: str, detail: str = "", **extra: object) -> tuple[int, bytes]:
@@ -224,7 +253,7 @@ def redeemed(
 
     ``balance``: what is left on a code that holds an amount; None, and not shown, for any other.
     """
-    return orjson.dumps(
+    return encode(
         {
             "id": redemption,
             "status": "redeemed",

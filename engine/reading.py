@@ -8,49 +8,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from redis.exceptions import RedisError
-
-from engine import events, keys
+from engine import events
 from engine.database import queries
 from engine.errors import Refusal, StoreUnavailable
-from engine.events import Event, EventId
-from engine.messages import instant
+from engine.events import EventId
+from engine.records import REDEMPTIONS, ROLLED_BACK, Found, Position, Since, found_in, given_back_in
+from engine.tails import behind, event_at, ledger_offsets, read_tail, with_given_back
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from redis.asyncio import Redis
 
     from engine.database import Database
+    from engine.records import Wanted
 
 _SQL: Final = queries("redemptions")
 _SHARD_AFTER_ALL: Final = 32_767  # smallint
-_NEWEST: Final = EventId(_SHARD_AFTER_ALL, 2**53, 2**31 - 1)
-
-
-class Position(NamedTuple):
-    """The order of lists over all shards: by time, then shard, then sequence."""
-
-    stream_ms: int
-    shard: int
-    stream_seq: int
-
-    @classmethod
-    def of(cls, event_id: EventId) -> Position:
-        """Where an event stands."""
-        return cls(event_id.stream_ms, event_id.shard, event_id.stream_seq)
-
-    @property
-    def event_id(self) -> EventId:
-        """The event that stands here."""
-        return EventId(self.shard, self.stream_ms, self.stream_seq)
-
-
-class Found(NamedTuple):
-    """One redemption and its place."""
-
-    position: Position
-    record: dict[str, Any]
+_START: Final = EventId(_SHARD_AFTER_ALL, 2**53, 2**31 - 1)
 
 
 class Page(NamedTuple):
@@ -60,111 +33,164 @@ class Page(NamedTuple):
     next: str | None
 
 
-class Records:
-    """Reads redemptions."""
+class _Candidates(NamedTuple):
+    """Redemptions that a page may show.
 
-    def __init__(self, database: Database, redis: Redis, *, tail_scan_max: int) -> None:
+    Attributes:
+        end: how far back was looked, unless to the end of the list; what is older is for later pages.
+    """
+
+    found: list[Found]
+    end: Position | None
+
+
+class Records:
+    """Reads redemptions.
+
+    ``tail_scan_max``: stream entries that are read at a time. ``state_scan_max``: redemptions that a list
+    by state looks at for one page.
+    """
+
+    def __init__(
+        self, database: Database, redis: Redis, *, tail_scan_max: int, state_scan_max: int = 50_000
+    ) -> None:
         self._database = database
         self._redis = redis
         self._tail_scan_max = tail_scan_max
+        self._state_scan_max = state_scan_max
 
     async def one(self, redemption: str) -> dict[str, Any]:
-        """The record of a redemption.
+        """The record of a redemption, with its history.
 
         Raises:
             Refusal: ``redemption_not_found``.
             StoreUnavailable: neither PostgreSQL nor Redis could answer for sure.
         """
         event_id = events.parse_id(redemption)
-        if event_id is None or event_id.shard >= _SHARD_AFTER_ALL or event_id.stream_seq > _NEWEST.stream_seq:
+        if event_id is None or event_id.shard >= _SHARD_AFTER_ALL or event_id.stream_seq > _START.stream_seq:
             raise Refusal("redemption_not_found")
-        away: StoreUnavailable | None = None
-        # Ledger, stream, ledger: between the first two it may have moved from the one to the other.
-        for look_up in (self._in_ledger, self._in_stream, self._in_ledger):
-            try:
-                record = await look_up(event_id)
-            except StoreUnavailable as fault:
-                away = fault
-            else:
-                if record is not None:
-                    return record
-        if away is not None:
-            raise away
-        raise Refusal("redemption_not_found")
-
-    async def _in_ledger(self, event_id: EventId) -> dict[str, Any] | None:
-        async with self._database.connection() as connection:
-            row = await connection.fetchrow(_SQL["by_id"], *event_id)
-            if row is None:
-                return None
-            since = await connection.fetch(_SQL["history"], str(event_id))
-        return _found_in(row).record | {"history": [_since(change) for change in since]}
-
-    async def _in_stream(self, event_id: EventId) -> dict[str, Any] | None:
+        event = await event_at(self._redis, event_id)
+        found = Found(event) if event is not None and event.type in REDEMPTIONS else None
+        history: list[Since] = []
+        ledger_away = False
         try:
-            entries: Any = await self._redis.xrange(
-                keys.events(event_id.shard), event_id.stream_id, event_id.stream_id
-            )
-        except (OSError, RedisError) as error:
-            raise StoreUnavailable(str(error)) from error
-        for found in _redeemed(event_id.shard, entries):
-            return found.record | {"history": []}
-        return None
+            async with self._database.connection() as connection:
+                row = await connection.fetchrow(_SQL["by_id"], *event_id)
+                if row is not None:  # the ledger's word counts: a user's name may have been erased there
+                    found = found_in(row)
+                    history = await _history(connection, event_id)
+        except StoreUnavailable:
+            if found is None:
+                raise
+            ledger_away = True
+        if found is None:
+            raise Refusal("redemption_not_found")
+        (found,) = await with_given_back(self._redis, [found])
+        told = given_back_in(history)
+        if found.given_back is not None and (told is None or told < found.given_back):
+            history = await self._whole_history(event_id, history, ledger_away=ledger_away)
+            found = found.knowing(given_back_in(history))
+        return found.document() | {"history": [since.document() for since in history]}
 
-    async def page(self, *, user: str | None, campaign: str | None, after: str | None, limit: int) -> Page:
-        """Redemptions of a user, a campaign or both, newest first, from behind ``after``.
+    async def _whole_history(
+        self, event_id: EventId, known: list[Since], *, ledger_away: bool
+    ) -> list[Since]:
+        """With what the stream holds beyond the ledger, as far back as is read at a time."""
+        begin = Position.of(event_id)
+        if not ledger_away:
+            async with self._database.connection() as connection:
+                offsets = await ledger_offsets(connection)
+            begin = max(begin, offsets.get(event_id.shard, begin))
+        tail = await read_tail(self._redis, event_id.shard, self._tail_scan_max, oldest=behind(begin))
+        redemption = str(event_id)
+        found = [
+            Since.of(event)
+            for event in tail.events
+            if event.redemption == redemption and event.type not in REDEMPTIONS
+        ]
+        if not ledger_away:  # it may have moved there meanwhile
+            async with self._database.connection() as connection:
+                found += await _history(connection, event_id)
+        return sorted({since.position: since for since in (*known, *found)}.values())
 
-        ``after`` is a ``next`` of an earlier page. New redemptions come before the first page, so
-        paging on is not disturbed by them.
+    async def page(self, wanted: Wanted, *, after: str | None, limit: int) -> Page:
+        """Redemptions, newest first, from behind ``after``, a ``next`` of an earlier page.
+
+        New redemptions come before the first page, so paging on is not disturbed by them. A page may
+        have fewer items than ``limit``, or none, and yet a ``next``.
 
         Raises:
-            Refusal: ``malformed_request``: no filter, or a cursor that is not one of ours.
+            Refusal: ``malformed_request``: too little is named, or a cursor that is not one of ours.
             StoreUnavailable: PostgreSQL or Redis cannot be asked.
         """
-        if user is None and campaign is None:
-            raise Refusal("malformed_request", "Name a user, a campaign, or both.")
-        start = _NEWEST if after is None else events.parse_id(after)
-        if start is None or start.stream_ms == 0 or start.stream_seq > _NEWEST.stream_seq:
+        if wanted.user is None and wanted.campaign is None and wanted.order is None:
+            raise Refusal("malformed_request", "Name a user, a campaign, an order, or several of them.")
+        start = _START if after is None else events.parse_id(after)
+        if start is None or start.stream_ms == 0 or start.stream_seq > _START.stream_seq:
             raise Refusal("malformed_request", "after is not a cursor of this list")
         before = Position.of(start)
-        found, floor = await self._from_streams(before, user, campaign)
-        async with self._database.connection() as connection:
-            if user is not None:
-                rows = await connection.fetch(_SQL["by_user"], user, campaign, *before, limit + 1)
-            else:
-                rows = await connection.fetch(_SQL["by_campaign"], campaign, *before, limit + 1)
-        merged = {item.position: item.record for item in (*found, *map(_found_in, rows))}
-        positions = sorted((place for place in merged if floor is None or place >= floor), reverse=True)
-        shown = positions[:limit]
-        end = shown[-1] if len(positions) > limit else floor
-        return Page([merged[place] for place in shown], None if end is None else str(end.event_id))
+        if wanted.to_ms is not None:
+            if wanted.to_ms <= wanted.from_ms:
+                return Page([], None)
+            before = min(before, Position(wanted.to_ms, 0, 0))
+        streams, rolled_back = await self._in_streams(wanted, before)
+        ledger = await self._in_ledger(wanted, before, rolled_back, limit)
+        end = max((end for end in (streams.end, ledger.end) if end is not None), default=None)
+        merged = {item.position: item for item in (*streams.found, *ledger.found)}
+        places = sorted((place for place in merged if end is None or place >= end), reverse=True)
+        shown: list[Found] = []
+        for at in range(0, len(places), limit + 1):
+            known = await with_given_back(
+                self._redis, [merged[place] for place in places[at : at + limit + 1]]
+            )
+            shown += [item for item in known if wanted.state in {None, item.status}]
+            if len(shown) > limit:
+                end = shown[limit - 1].position
+                break
+        items = [item.document() for item in shown[:limit]]
+        return Page(items, None if end is None else str(end.event_id))
 
-    async def _from_streams(
-        self, before: Position, user: str | None, campaign: str | None
-    ) -> tuple[list[Found], Position | None]:
-        """What the streams hold beyond the ledger; and how far back it was read, if not to the end."""
+    async def _in_streams(self, wanted: Wanted, before: Position) -> tuple[_Candidates, set[str]]:
+        """What the streams hold beyond the ledger; and where it matters, what was rolled back there."""
         async with self._database.connection() as connection:
-            offsets = await connection.fetch(_SQL["offsets"])
+            offsets = await ledger_offsets(connection)
         found: list[Found] = []
-        floor: Position | None = None
-        for offset in offsets:
-            shard: int = offset["shard"]
-            after = f"({offset['stream_ms']}-{offset['stream_seq']}"
-            try:
-                entries: Any = await self._redis.xrevrange(
-                    keys.events(shard), _last_before(before, shard), after, count=self._tail_scan_max
+        end: Position | None = None
+        rolled_back: set[str] = set()
+        for shard, offset in offsets.items():
+            oldest = behind(offset) if offset.stream_ms >= wanted.from_ms else f"{wanted.from_ms}-0"
+            newest = _last_before(before, shard)
+            tail = await read_tail(self._redis, shard, self._tail_scan_max, oldest=oldest, newest=newest)
+            found += [Found(event) for event in tail.events if wanted.takes(event)]
+            if tail.cut is not None:
+                end = tail.cut if end is None else max(end, tail.cut)
+            if wanted.state not in {None, "redeemed"}:  # those the ledger would not look for
+                tail = await read_tail(self._redis, shard, self._tail_scan_max, oldest=oldest)
+                rolled_back |= {event.redemption for event in tail.events if event.type == ROLLED_BACK}
+        return _Candidates(found, end), rolled_back
+
+    async def _in_ledger(
+        self, wanted: Wanted, before: Position, rolled_back: set[str], limit: int
+    ) -> _Candidates:
+        look_at = limit + 1 if wanted.state is None else max(limit + 1, self._state_scan_max)
+        head = (*before, wanted.from_ms, look_at, wanted.state, list(rolled_back), limit + 1)
+        async with self._database.connection() as connection:
+            if wanted.order is not None:
+                rows = await connection.fetch(
+                    _SQL["by_order"], *head, wanted.order, wanted.user, wanted.campaign
                 )
-            except (OSError, RedisError) as error:
-                raise StoreUnavailable(str(error)) from error
-            for item in _redeemed(shard, entries):
-                record = item.record
-                if user in {None, record["user"]} and campaign in {None, record["campaign"]}:
-                    found.append(item)
-            if len(entries) == self._tail_scan_max:
-                milliseconds, _, sequence = entries[-1][0].partition(b"-")
-                last = Position(int(milliseconds), shard, int(sequence))
-                floor = last if floor is None else max(floor, last)
-        return found, floor
+            elif wanted.user is not None:
+                rows = await connection.fetch(_SQL["by_user"], *head, wanted.user, wanted.campaign)
+            else:
+                rows = await connection.fetch(_SQL["by_campaign"], *head, wanted.campaign)
+        found = [found_in(row) for row in rows]
+        more = bool(rows) and (len(rows) == limit + 1 or rows[-1]["number"] == look_at)
+        return _Candidates(found, found[-1].position if more else None)
+
+
+async def _history(connection: Any, event_id: EventId) -> list[Since]:  # noqa: ANN401 - asyncpg has no types
+    rows = await connection.fetch(_SQL["history"], str(event_id))
+    return sorted(map(Since.from_row, rows))
 
 
 def _last_before(before: Position, shard: int) -> str:
@@ -172,64 +198,3 @@ def _last_before(before: Position, shard: int) -> str:
     if shard == before.shard:
         return f"({before.stream_ms}-{before.stream_seq}"
     return f"({before.stream_ms + (shard < before.shard)}-0"
-
-
-def _redeemed(shard: int, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> Iterator[Found]:
-    for stream_id, values in entries:
-        try:
-            event = events.decode(shard, stream_id, [part for pair in values.items() for part in pair])
-        except events.MalformedEvent:
-            continue  # the persister reports it
-        if event.type == "redeemed":
-            yield _found(event)
-
-
-def _found_in(row: Mapping[str, Any]) -> Found:
-    event_id = EventId(row["shard"], row["stream_ms"], row["stream_seq"])
-    return _found(
-        Event(
-            id=event_id,
-            type="redeemed",
-            redemption=str(event_id),
-            campaign=row["campaign"],
-            batch=row["batch"],
-            serial=row["serial"],
-            last4=row["last4"],
-            user=row["user_id"],
-            amount=row["amount"],
-            currency=row["currency"],
-            order=row["order_ref"],
-            key=row["idempotency_key"],
-            actor=row["actor"],
-            at_ms=row["at_ms"],
-        )
-    )
-
-
-def _found(event: Event) -> Found:
-    record = {
-        "id": event.redemption,
-        "status": "redeemed",
-        "campaign": event.campaign,
-        "batch": event.batch,
-        "serial": event.serial,
-        "last4": event.last4,
-        "user": event.user,
-        "amount": event.amount,
-        "currency": event.currency,
-        "order": event.order,
-        "idempotency_key": event.key,
-        "actor": event.actor,
-        "redeemed_at": instant(event.at_ms),
-    }
-    return Found(Position.of(event.id), record)
-
-
-def _since(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "id": str(EventId(row["shard"], row["stream_ms"], row["stream_seq"])),
-        "type": row["type"],
-        "amount": row["amount"],
-        "actor": row["actor"],
-        "at": instant(row["stream_ms"]),
-    }

@@ -1,6 +1,6 @@
-"""What a worker knows of the configuration: keys, campaigns and batches, mirrored from Redis.
+"""What a worker knows of the configuration: keys, campaigns, batches and voids, mirrored from Redis.
 
-PostgreSQL is the truth, ``control`` writes it through to Redis, and every worker holds a
+PostgreSQL is the truth, ``publishing`` writes it through to Redis, and every worker holds a
 copy here, so that the redeem path asks nobody. Every script call carries the version of
 the copy; a shard that knows a later one refuses the call, and the worker reloads. That is
 how a change takes effect with the next redemption.
@@ -17,11 +17,13 @@ from redis.exceptions import RedisError
 from engine import keys
 from engine.errors import ContractViolation, StoreUnavailable
 from engine.formats import normalise_prefix
+from engine.void_ranges import VoidRanges
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 SCOPES: Final = ("redeem", "read", "events", "admin")
+IMPORTED: Final = "imported"  # the format of a batch whose codes were made elsewhere
 CONFIRM_INTERVAL_S: Final = 0.02
 REFRESH_TIMEOUT_S: Final = 2.0
 
@@ -48,7 +50,10 @@ class Campaign(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """A minted batch: serials 0 to ``count - 1`` were issued, in this format, under this mint key."""
+    """A batch: serials 0 to ``count - 1`` were issued, in this format, under this mint key.
+
+    Of one with the format ``IMPORTED`` the mint key is what the digests of its codes are keyed with.
+    """
 
     id: int
     campaign: str
@@ -56,6 +61,16 @@ class Batch(msgspec.Struct, frozen=True):
     format: str
     prefix: str | None
     mint_key: str
+
+
+class Void(msgspec.Struct, frozen=True):
+    """Serials of a batch that were made void, or good again, at one time."""
+
+    id: int
+    batch: int
+    first_serial: int
+    last_serial: int
+    void: bool
 
 
 def _look_at(task: asyncio.Task[None]) -> None:
@@ -84,6 +99,18 @@ class Registry:
         self.campaigns: dict[str, Campaign] = {}
         self.batches: dict[int, Batch] = {}
         self.prefixes: frozenset[bytes] = frozenset()  # normalised
+        self._voids: dict[int, VoidRanges] = {}  # by batch
+
+    def is_void(self, batch: int, serial: int) -> bool:
+        """Whether a code is void with its batch or a range of it; one look-up where the batch has none."""
+        ranges = self._voids.get(batch)
+        return ranges is not None and serial in ranges
+
+    def take_batch(self, batch: Batch) -> None:
+        """Know one more batch."""
+        self.batches[batch.id] = batch
+        if batch.prefix:
+            self.prefixes |= {normalise_prefix(batch.prefix)}
 
     async def refresh(self) -> None:
         """Take over what has changed since; what it reads is never older than the call.
@@ -151,7 +178,9 @@ class Registry:
             campaign = msgspec.json.decode(record, type=Campaign)
             self.campaigns[campaign.id] = campaign
         elif kind == b"batch":
-            batch = msgspec.json.decode(record, type=Batch)
-            self.batches[batch.id] = batch
-            if batch.prefix:
-                self.prefixes |= {normalise_prefix(batch.prefix)}
+            self.take_batch(msgspec.json.decode(record, type=Batch))
+        elif kind == b"void":
+            # In the order of their versions. Some may come twice, then with all that came after them.
+            void = msgspec.json.decode(record, type=Void)
+            ranges = self._voids.setdefault(void.batch, VoidRanges())
+            ranges.mark(void.first_serial, void.last_serial, void=void.void)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
 
 import orjson
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from engine.errors import Refusal
-from engine.messages import JSON_TYPE
+from engine.messages import JSON_TYPE, PROBLEM_TYPE, check_idempotency_key
+
+if TYPE_CHECKING:
+    from engine.core import Answer
+    from engine.settings import Settings
 
 PAGE_LIMIT_DEFAULT: Final = 100
+CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}  # RFC 9110, section 11.6.1
 _DIGITS_MAX: Final = 10
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -52,6 +58,31 @@ async def _read_body(request: web.Request, bytes_max: int, timeout_s: int) -> by
     except (ConnectionError, web.RequestPayloadError, HttpProcessingError):
         raise Refusal("malformed_request", "The body did not arrive whole.") from None
     return bytes(body)
+
+
+def idempotency_key(request: web.Request, settings: Settings) -> str | None:
+    """The Idempotency-Key of a request, if it has one.
+
+    Raises:
+        Refusal: ``malformed_request``: it has several, or one that will not do.
+    """
+    given = request.headers.getall("Idempotency-Key", [])
+    if not given:
+        return None
+    if len(given) > 1:
+        raise Refusal("malformed_request", "Idempotency-Key is given more than once.")
+    check_idempotency_key(given[0], settings)
+    return given[0]
+
+
+def response(answer: Answer) -> web.Response:
+    """An answer of the core as a response."""
+    status, body, retry_after_s = answer
+    content_type = JSON_TYPE if status == HTTPStatus.OK else PROBLEM_TYPE
+    headers = {"Retry-After": str(retry_after_s)} if retry_after_s else None
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers = CHALLENGE
+    return web.Response(status=status, body=body, content_type=content_type, headers=headers)
 
 
 def page_limit(text: str | None, most: int) -> int:

@@ -1,7 +1,8 @@
 """From what was typed to the code that was issued, for all that is asked in one turn of the event loop.
 
-A code that cannot be found is called unknown only after the worker's copy of the configuration
-was compared with Redis: its batch may have been issued a moment ago.
+What was not minted is looked up among the imported codes, if there are any. A code that cannot
+be found is called unknown only after the worker's copy of the configuration was compared with
+Redis: its batch may have been issued a moment ago.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from engine.decoder import Decoder
 from engine.errors import ContractViolation, Fault, Overloaded, StoreUnavailable
-from engine.formats import FORMATS, PREFIX_CHARACTERS_MAX, normalise, split
+from engine.formats import normalise, split
+from engine.imported import ImportedCodes
 from engine.mint_keys import MintKeyError
 
 if TYPE_CHECKING:
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from engine.settings import Settings
 
 _log = logging.getLogger(__name__)
-_LONGEST_TEXT: Final = PREFIX_CHARACTERS_MAX + max(fmt.length for fmt in FORMATS.values())
 
 
 class Wanted(ABC):
@@ -66,9 +67,12 @@ class Resolver:
         self._settings = settings
         self._registry = registry
         self._decoder = Decoder(settings, registry)
+        self._imported = ImportedCodes(settings, registry)
         self._loop = asyncio.get_running_loop()
         self._undecoded: list[Wanted] = []
+        self._not_minted: list[Wanted] = []
         self._unresolved: list[Wanted] = []
+        self._looking_up: asyncio.Task[None] | None = None
         self._confirming: asyncio.Task[None] | None = None
 
     @property
@@ -78,8 +82,11 @@ class Resolver:
 
     async def close(self) -> None:
         """Answer whoever still waits."""
-        if self._confirming:
+        if self._looking_up:
+            await asyncio.gather(self._looking_up, return_exceptions=True)
+        if self._confirming:  # perhaps only since the other has ended
             await asyncio.gather(self._confirming, return_exceptions=True)
+        await self._imported.close()
 
     def read(self, typed: str, wanted: Wanted) -> bool:
         """Take what was typed; False where it cannot be a code, whatever was issued."""
@@ -90,7 +97,7 @@ class Resolver:
         wanted.readings = split(normalised, self._registry.prefixes)
         wanted.version = self._registry.version
         wanted.deadline = self._loop.time() + self._settings.attempt_deadline_ms / 1000
-        return bool(wanted.readings) or _may_have_prefix(normalised)
+        return len(normalised) >= self._settings.import_code_symbols_min
 
     def find(self, wanted: Wanted) -> None:
         """Find the code that ``read`` took.
@@ -98,7 +105,8 @@ class Resolver:
         Raises:
             Overloaded: as many wait as may.
         """
-        if len(self._undecoded) + len(self._unresolved) >= self._settings.queue_max:
+        waiting = len(self._undecoded) + len(self._not_minted) + len(self._unresolved)
+        if waiting >= self._settings.queue_max:
             raise Overloaded(f"{self._settings.queue_max} codes wait to be looked up")
         self._undecoded.append(wanted)
         if len(self._undecoded) == 1:
@@ -108,10 +116,53 @@ class Resolver:
         """Decode all codes that came in one turn of the event loop, and send them on."""
         wanted, self._undecoded = self._undecoded, []
         unresolved = self._resolve(wanted)
-        if unresolved:
-            self._unresolved += unresolved
-            if self._confirming is None or self._confirming.done():
-                self._confirming = asyncio.create_task(self._confirm())
+        if not unresolved:
+            return
+        if self._decoder.imported_batches == 0:
+            self._leave_to_confirm(unresolved)
+            return
+        self._not_minted += unresolved
+        if self._looking_up is None or self._looking_up.done():
+            self._looking_up = asyncio.create_task(self._look_up_all())
+
+    def _leave_to_confirm(self, unresolved: list[Wanted]) -> None:
+        self._unresolved += unresolved
+        if self._confirming is None or self._confirming.done():
+            self._confirming = asyncio.create_task(self._confirm())
+
+    async def _look_up_all(self) -> None:
+        """Look up what was not minted; all that comes during one look-up is in the next."""
+        while self._not_minted:
+            wanted, self._not_minted = self._not_minted, []
+            unresolved = await self._look_up(wanted)
+            if unresolved:
+                self._leave_to_confirm(unresolved)
+
+    async def _look_up(self, all_wanted: list[Wanted]) -> list[Wanted]:
+        """Send on all that are imported codes; those that are none come back."""
+        if self._decoder.imported_batches == 0:
+            return all_wanted
+        latest = self._loop.time() + self._imported.patience_s
+        for wanted in [wanted for wanted in all_wanted if wanted.deadline <= latest]:
+            wanted.failed(Overloaded("waited too long"))
+        all_wanted = [wanted for wanted in all_wanted if wanted.deadline > latest]
+        try:
+            found = await self._imported.find(
+                [wanted.normalised for wanted in all_wanted],
+                self._decoder.digesters,
+                self._decoder.imported_batches,
+            )
+        except Exception as error:  # noqa: BLE001 - everybody gets an answer, whatever it is
+            fault = _fault_of(error)
+            for wanted in all_wanted:
+                wanted.failed(fault)
+            return []
+        unresolved = self._send_on(all_wanted, found.codes)
+        if unresolved and not found.complete:
+            for wanted in unresolved:
+                wanted.failed(StoreUnavailable("Redis does not have all imported codes yet"))
+            return []
+        return unresolved
 
     async def _confirm(self) -> None:
         """Before a code is called unknown: is what we know of batches and keys still current?"""
@@ -120,8 +171,8 @@ class Resolver:
             try:
                 async with asyncio.timeout_at(unresolved[0].deadline):
                     await self._registry.confirm()
-            except (Fault, TimeoutError) as error:
-                fault = error if isinstance(error, Fault) else StoreUnavailable("Redis cannot be asked")
+            except Exception as error:  # noqa: BLE001 - everybody gets an answer, whatever it is
+                fault = _fault_of(error)
                 for wanted in unresolved:
                     wanted.failed(fault)
                 continue
@@ -129,7 +180,7 @@ class Resolver:
                 unresolved = [wanted for wanted in unresolved if wanted.still_allowed()]
                 for wanted in unresolved:
                     wanted.readings = split(wanted.normalised, self._registry.prefixes)
-                unresolved = self._resolve(unresolved)
+                unresolved = await self._look_up(self._resolve(unresolved))
             for wanted in unresolved:
                 self._not_found(wanted)
 
@@ -144,6 +195,10 @@ class Resolver:
             for wanted in all_wanted:
                 wanted.failed(StoreUnavailable(reason) if away else ContractViolation(reason))
             return []
+        return self._send_on(all_wanted, issued)
+
+    def _send_on(self, all_wanted: list[Wanted], issued: list[Issued | None]) -> list[Wanted]:
+        """Tell all whose code was found; the others come back."""
         unresolved = []
         for wanted, code in zip(all_wanted, issued, strict=True):
             if code is None:
@@ -163,10 +218,15 @@ class Resolver:
         if self.missing_mint_keys:
             wanted.failed(StoreUnavailable("mint keys are missing"))
         else:
-            wanted.refused("code_not_found" if wanted.readings else "code_malformed")
+            could_be = wanted.readings or self._decoder.imported_batches
+            wanted.refused("code_not_found" if could_be else "code_malformed")
 
 
-def _may_have_prefix(normalised: bytes) -> bool:
-    """Whether there could be a prefix, not known here yet, with which this is a code."""
-    prefixes = {normalised[: -fmt.length] for fmt in FORMATS.values()}
-    return len(normalised) <= _LONGEST_TEXT and bool(split(normalised, prefixes))
+def _fault_of(error: Exception) -> Fault:
+    """What to say of an error while Redis was asked."""
+    if isinstance(error, Fault):
+        return error
+    if isinstance(error, TimeoutError):
+        return StoreUnavailable("Redis cannot be asked")
+    _log.error("Redis could not be asked", extra={"error": type(error).__name__}, exc_info=error)
+    return ContractViolation(type(error).__name__)

@@ -63,6 +63,11 @@ class Settings:
         30, "the head of a request must have arrived by then, and its body as long after that", least=1
     )
     body_bytes_max: int = _setting(16_384, "body of a request on the redeem path", least=256)
+    hold_ttl_s: int = _setting(600, "how long a hold lasts, unless the request says", least=1)
+    hold_ttl_max_s: int = _setting(3600, "the longest that a request may ask a hold to last", least=1)
+    sweep_interval_ms: int = _setting(250, "how often expired holds are looked for and given back", least=1)
+    reason_length_max: int = _setting(256, "characters of a reason", least=1)
+    combined_items_max: int = _setting(30, "codes of one call that redeems them together", least=1)
     batch_items_max: int = _setting(100, "items of one call that redeems a batch", least=1)
     batch_body_bytes_max: int = _setting(262_144, "body of a call that redeems a batch", least=256)
     admin_body_bytes_max: int = _setting(262_144, "body of any other request", least=256)
@@ -75,7 +80,20 @@ class Settings:
     tail_scan_max: int = _setting(
         10_000, "stream entries a list reads for redemptions not yet in the ledger", least=1
     )
+    state_scan_max: int = _setting(50_000, "redemptions that a list by state looks at for one page", least=1)
     mint_count_max: int = _setting(268_435_456, "codes of one batch", least=1)
+    import_code_symbols_min: int = _setting(
+        4, "symbols of an imported code, separators not counted; shorter ones are unusable", least=1
+    )
+    import_line_bytes_max: int = _setting(4096, "a longer line of an import is unusable", least=64)
+    import_chunk_lines: int = _setting(10_000, "lines of an import that are written together", least=1)
+    imports_max: int = _setting(2, "imports at once in one worker; past it, 503", least=1)
+    void_ranges_max: int = _setting(
+        1000, "ranges of serials that the void codes of one batch may be in", least=1
+    )
+    erasure_timeout_s: int = _setting(
+        30, "an erasure waits this long for the ledger; its change may take as long again", least=1
+    )
 
     database_connections_max: int = _setting(4, "PostgreSQL connections of one worker", least=1)
     database_timeout_s: int = _setting(10, "a query of the front end is given up after this", least=1)

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 _SECONDS: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
-ATTEMPTS: Final = Counter("redeem_attempts", "Attempts to redeem, by outcome", ["outcome"])
+ATTEMPTS: Final = Counter(
+    "redeem_attempts", "Attempts, by what was to be done and the outcome", ["operation", "outcome"]
+)
 BATCH_SIZE: Final = Histogram(
-    "redeem_batch_size", "Attempts in one call of redeem.lua", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+    "redeem_batch_size", "Attempts in one call of a script", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
 )
 CALL_SECONDS: Final = Histogram(
-    "redeem_redis_call_seconds", "One call of redeem.lua, until its reply: script and fsync", buckets=_SECONDS
+    "redeem_redis_call_seconds", "One call of a script, until its reply: script and fsync", buckets=_SECONDS
 )
 REDIS_ERRORS: Final = Counter("redeem_redis_errors", "Error replies of Redis, by kind", ["kind"])
 WORKERS: Final = Gauge("redeem_workers", "Front-end workers", multiprocess_mode="livesum")
@@ -34,11 +36,11 @@ class Telemetry:
     """What one worker counts on the redeem path."""
 
     def __init__(self) -> None:
-        self._outcomes: Tally[str] = Tally()
+        self._outcomes: Tally[tuple[str, str]] = Tally()
 
-    def outcome(self, code: str) -> None:
-        """An attempt was answered: ``redeemed``, ``replayed``, or the code of a refusal or fault."""
-        self._outcomes[code] += 1
+    def outcome(self, operation: str, code: str) -> None:
+        """An attempt was answered: with its success, ``replayed``, or the code of a refusal or fault."""
+        self._outcomes[operation, code] += 1
 
     def batch_size(self, attempts: int) -> None:
         """A batch goes out."""
@@ -55,8 +57,8 @@ class Telemetry:
     def flush(self) -> None:
         """Move the counts into the metrics."""
         outcomes, self._outcomes = self._outcomes, Tally()
-        for outcome, count in outcomes.items():
-            ATTEMPTS.labels(outcome).inc(count)
+        for (operation, outcome), count in outcomes.items():
+            ATTEMPTS.labels(operation, outcome).inc(count)
 
 
 async def store_exposition(redis: Redis) -> bytes:

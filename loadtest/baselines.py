@@ -19,9 +19,9 @@ from redis.asyncio import BlockingConnectionPool, Redis
 
 from engine import keys, messages
 from engine import settings as all_settings
-from engine.batcher import SCRIPT
 from engine.decoder import Decoder
 from engine.formats import normalise, split
+from engine.redemption import Redemption
 from engine.registry import Registry
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ ANSWER: Final = messages.redeemed(
     redeemed_at_ms=1795376794500,
     replayed=False,
 )
+
+SCRIPT: Final = Redemption.script
 
 
 async def bare(request: web.Request) -> web.Response:
@@ -87,8 +89,7 @@ class Naive:
     async def _call(self, code: Issued, campaign: str, place: keys.Place, user: str) -> list[str]:
         """The words of the script's answer to one attempt."""
         names = [
-            keys.events(place.shard),
-            keys.version(place.shard),
+            *keys.of_every_script(place.shard),
             keys.campaign(place.shard, campaign),
             keys.state(place.shard, code.batch.id, place.segment),
         ]
@@ -100,8 +101,8 @@ class Naive:
         }
         attempt: dict[str, str | int] = {
             **{name: 0 if name.endswith("_at") else "" for name in SCRIPT.attempt},  # not of this kind
-            "campaign_at": 3,
-            "state_at": 4,
+            "campaign_at": 6,
+            "state_at": 7,
             "offset": place.offset,
             "used_field": 0,
             "batch": code.batch.id,

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 _INCLUDE = re.compile(r"^-- @include (\S+)$", re.MULTILINE)
 _BINDING = re.compile(r"^local ([\w, ]+) = ((?:KEYS|ARGV)\[1\].*)$", re.MULTILINE)
-_FIELDS = re.compile(r"^\s*local ([\w,\s]+?) = unpack\(ARGV, at, at \+ attempt_width - 1\)$", re.MULTILINE)
-_WIDTH = re.compile(r"^local .*\battempt_width = .*?(\d+)$", re.MULTILINE)
+_FIELDS = re.compile(
+    r"^\s*(?:local )?([\w,\s]+?) = unpack\(ARGV, at(?: \+ (\d+))?, at \+ (\d+)\)$", re.MULTILINE
+)
+_WIDTH = re.compile(r"^local attempt_width = (\d+)$", re.MULTILINE)
+_SHEBANG = re.compile(r"#!lua( flags=[a-z,-]+)?\n")
 
 
 class ScriptError(Exception):
@@ -89,7 +92,7 @@ def compose(name: str, folder: Traversable) -> str:
         ScriptError: a file is missing, does not start with ``#!lua``, or includes itself.
     """
     source = _expand(name, folder, seen=set(), path=())
-    if not source.startswith("#!lua\n"):
+    if not _SHEBANG.match(source):
         raise ScriptError(f"{name}.lua does not start with #!lua")
     return source
 
@@ -117,14 +120,17 @@ def _bound(source: str, table: str) -> tuple[str, ...]:
 
 
 def _repeated(name: str, source: str) -> tuple[str, ...]:
-    found = _FIELDS.search(source)
-    if not found:
-        return ()
-    fields = tuple(found[1].replace(",", " ").split())
+    """The fields of an attempt, which may be unpacked in several places, the first ones first."""
+    fields: list[str] = []
+    for match in sorted(_FIELDS.finditer(source), key=lambda match: int(match[2] or 0)):
+        names_here = match[1].replace(",", " ").split()
+        if int(match[2] or 0) != len(fields) or int(match[3]) != len(fields) + len(names_here) - 1:
+            raise ScriptError(f"{name}.lua unpacks {names_here} from another place than theirs")
+        fields += names_here
     width = _WIDTH.search(source)
-    if not width or int(width[1]) != len(fields):
+    if (int(width[1]) if width else 0) != len(fields):
         raise ScriptError(f"{name}.lua unpacks {len(fields)} fields, its attempt_width says otherwise")
-    return fields
+    return tuple(fields)
 
 
 def names() -> list[str]:

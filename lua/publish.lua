@@ -7,15 +7,17 @@
 -- ledger does, so it has lost data, and a configuration would make redeemed codes fresh again.
 local version_key, events_key = KEYS[1], KEYS[2]
 local base, target, ledger_offset, last, records = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
--- `records` times a version, a field and a record follow, for KEYS[3], the control hash, and KEYS[4],
--- its index of versions; then, up to the end, campaigns: each its position in KEYS and its fields.
-local first_record, record_width = 6, 3
+-- `records` times a version, a field, a record and an event follow, for KEYS[3], the control hash, and KEYS[4],
+-- its index of versions; then, up to the end, campaigns: each its position in KEYS and its fields. The event, as
+-- JSON, is what the stream is told once, by the call that takes the record over; empty for none.
+local first_record, record_width = 6, 4
 local CAMPAIGN_FIELDS = {
     'version', 'id', 'state', 'kind', 'starts_at_ms', 'ends_at_ms', 'max_uses', 'stock', 'per_user_limit', 'budget',
     'amount', 'currency',
 }
 
--- @include lib/last_id
+-- @include lib/clock
+-- @include lib/events
 
 local function stream_ends_before(offset)
     local last_ms, last_seq = read_last_id(events_key)
@@ -35,11 +37,14 @@ local control_key, changed_key = KEYS[3], KEYS[4]
 local first_campaign = first_record + tonumber(records) * record_width
 
 -- Read: which rows are news to this shard.
-local record_news, campaign_news = {}, {}
+local record_news, event_news, campaign_news = {}, {}, {}
 for at = first_record, first_campaign - 1, record_width do
-    local version, field, record = unpack(ARGV, at, at + record_width - 1)
+    local version, field, record, event = unpack(ARGV, at, at + record_width - 1)
     if tonumber(redis.call('ZSCORE', changed_key, field) or 0) < tonumber(version) then
         record_news[#record_news + 1] = { version, field, record }
+        if event ~= '' then
+            event_news[#event_news + 1] = cjson.decode(event)
+        end
     end
 end
 for at = first_campaign, #ARGV, #CAMPAIGN_FIELDS + 1 do
@@ -52,11 +57,19 @@ for at = first_campaign, #ARGV, #CAMPAIGN_FIELDS + 1 do
         campaign_news[campaign_key] = row
     end
 end
+local _, event_ms, event_seq = read_clock(events_key)
 
 -- Write. A campaign's counters are in the same hash: its fields are set, never deleted.
 for _, news in ipairs(record_news) do
     redis.call('HSET', control_key, news[2], news[3])
     redis.call('ZADD', changed_key, news[1], news[2])
+end
+for _, event in ipairs(event_news) do
+    append_event(
+        events_key, string.format('%.0f-%.0f', event_ms, event_seq), event.type, event.redemption, event.campaign,
+        event.batch, event.serial, '', '', '', '', '', event.key, event.actor, string.format('%.0f', event_ms)
+    )
+    event_seq = event_seq + 1
 end
 for campaign_key, row in pairs(campaign_news) do
     redis.call('HSET', campaign_key, unpack(row))

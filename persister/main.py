@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GC_ALLOCATIONS: Final = 50_000
+CANCEL_AGAIN_S: Final = 2.0
+"""Longer than a shard's persister takes to tidy up, which the next cancellation would cut short."""
 
 
 async def run(
@@ -49,9 +51,11 @@ async def _run_shards(settings: Settings, redis_url: str, database_url: str, sto
         _, late = await asyncio.wait(persisters, timeout=settings.stop_timeout_s)
         if late:
             logger.warning("stopped before the streams were empty", extra={"shards": len(late)})
-        for task in late:
-            persisters[task].abandon()
-            task.cancel()
+        while late:  # a client library may keep a cancellation to itself
+            for task in late:
+                persisters[task].abandon()
+                task.cancel()
+            _, late = await asyncio.wait(late, timeout=CANCEL_AGAIN_S)
 
 
 @contextmanager

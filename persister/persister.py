@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BACKOFF_S_MIN: Final = 0.1
+CANCEL_AGAIN_S: Final = 0.5
 UNEXPECTED: Final = "the persister failed unexpectedly"
 WATCH_INTERVAL_S: Final = 1.0
 
@@ -60,6 +61,7 @@ class ShardPersister:
         try:
             while not await self._tried():
                 await self._back_off()
+                _heed_cancellation()
         finally:
             await _drop(watching)
             with contextlib.suppress(RedisError, OSError):
@@ -98,6 +100,7 @@ class ShardPersister:
         """Stand by until the shard is free; False when stopped before."""
         told = False
         while not await sink.own():
+            _heed_cancellation()
             if not told:
                 logger.info("standing by: another persister owns the shard", extra={"shard": self._shard})
             told, self._owner = True, False
@@ -116,6 +119,7 @@ class ShardPersister:
         page = await self._reader.read(offset.id)
         await self._trimmer.trim(offset.id)
         while page.entries is not None or not self._stop.is_set():
+            _heed_cancellation()
             self._observe(page)
             if page.entries is None:
                 self._well()
@@ -263,13 +267,23 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+def _heed_cancellation() -> None:
+    """End a task that was cancelled and does not know: asyncio tells once, and to the client libraries.
+
+    ``asyncio.wait_for`` (before Python 3.12) keeps it to itself where what it waits for has just ended.
+    """
+    if _is_cancelled():
+        raise asyncio.CancelledError
+
+
 def _jitter() -> float:
     return random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 
 async def _drop(task: asyncio.Task[Any]) -> None:
     """End a task and forget its result."""
-    task.cancel()
-    await asyncio.wait({task})
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=CANCEL_AGAIN_S)
     if not task.cancelled():
         task.exception()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
@@ -20,11 +19,12 @@ from engine.control import ControlPlane
 from engine.database import Database
 from engine.settings import Settings
 from persister.migrations import initialise, migrate
+from tests.hanging import pytest_timeout_set_timer  # noqa: F401 - pytest finds hooks by their names
 from tests.keyspace import complaints
-from tests.servers import Servers
+from tests.servers import RUN_TIMEOUT_S, Servers, run_aside
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
 MINT_KEYS: Final = "k1:" + "5a" * 32
@@ -52,7 +52,7 @@ def template_database(servers: Servers) -> str:
         finally:
             await connection.close()
 
-    _run(make())
+    run_aside(make())
     return name
 
 
@@ -77,7 +77,7 @@ async def fresh_database_url(servers: Servers, template_database: str, shards: i
 def common_database_url(servers: Servers, template_database: str) -> str:
     """The database that the tests of this process take turns with."""
     name = f"{servers.database_prefix}common"
-    _run(_clone(servers, template_database, name))
+    run_aside(_clone(servers, template_database, name))
     return servers.database_url(name)
 
 
@@ -111,7 +111,8 @@ async def pool(database_url: str) -> AsyncIterator[Any]:
         database_url, min_size=0, max_size=DATABASE_CONNECTIONS_MAX, command_timeout=30
     )
     yield opened
-    await opened.close()
+    async with asyncio.timeout(RUN_TIMEOUT_S):  # a connection that a test kept would be waited for
+        await opened.close()
 
 
 @pytest.fixture
@@ -148,7 +149,7 @@ BEGIN
         SELECT quote_ident(relname) FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
         WHERE nspname = 'public' AND relkind IN ('r', 'p') AND NOT relispartition
             AND relname <> 'schema_migrations'
-        ORDER BY relname = 'campaigns'  -- referred to by batches, so after it
+        ORDER BY relname IN ('campaigns', 'batches'), relname = 'campaigns'  -- after what refers to them
     LOOP
         EXECUTE 'DELETE FROM ' || name;
     END LOOP;
@@ -173,14 +174,8 @@ async def _initialise(url: str, shards: int) -> None:
 
 
 async def _execute(url: str, statement: str) -> None:
-    connection = await asyncpg.connect(url)
+    connection = await asyncpg.connect(url, command_timeout=RUN_TIMEOUT_S)
     try:
         await connection.execute(statement)
     finally:
         await connection.close()
-
-
-def _run(coroutine: Coroutine[None, None, None]) -> None:
-    """Run it to its end, in a thread: the event loop of this one belongs to the tests."""
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, coroutine).result()

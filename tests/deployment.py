@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiohttp
 
@@ -17,15 +19,27 @@ from engine.batches import NewBatch
 from engine.campaigns import NewCampaign
 from engine.codes import Codec
 from engine.formats import FORMATS
+from engine.processes import _leash
 from engine.settings import without_settings
 from engine.worker import serving
-from tests.waiting import wait_until_async
+from tests.waiting import TIMEOUT_S, wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from engine.control import ControlPlane
     from engine.settings import Settings
+
+ANSWER_TIMEOUT_S: Final = 90.0
+"""Longer than the engine may take anywhere, so that a test fails there which would hang otherwise."""
+
+
+def client_session(connector: aiohttp.BaseConnector | None = None) -> aiohttp.ClientSession:
+    """A session that gives up on an answer that does not come; it has all connections it wants."""
+    return aiohttp.ClientSession(
+        connector=connector or aiohttp.TCPConnector(limit=0),
+        timeout=aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S),
+    )
 
 
 class Merchant:
@@ -100,7 +114,7 @@ async def engine_in_process(
     key = (await api_keys.create(plane, "merchant", scopes)).value.key
     async with (
         serving(settings, None) as port,
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+        client_session() as session,
     ):
         merchant = Merchant(session, f"http://{settings.host}:{port}", key)
         await wait_until_ready(merchant)
@@ -121,7 +135,10 @@ async def wait_until_ready(merchant: Merchant) -> None:
 
 
 class Process:
-    """A real process of the engine, with the settings of a test; killed at the end whatever happens."""
+    """A real process of the engine, with the settings of a test; killed at the end whatever happens.
+
+    On Linux it ends with the thread that started it, too: start it from the main thread.
+    """
 
     def __init__(self, settings: Settings, *arguments: str) -> None:
         self._argv = [sys.executable, "-m", *arguments]
@@ -130,13 +147,18 @@ class Process:
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            self._argv, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            self._argv,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,  # what it has written is in the pipe, where `line` can wait for it
+            preexec_fn=_leash(signal.SIGKILL),  # noqa: PLW1509 - one system call, bound before the fork
         )
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
         self.running.kill()
-        self.running.wait()
+        self.running.wait(TIMEOUT_S)
         if self.running.stdout:
             self.running.stdout.close()
 
@@ -152,11 +174,21 @@ class Process:
         """Start it again after its end."""
         self.running = self._spawn()
 
-    def line(self) -> str:
-        """The next line of its stdout."""
+    def line(self, timeout_s: float = ANSWER_TIMEOUT_S) -> str:
+        """The next line of its stdout, or what there is of it at its end; blocks."""
         if self.running.stdout is None:
             raise RuntimeError("stdout is not captured")
-        return self.running.stdout.readline().decode().strip()
+        deadline = time.monotonic() + timeout_s
+        found = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.running.stdout, selectors.EVENT_READ)
+            while not found.endswith(b"\n"):
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise TimeoutError(f"no line within {timeout_s:g} s, only {found!r}")
+                if not (byte := self.running.stdout.read(1)):
+                    break
+                found += byte
+        return found.decode().strip()
 
     def __enter__(self) -> Self:
         return self
@@ -183,6 +215,6 @@ async def engine_of_processes(
         ready, _, url = front_end.line().partition(" ")
         if ready != "ready":
             raise RuntimeError("the front end did not start")
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        async with client_session() as session:
             yield Merchant(session, url, key)
         front_end.stop()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 # The kinds of keys that end by themselves, within two receipt windows; all others must stay.
-TEMPORARY: Final = frozenset((keys.receipts,))
+TEMPORARY: Final = frozenset((keys.receipts, keys.sweeper))
 _NO_EXPIRY: Final = -1
 _FIRST_NUMBER: Final = 7_000_001  # of the placeholders: no name has such a number of its own
 

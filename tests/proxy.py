@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import quote, urlsplit
 
-from engine.batcher import SCRIPT
+from engine.redemption import Redemption
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 READ_BYTES: Final = 65_536
+CLOSE_TIMEOUT_S: Final = 30.0
 
 
 class Way(enum.Enum):
@@ -101,7 +102,8 @@ class Proxy:
         self.cut()
         for pump in list(self._pumps):
             pump.cancel()
-        await asyncio.gather(*self._pumps, return_exceptions=True)
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await asyncio.gather(*self._pumps, return_exceptions=True)
         self._directory.cleanup()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -197,4 +199,4 @@ class Calls:
         return self._fate if self.seen <= self._times else Fate.PASS
 
 
-_MARK: Final = SCRIPT.sha.encode()
+_MARK: Final = Redemption.script.sha.encode()

@@ -39,12 +39,21 @@ if TYPE_CHECKING:
     from engine.bundled import ServerCommand
 
 STOP_TIMEOUT_S: Final = 30.0
+RUN_TIMEOUT_S: Final = 60.0
 
 
-def _run(coroutine: Coroutine[None, None, None]) -> None:
-    """Run it to its end, whether or not this thread has an event loop that runs."""
+def run_aside(coroutine: Coroutine[None, None, None]) -> None:
+    """Run it to its end, whether or not this thread has an event loop that runs.
+
+    The thread would be waited for whatever happens in this one, so it has a deadline of its own.
+    """
+
+    async def in_time() -> None:
+        async with asyncio.timeout(RUN_TIMEOUT_S):
+            await coroutine
+
     with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, coroutine).result()
+        thread.submit(asyncio.run, in_time()).result()
 
 
 class ServerProcess:
@@ -91,7 +100,7 @@ class ServerProcess:
 
     def start(self) -> None:
         self.spawn()
-        _run(self.wait_ready())
+        run_aside(self.wait_ready())
 
     def stop(self) -> None:
         """Stop it in order; nothing happens to one that does not run."""
@@ -221,7 +230,7 @@ class Servers:
                 client.flushdb()
             self._claimed = False
         if self._given_database:
-            _run(self._drop_databases())
+            run_aside(self._drop_databases())
         for process in (self.valkey, self.postgres):
             if process is not None:
                 process.stop()
@@ -250,7 +259,7 @@ class Servers:
             self.postgres = PostgresProcess(self._base / "data")
             self.postgres.start()
         if self.valkey is not None:
-            _run(self.valkey.wait_ready())
+            run_aside(self.valkey.wait_ready())
 
     def _claim_redis(self) -> None:
         with redis.Redis.from_url(self.redis_url) as client:

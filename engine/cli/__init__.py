@@ -20,7 +20,9 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "init": ("engine.cli.run:init", "Make the tables, the mint key and the first configuration."),
     "keys": ("engine.cli.keys:keys", "Create, list and revoke API keys."),
     "campaigns": ("engine.cli.campaigns:campaigns", "Create, list, show and change campaigns."),
-    "codes": ("engine.cli.codes:codes", "Mint and export codes, rotate the mint key."),
+    "codes": ("engine.cli.codes:codes", "Mint, import, export and void codes, rotate the mint key."),
+    "users": ("engine.cli.users:users", "Show what a user has redeemed; erase a user's name."),
+    "acts": ("engine.cli.acts:acts", "Show who did what: exports, voids, API keys."),
 }
 
 

@@ -1,32 +1,37 @@
-"""``redeem codes``: mint a batch, export it again, rotate the mint key."""
+"""``redeem codes``: mint a batch, export it again, void it or a part of it, rotate the mint key.
+
+Importing is in ``imports``.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
+import getpass
 import os
-import secrets
-import sys
+import re
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from engine import batches, mint_keys
+from engine import batches, mint_keys, voids
+from engine.cli import single_codes
 from engine.cli.connect import echo_json, load_settings, run, run_change
+from engine.cli.files import STDOUT, opened
+from engine.cli.imports import discard_import, import_codes, list_problems
 from engine.formats import DEFAULT_FORMAT, FORMATS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from engine.batches import Batch, MintedBatch
+    from engine.cli.files import Write
+    from engine.control import ControlPlane
     from engine.settings import Settings
 
-    Write = Callable[[bytes], object]
-
-STDOUT: Final = "-"
-FILE_MODE: Final = 0o600
 PROGRESS_INTERVAL_S: Final = 2.0
+ACTOR: Final = "cli"
+_SERIALS: Final = re.compile(r"([0-9]{1,10})(?:-([0-9]{1,10}))?", re.ASCII)
 _out = click.option(
     "--out", default=STDOUT, show_default=True, metavar="FILE|-", help="Where to write the CSV."
 )
@@ -34,7 +39,7 @@ _out = click.option(
 
 @click.group()
 def codes() -> None:
-    """Mint and export codes, rotate the mint key."""
+    """Mint, import, export and void codes, rotate the mint key."""
 
 
 @codes.command()
@@ -56,12 +61,12 @@ def mint(
     new = batches.NewBatch(count, format_name, prefix)
     minted = None
     try:
-        with _opened(out) as write:
+        with opened(out) as write:
             minted = run_change(
-                lambda plane: batches.mint(plane, campaign_id, new, created_by="cli"), settings
+                lambda plane: batches.mint(plane, campaign_id, new, created_by=ACTOR), settings
             )
             click.echo(_summary(minted), err=True)
-            _write_codes(minted.batch, settings, write)
+            _export(minted.batch, settings, out, write)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -82,8 +87,58 @@ def export(batch_id: int, out: str) -> None:
     """Write the codes of a batch again, exactly as minting wrote them."""
     settings = load_settings()
     batch = run(lambda plane: batches.get(plane, batch_id), settings)
-    with _opened(out) as write:
-        _write_codes(batch, settings, write)
+    with opened(out) as write:
+        _export(batch, settings, out, write)
+
+
+def _declares(name: str, help_text: str, *, void: bool) -> None:
+    """Add the command that makes codes void, or the one that makes them good again."""
+
+    @codes.command(name, help=help_text)
+    @click.argument("code", metavar="[CODE|-]", required=False)
+    @click.option("--batch", "batch_id", type=int, help="All codes of this batch.")
+    @click.option(
+        "--serials", callback=_parse_serials, metavar="A-B", help="Of them only A to B, both included."
+    )
+    @click.option("--reason", required=True, help="Why; it is kept.")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    def command(
+        code: str | None,
+        batch_id: int | None,
+        serials: tuple[int | None, int | None],
+        reason: str,
+        *,
+        as_json: bool,
+    ) -> None:
+        if code is not None and batch_id is None and serials == (None, None):
+            done = single_codes.declare(single_codes.typed(code), reason, void=void)
+            if as_json:
+                echo_json(done)
+            else:
+                click.echo(f"{done['status']} {done['code']}")
+            return
+        if code is not None or batch_id is None:
+            raise click.UsageError("name either a code, or a batch with or without --serials")
+        wanted = voids.Wanted(batch=batch_id, first_serial=serials[0], last_serial=serials[1], reason=reason)
+        declared = run_change(lambda plane: voids.declare(plane, wanted, void=void, actor=ACTOR))
+        if as_json:
+            echo_json(declared.document())
+        else:
+            click.echo(declared.shown_id)
+
+
+def _parse_serials(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int | None, int | None]:
+    """First and last serial of a range, or of one serial; neither where none is given."""
+    if text is None:
+        return None, None
+    match = _SERIALS.fullmatch(text)
+    if not match:
+        raise click.BadParameter("must be one serial, or two with a dash between them")
+    return int(match[1]), int(match[2] or match[1])
+
+
+_declares("void", "Refuse the codes of a batch, or some of them, from now on.", void=True)
+_declares("unvoid", "Make what was void good again.", void=False)
 
 
 @codes.command("rotate-key")
@@ -108,40 +163,41 @@ def _summary(minted: MintedBatch) -> str:
     )
 
 
-def _write_codes(batch: Batch, settings: Settings, write: Write) -> None:
-    """Header and codes, in constant memory; tells on stderr how far it is when it takes long."""
+def _export(batch: Batch, settings: Settings, out: str, write: Write) -> None:
+    """Header and codes, in constant memory; on record as an act before the first of them."""
     chunks = batches.codes(batch, settings)
+    details: dict[str, object] = {"format": "csv", "out": out, "os_user": _os_user()}
+
+    async def act(plane: ControlPlane) -> None:
+        async with batches.exporting(plane, batch, actor=ACTOR, details=details):
+            await _write_codes(chunks, batch.count, write)
+
+    run(act, settings)
+
+
+async def _write_codes(chunks: Iterator[bytes], count: int, write: Write) -> None:
+    """Tells on stderr how far it is when it takes long."""
     write(batches.CSV_HEADER)
     done, told_at = 0, time.monotonic()
     for chunk in chunks:
         write(chunk)
         done += chunk.count(b"\n")
-        if time.monotonic() - told_at > PROGRESS_INTERVAL_S and done < batch.count:
+        if time.monotonic() - told_at > PROGRESS_INTERVAL_S and done < count:
             told_at = time.monotonic()
-            click.echo(f"{done:,} of {batch.count:,} codes ({100 * done // batch.count} %)", err=True)
+            click.echo(f"{done:,} of {count:,} codes ({100 * done // count} %)", err=True)
+        await asyncio.sleep(0)  # Ctrl-C comes through here
 
 
-@contextlib.contextmanager
-def _opened(out: str) -> Iterator[Write]:
-    """Where to write: stdout, or a file that has its name only once it is whole and on disk."""
-    if out == STDOUT:
-        stream = sys.stdout.buffer
-        yield stream.write
-        stream.flush()
-        return
-    path = Path(out).resolve()  # a link stays, the file it leads to is replaced
-    if path.exists() and not path.is_file():
-        with path.open("wb") as device:
-            yield device.write
-        return
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+def _os_user() -> str:
+    """Who runs this command, as far as the system knows."""
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file.write
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+        return getpass.getuser()
+    except (KeyError, OSError):  # a uid without a name, as containers have
+        return str(os.getuid())
+
+
+codes.add_command(single_codes.check)
+codes.add_command(single_codes.adjust)
+codes.add_command(import_codes)
+codes.add_command(list_problems)
+codes.add_command(discard_import)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
@@ -83,7 +84,8 @@ async def open_plane(settings: Settings) -> AsyncIterator[ControlPlane]:
             raise StoreUnavailable(
                 f"no engine runs on {settings.data_dir}; start it with `redeem up`"
             ) from error
-        yield ControlPlane(database, redis, settings)
+        named = replace(settings, redis_url=redis_url, database_url=database_url)
+        yield ControlPlane(database, redis, named)
 
 
 def run(action: Callable[[ControlPlane], Awaitable[T]], settings: Settings | None = None) -> T:

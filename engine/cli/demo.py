@@ -74,7 +74,7 @@ async def _make(plane: ControlPlane) -> dict[str, object]:
     )
     campaign = (await campaigns.create(plane, definition)).value
     minted = (await batches.mint(plane, campaign.id, NewBatch(count=CODES), created_by=CREATED_BY)).value
-    key = (await api_keys.create(plane, NAME, ["redeem", "read"])).value
+    key = (await api_keys.create(plane, NAME, ["redeem", "read"], actor=CREATED_BY)).value
     return {"campaign": campaign.id, "batch": minted.batch.id, "key": key.key}
 
 

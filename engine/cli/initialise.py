@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 from redis.asyncio import Redis
 
-from engine import control, mint_keys
+from engine import mint_keys, publishing
 from engine.database import open_database
 from engine.errors import Refusal, StoreUnavailable
 from persister import migrations
@@ -42,7 +42,7 @@ async def initialise(settings: Settings) -> None:
         open_database(settings, settings.database_url) as database,
         Redis.from_url(settings.redis_url) as redis,
     ):
-        await control.publish(redis, database)
+        await publishing.publish(redis, database)
 
 
 def _check_mint_keys(settings: Settings, in_use: set[str]) -> None:

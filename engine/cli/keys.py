@@ -28,7 +28,7 @@ def create(name: str, scopes: str, *, as_json: bool) -> None:
     wanted = [scope.strip() for scope in scopes.split(",")]
     issued = run_change(lambda plane: api_keys.create(plane, name, wanted))
     if as_json:
-        echo_json(issued.api_key.document() | {"key": issued.key})
+        echo_json(issued.document())
     else:
         click.echo(issued.key)
 

@@ -1,4 +1,4 @@
--- Versions of the configuration, and what changed since one. Used by engine/control.py.
+-- Versions of the configuration, and what changed since one. Used by engine/control.py, publishing.py and healing.py.
 
 -- name: next_version
 UPDATE deployment SET control_version = control_version + 1 RETURNING control_version, shards;
@@ -23,6 +23,23 @@ FROM campaigns WHERE version > $1;
 
 -- name: batches_since
 SELECT id, campaign, count, format, prefix, mint_key, version FROM batches WHERE version > $1;
+
+-- name: voids_since
+-- In their order. `in_ledger`: the ledger has the event of this one, counted among those of its likes.
+WITH numbered AS (
+    SELECT *, row_number() OVER (PARTITION BY batch, first_serial, last_serial, void ORDER BY version) AS number
+    FROM voids
+    WHERE batch IN (SELECT batch FROM voids WHERE version > $1)
+)
+SELECT v.id, v.batch, v.first_serial, v.last_serial, v.void, v.actor, v.idempotency_key, v.version, b.campaign,
+       v.number <= (
+           SELECT count(*) FROM ledger AS l
+           WHERE l.redemption = v.first_serial || '-' || v.last_serial AND l.batch = v.batch AND l.last4 = ''
+             AND l.type NOT IN ('redeemed', 'confirmed') AND l.type = CASE WHEN v.void THEN 'voided' ELSE 'unvoided' END
+       ) AS in_ledger
+FROM numbered AS v JOIN batches AS b ON b.id = v.batch
+WHERE v.version > $1
+ORDER BY v.version;
 
 -- name: try_heal
 SELECT pg_try_advisory_xact_lock($1, 0);

@@ -1,11 +1,30 @@
 -- Receipts: what an idempotency key was answered. A value is the fingerprint of the
 -- request (8 bytes) and the answer behind it.
 
-local FINGERPRINT_LENGTH = 8
+-- @include lib/pending
 
-local function answer_from_receipt(receipt, fingerprint)
-    if string.sub(receipt, 1, FINGERPRINT_LENGTH) ~= fingerprint then
+local FINGERPRINT_LENGTH = 8
+-- Answers that a later attempt with the same key shall not get again: nothing was decided.
+local NOT_KEPT = { unpublished = true, due = true, changed = true, held_by_another_order = true }
+
+-- `replayed <the first answer>`, or `idempotency_key_reused`; nil where the key is new, or there is none.
+local function read_receipt()
+    if attempt.receipts_at == 0 then
+        return nil
+    end
+    local receipt = slots(pending.receipts, attempt.receipts_at)[attempt.receipt_digest]
+        or redis.call('HGET', KEYS[attempt.receipts_at], attempt.receipt_digest)
+        or redis.call('HGET', KEYS[attempt.receipts_before_at], attempt.receipt_digest)
+    if not receipt then
+        return nil
+    elseif string.sub(receipt, 1, FINGERPRINT_LENGTH) ~= attempt.fingerprint then
         return 'idempotency_key_reused'
     end
     return 'replayed ' .. string.sub(receipt, FINGERPRINT_LENGTH + 1)
+end
+
+local function keep_receipt(answer)
+    if attempt.receipts_at ~= 0 and not NOT_KEPT[string.match(answer, '^%S+')] then
+        slots(pending.receipts, attempt.receipts_at)[attempt.receipt_digest] = attempt.fingerprint .. answer
+    end
 end

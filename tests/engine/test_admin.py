@@ -10,6 +10,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from engine import admin, batches, registry
+from engine.admin_requests import API_KEY, CONTROL_PLANE
 from engine.errors import PROBLEMS, Fault, Refusal
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ BODY_BYTES_MAX: Final = 4096
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """What the app's own middlewares do: set the caller, map refusals and faults."""
-    request[admin.API_KEY] = CALLER
+    request[API_KEY] = CALLER
     try:
         return await handler(request)
     except (Refusal, Fault) as error:
@@ -39,7 +40,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
 @pytest.fixture
 async def client(plane: ControlPlane) -> AsyncIterator[Client]:
     app = web.Application(middlewares=[problems], client_max_size=BODY_BYTES_MAX)
-    app[admin.CONTROL_PLANE] = replace(
+    app[CONTROL_PLANE] = replace(
         plane, settings=replace(plane.settings, page_limit_max=3, admin_body_bytes_max=BODY_BYTES_MAX)
     )
     for method, path, _, handler in admin.routes():
@@ -70,7 +71,7 @@ async def test_a_campaign_lives_from_draft_to_its_end(client: Client) -> None:
         document = await response.json()
         assert response.status == 201
         assert response.headers["Location"] == f"/v1/campaigns/{document['id']}"
-    assert document.pop("published") is True
+    assert (document.pop("published"), document.pop("replayed")) == (True, False)
     path = f"/v1/campaigns/{document['id']}"
     assert await call(client, "GET", path) == (200, document)
     for state in ("active", "paused", "active", "ended"):
@@ -163,6 +164,23 @@ MALFORMED: list[tuple[str, str, object]] = [
     ("GET", "/v1/campaigns/cmp_1/batches?after=9999999999", None),
     ("GET", "/v1/keys?after=%ff", None),
     ("GET", "/v1/batches/0/codes?format=xml", None),
+    ("GET", "/v1/batches/0/voids?after=1", None),
+    ("GET", "/v1/batches/0/voids?after=void_0", None),
+    ("GET", "/v1/acts?after=x", None),
+    ("GET", "/v1/acts?act=", None),
+    ("GET", "/v1/acts?act=a&act=b", None),
+    ("GET", "/v1/acts?subject=%00", None),
+    ("GET", "/v1/acts?actor=cli", None),
+    ("POST", "/v1/codes/void", {}),
+    ("POST", "/v1/codes/void", {"batch": 0}),
+    ("POST", "/v1/codes/void", {"reason": "leaked"}),
+    ("POST", "/v1/codes/void", {"batch": "0", "reason": "leaked"}),
+    ("POST", "/v1/codes/void", {"batch": 0, "code": "0000-0000-0000-0000", "reason": "leaked"}),
+    ("POST", "/v1/codes/void", {"code": "0000-0000-0000-0000", "first_serial": 0, "reason": "leaked"}),
+    ("POST", "/v1/codes/void", {"first_serial": 0, "last_serial": 0, "reason": "leaked"}),
+    ("POST", "/v1/codes/void", {"batch": 0, "serial": 0, "reason": "leaked"}),
+    ("POST", "/v1/codes/unvoid", {"batch": 0, "reason": ""}),
+    ("POST", "/v1/codes/unvoid", {"code": "0000-0000-0000-0000", "reason": ""}),
 ]
 
 
@@ -221,6 +239,7 @@ async def test_other_media_types_and_large_bodies_are_refused(client: Client) ->
         ("GET", "/v1/batches/99999999999999999999", "batch_not_found"),
         ("GET", "/v1/batches/9/codes", "batch_not_found"),
         ("GET", "/v1/batches/x/codes", "batch_not_found"),
+        ("GET", "/v1/batches/9/voids", "batch_not_found"),
         ("DELETE", "/v1/keys/key_000000000000", "not_found"),
         ("DELETE", "/v1/keys/%00", "not_found"),
     ],
@@ -253,7 +272,7 @@ async def test_lists_go_on_from_their_cursor_to_the_end(client: Client) -> None:
 async def test_a_key_is_shown_once_and_revoked(client: Client) -> None:
     issued = await made(client, "/v1/keys", {"name": "shop", "scopes": ["redeem"]})
     assert issued.pop("key").startswith("rk_")
-    assert issued.pop("published") is True
+    assert (issued.pop("published"), issued.pop("replayed")) == (True, False)
     assert (await call(client, "GET", "/v1/keys"))[1] == {"items": [issued], "next": None}
     status, revoked = await call(client, "DELETE", f"/v1/keys/{issued['id']}")
     assert (status, revoked["published"]) == (200, True)

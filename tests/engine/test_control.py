@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.asyncio import Redis
 
-from engine import api_keys, batches, campaigns, control, keys, registry
+from engine import api_keys, batches, campaigns, control, keys, publishing, registry
 from engine.campaigns import CampaignChange, NewCampaign
-from engine.control import ControlPlane, Health, StoreBehind, heal, heal_once, publish
 from engine.database import Database, open_database
 from engine.errors import StoreUnavailable
+from engine.healing import HEAL_LOCK, Health, heal, heal_once
+from engine.publishing import StoreBehind, publish
 from engine.registry import Registry
 from tests.deployment import engine_in_process, issue
 from tests.waiting import wait_until_async
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from engine.campaigns import Campaign
+    from engine.control import ControlPlane
     from tests.servers import Servers
 
 
@@ -100,9 +102,9 @@ async def test_a_worker_that_refreshes_knows_keys_campaigns_and_batches(plane: C
 
 async def test_publishing_keeps_the_counters_of_a_campaign(plane: ControlPlane) -> None:
     made = await create(plane, stock=3, state="active")
-    await plane.redis.hincrby(keys.campaign(0, made.id), "redeemed", 2)
+    await plane.redis.hincrby(keys.campaign(0, made.id), "uses", 2)
     await campaigns.update(plane, made.id, CampaignChange(stock=None))
-    assert await plane.redis.hmget(keys.campaign(0, made.id), "redeemed", "stock") == [b"2", b""]
+    assert await plane.redis.hmget(keys.campaign(0, made.id), "uses", "stock") == [b"2", b""]
 
 
 @pytest.mark.parametrize("shards", [3])
@@ -158,19 +160,19 @@ async def test_an_older_publisher_that_comes_late_changes_nothing(
         await older.fetchval("SELECT 1")
         await campaigns.update(plane, made.id, CampaignChange(state="paused"))
         before = await everything(plane.redis)
-        await control._publish_from(plane.redis, older)
+        await publishing.publish_from(plane.redis, older)
     assert await everything(plane.redis) == before
 
 
 async def test_an_older_publisher_between_two_chunks_of_a_newer_one_does_not_win(plane: ControlPlane) -> None:
-    def row(version: int, state: str) -> control._Row:
+    def row(version: int, state: str) -> publishing._Row:
         fields = ("cmp_7", state, "single", *[""] * 8)
-        return control._Row(version, "campaign:cmp_7", state.encode(), fields)
+        return publishing._Row(version, "campaign:cmp_7", state.encode(), fields)
 
-    first = await control._call(plane.redis, 0, [row(9, "paused")], "0", "9", "0-0", "")
-    older = await control._call(plane.redis, 0, [row(8, "active")], "0", "8", "0-0", "1")
+    first = await publishing._call(plane.redis, 0, [row(9, "paused")], "0", "9", "0-0", "")
+    older = await publishing._call(plane.redis, 0, [row(8, "active")], "0", "8", "0-0", "1")
     assert await plane.redis.get(keys.version(0)) == b"8"
-    last = await control._call(plane.redis, 0, [], "0", "9", "0-0", "1")
+    last = await publishing._call(plane.redis, 0, [], "0", "9", "0-0", "1")
     assert [first, older, last] == [b"published"] * 3
     assert await plane.redis.get(keys.version(0)) == b"9"
     assert await plane.redis.hget(keys.campaign(0, "cmp_7"), "state") == b"paused"
@@ -181,32 +183,32 @@ async def test_an_older_publisher_between_two_chunks_of_a_newer_one_does_not_win
 async def test_the_version_of_a_shard_never_goes_back(plane: ControlPlane) -> None:
     await create(plane)
     before = await everything(plane.redis)
-    row = control._Row(3, "campaign:cmp_7", b"{}", ("cmp_7", *[""] * 8))
+    row = publishing._Row(3, "campaign:cmp_7", b"{}", ("cmp_7", *[""] * 8))
     for target in ("1", "2"):
-        assert await control._call(plane.redis, 0, [row], "0", target, "0-0", "1") == b"current"
+        assert await publishing._call(plane.redis, 0, [row], "0", target, "0-0", "1") == b"current"
     assert await everything(plane.redis) == before
 
 
 async def test_rows_are_not_sent_to_a_shard_that_lost_the_ones_before_them(plane: ControlPlane) -> None:
-    assert await control._call(plane.redis, 0, [], "5", "6", "0-0", "1") == b"gap"
+    assert await publishing._call(plane.redis, 0, [], "5", "6", "0-0", "1") == b"gap"
     assert not await plane.redis.exists(keys.version(0))
 
 
 async def test_a_large_configuration_comes_in_chunks_and_the_version_with_the_last(
     plane: ControlPlane, cut_off: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(publishing, "CHUNK_ROWS", 3)
     for number in range(7):
         await api_keys.create(cut_off, f"{number}", ["read"])
     calls: list[tuple[str, ...]] = []
-    call = control._call
+    call = publishing._call
 
-    async def watch(redis: Redis, shard: int, chunk: list[control._Row], *head: str) -> bytes:
+    async def watch(redis: Redis, shard: int, chunk: list[publishing._Row], *head: str) -> bytes:
         assert not await redis.exists(keys.version(0))
         calls.append((str(len(chunk)), head[3]))
         return await call(redis, shard, chunk, *head)
 
-    monkeypatch.setattr(control, "_call", watch)
+    monkeypatch.setattr(publishing, "_call", watch)
     await publish(plane.redis, plane.database)
     assert calls == [("3", ""), ("3", ""), ("2", "1")]  # seven keys, and the deployment
     assert await plane.redis.hlen(keys.control()) == 8
@@ -245,7 +247,7 @@ async def test_a_postgresql_that_lost_changes_is_told_and_redis_left_alone(plane
 async def test_only_one_process_heals_at_a_time(plane: ControlPlane, cut_off: ControlPlane) -> None:
     await campaigns.create(cut_off, campaigns.define(NewCampaign(name="Sale")))
     async with plane.database.transaction() as other:
-        assert await other.fetchval("SELECT pg_try_advisory_xact_lock($1, 0)", control.HEAL_LOCK)
+        assert await other.fetchval("SELECT pg_try_advisory_xact_lock($1, 0)", HEAL_LOCK)
         assert await heal_once(plane) is Health.ELSEWHERE
     assert await heal_once(plane) is Health.HEALED
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from engine import keys
-from engine.redemption import Attempt
+from engine.attempt import Attempt
+from engine.registry import Registry
 from engine.worker import serving
 from tests.deployment import engine_in_process, issue
+from tests.waiting import TIMEOUT_S
 
 if TYPE_CHECKING:
     from engine.control import ControlPlane
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 OTHER_MINT_KEYS = "k9:" + "77" * 32
 
 
-@pytest.mark.parametrize("step", ["write_to", "belongs_to", "answered"])
+@pytest.mark.parametrize("step", ["write_to", "found", "answered"])
 async def test_a_bug_in_one_attempt_leaves_no_other_without_an_answer(
     plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -27,7 +29,7 @@ async def test_a_bug_in_one_attempt_leaves_no_other_without_an_answer(
     sound = getattr(Attempt, step)
 
     def broken(attempt: Attempt, *arguments: object) -> None:
-        if attempt.request.user == "broken":
+        if attempt.user == "broken":
             raise KeyError(step)
         sound(attempt, *arguments)
 
@@ -69,3 +71,18 @@ async def test_a_campaign_that_a_shard_does_not_have_yet_refuses_nothing_for_goo
         await plane.redis.hset(name, mapping=fields)
         status, body = await merchant.redeem(codes[1], key="a")
         assert (status, body["replayed"]) == (200, False)
+
+
+async def test_a_bug_while_redis_is_asked_for_news_leaves_nobody_without_an_answer(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: Registry) -> None:
+        raise KeyError("broken")
+
+    async with engine_in_process(plane) as merchant:
+        monkeypatch.setattr(Registry, "confirm", broken)
+        async with asyncio.timeout(TIMEOUT_S):
+            status, body = await merchant.redeem("0000-0000-0000-0000")
+        assert (status, body["code"]) == (500, "internal_error")
+        monkeypatch.undo()
+        assert (await merchant.redeem("0000-0000-0000-0000"))[0] == 404

@@ -12,12 +12,13 @@ import pytest
 from redis.asyncio import Redis
 
 from engine import keys
-from engine.batcher import SCRIPT
+from engine.batcher import Batcher
 from engine.bundled import run_directory
+from engine.redemption import Redemption
 from tests.deployment import engine_in_process, issue
 from tests.proxy import Calls, Fate, Proxy, Way
 from tests.servers import ValkeyProcess, temporary_directory
-from tests.waiting import wait_until_async
+from tests.waiting import TIMEOUT_S, wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -194,7 +195,7 @@ async def test_scripts_flushed_under_load_are_loaded_again_and_nobody_notices(
         assert await successes(redis) == len(codes)
         assert await redis.script_flush()
         assert (await merchant.redeem(UNKNOWN))[0] == 404
-    assert await redis.script_exists(SCRIPT.sha) == [False]
+    assert await redis.script_exists(Redemption.script.sha) == [False]
 
 
 async def test_connections_killed_under_load_cost_no_code(plane: ControlPlane, redis: Redis) -> None:
@@ -240,14 +241,14 @@ async def test_while_redis_loads_nothing_is_done(plane: ControlPlane, proxy: Pro
     async with engine_in_process(plane, redis_url=proxy.url, attempt_deadline_ms=300) as merchant:
         assert (await merchant.redeem(UNKNOWN))[0] == 404
         for error in (b"-LOADING Valkey is loading the dataset in memory", b"-BUSY a script", b"-READONLY x"):
-            proxy.replies_to(SCRIPT.sha.encode(), error + b"\r\n")
+            proxy.replies_to(Redemption.script.sha.encode(), error + b"\r\n")
             status, body = await merchant.redeem(code, key="k")
             assert (status, body["code"]) == (503, "store_unavailable")
-        proxy.replies_to(SCRIPT.sha.encode(), b"-ERR who knows\r\n")
+        proxy.replies_to(Redemption.script.sha.encode(), b"-ERR who knows\r\n")
         status, body = await merchant.redeem(code, key="k")
         assert (status, body["code"]) == (503, "outcome_unknown")
         assert await successes(redis) == 0
-        proxy.replies_to(SCRIPT.sha.encode(), b"")
+        proxy.replies_to(Redemption.script.sha.encode(), b"")
         assert (await merchant.redeem(code, key="k"))[0] == 200
 
 
@@ -307,3 +308,13 @@ async def test_a_stop_answers_what_is_under_way(plane: ControlPlane, proxy: Prox
         answers = await asyncio.gather(*asked)
     assert {status for status, _ in answers} == {200}
     assert await successes(redis) == len(codes)
+
+
+async def test_a_stop_ends_though_a_batcher_never_says_that_it_is_idle(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Batcher, "_next", Batcher.dispatch)
+    monkeypatch.setattr(Batcher, "_check_deadlines", lambda _: None)
+    _, (code,) = await issue(plane, 1)
+    async with asyncio.timeout(TIMEOUT_S), engine_in_process(plane, attempt_deadline_ms=300) as merchant:
+        assert (await merchant.redeem(code))[0] == 200

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 WORKERS: Final = 4
 CONNECTIONS: Final = 64
+RUSH_TIMEOUT_S: Final = 90.0  # only so that a broken test ends
 
 
 async def rush(merchant: Merchant, attempts: Iterable[tuple[str, str]], connections: int) -> Counter[int]:
@@ -34,7 +35,9 @@ async def rush(merchant: Merchant, attempts: Iterable[tuple[str, str]], connecti
         client.request("/v1/redemptions", merchant.key, json.dumps({"code": code, "user": user}).encode())
         for code, user in attempts
     ]
-    load = await client.run(str(address.hostname), address.port or 0, iter(requests), connections=connections)
+    host, port = str(address.hostname), address.port or 0
+    async with asyncio.timeout(RUSH_TIMEOUT_S):
+        load = await client.run(host, port, iter(requests), connections=connections)
     return load.statuses
 
 
@@ -60,7 +63,7 @@ async def settle(persister: Process, database: Database) -> list[Any]:
 
 async def counters(redis: Redis, campaign: str) -> int:
     """How many successes Redis has counted."""
-    return int(await redis.hget(keys.campaign(0, campaign), "redeemed") or 0)
+    return int(await redis.hget(keys.campaign(0, campaign), "uses") or 0)
 
 
 async def bits(redis: Redis) -> int:

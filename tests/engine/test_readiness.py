@@ -15,7 +15,7 @@ import aiohttp
 import psutil  # type: ignore[import-untyped] # it has no types
 
 from engine import api_keys, keys
-from tests.deployment import Merchant, Process, engine_in_process, issue
+from tests.deployment import Merchant, Process, client_session, engine_in_process, issue
 from tests.proxy import Proxy
 from tests.waiting import wait_until_async
 
@@ -41,7 +41,7 @@ async def metrics(merchant: Merchant) -> dict[str, float]:
 
 def attempts(samples: dict[str, float]) -> dict[str, int]:
     """Attempts by outcome."""
-    pattern = re.compile(r'redeem_attempts_total\{outcome="(\w+)"\}')
+    pattern = re.compile(r'redeem_attempts_total\{operation="redeem",outcome="(\w+)"\}')
     return {match[1]: int(value) for name, value in samples.items() if (match := pattern.fullmatch(name))}
 
 
@@ -54,8 +54,7 @@ async def front_end(plane: ControlPlane, workers: int) -> AsyncIterator[tuple[Me
         word, _, url = serving.line().partition(" ")
         assert word == "ready"
         # A connection for each request, so that they come to all workers.
-        connector = aiohttp.TCPConnector(limit=0, force_close=True)
-        async with aiohttp.ClientSession(connector=connector) as session:
+        async with client_session(aiohttp.TCPConnector(limit=0, force_close=True)) as session:
             yield Merchant(session, url, key), serving
         assert serving.stop() == 0
 

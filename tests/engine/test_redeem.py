@@ -398,7 +398,7 @@ async def test_past_the_queue_an_attempt_is_refused_at_once_and_not_done(
     _, codes = await issue(plane, 60)
     async with (
         Proxy(plane.settings.redis_url) as proxy,
-        engine_in_process(plane, redis_url=proxy.url, queue_max=2) as merchant,
+        engine_in_process(plane, redis_url=proxy.url, queue_max=2, attempt_deadline_ms=30_000) as merchant,
     ):
         assert (await merchant.redeem(codes[0]))[0] == 200
         held = proxy.rule = Calls(Way.TO_REDIS, Fate.HOLD)

@@ -61,7 +61,7 @@ async def test_a_balance_is_spent_in_parts_and_never_below_zero(shard: Shard) ->
     ]
     assert await spent(shard.redis, Attempt(kind="balance")) == 500
     assert await shard.hash_of(shard.campaign("cmp_1")) == await shard.hash_of(shard.campaign("cmp_1")) | {
-        b"redeemed": b"3",
+        b"uses": b"3",
         b"spent": b"500",
     }
     assert [fields["amount"] for _, fields in await shard.events()] == ["200", "200", "100"]

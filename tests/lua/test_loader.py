@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 WELL_SIGNED = """#!lua
 local events_key, version_key = KEYS[1], KEYS[2]
 local shard, limit = ARGV[1], ARGV[2]
-local first_attempt, attempt_width = 3, 4
-for at = first_attempt, #ARGV, attempt_width do
+local attempt_width = 4
+for at = 3, #ARGV, attempt_width do
     local code, user,
-        amount, order = unpack(ARGV, at, at + attempt_width - 1)
+        amount = unpack(ARGV, at, at + 2)
+    local order = unpack(ARGV, at + 3, at + 3)
 end
 """
 
@@ -115,15 +116,26 @@ def test_a_caller_that_passes_something_else_is_refused(
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("attempt_width = 3, 4", "attempt_width = 3, 5"),
-        ("local first_attempt, attempt_width = 3, 4\n", ""),
-        ("amount, order", "amount"),
+        ("attempt_width = 4", "attempt_width = 5"),
+        ("local attempt_width = 4\n", ""),
+        ("    local order = unpack(ARGV, at + 3, at + 3)\n", ""),
     ],
 )
 def test_a_width_that_is_not_the_number_of_fields_is_refused(folder: Path, old: str, new: str) -> None:
     assert old in WELL_SIGNED
     write(folder, main=WELL_SIGNED.replace(old, new))
     with pytest.raises(ScriptError, match="its attempt_width says otherwise"):
+        loader.load("main", folder=folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("at, at + 2", "at, at + 3"), ("at + 3, at + 3", "at + 4, at + 4"), ("user,\n        amount", "user")],
+)
+def test_fields_are_unpacked_from_where_they_are(folder: Path, old: str, new: str) -> None:
+    assert old in WELL_SIGNED
+    write(folder, main=WELL_SIGNED.replace(old, new))
+    with pytest.raises(ScriptError, match="from another place than theirs"):
         loader.load("main", folder=folder)
 
 
@@ -145,7 +157,7 @@ def test_other_content_is_another_script(folder: Path) -> None:
 @pytest.mark.parametrize("name", loader.names())
 async def test_redis_takes_every_script_and_knows_it_by_the_same_hash(redis: Redis, name: str) -> None:
     script = loader.load(name)
-    assert script.source.startswith(b"#!lua\n")
+    assert script.source.startswith(b"#!lua")
     assert b"@include" not in script.source
     assert script.keys
     assert script.arguments

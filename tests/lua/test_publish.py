@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from redis.exceptions import ResponseError
 
 from engine import keys
+from engine.events import decode
 from lua import loader
 from tests.keyspace import snapshot
 from tests.lua.conftest import evaluate
@@ -20,7 +22,16 @@ FIELDS: Final = (
     *("version", "id", "state", "kind", "starts_at_ms", "ends_at_ms"),
     *("max_uses", "stock", "per_user_limit", "budget", "amount", "currency"),
 )
-Row = tuple[int, str, str]
+EVENT: Final = {
+    "type": "voided",
+    "redemption": "0-9",
+    "campaign": "cmp_1",
+    "batch": "3",
+    "serial": "0",
+    "key": "",
+    "actor": "cli",
+}
+Row = tuple[int, str, str] | tuple[int, str, str, str]
 
 
 def row(version: int, campaign: str = "cmp_1", **fields: str) -> dict[str, str]:
@@ -42,8 +53,8 @@ async def publish(
     arguments: list[str | int] = [base, target, offset, "1" if last else "", len(records)]
     if records:
         names += [keys.control(), keys.control_changed()]
-    for record in records:
-        arguments += record
+    for version, field, record, *event in records:
+        arguments += (version, field, record, *(event or [""]))
     for campaign in campaigns:
         names.append(keys.campaign(0, campaign["id"]))
         arguments += [len(names), *(campaign[name] for name in FIELDS)]
@@ -79,7 +90,7 @@ async def test_the_version_moves_with_the_last_call_only(redis: Redis) -> None:
 async def test_a_row_never_replaces_a_later_one_and_counters_stay(redis: Redis) -> None:
     records = ((10, "key:k", "ten"),)
     assert await publish(redis, 0, 10, records=records, campaigns=(row(10, state="paused"),)) == "published"
-    await redis.hset(keys.campaign(0, "cmp_1"), "redeemed", "6")
+    await redis.hset(keys.campaign(0, "cmp_1"), "uses", "6")
     older = (9, "key:k", "nine"), (11, "key:l", "eleven")
     assert await publish(redis, 9, 11, records=older, campaigns=(row(9, state="active"),)) == "published"
     assert await hash_of(redis, keys.control()) == {"key:k": "ten", "key:l": "eleven"}
@@ -87,7 +98,7 @@ async def test_a_row_never_replaces_a_later_one_and_counters_stay(redis: Redis) 
     newer = ((12, "key:k", "twelve"),)
     assert await publish(redis, 11, 12, records=newer, campaigns=(row(12, stock="4"),)) == "published"
     assert (await hash_of(redis, keys.control()))["key:k"] == "twelve"
-    assert await hash_of(redis, keys.campaign(0, "cmp_1")) == row(12, stock="4") | {"redeemed": "6"}
+    assert await hash_of(redis, keys.campaign(0, "cmp_1")) == row(12, stock="4") | {"uses": "6"}
 
 
 @pytest.mark.parametrize(
@@ -121,6 +132,31 @@ async def test_nothing_is_written_where_it_may_not_be_published(
     records, campaigns = ((target, "key:k", "new"),), (row(target),)
     answer = await publish(redis, base, target, offset=offset, records=records, campaigns=campaigns)
     assert answer == expected
+    assert await snapshot(redis) == before
+
+
+async def test_the_event_of_a_record_is_appended_by_the_call_that_takes_the_record_over(redis: Redis) -> None:
+    later = EVENT | {"type": "unvoided", "serial": "7", "redemption": "7-7", "key": "k", "actor": "key_1"}
+    await redis.xadd(keys.events(0), {"v": "1"}, id="9999999999999-5")  # of a clock that went backwards since
+    records = ((2, "void:1", "{}", json.dumps(EVENT)), (3, "void:2", "{}", json.dumps(later)))
+    for _ in range(2):  # the first publisher dies before the version moves, the second repeats it
+        assert await publish(redis, 0, 3, last=False, records=records) == "published"
+    assert await publish(redis, 0, 3, records=records) == "published"
+    entries: Any = await redis.xrange(keys.events(0))
+    found = entries[1:]
+    assert [stream_id for stream_id, _ in found] == [b"9999999999999-6", b"9999999999999-7"]
+    for (stream_id, values), event in zip(found, (EVENT, later), strict=True):
+        read = decode(0, stream_id, [part for pair in values.items() for part in pair])
+        shown = {**event, "batch": 3, "serial": int(event["serial"]), "key": event["key"] or None}
+        assert {name: getattr(read, name) for name in event} == shown
+        assert (read.last4, read.user, read.amount, read.currency, read.order) == ("", "", None, None, None)
+        assert read.at_ms == 9_999_999_999_999
+
+
+async def test_an_event_that_cannot_be_read_fails_the_call_and_nothing_is_written(redis: Redis) -> None:
+    before = await snapshot(redis)
+    with pytest.raises(ResponseError):
+        await publish(redis, 0, 2, records=((1, "key:k", "new"), (2, "void:1", "{}", "{")))
     assert await snapshot(redis) == before
 
 

@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 
 from tests.persister.streams import Ledger, PersisterProcess, Stream
+from tests.servers import RUN_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -40,7 +41,7 @@ def stream(redis: Redis) -> Stream:
 
 @pytest.fixture
 async def ledger(database_url: str) -> AsyncIterator[Ledger]:
-    connection = await asyncpg.connect(database_url)
+    connection = await asyncpg.connect(database_url, command_timeout=RUN_TIMEOUT_S)
     yield Ledger(connection)
     connection.terminate()  # it may have been closed by a restart
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from engine import keys
 from engine.events import FIELDS
+from engine.processes import _leash
 from persister.main import run
 from tests.waiting import wait_until_async
 
@@ -117,20 +119,22 @@ class Ledger:
 
 @contextlib.asynccontextmanager
 async def persisting(settings: Settings) -> AsyncIterator[asyncio.Event]:
-    """A persister in this process, stopped in order at the end."""
+    """A persister in this process, stopped in order at the end; it must end, cancelled or not."""
     stop = asyncio.Event()
     task = asyncio.create_task(run(settings, settings.redis_url, settings.database_url, stop))
     try:
         yield stop
         stop.set()
-        await task
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await task
     finally:
         task.cancel()
-        await asyncio.wait({task})
+        _, late = await asyncio.wait({task}, timeout=STOP_TIMEOUT_S)
+        assert not late, "the persister does not end"
 
 
 class PersisterProcess:
-    """``python -m persister``, to be killed."""
+    """``python -m persister``, to be killed; on Linux it ends with the thread that started it, too."""
 
     def __init__(self, settings: Settings, log: Path, **more: str) -> None:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("REDEEM_")}
@@ -142,7 +146,11 @@ class PersisterProcess:
         }
         with log.open("ab") as output:
             self._popen = subprocess.Popen(
-                [sys.executable, "-m", "persister"], env=environ, stdout=output, stderr=output
+                [sys.executable, "-m", "persister"],
+                env=environ,
+                stdout=output,
+                stderr=output,
+                preexec_fn=_leash(signal.SIGKILL),  # noqa: PLW1509 - one system call, bound before the fork
             )
 
     @property

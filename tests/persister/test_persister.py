@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,12 @@ from prometheus_client import REGISTRY
 
 from persister import reader
 from persister.main import run
+from persister.persister import ShardPersister
 from persister.reader import StreamReader, connect
 from persister.records import BEGINNING, StreamId
 from persister.sink import NotInitialised, Offset, OffsetMoved, open_sink
 from tests.persister.streams import Ledger, Stream, persisting, values
-from tests.waiting import wait_until_async
+from tests.waiting import TIMEOUT_S, wait_until_async
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -146,6 +148,58 @@ async def test_cancelling_ends_it_and_writes_nothing(
         with pytest.raises(asyncio.CancelledError):
             await task
     await other.close()
+    assert await ledger.ids() == []
+
+
+@pytest.fixture
+def deaf_reads(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Reads that hang, and keep two cancellations to themselves; the event is set when one has begun.
+
+    ``asyncio.wait_for``, which redis-py has around each command, loses one now and then (Python 3.11).
+    """
+    begun, read = asyncio.Event(), StreamReader.read
+
+    async def hang(self: StreamReader, after: StreamId, count: int | None = None) -> reader.Page:
+        begun.set()
+        for _ in range(2):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        return await read(self, after, count)
+
+    monkeypatch.setattr(StreamReader, "read", hang)
+    return begun
+
+
+async def test_a_stop_ends_in_time_whatever_becomes_of_a_cancellation(
+    settings: Settings, stream: Stream, deaf_reads: asyncio.Event
+) -> None:
+    await stream.add(5)
+    async with persisting(dataclasses.replace(settings, stop_timeout_s=1)):
+        await deaf_reads.wait()
+
+
+async def test_a_cancellation_that_was_lost_is_heeded_all_the_same(
+    settings: Settings, stream: Stream, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, task, lost = StreamReader.read, asyncio.current_task(), asyncio.Event()
+
+    async def lose(self: StreamReader, after: StreamId, count: int | None = None) -> reader.Page:
+        asked = asyncio.current_task()
+        if asked is not None and asked is task:
+            with contextlib.suppress(asyncio.CancelledError):
+                asked.cancel()
+                await asyncio.sleep(0)
+            lost.set()
+        return await read(self, after, count)
+
+    monkeypatch.setattr(StreamReader, "read", lose)
+    persister = ShardPersister(0, settings, settings.redis_url, settings.database_url, asyncio.Event())
+    task = asyncio.create_task(persister.run())
+    await stream.add(5)
+    _, late = await asyncio.wait({task}, timeout=TIMEOUT_S)
+    assert lost.is_set()
+    assert not late
+    assert task.cancelled()
     assert await ledger.ids() == []
 
 

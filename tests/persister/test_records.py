@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from engine import events
@@ -23,6 +24,7 @@ VALUES = st.tuples(
     *(st.just("1"), TEXT, TEXT, TEXT, INT4, INT4, TEXT, TEXT),
     *(st.just("") | MONEY, TEXT, TEXT, TEXT, TEXT, MS),
 )
+UNHURRIED = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ENTRIES = st.lists(st.tuples(st.integers(0, 2**48), st.integers(0, 2**31), VALUES), min_size=1, max_size=20)
 
 
@@ -31,6 +33,7 @@ def entry(ms: int, sequence: int, texts: tuple[str, ...]) -> Entry:
     return b"%d-%d" % (ms, sequence), [part.encode() for pair in pairs for part in pair]
 
 
+@UNHURRIED
 @given(ENTRIES)
 def test_columns_say_what_the_events_say(drawn: list[tuple[int, int, tuple[str, ...]]]) -> None:
     entries = [entry(*each) for each in drawn]
@@ -41,6 +44,7 @@ def test_columns_say_what_the_events_say(drawn: list[tuple[int, int, tuple[str, 
         assert record == (*event.id, 11 + number, *event[1:])
 
 
+@UNHURRIED
 @given(ENTRIES, st.lists(st.lists(st.binary(max_size=5), max_size=30), max_size=5), st.randoms())
 def test_no_entry_among_others_is_lost(
     drawn: list[tuple[int, int, tuple[str, ...]]], strange: list[list[bytes]], random: Random

@@ -163,6 +163,36 @@ async def test_codes_minted_are_codes_exported(cli: Cli) -> None:
     assert [path.name for path in cli.settings.data_dir.iterdir()] == ["codes.csv"]
 
 
+async def test_an_export_is_on_record_with_who_and_where_to(cli: Cli) -> None:
+    campaign = (await cli.done("campaigns", "create", "--name", "Sale")).strip()
+    file = cli.settings.data_dir / "codes.csv"
+    await cli.done("codes", "mint", campaign, "--count", "70000", "--out", str(file))
+    await cli.done("codes", "export", "0")
+    assert (await cli("codes", "export", "0", "--out", "/dev/full"))[0] == 1
+    found = await cli.json("acts", "--act", "export", "--subject", "batch:0")
+    assert [(act["actor"], act["details"]["out"], act["outcome"]) for act in found] == [
+        ("cli", "/dev/full", "aborted"),
+        ("cli", "-", "complete"),
+        ("cli", str(file), "complete"),
+    ]
+    assert all(act["details"]["count"] == 70_000 and act["details"]["os_user"] for act in found)
+    assert len((await cli.done("acts", "--limit", "2")).splitlines()) == 2
+    assert await cli.json("acts", "--after", str(found[-1]["id"])) == []
+
+
+async def test_a_batch_is_voided_and_made_good_again(cli: Cli, redis: Redis) -> None:
+    campaign = (await cli.done("campaigns", "create", "--name", "Sale")).strip()
+    await cli.done("codes", "mint", campaign, "--count", "10", "--out", "/dev/null")
+    assert await cli.done("codes", "void", "--batch", "0", "--reason", "leaked") == "void_1\n"
+    good = await cli.json("codes", "unvoid", "--batch", "0", "--serials", "2-4", "--reason", "not these")
+    assert (good["status"], good["first_serial"], good["last_serial"]) == ("unvoided", 2, 4)
+    one = await cli.json("codes", "void", "--batch", "0", "--serials", "3", "--reason", "this one")
+    assert (one["status"], one["first_serial"], one["last_serial"], one["actor"]) == ("voided", 3, 3, "cli")
+    worker = Registry(redis)
+    await worker.refresh()
+    assert [serial for serial in range(10) if not worker.is_void(0, serial)] == [2, 4]
+
+
 async def test_a_device_is_written_to_and_not_replaced(cli: Cli) -> None:
     campaign = (await cli.done("campaigns", "create", "--name", "Sale")).strip()
     await cli.done("codes", "mint", campaign, "--count", "5", "--out", "/dev/null")
@@ -250,6 +280,7 @@ async def test_rotating_adds_a_key_that_new_batches_use(cli: Cli) -> None:
         "codes mint cmp_9 --count 1 --format hex",
         "codes mint cmp_9 --count 1 --prefix !",
         "codes export 9",
+        "codes void --batch 9 --reason leaked",
     ],
 )
 async def test_what_is_refused_ends_with_1_and_one_line(cli: Cli, arguments: str) -> None:
@@ -272,6 +303,10 @@ async def test_what_is_refused_ends_with_1_and_one_line(cli: Cli, arguments: str
         "codes mint cmp_1 --count x",
         "codes mint cmp_1 --count 1 --json",
         "codes export x",
+        "codes void --batch 0",
+        "codes void --reason leaked",
+        "codes void --batch 0 --serials 4- --reason leaked",
+        "acts --limit 0",
     ],
 )
 async def test_wrong_usage_ends_with_2(cli: Cli, arguments: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 
-from engine.control import publish
+from engine.publishing import publish
 from tests.deployment import Process
 from tests.persister.streams import Stream
 from tests.waiting import wait_until_async

@@ -1,0 +1,44 @@
+"""Where a command writes what it was asked for: stdout, or a file that is whole once it has its name."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Write = Callable[[bytes], object]
+
+STDOUT: Final = "-"
+FILE_MODE: Final = 0o600
+
+
+@contextlib.contextmanager
+def opened(out: str) -> Iterator[Write]:
+    """Where to write: stdout, or a file that has its name only once it is whole and on disk."""
+    if out == STDOUT:
+        stream = sys.stdout.buffer
+        yield stream.write
+        stream.flush()
+        return
+    path = Path(out).resolve()  # a link stays, the file it leads to is replaced
+    if path.exists() and not path.is_file():
+        with path.open("wb") as device:
+            yield device.write
+        return
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file.write
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

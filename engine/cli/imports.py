@@ -1,0 +1,153 @@
+"""``redeem codes import``: bring codes that were made elsewhere; interrupted, the same command goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+import click
+
+from engine import imports
+from engine.cli.connect import UNPUBLISHED, echo_json, run
+from engine.cli.files import STDOUT, opened
+from engine.import_lines import Form, guess_form
+from engine.importing import Importer, Upload
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from engine.control import ControlPlane
+    from engine.import_run import Outcome
+    from engine.imports import Import
+
+PIECE_BYTES: Final = 65_536
+PROGRESS_INTERVAL_S: Final = 2.0
+ACTOR: Final = "cli"
+
+
+# What goes wrong with Redis is said once, in the line that the command ends with.
+logging.getLogger("engine.link").setLevel(logging.ERROR)
+
+
+@click.command("import")
+@click.argument("campaign_id", metavar="CAMPAIGN")
+@click.argument("file", metavar="FILE|-", type=click.Path(path_type=Path, allow_dash=True))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(list(Form)),
+    help="What the file is; guessed from its beginning where it is not said.",
+)
+@click.option("--report", metavar="FILE", help="Where to list the lines that gave no code, as `line,reason`.")
+@click.option("--key", help="A name for this import: given twice, it is made once, and answered twice.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def import_codes(
+    campaign_id: str, file: Path, form: str | None, report: str | None, key: str | None, *, as_json: bool
+) -> None:
+    """Import codes from CSV (a column `code`, or nothing but codes) or NDJSON.
+
+    Only digests of them are kept. They can be redeemed once all are in. Where this is interrupted, the
+    same command again goes on where it was.
+    """
+    if report == STDOUT:
+        raise click.UsageError("--report needs a file: the result goes to stdout")
+
+    async def act(plane: ControlPlane) -> Outcome:
+        with _source(file) as stream:
+            source = _pieces(stream)
+            beginning = await anext(source, b"")
+            upload = Upload(
+                campaign=campaign_id,
+                form=Form(form) if form else guess_form(beginning),
+                source=_chained(beginning, source),
+                created_by=ACTOR,
+                key=key,
+            )
+            outcome = await Importer(plane).run(upload, _Progress(_size(file)))
+        if report is not None:
+            await write_problems(plane, outcome.imported.name, report)
+        return outcome
+
+    outcome = run(act)
+    if outcome.same_as:
+        click.echo(f"This very file was imported before, as {outcome.same_as}.", err=True)
+    if not outcome.published:
+        click.echo(UNPUBLISHED, err=True)
+    if as_json:
+        echo_json(outcome.document())
+    else:
+        click.echo(_summary(outcome.imported))
+
+
+@click.command("problems")
+@click.argument("import_id", metavar="IMPORT")
+@click.option("--out", default=STDOUT, show_default=True, metavar="FILE|-", help="Where to write the CSV.")
+def list_problems(import_id: str, out: str) -> None:
+    """Write the lines of an import that gave no code, as CSV with the header `line,reason`."""
+    run(lambda plane: write_problems(plane, import_id, out))
+
+
+@click.command("discard-import")
+@click.argument("import_id", metavar="IMPORT")
+def discard_import(import_id: str) -> None:
+    """Give up an import that is not finished, so that its codes can be imported again."""
+    discarded = run(lambda plane: imports.discard(plane, import_id, actor=ACTOR))
+    click.echo(discarded.name)
+
+
+async def write_problems(plane: ControlPlane, import_id: str, out: str) -> None:
+    """The lines that gave no code, as CSV, in constant memory."""
+    await imports.get(plane, import_id)
+    with opened(out) as write:
+        write(imports.PROBLEMS_HEADER)
+        async for piece in imports.problems(plane, import_id):
+            write(piece)
+
+
+class _Progress:
+    """Tells on stderr how far an import is, when it takes long. ``size``: bytes of the file, if known."""
+
+    def __init__(self, size: int | None) -> None:
+        self._size = size
+        self._told_at = time.monotonic()
+
+    def __call__(self, imported: Import) -> None:
+        if time.monotonic() - self._told_at < PROGRESS_INTERVAL_S:
+            return
+        self._told_at = time.monotonic()
+        part = f" ({100 * imported.bytes // self._size} %)" if self._size else ""
+        click.echo(f"{imported.name}: {imported.lines:,} lines, {imported.accepted:,} codes{part}", err=True)
+
+
+def _summary(imported: Import) -> str:
+    batch = f" as batch {imported.batch}" if imported.accepted else ""
+    return (
+        f"{imported.name}: {imported.lines:,} lines, {imported.accepted:,} accepted{batch},"
+        f" {imported.duplicates:,} duplicates, {imported.unusable:,} unusable"
+    )
+
+
+def _source(file: Path) -> BinaryIO:
+    return sys.stdin.buffer if str(file) == STDOUT else file.open("rb")
+
+
+def _size(file: Path) -> int | None:
+    return file.stat().st_size if file.is_file() else None
+
+
+async def _pieces(stream: BinaryIO) -> AsyncIterator[bytes]:
+    """What there is to read, a piece at a time; a pipe may keep it waiting, so it is read in a thread."""
+    read = getattr(stream, "read1", stream.read)
+    while data := await asyncio.to_thread(read, PIECE_BYTES):
+        yield data
+
+
+async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    if first:
+        yield first
+    async for data in rest:
+        yield data

@@ -1,0 +1,136 @@
+"""``redeem codes check|adjust``, and how a command does something to one code beside a running engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+import orjson
+
+from engine.bodies import CheckRequest
+from engine.cli.connect import echo_json, run
+from engine.core import Core
+from engine.corrections import Adjustment, Unvoiding, Voiding, correct
+from engine.errors import Refusal, StoreUnavailable
+from engine.inspection import Check
+from engine.messages import check_amount, check_text
+from engine.registry import Registry
+from engine.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from engine.control import ControlPlane
+
+ACTOR: Final = "cli"
+STDIN: Final = "-"
+_POLL_S: Final = 0.01
+code_argument = click.argument("code", metavar="CODE|-")
+
+
+@contextlib.asynccontextmanager
+async def _open_core(plane: ControlPlane) -> AsyncIterator[Core]:
+    timeout_s = plane.settings.attempt_deadline_ms / 1000
+    registry = Registry(plane.redis, timeout_s=timeout_s)
+    await registry.refresh()
+    core = Core(plane.settings, registry, plane.redis, Telemetry())
+    core.open()
+    try:
+        async with asyncio.timeout(timeout_s):
+            while not core.ready:  # noqa: ASYNC110 - its links tell their batchers only
+                await asyncio.sleep(_POLL_S)
+        yield core
+    except TimeoutError:
+        raise StoreUnavailable("Redis does not answer") from None
+    finally:
+        await core.close()
+
+
+def typed(code: str) -> str:
+    """The code as it was given; from stdin it stays out of the shell's history."""
+    return sys.stdin.readline().strip() if code == STDIN else code
+
+
+def declare(code: str, reason: str, *, void: bool) -> dict[str, Any]:
+    """Make one code void, or lift that; what the API would answer."""
+    kind = Voiding if void else Unvoiding
+
+    async def act(plane: ControlPlane) -> dict[str, Any]:
+        check_text("reason", reason, plane.settings.reason_length_max)
+        async with _open_core(plane) as core:
+            attempt = kind(core, reason, key=None, api_key=None, actor=ACTOR)
+            return _document(*await correct(core, plane.database, attempt, code))
+
+    return run(act)
+
+
+@click.command()
+@code_argument
+@click.option("--user", help="For this user, where the campaign limits users.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(code: str, user: str | None, *, as_json: bool) -> None:
+    """Tell what a redemption of CODE would be answered, and change nothing; - reads it from stdin."""
+    text = typed(code)
+
+    async def act(plane: ControlPlane) -> dict[str, Any]:
+        async with _open_core(plane) as core:
+            request = CheckRequest(code=text, user=user)
+            return _document(*await core.answer(Check(core, request, None), text))
+
+    found = run(act)
+    if as_json:
+        echo_json(found)
+        return
+    click.echo("redeemable" if found["redeemable"] else found["refusal"])
+    for name in (
+        "code",
+        "campaign",
+        "campaign_state",
+        "kind",
+        "state",
+        "amount",
+        "currency",
+        "balance",
+        "uses_left",
+    ):
+        if found.get(name) is not None:
+            click.echo(f"{name}: {found[name]}")
+
+
+@click.command()
+@code_argument
+@click.option("--amount", type=int, required=True, help="What to add, in minor units; it may be negative.")
+@click.option("--reason", required=True, help="Why; it is kept.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def adjust(code: str, amount: int, reason: str, *, as_json: bool) -> None:
+    """Top up the balance of CODE, or correct it, and print what it is now; - reads CODE from stdin."""
+    text = typed(code)
+
+    async def act(plane: ControlPlane) -> dict[str, Any]:
+        check_amount(abs(amount))
+        check_text("reason", reason, plane.settings.reason_length_max)
+        async with _open_core(plane) as core:
+            attempt = Adjustment(core, amount, reason, key=None, api_key=None, actor=ACTOR)
+            return _document(*await correct(core, plane.database, attempt, text))
+
+    adjusted = run(act)
+    if as_json:
+        echo_json(adjusted)
+    else:
+        click.echo(adjusted["balance"])
+
+
+def _document(status: int, body: bytes, _: int) -> dict[str, Any]:
+    """The answer, where it is a success.
+
+    Raises:
+        Refusal: it is none.
+    """
+    document: dict[str, Any] = orjson.loads(body)
+    if status != HTTPStatus.OK:
+        raise Refusal(document["code"], document["detail"])
+    return document

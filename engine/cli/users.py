@@ -1,0 +1,49 @@
+"""``redeem users``: what a user has redeemed, and the erasure of a name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+
+from engine import users as accounts
+from engine.cli.connect import echo_json, run
+
+ACTOR: Final = "cli"
+_user = click.argument("user", metavar="USER")
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group()
+def users() -> None:
+    """Show what a user has redeemed; erase a user's name."""
+
+
+@users.command()
+@_user
+@_as_json
+def show(user: str, *, as_json: bool) -> None:
+    """Show a user: first and last seen, and totals for each campaign and currency."""
+    found = run(lambda plane: accounts.find(plane, user))
+    document = found.document()
+    if as_json:
+        echo_json(document)
+        return
+    click.echo(f"{found.id}  {document['first_seen']}  {document['last_seen']}")
+    for total in found.totals:
+        made = f"{total.redemptions} redeemed, {total.rolled_back} rolled back"
+        amount = "" if total.amount is None else f"  {total.amount} {total.currency}"
+        click.echo(f"{total.campaign}  {made}{amount}")
+
+
+@users.command()
+@_user
+@click.option("--reason", help="Why; it is kept.")
+@_as_json
+def erase(user: str, reason: str | None, *, as_json: bool) -> None:
+    """Put a random pseudonym in place of a user's name, wherever the ledger has it, and print it."""
+    erasure = run(lambda plane: accounts.erase(plane, user, actor=ACTOR, reason=reason)).value
+    if as_json:
+        echo_json(erasure.document())
+    else:
+        click.echo(erasure.user)

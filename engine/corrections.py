@@ -1,0 +1,229 @@
+"""What is done to a code afterwards: redemptions rolled back, codes made void, balances adjusted."""
+
+from __future__ import annotations
+
+import contextlib
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import orjson
+
+from engine import acts, keys
+from engine.attempt import Attempt, load_script, number
+from engine.decoder import masked
+from engine.errors import OutcomeUnknown, StoreUnavailable
+from engine.messages import encode, instant, short_digest
+
+if TYPE_CHECKING:
+    from engine.attempt import Arguments, PlaceOf
+    from engine.bodies import RollbackRequest
+    from engine.core import Answer, Core
+    from engine.database import Database
+    from engine.events import EventId
+    from engine.registry import ApiKey
+
+
+class Rollback(Attempt):
+    """An attempt to undo a redemption, whole or, of a balance, in part."""
+
+    __slots__ = ("_and_void", "_record", "_redemption", "reason")
+    script = load_script("rollback", "rolled_at", "redemption", "redeemed_amount", "and_void")
+    success = "rolled_back"
+    act = "rollback"
+    heeds_voids = False
+
+    def __init__(
+        self,
+        core: Core,
+        redemption: EventId,
+        record: dict[str, Any],
+        request: RollbackRequest,
+        *,
+        key: str | None,
+        api_key: ApiKey,
+    ) -> None:
+        super().__init__(
+            core,
+            api_key=api_key,
+            user=record["user"],
+            amount="" if request.amount is None else request.amount,
+            order=record["order"] or "",
+            key=key,
+        )
+        registry = core.registry
+        self._redemption, self._record = redemption, record
+        self._and_void, self.reason = request.void, request.reason
+        self.campaign = campaign = registry.campaigns[record["campaign"]]
+        self.batch, self.serial, self.last4 = record["batch"], record["serial"], record["last4"]
+        self.masked = masked(registry.batches[self.batch], self.last4)
+        self.place = keys.place(self.serial, registry.shards, campaign.pinned_shard)
+        if key:
+            self.fingerprint = short_digest(self.seen())
+
+    def seen(self) -> list[object]:
+        """Which redemption, how much of it, and why."""
+        return [self.success, str(self._redemption), self.amount, self._and_void, self.reason]
+
+    def write_to(self, arguments: Arguments, place_of: PlaceOf, epoch: int) -> None:
+        """Append the fields of ``rollback.lua``."""
+        super().write_to(arguments, place_of, epoch)
+        amount = self._record["amount"]
+        arguments += (
+            place_of(keys.rolled_back(self.place.shard, self.batch)),
+            self._redemption.stream_id,
+            "" if amount is None else amount,
+            int(self._and_void),
+        )
+
+    def succeeded(self, words: list[str], *, replayed: bool) -> bytes:
+        """What was given back, by this call and so far."""
+        stream_id, returned, total, left = words
+        amount = self._record["amount"]
+        whole = amount is None or int(total) == amount
+        return encode(
+            {
+                "id": str(self._redemption),
+                "status": "rolled_back" if whole else "partly_rolled_back",
+                "campaign": self._record["campaign"],
+                "code": self.masked,
+                "user": self.user,
+                "amount": amount,
+                "currency": self._record["currency"],
+                "returned": number(returned),
+                "rolled_back": None if amount is None else int(total),
+                **({"balance": int(left)} if left else {}),
+                "rolled_back_at": instant(int(stream_id.partition("-")[0])),
+                "replayed": replayed,
+            }
+        )
+
+
+class Correction(Attempt):
+    """An attempt of administration on a code that was typed, for a reason."""
+
+    __slots__ = ("reason",)
+
+    act: ClassVar[str]  # what the audit log calls it
+    reason: str
+
+
+class Adjustment(Correction):
+    """An attempt to top up a balance, or to correct it."""
+
+    __slots__ = ()
+    script = load_script("adjust")
+    success = "adjusted"
+    act = "adjust"
+
+    def __init__(
+        self,
+        core: Core,
+        amount: int,
+        reason: str,
+        *,
+        key: str | None,
+        api_key: ApiKey | None,
+        actor: str = "",
+    ) -> None:
+        super().__init__(core, api_key=api_key, actor=actor, amount=amount, key=key)
+        self.reason = reason
+
+    def seen(self) -> list[object]:
+        """Which balance, by how much, and why."""
+        return [self.success, self.batch, self.serial, self.amount, self.reason]
+
+    def succeeded(self, words: list[str], *, replayed: bool) -> bytes:
+        """The balance as it is now."""
+        stream_id, left = words
+        campaign = self.campaign
+        return encode(
+            {
+                "id": self.redemption_id(stream_id),
+                "status": "adjusted",
+                "campaign": campaign.id,
+                "code": self.masked,
+                "amount": self.amount,
+                "currency": campaign.currency,
+                "balance": int(left),
+                "adjusted_at": instant(int(stream_id.partition("-")[0])),
+                "replayed": replayed,
+            }
+        )
+
+
+class Voiding(Correction):
+    """An attempt to make one code void."""
+
+    __slots__ = ()
+    script = load_script("void", "make_void")
+    success = "voided"
+    act = "void"
+    heeds_voids = False
+
+    def __init__(
+        self, core: Core, reason: str, *, key: str | None, api_key: ApiKey | None, actor: str = ""
+    ) -> None:
+        super().__init__(core, api_key=api_key, actor=actor, key=key)
+        self.reason = reason
+
+    def seen(self) -> list[object]:
+        """Which code, and why."""
+        return [self.success, self.batch, self.serial, self.reason]
+
+    def write_to(self, arguments: Arguments, place_of: PlaceOf, epoch: int) -> None:
+        """Append the fields of ``void.lua``."""
+        super().write_to(arguments, place_of, epoch)
+        arguments.append(int(self.success == Voiding.success))
+
+    def succeeded(self, words: list[str], *, replayed: bool) -> bytes:
+        """Whether that has changed anything; and whether the code is void, as it may be by its batch, too."""
+        registry = self.core.registry
+        return encode(
+            {
+                "status": self.success,
+                "campaign": self.campaign.id,
+                "batch": self.batch,
+                "serial": self.serial,
+                "code": self.masked,
+                "changed": bool(words),
+                "void": self.success == Voiding.success or registry.is_void(self.batch, self.serial),
+                "replayed": replayed,
+            }
+        )
+
+
+class Unvoiding(Voiding):
+    """An attempt to lift that."""
+
+    __slots__ = ()
+    success = "unvoided"
+    act = "unvoid"
+
+
+async def correct(core: Core, database: Database, attempt: Correction, code: str) -> Answer:
+    """Do something to the code that was typed, on record.
+
+    Raises:
+        Refusal: there is no such code, or it stands in the reason.
+        Fault: it cannot be found out, or be put on record.
+    """
+    attempt.is_about(await core.find(code, attempt.key, attempt.reason))
+    return await on_record(core, database, attempt, f"code:{attempt.batch}:{attempt.serial}")
+
+
+async def on_record(core: Core, database: Database, attempt: Rollback | Correction, subject: str) -> Answer:
+    """Do what has a reason: it is in the audit log before, and how it ended after.
+
+    Raises:
+        StoreUnavailable, OutcomeUnknown: it cannot be put on record; nothing was done.
+    """
+    async with database.transaction() as connection:
+        act = await acts.record(
+            connection, act=attempt.act, actor=attempt.actor, subject=subject, reason=attempt.reason
+        )
+    answer = await core.answer(attempt)
+    outcome = attempt.success if answer.status == HTTPStatus.OK else orjson.loads(answer.body)["code"]
+    with contextlib.suppress(StoreUnavailable, OutcomeUnknown):  # what was done is done
+        async with database.transaction() as connection:
+            await acts.finish(connection, act, outcome)
+    return answer

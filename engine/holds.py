@@ -1,0 +1,257 @@
+"""Holds: a code, or part of a balance, is reserved for an order while its payment runs.
+
+Whoever confirms or releases a hold names it by its id, so its record is read first, and the
+script acts only if it still is that record.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+
+from redis.exceptions import RedisError
+
+from engine import events, keys
+from engine.attempt import NO_CAMPAIGN, READ_AGAIN, Attempt, load_script, number
+from engine.decoder import masked
+from engine.errors import Overloaded, Refusal, StoreUnavailable
+from engine.messages import encode, instant, short_digest
+from engine.redemption import redeemed_body
+
+if TYPE_CHECKING:
+    from engine.attempt import Arguments, PlaceOf
+    from engine.bodies import HoldRequest
+    from engine.core import Answer, Core
+    from engine.events import EventId
+    from engine.registry import ApiKey
+
+EXPIRED: Final = b"expired"  # in place of the record of a hold whose time was over (lua/lib/holds.lua)
+_TRIES: Final = 5  # a record changes while it is confirmed only if its order renews it at that moment
+
+
+class HoldRecord(NamedTuple):
+    """What Redis keeps of a hold: a line each (lua/lib/holds.lua)."""
+
+    expires_at_ms: int
+    order: str
+    user: str
+    amount: int | None
+    campaign: str
+    batch: int
+    serial: int
+    last4: str
+    actor: str
+
+
+def parse_record(text: str) -> HoldRecord:
+    """The record of a hold."""
+    expires_at_ms, order, user, amount, campaign, batch, serial, last4, actor, _ = text.split("\n")
+    return HoldRecord(
+        int(expires_at_ms), order, user, number(amount), campaign, int(batch), int(serial), last4, actor
+    )
+
+
+class Hold(Attempt):
+    """An attempt to hold a code for an order, or to renew the order's hold."""
+
+    __slots__ = ("ttl_s",)
+    script = load_script("hold", "ttl_ms")
+    success = "held"
+
+    def __init__(self, core: Core, request: HoldRequest, key: str | None, api_key: ApiKey) -> None:
+        super().__init__(
+            core,
+            api_key=api_key,
+            user=request.user,
+            amount="" if request.amount is None else request.amount,
+            order=request.order,
+            key=key,
+        )
+        self.ttl_s = core.settings.hold_ttl_s if request.ttl_s is None else request.ttl_s
+
+    def seen(self) -> list[object]:
+        """What is held, for whom, and how long."""
+        return ["hold", self.batch, self.serial, self.user, self.amount, self.order, self.ttl_s]
+
+    def write_to(self, arguments: Arguments, place_of: PlaceOf, epoch: int) -> None:
+        """Append the fields of ``hold.lua``."""
+        super().write_to(arguments, place_of, epoch)
+        arguments.append(self.ttl_s * 1000)
+
+    def succeeded(self, words: list[str], *, replayed: bool) -> bytes:
+        """The hold."""
+        stream_id, amount, expires_at_ms, *balance = words
+        campaign = self.campaign
+        return encode(
+            {
+                "id": self.redemption_id(stream_id),
+                "status": "held",
+                "campaign": campaign.id,
+                "code": self.masked,
+                "user": self.user,
+                "amount": number(amount),
+                "currency": campaign.currency,
+                **({"balance": int(balance[0])} if balance else {}),
+                "order": self.order,
+                "expires_at": instant(int(expires_at_ms)),
+                "replayed": replayed,
+            }
+        )
+
+
+class HoldEnd(Attempt):
+    """An attempt on a hold that is there already."""
+
+    __slots__ = ("_record", "hold_id")
+
+    def __init__(
+        self,
+        core: Core,
+        hold_id: EventId,
+        record: bytes | None,
+        *,
+        api_key: ApiKey | None,
+        actor: str = "",
+        amount: int | str = "",
+        key: str | None = None,
+    ) -> None:
+        super().__init__(core, api_key=api_key, actor=actor, amount=amount, key=key)
+        self.hold_id = hold_id
+        self._record = (record or b"").decode()
+        if key:
+            self.fingerprint = short_digest(self.seen())
+        if record is None or record == EXPIRED:
+            self.campaign = NO_CAMPAIGN
+            self.batch, self.serial, self.last4 = 0, 0, ""
+            self.place = keys.Place(hold_id.shard, 0, 0)
+        else:
+            self._is_on(parse_record(self._record))
+
+    def _is_on(self, hold: HoldRecord) -> None:
+        registry = self.core.registry
+        self.campaign = campaign = registry.campaigns[hold.campaign]
+        self.batch, self.serial, self.last4 = hold.batch, hold.serial, hold.last4
+        self.user, self.order = hold.user, hold.order
+        self.masked = masked(registry.batches[hold.batch], hold.last4)
+        self.place = keys.place(hold.serial, registry.shards, campaign.pinned_shard)
+
+    def seen(self) -> list[object]:
+        """What is done to which hold."""
+        return [self.success, str(self.hold_id), self.amount]
+
+    def write_to(self, arguments: Arguments, place_of: PlaceOf, epoch: int) -> None:
+        """Append the fields that ``confirm.lua`` and ``release.lua`` have in common."""
+        super().write_to(arguments, place_of, epoch)
+        arguments += (self.hold_id.stream_id, self._record)
+
+
+class Confirmation(HoldEnd):
+    """An attempt to turn a hold into a redemption."""
+
+    __slots__ = ()
+    script = load_script("confirm", "hold_id", "hold_record", "decided")
+    success = "redeemed"
+    decided: ClassVar[bool] = False
+
+    def write_to(self, arguments: Arguments, place_of: PlaceOf, epoch: int) -> None:
+        """Append the fields of ``confirm.lua``."""
+        super().write_to(arguments, place_of, epoch)
+        arguments.append(int(self.decided))
+
+    def succeeded(self, words: list[str], *, replayed: bool) -> bytes:
+        """The redemption; of one that was made earlier the hold is gone, and the receipt tells of it."""
+        record = words.pop()
+        self._is_on(parse_record(record))
+        return redeemed_body(self, words, self.user, replayed=replayed)
+
+
+class Release(HoldEnd):
+    """An attempt to give a hold back."""
+
+    __slots__ = ()
+    script = load_script("release", "hold_id", "hold_record", "event_type")
+    success = "released"
+    heeds_voids = False
+    event_type: ClassVar[str] = "released"
+
+    def write_to(self, arguments: Arguments, place_of: PlaceOf, epoch: int) -> None:
+        """Append the fields of ``release.lua``."""
+        super().write_to(arguments, place_of, epoch)
+        arguments.append(self.event_type)
+
+    def succeeded(self, words: list[str], *, replayed: bool) -> bytes:
+        """What was given back."""
+        stream_id, record = words
+        hold = parse_record(record)
+        self._is_on(hold)
+        return encode(
+            {
+                "id": str(self.hold_id),
+                "status": "released",
+                "campaign": hold.campaign,
+                "code": self.masked,
+                "user": hold.user,
+                "amount": hold.amount,
+                "currency": self.campaign.currency,
+                "order": hold.order,
+                "released_at": instant(int(stream_id.partition("-")[0])),
+                "replayed": replayed,
+            }
+        )
+
+
+class Expiry(Release):
+    """Gives back a hold whose time is over, or removes the trace of one."""
+
+    __slots__ = ()
+    event_type = "expired"
+
+
+async def confirm(core: Core, hold: str, *, amount: int | None, key: str | None, api_key: ApiKey) -> Answer:
+    """Turn a hold into a redemption, of a balance also into one of less.
+
+    Raises:
+        Refusal: ``hold_not_found``: this is not the id of a hold.
+        StoreUnavailable: Redis cannot be asked.
+    """
+    return await _end(
+        core, hold, Confirmation, amount="" if amount is None else amount, key=key, api_key=api_key
+    )
+
+
+async def release(core: Core, hold: str, *, key: str | None, api_key: ApiKey) -> Answer:
+    """Give a hold back.
+
+    Raises:
+        Refusal, StoreUnavailable: as ``confirm``.
+    """
+    return await _end(core, hold, Release, amount="", key=key, api_key=api_key)
+
+
+async def _end(
+    core: Core, hold: str, kind: type[HoldEnd], *, amount: int | str, key: str | None, api_key: ApiKey
+) -> Answer:
+    hold_id = events.parse_id(hold)
+    if hold_id is None or hold_id.shard >= core.registry.shards:
+        raise Refusal("hold_not_found")
+    for _ in range(_TRIES):
+        (record,) = await read_records(core, hold_id.shard, [hold_id.stream_id])
+        answer = await core.answer(kind(core, hold_id, record, api_key=api_key, amount=amount, key=key))
+        if answer.status != READ_AGAIN:
+            return answer
+    raise Overloaded("the hold keeps changing")
+
+
+async def read_records(core: Core, shard: int, ids: list[str]) -> list[bytes | None]:
+    """The records of holds, by their stream ids; None for each that is not there.
+
+    Raises:
+        StoreUnavailable: Redis cannot be asked.
+    """
+    try:
+        records: Any = await core.redis.hmget(keys.holds(shard), ids)
+    except (OSError, RedisError) as error:
+        raise StoreUnavailable(str(error)) from error
+    live = [parse_record(record.decode()) for record in records if record and record != EXPIRED]
+    if any(hold.batch not in core.registry.batches for hold in live):
+        await core.registry.refresh()  # held through another worker, whose configuration is newer
+    return list(records)

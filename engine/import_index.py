@@ -1,0 +1,214 @@
+"""The index in Redis by which imported codes are looked up, and its mending from PostgreSQL.
+
+Of each shard it is known whether it has all codes of a batch (``keys.imports``) or is being
+given them (``keys.importing``). A Redis that loses the one loses the other, so that a code is
+never called unknown, nor a batch complete, where the index is not whole (promise P8).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from engine import keys
+from engine.database import queries
+from engine.errors import Fault, StoreUnavailable
+from engine.formats import SERIAL_BITS, SERIAL_LIMIT
+from engine.link import pack
+from engine.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from engine.control import ControlPlane
+    from engine.settings import Settings
+
+_log = logging.getLogger(__name__)
+INDEX_LOCK: Final = 0x7265_6469  # the advisory lock of the one process that mends the index
+CALL_CODES: Final = 256  # at one instant of Redis, which serves nobody else in it
+CHUNK_ROWS: Final = 5000
+_VALUE_BYTES: Final = 6
+_UNWATCH: Final = pack("UNWATCH")  # what a call that was given up began
+_MULTI: Final = pack("MULTI")
+_EXEC: Final = pack("EXEC")
+_JITTER: Final = (0.75, 1.25)
+_SQL: Final = queries("imports")
+
+Row = tuple[bytes, int]
+"""Digest and serial of an imported code."""
+
+
+def packed(batch: int, serial: int) -> bytes:
+    """What a digest leads to."""
+    return (batch << SERIAL_BITS | serial).to_bytes(_VALUE_BYTES)
+
+
+def unpacked(value: bytes) -> tuple[int, int]:
+    """Batch and serial of a ``packed`` value."""
+    number = int.from_bytes(value)
+    return number >> SERIAL_BITS, number & (SERIAL_LIMIT - 1)
+
+
+class IndexLost(StoreUnavailable):
+    """Redis has lost what it was given of a batch."""
+
+    def __init__(self) -> None:
+        super().__init__("Redis has lost the imported codes it was given")
+
+
+class ImportIndex:
+    """Writes the index of one deployment. Every method may be repeated.
+
+    All of them raise ``StoreUnavailable`` where Redis cannot be used.
+    """
+
+    def __init__(self, settings: Settings, shards: int) -> None:
+        self._pipeline = Pipeline(settings.redis_url, timeout_s=settings.database_timeout_s)
+        self._shards = range(shards)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._pipeline.close()
+
+    async def begin(self, batch: int) -> bool:
+        """Make ready to take codes of a batch; True where all that was given before is still there."""
+        made = await self._pipeline.ask(
+            [pack("SETNX", keys.importing(shard, batch), 1) for shard in self._shards]
+        )
+        return not any(made)
+
+    async def add(self, batch: int, rows: Sequence[Row]) -> None:
+        """Write codes of a batch.
+
+        Raises:
+            IndexLost: what was given before is no longer there, or the batch is no longer being written;
+                nothing, or not all, is written.
+        """
+        over: int | None = None
+        writing: list[bytes] = []
+        for mark, commands in self._calls(batch, rows):
+            over = await self._write(over, writing, mark)
+            writing = commands
+        if writing:
+            await self._write(over, writing, None)
+
+    def _calls(self, batch: int, rows: Sequence[Row]) -> Iterator[tuple[str, list[bytes]]]:
+        """The commands for one shard at a time, and the key that must be there when they are done."""
+        for at in range(0, len(rows), CALL_CODES):
+            by_shard: dict[int, list[bytes]] = {}
+            for digest, serial in rows[at : at + CALL_CODES]:
+                shard, bucket = keys.imported_place(digest, len(self._shards))
+                name, field = keys.imported(shard, bucket), keys.imported_field(digest)
+                by_shard.setdefault(shard, []).append(pack("HSET", name, field, packed(batch, serial)))
+            for shard, commands in by_shard.items():
+                yield keys.importing(shard, batch), commands
+
+    async def _write(self, over: int | None, commands: list[bytes], following: str | None) -> int:
+        """Do what the last call made ready for, all at one instant; make ready for what follows.
+
+        Nothing is done if the key that was watched has changed. Answers the connection to go on over.
+        """
+        doing = [_MULTI, *commands, _EXEC] if commands else [_UNWATCH]
+        watching = [pack("WATCH", following), pack("EXISTS", following)] if following else []
+        replies, over = await self._pipeline.ask_over(over, [*doing, *watching])
+        if replies[len(doing) - 1] is None or (watching and not replies[-1]):
+            raise IndexLost
+        return over
+
+    async def complete(self, batch: int, count: int) -> None:
+        """Say that all codes of a batch are written.
+
+        Raises:
+            IndexLost: they are no longer there.
+        """
+        for shard in self._shards:
+            delete = pack("DEL", keys.importing(shard, batch))
+            *_, executed = await self._pipeline.ask(
+                [_UNWATCH, _MULTI, delete, pack("HSET", keys.imports(shard), batch, count), _EXEC]
+            )
+            if not isinstance(executed, list) or executed[0] != 1:
+                await self._pipeline.ask([pack("HDEL", keys.imports(shard), batch)])
+                raise IndexLost
+
+    async def end(self, batch: int) -> None:
+        """From now on, no code of a batch is written any more."""
+        await self._pipeline.ask([pack("DEL", keys.importing(shard, batch)) for shard in self._shards])
+
+    async def remove(self, digests: Iterable[bytes]) -> None:
+        """Take codes out again."""
+        commands = []
+        for digest in digests:
+            place = keys.imported_place(digest, len(self._shards))
+            commands.append(pack("HDEL", keys.imported(*place), keys.imported_field(digest)))
+        await self._pipeline.ask(commands)
+
+    async def incomplete(self, batches: Iterable[int]) -> list[int]:
+        """Those of the batches that some shard does not have whole."""
+        replies = await self._pipeline.ask([pack("HKEYS", keys.imports(shard)) for shard in self._shards])
+        whole = [set(reply) for reply in replies if isinstance(reply, list)]
+        return [batch for batch in batches if not all(str(batch).encode() in one for one in whole)]
+
+    async def refill(self, connection: Any, batch: int, start: int, stop: int) -> None:  # noqa: ANN401 - asyncpg has no types
+        """Write the codes with serials from ``start`` to ``stop - 1`` as PostgreSQL has them.
+
+        ``connection`` is in a transaction. Memory is bounded, however many they are.
+
+        Raises:
+            IndexLost: as ``add``.
+        """
+        cursor = await connection.cursor(_SQL["codes"], batch, start, stop)
+        while rows := await cursor.fetch(CHUNK_ROWS):
+            await self.add(batch, [(row["digest"].bytes, row["serial"]) for row in rows])
+
+
+async def heal_index(plane: ControlPlane) -> None:
+    """Write what Redis does not have of the index, whenever it is missing, until cancelled."""
+    told = ""
+    while True:
+        await asyncio.sleep(plane.settings.heal_interval_s * random.uniform(*_JITTER))  # noqa: S311 - spreads load
+        try:
+            healed = await heal_index_once(plane)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next look may find it gone
+            if type(error).__name__ != told:
+                _log.warning(
+                    "the index of imported codes cannot be compared",
+                    extra={"reason": str(error)},
+                    exc_info=not isinstance(error, Fault),
+                )
+            told = type(error).__name__
+        else:
+            told = ""
+            if healed:
+                _log.info("imported codes are indexed again", extra={"batches": healed})
+
+
+async def heal_index_once(plane: ControlPlane) -> list[int]:
+    """Write the batches that some shard does not have whole; one process at a time does. Answers which.
+
+    Raises:
+        StoreUnavailable: PostgreSQL or Redis cannot be used.
+        IndexLost: Redis has just lost its data.
+    """
+    async with plane.database.connection() as connection:
+        counts = {row["batch"]: row["accepted"] for row in await connection.fetch(_SQL["finished"])}
+        shards = await connection.fetchval(_SQL["shards"])
+    if not counts:
+        return []
+    async with ImportIndex(plane.settings, shards) as index:
+        return await _heal(plane, index, counts) if await index.incomplete(counts) else []
+
+
+async def _heal(plane: ControlPlane, index: ImportIndex, counts: dict[int, int]) -> list[int]:
+    async with plane.database.transaction(snapshot=True) as connection:
+        if not await connection.fetchval(_SQL["try_index"], INDEX_LOCK):
+            return []
+        healed = await index.incomplete(counts)  # another process may just have done it
+        for batch in healed:
+            await index.begin(batch)
+            await index.refill(connection, batch, 0, counts[batch])
+            await index.complete(batch, counts[batch])
+    return healed

@@ -1,0 +1,199 @@
+"""Import of codes that were made elsewhere, from a file as it comes: a new one, or where one was left.
+
+Which import a file belongs to is known by the Idempotency-Key that came with it, else by how it
+begins. What was read of it before must be the same, byte for byte; it is passed over, and
+``import_run`` takes the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import asyncpg
+
+from engine import batches, campaigns, imports
+from engine.control import try_publish
+from engine.database import queries
+from engine.digests import Digester, file_mac
+from engine.errors import Overloaded, Refusal, StoreUnavailable
+from engine.import_chunks import Chunk, MintedCodes
+from engine.import_index import ImportIndex
+from engine.import_lines import CodeLines, Form
+from engine.import_run import ImportRun, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from engine.control import ControlPlane
+    from engine.imports import Import
+
+HEAD_BYTES: Final = 1024  # by so much of its beginning a file is known that was not imported to its end
+_SQL: Final = queries("imports")
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What is to be imported. ``key``: the Idempotency-Key, if the caller has given one."""
+
+    campaign: str
+    form: Form
+    source: AsyncIterator[bytes]
+    created_by: str
+    key: str | None = None
+
+
+class Importer:
+    """The imports of one process; they take turns with writing, and are limited in number."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+        self._turn = asyncio.Lock()
+        self._running = 0
+
+    async def run(self, upload: Upload, on_progress: Callable[[Import], None] | None = None) -> Outcome:
+        """Import a file, or go on with it where it was left.
+
+        With a key, the import under this key. Without one, an unfinished import of the campaign whose
+        file begins as this one does; where there is none, a new one.
+
+        Raises:
+            Refusal: ``campaign_not_found``, ``campaign_ended``, ``malformed_request``;
+                ``idempotency_key_reused``: another file came with the key before; ``import_conflict``:
+                the file is not the one it seemed to be, or another call is faster;
+                ``unauthenticated``: the caller's key was revoked meanwhile.
+            Overloaded: as many imports run as may.
+            StoreUnavailable: a server cannot be used; what is written stays, to go on from.
+        """
+        if self._running >= self._plane.settings.imports_max:
+            raise Overloaded(f"{self._running} imports run")
+        self._running += 1
+        try:
+            return await self._run(upload, on_progress)
+        finally:
+            self._running -= 1
+
+    async def _run(self, upload: Upload, on_progress: Callable[[Import], None] | None) -> Outcome:
+        keys = batches.load_mint_keys(self._plane.settings)
+        head = bytearray()
+        async for data in upload.source:
+            head += data
+            if len(head) >= HEAD_BYTES:
+                break
+        imported = await self._begin(upload, bytes(head), keys.by_name, keys.current)
+        if imported.mint_key not in keys.by_name:
+            raise StoreUnavailable(f"the mint key {imported.mint_key} of {imported.name} is not known here")
+        lines = CodeLines(
+            upload.form,
+            file_mac(keys.by_name[imported.mint_key]),
+            self._plane.settings,
+            line=imported.line,
+            columns=imported.columns,
+            column=imported.code_column,
+        )
+        rest = await self._skip(upload, lines, imported, bytes(head))
+        if imported.state == "finished":
+            if rest or await anext(upload.source, b""):
+                raise _other_file(upload, imported)
+            return Outcome(imported, replayed=True, published=await try_publish(self._plane))
+        async with self._prepared(imported, lines, keys.by_name, upload.created_by) as run:
+            await run.take(rest)
+            async for data in upload.source:
+                await run.take(data)
+                if on_progress:
+                    on_progress(run.imported)
+            return await run.finish()
+
+    async def _begin(
+        self, upload: Upload, head: bytes, mint_keys: Mapping[str, bytes], current_key: str
+    ) -> Import:
+        """The import to go on with, or a new one."""
+        if not head:
+            raise Refusal("malformed_request", "There is nothing to import.")
+        heads = {name: _head(key, upload.form, head[:HEAD_BYTES]) for name, key in mint_keys.items()}
+        key_digest = None
+        if upload.key is not None:
+            key_digest = hashlib.sha256(f"{upload.created_by}\0{upload.key}".encode()).digest()
+        try:
+            async with self._plane.database.transaction() as connection:
+                campaign = await campaigns.find(connection, upload.campaign)
+                if key_digest:
+                    row = await connection.fetchrow(_SQL["by_key"], key_digest)
+                else:
+                    row = await connection.fetchrow(_SQL["by_head"], upload.campaign, list(heads.values()))
+                if row and (row["campaign"], row["form"]) != (upload.campaign, upload.form):
+                    raise Refusal("idempotency_key_reused")
+                if campaign.state == "ended" and not (row and row["state"] == "finished"):
+                    raise Refusal("campaign_ended", "The campaign has ended: it gets no more codes.")
+                row = row or await connection.fetchrow(
+                    _SQL["insert"],
+                    upload.campaign,
+                    upload.form,
+                    current_key,
+                    key_digest,
+                    heads[current_key],
+                    upload.created_by,
+                )
+        except asyncpg.UniqueViolationError:
+            row = None
+        if row is None:
+            raise Refusal("import_conflict", "The same import was begun at the same moment; send it again.")
+        return imports.from_row(row)
+
+    async def _skip(self, upload: Upload, lines: CodeLines, imported: Import, data: bytes) -> bytes:
+        """Pass over what was imported before, if it is the same; answers what was read behind it."""
+        while lines.bytes + len(data) < imported.bytes:
+            lines.skip(data)
+            data = await anext(upload.source, b"")
+            if not data:
+                raise _other_file(upload, imported)
+        cut = imported.bytes - lines.bytes
+        lines.skip(data[:cut])
+        if imported.mac is not None and lines.mac.digest() != imported.mac:
+            raise _other_file(upload, imported)
+        return data[cut:]
+
+    @contextlib.asynccontextmanager
+    async def _prepared(
+        self, imported: Import, lines: CodeLines, mint_keys: Mapping[str, bytes], caller: str
+    ) -> AsyncIterator[ImportRun]:
+        async with self._plane.database.connection() as connection:
+            minted = await MintedCodes.load(connection, self._plane)
+            names = [row["mint_key"] for row in await connection.fetch(_SQL["mint_keys"])]
+            shards = await connection.fetchval(_SQL["shards"])
+        missing = {*names, *minted.missing} - mint_keys.keys()
+        if missing:
+            raise StoreUnavailable(
+                f"the mint keys {', '.join(sorted(missing))} are missing:"
+                " without them nobody can tell whether a code is known"
+            )
+        others = [Digester(mint_keys[name]) for name in names if name != imported.mint_key]
+        chunk = Chunk(Digester(mint_keys[imported.mint_key]), others, minted)
+        async with ImportIndex(self._plane.settings, shards) as index:
+            run = ImportRun(
+                self._plane, imported, turn=self._turn, lines=lines, chunk=chunk, index=index, caller=caller
+            )
+            await run.mend_index()
+            try:
+                yield run
+            finally:
+                await run.close()
+
+
+def _head(mint_key: bytes, form: Form, head: bytes) -> bytes:
+    mac = file_mac(mint_key)
+    mac.update(form.encode() + b"\0" + head)
+    return mac.digest()
+
+
+def _other_file(upload: Upload, imported: Import) -> Refusal:
+    if upload.key is not None:
+        return Refusal("idempotency_key_reused", "Another file was imported with this Idempotency-Key.")
+    return Refusal(
+        "import_conflict",
+        f"{imported.name} is not finished; its file begins like this one, and goes on differently."
+        " Finish or discard it first, or send an Idempotency-Key.",
+    )

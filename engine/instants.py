@@ -1,0 +1,44 @@
+"""Times as they come in: ISO 8601 with a zone, to the millisecond."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Final
+
+from engine.errors import Refusal
+
+EPOCH_YEAR: Final = 1970  # Redis counts milliseconds from there
+# RFC 3339, section 5.6, and a space for the T, as its note allows.
+_INSTANT: Final = re.compile(
+    r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)(Z|[+-]\d\d:?\d\d)?", re.ASCII | re.IGNORECASE
+)
+
+
+def parse_instant(name: str, text: str) -> datetime:
+    """A time to the millisecond, in UTC; ``name`` says in refusals which one it is.
+
+    Raises:
+        Refusal: ``malformed_request``: it is none, has no zone, or is before 1970.
+    """
+    match = _INSTANT.fullmatch(text)
+    if not match:
+        raise _malformed(f"{name} must be a time in ISO 8601, such as 2030-01-31T09:00:00Z")
+    if not match[2]:
+        raise _malformed(f"{name} needs a zone: Z for UTC, or an offset such as +02:00")
+    try:
+        at = datetime.fromisoformat(text.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise _malformed(f"{name} is not a time that exists") from None
+    if at.year < EPOCH_YEAR:
+        raise _malformed(f"{name} must not be before {EPOCH_YEAR}")
+    return at.replace(microsecond=at.microsecond // 1000 * 1000)
+
+
+def milliseconds(at: datetime) -> int:
+    """A time as Redis counts it: since the epoch."""
+    return round(at.timestamp() * 1000)
+
+
+def _malformed(detail: str) -> Refusal:
+    return Refusal("malformed_request", detail)

@@ -1,0 +1,269 @@
+"""Combined redemptions whose codes live on several shards: hold all, then confirm all.
+
+What was begun is kept on one shard, where the request's idempotency key belongs. Until it is decided, every
+hold ends by itself. From then on every hold is confirmed, whatever has happened to its campaign or
+its code meanwhile: by who began it, or, if that worker is gone, by the sweep (``complete_decided``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+import orjson
+from redis.exceptions import RedisError
+
+from engine import keys
+from engine.attempt import NO_CAMPAIGN, READ_AGAIN, Attempt, bucketed, home_of, load_script
+from engine.bodies import HoldRequest
+from engine.errors import Fault, OutcomeUnknown, Overloaded, StoreUnavailable
+from engine.events import EventId, parse_id
+from engine.holds import Confirmation, Hold, read_records, release
+
+if TYPE_CHECKING:
+    from engine.attempt import Arguments, PlaceOf
+    from engine.combined import Combined, Part
+    from engine.core import Answer, Core
+
+HOLD_TTL_S: Final = 60
+ABANDONED_MS: Final = 5000  # what was decided so long ago is not under way any more
+OWN_MARK: Final = "\x1f"  # in an order: what follows makes a hold this span's own (lua/lib/pending.lua)
+_POLL_S: Final = 0.02
+_TRIES: Final = 5
+_OK: Final = 200
+_CONFLICT: Final = 409
+
+
+class Span(msgspec.Struct, frozen=True):
+    """What was decided: everything it takes to confirm it all, and to answer. ``holds`` are their ids."""
+
+    holds: tuple[str, ...]
+    actor: str
+    key: str
+    receipt_name: str
+    fingerprint: bytes
+
+
+class SpanStep(Attempt):
+    """One step of a span, on the shard where it is kept. ``outcome`` is the script's first word."""
+
+    __slots__ = ("_arguments", "outcome", "rest")
+    script = load_script("span", "spans_at", "step", "span_id", "nonce", "payload")
+
+    def __init__(self, core: Core, span: Span, shard: int, step: tuple[str | bytes, ...]) -> None:
+        super().__init__(core, api_key=None, actor=span.actor, key=span.key or None)
+        self.receipt_name, self.fingerprint = span.receipt_name, span.fingerprint
+        self.claimed = True
+        self.campaign, self.batch, self.serial, self.last4 = NO_CAMPAIGN, 0, 0, ""
+        self.place = keys.Place(shard, 0, 0)
+        self._arguments = step
+        self.outcome, self.rest = "", b""
+
+    def write_to(self, arguments: Arguments, place_of: PlaceOf, epoch: int) -> None:
+        """Append the fields of ``span.lua``."""
+        super().write_to(arguments, place_of, epoch)
+        arguments += (place_of(keys.spans(self.place.shard)), *self._arguments)
+
+    def answered(self, answer: bytes) -> None:
+        """Take the answer as it is."""
+        head, _, self.rest = answer.partition(b"\n")
+        self.outcome, _, replay = head.decode().partition(" ")
+        if self.outcome == "replayed":
+            self.rest = replay.encode()
+        self.on_done(_OK, b"", 0)
+
+    def failed(self, fault: Fault) -> None:
+        """Remember the fault."""
+        self.outcome = fault.code
+        self.on_done(0, b"", 0)
+
+
+class _Begun(NamedTuple):
+    """A span that is worked on here."""
+
+    core: Core
+    span: Span
+    shard: int
+    span_id: str
+    nonce: str
+
+    async def step(self, name: str, payload: bytes = b"") -> SpanStep:
+        step = SpanStep(self.core, self.span, self.shard, (name, self.span_id, self.nonce, payload))
+        await self.core.answer(step)
+        return step
+
+
+async def redeem_spanning(combined: Combined) -> None:
+    """Redeem the codes of a combined redemption, and answer it. ``combined`` has found all of them."""
+    try:
+        await _redeem(combined)
+    except Fault as fault:
+        combined.failed(fault)
+
+
+async def _redeem(combined: Combined) -> None:
+    core = combined.core
+    name = combined.receipt_name
+    span = Span((), combined.actor, combined.key or "", name, combined.fingerprint)
+    nonce = secrets.token_hex(12)
+    shards = core.registry.shards
+    home = home_of(name or nonce, shards)
+    begun = _Begun(core, span, home, _span_id(name) if name else nonce, nonce)
+    while True:
+        first = await begun.step("begin")
+        if first.outcome != "busy":
+            break
+        if asyncio.get_running_loop().time() >= combined.deadline:
+            raise Overloaded("the same request is under way")
+        await asyncio.sleep(_POLL_S)
+    if first.outcome == "replayed":
+        combined.answer_whole(first.rest, replayed=True)
+    elif first.outcome == "idempotency_key_reused":
+        combined.refused(first.outcome)
+    elif first.outcome == "resume":
+        combined.answer_whole(await _complete(core, home, begun.span_id, first.rest), replayed=True)
+    elif first.outcome == "begun":
+        await _hold_and_decide(combined, begun)
+    else:
+        raise StoreUnavailable(first.outcome)
+
+
+async def _hold_and_decide(combined: Combined, begun: _Begun) -> None:
+    """Hold all codes. If that can be done, it is decided, and then they are confirmed."""
+    core = combined.core
+    holds = [_hold(combined, part, begun.nonce) for part in combined.parts]
+    answers = await asyncio.gather(*(core.answer(hold) for hold in holds))
+    if any(answer.status != _OK for answer in answers):
+        await _release(core, combined, answers)
+        await _refuse(combined, begun, answers)
+        return
+    ids = tuple(orjson.loads(answer.body)["id"] for answer in answers)
+    span = msgspec.structs.replace(begun.span, holds=ids)
+    decision = await begun.step("decide", msgspec.json.encode(span))
+    if decision.outcome == "lost":
+        await _release(core, combined, answers)
+        raise Overloaded("it took too long to hold all codes")
+    if decision.outcome != "decided":
+        raise OutcomeUnknown(decision.outcome)
+    record = b"\n".join((b"decided", begun.nonce.encode(), b"0", msgspec.json.encode(span)))
+    combined.answer_whole(await _complete(core, begun.shard, begun.span_id, record), replayed=False)
+
+
+def _hold(combined: Combined, part: Part, nonce: str) -> Hold:
+    request = combined.request
+    hold = Hold(
+        combined.core,
+        HoldRequest(
+            code="",
+            user=request.user,
+            order=request.order + OWN_MARK + nonce,
+            amount=part.request.amount,
+            ttl_s=HOLD_TTL_S,
+        ),
+        None,
+        combined.api_key,
+    )
+    hold.is_the_code_of(part)
+    return hold
+
+
+async def _release(core: Core, combined: Combined, answers: list[Answer]) -> None:
+    """Give back what was held; what that fails for ends by itself."""
+    ids = [orjson.loads(answer.body)["id"] for answer in answers if answer.status == _OK]
+    await asyncio.gather(
+        *(release(core, hold, key=None, api_key=combined.api_key) for hold in ids),
+        return_exceptions=True,
+    )
+
+
+async def _refuse(combined: Combined, begun: _Begun, answers: list[Answer]) -> None:
+    """Answer with why; where a retry may fare better, no receipt is kept."""
+    refusals: dict[int, str] = {}
+    wait_s = 0
+    for at, answer in enumerate(answers):
+        if answer.status != _OK:
+            refusals[at] = orjson.loads(answer.body)["code"]
+            wait_s = max(wait_s, answer.retry_after_s)
+    final = all(answer.status in {_OK, _CONFLICT} and not answer.retry_after_s for answer in answers)
+    body = msgspec.json.encode({"refusals": {str(at): code for at, code in refusals.items()}})
+    await begun.step("end", body if final else b"")
+    if any(answer.status not in {_OK, _CONFLICT} and answer.retry_after_s for answer in answers):
+        raise StoreUnavailable("a code could not be held")
+    combined.refuse(refusals, wait_s)
+
+
+async def _complete(core: Core, shard: int, span_id: str, record: bytes) -> bytes:
+    """Confirm everything that was decided, as often as it takes; the bodies of all redemptions.
+
+    Raises:
+        OutcomeUnknown: not all of it could be done now; the sweep will.
+    """
+    _, nonce, _, payload = record.split(b"\n", 3)
+    span = msgspec.json.decode(payload, type=Span)
+    bodies = await asyncio.gather(
+        *(_confirm(core, span, f"{nonce.decode()} {at}", hold) for at, hold in enumerate(span.holds))
+    )
+    whole = b"[" + b",".join(bodies) + b"]"
+    begun = _Begun(core, span, shard, span_id, nonce.decode())
+    await begun.step("end", whole)
+    return whole
+
+
+async def _confirm(core: Core, span: Span, receipt_name: str, hold: str) -> bytes:
+    """The body of one redemption, whether it is made now or was made before."""
+    hold_id = parse_id(hold)
+    if hold_id is None:
+        raise OutcomeUnknown("a hold without an id")
+    for _ in range(_TRIES):
+        (record,) = await read_records(core, hold_id.shard, [hold_id.stream_id])
+        confirmation = _Decided(core, hold_id, record, span, receipt_name)
+        answer = await core.answer(confirmation)
+        if answer.status == _OK:
+            document: dict[str, Any] = orjson.loads(answer.body)
+            return orjson.dumps(document | {"replayed": False})
+        if answer.status != READ_AGAIN:
+            break
+    raise OutcomeUnknown("a decided hold could not be confirmed")
+
+
+class _Decided(Confirmation):
+    """A confirmation as one of several, which nothing stops any more."""
+
+    __slots__ = ()
+    decided = True
+
+    def __init__(
+        self, core: Core, hold_id: EventId, record: bytes | None, span: Span, receipt_name: str
+    ) -> None:
+        super().__init__(core, hold_id, record, api_key=None, actor=span.actor, key=span.key or None)
+        self.receipt_name = receipt_name
+        self.claimed = True
+        self.fingerprint = b"decided\0"
+
+
+async def complete_decided(core: Core, shard: int) -> None:
+    """Complete what was decided on a shard and left: its worker is gone.
+
+    Raises:
+        StoreUnavailable: Redis cannot be asked.
+        OutcomeUnknown: it is still not complete.
+    """
+    try:
+        records: Any = await core.redis.hgetall(keys.spans(shard))
+        seconds, microseconds = await core.redis.time()
+    except (OSError, RedisError) as error:
+        raise StoreUnavailable(str(error)) from error
+    now_ms = seconds * 1000 + microseconds // 1000
+    for span_id, record in records.items():
+        state, nonce, since_ms, _ = record.split(b"\n", 3)
+        if state == b"decided" and now_ms - int(since_ms) > ABANDONED_MS:
+            await _complete(core, shard, span_id.decode(), record)
+        elif state == b"begun" and now_ms - int(since_ms) > HOLD_TTL_S * 1000:
+            nothing = Span((), "", "", "", b"")
+            await _Begun(core, nothing, shard, span_id.decode(), nonce.decode()).step("end")
+
+
+def _span_id(receipt_name: str) -> str:
+    return bucketed(receipt_name, 1)[1].hex()

@@ -1,0 +1,18 @@
+-- Used by engine/admin_receipts.py.
+
+-- name: claim
+-- Waits for a transaction that has claimed the same key, and gives nothing where that has been committed.
+INSERT INTO admin_receipts (actor, key, fingerprint) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING true;
+
+-- name: kept
+SELECT fingerprint, status, answer FROM admin_receipts WHERE actor = $1 AND key = $2;
+
+-- name: keep
+UPDATE admin_receipts SET status = $3, answer = $4 WHERE actor = $1 AND key = $2;
+
+-- name: forget
+-- Other processes do the same: none waits for another.
+DELETE FROM admin_receipts WHERE (actor, key) IN (
+    SELECT actor, key FROM admin_receipts WHERE at < now() - $1 * interval '1 second'
+    ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED
+);

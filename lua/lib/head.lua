@@ -1,0 +1,21 @@
+-- The head of every script that looks at codes: the keys and arguments all of them take, and what
+-- answers a whole call, with nothing done: {'unpublished'}: this shard knows no configuration;
+-- {'stale'}: it knows a later one than the caller; {'epoch', n}: receipts are now kept under epoch n.
+-- Behind these the fields of each attempt follow, and each is answered for itself: {'ok', answer…}.
+local events_key, version_key, holds_key, expiry_key, held_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local shard, version, receipt_epoch, receipt_window_s = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local first_attempt = 5
+
+-- @include lib/clock
+
+local shard_version = redis.call('GET', version_key)
+if not shard_version then
+    return { 'unpublished' }
+elseif tonumber(shard_version) > tonumber(version) then
+    return { 'stale' }
+end
+local now_ms, event_ms, event_seq = read_clock(events_key)
+local epoch_now = math.floor(event_ms / 1000 / tonumber(receipt_window_s))
+if epoch_now ~= tonumber(receipt_epoch) then
+    return { 'epoch', epoch_now }
+end

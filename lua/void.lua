@@ -1,0 +1,40 @@
+#!lua
+-- Makes single codes void, or lifts that (`make_void` 1 or 0). A batch or a range is void by configuration.
+-- Answers, one for each attempt: `voided` or `unvoided`, with the event's stream id, or alone where it was so
+-- already; `already_redeemed`; or `replayed <the first answer>`.
+local attempt_width = 20
+
+-- @include lib/head
+-- @include lib/receipts
+-- @include lib/holds
+
+local function change(make_void)
+    local campaign, state = read_campaign(), read_state()
+    local done = make_void and 'voided' or 'unvoided'
+    if not campaign.id then
+        return 'unpublished'
+    elseif state == REDEEMED then
+        return 'already_redeemed'
+    elseif make_void == (state == VOID) then
+        return done
+    elseif make_void then
+        set_state(VOID)
+    else
+        set_state(campaign.kind == 'single' and find_hold(campaign) and HELD or FRESH)
+    end
+    return done .. ' ' .. add_event(done, attempt.serial .. '-' .. attempt.serial, campaign)
+end
+
+local answers = { 'ok' }
+for at = first_attempt, #ARGV, attempt_width do
+    read_attempt(at)
+    local make_void = unpack(ARGV, at + 19, at + 19)
+    local answer = read_receipt()
+    if not answer then
+        answer = change(make_void == '1')
+        keep_receipt(answer)
+    end
+    answers[#answers + 1] = answer
+end
+write_pending()
+return answers

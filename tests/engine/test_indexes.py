@@ -1,0 +1,186 @@
+"""Every index is there for a query of ours, and every such query uses it on tables of some size."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+import pytest
+
+from engine.database import queries
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NEWEST: Final = "9007199254740992, 32767, 2147483647"  # where a list begins
+PAGE: Final = f"{NEWEST}, 0, 101, NULL, '{{}}', 101"
+BY_STATE: Final = f"{NEWEST}, 0, 1000, 'rolled_back', '{{}}', 101"
+BETWEEN: Final = "1000400, 32767, 0, 1000300, 1000, 'redeemed', '{0-1000350-0}', 101"
+
+# index: the queries that are why it is there, as (file, name, arguments)
+OF_THE_LEDGER: Final = {
+    "ledger_pkey": [
+        ("redemptions", "by_id", "0, 1000007, 0"),
+        ("users", "named", "'{0,0}', '{1000007,1000008}', '{0,0}'"),
+    ],
+    "ledger_user": [
+        *(("redemptions", "by_user", f"{head}, 'user 7', NULL") for head in (PAGE, BY_STATE, BETWEEN)),
+        ("redemptions", "by_user", f"{PAGE}, 'user 7', 'cmp_3'"),
+        ("users", "seen", "'user 7'"),
+        ("users", "totals", "'user 7', '{}'"),
+        ("users", "erase", "'user 7', 'erased-1'"),
+    ],
+    "ledger_campaign": [
+        ("redemptions", "by_campaign", f"{head}, 'cmp_3'") for head in (PAGE, BY_STATE, BETWEEN)
+    ],
+    "ledger_order": [
+        *(
+            ("redemptions", "by_order", f"{head}, 'order 7', NULL, NULL")
+            for head in (PAGE, BY_STATE, BETWEEN)
+        ),
+        ("redemptions", "by_order", f"{PAGE}, 'order 7', 'user 7', 'cmp_3'"),
+    ],
+    "ledger_redemption": [
+        ("redemptions", "history", "'0-1000007-0'"),
+        ("redemptions", "by_id", "0, 1000007, 0"),
+        *(("redemptions", "by_campaign", f"{head}, 'cmp_3'") for head in (PAGE, BY_STATE, BETWEEN)),
+        ("users", "totals", "'user 7', '{}'"),
+        ("control", "voids_since", "4990"),
+    ],
+}
+OF_OTHERS: Final = {
+    "api_keys_version": [("control", "keys_since", "4990")],
+    "campaigns_version": [("control", "campaigns_since", "4990")],
+    "batches_version": [("control", "batches_since", "4990")],
+    "batches_campaign": [("batches", "page", "101, 'cmp_3', 0"), ("campaigns", "has_batches", "'cmp_3'")],
+    "voids_batch": [("voids", "of_batch", "3")],
+    "voids_version_key": [("control", "voids_since", "4990")],
+    "acts_act": [("acts", "page", "101, 9000000, 'export', NULL")],
+    "acts_subject": [("acts", "page", "101, 9000000, NULL, 'batch:3'")],
+    "admin_receipts_at": [("admin_receipts", "forget", "86400, 1000")],
+    "imports_campaign": [("imports", "page", "101, 'cmp_3', 0")],
+    "imported_codes_batch": [("imports", "codes", "3, 0, 100")],
+}
+
+FILL: Final = """
+INSERT INTO campaigns (id, name, kind, state, version) SELECT 'cmp_' || n, n, 'single', 'active', n
+    FROM generate_series(1, 5000) AS n;
+INSERT INTO api_keys (id, name, digest, scopes, version)
+    SELECT 'key_' || n, n, sha256(n::text::bytea), '{read}', n FROM generate_series(1, 5000) AS n;
+INSERT INTO batches (id, campaign, count, format, mint_key, created_by, version)
+    SELECT n, 'cmp_' || n % 500 + 1, 100, 'base32-16', 'k1', 'key_1', n FROM generate_series(1, 5000) AS n;
+INSERT INTO voids (batch, first_serial, last_serial, void, reason, actor, version)
+    SELECT n % 500 + 1, n, n, true, 'leaked', 'key_1', n FROM generate_series(1, 5000) AS n;
+INSERT INTO acts (actor, act, subject) SELECT 'key_1', 'act ' || n % 500, 'batch:' || n % 500
+    FROM generate_series(1, 20000) AS n;
+UPDATE acts SET act = 'export' WHERE id % 1000 = 0;
+INSERT INTO admin_receipts (actor, key, fingerprint, status, answer, at)
+    SELECT 'key_1', n, '', 200, '', now() - n * interval '5 seconds' FROM generate_series(1, 20000) AS n;
+INSERT INTO imports (campaign, form, mint_key, head, state, created_by)
+    SELECT 'cmp_' || n % 100 + 1, 'csv', 'k1', n::text::bytea, 'finished', 'key_1'
+    FROM generate_series(1, 5000) AS n;
+INSERT INTO imported_codes (digest, batch, serial)
+    SELECT md5(n::text)::uuid, n / 10000, n % 10000 FROM generate_series(0, 99999) AS n;
+SELECT brin_summarize_new_values('imported_codes_batch');
+-- Of 20 events one voids a range, and one is a rollback of the redemption two before it.
+INSERT INTO ledger (
+    shard, stream_ms, stream_seq, seq, type, redemption, campaign, batch, serial, last4, user_id, amount,
+    currency, order_ref, actor, at_ms
+)
+SELECT 0, 1000000 + n, 0, n,
+       CASE n % 20 WHEN 0 THEN 'voided' WHEN 1 THEN 'rolled_back' WHEN 2 THEN 'confirmed' ELSE 'redeemed' END,
+       '', 'cmp_' || n % 7, n % 7, n, 'JK4M', CASE n % 10 WHEN 3 THEN 'many' ELSE 'user ' || n % 997 END, 500,
+       'EUR', CASE n % 10 WHEN 4 THEN 'many' WHEN 5 THEN 'order ' || n % 1999 END, 'key_1', 1000000 + n
+FROM generate_series(1, 50000) AS n;
+UPDATE ledger SET redemption = '0-' || stream_ms - 2 * (type = 'rolled_back')::int || '-0';
+UPDATE ledger SET redemption = serial || '-' || serial, last4 = '', user_id = '', order_ref = NULL
+    WHERE type = 'voided';
+ANALYZE;
+"""
+
+INDEXES: Final = """
+SELECT indexrelid::regclass::text AS index, indrelid::regclass::text AS table, indisunique AS keeps_unique
+FROM pg_index JOIN pg_class ON pg_class.oid = indrelid
+WHERE relnamespace = 'public'::regnamespace
+"""
+
+
+@pytest.fixture
+async def filled(fresh_database_url: str) -> Any:  # noqa: ANN401 - asyncpg has no types
+    """A connection to a database with rows in every table that has an index to show."""
+    connection = await asyncpg.connect(fresh_database_url)
+    await connection.execute(FILL)
+    yield connection
+    await connection.close()
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The steps of a plan, and of those below each."""
+    yield plan
+    for below in plan.get("Plans", []):
+        yield from nodes(below)
+
+
+async def explain(connection: Any, file: str, name: str, arguments: str) -> list[dict[str, Any]]:  # noqa: ANN401 - asyncpg has no types
+    """How a named query would be carried out, with these arguments in SQL."""
+    await connection.execute(f"PREPARE asked AS {queries(file)[name]}")
+    try:
+        plan = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE asked ({arguments})")
+    finally:
+        await connection.execute("DEALLOCATE asked")
+    return list(nodes(json.loads(plan)[0]["Plan"]))
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+async def test_each_index_is_used_by_the_queries_it_is_there_for(filled: Any, mode: str) -> None:  # noqa: ANN401 - asyncpg has no types
+    # A worker's connections prepare a query once: after five uses PostgreSQL may plan without the arguments.
+    await filled.execute(f"SET plan_cache_mode = {mode}")
+    wanted = OF_THE_LEDGER if mode == "force_generic_plan" else OF_THE_LEDGER | OF_OTHERS
+    for index, reasons in wanted.items():
+        for reason in reasons:
+            steps = await explain(filled, *reason)
+            shown = [(step["Node Type"], step.get("Index Name"), step.get("Relation Name")) for step in steps]
+            assert index in {step.get("Index Name") for step in steps}, (index, reason, shown)
+            assert ("Seq Scan", None, "ledger") not in shown, (index, reason, shown)
+
+
+async def test_there_is_no_index_without_a_reason(filled: Any) -> None:  # noqa: ANN401 - asyncpg has no types
+    """Those that keep something unique need no other."""
+    there = await filled.fetch(INDEXES)
+    assert {row["index"] for row in there} >= (OF_THE_LEDGER | OF_OTHERS).keys()
+    unjustified = {row["index"] for row in there if not row["keeps_unique"]} - (
+        OF_THE_LEDGER | OF_OTHERS
+    ).keys()
+    assert not unjustified
+    of_ledger = {row["index"] for row in there if row["table"] == "ledger"}
+    assert of_ledger == OF_THE_LEDGER.keys() | {
+        "ledger_shard_seq_key"
+    }  # which keeps numbers from being used twice
+
+
+@pytest.mark.parametrize(
+    ("name", "index", "whose"),
+    [
+        ("by_user", "ledger_user", "'many', NULL"),
+        ("by_campaign", "ledger_campaign", "'cmp_3'"),
+        ("by_order", "ledger_order", "'many', NULL, NULL"),
+    ],
+)
+async def test_a_page_reads_no_more_rows_than_it_may(filled: Any, name: str, index: str, whose: str) -> None:  # noqa: ANN401 - asyncpg has no types
+    """However many there are: a page's own, and with a state as many as it may look at."""
+    for state, look_at, most in (
+        ("NULL", 101, 101),
+        ("'partly_rolled_back'", 300, 300),
+        ("'redeemed'", 300, 120),
+    ):
+        await filled.execute(f"PREPARE asked AS {queries('redemptions')[name]}")
+        plan = await filled.fetchval(
+            "EXPLAIN (ANALYZE, FORMAT JSON)"
+            f" EXECUTE asked ({NEWEST}, 0, {look_at}, {state}, '{{}}', 101, {whose})"
+        )
+        await filled.execute("DEALLOCATE asked")
+        steps = list(nodes(json.loads(plan)[0]["Plan"]))
+        (scan,) = [step for step in steps if step.get("Index Name") == index]
+        assert 0 < scan["Actual Rows"] <= most, (state, scan)
+        assert not [step for step in steps if "Sort" in step["Node Type"]]

@@ -1,0 +1,106 @@
+"""The end of a test that does not end: what everything in it waits for is shown, then the process is over.
+
+pytest-timeout's other way, an exception out of a signal handler, is not certain to end a test: asyncio
+takes it for the failure of whatever callback runs at that moment and goes on, and a fixture that joins a
+thread waits on all the same. A process that exits is over for sure. pytest-xdist reports the test as
+failed and goes on in another process; its workers have no terminal, so this writes to stderr itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import gc
+import os
+import threading
+import traceback
+import types
+from typing import TYPE_CHECKING, Any, Final
+
+import psutil  # type: ignore[import-untyped] # it has no types
+from pytest_timeout import is_debugging  # type: ignore[import-untyped] # it has no types
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pytest
+
+EXIT_STATUS: Final = 1
+STDERR: Final = 2
+_FRAMES: Final = ("cr_frame", "ag_frame", "gi_frame")
+_AWAITED: Final = ("cr_await", "ag_await", "gi_yieldfrom")
+
+
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool:  # noqa: ANN401 - a private type
+    """Called by pytest-timeout in place of its own."""
+    timer = threading.Timer(settings.timeout, _end, (item, settings.timeout))
+    timer.daemon = True
+
+    def cancel() -> None:
+        timer.cancel()
+        timer.join()
+
+    item.cancel_timeout = cancel  # type: ignore[attr-defined] # where pytest-timeout looks for it
+    timer.start()
+    return True
+
+
+def _end(item: pytest.Item, timeout_s: float) -> None:
+    if is_debugging():
+        return
+    try:
+        _show_output(item)
+        _say(f"\n{item.nodeid} has not ended within {timeout_s:g} s. Threads:\n")
+        faulthandler.dump_traceback(STDERR)
+        for task in _tasks():
+            _say(f"\n{task!r} waits here, the innermost last:\n{''.join(_waits(task.get_coro()))}")
+        _end_children()
+    finally:
+        os._exit(EXIT_STATUS)
+
+
+def _say(text: str) -> None:
+    os.write(STDERR, text.encode(errors="replace"))
+
+
+def _show_output(item: pytest.Item) -> None:
+    """What the test has written so far; from then on stderr is the real one."""
+    capture: Any = item.config.pluginmanager.getplugin("capturemanager")
+    if capture is not None:
+        capture.suspend_global_capture(in_=True)
+        _say("\n".join(capture.read_global_capture()))
+
+
+def _tasks() -> list[asyncio.Task[Any]]:
+    """Of all event loops: asyncio tells only those of one that is known."""
+    return [each for each in gc.get_objects() if issubclass(type(each), asyncio.Task) and not each.done()]
+
+
+def _waits(awaited: object) -> Iterator[str]:
+    """Where a coroutine waits, and what it waits for, and so on."""
+    while awaited is not None:
+        frame = _first(awaited, _FRAMES)
+        if frame is not None:
+            yield from traceback.StackSummary.extract([(frame, frame.f_lineno)]).format()
+            awaited = _first(awaited, _AWAITED)
+            continue
+        # An iterator over a future, or a step of an asynchronous generator: neither says of what.
+        behind = gc.get_referents(awaited)
+        awaited = next((each for each in behind if isinstance(each, types.AsyncGeneratorType)), None)
+        yield from (f"  for {each!r}\n" for each in behind if isinstance(each, asyncio.Future))
+
+
+def _first(holder: object, names: tuple[str, ...]) -> Any:  # noqa: ANN401 - a frame, or anything awaitable
+    return next((found for name in names if (found := getattr(holder, name, None)) is not None), None)
+
+
+def _end_children() -> None:
+    """Tell them to stop; the kernel sees to those that do not (on Linux). Paused ones would never notice."""
+    own = psutil.Process()
+    for process in own.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            process.resume()
+    for process in own.children():
+        with contextlib.suppress(psutil.Error):
+            process.terminate()

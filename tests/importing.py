@@ -1,0 +1,72 @@
+"""Imports for tests: files from lists of codes, whole or broken off, and what came of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from engine import campaigns, imports
+from engine.campaigns import NewCampaign
+from engine.import_lines import Form
+from engine.importing import Importer, Upload
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from engine.control import ControlPlane
+    from engine.import_run import Outcome
+
+
+class BrokenOff(Exception):
+    """The file ends here, and not as it should."""
+
+
+async def a_campaign(plane: ControlPlane, **fields: Any) -> str:  # noqa: ANN401 - by their names
+    new = NewCampaign(**({"name": "Test", "state": "active"} | fields))
+    return (await campaigns.create(plane, campaigns.define(new))).value.id
+
+
+def lines_of(codes: Iterable[str]) -> bytes:
+    return "".join(f"{code}\n" for code in codes).encode()
+
+
+async def in_pieces(
+    content: bytes, *, size: int = 1000, broken_at: int | None = None
+) -> AsyncIterator[bytes]:
+    for at in range(0, len(content), size):
+        if broken_at is not None and at + size > broken_at:
+            yield content[at:broken_at]
+            raise BrokenOff
+        yield content[at : at + size]
+
+
+async def bring(
+    plane: ControlPlane,
+    campaign: str,
+    content: bytes,
+    *,
+    form: Form = Form.CSV,
+    key: str | None = None,
+    created_by: str = "test",
+    broken_at: int | None = None,
+) -> Outcome:
+    """Import a file, or as much of it as there is."""
+    source = in_pieces(content, broken_at=broken_at)
+    return await Importer(plane).run(Upload(campaign, form, source, created_by=created_by, key=key))
+
+
+async def problems_of(plane: ControlPlane, outcome: Outcome) -> list[str]:
+    pieces = [piece async for piece in imports.problems(plane, outcome.imported.name)]
+    return b"".join(pieces).decode().splitlines()
+
+
+def counts(outcome: Outcome) -> tuple[int, int, int, int]:
+    """Lines, accepted, duplicates, unusable."""
+    imported = outcome.imported
+    return imported.lines, imported.accepted, imported.duplicates, imported.unusable
+
+
+async def stored(plane: ControlPlane) -> list[tuple[int, int]]:
+    """Batch and serial of every imported code in PostgreSQL, in order."""
+    async with plane.database.connection() as connection:
+        rows = await connection.fetch("SELECT batch, serial FROM imported_codes ORDER BY batch, serial")
+    return [(row["batch"], row["serial"]) for row in rows]
