@@ -33,6 +33,7 @@ _VALUE_BYTES: Final = 6
 _UNWATCH: Final = pack("UNWATCH")  # what a call that was given up began
 _MULTI: Final = pack("MULTI")
 _EXEC: Final = pack("EXEC")
+_random: Final = random.Random()  # noqa: S311 - no secret; of its own, so that it disturbs nobody else's
 _JITTER: Final = (0.75, 1.25)
 _SQL: Final = queries("imports")
 
@@ -169,7 +170,7 @@ async def heal_index(plane: ControlPlane) -> None:
     """Write what Redis does not have of the index, whenever it is missing, until cancelled."""
     told = ""
     while True:
-        await asyncio.sleep(plane.settings.heal_interval_s * random.uniform(*_JITTER))  # noqa: S311 - spreads load
+        await asyncio.sleep(plane.settings.heal_interval_s * _random.uniform(*_JITTER))
         try:
             healed = await heal_index_once(plane)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next look may find it gone

@@ -21,6 +21,7 @@ from engine.bodies import HoldRequest
 from engine.errors import Fault, OutcomeUnknown, Overloaded, StoreUnavailable
 from engine.events import EventId, parse_id
 from engine.holds import Confirmation, Hold, read_records, release
+from engine.messages import plain_problem
 
 if TYPE_CHECKING:
     from engine.attempt import Arguments, PlaceOf
@@ -133,8 +134,8 @@ async def _redeem(combined: Combined) -> None:
 async def _hold_and_decide(combined: Combined, begun: _Begun) -> None:
     """Hold all codes. If that can be done, it is decided, and then they are confirmed."""
     core = combined.core
-    holds = [_hold(combined, part, begun.nonce) for part in combined.parts]
-    answers = await asyncio.gather(*(core.answer(hold) for hold in holds))
+    holds = [_hold(combined, part, f"{begun.nonce} {at}") for at, part in enumerate(combined.parts)]
+    answers = _with_repeats(combined, await asyncio.gather(*(core.answer(hold) for hold in holds)))
     if any(answer.status != _OK for answer in answers):
         await _release(core, combined, answers)
         await _refuse(combined, begun, answers)
@@ -151,14 +152,15 @@ async def _hold_and_decide(combined: Combined, begun: _Begun) -> None:
     combined.answer_whole(await _complete(core, begun.shard, begun.span_id, record), replayed=False)
 
 
-def _hold(combined: Combined, part: Part, nonce: str) -> Hold:
+def _hold(combined: Combined, part: Part, mark: str) -> Hold:
+    """Each part has a hold of its own, so that a code named twice is used twice, or refused."""
     request = combined.request
     hold = Hold(
         combined.core,
         HoldRequest(
             code="",
             user=request.user,
-            order=request.order + OWN_MARK + nonce,
+            order=request.order + OWN_MARK + mark,
             amount=part.request.amount,
             ttl_s=HOLD_TTL_S,
         ),
@@ -167,6 +169,20 @@ def _hold(combined: Combined, part: Part, nonce: str) -> Hold:
     )
     hold.is_the_code_of(part)
     return hold
+
+
+def _with_repeats(combined: Combined, answers: list[Answer]) -> list[Answer]:
+    """A code that is used whole is held by the part that names it first: another is refused."""
+    firsts: dict[tuple[int, int], Answer] = {}
+    told = []
+    for part, answer in zip(combined.parts, answers, strict=True):
+        first = firsts.setdefault((part.batch, part.serial), answer)
+        if first is answer or first.status != _OK or part.campaign.kind != "single":
+            told.append(answer)
+        else:
+            status, body = plain_problem("already_redeemed")
+            told.append(answer._replace(status=status, body=body, retry_after_s=0))
+    return told
 
 
 async def _release(core: Core, combined: Combined, answers: list[Answer]) -> None:
@@ -233,6 +249,7 @@ class _Decided(Confirmation):
 
     __slots__ = ()
     decided = True
+    heeds_voids = False
 
     def __init__(
         self, core: Core, hold_id: EventId, record: bytes | None, span: Span, receipt_name: str

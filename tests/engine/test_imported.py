@@ -274,7 +274,7 @@ async def test_a_redis_that_is_slow_answers_nobody_late_and_no_code_is_lost(plan
 async def test_more_look_ups_than_may_wait_are_refused_at_once(plane: ControlPlane) -> None:
     codes = [f"MANY-{number:06}" for number in range(300)]
     await bring(plane, await a_campaign(plane), lines_of(codes))
-    async with engine_in_process(plane, queue_max=50) as merchant:
+    async with engine_in_process(plane, queue_max=50, attempt_deadline_ms=30_000) as merchant:
         outcomes = await asyncio.gather(
             *(outcome_of(merchant, code, key=code[:1] + code[-3:]) for code in codes)
         )
