@@ -18,14 +18,19 @@ from engine import api_keys, batches, campaigns, mint_keys
 from engine.batches import NewBatch
 from engine.campaigns import NewCampaign
 from engine.codes import Codec
+from engine.core import Core
 from engine.formats import FORMATS
 from engine.processes import _leash
+from engine.registry import Registry
 from engine.settings import without_settings
+from engine.telemetry import Telemetry
 from engine.worker import serving
 from tests.waiting import TIMEOUT_S, wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from redis.asyncio import Redis
 
     from engine.control import ControlPlane
     from engine.settings import Settings
@@ -70,6 +75,16 @@ class Merchant:
         return await self.call(
             "POST", "/v1/redemptions", json={"code": code, "user": user, **fields}, headers=headers
         )
+
+
+async def connected_core(settings: Settings, redis: Redis) -> Core:
+    """A worker without its HTTP, once it is connected to every shard."""
+    registry = Registry(redis)
+    await registry.refresh()
+    core = Core(settings, registry, redis, Telemetry())
+    core.open()
+    await wait_until_async(lambda: core.ready)
+    return core
 
 
 async def issue(

@@ -31,7 +31,6 @@ from engine.attempt import bucketed
 from engine.bodies import CheckRequest, HoldRequest, RollbackRequest
 from engine.campaigns import CampaignChange, NewCampaign
 from engine.control import ControlPlane
-from engine.core import Core
 from engine.corrections import Adjustment, Rollback, Unvoiding, Voiding
 from engine.database import open_database
 from engine.events import EventId, parse_id
@@ -40,10 +39,8 @@ from engine.inspection import Check
 from engine.messages import RedeemRequest
 from engine.publishing import publish
 from engine.redemption import Redemption as RedeemAttempt
-from engine.registry import Registry
 from engine.sweeping import sweep
-from engine.telemetry import Telemetry
-from tests.deployment import mint
+from tests.deployment import connected_core, mint
 from tests.engine import life
 from tests.engine.life import Campaign, Code, Life
 from tests.servers import ValkeyProcess, temporary_directory
@@ -52,7 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
     from engine.attempt import Attempt
-    from engine.core import Answer
+    from engine.core import Answer, Core
     from engine.settings import Settings
 
 USERS: Final = ("ann", "bob")
@@ -97,13 +94,7 @@ class World:
         self.workers = [await self._worker() for _ in range(2)]
 
     async def _worker(self) -> Core:
-        registry = Registry(self.redis)
-        await registry.refresh()
-        core = Core(self.settings, registry, self.redis, Telemetry())
-        core.open()
-        while not core.ready:  # noqa: ASYNC110 - its links tell their batchers only
-            await asyncio.sleep(0.01)
-        return core
+        return await connected_core(self.settings, self.redis)
 
     async def _close_workers(self) -> None:
         for worker in self.workers:

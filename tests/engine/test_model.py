@@ -27,20 +27,19 @@ from engine.attempt import bucketed
 from engine.campaigns import LIMITS, TRANSITIONS, CampaignChange, NewCampaign
 from engine.codes import Codec
 from engine.control import ControlPlane
-from engine.core import Core
 from engine.database import Database, open_database
 from engine.errors import PROBLEMS
 from engine.formats import DEFAULT_FORMAT, mask
 from engine.messages import RedeemRequest
 from engine.redemption import Redemption
-from engine.registry import ApiKey, Registry
-from engine.telemetry import Telemetry
-from tests.deployment import issue, mint
+from tests.deployment import connected_core, issue, mint
 from tests.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from engine.core import Core
+    from engine.registry import ApiKey
     from engine.settings import Settings
 
 NEVER_ISSUED: Final = 1_000_000  # as a batch, as a serial
@@ -198,11 +197,7 @@ class Engine:
         self.workers = [await self._worker() for _ in range(2)]
 
     async def _worker(self) -> Core:
-        registry = Registry(self.plane.redis)
-        await registry.refresh()
-        worker = Core(self.settings, registry, self.plane.redis, Telemetry())
-        worker.open()
-        return worker
+        return await connected_core(self.settings, self.plane.redis)
 
     async def restart(self, number: int | None) -> None:
         """A worker, or what Redis knows of scripts."""
@@ -407,7 +402,7 @@ class Machine(RuleBasedStateMachine):
             assert body.get("replayed", False) == expected.replayed
             return
         campaign = sent.code.campaign
-        assert status == 200
+        assert status == 200, body
         assert body == {
             "id": self.ids.setdefault(expected.first, body["id"]),
             "status": "redeemed",
