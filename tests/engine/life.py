@@ -6,6 +6,7 @@ somebody asks, or by the sweep) the model is lazy in the same way, as events tel
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -196,6 +197,18 @@ class Life:
         code.redeemed = code.campaign.kind == "single"
         self.note(code, "redeemed", taken)
         return "", taken
+
+    def combined(self, codes: list[Code], user: str, amount: Amount, order: str) -> list[Outcome]:
+        """All of them or none, of one shard; what is in the way and held too long is given back before."""
+        trial, copied = copy.deepcopy((self, codes))
+        outcomes = [trial.redeem(code, user, amount, order) for code in copied]
+        if trial.traces != self.traces:
+            self.sweep(codes[0].shard)
+            return self.combined(codes, user, amount, order)
+        if all(not refusal for refusal, _ in outcomes):
+            for code in codes:
+                self.redeem(code, user, amount, order)
+        return outcomes
 
     def _confirmed(self, hold: Hold, taken: int) -> int:
         code = hold.code

@@ -28,8 +28,9 @@ from redis.asyncio import Redis
 
 from engine import api_keys, campaigns, holds, keys, voids
 from engine.attempt import bucketed
-from engine.bodies import CheckRequest, HoldRequest, RollbackRequest
+from engine.bodies import CheckRequest, CombinedItem, CombinedRequest, HoldRequest, RollbackRequest
 from engine.campaigns import CampaignChange, NewCampaign
+from engine.combined import Combined
 from engine.control import ControlPlane
 from engine.corrections import Adjustment, Rollback, Unvoiding, Voiding
 from engine.database import open_database
@@ -145,7 +146,7 @@ class Machine(RuleBasedStateMachine):
         return body
 
     def attempt(
-        self, make: Callable[[Core, str | None, Any], Attempt], text: str | None = None
+        self, make: Callable[[Core, str | None, Any], Attempt | Combined], text: str | None = None
     ) -> Callable[[Core, str | None], Any]:
         def ask(core: Core, key: str | None) -> Any:  # noqa: ANN401 - a coroutine
             api_key = core.registry.api_keys[self.world.digest]
@@ -185,6 +186,34 @@ class Machine(RuleBasedStateMachine):
             lambda core, key, api_key: RedeemAttempt(core, request, key, api_key), chosen.text
         )
         self.redeemed(chosen, user, taken, self.ask(made, expected, keyed=keyed))
+
+    @rule(
+        several=st.lists(PICK, min_size=2, max_size=4),
+        user=st.sampled_from(USERS),
+        amount=AMOUNT,
+        order=st.sampled_from(ORDERS[1:]),
+        keyed=KEYED,
+    )
+    def redeem_together(
+        self, several: list[int], user: str, amount: life.Amount, order: str, *, keyed: bool
+    ) -> None:
+        """Codes of one shard, some of them perhaps twice."""
+        shard = self.pick(several[0]).shard
+        codes = [code for code in map(self.pick, several) if code.shard == shard]
+        outcomes = self.model.combined(codes, user, amount, order)
+        refusals = [refusal for refusal, _ in outcomes if refusal]
+        items = [CombinedItem(code.text, amount) for code in codes]
+        request = CombinedRequest(items, user, order)
+        made = self.attempt(lambda core, key, api_key: Combined(core, request, key, api_key))
+        body = self.ask(
+            made, refusals[0] if refusals else "", keyed=keyed and "held_by_another_order" not in refusals
+        )
+        if refusals:
+            assert [refusal["code"] for refusal in body["refusals"]] == refusals
+            return
+        for code, (_, taken), redeemed in zip(codes, outcomes, body["redemptions"], strict=True):
+            assert redeemed["amount"] == taken
+            self.model.redemptions.append(life.Redemption(code, redeemed["id"], user, taken or 0))
 
     def redeemed(self, code: Code, user: str, taken: int | None, body: dict[str, Any]) -> None:
         if taken is not None:
