@@ -6,12 +6,12 @@ are written here, and the answers that all of them may give are read here.
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from engine import keys
+from engine import keys, receipts
 from engine.errors import RETRYABLE_STATUS, Fault, OutcomeUnknown, StoreUnavailable
-from engine.messages import plain_problem, problem, short_digest
+from engine.messages import plain_problem, problem
+from engine.receipts import bucketed
 from engine.registry import Campaign
 from engine.resolver import Wanted
 from lua import loader
@@ -88,7 +88,7 @@ class Attempt(Wanted):
         self.order = order
         self.key = key
         self.fingerprint = b""
-        self.receipt_name = f"{self.actor} {key}" if key else ""
+        self.receipt_name = receipts.name(self.actor, key) if key else ""
         self.claimed = False
 
     def texts(self) -> tuple[str | None, ...]:
@@ -118,7 +118,8 @@ class Attempt(Wanted):
         self.last4, self.masked = code.last4, code.masked
         self.place = keys.place(self.serial, registry.shards, self.campaign.pinned_shard)
         if self.key:
-            self.fingerprint = short_digest(self.seen())
+            known = receipts.known_half(self.user, self.order, [(self.batch, self.serial)])
+            self.fingerprint = receipts.fingerprint(known, self.seen())
 
     def is_the_code_of(self, other: Attempt) -> None:
         """Take the identity of a code that was found for another attempt."""
@@ -267,17 +268,6 @@ class Claim(Attempt):
     def refused(self, outcome: str, *, replayed: bool = False) -> None:
         """Answer for the attempt."""
         self._attempt.refused(outcome, replayed=replayed)
-
-
-def home_of(receipt_name: str, shards: int) -> int:
-    """The shard that a key belongs to, whatever code it is used with."""
-    return bucketed(receipt_name, keys.RECEIPT_BUCKETS)[0] % shards
-
-
-def bucketed(text: str, buckets: int) -> tuple[int, bytes]:
-    """A hash bucket and the field within it: 96 bits of BLAKE2b, so that long texts cost no memory."""
-    digest = hashlib.blake2b(text.encode(), digest_size=12).digest()
-    return int.from_bytes(digest[:2]) % buckets, digest
 
 
 def number(word: str) -> int | None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from engine import receipts
 from engine.attempt import load_script
 from engine.errors import RETRYABLE_STATUS, Fault, StoreUnavailable
-from engine.messages import RedeemRequest, encode, plain_problem, problem, short_digest
+from engine.messages import RedeemRequest, encode, plain_problem, problem
 from engine.redemption import Redemption, redeemed_body
 from engine.spanning import redeem_spanning
 
@@ -67,7 +68,7 @@ class Combined:
         self.api_key = api_key
         self.actor = api_key.id
         self.deadline = core.deadline()
-        self.receipt_name = f"{api_key.id} {key}" if key else ""
+        self.receipt_name = receipts.name(api_key.id, key) if key else ""
         self.fingerprint = b""
         self.claimed = False
         self.parts = [
@@ -107,7 +108,9 @@ class Combined:
             self.refuse(self._refusals)
             return
         if self.key:
-            self.fingerprint = self.parts[0].fingerprint = short_digest(self._seen())
+            codes = [(part.batch, part.serial) for part in self.parts]
+            known = receipts.known_half(self.request.user, self.request.order, codes)
+            self.fingerprint = self.parts[0].fingerprint = receipts.fingerprint(known, self._seen())
         self.place = self.parts[0].place
         if len({part.place.shard for part in self.parts}) > 1:
             self._spanning = asyncio.create_task(redeem_spanning(self))

@@ -12,7 +12,7 @@ import unicodedata
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from engine.attempt import Claim, home_of
+from engine.attempt import Claim
 from engine.batcher import Batcher
 from engine.combined import Combined
 from engine.corrections import Adjustment, Rollback, Voiding
@@ -22,6 +22,7 @@ from engine.holds import Confirmation, Hold, Release
 from engine.inspection import Check
 from engine.link import Link
 from engine.messages import problem
+from engine.receipts import home_of
 from engine.redemption import Redemption
 from engine.resolver import Resolver, Wanted
 from engine.spanning import SpanStep

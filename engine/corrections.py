@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import orjson
 
-from engine import acts, keys
+from engine import acts, keys, receipts
 from engine.attempt import Attempt, load_script, number
 from engine.decoder import masked
 from engine.errors import OutcomeUnknown, StoreUnavailable
-from engine.messages import encode, instant, short_digest
+from engine.messages import encode, instant
 
 if TYPE_CHECKING:
     from engine.attempt import Arguments, PlaceOf
@@ -58,7 +58,8 @@ class Rollback(Attempt):
         self.masked = masked(registry.batches[self.batch], self.last4)
         self.place = keys.place(self.serial, registry.shards, campaign.pinned_shard)
         if key:
-            self.fingerprint = short_digest(self.seen())
+            known = receipts.known_half(self.user, self.order, [(self.batch, self.serial)])
+            self.fingerprint = receipts.fingerprint(known, self.seen())
 
     def seen(self) -> list[object]:
         """Which redemption, how much of it, and why."""
@@ -70,7 +71,7 @@ class Rollback(Attempt):
         amount = self._record["amount"]
         arguments += (
             place_of(keys.rolled_back(self.place.shard, self.batch)),
-            self._redemption.stream_id,
+            str(self._redemption),
             "" if amount is None else amount,
             int(self._and_void),
         )

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from redis.exceptions import RedisError
 
-from engine import events, keys
+from engine import events, keys, receipts
 from engine.attempt import NO_CAMPAIGN, READ_AGAIN, Attempt, load_script, number
 from engine.decoder import masked
 from engine.errors import Overloaded, Refusal, StoreUnavailable
-from engine.messages import encode, instant, short_digest
+from engine.messages import encode, instant
 from engine.redemption import redeemed_body
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class HoldEnd(Attempt):
         self.hold_id = hold_id
         self._record = (record or b"").decode()
         if key:
-            self.fingerprint = short_digest(self.seen())
+            self.fingerprint = receipts.fingerprint(receipts.UNKNOWN, self.seen())
         if record is None or record == EXPIRED:
             self.campaign = NO_CAMPAIGN
             self.batch, self.serial, self.last4 = 0, 0, ""

@@ -136,8 +136,13 @@ def held(shard: int) -> str:
 
 
 def rolled_back(shard: int, batch: int) -> str:
-    """Hash: redemption (its stream id) -> how much of it was given back; 0 where it had no amount."""
+    """Hash: redemption (its id) -> how much of it was given back; 0 where it had no amount."""
     return f"{{s{shard}}}:rolled_back:{batch}"
+
+
+def rebuilding(shard: int) -> str:
+    """String, there while the shard is being made again from PostgreSQL: nothing is published to it."""
+    return f"{{s{shard}}}:rebuilding"
 
 
 def spans(shard: int) -> str:

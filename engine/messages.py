@@ -5,7 +5,6 @@ The call for one code and the batch call use these, so that the same request get
 
 from __future__ import annotations
 
-import hashlib
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
@@ -14,6 +13,7 @@ import msgspec
 import orjson
 
 from engine.errors import PROBLEMS, Refusal
+from engine.receipts import canonical
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -160,7 +160,7 @@ def check_amount(amount: int | str | None) -> None:
 
 def _check_metadata(metadata: dict[str, Any], bytes_max: int) -> None:
     try:
-        size = len(_canonical([metadata])) - 2  # as deep as ``short_digest`` has it
+        size = len(canonical([metadata])) - 2  # as deep as a fingerprint has it
     except orjson.JSONEncodeError:  # nested too deep, or an integer past 64 bits
         raise Refusal("malformed_request", "metadata cannot be kept as it is") from None
     if size > bytes_max:
@@ -194,15 +194,6 @@ def _without_values(message: str) -> str:
     """A validation message that names our fields and types only: what the caller sent may be a code."""
     ours = message.startswith(("Expected ", "Object missing required field "))
     return message if ours else "The body has a field this call does not take."
-
-
-def _canonical(value: object) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
-
-
-def short_digest(seen: list[object]) -> bytes:
-    """What two requests with one idempotency key must share: 64 bits of BLAKE2b."""
-    return hashlib.blake2b(_canonical(seen), digest_size=8).digest()
 
 
 encode = orjson.dumps

@@ -31,7 +31,7 @@ PUBLISH_TRIES: Final = 3
 _SQL: Final = queries("control")
 _PUBLISH: Final = loader.load(
     "publish",
-    keys=("version_key", "events_key"),
+    keys=("version_key", "events_key", "rebuilding_key"),
     arguments=("base", "target", "ledger_offset", "last", "records"),
 )
 _NO_OFFSET: Final = "0-0"
@@ -92,8 +92,9 @@ async def _publish_shard(redis: Redis, connection: Any, shard: int, target: int)
 async def check_kept(redis: Redis, connection: Any, shard: int) -> None:  # noqa: ANN401 - asyncpg has no types
     """Take its configuration from a shard that has lost events, so that it redeems nothing.
 
-    PostgreSQL, asked first, cannot have written more events than the stream, asked after it, was
-    ever given; unless Redis came back without its latest ones. Later events do not hide that.
+    So has one that is being rebuilt. PostgreSQL, asked first, cannot have written more events than the
+    stream, asked after it, was ever given; unless Redis came back without its latest ones. Later
+    events do not hide that.
 
     Raises:
         StoreBehind: it has.
@@ -104,6 +105,8 @@ async def check_kept(redis: Redis, connection: Any, shard: int) -> None:  # noqa
         added = int(stream["entries-added"])
     except ResponseError:  # there is no stream yet
         added = 0
+    if await redis.exists(keys.rebuilding(shard)):
+        raise StoreBehind(f"shard {shard} is being rebuilt, or that was interrupted")
     if added < persisted:
         await redis.delete(keys.version(shard))
         raise StoreBehind(
@@ -144,7 +147,7 @@ async def _send(redis: Redis, shard: int, rows: AsyncIterator[_Row], head: tuple
 
 
 async def _call(redis: Redis, shard: int, chunk: list[_Row], *head: str) -> bytes:
-    names = [keys.version(shard), keys.events(shard)]
+    names = [keys.version(shard), keys.events(shard), keys.rebuilding(shard)]
     arguments: list[str | bytes] = [*head]
     records = [row for row in chunk if row.record] if shard == 0 else []
     if records:

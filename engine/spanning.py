@@ -16,12 +16,13 @@ import orjson
 from redis.exceptions import RedisError
 
 from engine import keys
-from engine.attempt import NO_CAMPAIGN, READ_AGAIN, Attempt, bucketed, home_of, load_script
+from engine.attempt import NO_CAMPAIGN, READ_AGAIN, Attempt, load_script
 from engine.bodies import HoldRequest
 from engine.errors import Fault, OutcomeUnknown, Overloaded, StoreUnavailable
 from engine.events import EventId, parse_id
 from engine.holds import Confirmation, Hold, read_records, release
 from engine.messages import plain_problem
+from engine.receipts import bucketed, home_of
 
 if TYPE_CHECKING:
     from engine.attempt import Arguments, PlaceOf

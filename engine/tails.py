@@ -100,7 +100,7 @@ async def with_given_back(redis: Redis, found: Sequence[Found]) -> list[Found]:
         places[keys.rolled_back(item.event.id.shard, item.event.batch)].append(at)
     pipeline = redis.pipeline(transaction=False)
     for name, here in places.items():
-        pipeline.hmget(name, [found[at].event.id.stream_id for at in here])
+        pipeline.hmget(name, [str(found[at].event.id) for at in here])
     try:
         replies: list[Any] = await pipeline.execute()
     except (OSError, RedisError) as error:

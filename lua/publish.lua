@@ -3,11 +3,11 @@
 -- call, or in several of which only the last moves the version. Each row carries the version it
 -- changed at and never replaces a later one, so publishers may overtake each other.
 -- Answers {'published'}, or, with nothing done: {'current'}: the shard is there already;
--- {'gap'}: it is below `base`, so rows would be missing; {'behind'}: its stream ends before the
--- ledger does, so it has lost data, and a configuration would make redeemed codes fresh again.
-local version_key, events_key = KEYS[1], KEYS[2]
+-- {'gap'}: it is below `base`, so rows would be missing; {'behind'}: it is being rebuilt, or its stream ends before
+-- the ledger does, so it has lost data, and a configuration would make redeemed codes fresh again.
+local version_key, events_key, rebuilding_key = KEYS[1], KEYS[2], KEYS[3]
 local base, target, ledger_offset, last, records = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
--- `records` times a version, a field, a record and an event follow, for KEYS[3], the control hash, and KEYS[4],
+-- `records` times a version, a field, a record and an event follow, for KEYS[4], the control hash, and KEYS[5],
 -- its index of versions; then, up to the end, campaigns: each its position in KEYS and its fields. The event, as
 -- JSON, is what the stream is told once, by the call that takes the record over; empty for none.
 local first_record, record_width = 6, 4
@@ -30,10 +30,10 @@ if shard_version >= tonumber(target) then
     return { 'current' }
 elseif shard_version < tonumber(base) then
     return { 'gap' }
-elseif stream_ends_before(ledger_offset) then
+elseif redis.call('EXISTS', rebuilding_key) == 1 or stream_ends_before(ledger_offset) then
     return { 'behind' }
 end
-local control_key, changed_key = KEYS[3], KEYS[4]
+local control_key, changed_key = KEYS[4], KEYS[5]
 local first_campaign = first_record + tonumber(records) * record_width
 
 -- Read: which rows are news to this shard.

@@ -1,5 +1,5 @@
 #!lua
--- Undoes redemptions, whole or in part. What was given back of each is kept under its stream id, for ever:
+-- Undoes redemptions, whole or in part. What was given back of each is kept under its id, for ever:
 -- there is no age limit. The attempt's `amount` is what to give back, empty for all that is left.
 -- Answers, one for each attempt: `rolled_back <stream id> <amount> <given back so far> <balance left>`, or a
 -- refusal's code, or `replayed <the first answer>`.
@@ -47,7 +47,7 @@ local function roll_back(rolled_at, redemption, redeemed_amount, and_void)
     if campaign.kind == 'single' and state == REDEEMED then
         set_state(FRESH)
     end
-    local event_id = add_event('rolled_back', shard .. '-' .. redemption, campaign, returned)
+    local event_id = add_event('rolled_back', redemption, campaign, returned)
     if and_void and state ~= VOID then
         set_state(VOID)
         add_event('voided', attempt.serial .. '-' .. attempt.serial, campaign)

@@ -27,7 +27,6 @@ from hypothesis.stateful import (
 from redis.asyncio import Redis
 
 from engine import api_keys, campaigns, holds, keys, voids
-from engine.attempt import bucketed
 from engine.bodies import CheckRequest, CombinedItem, CombinedRequest, HoldRequest, RollbackRequest
 from engine.campaigns import CampaignChange, NewCampaign
 from engine.combined import Combined
@@ -39,6 +38,7 @@ from engine.holds import Hold as HoldAttempt
 from engine.inspection import Check
 from engine.messages import RedeemRequest
 from engine.publishing import publish
+from engine.receipts import bucketed
 from engine.redemption import Redemption as RedeemAttempt
 from engine.sweeping import sweep
 from tests.deployment import connected_core, mint

@@ -23,7 +23,6 @@ from msgspec import UNSET
 from redis.asyncio import Redis
 
 from engine import api_keys, campaigns, events, keys, mint_keys
-from engine.attempt import bucketed
 from engine.campaigns import LIMITS, TRANSITIONS, CampaignChange, NewCampaign
 from engine.codes import Codec
 from engine.control import ControlPlane
@@ -31,6 +30,7 @@ from engine.database import Database, open_database
 from engine.errors import PROBLEMS
 from engine.formats import DEFAULT_FORMAT, mask
 from engine.messages import RedeemRequest
+from engine.receipts import bucketed
 from engine.redemption import Redemption
 from tests.deployment import connected_core, issue, mint
 from tests.waiting import wait_until_async

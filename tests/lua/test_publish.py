@@ -49,7 +49,7 @@ async def publish(
     records: tuple[Row, ...] = (),
     campaigns: tuple[dict[str, str], ...] = (),
 ) -> str:
-    names = [keys.version(0), keys.events(0)]
+    names = [keys.version(0), keys.events(0), keys.rebuilding(0)]
     arguments: list[str | int] = [base, target, offset, "1" if last else "", len(records)]
     if records:
         names += [keys.control(), keys.control_changed()]
