@@ -74,7 +74,9 @@ async def initialise(connection: Any, shards: int) -> None:  # noqa: ANN401 - as
         await connection.execute(query("insert_deployment"), shards)
         stored = await connection.fetchval("SELECT shards FROM deployment")
         if stored != shards:
-            raise MigrationError(f"this deployment has {stored} shards, fixed when it began; not {shards}")
+            raise MigrationError(
+                f"this deployment has {stored} shards, not {shards}; `redeem rebuild` changes that"
+            )
         await connection.execute(query("insert_offsets"), shards)
 
 

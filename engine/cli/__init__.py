@@ -18,6 +18,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "serve": ("engine.cli.run:serve", "Run the front end alone."),
     "persist": ("engine.cli.run:persist", "Run the persister alone."),
     "init": ("engine.cli.run:init", "Make the tables, the mint key and the first configuration."),
+    "rebuild": (
+        "engine.cli.rebuild:rebuild",
+        "Make Redis again from PostgreSQL; change the number of shards.",
+    ),
     "keys": ("engine.cli.keys:keys", "Create, list and revoke API keys."),
     "campaigns": ("engine.cli.campaigns:campaigns", "Create, list, show and change campaigns."),
     "codes": ("engine.cli.codes:codes", "Mint, import, export and void codes, rotate the mint key."),
@@ -68,10 +72,13 @@ def _told(error: Exception) -> str:
     from engine.processes import StartError  # noqa: PLC0415 - only where it is needed
     from engine.settings import SettingsError  # noqa: PLC0415 - only where it is needed
     from persister.migrations import MigrationError  # noqa: PLC0415 - only where it is needed
+    from persister.rebuild import RebuildRefused  # noqa: PLC0415 - only where it is needed
 
     if isinstance(error, Refusal):
         text = error.detail or PROBLEMS[error.code][1]
-    elif isinstance(error, SettingsError | StartError | MigrationError | MintKeyError | Fault | OSError):
+    elif isinstance(
+        error, SettingsError | StartError | MigrationError | MintKeyError | RebuildRefused | Fault | OSError
+    ):
         text = str(error) or type(error).__name__
     else:
         text = f"internal error: {type(error).__name__}: {error} (REDEEM_LOG_LEVEL=debug shows where)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 import socket
@@ -20,8 +21,10 @@ from engine import settings as all_settings
 from engine.cli import demo
 from engine.cli.connect import server_urls
 from engine.cli.initialise import initialise
+from engine.cli.rebuild import rebuild_and_publish
 from engine.logs import log_to_stderr
 from engine.processes import Child
+from engine.publishing import StoreBehind
 from engine.reservations import DataDirectoryLock, reserve_port
 from engine.settings import PORT_MAX, Settings, without_settings
 from engine.supervisor import Supervisor
@@ -29,6 +32,7 @@ from engine.supervisor import Supervisor
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_log = logging.getLogger(__name__)
 # Stages start in this order, and stop in the other.
 SERVERS: Final = 0
 PERSISTER: Final = 1
@@ -57,7 +61,7 @@ def up(**options: Any) -> None:  # noqa: ANN401 - options of several types
 
     async def plan(supervisor: Supervisor) -> None:
         complete = await _start_servers(supervisor, settings)
-        await initialise(complete)
+        await _initialise(complete)
         persister = _persister(complete, front_end)
         await supervisor.start([persister, *_workers(supervisor, complete, front_end)])
         click.echo(f"ready {front_end.url}")
@@ -105,6 +109,16 @@ def _settings(options: dict[str, Any]) -> Settings:
     settings = all_settings.load(os.environ, options)
     log_to_stderr(settings.log_level)
     return replace(settings, data_dir=settings.data_dir.resolve())
+
+
+async def _initialise(settings: Settings) -> None:
+    """``initialise``; a Redis that has lost data is made again first."""
+    try:
+        await initialise(settings)
+    except StoreBehind as fault:
+        _log.warning("Redis is made again from PostgreSQL", extra={"reason": str(fault)})
+        events = await rebuild_and_publish(settings)
+        _log.info("Redis is made again", extra={"events": events})
 
 
 def _supervisor(settings: Settings) -> Supervisor:

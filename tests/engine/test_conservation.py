@@ -28,6 +28,7 @@ WORKERS: Final = 2
 CLIENTS: Final = 16
 STEPS: Final = 30
 FACE: Final = 1000
+PARTLY: Final = 0.5
 GIVES: Final = ("redeemed", "confirmed")
 
 
@@ -101,7 +102,8 @@ class Client:
 
     async def confirm(self, _: int) -> None:
         if found := self.any_hold():
-            body = await self.post(f"/v1/holds/{found[1]}/confirm")
+            less = {"amount": 1} if self.part and self.random.random() < PARTLY else {}
+            body = await self.post(f"/v1/holds/{found[1]}/confirm", **less)
             assert body, "a hold that is there and has time"
             self.seen.note(found[0], "confirmed", body["amount"])
             self.redemptions.append((found[0], body["id"]))

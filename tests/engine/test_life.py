@@ -41,6 +41,7 @@ from engine.publishing import publish
 from engine.receipts import bucketed
 from engine.redemption import Redemption as RedeemAttempt
 from engine.sweeping import sweep
+from persister.rebuild import rebuild
 from tests.deployment import connected_core, mint
 from tests.engine import life
 from tests.engine.life import Campaign, Code, Life
@@ -116,6 +117,13 @@ class World:
         self.valkey.kill()
         self.valkey.start()
         self.run(self.redis.connection_pool.disconnect())
+        self.run(self._restart_workers())
+
+    def lose(self) -> None:
+        """Redis loses everything, and is made again from PostgreSQL, to which its stream goes first."""
+        self.run(self._close_workers())
+        self.run(rebuild(self.settings, lambda *_: None))
+        self.run(publish(self.redis, self.plane.database))
         self.run(self._restart_workers())
 
     def close(self) -> None:
@@ -242,7 +250,7 @@ class Machine(RuleBasedStateMachine):
             held.id = body["id"]
 
     @precondition(lambda self: self.model.holds or self.model.traces)
-    @rule(hold=PICK, amount=st.sampled_from((None, None, 0, 20, 50, 100, 101)), keyed=KEYED)
+    @rule(hold=PICK, amount=st.sampled_from((None, 0, 20, 20, 50, 101)), keyed=KEYED)
     def confirm(self, hold: int, amount: int | None, *, keyed: bool) -> None:
         held = self.any_hold(hold)
         expected, taken = self.model.confirm(held, amount)
@@ -403,6 +411,21 @@ class Machine(RuleBasedStateMachine):
         if really:
             self.world.crash()
 
+    @precondition(lambda self: self.model.redemptions)
+    @rule(really=st.sampled_from((False, False, True)))
+    def lose_redis(self, *, really: bool) -> None:
+        if not really:
+            return
+        self.world.lose()
+        self.model.traces.clear()
+        for hold in self.model.holds:
+            hold.over = False  # when it was to end is lost
+        self.kept = [kept for kept in self.kept if self.made_an_event(kept[2])]
+
+    def made_an_event(self, answer: Answer) -> bool:
+        body: dict[str, Any] = orjson.loads(answer.body)
+        return answer.status == 200 and body.get("changed", True)
+
     # what must be so
 
     def batch(self, code: Code) -> int:
@@ -429,7 +452,7 @@ class Machine(RuleBasedStateMachine):
             assert sum(int(value or 0) for value in found) == count
         for code in campaign.codes:
             await self.compare_code(code)
-        seen: Counter[tuple[str, int, int]] = Counter()
+        seen = await self.persisted(campaign)
         for shard in shards:
             entries: Any = await redis.xrange(keys.events(shard))
             for _, event in entries:
@@ -438,6 +461,14 @@ class Machine(RuleBasedStateMachine):
                     amount = int(event[b"amount"] or 0)
                     seen[event[b"type"].decode(), int(event[b"serial"]), amount] += 1
         assert seen == Counter(self.model.events.get(campaign.id, []))
+
+    async def persisted(self, campaign: Campaign) -> Counter[tuple[str, int, int]]:
+        async with self.world.plane.database.connection() as connection:
+            rows = await connection.fetch(
+                "SELECT type, serial, coalesce(amount, 0) FROM ledger WHERE campaign = $1 AND last4 <> ''",
+                campaign.id,
+            )
+        return Counter((type_, serial, amount) for type_, serial, amount in rows)
 
     async def compare_code(self, code: Code) -> None:
         redis, batch, kind = self.world.redis, self.batch(code), code.campaign.kind

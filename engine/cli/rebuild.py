@@ -1,0 +1,98 @@
+"""``redeem rebuild``: makes Redis again from PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+from redis.asyncio import Redis
+
+from engine import publishing
+from engine import settings as all_settings
+from engine.cli.connect import server_urls
+from engine.database import open_database, queries
+from engine.errors import Refusal
+from persister import rebuild as rebuilding
+
+if TYPE_CHECKING:
+    from engine.settings import Settings
+
+PROGRESS_INTERVAL_S: Final = 1.0
+_SQL: Final = queries("control")
+_NOTHING_LOST: Final = (
+    "Redis has lost nothing that the ledger holds. With --force it is made again all the same: what only it "
+    "knows, as receipts of refusals, is then lost"
+)
+
+
+@click.command()
+@click.option("--force", is_flag=True, help="Also where Redis has lost nothing.")
+@click.option("--data", "data_dir", type=Path, help="Where the bundled servers keep their data.")
+def rebuild(*, force: bool, data_dir: Path | None) -> None:
+    """Make Redis again from PostgreSQL, for as many shards as REDEEM_SHARDS says.
+
+    Nothing is redeemed while it runs. The persister must not be running, unless Redis is behind: then it
+    waits by itself. When the number of shards changes, start everything else after it, not before.
+    """
+    settings = all_settings.load(os.environ, {"data_dir": data_dir})
+    redis_url, database_url = server_urls(settings)
+    named = replace(settings, redis_url=redis_url, database_url=database_url)
+    events = asyncio.run(_rebuild(named, force=force))
+    click.echo(f"rebuilt from {events} events")
+
+
+async def _rebuild(settings: Settings, *, force: bool) -> int:
+    if not force and not await _is_needed(settings):
+        raise Refusal("malformed_request", _NOTHING_LOST)
+    return await rebuild_and_publish(settings)
+
+
+async def _is_needed(settings: Settings) -> bool:
+    timeout_s = settings.database_timeout_s
+    async with (
+        open_database(settings, settings.database_url) as database,
+        Redis.from_url(settings.redis_url, socket_timeout=timeout_s) as redis,
+        database.connection() as connection,
+    ):
+        deployment = await connection.fetchrow(_SQL["deployment"])
+        if deployment is None or deployment["shards"] != settings.shards:
+            return True
+        try:
+            for shard in range(settings.shards):
+                await publishing.check_kept(redis, connection, shard)
+        except publishing.StoreBehind:
+            return True
+    return False
+
+
+async def rebuild_and_publish(settings: Settings) -> int:
+    """Make Redis again and give it its configuration; answers from how many events. Progress on stderr.
+
+    Raises:
+        RebuildRefused: it cannot be done now; nothing was changed.
+    """
+    events = await rebuilding.rebuild(settings, _Progress())
+    timeout_s = settings.database_timeout_s
+    async with (
+        open_database(settings, settings.database_url) as database,
+        Redis.from_url(settings.redis_url, socket_timeout=timeout_s) as redis,
+    ):
+        await publishing.publish(redis, database)
+    return events
+
+
+class _Progress:
+    """A line on stderr now and then."""
+
+    def __init__(self) -> None:
+        self._told_at = time.monotonic()
+
+    def __call__(self, what: str, count: int) -> None:
+        if time.monotonic() - self._told_at >= PROGRESS_INTERVAL_S:
+            click.echo(f"rebuild: {count} {what}", err=True)
+            self._told_at = time.monotonic()
