@@ -29,6 +29,7 @@ from engine.messages import PROBLEM_TYPE, problem
 from engine.reading import Records
 from engine.registry import Registry
 from engine.requests import CHALLENGE
+from engine.store_watch import StoreWatch
 from engine.sweeping import keep_sweeping
 from engine.telemetry import Telemetry
 
@@ -65,11 +66,12 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         stack.push_async_callback(redis.aclose)
         database = await stack.enter_async_context(open_database(settings, settings.database_url))
         plane = ControlPlane(database=database, redis=redis, settings=settings)
-        await stack.enter_async_context(_in_background(heal(plane)))
-        await stack.enter_async_context(_in_background(heal_index(plane)))
         registry = Registry(redis, timeout_s=timeout_s)
+        watch = StoreWatch(plane, registry)
+        await stack.enter_async_context(_in_background(heal(plane, watch.found)))
+        await stack.enter_async_context(_in_background(heal_index(plane)))
         await _first_configuration(registry)
-        core = Core(settings, registry, redis, telemetry)
+        core = Core(settings, registry, redis, telemetry, watch.verify)
         core.open()
         stack.push_async_callback(core.close)
         await stack.enter_async_context(_in_background(keep_sweeping(core)))

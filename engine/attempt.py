@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from engine import keys, receipts
 from engine.errors import RETRYABLE_STATUS, Fault, OutcomeUnknown, StoreUnavailable
+from engine.events import EventId
 from engine.messages import plain_problem, problem
 from engine.receipts import bucketed
 from engine.registry import Campaign
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     """Takes the status and the body of an answer, and its Retry-After in seconds, 0 for none."""
 
 NO_CAMPAIGN: Final = Campaign("", "", None, None, per_user_limited=False, pinned_shard=None)
+_WHOLE_ID_DASHES: Final = 2
 READ_AGAIN: Final = 0  # in place of a status: what the attempt was made from is another now
 _FIELDS: Final = (
     *("campaign_at", "state_at", "used_at", "users_at", "receipts_at", "receipts_before_at"),
@@ -222,9 +224,13 @@ class Attempt(Wanted):
             retry_after_s = core.settings.retry_after_s
         self.on_done(status, body, retry_after_s)
 
-    def redemption_id(self, stream_id: str) -> str:
-        """The id of something that happened on this code's shard."""
-        return f"{self.place.shard}-{stream_id}"
+    def event_id(self, word: str) -> EventId:
+        """The id that an answer names: within the code's shard, or, in a receipt made again, whole.
+
+        The code may have been on another shard then.
+        """
+        whole = word if word.count("-") == _WHOLE_ID_DASHES else f"{self.place.shard}-{word}"
+        return EventId(*map(int, whole.split("-")))
 
 
 class Claim(Attempt):

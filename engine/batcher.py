@@ -183,7 +183,7 @@ class Batcher:
                 self._epoch = epoch
                 self._send()
             case [b"unpublished"]:
-                self._fail_under_way(StoreUnavailable("Redis holds no configuration"))
+                self._fail_under_way(self._registry.unpublished())
             case hiredis.ReplyError():
                 self._refused(str(reply))
             case _:

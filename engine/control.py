@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from engine.database import queries
 from engine.errors import StoreUnavailable
-from engine.publishing import StoreBehind, publish
+from engine.publishing import publish
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -96,7 +96,7 @@ async def try_publish(plane: ControlPlane) -> bool:
     """Publish what is committed, and say whether Redis has taken all of it."""
     try:
         await publish(plane.redis, plane.database)
-    except (StoreUnavailable, StoreBehind) as error:
+    except StoreUnavailable as error:
         logger.warning("a change is committed but not published", extra={"reason": str(error)})
         return False
     return True

@@ -7,6 +7,7 @@ no task and no future; ``answer`` is a thin awaitable on top for ordinary handle
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 import unicodedata
 from collections import defaultdict
@@ -29,6 +30,8 @@ from engine.spanning import SpanStep
 from engine.sweeping import sweep
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from redis.asyncio import Redis
 
     from engine.attempt import Attempt
@@ -59,7 +62,10 @@ class Answer(NamedTuple):
 
 
 class Core:
-    """What a worker knows, and for each shard a link, and a batcher for each script on it."""
+    """What a worker knows, and for each shard a link, and a batcher for each script on it.
+
+    ``verify`` is awaited with a shard's number before a new connection to it is used.
+    """
 
     def __init__(
         self,
@@ -67,11 +73,13 @@ class Core:
         registry: Registry,
         redis: Redis,
         telemetry: Telemetry,
+        verify: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
         self.settings = settings
         self.registry = registry
         self.redis = redis
         self.telemetry = telemetry
+        self._verify = verify
         self._resolver = Resolver(settings, registry)
         self._loop = asyncio.get_running_loop()
         self._links: list[Link] = []
@@ -88,7 +96,12 @@ class Core:
             for batcher in batchers.values():
                 batcher.dispatch()
 
-        link = Link(self.settings.redis_url, SCRIPTS, on_ready=dispatch_all)
+        link = Link(
+            self.settings.redis_url,
+            SCRIPTS,
+            on_ready=dispatch_all,
+            verify=functools.partial(self._verify, shard) if self._verify else None,
+        )
         for script in SCRIPTS:
             batchers[script.name] = Batcher(
                 shard,

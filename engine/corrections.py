@@ -78,7 +78,7 @@ class Rollback(Attempt):
 
     def succeeded(self, words: list[str], *, replayed: bool) -> bytes:
         """What was given back, by this call and so far."""
-        stream_id, returned, total, left = words
+        word, returned, total, left = words
         amount = self._record["amount"]
         whole = amount is None or int(total) == amount
         return encode(
@@ -93,7 +93,7 @@ class Rollback(Attempt):
                 "returned": number(returned),
                 "rolled_back": None if amount is None else int(total),
                 **({"balance": int(left)} if left else {}),
-                "rolled_back_at": instant(int(stream_id.partition("-")[0])),
+                "rolled_back_at": instant(self.event_id(word).stream_ms),
                 "replayed": replayed,
             }
         )
@@ -135,18 +135,18 @@ class Adjustment(Correction):
 
     def succeeded(self, words: list[str], *, replayed: bool) -> bytes:
         """The balance as it is now."""
-        stream_id, left = words
-        campaign = self.campaign
+        word, left = words
+        event_id, campaign = self.event_id(word), self.campaign
         return encode(
             {
-                "id": self.redemption_id(stream_id),
+                "id": str(event_id),
                 "status": "adjusted",
                 "campaign": campaign.id,
                 "code": self.masked,
                 "amount": self.amount,
                 "currency": campaign.currency,
                 "balance": int(left),
-                "adjusted_at": instant(int(stream_id.partition("-")[0])),
+                "adjusted_at": instant(event_id.stream_ms),
                 "replayed": replayed,
             }
         )

@@ -74,6 +74,12 @@ class StoreUnavailable(Fault):
     code = "store_unavailable"
 
 
+class StoreBehind(StoreUnavailable):
+    """Redis has lost events that the ledger holds; it must be rebuilt. Certainly not done."""
+
+    code = "store_behind"
+
+
 class OutcomeUnknown(Fault):
     """Sent, and the reply was lost: perhaps done. Safe to retry with the same key."""
 

@@ -12,10 +12,12 @@ from redis.exceptions import RedisError
 
 from engine import admin_receipts
 from engine.database import queries
-from engine.errors import Fault
-from engine.publishing import StoreBehind, check_kept, publish_from, shard_version
+from engine.errors import Fault, StoreBehind
+from engine.publishing import check_kept, publish_from, shard_version
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from engine.control import ControlPlane
 
 logger = logging.getLogger(__name__)
@@ -45,10 +47,10 @@ _LEVELS: Final = {
 }
 
 
-async def heal(plane: ControlPlane) -> None:
-    """Publish whenever Redis is behind, until cancelled; says so once when what it finds changes.
+async def heal(plane: ControlPlane, told: Callable[[Health], None]) -> None:
+    """Publish whenever Redis is behind, until cancelled; ``told`` is what each look finds.
 
-    Between two looks, receipts whose time is over are removed.
+    What it finds is logged when it changes. Between two looks, receipts whose time is over are removed.
     """
     before = Health.CURRENT
     while True:
@@ -58,6 +60,7 @@ async def heal(plane: ControlPlane) -> None:
             found = Health.AWAY
             if before is not found:
                 logger.exception("heal failed")
+        told(found)
         if found is not before:
             logger.log(_LEVELS.get(found, logging.DEBUG), found.value)
             before = found

@@ -79,11 +79,11 @@ class Hold(Attempt):
 
     def succeeded(self, words: list[str], *, replayed: bool) -> bytes:
         """The hold."""
-        stream_id, amount, expires_at_ms, *balance = words
+        word, amount, expires_at_ms, *balance = words
         campaign = self.campaign
         return encode(
             {
-                "id": self.redemption_id(stream_id),
+                "id": str(self.event_id(word)),
                 "status": "held",
                 "campaign": campaign.id,
                 "code": self.masked,
@@ -180,7 +180,7 @@ class Release(HoldEnd):
 
     def succeeded(self, words: list[str], *, replayed: bool) -> bytes:
         """What was given back."""
-        stream_id, record = words
+        word, record = words
         hold = parse_record(record)
         self._is_on(hold)
         return encode(
@@ -193,7 +193,7 @@ class Release(HoldEnd):
                 "amount": hold.amount,
                 "currency": self.campaign.currency,
                 "order": hold.order,
-                "released_at": instant(int(stream_id.partition("-")[0])),
+                "released_at": instant(self.event_id(word).stream_ms),
                 "replayed": replayed,
             }
         )

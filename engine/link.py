@@ -18,7 +18,7 @@ from redis.asyncio.connection import parse_url
 from engine.errors import Fault, OutcomeUnknown, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from lua.loader import Script
 
@@ -36,10 +36,17 @@ def pack(*command: str | bytes | int) -> bytes:
 class Link(asyncio.Protocol):
     """Calls in order over one connection, which is made again whenever it is lost."""
 
-    def __init__(self, redis_url: str, scripts: tuple[Script, ...], on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        redis_url: str,
+        scripts: tuple[Script, ...],
+        on_ready: Callable[[], None],
+        verify: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._address: dict[str, Any] = dict(parse_url(redis_url))
         self._scripts = scripts
         self._on_ready = on_ready
+        self._verify = verify
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
         self._waiting: deque[tuple[Callable[[object], None], Callable[[Fault], None]]] = deque()
@@ -54,7 +61,10 @@ class Link(asyncio.Protocol):
         return 0.0 if self.ready else asyncio.get_running_loop().time() - self._down_since
 
     def open(self) -> None:
-        """Start to connect; ``on_ready`` is called each time the scripts are loaded and calls may go."""
+        """Start to connect. ``on_ready`` is called each time calls may go.
+
+        That is when the scripts are loaded, and what is there is verified.
+        """
         self._connecting = asyncio.create_task(self._connect())
 
     async def close(self) -> None:
@@ -146,6 +156,8 @@ class Link(asyncio.Protocol):
             reply = await self._ask(command)
             if isinstance(reply, hiredis.ReplyError):
                 raise _HandshakeError(str(reply))
+        if self._verify:
+            await self._verify()
         self.ready = True
         self._on_ready()
 

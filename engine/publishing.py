@@ -15,7 +15,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from engine import keys, registry
 from engine.database import queries
-from engine.errors import Fault, StoreUnavailable
+from engine.errors import StoreBehind, StoreUnavailable
 from lua import loader
 
 if TYPE_CHECKING:
@@ -36,12 +36,6 @@ _PUBLISH: Final = loader.load(
 )
 _NO_OFFSET: Final = "0-0"
 _FIRST_VERSION: Final = 1  # of a deployment, before any change
-
-
-class StoreBehind(Fault):
-    """Redis has lost events that the ledger holds; it must be rebuilt before anything is published."""
-
-    code = "store_behind"
 
 
 async def publish(redis: Redis, database: Database) -> int:
@@ -99,7 +93,16 @@ async def check_kept(redis: Redis, connection: Any, shard: int) -> None:  # noqa
     Raises:
         StoreBehind: it has.
     """
-    persisted = int(await connection.fetchval(_SQL["persisted"], shard))
+    await check_given(redis, shard, await persisted(connection, shard))
+
+
+async def persisted(connection: Any, shard: int) -> int:  # noqa: ANN401 - asyncpg has no types
+    """How many events of a shard PostgreSQL holds."""
+    return int(await connection.fetchval(_SQL["persisted"], shard))
+
+
+async def check_given(redis: Redis, shard: int, persisted: int) -> None:
+    """``check_kept`` where it is known how many events PostgreSQL holds, or held a moment ago."""
     try:
         stream: dict[str, Any] = await redis.xinfo_stream(keys.events(shard))
         added = int(stream["entries-added"])

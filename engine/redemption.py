@@ -46,17 +46,17 @@ class Redemption(Attempt):
 
 
 def redeemed_body(attempt: Attempt, words: list[str], user: str, *, replayed: bool) -> bytes:
-    """Body of a success, from the words `<stream id> <amount>[ <balance left>]`."""
-    stream_id, amount, *balance = words
-    campaign = attempt.campaign
+    """Body of a success, from the words `<event's id> <amount>[ <balance left>]`."""
+    word, amount, *balance = words
+    event_id, campaign = attempt.event_id(word), attempt.campaign
     return redeemed(
-        redemption=attempt.redemption_id(stream_id),
+        redemption=str(event_id),
         campaign=campaign.id,
         masked_code=attempt.masked,
         user=user,
         amount=number(amount),
         currency=campaign.currency,
         balance=number(balance[0]) if balance else None,
-        redeemed_at_ms=int(stream_id.partition("-")[0]),
+        redeemed_at_ms=event_id.stream_ms,
         replayed=replayed,
     )

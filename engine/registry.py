@@ -15,7 +15,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from engine import keys
-from engine.errors import ContractViolation, StoreUnavailable
+from engine.errors import ContractViolation, StoreBehind, StoreUnavailable
 from engine.formats import normalise_prefix
 from engine.void_ranges import VoidRanges
 
@@ -93,6 +93,7 @@ class Registry:
         self._one_at_a_time = asyncio.Lock()
         self._confirming: asyncio.Task[None] | None = None
         self._confirmed_at = 0.0
+        self.store_behind = False  # Redis has lost events: known from ``store_watch``
         self.version = 0
         self.shards = 0
         self.api_keys: dict[str, ApiKey] = {}  # by digest
@@ -145,6 +146,12 @@ class Registry:
         self._confirming = None  # who comes from here on needs a later reading than this one
         await self.refresh()
 
+    def unpublished(self) -> StoreUnavailable:
+        """Why Redis holds no configuration."""
+        if self.store_behind:
+            return StoreBehind("Redis has lost events that the ledger holds; `redeem rebuild`")
+        return StoreUnavailable("Redis holds no configuration")
+
     async def _refresh(self) -> None:
         try:
             async with self._redis.pipeline(transaction=True) as pipe:
@@ -152,7 +159,7 @@ class Registry:
                 pipe.zrangebyscore(keys.control_changed(), f"({self.version}", "+inf")
                 version, changed = await pipe.execute()
             if version is None:
-                raise StoreUnavailable("Redis holds no configuration")
+                raise self.unpublished()
             if int(version) == self.version:
                 return
             records = await self._redis.hmget(keys.control(), changed) if changed else []

@@ -193,29 +193,27 @@ def _event(row: Any) -> tuple[int, int, int]:  # noqa: ANN401 - asyncpg is untyp
 
 def _redeemed(row: Any, left: dict[tuple[int, int, int], int]) -> str:  # noqa: ANN401 - asyncpg is untyped
     balance = left.get(_event(row))
-    return f"redeemed {_stream_id(row)} {_text(row['amount'])}" + ("" if balance is None else f" {balance}")
+    return f"redeemed {_event_id(row)} {_text(row['amount'])}" + ("" if balance is None else f" {balance}")
 
 
 def _answer(row: Any, left: dict[tuple[int, int, int], int], hold_ttl_ms: int) -> str:  # noqa: ANN401 - asyncpg is untyped
     """What the script answered; see the head of each in ``lua``."""
     kind, balance = row["type"], left.get(_event(row))
-    stream_id, amount = _stream_id(row), _text(row["amount"])
+    event_id, amount = _event_id(row), _text(row["amount"])
     if kind == "redeemed":
         return _redeemed(row, left)
     if kind == "confirmed":
-        return f"redeemed {stream_id} {amount} {_text(balance)}\n{_ended(row)}"
+        return f"redeemed {event_id} {amount} {_text(balance)}\n{_ended(row)}"
     if kind == "held":
-        held = events.parse_id(row["redemption"])
-        id_ = stream_id if held is None else held.stream_id
         shown = "" if balance is None else f" {balance}"
-        return f"held {id_} {amount} {row['stream_ms'] + hold_ttl_ms}{shown}"
+        return f"held {row['redemption']} {amount} {row['stream_ms'] + hold_ttl_ms}{shown}"
     if kind == "released":
-        return f"released {stream_id}\n{_ended(row)}"
+        return f"released {event_id}\n{_ended(row)}"
     if kind == "rolled_back":
-        return f"rolled_back {stream_id} {amount} {row['given_back']} {_text(balance)}"
+        return f"rolled_back {event_id} {amount} {row['given_back']} {_text(balance)}"
     if kind == "adjusted":
-        return f"adjusted {stream_id} {balance}"
-    return f"{kind} {stream_id}"  # voided, unvoided
+        return f"adjusted {event_id} {balance}"
+    return f"{kind} {event_id}"  # voided, unvoided
 
 
 def _ended(row: Any) -> str:  # noqa: ANN401 - asyncpg is untyped
@@ -224,8 +222,9 @@ def _ended(row: Any) -> str:  # noqa: ANN401 - asyncpg is untyped
     return "\n".join(map(str, (0, *fields, row["serial"], row["last4"], row["actor"], "")))
 
 
-def _stream_id(row: Any) -> str:  # noqa: ANN401 - asyncpg is untyped
-    return f"{row['stream_ms']}-{row['stream_seq']}"
+def _event_id(row: Any) -> str:  # noqa: ANN401 - asyncpg is untyped
+    """Whole, as the code may be on another shard now than it was then."""
+    return str(events.EventId(*_event(row)))
 
 
 def _text(number: int | None) -> str:

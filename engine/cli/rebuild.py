@@ -16,7 +16,7 @@ from engine import publishing
 from engine import settings as all_settings
 from engine.cli.connect import server_urls
 from engine.database import open_database, queries
-from engine.errors import Refusal
+from engine.errors import Refusal, StoreBehind
 from persister import rebuild as rebuilding
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ async def _is_needed(settings: Settings) -> bool:
         try:
             for shard in range(settings.shards):
                 await publishing.check_kept(redis, connection, shard)
-        except publishing.StoreBehind:
+        except StoreBehind:
             return True
     return False
 

@@ -22,9 +22,9 @@ from engine.cli import demo
 from engine.cli.connect import server_urls
 from engine.cli.initialise import initialise
 from engine.cli.rebuild import rebuild_and_publish
+from engine.errors import StoreBehind
 from engine.logs import log_to_stderr
 from engine.processes import Child
-from engine.publishing import StoreBehind
 from engine.reservations import DataDirectoryLock, reserve_port
 from engine.settings import PORT_MAX, Settings, without_settings
 from engine.supervisor import Supervisor

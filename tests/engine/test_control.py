@@ -11,9 +11,9 @@ from redis.asyncio import Redis
 from engine import api_keys, batches, campaigns, control, keys, publishing, registry
 from engine.campaigns import CampaignChange, NewCampaign
 from engine.database import Database, open_database
-from engine.errors import StoreUnavailable
+from engine.errors import StoreBehind, StoreUnavailable
 from engine.healing import HEAL_LOCK, Health, heal, heal_once
-from engine.publishing import StoreBehind, publish
+from engine.publishing import publish
 from engine.registry import Registry
 from tests.deployment import engine_in_process, issue
 from tests.waiting import wait_until_async
@@ -276,7 +276,7 @@ async def test_the_healer_outlives_both_servers_being_away(
         def redis(self) -> Redis:
             return cut_off.redis if len(found) < 6 else plane.redis
 
-    healer = asyncio.create_task(heal(Flaky()))  # type: ignore[arg-type] # only what heal calls
+    healer = asyncio.create_task(heal(Flaky(), lambda _: None))  # type: ignore[arg-type] # only what heal calls
     await wait_until_async(lambda: plane.redis.exists(keys.version(0)))
     assert not healer.done()
     healer.cancel()

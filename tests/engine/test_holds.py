@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -235,6 +236,37 @@ async def test_the_trace_of_an_expired_hold_is_removed_a_day_later(
     assert (await end(merchant, "confirm", held["id"]))[1]["code"] == "hold_not_found"
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"stock": 1},
+        {"per_user_limit": 1},
+        {"amount": 60, "currency": "EUR", "budget": 100},
+        {"kind": "multi", "max_uses": 1},
+        {"kind": "balance", "amount": 100, "currency": "EUR"},
+    ],
+    ids=lambda limits: list(limits)[-1] if "kind" not in limits else limits["kind"],
+)
+async def test_a_limit_counts_no_hold_whose_time_is_over(
+    plane: ControlPlane, redis: Redis, limits: dict[str, Any]
+) -> None:
+    """The check at use: with a sweep that never comes, what has expired is given back by who needs it."""
+    amount = {"amount": 60} if limits.get("kind") == "balance" else {}
+    async with engine_in_process(plane, scopes=("redeem",), sweep_interval_ms=NEVER_MS) as merchant:
+        _, [one, two] = await issue(plane, 2, **limits)
+        assert (await hold(merchant, one, ttl_s=1, **amount))[0] == 200
+        used = one if "kind" in limits else two
+        assert (await merchant.redeem(used, **amount))[0] == 409
+        await wait_until_async(functools.partial(are_over, redis, 1))
+        assert (await merchant.redeem(used, **amount))[0] == 200
+        assert [event["type"] for event in await events_of(redis)] == ["held", "expired", "redeemed"]
+
+
+async def are_over(redis: Redis, holds: int) -> bool:
+    seconds, _ = await redis.time()
+    return bool(await redis.zcount(keys.holds_expiry(0), 0, seconds * 1000) == holds)
+
+
 async def test_an_expired_hold_is_in_nobody_s_way_before_the_sweep(plane: ControlPlane, redis: Redis) -> None:
     """The check at use: with a sweep that never comes, what has expired is free at once."""
     async with engine_in_process(plane, scopes=("redeem",), sweep_interval_ms=NEVER_MS) as merchant:
@@ -243,12 +275,7 @@ async def test_an_expired_hold_is_in_nobody_s_way_before_the_sweep(plane: Contro
         _, held = await hold(merchant, one, ttl_s=1)
         await hold(merchant, card, amount=100, ttl_s=1)
         stream_id = held["id"].partition("-")[2]
-
-        async def is_over() -> bool:
-            seconds, _ = await redis.time()
-            return bool(await redis.zcount(keys.holds_expiry(0), 0, seconds * 1000) == 2)
-
-        await wait_until_async(is_over)
+        await wait_until_async(functools.partial(are_over, redis, 2))
         assert await redis.hget(keys.holds(0), stream_id) not in {None, b"expired"}
         assert (await end(merchant, "confirm", held["id"]))[1]["code"] == "hold_expired"
         assert (await hold(merchant, one, "o2"))[0] == 200
