@@ -18,7 +18,7 @@ from engine.admin_receipts import Receipt, Replayed, fingerprint
 from engine.auth import secret_of
 from engine.control import ControlPlane, try_publish
 from engine.errors import ContractViolation, Refusal
-from engine.messages import check_text
+from engine.messages import check_text, decoded
 from engine.requests import idempotency_key, json_response, page_limit, read_json
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ CONTROL_PLANE: Final = web.AppKey("control_plane", ControlPlane)
 API_KEY: Final = web.RequestKey("api_key", registry.ApiKey)  # who calls, once the scope is checked
 _BODY: Final = web.RequestKey("body", bytes)
 
-MESSAGE_LENGTH_MAX: Final = 200  # of what is wrong with a body, which may quote its field names
 FILTER_LENGTH_MAX: Final = 200
 NO_STORE: Final = {"Cache-Control": "no-store"}
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
@@ -61,12 +60,7 @@ async def read_body(request: web.Request, body_type: type[T]) -> T:
     settings = plane_of(request).settings
     body = await read_json(request, settings.admin_body_bytes_max, settings.request_timeout_s)
     request[_BODY] = body
-    try:
-        return msgspec.json.decode(body, type=body_type)
-    except msgspec.ValidationError as error:
-        raise Refusal("malformed_request", str(error)[:MESSAGE_LENGTH_MAX]) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise Refusal("malformed_request", "The body is not valid JSON.") from None
+    return decoded(msgspec.json.Decoder(body_type).decode, body)
 
 
 async def answer_change(

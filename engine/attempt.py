@@ -138,12 +138,10 @@ class Attempt(Wanted):
 
     def still_allowed(self) -> bool:
         """Whether the key that sent it is still one; it may have been revoked since."""
-        if self.api_key is not None:
-            known = self.core.registry.api_keys.get(self.api_key.digest)
-            if known is None or known.revoked:
-                self.refused("unauthenticated")
-                return False
-        return True
+        if self.api_key is None or self.core.registry.is_valid(self.api_key):
+            return True
+        self.refused("unauthenticated")
+        return False
 
     # what the batcher asks (batcher.Attempt)
 

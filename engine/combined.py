@@ -135,7 +135,10 @@ class Combined:
 
     def still_allowed(self) -> bool:
         """Whether the key that sent it is still one."""
-        return self.parts[0].still_allowed()
+        if self.core.registry.is_valid(self.api_key):
+            return True
+        self.refused("unauthenticated")
+        return False
 
     def answered(self, answer: bytes) -> None:
         """Turn the script's answer into that of the API."""

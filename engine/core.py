@@ -175,6 +175,16 @@ class Core:
         self._resolver.find(lookup)
         return await lookup.answered
 
+    def refuse_code_of(self, batch: int, serial: int, *kept: str | None) -> None:
+        """Refuse texts that come to rest and contain a code that was not typed, but is known.
+
+        Raises:
+            Refusal: ``malformed_request``.
+        """
+        code = self._resolver.code_of(batch, serial) if any(kept) else None
+        if code is not None and _repeats_code(code, *kept):
+            raise Refusal("malformed_request", _REPEATED)
+
     def deadline(self) -> float:
         """When an attempt that comes now must have its answer."""
         return self._loop.time() + self.settings.attempt_deadline_ms / 1000

@@ -223,7 +223,11 @@ async def on_record(core: Core, database: Database, attempt: Rollback | Correcti
             connection, act=attempt.act, actor=attempt.actor, subject=subject, reason=attempt.reason
         )
     answer = await core.answer(attempt)
-    outcome = attempt.success if answer.status == HTTPStatus.OK else orjson.loads(answer.body)["code"]
+    body = orjson.loads(answer.body)
+    if body.get("replayed"):
+        outcome = "replayed"  # nothing was done: what was is on record already
+    else:
+        outcome = attempt.success if answer.status == HTTPStatus.OK else body["code"]
     with contextlib.suppress(StoreUnavailable, OutcomeUnknown):  # what was done is done
         async with database.transaction() as connection:
             await acts.finish(connection, act, outcome)

@@ -98,6 +98,14 @@ class Decoder:
                         found[at] = self._issued(identity, key_name, reading)
         return found
 
+    def code_of(self, batch: int, serial: int) -> bytes | None:
+        """The symbols of a minted code, no prefix; None where it was imported, or its key is not here."""
+        known = self._registry.batches.get(batch)
+        if known is None or known.format == IMPORTED or known.mint_key not in self._key_names:
+            return None
+        text = self._codec.code(known.mint_key, FORMATS[known.format], "", batch, serial)
+        return text.replace("-", "").encode()
+
     def _issued(self, identity: tuple[int, int], key_name: str, reading: Reading) -> Issued | None:
         fmt, symbols, prefix = reading
         batch = self._registry.batches.get(identity[0])

@@ -15,7 +15,7 @@ from engine.attempt import NO_CAMPAIGN, READ_AGAIN, Attempt, load_script, number
 from engine.decoder import masked
 from engine.errors import Overloaded, Refusal, StoreUnavailable
 from engine.messages import encode, instant
-from engine.redemption import redeemed_body
+from engine.redemption import redeemed_body, told
 
 if TYPE_CHECKING:
     from engine.attempt import Arguments, PlaceOf
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from engine.events import EventId
     from engine.registry import ApiKey
 
+OWN_MARK: Final = (
+    "\x1f"  # in an order: what follows makes a hold a span's own (spanning, lua/lib/pending.lua)
+)
 EXPIRED: Final = b"expired"  # in place of the record of a hold whose time was over (lua/lib/holds.lua)
 _TRIES: Final = 5  # a record changes while it is confirmed only if its order renews it at that moment
 
@@ -53,7 +56,7 @@ def parse_record(text: str) -> HoldRecord:
 class Hold(Attempt):
     """An attempt to hold a code for an order, or to renew the order's hold."""
 
-    __slots__ = ("ttl_s",)
+    __slots__ = ("request", "ttl_s")
     script = load_script("hold", "ttl_ms")
     success = "held"
 
@@ -66,11 +69,13 @@ class Hold(Attempt):
             order=request.order,
             key=key,
         )
+        self.request = request
         self.ttl_s = core.settings.hold_ttl_s if request.ttl_s is None else request.ttl_s
 
     def seen(self) -> list[object]:
         """What is held, for whom, and how long."""
-        return ["hold", self.batch, self.serial, self.user, self.amount, self.order, self.ttl_s]
+        seen = ["hold", self.batch, self.serial, self.user, self.amount, self.order, self.ttl_s]
+        return seen + told(self.request)
 
     def write_to(self, arguments: Arguments, place_of: PlaceOf, epoch: int) -> None:
         """Append the fields of ``hold.lua``."""
@@ -210,7 +215,7 @@ async def confirm(core: Core, hold: str, *, amount: int | None, key: str | None,
     """Turn a hold into a redemption, of a balance also into one of less.
 
     Raises:
-        Refusal: ``hold_not_found``: this is not the id of a hold.
+        Refusal: ``hold_not_found``: this is not the id of a hold; ``malformed_request``: the key is its code.
         StoreUnavailable: Redis cannot be asked.
     """
     return await _end(
@@ -218,23 +223,37 @@ async def confirm(core: Core, hold: str, *, amount: int | None, key: str | None,
     )
 
 
-async def release(core: Core, hold: str, *, key: str | None, api_key: ApiKey) -> Answer:
-    """Give a hold back.
+async def release(
+    core: Core, hold: str, *, key: str | None, api_key: ApiKey, of_a_span: bool = False
+) -> Answer:
+    """Give a hold back. Those of a combined redemption only it may give back (``of_a_span``).
 
     Raises:
         Refusal, StoreUnavailable: as ``confirm``.
     """
-    return await _end(core, hold, Release, amount="", key=key, api_key=api_key)
+    return await _end(core, hold, Release, amount="", key=key, api_key=api_key, of_a_span=of_a_span)
 
 
 async def _end(
-    core: Core, hold: str, kind: type[HoldEnd], *, amount: int | str, key: str | None, api_key: ApiKey
+    core: Core,
+    hold: str,
+    kind: type[HoldEnd],
+    *,
+    amount: int | str,
+    key: str | None,
+    api_key: ApiKey,
+    of_a_span: bool = False,
 ) -> Answer:
     hold_id = events.parse_id(hold)
     if hold_id is None or hold_id.shard >= core.registry.shards:
         raise Refusal("hold_not_found")
     for _ in range(_TRIES):
         (record,) = await read_records(core, hold_id.shard, [hold_id.stream_id])
+        if record is not None and record != EXPIRED:
+            held = parse_record(record.decode())
+            if (OWN_MARK in held.order) is not of_a_span:
+                raise Refusal("hold_not_found")
+            core.refuse_code_of(held.batch, held.serial, key)
         answer = await core.answer(kind(core, hold_id, record, api_key=api_key, amount=amount, key=key))
         if answer.status != READ_AGAIN:
             return answer

@@ -8,6 +8,7 @@ from engine.attempt import Attempt, load_script, number
 from engine.messages import redeemed
 
 if TYPE_CHECKING:
+    from engine.bodies import HoldRequest
     from engine.core import Core
     from engine.messages import RedeemRequest
     from engine.registry import ApiKey
@@ -34,15 +35,19 @@ class Redemption(Attempt):
     def seen(self) -> list[object]:
         """The code's identity, not its text: typed in lower case it is the same."""
         request = self.request
-        seen: list[object] = [self.batch, self.serial, request.user, request.amount, request.order]
-        if request.client is not None or request.metadata is not None:
-            client = request.client
-            seen += [client and client.ip, client and client.device, request.metadata]
-        return seen
+        return [self.batch, self.serial, request.user, request.amount, request.order, *told(request)]
 
     def succeeded(self, words: list[str], *, replayed: bool) -> bytes:
         """The redemption."""
         return redeemed_body(self, words, self.user, replayed=replayed)
+
+
+def told(request: RedeemRequest | HoldRequest) -> list[object]:
+    """What a request says beside what is done, if anything."""
+    client = request.client
+    if client is None and request.metadata is None:
+        return []
+    return [client and client.ip, client and client.device, request.metadata]
 
 
 def redeemed_body(attempt: Attempt, words: list[str], user: str, *, replayed: bool) -> bytes:

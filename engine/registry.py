@@ -102,6 +102,11 @@ class Registry:
         self.prefixes: frozenset[bytes] = frozenset()  # normalised
         self._voids: dict[int, VoidRanges] = {}  # by batch
 
+    def is_valid(self, api_key: ApiKey) -> bool:
+        """Whether a key is still one; it may have been revoked since."""
+        known = self.api_keys.get(api_key.digest)
+        return known is not None and not known.revoked
+
     def is_void(self, batch: int, serial: int) -> bool:
         """Whether a code is void with its batch or a range of it; one look-up where the batch has none."""
         ranges = self._voids.get(batch)

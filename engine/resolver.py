@@ -99,6 +99,10 @@ class Resolver:
         wanted.deadline = self._loop.time() + self._settings.attempt_deadline_ms / 1000
         return len(normalised) >= self._settings.import_code_symbols_min
 
+    def code_of(self, batch: int, serial: int) -> bytes | None:
+        """A minted code, normalised; None for an imported one, which is known by its digest only."""
+        return self._decoder.code_of(batch, serial)
+
     def find(self, wanted: Wanted) -> None:
         """Find the code that ``read`` took.
 

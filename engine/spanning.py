@@ -8,6 +8,7 @@ its code meanwhile: by who began it, or, if that worker is gone, by the sweep (`
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -20,7 +21,7 @@ from engine.attempt import NO_CAMPAIGN, READ_AGAIN, Attempt, load_script
 from engine.bodies import HoldRequest
 from engine.errors import Fault, OutcomeUnknown, Overloaded, StoreUnavailable
 from engine.events import EventId, parse_id
-from engine.holds import Confirmation, Hold, read_records, release
+from engine.holds import EXPIRED, OWN_MARK, Confirmation, Hold, parse_record, read_records, release
 from engine.messages import plain_problem
 from engine.receipts import bucketed, home_of
 
@@ -29,13 +30,15 @@ if TYPE_CHECKING:
     from engine.combined import Combined, Part
     from engine.core import Answer, Core
 
+_log = logging.getLogger(__name__)
 HOLD_TTL_S: Final = 60
 ABANDONED_MS: Final = 5000  # what was decided so long ago is not under way any more
-OWN_MARK: Final = "\x1f"  # in an order: what follows makes a hold this span's own (lua/lib/pending.lua)
 _POLL_S: Final = 0.02
 _TRIES: Final = 5
 _OK: Final = 200
+_BAD_REQUEST: Final = 400
 _CONFLICT: Final = 409
+_FINAL: Final = frozenset((_OK, _BAD_REQUEST, _CONFLICT))
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -127,6 +130,8 @@ async def _redeem(combined: Combined) -> None:
     elif first.outcome == "resume":
         combined.answer_whole(await _complete(core, home, begun.span_id, first.rest), replayed=True)
     elif first.outcome == "begun":
+        if first.rest:
+            await _release_abandoned(combined, first.rest.decode())
         await _hold_and_decide(combined, begun)
     else:
         raise StoreUnavailable(first.outcome)
@@ -135,7 +140,7 @@ async def _redeem(combined: Combined) -> None:
 async def _hold_and_decide(combined: Combined, begun: _Begun) -> None:
     """Hold all codes. If that can be done, it is decided, and then they are confirmed."""
     core = combined.core
-    holds = [_hold(combined, part, f"{begun.nonce} {at}") for at, part in enumerate(combined.parts)]
+    holds = [_hold(combined, part, _mark(begun.nonce, at)) for at, part in enumerate(combined.parts)]
     answers = _with_repeats(combined, await asyncio.gather(*(core.answer(hold) for hold in holds)))
     if any(answer.status != _OK for answer in answers):
         await _release(core, combined, answers)
@@ -161,7 +166,7 @@ def _hold(combined: Combined, part: Part, mark: str) -> Hold:
         HoldRequest(
             code="",
             user=request.user,
-            order=request.order + OWN_MARK + mark,
+            order=request.order + mark,
             amount=part.request.amount,
             ttl_s=HOLD_TTL_S,
         ),
@@ -190,9 +195,38 @@ async def _release(core: Core, combined: Combined, answers: list[Answer]) -> Non
     """Give back what was held; what that fails for ends by itself."""
     ids = [orjson.loads(answer.body)["id"] for answer in answers if answer.status == _OK]
     await asyncio.gather(
-        *(release(core, hold, key=None, api_key=combined.api_key) for hold in ids),
+        *(release(core, hold, key=None, api_key=combined.api_key, of_a_span=True) for hold in ids),
         return_exceptions=True,
     )
+
+
+async def _release_abandoned(combined: Combined, nonce: str) -> None:
+    """Give back what an earlier try of the same request had held when its worker died.
+
+    It would be in this one's way.
+    """
+    core, found = combined.core, []
+    for at, part in enumerate(combined.parts):
+        shard = part.place.shard
+        order = combined.request.order + _mark(nonce, at)
+        field = f"{part.batch}:{part.serial}" + ("" if part.campaign.kind == "single" else f":{order}")
+        try:
+            stream_id: Any = await core.redis.hget(keys.held(shard), field)
+        except (OSError, RedisError) as error:
+            raise StoreUnavailable(str(error)) from error
+        if stream_id is None:
+            continue
+        (record,) = await read_records(core, shard, [stream_id.decode()])
+        if record is not None and record != EXPIRED and parse_record(record.decode()).order == order:
+            found.append(f"{shard}-{stream_id.decode()}")
+    await asyncio.gather(
+        *(release(core, hold, key=None, api_key=combined.api_key, of_a_span=True) for hold in found)
+    )
+
+
+def _mark(nonce: str, at: int) -> str:
+    """What makes the hold of the code at that position a span's own."""
+    return f"{OWN_MARK}{nonce} {at}"
 
 
 async def _refuse(combined: Combined, begun: _Begun, answers: list[Answer]) -> None:
@@ -203,10 +237,10 @@ async def _refuse(combined: Combined, begun: _Begun, answers: list[Answer]) -> N
         if answer.status != _OK:
             refusals[at] = orjson.loads(answer.body)["code"]
             wait_s = max(wait_s, answer.retry_after_s)
-    final = all(answer.status in {_OK, _CONFLICT} and not answer.retry_after_s for answer in answers)
+    final = all(answer.status in _FINAL and not answer.retry_after_s for answer in answers)
     body = msgspec.json.encode({"refusals": {str(at): code for at, code in refusals.items()}})
     await begun.step("end", body if final else b"")
-    if any(answer.status not in {_OK, _CONFLICT} and answer.retry_after_s for answer in answers):
+    if any(answer.status not in _FINAL and answer.retry_after_s for answer in answers):
         raise StoreUnavailable("a code could not be held")
     combined.refuse(refusals, wait_s)
 
@@ -261,13 +295,16 @@ class _Decided(Confirmation):
         self.fingerprint = b"decided\0"
 
 
-async def complete_decided(core: Core, shard: int) -> None:
+async def complete_decided(core: Core, shard: int) -> frozenset[str]:
     """Complete what was decided on a shard and left: its worker is gone.
+
+    Answers the holds of what could not be completed: these must not expire. One that cannot be is in the
+    way of nothing else.
 
     Raises:
         StoreUnavailable: Redis cannot be asked.
-        OutcomeUnknown: it is still not complete.
     """
+    needed: set[str] = set()
     try:
         records: Any = await core.redis.hgetall(keys.spans(shard))
         seconds, microseconds = await core.redis.time()
@@ -277,10 +314,20 @@ async def complete_decided(core: Core, shard: int) -> None:
     for span_id, record in records.items():
         state, nonce, since_ms, _ = record.split(b"\n", 3)
         if state == b"decided" and now_ms - int(since_ms) > ABANDONED_MS:
-            await _complete(core, shard, span_id.decode(), record)
+            try:
+                await _complete(core, shard, span_id.decode(), record)
+            except Fault as fault:
+                _log.error(
+                    "a combined redemption that was decided cannot be completed",
+                    extra={"shard": shard, "span": span_id.decode(), "reason": str(fault)},
+                )
+                needed.update(msgspec.json.decode(record.split(b"\n", 3)[3], type=Span).holds)
         elif state == b"begun" and now_ms - int(since_ms) > HOLD_TTL_S * 1000:
             nothing = Span((), "", "", "", b"")
             await _Begun(core, nothing, shard, span_id.decode(), nonce.decode()).step("end")
+        elif state == b"decided":  # somebody is at it
+            needed.update(msgspec.json.decode(record.split(b"\n", 3)[3], type=Span).holds)
+    return frozenset(needed)
 
 
 def _span_id(receipt_name: str) -> str:

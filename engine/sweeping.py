@@ -1,4 +1,7 @@
-"""Gives back the holds whose time is over, whether or not anybody asks for what they hold."""
+"""Gives back the holds whose time is over, whether or not anybody asks for what they hold.
+
+And completes what was decided for codes of several shards together, and left.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,9 @@ async def keep_sweeping(core: Core) -> None:
     while True:
         try:
             if await _owns(core, name):
+                needed = await _complete_all(core)
                 for shard in range(core.registry.shards):
-                    await sweep(core, shard)
+                    await _give_back(core, shard, needed)
         except Fault as fault:
             _log.debug("no sweep", extra={"reason": str(fault)})
         except Exception:  # noqa: BLE001 - it must go on, whatever it was
@@ -60,27 +64,43 @@ async def sweep(core: Core, shard: int) -> None:
     Raises:
         StoreUnavailable: Redis cannot be asked.
     """
-    for home in range(core.registry.shards if core.registry.shards > 1 else 0):
-        await complete_decided(core, home)
+    await _give_back(core, shard, await _complete_all(core))
+
+
+async def _complete_all(core: Core) -> frozenset[str]:
+    """Complete what was decided on any shard and left; answers the holds that it still needs."""
+    if core.registry.shards == 1:
+        return frozenset()
+    needed = [await complete_decided(core, home) for home in range(core.registry.shards)]
+    return frozenset().union(*needed)
+
+
+async def _give_back(core: Core, shard: int, needed: frozenset[str]) -> None:
+    spared = 0
     while True:
         try:
             seconds, microseconds = await core.redis.time()
             now_ms = seconds * _MILLISECONDS + microseconds // _MILLISECONDS
             due: Any = await core.redis.zrangebyscore(
-                keys.holds_expiry(shard), "-inf", now_ms, start=0, num=CHUNK
+                keys.holds_expiry(shard), "-inf", now_ms, start=spared, num=CHUNK
             )
         except (OSError, RedisError) as error:
             raise StoreUnavailable(str(error)) from error
-        if not due:
-            return
-        ids = [stream_id.decode() for stream_id in due]
-        records = await read_records(core, shard, ids)
-        expiries = [
-            Expiry(core, EventId(shard, *map(int, stream_id.split("-"))), record, api_key=None, actor=ACTOR)
-            for stream_id, record in zip(ids, records, strict=True)
-        ]
-        answers = await asyncio.gather(*(core.answer(expiry) for expiry in expiries))
-        if any(answer.status == RETRYABLE_STATUS for answer in answers):
-            raise StoreUnavailable("expired holds could not be given back")
+        found = [stream_id.decode() for stream_id in due]
+        ids = [stream_id for stream_id in found if f"{shard}-{stream_id}" not in needed]
+        spared += len(due) - len(ids)
+        if ids:
+            await _expire(core, shard, ids)
         if len(due) < CHUNK:
             return
+
+
+async def _expire(core: Core, shard: int, ids: list[str]) -> None:
+    records = await read_records(core, shard, ids)
+    expiries = [
+        Expiry(core, EventId(shard, *map(int, stream_id.split("-"))), record, api_key=None, actor=ACTOR)
+        for stream_id, record in zip(ids, records, strict=True)
+    ]
+    answers = await asyncio.gather(*(core.answer(expiry) for expiry in expiries))
+    if any(answer.status == RETRYABLE_STATUS for answer in answers):
+        raise StoreUnavailable("expired holds could not be given back")

@@ -27,8 +27,8 @@ class ErasureRequest(msgspec.Struct, forbid_unknown_fields=True):
 def routes() -> list[Route]:
     """Every call as (method, path, scope, handler)."""
     return [
-        ("GET", "/v1/users/{id}", "read", show_user),
-        ("POST", "/v1/users/{id}/erasure", "admin", erase_user),
+        ("GET", "/v1/users/{id:[^/]+}", "read", show_user),
+        ("POST", "/v1/users/{id:[^/]+}/erasure", "admin", erase_user),
     ]
 
 

@@ -40,6 +40,9 @@ local function roll_back(rolled_at, redemption, redeemed_amount, and_void)
     if refusal then
         return refusal
     end
+    if campaign.kind == 'balance' and tonumber(campaign.amount) - read_used(campaign) + returned > AMOUNT_MAX then
+        return 'invalid_amount' -- it was topped up since, to more than can be told
+    end
     local state = read_state()
     count_use(campaign, whole and -1 or 0, -(returned or 0))
     local total = (given_back or 0) + (returned or 0)

@@ -3,7 +3,9 @@
 -- the moment that it is decided what must be done, whoever does it (engine/spanning.py).
 -- `step` is `begin`: nobody else is to work on it for BUSY_MS; `decide`: keep `payload`;
 -- `end`: nothing is left to do; a receipt of `payload` is kept, if there is one.
--- Answers, one for each attempt: `begun`, `decided`, `ended`; `busy`: somebody works on it; `lost`: somebody
+-- With `begin` its key is claimed, as claim.lua does: whoever uses it for something else is told so.
+-- Answers, one for each attempt: `begun`, and on a line of its own who had begun it before and is gone;
+-- `decided`, `ended`; `busy`: somebody works on it; `lost`: somebody
 -- took it over; `resume`, and on lines of their own what was decided; `replayed <the first answer>`.
 local attempt_width = 24
 
@@ -23,7 +25,7 @@ local function take(spans_at, step, span_id, nonce, payload)
             return 'busy'
         end
         slots(spans, spans_at)[span_id] = 'begun\n' .. nonce .. '\n' .. text(now_ms + BUSY_MS) .. '\n'
-        return 'begun'
+        return owner and 'begun\n' .. owner or 'begun'
     elseif owner ~= nonce then
         return 'lost'
     elseif step == 'decide' then
@@ -45,6 +47,11 @@ for at = first_attempt, #ARGV, attempt_width do
     read_attempt(at)
     local spans_at, step, span_id, nonce, payload = unpack(ARGV, at + 19, at + 23)
     local answer = step == 'begin' and read_receipt()
+    if answer == 'replayed claimed' then
+        answer = nil
+    elseif not answer and step == 'begin' then
+        keep_receipt('claimed')
+    end
     if not answer then
         answer = take(tonumber(spans_at), step, span_id, nonce, payload)
     end

@@ -325,3 +325,66 @@ async def test_a_redemption_of_another_worker_is_rolled_back_at_once(plane: Cont
         _, redeemed = await one.redeem(code)
         status, body = await roll_back(another, redeemed["id"])
         assert (status, body["status"]) == (200, "rolled_back")
+
+
+async def test_a_code_is_kept_neither_as_a_key_nor_as_a_reason_where_none_was_typed(
+    merchant: Merchant, plane: ControlPlane
+) -> None:
+    _, (held, redeemed) = await issue(plane, 2)
+    typed = held.lower().replace("-", " ")
+    _, hold = await post(merchant, "/v1/holds", code=held, user="ann", order="o1")
+    _, redemption = await merchant.redeem(redeemed)
+    rollback = f"/v1/redemptions/{redemption['id']}/rollback"
+    for path, key, fields in (
+        (f"/v1/holds/{hold['id']}/release", held, {}),
+        (f"/v1/holds/{hold['id']}/confirm", held.replace("-", ""), {}),
+        (rollback, redeemed, {"reason": "a mistake"}),
+        (rollback, "", {"reason": f"the customer typed {redeemed}"}),
+    ):
+        status, body = await post(merchant, path, key=key, **fields)
+        assert (status, body["code"]) == (400, "malformed_request")
+        assert "contain" in body["detail"] or "stand" in body["detail"]
+    assert (await post(merchant, f"/v1/holds/{hold['id']}/release", key=typed[:9]))[0] == 200
+    assert (await post(merchant, rollback, reason="a mistake"))[0] == 200
+
+
+async def test_a_rollback_that_is_sent_again_is_on_record_as_a_replay(
+    merchant: Merchant, plane: ControlPlane
+) -> None:
+    _, (code,) = await issue(plane, 1)
+    _, redemption = await merchant.redeem(code)
+    for _ in range(2):
+        path = f"/v1/redemptions/{redemption['id']}/rollback"
+        assert (await post(merchant, path, key="k", reason="a mistake"))[0] == 200
+    _, acts = await merchant.call("GET", "/v1/acts")
+    outcomes = [act["outcome"] for act in acts["items"] if act["act"] == "rollback"]
+    assert sorted(outcomes) == ["replayed", "rolled_back"]
+
+
+async def test_a_balance_that_cannot_be_told_exactly_is_not_made(
+    merchant: Merchant, plane: ControlPlane
+) -> None:
+    most = 2**53 - 1
+    _, (card,) = await issue(plane, 1, kind="balance", amount=most, currency="EUR")
+    _, redemption = await merchant.redeem(card, amount=10)
+    assert (await post(merchant, "/v1/codes/adjust", code=card, amount=10, reason="x"))[1]["balance"] == most
+    path = f"/v1/redemptions/{redemption['id']}/rollback"
+    assert (await post(merchant, path, reason="x"))[1]["code"] == "invalid_amount"
+    assert (await post(merchant, "/v1/codes/adjust", code=card, amount=-10, reason="x"))[0] == 200
+    assert (await post(merchant, path, reason="x"))[1]["balance"] == most
+
+
+async def test_a_body_that_is_refused_is_not_repeated(merchant: Merchant, plane: ControlPlane) -> None:
+    _, (code,) = await issue(plane, 1)
+    for path in ("/v1/codes/void", "/v1/campaigns", "/v1/keys", "/v1/users/ann/erasure"):
+        status, body = await merchant.call("POST", path, json={"reason": "x", code: 1})
+        assert (status, body["code"]) == (400, "malformed_request")
+        assert code not in str(body)
+
+
+async def test_what_a_hold_is_told_counts_for_its_key(merchant: Merchant, plane: ControlPlane) -> None:
+    _, (code,) = await issue(plane, 1)
+    wanted = {"code": code, "user": "ann", "order": "o1"}
+    assert (await post(merchant, "/v1/holds", key="k", **wanted, metadata={"a": 1}))[0] == 200
+    assert (await post(merchant, "/v1/holds", key="k", **wanted, metadata={"a": 1}))[1]["replayed"]
+    assert (await post(merchant, "/v1/holds", key="k", **wanted))[1]["code"] == "idempotency_key_reused"

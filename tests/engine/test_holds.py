@@ -251,7 +251,7 @@ async def test_a_limit_counts_no_hold_whose_time_is_over(
     plane: ControlPlane, redis: Redis, limits: dict[str, Any]
 ) -> None:
     """The check at use: with a sweep that never comes, what has expired is given back by who needs it."""
-    amount = {"amount": 60} if limits.get("kind") == "balance" else {}
+    amount: dict[str, Any] = {"amount": 60} if limits.get("kind") == "balance" else {}
     async with engine_in_process(plane, scopes=("redeem",), sweep_interval_ms=NEVER_MS) as merchant:
         _, [one, two] = await issue(plane, 2, **limits)
         assert (await hold(merchant, one, ttl_s=1, **amount))[0] == 200

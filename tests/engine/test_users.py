@@ -43,6 +43,7 @@ NAMES: Final = (
         "x" * 128,
         "%",
     ),
+    *("{id}", "{", "}", "a{b}"),
     *("a+b c", "'; DROP TABLE ledger; --", "erasure", "\\", '"'),
 )
 SCOPES: Final = ("redeem", "read", "admin")
