@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
-SOURCES := engine lua persister loadtest tests
+SOURCES := engine lua persister loadtest tests examples
 
 .PHONY: run test test-long test-redis bench check lint types luacheck imports lock clean
 

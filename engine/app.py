@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from engine import admin, import_calls, user_calls
+from engine import admin, feed_calls, import_calls, user_calls
 from engine.admin_requests import CONTROL_PLANE
 from engine.auth import Authenticator
 from engine.code_handlers import CodeHandlers
@@ -20,6 +20,7 @@ from engine.control import ControlPlane
 from engine.core import Core
 from engine.database import open_database
 from engine.errors import RETRYABLE_STATUS, ContractViolation, Fault, Refusal, StoreUnavailable
+from engine.feed_news import Feed
 from engine.gate import Gate
 from engine.handlers import Handlers
 from engine.healing import heal
@@ -34,7 +35,7 @@ from engine.sweeping import keep_sweeping
 from engine.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
     from pathlib import Path
 
     from engine.requests import Handler
@@ -102,12 +103,23 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         app[admin.SINGLE_CODES] = code_handlers
         app[CONTROL_PLANE] = plane
         app[import_calls.IMPORTER] = Importer(plane)
+        app[feed_calls.AUTHENTICATOR] = authenticator
+        app[feed_calls.FEED] = feed = Feed(database, settings)
+        await stack.enter_async_context(_in_background(feed.watch()))
+        app.on_shutdown.append(_closing(feed))  # what waits there would be waited for
         app.add_routes(
             _route(method, path, handlers.guarded(scope, handler))
-            for module in (admin, import_calls, user_calls)
+            for module in (admin, feed_calls, import_calls, user_calls)
             for method, path, scope, handler in module.routes()
         )
         yield app
+
+
+def _closing(feed: Feed) -> Callable[[web.Application], Awaitable[None]]:
+    async def close(_: web.Application) -> None:
+        feed.close()
+
+    return close
 
 
 def _route(method: str, path: str, handler: Handler) -> web.RouteDef:

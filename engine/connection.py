@@ -40,7 +40,7 @@ class Connections:
 class Connection(RequestHandler):
     """One client."""
 
-    __slots__ = ("_arrival", "_connections")
+    __slots__ = ("_arrival", "_connections", "says_no_more")
 
     def __init__(self, connections: Connections, server: web.Server) -> None:
         settings = connections.settings
@@ -53,6 +53,7 @@ class Connection(RequestHandler):
         )
         self._connections = connections
         self._arrival: asyncio.TimerHandle | None = None
+        self.says_no_more = False  # it may still read, or be gone: only writing to it tells
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the client, or tell it that there are too many."""
@@ -82,6 +83,7 @@ class Connection(RequestHandler):
     def eof_received(self) -> bool | None:  # type: ignore[override] # asyncio asks for it, aiohttp forgot
         """A client that says no more may still wait for its answer, unless its request is not whole."""
         super().eof_received()
+        self.says_no_more = True
         if self._current_request is not None:
             whole = self._current_request.content.is_eof()
         else:

@@ -95,6 +95,23 @@ class Settings:
         30, "an erasure waits this long for the ledger; its change may take as long again", least=1
     )
 
+    feed_wait_s_max: int = _setting(60, "the longest that a reader of events may ask to wait", least=1)
+    feed_readers_max: int = _setting(
+        100, "readers of events that wait or stream in one worker; past it, 503", least=1
+    )
+    feed_poll_ms: int = _setting(
+        100, "how often a worker looks for new events in the ledger, while a reader waits", least=1
+    )
+    feed_scan_max: int = _setting(
+        20_000, "events of a shard that are looked at for one page of the feed, with a filter", least=1
+    )
+    feed_heartbeat_s: int = _setting(
+        15, "how often a stream of events says that it is alive, and its key is looked at again", least=1
+    )
+    feed_stall_s_max: int = _setting(
+        30, "a stream of events whose reader takes nothing is cut off after this", least=1
+    )
+
     database_connections_max: int = _setting(4, "PostgreSQL connections of one worker", least=1)
     database_timeout_s: int = _setting(10, "a query of the front end is given up after this", least=1)
     heal_interval_s: int = _setting(5, "how often Redis is compared with the configuration", least=1)
@@ -103,6 +120,11 @@ class Settings:
     persist_interval_ms: int = _setting(20, "shortest time from one small transaction to the next", least=0)
     persist_timeout_s: int = _setting(10, "a statement of the persister is given up after this", least=1)
     persist_backoff_s_max: int = _setting(5, "longest pause before the persister tries again", least=1)
+    stream_retained_max: int = _setting(
+        100_000,
+        "entries of a stream that are in the ledger and kept for consumer groups; past it they are trimmed",
+        least=0,
+    )
     metrics_port: int = _setting(0, "port of the persister's own /metrics; 0 means none", least=0)
     start_timeout_s: int = _setting(
         60,

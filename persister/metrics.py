@@ -36,6 +36,9 @@ LAG_SECONDS: Final = Gauge(
 )
 PERSISTED: Final = Counter("redeem_persisted_events_total", "Rows written to the ledger.", ["shard"])
 REJECTED: Final = Counter("redeem_persister_rejects_total", "Entries kept in ledger_rejects.", ["shard"])
+UNREAD_TRIMMED: Final = Counter(
+    "redeem_unread_trimmed_total", "Entries trimmed that a consumer group still needed.", ["shard"]
+)
 OWNER: Final = Gauge(
     "redeem_persister_owner", "Processes that own the shard: 1.", ["shard"], multiprocess_mode="livesum"
 )

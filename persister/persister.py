@@ -48,7 +48,7 @@ class ShardPersister:
         self._stop = stop
         self._redis = connect(settings, redis_url)
         self._reader = StreamReader(self._redis, shard, settings)
-        self._trimmer = Trimmer(self._redis, shard, settings.persist_batch_max)
+        self._trimmer = Trimmer(self._redis, shard, settings.persist_batch_max, settings.stream_retained_max)
         self._sink: Sink | None = None
         self._owner = False
         self._committed: StreamId | None = None  # as far as is known

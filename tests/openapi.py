@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 PATH: Final = Path(__file__).parents[1] / "docs" / "openapi.json"
 METHODS: Final = frozenset(("get", "head", "post", "put", "patch", "delete"))
 MINT_COUNT_MAX: Final = 100
+WAIT_S_MAX: Final = 1
 
 
 class Operation(NamedTuple):
@@ -198,7 +199,9 @@ class Caller:
 async def engine_and_caller(plane: ControlPlane) -> AsyncIterator[Caller]:
     """An engine and a persister, for which erasures wait, in this event loop; and who may call everything."""
     settings, stop = plane.settings, asyncio.Event()
-    async with engine_in_process(plane, scopes=SCOPES, mint_count_max=MINT_COUNT_MAX) as merchant:
+    async with engine_in_process(
+        plane, scopes=SCOPES, mint_count_max=MINT_COUNT_MAX, feed_wait_s_max=WAIT_S_MAX
+    ) as merchant:
         persisting = asyncio.create_task(
             run_persister(settings, settings.redis_url, settings.database_url, stop)
         )

@@ -26,6 +26,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "campaigns": ("engine.cli.campaigns:campaigns", "Create, list, show and change campaigns."),
     "codes": ("engine.cli.codes:codes", "Mint, import, export and void codes, rotate the mint key."),
     "users": ("engine.cli.users:users", "Show what a user has redeemed; erase a user's name."),
+    "events": ("engine.cli.events:events", "Show what happened, and what happens."),
     "acts": ("engine.cli.acts:acts", "Show who did what: exports, voids, API keys."),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from dataclasses import replace
@@ -15,8 +16,12 @@ from redis.asyncio import Redis
 from engine import publishing
 from engine import settings as all_settings
 from engine.cli.connect import server_urls
+from engine.cli.servers import start_servers
 from engine.database import open_database, queries
-from engine.errors import Refusal, StoreBehind
+from engine.errors import Refusal, StoreBehind, StoreUnavailable
+from engine.processes import StartError
+from engine.reservations import DataDirectoryLock
+from engine.supervisor import Supervisor
 from persister import rebuild as rebuilding
 
 if TYPE_CHECKING:
@@ -37,13 +42,37 @@ def rebuild(*, force: bool, data_dir: Path | None) -> None:
     """Make Redis again from PostgreSQL, for as many shards as REDEEM_SHARDS says.
 
     Nothing is redeemed while it runs. The persister must not be running, unless Redis is behind: then it
-    waits by itself. When the number of shards changes, start everything else after it, not before.
+    waits by itself. Bundled servers that do not run are started for it. When the number of shards changes,
+    start everything else after it, not before.
     """
     settings = all_settings.load(os.environ, {"data_dir": data_dir})
-    redis_url, database_url = server_urls(settings)
-    named = replace(settings, redis_url=redis_url, database_url=database_url)
-    events = asyncio.run(_rebuild(named, force=force))
+    settings = replace(settings, data_dir=settings.data_dir.resolve())
+    if settings.redis_url and settings.database_url:
+        events = asyncio.run(_rebuild(settings, force=force))
+    else:
+        events = _on_bundled_servers(settings, force=force)
     click.echo(f"rebuilt from {events} events")
+
+
+def _on_bundled_servers(settings: Settings, *, force: bool) -> int:
+    """Those of a `redeem up` that runs, else ones of its own."""
+    rebuilt: list[int] = []
+
+    async def plan(supervisor: Supervisor) -> None:
+        rebuilt.append(await _rebuild(await start_servers(supervisor, settings), force=force))
+        supervisor.request_stop()
+
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(DataDirectoryLock(settings.data_dir))
+        except StartError:
+            redis_url, database_url = server_urls(settings)
+            running = replace(settings, redis_url=redis_url, database_url=database_url)
+            return asyncio.run(_rebuild(running, force=force))
+        asyncio.run(Supervisor(stop_timeout_s=settings.stop_timeout_s).run(plan))
+    if not rebuilt:
+        raise StoreUnavailable("the bundled servers could not be started, or it was interrupted")
+    return rebuilt[0]
 
 
 async def _rebuild(settings: Settings, *, force: bool) -> int:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import uvloop
 
-from engine import bundled
 from engine import settings as all_settings
 from engine.cli import demo
 from engine.cli.connect import server_urls
 from engine.cli.initialise import initialise
 from engine.cli.rebuild import rebuild_and_publish
+from engine.cli.servers import start_servers
 from engine.errors import StoreBehind
 from engine.logs import log_to_stderr
 from engine.processes import Child
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _log = logging.getLogger(__name__)
-# Stages start in this order, and stop in the other.
-SERVERS: Final = 0
+# Stages start in this order, and stop in the other; the servers (`servers.SERVERS`) are before these.
 PERSISTER: Final = 1
 WORKERS: Final = 2
 PERSISTER_STOP_SHARE: Final = 4
@@ -60,7 +59,7 @@ def up(**options: Any) -> None:  # noqa: ANN401 - options of several types
     settings = _settings(options)
 
     async def plan(supervisor: Supervisor) -> None:
-        complete = await _start_servers(supervisor, settings)
+        complete = await start_servers(supervisor, settings)
         await _initialise(complete)
         persister = _persister(complete, front_end)
         await supervisor.start([persister, *_workers(supervisor, complete, front_end)])
@@ -127,25 +126,6 @@ def _supervisor(settings: Settings) -> Supervisor:
 
 def _with_urls(settings: Settings) -> Settings:
     redis_url, database_url = server_urls(settings)
-    return replace(settings, redis_url=redis_url, database_url=database_url)
-
-
-async def _start_servers(supervisor: Supervisor, settings: Settings) -> Settings:
-    """Start the servers that no URL names; gives the settings with the URLs of all."""
-    servers: list[Child] = []
-    timeout_s = settings.start_timeout_s
-    redis_url, database_url = settings.redis_url, settings.database_url
-    if not redis_url:
-        valkey = bundled.Valkey(data_dir=settings.data_dir)
-        command = valkey.prepare()
-        servers.append(command.child(stage=SERVERS, ready=valkey.ready, ready_timeout_s=timeout_s))
-        redis_url = valkey.url
-    if not database_url:
-        postgres = bundled.Postgres(data_dir=settings.data_dir, os_user=settings.postgres_os_user)
-        command = postgres.prepare()
-        servers.append(command.child(stage=SERVERS, ready=postgres.ready, ready_timeout_s=timeout_s))
-        database_url = postgres.url
-    await supervisor.start(servers)
     return replace(settings, redis_url=redis_url, database_url=database_url)
 
 

@@ -254,7 +254,9 @@ async def test_receipts_are_kept_for_a_day_and_removed_a_few_at_a_time(
             )
     await admin_receipts.forget_old(plane.database)
     assert [row["key"] for row in await rows(plane)] == ["0", "3", "4"]
-    async with _in_background(heal(replace(plane, settings=replace(plane.settings, heal_interval_s=0)), lambda _: None)):
+    async with _in_background(
+        heal(replace(plane, settings=replace(plane.settings, heal_interval_s=0)), lambda _: None)
+    ):
         await wait_until_async(lambda: _remaining(plane, 2))
     assert [row["key"] for row in await rows(plane)] == ["3", "4"]
 

@@ -115,6 +115,8 @@ async def redeem(caller: Caller, single: list[str], cards: list[str]) -> None:
     assert (await call("rollBack", {"reason": "again"}, id=card["id"]))["code"] == "already_rolled_back"
     await call("rollBack", {"reason": "stolen", "void": True}, id=redeemed["id"])
     assert (await call("showRedemption", id=card["id"]))["history"]
+    page = await call("listEvents", query="?limit=1&wait_s=1&type=redeemed,confirmed&campaign=cmp_1")
+    assert (await call("listEvents", query=f"?after={page['next']}"))["next"]
     page = await call("listRedemptions", query="?user=ann&limit=1")
     assert (await call("listRedemptions", query=f"?user=ann&after={page['next']}"))["items"]
 

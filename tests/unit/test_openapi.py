@@ -12,6 +12,7 @@ import pytest
 
 from engine import admin, api_keys, batches, bodies, campaigns, messages, user_calls
 from engine.errors import PROBLEMS
+from engine.feed import TYPES
 from engine.settings import Settings
 from tests.openapi import Document, Operation, examples_in
 
@@ -39,6 +40,7 @@ LIMITS: Final = {
     "schemas/NewBatch/properties/count/maximum": "mint_count_max",
     "parameters/IdempotencyKey/schema/maxLength": "idempotency_key_length_max",
     "parameters/Limit/schema/maximum": "page_limit_max",
+    "parameters/WaitS/schema/maximum": "feed_wait_s_max",
 }
 
 
@@ -145,3 +147,7 @@ def test_the_calls_in_prose_are_those_described() -> None:
         (operation.method, operation.path, operation.scope) for operation in DOCUMENT.operations.values()
     }
     assert in_prose == {call for call in described if call[0] != "HEAD"}
+
+
+def test_the_types_of_events_are_those_of_the_feed() -> None:
+    assert set(DOCUMENT.components["schemas"]["EventType"]["enum"]) == TYPES

@@ -1,0 +1,111 @@
+"""``redeem events``: the event feed on the command line, read from PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Final
+
+import click
+import orjson
+
+from engine import feed
+from engine.cli.connect import load_settings, open_plane
+from engine.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from engine.control import ControlPlane
+    from engine.feed import Cursor
+
+PAGE_EVENTS: Final = 1000
+AWAY_S: Final = 1.0
+"""How long to wait before a PostgreSQL that is away is asked again."""
+
+
+@click.group()
+def events() -> None:
+    """Show what happened, and what happens."""
+
+
+@events.command()
+@click.option("--after", metavar="CURSOR", help="Go on behind this cursor; else from the first event.")
+@click.option("--type", "types", multiple=True, type=click.Choice(sorted(feed.TYPES)), help="Only these.")
+@click.option("--campaign", "campaigns", multiple=True, help="Only of this; may be given several times.")
+@click.option("--limit", type=click.IntRange(1), help="End after so many events.")
+@click.option("--follow/--no-follow", default=True, help="Wait for more, or end with what there is.")
+def tail(
+    after: str | None,
+    types: tuple[str, ...],
+    campaigns: tuple[str, ...],
+    limit: int | None,
+    *,
+    follow: bool,
+) -> None:
+    """Write events to stdout, one JSON object a line, until Ctrl-C.
+
+    At its end it writes `next CURSOR` to stderr: the place to go on from.
+    """
+    begin = feed.BEGINNING if after is None else feed.parse_cursor(after)
+    tailing = _Tail(begin, types or None, campaigns or None, limit, follow=follow)
+    with contextlib.suppress(KeyboardInterrupt):  # the usual end of it
+        asyncio.run(tailing.run())
+    click.echo(f"next {tailing.cursor}", err=True)
+
+
+class _Tail:
+    """One run of the command.
+
+    Attributes:
+        cursor: behind all that was written.
+    """
+
+    def __init__(
+        self,
+        cursor: Cursor,
+        types: tuple[str, ...] | None,
+        campaigns: tuple[str, ...] | None,
+        limit: int | None,
+        *,
+        follow: bool,
+    ) -> None:
+        self.cursor = cursor
+        self._types = types
+        self._campaigns = campaigns
+        self._left = limit
+        self._follow = follow
+
+    async def run(self) -> None:
+        settings = load_settings()
+        async with open_plane(settings) as plane:
+            await self._step(plane)  # what is wrong at the beginning is told, and ends it
+            told = False
+            while self._left != 0:
+                try:
+                    moved = await self._step(plane)
+                except StoreUnavailable as fault:
+                    if not self._follow:
+                        raise
+                    if not told:
+                        click.echo(f"waiting: {fault}", err=True)
+                    told = True
+                    await asyncio.sleep(AWAY_S)
+                    continue
+                told = False
+                if not moved and not self._follow:
+                    return
+                if not moved:
+                    await asyncio.sleep(settings.feed_poll_ms / 1000)
+
+    async def _step(self, plane: ControlPlane) -> bool:
+        """Write one page; answers whether there may be more behind it."""
+        most = PAGE_EVENTS if self._left is None else min(PAGE_EVENTS, self._left)
+        async with plane.database.connection() as connection:
+            page = await feed.read_page(connection, self.cursor, most, self._types, self._campaigns)
+        if page.items:
+            lines = b"\n".join(orjson.dumps(item.document()) for item in page.items)
+            click.echo(lines)  # and flushes
+        moved = page.next != self.cursor
+        self.cursor = page.next
+        if self._left is not None:
+            self._left -= len(page.items)
+        return moved

@@ -1,0 +1,157 @@
+"""Grants points for what is redeemed: a consumer group on the engine's event streams.
+
+Beside ``make run``::
+
+    .venv/bin/python examples/points.py            # until Ctrl-C
+    .venv/bin/python examples/points.py --once     # ends when it has caught up
+
+A point for each minor unit (500 points for five euros), or 100 for a code without an amount; what is
+rolled back takes them away again. Each event counts once, whatever is killed and whenever: its id and its
+points are one row in one transaction, and it is acknowledged after that. Several may run at once, each with
+a ``--name`` of its own; what one of them leaves behind, another one takes over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sqlite3
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisAway
+from redis.exceptions import ResponseError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    Entry = tuple[bytes, dict[bytes, bytes] | None]
+
+GROUP: Final = "points"
+POINTS_WITHOUT_AMOUNT: Final = 100
+PAGE_ENTRIES: Final = 200
+BLOCK_MS: Final = 2000
+TAKE_OVER_MS: Final = 60_000
+"""What another worker has had for so long, without acknowledging it, is taken over."""
+AWAY_S: Final = 1.0
+
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS grants (
+    event    TEXT PRIMARY KEY,  -- an event counts once
+    user     TEXT NOT NULL,
+    campaign TEXT NOT NULL,
+    points   INTEGER NOT NULL
+)
+"""
+INSERT: Final = "INSERT INTO grants VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
+BALANCES: Final = "SELECT user, sum(points) FROM grants GROUP BY user ORDER BY 2 DESC, user LIMIT 10"
+
+
+def main() -> None:
+    """Work until Ctrl-C, or with ``--once`` until there is nothing more."""
+    asked = arguments()
+    points = sqlite3.connect(asked.points, timeout=60)
+    points.execute(SCHEMA)
+    redis = Redis.from_url(asked.redis or bundled_redis(), protocol=2)
+    streams = [f"{{s{shard}}}:events" for shard in range(asked.shards)]
+    with contextlib.closing(points), contextlib.closing(redis), contextlib.suppress(KeyboardInterrupt):
+        work(redis, points, streams, asked.name, once=asked.once)
+    with contextlib.closing(sqlite3.connect(asked.points)) as points:
+        for user, sum_of_points in points.execute(BALANCES):
+            print(f"{sum_of_points:>10}  {user}")
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Grants points for what is redeemed.")
+    parser.add_argument("--redis", default=os.environ.get("REDEEM_REDIS_URL"), help="URL; else the bundled")
+    parser.add_argument("--shards", type=int, default=int(os.environ.get("REDEEM_SHARDS", "1")))
+    parser.add_argument("--points", default="points.sqlite3", help="the file that keeps the points")
+    parser.add_argument("--name", default="worker-1", help="of this worker in the group")
+    parser.add_argument("--once", action="store_true", help="end when there is nothing more")
+    return parser.parse_args()
+
+
+def bundled_redis() -> str:
+    """The URL of the Valkey that ``make run`` has started."""
+    from engine.cli.connect import load_settings, server_urls  # noqa: PLC0415 - only beside the engine
+
+    return server_urls(load_settings())[0]
+
+
+def work(redis: Redis, points: sqlite3.Connection, streams: list[str], name: str, *, once: bool) -> None:
+    """Read, grant, acknowledge; first what an earlier run of this worker has left."""
+    mine = True
+    while True:
+        try:
+            if mine:
+                make_groups(redis, streams)
+            found = 0
+            for stream in streams:
+                _, left, *_ = redis.xautoclaim(stream, GROUP, name, TAKE_OVER_MS, count=PAGE_ENTRIES)
+                found += handle(redis, points, stream, left)
+            block_ms = None if once or mine or found else BLOCK_MS
+            places: Any = dict.fromkeys(streams, "0" if mine else ">")
+            read: Any = redis.xreadgroup(GROUP, name, places, count=PAGE_ENTRIES, block=block_ms)
+            for stream, entries in read or []:
+                found += handle(redis, points, stream.decode(), entries)
+        except RedisAway as error:
+            print(f"waiting for Redis: {error}", flush=True)
+            time.sleep(AWAY_S)
+            mine = True
+            continue
+        except ResponseError as error:
+            if not str(error).startswith("NOGROUP"):  # Redis was rebuilt: the feed has what was missed
+                raise
+            mine = True
+            continue
+        if once and not mine and not found:
+            return
+        mine = mine and found > 0
+
+
+def make_groups(redis: Redis, streams: Iterable[str]) -> None:
+    """Register: from now on, the engine keeps what we have not acknowledged."""
+    for stream in streams:
+        try:
+            redis.xgroup_create(stream, GROUP, id="0", mkstream=True)
+        except ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):  # it is there already
+                raise
+
+
+def handle(redis: Redis, points: sqlite3.Connection, stream: str, entries: list[Entry]) -> int:
+    """Grant what these entries are worth, and acknowledge them; answers how many there were."""
+    if not entries:
+        return 0
+    shard = stream.removeprefix("{s").partition("}")[0]
+    with points:  # one transaction: on disk before anything is acknowledged
+        for entry, fields in entries:
+            if fields:  # an entry that was trimmed while it waited for us has none
+                grant(points, f"{shard}-{entry.decode()}", text(fields))
+    redis.xack(stream, GROUP, *(entry for entry, _ in entries))
+    return len(entries)
+
+
+def text(fields: dict[bytes, bytes]) -> dict[str, str]:
+    """The fields of an entry."""
+    return {name.decode(): value.decode() for name, value in fields.items()}
+
+
+def grant(points: sqlite3.Connection, event: str, fields: dict[str, str]) -> None:
+    """Write down what one event is worth, unless it is there already."""
+    if fields["type"] in {"redeemed", "confirmed"}:
+        worth = int(fields["amount"] or POINTS_WITHOUT_AMOUNT)
+    elif fields["type"] == "rolled_back":
+        worth = -int(fields["amount"] or POINTS_WITHOUT_AMOUNT)
+    else:
+        return
+    done = points.execute(INSERT, (event, fields["user"], fields["campaign"], worth))
+    if done.rowcount:
+        print(f"{worth:+} points for {fields['user']}: {fields['type']} {event}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
