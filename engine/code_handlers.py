@@ -65,7 +65,7 @@ class CodeHandlers:
         record = await self._records.one(str(redemption))
         if record["batch"] not in self._core.registry.batches:
             await self._core.registry.refresh()  # redeemed through a worker whose configuration is newer
-        self._core.refuse_code_of(record["batch"], record["serial"], key, asked.reason)
+        await self._core.refuse_code_of(record["batch"], record["serial"], key, asked.reason)
         attempt = Rollback(self._core, redemption, record, asked, key=key, api_key=api_key)
         subject = f"redemption:{redemption}"
         return response(await on_record(self._core, self._database, attempt, subject))

@@ -175,14 +175,24 @@ class Core:
         self._resolver.find(lookup)
         return await lookup.answered
 
-    def refuse_code_of(self, batch: int, serial: int, *kept: str | None) -> None:
+    async def refuse_code_of(self, batch: int, serial: int, *kept: str | None) -> None:
         """Refuse texts that come to rest and contain a code that was not typed, but is known.
+
+        An imported code is known by its digest only: it is found where it is the text, or a word of it.
 
         Raises:
             Refusal: ``malformed_request``.
+            Fault: nobody can tell.
         """
-        code = self._resolver.code_of(batch, serial) if any(kept) else None
-        if code is not None and _repeats_code(code, *kept):
+        texts = [text for text in kept if text]
+        if not texts:
+            return
+        code = self._resolver.code_of(batch, serial)
+        if code is None:
+            repeated = await self._resolver.names_imported(texts, batch, serial)
+        else:
+            repeated = _repeats_code(code, *texts)
+        if repeated:
             raise Refusal("malformed_request", _REPEATED)
 
     def deadline(self) -> float:

@@ -253,7 +253,7 @@ async def _end(
             held = parse_record(record.decode())
             if (OWN_MARK in held.order) is not of_a_span:
                 raise Refusal("hold_not_found")
-            core.refuse_code_of(held.batch, held.serial, key)
+            await core.refuse_code_of(held.batch, held.serial, key)
         answer = await core.answer(kind(core, hold_id, record, api_key=api_key, amount=amount, key=key))
         if answer.status != READ_AGAIN:
             return answer

@@ -19,6 +19,8 @@ from engine.imported import ImportedCodes
 from engine.mint_keys import MintKeyError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from engine.decoder import Issued, Reading
     from engine.registry import Registry
     from engine.settings import Settings
@@ -102,6 +104,21 @@ class Resolver:
     def code_of(self, batch: int, serial: int) -> bytes | None:
         """A minted code, normalised; None for an imported one, which is known by its digest only."""
         return self._decoder.code_of(batch, serial)
+
+    async def names_imported(self, texts: Sequence[str], batch: int, serial: int) -> bool:
+        """Whether one of the texts, or a word in it, is that imported code.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
+        words = {word for text in texts for word in (text, *text.split())}
+        codes = [normalise(word, characters_max=self._settings.code_length_max) for word in words]
+        found = await self._imported.find(
+            [code for code in codes if code], self._decoder.digesters, self._decoder.imported_batches
+        )
+        return any(
+            code is not None and (code.batch.id, code.serial) == (batch, serial) for code in found.codes
+        )
 
     def find(self, wanted: Wanted) -> None:
         """Find the code that ``read`` took.

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiohttp
@@ -155,20 +156,23 @@ class Process:
     On Linux it ends with the thread that started it, too: start it from the main thread.
     """
 
-    def __init__(self, settings: Settings, *arguments: str) -> None:
+    def __init__(self, settings: Settings, *arguments: str, log: Path | None = None) -> None:
+        """Start it; ``log`` takes its stderr."""
         self._argv = [sys.executable, "-m", *arguments]
+        self._log = log or Path(os.devnull)
         self._environment = without_settings(os.environ) | settings.to_environ()
         self.running = self._spawn()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            self._argv,
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,  # what it has written is in the pipe, where `line` can wait for it
-            preexec_fn=_leash(signal.SIGKILL),  # noqa: PLW1509 - one system call, bound before the fork
-        )
+        with self._log.open("ab") as stderr:
+            return subprocess.Popen(
+                self._argv,
+                env=self._environment,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                bufsize=0,  # what it has written is in the pipe, where `line` can wait for it
+                preexec_fn=_leash(signal.SIGKILL),  # noqa: PLW1509 - one system call, bound before the fork
+            )
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""

@@ -17,7 +17,7 @@ from engine.control import change
 from engine.errors import Refusal, StoreUnavailable
 from engine.healing import heal
 from tests.deployment import engine_in_process, issue
-from tests.engine.test_api_keys import dump_of_database, dump_of_redis
+from tests.dumps import dump_of_database, dump_of_redis
 from tests.waiting import wait_until_async
 
 if TYPE_CHECKING:

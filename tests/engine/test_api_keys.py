@@ -1,17 +1,16 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from engine import api_keys
 from engine.errors import Refusal
 from engine.registry import SCOPES
+from tests.dumps import dump_of_database, dump_of_redis
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
     from engine.control import ControlPlane
 
 
@@ -74,26 +73,3 @@ async def test_a_dump_of_both_databases_holds_a_key_only_as_its_digest(plane: Co
     assert secret not in dump
     assert secret.encode().hex() not in dump
     assert dump.count(api_keys.digest(issued.key).hex()) == 2
-
-
-async def dump_of_database(plane: ControlPlane) -> str:
-    """Every row of every table, as JSON; bytes in it are hex."""
-    async with plane.database.connection() as connection:
-        tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-        rows = [await connection.fetch(f'SELECT to_json(t) FROM "{name}" t') for (name,) in tables]  # noqa: S608 - names from the catalogue
-    return str(rows)
-
-
-async def dump_of_redis(redis: Redis) -> str:
-    """Every key and its value, as they are, not compressed as DUMP would."""
-    found: list[Any] = []
-    async for key in redis.scan_iter():
-        kind: Any = await redis.type(key)
-        if kind == b"hash":
-            found.append((key, await redis.hgetall(key)))
-        elif kind == b"zset":
-            found.append((key, await redis.zrange(key, 0, -1, withscores=True)))
-        else:
-            assert kind == b"string"
-            found.append((key, await redis.get(key)))
-    return str(found)

@@ -681,9 +681,11 @@ async def test_any_json_at_all_is_answered_from_the_table(
         raw = Raw(merchant)
         loop = asyncio.get_running_loop()
 
-        def send(body: bytes) -> Answer | None:
+        def send(body: bytes) -> Answer:
             data = raw.request(body, "Idempotency-Key: k")
-            return asyncio.run_coroutine_threadsafe(raw.send(data), loop).result(ANSWER_TIMEOUT_S)
+            answer = asyncio.run_coroutine_threadsafe(raw.send(data), loop).result(ANSWER_TIMEOUT_S)
+            assert answer is not None
+            return answer
 
         def as_json(value: object) -> bytes:
             return json.dumps(value).encode()

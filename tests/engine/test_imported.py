@@ -15,7 +15,7 @@ from engine.import_index import heal_index_once
 from engine.import_lines import Form
 from engine.importing import Importer, Upload
 from tests.deployment import Merchant, engine_in_process, issue, mint
-from tests.engine.test_api_keys import dump_of_database, dump_of_redis
+from tests.dumps import dump_of_database, dump_of_redis
 from tests.importing import BrokenOff, a_campaign, bring, in_pieces, lines_of
 from tests.waiting import wait_until_async
 

@@ -15,7 +15,7 @@ from engine.formats import FORMATS, SERIAL_LIMIT
 from engine.import_lines import Form
 from engine.importing import HEAD_BYTES, Importer, Upload
 from tests.deployment import issue
-from tests.engine.test_api_keys import dump_of_database, dump_of_redis
+from tests.dumps import dump_of_database, dump_of_redis
 from tests.importing import BrokenOff, a_campaign, bring, counts, in_pieces, lines_of, problems_of, stored
 from tests.keyspace import snapshot
 

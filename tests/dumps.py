@@ -1,0 +1,35 @@
+"""All that is at rest, as text: what a thief of both databases would have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from engine.control import ControlPlane
+
+
+async def dump_of_database(plane: ControlPlane) -> str:
+    """Every row of every table, as JSON; bytes in it are hex."""
+    async with plane.database.connection() as connection:
+        tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        rows = [await connection.fetch(f'SELECT to_json(t) FROM "{name}" t') for (name,) in tables]  # noqa: S608 - names from the catalogue
+    return str(rows)
+
+
+async def dump_of_redis(redis: Redis) -> str:
+    """Every key and its value, as they are, not compressed as DUMP would."""
+    found: list[Any] = []
+    async for key in redis.scan_iter():
+        kind: Any = await redis.type(key)
+        if kind == b"hash":
+            found.append((key, await redis.hgetall(key)))
+        elif kind == b"zset":
+            found.append((key, await redis.zrange(key, 0, -1, withscores=True)))
+        elif kind == b"stream":
+            found.append((key, await redis.xrange(key)))
+        else:
+            assert kind == b"string"
+            found.append((key, await redis.get(key)))
+    return str(found)
