@@ -69,14 +69,9 @@ async def open_plane(settings: Settings) -> AsyncIterator[ControlPlane]:
         StoreUnavailable: PostgreSQL does not answer.
     """
     redis_url, database_url = server_urls(settings)
-    timeout_s = settings.database_timeout_s
-    try:
-        redis = Redis.from_url(redis_url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
-    except ValueError as error:
-        raise StoreUnavailable(f"REDEEM_REDIS_URL: {error}") from error
-    async with open_database(settings, database_url) as database, contextlib.aclosing(redis):
+    async with plane_on(replace(settings, redis_url=redis_url, database_url=database_url)) as plane:
         try:
-            async with database.connection():
+            async with plane.database.connection():
                 pass
         except StoreUnavailable as error:
             if settings.database_url:
@@ -84,8 +79,23 @@ async def open_plane(settings: Settings) -> AsyncIterator[ControlPlane]:
             raise StoreUnavailable(
                 f"no engine runs on {settings.data_dir}; start it with `redeem up`"
             ) from error
-        named = replace(settings, redis_url=redis_url, database_url=database_url)
-        yield ControlPlane(database, redis, named)
+        yield plane
+
+
+@contextlib.asynccontextmanager
+async def plane_on(settings: Settings) -> AsyncIterator[ControlPlane]:
+    """The control plane on the servers that the settings name. Neither is asked for anything yet.
+
+    Raises:
+        StoreUnavailable: the URL of Redis is none.
+    """
+    timeout_s = settings.database_timeout_s
+    try:
+        redis = Redis.from_url(settings.redis_url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+    except ValueError as error:
+        raise StoreUnavailable(f"REDEEM_REDIS_URL: {error}") from error
+    async with open_database(settings, settings.database_url) as database, contextlib.aclosing(redis):
+        yield ControlPlane(database, redis, settings)
 
 
 def run(action: Callable[[ControlPlane], Awaitable[T]], settings: Settings | None = None) -> T:

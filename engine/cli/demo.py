@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Final
 
 import click
 import orjson
-from redis.asyncio import Redis
 
 from engine import api_keys, batches, campaigns, keys, mint_keys
 from engine.batches import NewBatch
 from engine.campaigns import NewCampaign
+from engine.cli.connect import plane_on
 from engine.codes import Codec
-from engine.control import ControlPlane
-from engine.database import open_database
 from engine.formats import DEFAULT_FORMAT
 
 if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from engine.control import ControlPlane
     from engine.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -44,11 +45,7 @@ async def _show(settings: Settings, url: str) -> None:
     that a later start can print the lines again.
     """
     note = settings.data_dir / "demo.json"
-    async with (
-        open_database(settings, settings.database_url) as database,
-        Redis.from_url(settings.redis_url) as redis,
-    ):
-        plane = ControlPlane(database=database, redis=redis, settings=settings)
+    async with plane_on(settings) as plane:
         if not note.exists():
             if await campaigns.page(plane, after=None, limit=1):
                 return
@@ -60,7 +57,7 @@ async def _show(settings: Settings, url: str) -> None:
         batch = await batches.get(plane, demo["batch"])
         if (batch.campaign, batch.created_by) != (demo["campaign"], CREATED_BY):
             return  # the note is of another deployment
-        serial = await _next_serial(redis, batch.id)
+        serial = await _next_serial(plane.redis, batch.id)
         if serial is None:
             return
         used = mint_keys.from_settings(settings)

@@ -6,10 +6,9 @@ import logging
 from typing import TYPE_CHECKING
 
 import asyncpg
-from redis.asyncio import Redis
 
 from engine import mint_keys, publishing
-from engine.database import open_database
+from engine.cli.connect import plane_on
 from engine.errors import Refusal, StoreUnavailable
 from persister import migrations
 
@@ -38,11 +37,8 @@ async def initialise(settings: Settings) -> None:
     finally:
         await connection.close()
     _check_mint_keys(settings, in_use)
-    async with (
-        open_database(settings, settings.database_url) as database,
-        Redis.from_url(settings.redis_url) as redis,
-    ):
-        await publishing.publish(redis, database)
+    async with plane_on(settings) as plane:
+        await publishing.publish(plane.redis, plane.database)
 
 
 def _check_mint_keys(settings: Settings, in_use: set[str]) -> None:

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
-from redis.asyncio import Redis
 
 from engine import publishing
 from engine import settings as all_settings
-from engine.cli.connect import server_urls
+from engine.cli.connect import plane_on, server_urls
 from engine.cli.servers import start_servers
-from engine.database import open_database, queries
+from engine.database import queries
 from engine.errors import Refusal, StoreBehind, StoreUnavailable
 from engine.processes import StartError
 from engine.reservations import DataDirectoryLock
@@ -82,18 +81,13 @@ async def _rebuild(settings: Settings, *, force: bool) -> int:
 
 
 async def _is_needed(settings: Settings) -> bool:
-    timeout_s = settings.database_timeout_s
-    async with (
-        open_database(settings, settings.database_url) as database,
-        Redis.from_url(settings.redis_url, socket_timeout=timeout_s) as redis,
-        database.connection() as connection,
-    ):
+    async with plane_on(settings) as plane, plane.database.connection() as connection:
         deployment = await connection.fetchrow(_SQL["deployment"])
         if deployment is None or deployment["shards"] != settings.shards:
             return True
         try:
             for shard in range(settings.shards):
-                await publishing.check_kept(redis, connection, shard)
+                await publishing.check_kept(plane.redis, connection, shard)
         except StoreBehind:
             return True
     return False
@@ -106,12 +100,8 @@ async def rebuild_and_publish(settings: Settings) -> int:
         RebuildRefused: it cannot be done now; nothing was changed.
     """
     events = await rebuilding.rebuild(settings, _Progress())
-    timeout_s = settings.database_timeout_s
-    async with (
-        open_database(settings, settings.database_url) as database,
-        Redis.from_url(settings.redis_url, socket_timeout=timeout_s) as redis,
-    ):
-        await publishing.publish(redis, database)
+    async with plane_on(settings) as plane:
+        await publishing.publish(plane.redis, plane.database)
     return events
 
 
