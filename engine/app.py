@@ -24,8 +24,8 @@ from engine.feed_news import Feed
 from engine.gate import Gate
 from engine.handlers import Handlers
 from engine.healing import heal
-from engine.import_index import heal_index
-from engine.importing import Importer
+from engine.imports.importer import Importer
+from engine.imports.mending import heal_index
 from engine.messages import PROBLEM_TYPE, problem
 from engine.reading import Records
 from engine.registry import Registry

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from engine import imports
 from engine.admin import CSV_TYPE, NDJSON_TYPE
 from engine.admin_requests import API_KEY, NO_STORE, answer, listed, plane_of, read_page
 from engine.errors import Refusal
-from engine.import_lines import Form
-from engine.importing import Importer, Upload
+from engine.imports import kept
+from engine.imports.importer import Importer, Upload
+from engine.imports.lines import Form
 from engine.requests import idempotency_key
 
 if TYPE_CHECKING:
@@ -65,19 +65,19 @@ async def import_codes(request: web.Request) -> web.Response:
 async def list_imports(request: web.Request) -> web.Response:
     """List the imports of a campaign, the oldest first."""
     after, limit = read_page(request)
-    found = await imports.page(plane_of(request), request.match_info["id"], after=after, limit=limit + 1)
+    found = await kept.page(plane_of(request), request.match_info["id"], after=after, limit=limit + 1)
     return listed([one.document() for one in found], limit)
 
 
 async def show_import(request: web.Request) -> web.Response:
     """Show one import, and how far it is."""
-    return answer((await imports.get(plane_of(request), request.match_info["id"])).document())
+    return answer((await kept.get(plane_of(request), request.match_info["id"])).document())
 
 
 async def list_problems(request: web.Request) -> web.StreamResponse:
     """Stream the lines that gave no code, as CSV with a header, in constant memory."""
     plane, import_id = plane_of(request), request.match_info["id"]
-    name = (await imports.get(plane, import_id)).name
+    name = (await kept.get(plane, import_id)).name
     response = web.StreamResponse(
         headers=NO_STORE
         | {
@@ -87,8 +87,8 @@ async def list_problems(request: web.Request) -> web.StreamResponse:
     )
     await response.prepare(request)
     try:
-        await response.write(imports.PROBLEMS_HEADER)
-        async for piece in imports.problems(plane, import_id):
+        await response.write(kept.PROBLEMS_HEADER)
+        async for piece in kept.problems(plane, import_id):
             await response.write(piece)
         await response.write_eof()
     except ConnectionResetError:
@@ -98,7 +98,7 @@ async def list_problems(request: web.Request) -> web.StreamResponse:
 
 async def discard_import(request: web.Request) -> web.Response:
     """Give up an import that is not finished."""
-    discarded = await imports.discard(plane_of(request), request.match_info["id"], actor=request[API_KEY].id)
+    discarded = await kept.discard(plane_of(request), request.match_info["id"], actor=request[API_KEY].id)
     return answer(discarded.document())
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from engine import keys
 from engine.decoder import Issued
-from engine.import_index import unpacked
 from engine.link import pack
 from engine.pipeline import Pipeline
 from engine.registry import IMPORTED
@@ -74,10 +73,10 @@ class ImportedCodes:
         values, counts = await self._ask([digest for _, digest in asked])
         for (at, digest), value in zip(asked, values, strict=True):
             if isinstance(value, bytes):
-                issued = self._issued(unpacked(value), codes[at])
+                issued = self._issued(keys.imported_identity(value), codes[at])
                 if issued:
                     found[at] = issued
-                    self._remember(digest, unpacked(value))
+                    self._remember(digest, keys.imported_identity(value))
         return Found(found, complete=min(counts) >= batches)
 
     def _issued(self, identity: tuple[int, int], code: bytes) -> Issued | None:

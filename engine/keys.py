@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from engine.formats import SERIAL_BITS, SERIAL_LIMIT
+
 SEGMENT_CODES: Final = 1 << 16  # codes of one state string: 2 bits each, 16 KiB
 SPENT_SEGMENT_CODES: Final = 1 << 12  # balances of one string: 64 bits each, 32 KiB
 USER_BUCKETS: Final = 1 << 16  # hashes over which the per-user counts of a campaign spread
@@ -14,6 +16,7 @@ RECEIPT_WINDOW_S: Final = 86_400  # a receipt is kept for one to two of these; p
 RECEIPT_BUCKETS: Final = 1 << 16  # hashes over which the receipts of one window spread
 # Imported codes spread over 65,536 hashes of a shard: small ones (512 fields or fewer) up to 33 million.
 _BUCKET_BYTES: Final = 2
+_IDENTITY_BYTES: Final = 6
 
 # The two bits of a code, as the scripts write them.
 FRESH: Final = 0
@@ -48,6 +51,17 @@ def imported_place(digest: bytes, shards: int) -> tuple[int, int]:
 def imported_field(digest: bytes) -> bytes:
     """Its field there: what of the digest the bucket's number does not say."""
     return digest[_BUCKET_BYTES:]
+
+
+def imported_value(batch: int, serial: int) -> bytes:
+    """What it leads to."""
+    return (batch << SERIAL_BITS | serial).to_bytes(_IDENTITY_BYTES)
+
+
+def imported_identity(value: bytes) -> tuple[int, int]:
+    """Batch and serial of an ``imported_value``."""
+    number = int.from_bytes(value)
+    return number >> SERIAL_BITS, number & (SERIAL_LIMIT - 1)
 
 
 def version(shard: int) -> str:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine import campaigns, imports
+from engine import campaigns
 from engine.campaigns import NewCampaign
-from engine.import_lines import Form
-from engine.importing import Importer, Upload
+from engine.imports import kept
+from engine.imports.importer import Importer, Upload
+from engine.imports.lines import Form
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
     from engine.control import ControlPlane
-    from engine.import_run import Outcome
+    from engine.imports.run import Outcome
 
 
 class BrokenOff(Exception):
@@ -55,7 +56,7 @@ async def bring(
 
 
 async def problems_of(plane: ControlPlane, outcome: Outcome) -> list[str]:
-    pieces = [piece async for piece in imports.problems(plane, outcome.imported.name)]
+    pieces = [piece async for piece in kept.problems(plane, outcome.imported.name)]
     return b"".join(pieces).decode().splitlines()
 
 

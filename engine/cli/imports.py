@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 import click
 
-from engine import imports
 from engine.cli.connect import UNPUBLISHED, echo_json, run
 from engine.cli.files import STDOUT, opened
-from engine.import_lines import Form, guess_form
-from engine.importing import Importer, Upload
+from engine.imports import kept
+from engine.imports.importer import Importer, Upload
+from engine.imports.lines import Form, guess_form
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from engine.control import ControlPlane
-    from engine.import_run import Outcome
-    from engine.imports import Import
+    from engine.imports.kept import Import
+    from engine.imports.run import Outcome
 
 PIECE_BYTES: Final = 65_536
 PROGRESS_INTERVAL_S: Final = 2.0
@@ -95,16 +95,16 @@ def list_problems(import_id: str, out: str) -> None:
 @click.argument("import_id", metavar="IMPORT")
 def discard_import(import_id: str) -> None:
     """Give up an import that is not finished, so that its codes can be imported again."""
-    discarded = run(lambda plane: imports.discard(plane, import_id, actor=ACTOR))
+    discarded = run(lambda plane: kept.discard(plane, import_id, actor=ACTOR))
     click.echo(discarded.name)
 
 
 async def write_problems(plane: ControlPlane, import_id: str, out: str) -> None:
     """The lines that gave no code, as CSV, in constant memory."""
-    await imports.get(plane, import_id)
+    await kept.get(plane, import_id)
     with opened(out) as write:
-        write(imports.PROBLEMS_HEADER)
-        async for piece in imports.problems(plane, import_id):
+        write(kept.PROBLEMS_HEADER)
+        async for piece in kept.problems(plane, import_id):
             write(piece)
 
 

@@ -1,4 +1,4 @@
--- Used by engine/imports.py, importing.py and import_index.py.
+-- Used by engine/imports.
 
 -- name: by_key
 SELECT * FROM imports WHERE key_digest = $1;

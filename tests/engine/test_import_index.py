@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from engine import keys
-from engine.import_index import CALL_CODES, ImportIndex, IndexLost, packed, unpacked
+from engine.imports.index import CALL_CODES, ImportIndex, IndexLost
 from engine.link import pack
 from tests.keyspace import snapshot
 
@@ -38,13 +38,13 @@ async def found(redis: Redis, shards: int) -> dict[bytes, tuple[int, int]]:
         name = keys.imported(*keys.imported_place(digest, shards))
         value = await redis.hget(name, keys.imported_field(digest))
         if value is not None:
-            there[digest] = unpacked(value)  # type: ignore[arg-type] # and values are
+            there[digest] = keys.imported_identity(value)  # type: ignore[arg-type] # and values are
     return there
 
 
 @pytest.mark.parametrize("identity", [(0, 0), (2**20 - 1, 2**28 - 1), (7, 2**27)])
 def test_a_value_holds_batch_and_serial(identity: tuple[int, int]) -> None:
-    assert unpacked(packed(*identity)) == identity
+    assert keys.imported_identity(keys.imported_value(*identity)) == identity
 
 
 def test_bucket_and_field_hold_the_whole_digest() -> None:

@@ -2,7 +2,7 @@
 
 Which import a file belongs to is known by the Idempotency-Key that came with it, else by how it
 begins. What was read of it before must be the same, byte for byte; it is passed over, and
-``import_run`` takes the rest.
+``run`` takes the rest.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
-from engine import batches, campaigns, imports
+from engine import batches, campaigns
 from engine.control import try_publish
 from engine.database import queries
 from engine.digests import Digester, file_mac
 from engine.errors import Overloaded, Refusal, StoreUnavailable
-from engine.import_chunks import Chunk, MintedCodes
-from engine.import_index import ImportIndex
-from engine.import_lines import CodeLines, Form
-from engine.import_run import ImportRun, Outcome
+from engine.imports import kept
+from engine.imports.chunks import Chunk, MintedCodes
+from engine.imports.index import ImportIndex
+from engine.imports.lines import CodeLines, Form
+from engine.imports.run import ImportRun, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from engine.control import ControlPlane
-    from engine.imports import Import
+    from engine.imports.kept import Import
 
 HEAD_BYTES: Final = 1024  # by so much of its beginning a file is known that was not imported to its end
 _SQL: Final = queries("imports")
@@ -141,7 +142,7 @@ class Importer:
             row = None
         if row is None:
             raise Refusal("import_conflict", "The same import was begun at the same moment; send it again.")
-        return imports.from_row(row)
+        return kept.from_row(row)
 
     async def _skip(self, upload: Upload, lines: CodeLines, imported: Import, data: bytes) -> bytes:
         """Pass over what was imported before, if it is the same; answers what was read behind it."""

@@ -15,7 +15,7 @@ from engine.database import queries
 from engine.decoder import Decoder
 from engine.errors import Refusal
 from engine.formats import SERIAL_LIMIT, split
-from engine.import_lines import Reason
+from engine.imports.lines import Reason
 from engine.registry import IMPORTED, Batch, Registry
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from engine.control import ControlPlane
     from engine.digests import Digester
-    from engine.import_index import Row
-    from engine.import_lines import CodeLines
-    from engine.imports import Import
+    from engine.imports.index import Row
+    from engine.imports.kept import Import
+    from engine.imports.lines import CodeLines
 
 CODE_COLUMNS: Final = ("digest", "batch", "serial")
 PROBLEM_COLUMNS: Final = ("import", "line", "last_line", "reason")

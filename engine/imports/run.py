@@ -15,19 +15,19 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from engine import imports
 from engine.control import Change, change
 from engine.database import queries
 from engine.errors import Refusal
-from engine.import_index import IndexLost
+from engine.imports import kept
+from engine.imports.index import IndexLost
 from engine.registry import IMPORTED
 
 if TYPE_CHECKING:
     from engine.control import ControlPlane
-    from engine.import_chunks import Chunk
-    from engine.import_index import ImportIndex, Row
-    from engine.import_lines import CodeLines
-    from engine.imports import Import
+    from engine.imports.chunks import Chunk
+    from engine.imports.index import ImportIndex, Row
+    from engine.imports.kept import Import
+    from engine.imports.lines import CodeLines
 
 SLICE_BYTES: Final = 1024  # read at a time, so that redemptions of the same worker do not wait long
 WRITER_LOCK: Final = 0x7265_6477  # the advisory lock of who writes a chunk
@@ -152,7 +152,7 @@ class ImportRun:
                 "indexed": self._indexed,
             }
             row = await connection.fetchrow(_SQL["progress"], self.imported.id, *progress.values())
-        self.imported = imports.from_row(row)
+        self.imported = kept.from_row(row)
         self._chunk.clear()
         await self._settle()
         if written.batch is not None and written.codes:
@@ -213,12 +213,12 @@ class ImportRun:
             imported.created_by,
             under.version,
         )
-        return imports.from_row(await under.connection.fetchrow(_SQL["finish"], imported.id))
+        return kept.from_row(await under.connection.fetchrow(_SQL["finish"], imported.id))
 
     async def _finish_without_codes(self) -> Outcome:
         async with self._plane.database.transaction() as connection:
             await self._lock(connection)
-            imported = imports.from_row(await connection.fetchrow(_SQL["finish"], self.imported.id))
+            imported = kept.from_row(await connection.fetchrow(_SQL["finish"], self.imported.id))
             same = await connection.fetchval(
                 _SQL["same_file"],
                 *(imported.campaign, imported.mint_key, imported.bytes, imported.mac, imported.id),

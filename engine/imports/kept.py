@@ -1,6 +1,6 @@
 """Imports as they are kept: how far each has come, which lines gave no code, and how one is given up.
 
-``importing`` reads files into them. Of a file's text nothing is kept but keyed digests (P7).
+``importer`` reads files into them. Of a file's text nothing is kept but keyed digests (P7).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from engine import acts, campaigns
 from engine.campaigns import shown_instant
 from engine.database import queries
 from engine.errors import Refusal
-from engine.import_index import CHUNK_ROWS, ImportIndex
+from engine.imports.index import CHUNK_ROWS, ImportIndex
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""The index in Redis by which imported codes are looked up, and its mending from PostgreSQL.
+"""The index in Redis by which imported codes are looked up.
 
 Of each shard it is known whether it has all codes of a batch (``keys.imports``) or is being
 given them (``keys.importing``). A Redis that loses the one loses the other, so that a code is
@@ -7,49 +7,28 @@ never called unknown, nor a batch complete, where the index is not whole (promis
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import random
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from engine import keys
 from engine.database import queries
-from engine.errors import Fault, StoreUnavailable
-from engine.formats import SERIAL_BITS, SERIAL_LIMIT
+from engine.errors import StoreUnavailable
 from engine.link import pack
 from engine.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from engine.control import ControlPlane
     from engine.settings import Settings
 
-_log = logging.getLogger(__name__)
-INDEX_LOCK: Final = 0x7265_6469  # the advisory lock of the one process that mends the index
 CALL_CODES: Final = 256  # at one instant of Redis, which serves nobody else in it
 CHUNK_ROWS: Final = 5000
-_VALUE_BYTES: Final = 6
 _UNWATCH: Final = pack("UNWATCH")  # what a call that was given up began
 _MULTI: Final = pack("MULTI")
 _EXEC: Final = pack("EXEC")
-_random: Final = random.Random()  # noqa: S311 - no secret; of its own, so that it disturbs nobody else's
-_JITTER: Final = (0.75, 1.25)
 _SQL: Final = queries("imports")
 
 Row = tuple[bytes, int]
 """Digest and serial of an imported code."""
-
-
-def packed(batch: int, serial: int) -> bytes:
-    """What a digest leads to."""
-    return (batch << SERIAL_BITS | serial).to_bytes(_VALUE_BYTES)
-
-
-def unpacked(value: bytes) -> tuple[int, int]:
-    """Batch and serial of a ``packed`` value."""
-    number = int.from_bytes(value)
-    return number >> SERIAL_BITS, number & (SERIAL_LIMIT - 1)
 
 
 class IndexLost(StoreUnavailable):
@@ -104,7 +83,9 @@ class ImportIndex:
             for digest, serial in rows[at : at + CALL_CODES]:
                 shard, bucket = keys.imported_place(digest, len(self._shards))
                 name, field = keys.imported(shard, bucket), keys.imported_field(digest)
-                by_shard.setdefault(shard, []).append(pack("HSET", name, field, packed(batch, serial)))
+                by_shard.setdefault(shard, []).append(
+                    pack("HSET", name, field, keys.imported_value(batch, serial))
+                )
             for shard, commands in by_shard.items():
                 yield keys.importing(shard, batch), commands
 
@@ -164,52 +145,3 @@ class ImportIndex:
         cursor = await connection.cursor(_SQL["codes"], batch, start, stop)
         while rows := await cursor.fetch(CHUNK_ROWS):
             await self.add(batch, [(row["digest"].bytes, row["serial"]) for row in rows])
-
-
-async def heal_index(plane: ControlPlane) -> None:
-    """Write what Redis does not have of the index, whenever it is missing, until cancelled."""
-    told = ""
-    while True:
-        await asyncio.sleep(plane.settings.heal_interval_s * _random.uniform(*_JITTER))
-        try:
-            healed = await heal_index_once(plane)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next look may find it gone
-            if type(error).__name__ != told:
-                _log.warning(
-                    "the index of imported codes cannot be compared",
-                    extra={"reason": str(error)},
-                    exc_info=not isinstance(error, Fault),
-                )
-            told = type(error).__name__
-        else:
-            told = ""
-            if healed:
-                _log.info("imported codes are indexed again", extra={"batches": healed})
-
-
-async def heal_index_once(plane: ControlPlane) -> list[int]:
-    """Write the batches that some shard does not have whole; one process at a time does. Answers which.
-
-    Raises:
-        StoreUnavailable: PostgreSQL or Redis cannot be used.
-        IndexLost: Redis has just lost its data.
-    """
-    async with plane.database.connection() as connection:
-        counts = {row["batch"]: row["accepted"] for row in await connection.fetch(_SQL["finished"])}
-        shards = await connection.fetchval(_SQL["shards"])
-    if not counts:
-        return []
-    async with ImportIndex(plane.settings, shards) as index:
-        return await _heal(plane, index, counts) if await index.incomplete(counts) else []
-
-
-async def _heal(plane: ControlPlane, index: ImportIndex, counts: dict[int, int]) -> list[int]:
-    async with plane.database.transaction(snapshot=True) as connection:
-        if not await connection.fetchval(_SQL["try_index"], INDEX_LOCK):
-            return []
-        healed = await index.incomplete(counts)  # another process may just have done it
-        for batch in healed:
-            await index.begin(batch)
-            await index.refill(connection, batch, 0, counts[batch])
-            await index.complete(batch, counts[batch])
-    return healed
