@@ -109,6 +109,11 @@ class Receipt:
         return orjson.dumps([self.actor, self.key, self.fingerprint.hex()])
 
 
+async def is_used(connection: Any, actor: str, key: str) -> bool:  # noqa: ANN401 - asyncpg has no types
+    """Whether a change of administration was made under the key."""
+    return await connection.fetchrow(_SQL["kept"], actor, key) is not None
+
+
 def fingerprint(method: str, path: str, body: bytes) -> bytes:
     """What two calls with one Idempotency-Key must share: 128 bits of BLAKE2b.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 import msgspec
 from aiohttp import web
 
-from engine import registry
+from engine import receipts, registry
 from engine.admin_receipts import Receipt, Replayed, fingerprint
 from engine.auth import secret_of
 from engine.control import ControlPlane, try_publish
@@ -83,6 +83,9 @@ async def answer_change(
     plane = plane_of(request)
     key = idempotency_key(request, plane.settings)
     if key is not None:
+        name = receipts.name(request[API_KEY].id, key)
+        if await receipts.is_used(plane.redis, plane.settings.shards, name):
+            raise Refusal("idempotency_key_reused")
         plane = replace(plane, receipt=_receipt(request, key, status))
     try:
         made = await make(plane)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import orjson
 
-from engine import acts, keys, receipts
+from engine import acts, admin_receipts, keys, receipts
 from engine.attempt import Attempt, load_script, number
 from engine.decoder import masked
-from engine.errors import OutcomeUnknown, StoreUnavailable
+from engine.errors import OutcomeUnknown, Refusal, StoreUnavailable
 from engine.messages import encode, instant
 
 if TYPE_CHECKING:
@@ -216,9 +216,12 @@ async def on_record(core: Core, database: Database, attempt: Rollback | Correcti
     """Do what has a reason: it is in the audit log before, and how it ended after.
 
     Raises:
+        Refusal: ``idempotency_key_reused``: for a change of administration; nothing was done.
         StoreUnavailable, OutcomeUnknown: it cannot be put on record; nothing was done.
     """
     async with database.transaction() as connection:
+        if attempt.key and await admin_receipts.is_used(connection, attempt.actor, attempt.key):
+            raise Refusal("idempotency_key_reused")
         act = await acts.record(
             connection, act=attempt.act, actor=attempt.actor, subject=subject, reason=attempt.reason
         )

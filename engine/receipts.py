@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Final
+import time
+from typing import TYPE_CHECKING, Final, cast
 
 import orjson
+from redis.exceptions import RedisError
 
 from engine import keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from redis.asyncio import Redis
 
 # The first half of a fingerprint says what the ledger knows of a request, too. The second is of all of it; in
 # a receipt that was made again from the ledger it is REBUILT, and the first decides (lua/lib/receipts.lua).
@@ -37,6 +41,20 @@ def bucketed(text: str, buckets: int) -> tuple[int, bytes]:
 def home_of(receipt_name: str, shards: int) -> int:
     """The shard that a key belongs to, whatever code it is used with."""
     return bucketed(receipt_name, keys.RECEIPT_BUCKETS)[0] % shards
+
+
+async def is_used(redis: Redis, shards: int, receipt_name: str) -> bool:
+    """Whether something was done to a code under a key, as far as Redis can tell: False while it is away."""
+    bucket, digest = bucketed(receipt_name, keys.RECEIPT_BUCKETS)
+    epoch, field = int(time.time()) // keys.RECEIPT_WINDOW_S, cast("str", digest)
+    home = home_of(receipt_name, shards)
+    try:
+        for then in (epoch, epoch - 1):
+            if await redis.hexists(keys.receipts(home, then, bucket), field):
+                return True
+    except (OSError, RedisError):
+        return False
+    return False
 
 
 def known_half(user: str, order: str, codes: Sequence[Code]) -> bytes:

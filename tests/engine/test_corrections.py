@@ -388,3 +388,17 @@ async def test_what_a_hold_is_told_counts_for_its_key(merchant: Merchant, plane:
     assert (await post(merchant, "/v1/holds", key="k", **wanted, metadata={"a": 1}))[0] == 200
     assert (await post(merchant, "/v1/holds", key="k", **wanted, metadata={"a": 1}))[1]["replayed"]
     assert (await post(merchant, "/v1/holds", key="k", **wanted))[1]["code"] == "idempotency_key_reused"
+
+
+async def test_a_key_is_used_for_a_code_or_for_a_batch_and_not_for_both(
+    merchant: Merchant, plane: ControlPlane
+) -> None:
+    _, (one, two) = await issue(plane, 2)
+    _, voided = await post(merchant, "/v1/codes/void", key="k1", code=one, reason="leaked")
+    batch = {"batch": voided["batch"], "reason": "leaked"}
+    assert (await post(merchant, "/v1/codes/void", key="k1", **batch))[1]["code"] == "idempotency_key_reused"
+    assert (await post(merchant, "/v1/codes/void", key="k2", **batch))[0] == 200
+    status, body = await post(merchant, "/v1/codes/void", key="k2", code=two, reason="leaked")
+    assert (status, body["code"]) == (422, "idempotency_key_reused")
+    assert (await post(merchant, "/v1/codes/void", key="k1", code=one, reason="leaked"))[1]["replayed"]
+    assert (await post(merchant, "/v1/codes/void", key="k2", **batch))[1]["replayed"]
