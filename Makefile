@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 SOURCES := engine lua persister loadtest tests examples
 
-.PHONY: run test test-long test-redis bench check lint types luacheck imports lock clean
+.PHONY: run test test-long chaos test-redis bench check lint types luacheck imports lock clean
 
 run: $(VENV)/.installed  ## start everything, with a demo campaign the first time
 	$(BIN)/redeem up
@@ -15,6 +15,9 @@ test: check  ## the whole suite, on servers of its own
 
 test-long: $(VENV)/.installed  ## the slow forms
 	$(PYTEST) -m long
+
+chaos: $(VENV)/.installed  ## everything is killed, stopped and cut off 200 times, under load
+	$(PYTEST) -m long -s tests/system/test_chaos.py
 
 test-redis: $(VENV)/.installed  ## what touches Redis, against the machine's redis-server (7.0 or later)
 	REDEEM_TEST_REDIS_SERVER=$$(command -v redis-server) $(PYTEST) -n 4 -m "not long" tests/lua tests/engine tests/persister

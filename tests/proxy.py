@@ -88,9 +88,10 @@ class Proxy:
             writer.transport.abort()
 
     def release(self) -> None:
-        """Let go of everything that is held, and hold nothing more."""
+        """Let go of everything that is held, and hold nothing more until there is another rule."""
         self.rule = pass_all
         self._released.set()
+        self._released = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_unix_server(self._accept, str(self._socket))

@@ -57,7 +57,7 @@ async def test_a_code_is_consumed_if_and_only_if_its_event_is_there(
         (cut,) = (copy / "valkey").rglob("*.incr.aof")
         cut.write_bytes(whole[: chance.randrange(untouched, len(whole))])
         redeemed.add(await compare(ValkeyProcess(copy), campaign))
-    assert len(redeemed) > cuts // 3  # they were cut at different places
+    assert len(redeemed) > min(cuts, CODES) // 3  # they were cut at different places
 
 
 async def use(merchant: Any, code: str, chance: random.Random) -> None:  # noqa: ANN401 - a merchant

@@ -1,0 +1,128 @@
+"""Whatever is killed, stopped or cut off: what was acknowledged is in the ledger, once, and nothing else is.
+
+`make chaos` is the long form: 200 times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import shutil
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from engine import keys
+from engine.bundled import run_directory
+from engine.cli.connect import plane_on
+from tests.servers import temporary_directory
+from tests.system.chaos import SHARDS, Deployment, Reader, Shop, Told, Trouble, open_shops
+from tests.waiting import wait_until_async
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from engine.control import ControlPlane
+
+SHOPS = 8
+GIVES = ("redeemed", "confirmed")
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    path = temporary_directory()
+    yield path
+    for server in ("valkey", "postgres"):
+        shutil.rmtree(run_directory(path / server), ignore_errors=True)
+    shutil.rmtree(path)
+
+
+@pytest.mark.parametrize(
+    ("troubles", "between_s"),
+    [
+        pytest.param(8, 0.3, marks=pytest.mark.timeout(300)),
+        pytest.param(200, 0.5, marks=[pytest.mark.long, pytest.mark.timeout(3600)]),
+    ],
+)
+async def test_every_answer_is_in_the_ledger_once_and_every_event_is_read(
+    directory: Path, troubles: int, between_s: float
+) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # noqa: T201 - shown when the test fails
+    chance = random.Random(seed)
+    async with Deployment(directory) as deployment:
+        shops, told, reader = await open_shops(deployment, SHOPS, chance)
+        reading = asyncio.create_task(reader.read())
+        trouble = Trouble(deployment, chance)
+        over = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            for shop in shops:
+                group.create_task(keep_busy(shop, over))
+            for _ in range(troubles):
+                await asyncio.sleep(between_s)
+                await trouble.befall()
+            over.set()
+        print(trouble.befell, told.answers, f"{told.tries} tries")  # noqa: T201 - shown when the test fails
+        async with plane_on(deployment.settings) as plane:
+            rows = await everything(plane)
+            await wait_until_async(lambda: len(reader.events) >= len(rows))
+        reading.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await reading
+        for merchant in (reader.merchant, *(shop.merchant for shop in shops)):
+            await merchant.session.close()
+    compare(rows, told)
+    compare_feed(rows, reader)
+
+
+async def keep_busy(shop: Shop, over: asyncio.Event) -> None:
+    while not over.is_set():
+        await shop.act()
+
+
+async def everything(plane: ControlPlane) -> list[Any]:
+    """The ledger, once no hold of a dead worker is left, and the streams are in it."""
+
+    async def settled() -> bool:
+        names = [keys.spans(shard) for shard in range(SHARDS)]
+        return not await plane.redis.exists(*names)
+
+    async def caught_up() -> bool:
+        given = 0
+        for shard in range(SHARDS):
+            stream: Any = await plane.redis.xinfo_stream(keys.events(shard))
+            given += int(stream["entries-added"])
+        async with plane.database.connection() as connection:
+            return int(await connection.fetchval("SELECT count(*) FROM ledger")) == given
+
+    await wait_until_async(settled, 120)
+    await wait_until_async(caught_up)
+    async with plane.database.connection() as connection:
+        return list(await connection.fetch("SELECT * FROM ledger ORDER BY shard, seq"))
+
+
+def compare(rows: list[Any], told: Told) -> None:
+    assert told.redemptions, "nothing was done at all"
+    events = Counter((row["type"], row["redemption"]) for row in rows)
+    redeemed = sorted(row["redemption"] for row in rows if row["type"] in GIVES)
+    assert sorted(told.redemptions) == redeemed
+    assert len(set(redeemed)) == len(redeemed)
+    assert all(events["held", hold] for hold in told.holds)
+    assert all(events["released", hold] == times for hold, times in told.ended.items())
+    assert all(events["rolled_back", redemption] == times for redemption, times in told.rolled_back.items())
+    assert sum(times for (type_, _), times in events.items() if type_ == "rolled_back") == sum(
+        told.rolled_back.values()
+    )
+    for shard in range(SHARDS):
+        seqs = [row["seq"] for row in rows if row["shard"] == shard]
+        assert seqs == list(range(1, len(seqs) + 1))
+
+
+def compare_feed(rows: list[Any], reader: Reader) -> None:
+    """Every event once, in the order of its shard."""
+    for shard in range(SHARDS):
+        read = [(event["seq"], event["redemption"]) for event in reader.events if event["shard"] == shard]
+        assert read == [(row["seq"], row["redemption"]) for row in rows if row["shard"] == shard]
