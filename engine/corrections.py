@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import orjson
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from engine.database import Database
     from engine.events import EventId
     from engine.registry import ApiKey
+
+
+_UNCHANGED: Final = "-"  # in place of an event's id
 
 
 class Rollback(Attempt):
@@ -156,7 +159,7 @@ class Voiding(Correction):
     """An attempt to make one code void."""
 
     __slots__ = ()
-    script = load_script("void", "make_void")
+    script = load_script("void", "make_void", "void_by_range")
     success = "voided"
     act = "void"
     heeds_voids = False
@@ -174,11 +177,12 @@ class Voiding(Correction):
     def write_to(self, arguments: Arguments, place_of: PlaceOf, epoch: int) -> None:
         """Append the fields of ``void.lua``."""
         super().write_to(arguments, place_of, epoch)
-        arguments.append(int(self.success == Voiding.success))
+        by_range = self.core.registry.is_void(self.batch, self.serial)
+        arguments += (int(self.success == Voiding.success), int(by_range))
 
     def succeeded(self, words: list[str], *, replayed: bool) -> bytes:
         """Whether that has changed anything; and whether the code is void, as it may be by its batch, too."""
-        registry = self.core.registry
+        event, by_range = words
         return encode(
             {
                 "status": self.success,
@@ -186,8 +190,8 @@ class Voiding(Correction):
                 "batch": self.batch,
                 "serial": self.serial,
                 "code": self.masked,
-                "changed": bool(words),
-                "void": self.success == Voiding.success or registry.is_void(self.batch, self.serial),
+                "changed": event != _UNCHANGED,
+                "void": self.success == Voiding.success or by_range == "1",
                 "replayed": replayed,
             }
         )

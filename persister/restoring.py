@@ -213,7 +213,7 @@ def _answer(row: Any, left: dict[tuple[int, int, int], int], hold_ttl_ms: int) -
         return f"rolled_back {event_id} {amount} {row['given_back']} {_text(balance)}"
     if kind == "adjusted":
         return f"adjusted {event_id} {balance}"
-    return f"{kind} {event_id}"  # voided, unvoided
+    return f"{kind} {event_id} 0"  # voided, unvoided; whether by a range, too, is not known any more
 
 
 def _ended(row: Any) -> str:  # noqa: ANN401 - asyncpg is untyped
