@@ -589,7 +589,7 @@ async def test_ids_increase_within_a_batch_and_from_batch_to_batch(shard: Shard)
     assert [event_id for event_id, _ in await shard.events()] == [f"{ms}-{seq}" for ms, seq in ids]
 
 
-@pytest.mark.parametrize("ahead_ms", [1000, 30_000])
+@pytest.mark.parametrize("ahead_ms", [60_000, 3_600_000])
 @pytest.mark.parametrize("trimmed", [False, True])
 async def test_ids_go_on_from_a_stream_that_is_ahead_of_the_clock(
     shard: Shard, ahead_ms: int, trimmed: bool

@@ -32,7 +32,7 @@ def directory() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-IMPORTED = [f"printed-elsewhere-{number:04}-Xy" for number in range(20)]
+IMPORTED = [f"printed-elsewhere-{number:04}-Xy" for number in range(8)]
 
 
 @pytest.mark.timeout(300)
@@ -81,7 +81,7 @@ async def test_no_file_log_or_metric_has_a_code_that_was_used(directory: Path) -
 
 def minted(settings: Settings, *kind: str) -> list[str]:
     campaign = redeem(settings, "campaigns", "create", "--name", "Sale", *kind, "--active")
-    rows = redeem(settings, "codes", "mint", campaign, "--count", "20").splitlines()[1:]
+    rows = redeem(settings, "codes", "mint", campaign, "--count", "8").splitlines()[1:]
     return [row.partition(",")[0] for row in rows]
 
 
@@ -98,12 +98,12 @@ async def use(merchant: Merchant, codes: list[str]) -> None:
     for at, code in enumerate(codes):
         who: dict[str, Any] = {"code": code, "user": f"user-{at}", "order": f"order-{at}"}
         await post("/v1/codes/check", code=code)
-        held = await post("/v1/holds", key=f"hold {code[-3:]} {at}", **who, amount=50 if at >= 40 else None)
+        held = await post("/v1/holds", key=f"hold {code[-3:]} {at}", **who, amount=50 if at >= 16 else None)
         if "id" in held:
             end = f"/v1/holds/{held['id']}/{'confirm' if at % 2 else 'release'}"
             await post(end, key=code)
             await post(end, key=f"end {held['id']}")
-        done = await post("/v1/redemptions", **who, **(some if at >= 40 else {}), metadata={"typed": code})
+        done = await post("/v1/redemptions", **who, **(some if at >= 16 else {}), metadata={"typed": code})
         await post("/v1/redemptions", **who)
         await post("/v1/redemptions", code=code[:-1] + "0", user="a guesser")
         await post("/v1/redemptions", code=code, user=code)

@@ -161,6 +161,7 @@ async def administer(caller: Caller) -> None:
     assert len((await call("listKeys"))["items"]) == 2
     await call("revokeKey", id=key["id"])
     assert (await call("listActs", query="?act=revoke_key"))["items"]
+    assert (await call("listConflicts"))["items"] == []
 
 
 async def import_codes(caller: Caller) -> None:
