@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from engine import keys, receipts
+from engine.decoder import masked
 from engine.errors import RETRYABLE_STATUS, Fault, OutcomeUnknown, StoreUnavailable
 from engine.events import EventId
 from engine.messages import plain_problem, problem
@@ -122,6 +123,19 @@ class Attempt(Wanted):
         if self.key:
             known = receipts.known_half(self.user, self.order, [(self.batch, self.serial)])
             self.fingerprint = receipts.fingerprint(known, self.seen())
+
+    def is_about_none(self, shard: int) -> None:
+        """Be about no code, on a shard."""
+        self.campaign, self.batch, self.serial, self.last4 = NO_CAMPAIGN, 0, 0, ""
+        self.place = keys.Place(shard, 0, 0)
+
+    def is_on(self, campaign: str, batch: int, serial: int, last4: str) -> None:
+        """Take the identity of a code that is known from a record."""
+        registry = self.core.registry
+        self.campaign = registry.campaigns[campaign]
+        self.batch, self.serial, self.last4 = batch, serial, last4
+        self.masked = masked(registry.batches[batch], last4)
+        self.place = keys.place(serial, registry.shards, self.campaign.pinned_shard)
 
     def is_the_code_of(self, other: Attempt) -> None:
         """Take the identity of a code that was found for another attempt."""
@@ -246,8 +260,7 @@ class Claim(Attempt):
         self._attempt = attempt
         self.receipt_name, self.fingerprint = attempt.receipt_name, attempt.fingerprint
         self.deadline = attempt.deadline
-        self.campaign, self.batch, self.serial, self.last4 = NO_CAMPAIGN, 0, 0, ""
-        self.place = keys.Place(shard, 0, 0)
+        self.is_about_none(shard)
 
     def answered(self, answer: bytes) -> None:
         """Go on, or not."""
@@ -263,11 +276,6 @@ class Claim(Attempt):
     def failed(self, fault: Fault) -> None:
         """Nothing was done to the code, whatever became of the claim."""
         self._attempt.failed(StoreUnavailable(str(fault)) if isinstance(fault, OutcomeUnknown) else fault)
-
-    def is_the_code_of(self, other: Attempt) -> None:
-        """Take the identity of a code that was found for another attempt."""
-        self.batch, self.serial, self.campaign = other.batch, other.serial, other.campaign
-        self.last4, self.masked, self.place = other.last4, other.masked, other.place
 
     def refused(self, outcome: str, *, replayed: bool = False) -> None:
         """Answer for the attempt."""

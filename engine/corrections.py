@@ -10,7 +10,6 @@ import orjson
 
 from engine import acts, admin_receipts, keys, receipts
 from engine.attempt import Attempt, load_script, number
-from engine.decoder import masked
 from engine.errors import OutcomeUnknown, Refusal, StoreUnavailable
 from engine.messages import encode, instant
 
@@ -53,13 +52,9 @@ class Rollback(Attempt):
             order=record["order"] or "",
             key=key,
         )
-        registry = core.registry
         self._redemption, self._record = redemption, record
         self._and_void, self.reason = request.void, request.reason
-        self.campaign = campaign = registry.campaigns[record["campaign"]]
-        self.batch, self.serial, self.last4 = record["batch"], record["serial"], record["last4"]
-        self.masked = masked(registry.batches[self.batch], self.last4)
-        self.place = keys.place(self.serial, registry.shards, campaign.pinned_shard)
+        self.is_on(record["campaign"], record["batch"], record["serial"], record["last4"])
         if key:
             known = receipts.known_half(self.user, self.order, [(self.batch, self.serial)])
             self.fingerprint = receipts.fingerprint(known, self.seen())

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 from redis.exceptions import RedisError
 
 from engine import events, keys, receipts
-from engine.attempt import NO_CAMPAIGN, READ_AGAIN, Attempt, load_script, number
-from engine.decoder import masked
+from engine.attempt import READ_AGAIN, Attempt, load_script, number
 from engine.errors import Overloaded, Refusal, StoreUnavailable
 from engine.messages import encode, instant
 from engine.redemption import redeemed_body, told
@@ -125,19 +124,13 @@ class HoldEnd(Attempt):
         if key:
             self.fingerprint = receipts.fingerprint(receipts.UNKNOWN, self.seen())
         if record is None or record == EXPIRED:
-            self.campaign = NO_CAMPAIGN
-            self.batch, self.serial, self.last4 = 0, 0, ""
-            self.place = keys.Place(hold_id.shard, 0, 0)
+            self.is_about_none(hold_id.shard)
         else:
-            self._is_on(parse_record(self._record))
+            self._holds(parse_record(self._record))
 
-    def _is_on(self, hold: HoldRecord) -> None:
-        registry = self.core.registry
-        self.campaign = campaign = registry.campaigns[hold.campaign]
-        self.batch, self.serial, self.last4 = hold.batch, hold.serial, hold.last4
+    def _holds(self, hold: HoldRecord) -> None:
+        self.is_on(hold.campaign, hold.batch, hold.serial, hold.last4)
         self.user, self.order = hold.user, hold.order
-        self.masked = masked(registry.batches[hold.batch], hold.last4)
-        self.place = keys.place(hold.serial, registry.shards, campaign.pinned_shard)
 
     def seen(self) -> list[object]:
         """What is done to which hold."""
@@ -165,7 +158,7 @@ class Confirmation(HoldEnd):
     def succeeded(self, words: list[str], *, replayed: bool) -> bytes:
         """The redemption; of one that was made earlier the hold is gone, and the receipt tells of it."""
         record = words.pop()
-        self._is_on(parse_record(record))
+        self._holds(parse_record(record))
         return redeemed_body(self, words, self.user, replayed=replayed)
 
 
@@ -187,7 +180,7 @@ class Release(HoldEnd):
         """What was given back."""
         word, record = words
         hold = parse_record(record)
-        self._is_on(hold)
+        self._holds(hold)
         return encode(
             {
                 "id": str(self.hold_id),

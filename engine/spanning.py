@@ -17,7 +17,7 @@ import orjson
 from redis.exceptions import RedisError
 
 from engine import keys
-from engine.attempt import NO_CAMPAIGN, READ_AGAIN, Attempt, load_script
+from engine.attempt import READ_AGAIN, Attempt, load_script
 from engine.bodies import HoldRequest
 from engine.errors import Fault, OutcomeUnknown, Overloaded, StoreUnavailable
 from engine.events import EventId, parse_id
@@ -61,8 +61,7 @@ class SpanStep(Attempt):
         super().__init__(core, api_key=None, actor=span.actor, key=span.key or None)
         self.receipt_name, self.fingerprint = span.receipt_name, span.fingerprint
         self.claimed = True
-        self.campaign, self.batch, self.serial, self.last4 = NO_CAMPAIGN, 0, 0, ""
-        self.place = keys.Place(shard, 0, 0)
+        self.is_about_none(shard)
         self._arguments = step
         self.outcome, self.rest = "", b""
 

@@ -57,8 +57,7 @@ local function hold_code(ttl_ms)
     if campaign.kind == 'single' then
         set_state(HELD)
     end
-    local id = string.format('%.0f-%.0f', event_ms, event_seq)
-    add_event('held', shard .. '-' .. id, campaign, taken)
+    local id = add_event('held', nil, campaign, taken)
     keep_hold(campaign, id, expires_at_ms, taken)
     return answer_held(id, taken, expires_at_ms, left)
 end

@@ -40,7 +40,7 @@ local function roll_back(rolled_at, redemption, redeemed_amount, and_void)
     if refusal then
         return refusal
     end
-    if campaign.kind == 'balance' and tonumber(campaign.amount) - read_used(campaign) + returned > AMOUNT_MAX then
+    if campaign.kind == 'balance' and read_left(campaign) + returned > AMOUNT_MAX then
         return 'invalid_amount' -- it was topped up since, to more than can be told
     end
     local state = read_state()
@@ -55,8 +55,7 @@ local function roll_back(rolled_at, redemption, redeemed_amount, and_void)
         set_state(VOID)
         add_event('voided', attempt.serial .. '-' .. attempt.serial, campaign)
     end
-    local left = campaign.kind == 'balance' and tonumber(campaign.amount) - read_used(campaign) or nil
-    return 'rolled_back ' .. event_id .. ' ' .. text(returned) .. ' ' .. text(total) .. ' ' .. text(left)
+    return 'rolled_back ' .. event_id .. ' ' .. text(returned) .. ' ' .. text(total) .. ' ' .. text(read_left(campaign))
 end
 
 local answers = { 'ok' }

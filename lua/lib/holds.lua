@@ -93,6 +93,5 @@ local function confirm_hold(campaign, hold, taken)
         count_use(campaign, 0, taken - hold.amount)
     end
     remove_hold(campaign, hold.id)
-    local left = campaign.kind == 'balance' and tonumber(campaign.amount) - read_used(campaign) or nil
-    return add_event('confirmed', nil, campaign, taken), left
+    return add_event('confirmed', nil, campaign, taken), read_left(campaign)
 end

@@ -89,6 +89,11 @@ local function set_used(campaign, value)
     pending.used_kind[attempt.used_at] = campaign.kind
 end
 
+-- How much the code still holds; nil for one that holds no amount.
+local function read_left(campaign)
+    return campaign.kind == 'balance' and tonumber(campaign.amount) - read_used(campaign) or nil
+end
+
 -- How often the user has succeeded; nil where the campaign does not count that.
 local function read_counted()
     if attempt.users_at == 0 then
