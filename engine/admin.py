@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 from aiohttp import web
 
-from engine import acts, api_keys, batches, campaigns, voids
+from engine import acts, api_keys, batches, campaigns, conflicts, voids
 from engine.admin_requests import (
     API_KEY,
     NO_STORE,
@@ -82,6 +82,7 @@ def routes() -> list[Route]:
         ("GET", "/v1/keys", "admin", list_keys),
         ("DELETE", "/v1/keys/{id}", "admin", revoke_key),
         ("GET", "/v1/acts", "admin", list_acts),
+        ("GET", "/v1/conflicts", "admin", list_conflicts),
     ]
 
 
@@ -241,6 +242,13 @@ async def list_acts(request: web.Request) -> web.Response:
         limit=limit + 1,
     )
     return listed([act.document() for act in found], limit)
+
+
+async def list_conflicts(request: web.Request) -> web.Response:
+    """List codes that succeeded more often, or for more, than they may, the newest first."""
+    after, limit = read_page(request)
+    found = await conflicts.page(plane_of(request).database, after=number_after(after), limit=limit + 1)
+    return listed([conflict.document() for conflict in found], limit)
 
 
 def _batch_id(request: web.Request) -> int:

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from engine import admin, feed_calls, import_calls, user_calls
+from engine import admin, feed_calls, import_calls, user_calls, webhook_calls
 from engine.admin_requests import CONTROL_PLANE
 from engine.auth import Authenticator
 from engine.code_handlers import CodeHandlers
@@ -109,7 +109,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         app.on_shutdown.append(_closing(feed))  # what waits there would be waited for
         app.add_routes(
             _route(method, path, handlers.guarded(scope, handler))
-            for module in (admin, feed_calls, import_calls, user_calls)
+            for module in (admin, feed_calls, import_calls, user_calls, webhook_calls)
             for method, path, scope, handler in module.routes()
         )
         yield app

@@ -25,6 +25,7 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "batch_not_found": (404, "There is no such batch."),
     "import_not_found": (404, "There is no such import."),
     "user_not_found": (404, "There is no such user."),
+    "webhook_not_found": (404, "There is no such webhook."),
     "method_not_allowed": (405, "This resource does not take that method."),
     "already_redeemed": (409, "The code has been redeemed."),
     "campaign_inactive": (409, "The campaign is not active."),

@@ -112,6 +112,32 @@ class Settings:
         30, "a stream of events whose reader takes nothing is cut off after this", least=1
     )
 
+    webhooks_max: int = _setting(
+        100, "webhook endpoints; each is called by itself, one call at a time", least=1
+    )
+    webhooks_allow_private: bool = _setting(
+        False,  # noqa: FBT003 - its default
+        "webhooks may go to private and loopback addresses, and over http",
+    )
+    webhook_timeout_s: int = _setting(15, "an endpoint has answered by then, or failed", least=1)
+    webhook_retry_s: str = _setting(
+        "5,300,1800,7200,18000,36000,50400,72000,72000",
+        "pauses between the tries of a message, in seconds; after the last try it is a dead letter",
+    )
+    webhook_rotation_grace_s: int = _setting(
+        86_400, "how long an old secret of a webhook stays good, at most", least=0
+    )
+    webhook_batch_events_max: int = _setting(
+        1000, "events of one message, of a webhook with batches", least=1
+    )
+    webhook_response_bytes_max: int = _setting(
+        1024, "of the body of an endpoint's refusal, how much is read and kept", least=0
+    )
+    webhook_attempts_kept_h: int = _setting(168, "how long attempts to deliver can be listed", least=1)
+    webhook_poll_ms: int = _setting(
+        100, "how often the deliverer looks for new events and changed endpoints", least=1
+    )
+
     database_connections_max: int = _setting(4, "PostgreSQL connections of one worker", least=1)
     database_timeout_s: int = _setting(10, "a query of the front end is given up after this", least=1)
     heal_interval_s: int = _setting(5, "how often Redis is compared with the configuration", least=1)
@@ -120,10 +146,19 @@ class Settings:
     persist_interval_ms: int = _setting(20, "shortest time from one small transaction to the next", least=0)
     persist_timeout_s: int = _setting(10, "a statement of the persister is given up after this", least=1)
     persist_backoff_s_max: int = _setting(5, "longest pause before the persister tries again", least=1)
+    conflict_interval_ms: int = _setting(
+        500, "how often new rows of the ledger are looked through for codes that succeeded twice", least=1
+    )
     stream_retained_max: int = _setting(
         100_000,
         "entries of a stream that are in the ledger and kept for consumer groups; past it they are trimmed",
         least=0,
+    )
+    audit_wait_s: int = _setting(
+        10, "how long `redeem audit` waits for the ledger before it reads the rest from the streams", least=0
+    )
+    audit_findings_max: int = _setting(
+        100, "differences of one kind that `redeem audit` lists; it counts all of them", least=1
     )
     metrics_port: int = _setting(0, "port of the persister's own /metrics; 0 means none", least=0)
     start_timeout_s: int = _setting(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from persister import metrics
+from persister.conflicts import ConflictWatch
 from persister.persister import ShardPersister
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ async def run(
     """
     if stop is None:
         stop = asyncio.Event()
-        with _signals(stop):
+        with stopped_by_signals(stop):
             await run(settings, redis_url, database_url, stop)
         return
     with metrics.served(settings.host, settings.metrics_port), _rare_collection():
@@ -47,7 +48,9 @@ async def _run_shards(settings: Settings, redis_url: str, database_url: str, sto
         for shard in range(settings.shards):
             persister = ShardPersister(shard, settings, redis_url, database_url, stop)
             persisters[group.create_task(persister.run())] = persister
+        watching = group.create_task(ConflictWatch(settings, database_url).run())
         await stop.wait()
+        watching.cancel()  # the next start goes on where it was
         _, late = await asyncio.wait(persisters, timeout=settings.stop_timeout_s)
         if late:
             logger.warning("stopped before the streams were empty", extra={"shards": len(late)})
@@ -73,7 +76,8 @@ def _rare_collection() -> Iterator[None]:
 
 
 @contextmanager
-def _signals(stop: asyncio.Event) -> Iterator[None]:
+def stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
+    """While the block lasts, SIGTERM and SIGINT set the event."""
     loop = asyncio.get_running_loop()
     names = (signal.SIGTERM, signal.SIGINT)
     for name in names:

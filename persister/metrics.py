@@ -39,6 +39,21 @@ REJECTED: Final = Counter("redeem_persister_rejects_total", "Entries kept in led
 UNREAD_TRIMMED: Final = Counter(
     "redeem_unread_trimmed_total", "Entries trimmed that a consumer group still needed.", ["shard"]
 )
+CONFLICTS: Final = Counter(
+    "redeem_conflicts_total", "Codes that succeeded more often, or for more, than they may.", ["kind"]
+)
+WEBHOOK_ATTEMPTS: Final = Counter(
+    "redeem_webhook_attempts_total", "Calls of webhook endpoints.", ["webhook", "outcome"]
+)
+WEBHOOK_LAG: Final = Gauge(
+    "redeem_webhook_lag_events",
+    "Events of the ledger that the endpoint has still before it.",
+    ["webhook"],
+    multiprocess_mode="mostrecent",
+)
+DELIVERER: Final = Gauge(
+    "redeem_deliverer_active", "Processes that deliver webhooks: 1.", multiprocess_mode="livesum"
+)
 OWNER: Final = Gauge(
     "redeem_persister_owner", "Processes that own the shard: 1.", ["shard"], multiprocess_mode="livesum"
 )

@@ -6,6 +6,7 @@ costs a fraction of a decode for each. Where one is not clean, all are gone thro
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from itertools import chain, count, repeat
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
@@ -39,7 +40,10 @@ COLUMNS: Final = (
     "idempotency_key",
     "actor",
     "at_ms",
+    "user_seal",
 )
+SALT_BYTES: Final = 16
+"""Of each row's user_seal (``chain``)."""
 INT4_MAX: Final = 2**31 - 1
 INT8_MAX: Final = 2**63 - 1
 REASON_MALFORMED: Final = "malformed"
@@ -112,6 +116,12 @@ class Entries:
             column.extend(more)
         return Entries(self.events, self.columns, self.rejects, self.first, after.last)
 
+    def ledger_columns(self, shard: int, first_seq: int) -> list[Sequence[object]]:
+        """The same rows by column, in the order of ``COLUMNS``."""
+        ms, sequence, *fields = self.columns
+        rows = len(ms)
+        return [[shard] * rows, ms, sequence, range(first_seq, first_seq + rows), *fields]
+
     def records(self, shard: int, first_seq: int) -> Iterator[Record]:
         """The rows, numbered from ``first_seq``. An iterator: no list of rows is ever made."""
         ms, sequence, *fields = self.columns
@@ -172,9 +182,15 @@ def _columns(entries: Sequence[Entry]) -> list[list[object]]:
             _optional_texts(field["key"]),
             _texts(field["actor"]),
             _integers(field["at"], INT8_MAX),
+            _salts(rows),
         ]
     except ValueError as error:
         raise NotAnEvent from error
+
+
+def _salts(rows: int) -> list[object]:
+    salts = os.urandom(rows * SALT_BYTES)
+    return [salts[at : at + SALT_BYTES] for at in range(0, len(salts), SALT_BYTES)]
 
 
 def _texts(values: list[bytes]) -> list[object]:

@@ -1,7 +1,7 @@
 """What the ledger says Redis must hold: states and amounts of codes, counters, users, holds, rollbacks.
 
-Codes are counted in arrays, a batch each, that take memory only where codes were used; the ledger
-is read in PostgreSQL's binary format, so that a redemption costs no Python object.
+Codes are counted in arrays, a batch each, that take memory only where codes were used, straight from
+what PostgreSQL sends (``binary``): a redemption costs no Python object.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from engine import keys
+from persister.binary import BinaryRows
 from persister.queries import query
 
 if TYPE_CHECKING:
@@ -23,19 +24,8 @@ if TYPE_CHECKING:
 USED: Final = 1
 ROLLED_BACK: Final = 2
 ADJUSTED: Final = 3
-CHUNK_BYTES: Final = 1 << 22
 _FETCH_ROWS: Final = 5000
-_SIGNATURE_BYTES: Final = 19  # PostgreSQL's COPY in binary: signature, flags, no extension
-_TRAILER_BYTES: Final = 2
-_ROW: Final = np.dtype(
-    [
-        ("columns", ">i2"),
-        *(("batch_bytes", ">i4"), ("batch", ">i4")),
-        *(("serial_bytes", ">i4"), ("serial", ">i4")),
-        *(("type_bytes", ">i4"), ("type", ">i2")),
-        *(("amount_bytes", ">i4"), ("amount", ">i8")),
-    ]
-)
+_COLUMNS: Final = (("batch", 4), ("serial", 4), ("type", 2), ("amount", 8))
 
 
 @dataclass(slots=True)
@@ -164,9 +154,14 @@ async def read(connection: Any, shards: int, report: Callable[[int], None]) -> R
             per_user_limited=row["per_user_limited"],
             used=np.zeros(row["count"], np.int8 if row["kind"] == "single" else np.int64),
         )
-    reading = _Reading(restored, report)
+
+    def take(rows: NDArray[Any]) -> None:
+        restored.take(rows)
+        report(restored.events)
+
+    reading = BinaryRows(_COLUMNS, take)
     await connection.copy_from_query(query("rebuild_uses"), output=reading.take, format="binary")
-    reading.finish()
+    take(reading.finish())
     limited = [batch.campaign for batch in restored.batches.values() if batch.per_user_limited]
     async for row in connection.cursor(query("rebuild_users"), limited, prefetch=_FETCH_ROWS):
         restored.users[row["campaign"], row["user_id"]] += row["redemptions"]
@@ -177,37 +172,6 @@ async def read(connection: Any, shards: int, report: Callable[[int], None]) -> R
     for hold in [hold async for hold in _live_holds(connection)]:
         restored.take_hold(hold)
     return restored
-
-
-class _Reading:
-    """Takes what COPY sends, in pieces of any size."""
-
-    def __init__(self, restored: Restored, report: Callable[[int], None]) -> None:
-        self._restored = restored
-        self._report = report
-        self._buffer = bytearray()
-        self._begun = False
-
-    async def take(self, piece: bytes) -> None:
-        self._buffer += piece
-        if not self._begun and len(self._buffer) >= _SIGNATURE_BYTES:
-            del self._buffer[:_SIGNATURE_BYTES]
-            self._begun = True
-        if len(self._buffer) > CHUNK_BYTES:
-            self._count(len(self._buffer) // _ROW.itemsize - 1)  # a whole row stays: it may be the trailer's
-
-    def _count(self, rows: int) -> None:
-        if rows:
-            taken = bytes(self._buffer[: rows * _ROW.itemsize])
-            del self._buffer[: len(taken)]
-            self._restored.take(np.frombuffer(taken, _ROW))
-            self._report(self._restored.events)
-
-    def finish(self) -> None:
-        rows, rest = divmod(len(self._buffer) - _TRAILER_BYTES, _ROW.itemsize)
-        if rest or not self._begun:
-            raise ValueError("the ledger was not read whole")
-        self._count(rows)
 
 
 async def _live_holds(connection: Any) -> Any:  # noqa: ANN401 - asyncpg is untyped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from contextlib import asynccontextmanager
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import asyncpg
 
+from persister import chain
 from persister.queries import query
 from persister.records import COLUMNS, Record, Reject, StreamId
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from engine.settings import Settings
     from persister.records import Entries, Entry
@@ -42,10 +44,11 @@ class NotInitialised(Exception):
 
 
 class Offset(NamedTuple):
-    """How far the ledger has come: the last entry it has seen, and the number of its last row."""
+    """How far the ledger has come: the last entry it has seen, its last row, the chain's newest digest."""
 
     id: StreamId
     seq: int
+    digest: bytes = chain.BEGINNING
 
 
 class Sink:
@@ -73,7 +76,7 @@ class Sink:
             raise NotInitialised(f"the database has no shard {self._shard}")
         if row["shards"] != shards:
             raise NotInitialised(f"the deployment has {row['shards']} shards, the settings say {shards}")
-        return Offset(StreamId(row["stream_ms"], row["stream_seq"]), row["seq"])
+        return Offset(StreamId(row["stream_ms"], row["stream_seq"]), row["seq"], row["chain_digest"])
 
     async def write(self, entries: Entries, begin: Offset) -> tuple[Offset, list[Reject]]:
         """Write entries that follow ``begin``; answers the new offset, and the entries set aside.
@@ -97,45 +100,55 @@ class Sink:
         self._connection.terminate()
 
     async def _write_whole(self, entries: Entries, begin: Offset) -> tuple[Offset, list[Reject]]:
-        end = Offset(entries.last, begin.seq + len(entries.events))
-        async with self._connection.transaction():
-            if entries.events:
-                await self._copy(entries.records(self._shard, begin.seq + 1))
-            await self._finish(entries.rejects, begin, end)
+        columns = entries.ledger_columns(self._shard, begin.seq + 1)
+        linking = asyncio.create_task(_link(begin.digest, columns))
+        try:
+            async with self._connection.transaction():
+                if entries.events:
+                    await self._copy(entries.records(self._shard, begin.seq + 1))
+                end = Offset(entries.last, begin.seq + len(entries.events), await linking)
+                await self._finish(entries.rejects, begin, end)
+        finally:
+            linking.cancel()
         return end, entries.rejects
 
     async def _write_sifted(self, entries: Entries, begin: Offset) -> tuple[Offset, list[Reject]]:
         rows = list(zip(entries.events, entries.records(self._shard, 0), strict=True))
         async with self._connection.transaction():
+            written: list[Record] = []
             refused: list[Reject] = []
-            seq = await self._sift(rows, begin.seq, refused)
+            await self._sift(rows, begin.seq, written, refused)
             rejects = sorted([*entries.rejects, *refused], key=lambda reject: reject.id)
-            end = Offset(entries.last, seq)
+            digest = await _link(begin.digest, list(zip(*written, strict=True)))
+            end = Offset(entries.last, begin.seq + len(written), digest)
             await self._finish(rejects, begin, end)
         return end, rejects
 
-    async def _sift(self, rows: list[tuple[Entry, Record]], seq: int, refused: list[Reject]) -> int:
-        """Write all rows but those refused, found by halving; answers the number of the last one."""
+    async def _sift(
+        self, rows: list[tuple[Entry, Record]], after: int, written: list[Record], refused: list[Reject]
+    ) -> None:
+        """Write all rows but those refused, found by halving; numbers go on from ``after``."""
+        first = after + len(written) + 1
+        records = [(*record[:3], number, *record[4:]) for number, (_, record) in enumerate(rows, first)]
         try:
             async with self._connection.transaction():  # a savepoint
-                await self._copy(
-                    (*record[:3], number, *record[4:]) for number, (_, record) in enumerate(rows, seq + 1)
-                )
+                await self._copy(records)
         except REFUSED as error:
             if len(rows) == 1:
                 (entry_id, raw), _ = rows[0]
                 refused.append(Reject(StreamId.parse(entry_id), raw, describe(error)))
-                return seq
+                return
             half = len(rows) // 2
-            seq = await self._sift(rows[:half], seq, refused)
-            return await self._sift(rows[half:], seq, refused)
-        return seq + len(rows)
+            await self._sift(rows[:half], after, written, refused)
+            await self._sift(rows[half:], after, written, refused)
+            return
+        written += records
 
     async def _copy(self, records: Iterable[Record]) -> None:
         await self._connection.copy_records_to_table("ledger", records=records, columns=COLUMNS)
 
     async def _finish(self, rejects: list[Reject], begin: Offset, end: Offset) -> None:
-        """The rest of the transaction: what was set aside, and the offset, if it is still ours."""
+        """The rest of the transaction: what was set aside, the link, and the offset, if it is still ours."""
         if rejects:
             await self._connection.executemany(
                 query("insert_reject"),
@@ -144,11 +157,23 @@ class Sink:
                     for reject in rejects
                 ],
             )
-        status = await self._connection.execute(
-            query("advance_offset"), self._shard, *end.id, end.seq, *begin.id, begin.seq
+        moved = await self._connection.fetchval(
+            query("advance_offset"),
+            self._shard,
+            *end.id,
+            end.seq,
+            end.digest,
+            *begin.id,
+            begin.seq,
+            begin.digest,
         )
-        if status != "UPDATE 1":
+        if not moved:
             raise OffsetMoved(f"the offset of shard {self._shard} is no longer {begin.id}")
+
+
+async def _link(before: bytes, columns: Sequence[Sequence[object]]) -> bytes:
+    """The newest digest; hashed aside, as it takes its time."""
+    return await asyncio.to_thread(chain.link, before, columns) if columns and len(columns[0]) else before
 
 
 @asynccontextmanager

@@ -14,19 +14,23 @@ import click
 
 # name -> (module:command, what the overview says of it)
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
-    "up": ("engine.cli.run:up", "Run everything: servers, persister, front end."),
+    "up": ("engine.cli.run:up", "Run everything: servers, persister, deliverer, front end."),
     "serve": ("engine.cli.run:serve", "Run the front end alone."),
     "persist": ("engine.cli.run:persist", "Run the persister alone."),
+    "deliver": ("engine.cli.run:deliver", "Run the deliverer of webhooks alone."),
     "init": ("engine.cli.run:init", "Make the tables, the mint key and the first configuration."),
     "rebuild": (
         "engine.cli.rebuild:rebuild",
         "Make Redis again from PostgreSQL; change the number of shards.",
     ),
+    "audit": ("engine.cli.audit:audit", "Prove that ledger, Redis and counters agree, or say where not."),
+    "conflicts": ("engine.cli.conflicts:conflicts", "Show codes that succeeded more often than they may."),
     "keys": ("engine.cli.keys:keys", "Create, list and revoke API keys."),
     "campaigns": ("engine.cli.campaigns:campaigns", "Create, list, show and change campaigns."),
     "codes": ("engine.cli.codes:codes", "Mint, import, export and void codes, rotate the mint key."),
     "users": ("engine.cli.users:users", "Show what a user has redeemed; erase a user's name."),
     "events": ("engine.cli.events:events", "Show what happened, and what happens."),
+    "webhooks": ("engine.cli.webhooks:webhooks", "Who is told of events over HTTP, and what was tried."),
     "acts": ("engine.cli.acts:acts", "Show who did what: exports, voids, API keys."),
 }
 

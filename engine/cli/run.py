@@ -1,4 +1,4 @@
-"""``redeem up``, ``serve``, ``persist`` and ``init``: the commands that run the engine."""
+"""``redeem up``, ``serve``, ``persist``, ``deliver`` and ``init``: the commands that run the engine."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 PERSISTER: Final = 1
 WORKERS: Final = 2
 PERSISTER_STOP_SHARE: Final = 4
-"""The persister has a quarter of the time to stop: workers stop before it, servers after it."""
+"""Persister and deliverer have a quarter of the time to stop: workers stop before them, servers after."""
 
 _host = click.option("--host", help="Address to listen on.")
 _port = click.option(
@@ -61,8 +61,8 @@ def up(**options: Any) -> None:  # noqa: ANN401 - options of several types
     async def plan(supervisor: Supervisor) -> None:
         complete = await start_servers(supervisor, settings)
         await _initialise(complete)
-        persister = _persister(complete, front_end)
-        await supervisor.start([persister, *_workers(supervisor, complete, front_end)])
+        carriers = [_persister(complete, front_end), _deliverer(complete, front_end)]
+        await supervisor.start([*carriers, *_workers(supervisor, complete, front_end)])
         click.echo(f"ready {front_end.url}")
         if complete.demo:
             await demo.show(complete, front_end.url)
@@ -92,9 +92,14 @@ def serve(**options: Any) -> None:  # noqa: ANN401 - options of several types
 @_data
 def persist(**options: Any) -> None:  # noqa: ANN401 - options of several types
     """Run the persister alone, on servers that are there and initialised."""
-    settings = _with_urls(_settings(options))
-    environment = without_settings(os.environ) | settings.to_environ()
-    os.execve(sys.executable, [sys.executable, "-m", "persister"], environment)  # noqa: S606 - no shell
+    _become("persister", options)
+
+
+@click.command()
+@_data
+def deliver(**options: Any) -> None:  # noqa: ANN401 - options of several types
+    """Run the deliverer of webhooks alone, on servers that are there and initialised."""
+    _become("persister.webhooks", options)
 
 
 @click.command()
@@ -102,6 +107,13 @@ def persist(**options: Any) -> None:  # noqa: ANN401 - options of several types
 def init(**options: Any) -> None:  # noqa: ANN401 - options of several types
     """Make the tables, the mint key and the first configuration; safe to repeat."""
     asyncio.run(initialise(_with_urls(_settings(options))))
+
+
+def _become(module: str, options: dict[str, Any]) -> None:
+    """Go on as another program of ours."""
+    settings = _with_urls(_settings(options))
+    environment = without_settings(os.environ) | settings.to_environ()
+    os.execve(sys.executable, [sys.executable, "-m", module], environment)  # noqa: S606 - no shell
 
 
 def _settings(options: dict[str, Any]) -> Settings:
@@ -162,10 +174,18 @@ def _reserved(settings: Settings) -> Iterator[_FrontEnd]:
 
 
 def _persister(settings: Settings, front_end: _FrontEnd) -> Child:
+    return _carrier("persister", "persister", settings, front_end)
+
+
+def _deliverer(settings: Settings, front_end: _FrontEnd) -> Child:
+    return _carrier("deliverer", "persister.webhooks", settings, front_end)
+
+
+def _carrier(name: str, module: str, settings: Settings, front_end: _FrontEnd) -> Child:
     stop_timeout_s = max(1, settings.stop_timeout_s // PERSISTER_STOP_SHARE)
     return Child(
-        name="persister",
-        argv=[sys.executable, "-m", "persister"],
+        name=name,
+        argv=[sys.executable, "-m", module],
         stage=PERSISTER,
         env=_environment(replace(settings, stop_timeout_s=stop_timeout_s), front_end),
     )

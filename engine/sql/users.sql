@@ -16,7 +16,11 @@ SELECT r.* FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) AS named (sha
 JOIN redemptions AS r USING (shard, stream_ms, stream_seq);
 
 -- name: erase
-UPDATE ledger SET user_id = $2 WHERE user_id = $1 AND user_id <> '';
+-- The chain (persister/chain.py) goes on with what it had of the name: a hash that nobody can compute again.
+UPDATE ledger SET user_id = $2, user_seal = CASE octet_length(user_seal)
+    WHEN 32 THEN user_seal
+    ELSE sha256(user_seal || convert_to(user_id, 'UTF8')) END
+WHERE user_id = $1 AND user_id <> '';
 
 -- name: erase_rejects
 -- What is no event has whichever fields it has: names and values in turn.

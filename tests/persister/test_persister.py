@@ -68,7 +68,8 @@ async def test_a_row_says_what_its_event_says(settings: Settings, stream: Stream
     await stream.add(2)
     async with persisting(settings):
         await ledger.reaches(stream)
-    rows = await ledger.connection.fetch("SELECT * FROM ledger ORDER BY seq")
+    rows = [dict(row) for row in await ledger.connection.fetch("SELECT * FROM ledger ORDER BY seq")]
+    assert len({row.pop("user_seal") for row in rows}) == 2
     common = {
         "shard": 0,
         "type": "redeemed",
@@ -77,7 +78,7 @@ async def test_a_row_says_what_its_event_says(settings: Settings, stream: Stream
         "last4": "JK4M",
         "actor": "key_1",
     }
-    assert [dict(row) for row in rows] == [
+    assert rows == [
         common
         | {"stream_ms": stream.ids[0][0], "stream_seq": stream.ids[0][1], "seq": 1, "redemption": "0-1-0"}
         | {"serial": 0, "user_id": "üser-0", "amount": 2500, "currency": "EUR", "order_ref": "order-0"}
@@ -277,7 +278,7 @@ async def test_a_writer_with_an_old_offset_writes_nothing(
             assert await first.own()
             assert not await second.own()
             end, rejects = await first.write(entries, begin)
-            assert (end, rejects) == (Offset(StreamId(*stream.ids[-1]), 5), [])
+            assert (end[:2], rejects) == ((StreamId(*stream.ids[-1]), 5), [])
             with pytest.raises(OffsetMoved):  # the rows are there
                 await second.write(entries, begin)
             await ledger.connection.execute("DELETE FROM ledger")

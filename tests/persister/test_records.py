@@ -9,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from engine import events
-from persister.records import decode
+from persister.records import SALT_BYTES, decode
 
 if TYPE_CHECKING:
     from random import Random
@@ -41,7 +41,9 @@ def test_columns_say_what_the_events_say(drawn: list[tuple[int, int, tuple[str, 
     assert decoded.rejects == []
     for number, (record, (entry_id, raw)) in enumerate(zip(decoded.records(3, 11), entries, strict=True)):
         event = events.decode(3, entry_id, raw)
-        assert record == (*event.id, 11 + number, *event[1:])
+        assert record[:-1] == (*event.id, 11 + number, *event[1:])
+        assert isinstance(record[-1], bytes)
+        assert len(record[-1]) == SALT_BYTES
 
 
 @UNHURRIED

@@ -9,6 +9,7 @@ from redis.asyncio import Redis  # noqa: TC002 - the fixture's type is read
 
 from engine import keys
 from engine.settings import Settings  # noqa: TC001 - likewise
+from persister.conflicts import Tallies
 from tests.deployment import engine_in_process, issue
 from tests.records import persist
 from tests.system.test_cli import Cli
@@ -66,9 +67,7 @@ async def test_conflicts_are_shown_the_newest_first(cli: Cli, plane: ControlPlan
     assert await cli.done("conflicts") == ""
     await persist(plane.settings)
     async with plane.database.connection() as connection:
-        from persister.conflicts import check  # noqa: PLC0415 - what the persister does when it comes to it
-
-        await check(connection, 100)
+        await Tallies(connection).check(100)  # as the persister does when it comes to it
     found = await cli.json("conflicts")
     assert [(item["id"], item["serial"]) for item in found] == [(2, 1), (1, 0)]
     lines = (await cli.done("conflicts", "--limit", "1")).splitlines()

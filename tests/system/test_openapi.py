@@ -78,6 +78,7 @@ async def test_every_call_succeeds_as_it_is_described(caller: Caller) -> None:
     await correct(caller, single, cards, words)
     await administer(caller)
     await import_codes(caller)
+    await tell(caller)
     assert (await caller.call("showUser", id="ann"))["totals"]
     assert (await caller.call("eraseUser", {"reason": "asked for it"}, id="ann"))["events"]
     assert (await caller.call("showUser", id="ann"))["code"] == "user_not_found"
@@ -162,6 +163,28 @@ async def administer(caller: Caller) -> None:
     await call("revokeKey", id=key["id"])
     assert (await call("listActs", query="?act=revoke_key"))["items"]
     assert (await call("listConflicts"))["items"] == []
+
+
+async def tell(caller: Caller) -> None:
+    call = caller.call
+    asked = {
+        "url": "https://shop.example/hook",
+        "types": ["redeemed"],
+        "campaigns": ["cmp_1"],
+        "batch_max": 5,
+    }
+    made = await call("createWebhook", asked, key="w")
+    assert (await call("createWebhook", asked, key="w"))["secret"] == made["secret"]
+    refused = await call("createWebhook", {"url": "https://127.0.0.1/"})
+    assert refused["code"] == "malformed_request"
+    await call("updateWebhook", {"types": None, "description": "shop"}, id=made["id"])
+    assert (await call("rotateWebhookSecret", id=made["id"]))["secret"] != made["secret"]
+    await call("replayWebhook", {"after": "beginning"}, id=made["id"])
+    assert (await call("listWebhooks"))["items"] == [await call("showWebhook", id=made["id"])]
+    for name in ("listWebhookAttempts", "listWebhookDeadLetters"):
+        assert (await call(name, id=made["id"]))["items"] == []
+    await call("deleteWebhook", id=made["id"])
+    assert (await call("showWebhook", id=made["id"]))["code"] == "webhook_not_found"
 
 
 async def import_codes(caller: Caller) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from engine import admin, api_keys, batches, bodies, campaigns, messages, user_calls
+from engine import admin, api_keys, batches, bodies, campaigns, messages, user_calls, webhook_changes
 from engine.errors import PROBLEMS
 from engine.feed import TYPES
 from engine.settings import Settings
@@ -24,6 +24,8 @@ REQUESTS: Final[dict[str, type[msgspec.Struct]]] = {
         *(bodies.CombinedItem, bodies.CombinedRequest, bodies.RollbackRequest),
         *(bodies.HoldRequest, bodies.ConfirmRequest, bodies.ReleaseRequest),
         *(bodies.CheckRequest, bodies.AdjustRequest, admin.VoidRequest, user_calls.ErasureRequest),
+        *(webhook_changes.NewWebhook, webhook_changes.WebhookChange),
+        *(webhook_changes.SecretRotation, webhook_changes.Replay),
         *(campaigns.NewCampaign, campaigns.CampaignChange, batches.NewBatch, api_keys.NewApiKey),
     )
 }
@@ -38,6 +40,9 @@ LIMITS: Final = {
     "schemas/CombinedRequest/properties/codes/maxItems": "combined_items_max",
     "schemas/HoldRequest/properties/ttl_s/maximum": "hold_ttl_max_s",
     "schemas/NewBatch/properties/count/maximum": "mint_count_max",
+    "schemas/NewWebhook/properties/batch_max/maximum": "webhook_batch_events_max",
+    "schemas/WebhookChange/properties/batch_max/maximum": "webhook_batch_events_max",
+    "schemas/SecretRotation/properties/grace_s/maximum": "webhook_rotation_grace_s",
     "parameters/IdempotencyKey/schema/maxLength": "idempotency_key_length_max",
     "parameters/Limit/schema/maximum": "page_limit_max",
     "parameters/WaitS/schema/maximum": "feed_wait_s_max",

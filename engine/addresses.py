@@ -1,0 +1,44 @@
+"""Which addresses a webhook may go to: those of the internet, so that nobody has us call our own."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
+
+
+def is_public(text: str) -> bool:
+    """Whether an address, as sockets write it, is of the internet; what is none is not.
+
+    Not: private, loopback, link-local (cloud metadata is there), shared, multicast, reserved addresses,
+    nor an IPv6 address that stands for one of these.
+    """
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])  # without a zone
+    except ValueError:
+        return False
+    address = _meant(address)
+    return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+def _meant(address: Address) -> Address:
+    """The IPv4 address that an IPv6 one stands for, else itself."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    teredo = address.teredo[1] if address.teredo else None
+    return address.ipv4_mapped or address.sixtofour or teredo or address
+
+
+def is_address(text: str) -> bool:
+    """Whether this is an address, not a name."""
+    try:
+        ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,91 @@
+"""``redeem audit``: proves that ledger, Redis and counters agree, or lists where they do not."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import defaultdict
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import asyncpg
+import click
+from redis.exceptions import RedisError
+
+from engine.cli.connect import echo_json, load_settings, server_urls
+from engine.errors import StoreUnavailable
+from persister import audit as auditing
+
+if TYPE_CHECKING:
+    from persister.findings import Report
+
+PROGRESS_INTERVAL_S: Final = 1.0
+_ANCHOR: Final = re.compile(r"([0-9]{1,4}):([0-9]{1,18}):([0-9a-f]{64})")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option(
+    "--anchor",
+    "anchors",
+    multiple=True,
+    metavar="SHARD:ROW:DIGEST",
+    help="Where a chain ended when this was noted; it must still pass there. May be repeated.",
+)
+def audit(*, as_json: bool, anchors: tuple[str, ...]) -> None:
+    """Compare ledger, hash chain, Redis and counters; exit status 1 where anything disagrees.
+
+    Works beside a running engine. Note what it says of the end of each chain, and keep that elsewhere:
+    given as --anchor later, it shows whether the whole ledger was made anew.
+    """
+    settings = load_settings()
+    redis_url, database_url = server_urls(settings)
+    settings = replace(settings, redis_url=redis_url, database_url=database_url)
+    noted = _parse(anchors)
+    try:
+        report = asyncio.run(auditing.audit(settings, noted, _Progress()))
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, RedisError) as error:
+        raise StoreUnavailable(f"the audit could not be finished: {error}") from error
+    if as_json:
+        echo_json(report.document())
+    else:
+        _print(report)
+    if not report.clean:
+        raise click.exceptions.Exit(1)
+
+
+def _parse(anchors: tuple[str, ...]) -> dict[int, list[tuple[int, bytes]]]:
+    parsed: defaultdict[int, list[tuple[int, bytes]]] = defaultdict(list)
+    for anchor in anchors:
+        match = _ANCHOR.fullmatch(anchor)
+        if match is None:
+            raise click.BadParameter("an anchor is SHARD:ROW:DIGEST, as the audit prints it")
+        parsed[int(match[1])].append((int(match[2]), bytes.fromhex(match[3])))
+    return dict(parsed)
+
+
+def _print(report: Report) -> None:
+    click.echo(f"{'check':12}{'looked at':>14}{'differing':>12}")
+    for check in report.looked_at | report.differing:
+        click.echo(f"{check:12}{report.looked_at[check]:>14}{report.differing[check]:>12}")
+    for finding in report.findings:
+        click.echo(f"{finding.check}: {finding.item}: should be {finding.expected}, is {finding.found}")
+    for check, count in report.differing.items():
+        if count > report.kept_max:
+            click.echo(f"{check}: {count - report.kept_max} more")
+    for head in report.heads:
+        click.echo(f"the chain ends: --anchor {head.shard}:{head.seq}:{head.digest}")
+    click.echo("everything agrees" if report.clean else f"{report.differing.total()} differences")
+
+
+class _Progress:
+    """A line on stderr now and then."""
+
+    def __init__(self) -> None:
+        self._told_at = time.monotonic()
+
+    def __call__(self, what: str, count: int) -> None:
+        if time.monotonic() - self._told_at >= PROGRESS_INTERVAL_S:
+            click.echo(f"audit: {count} {what}", err=True)
+            self._told_at = time.monotonic()

@@ -1,0 +1,65 @@
+"""Reads what PostgreSQL's COPY sends in its binary format into numpy: no Python object for each row.
+
+Of rows whose columns are integers and never null, so that all are of one width. PostgreSQL 18, "COPY",
+section "Binary Format".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+CHUNK_BYTES: Final = 1 << 22
+_SIGNATURE_BYTES: Final = 19  # signature, flags, no extension
+_TRAILER_BYTES: Final = 2
+
+
+class BinaryRows:
+    """Takes pieces of any size (``take`` is what asyncpg's ``copy_from_query`` wants as its output).
+
+    ``columns``: name and width in bytes of each. ``give`` is given rows while others are still to come;
+    without it, all are kept.
+    """
+
+    def __init__(
+        self, columns: Sequence[tuple[str, int]], give: Callable[[NDArray[Any]], None] | None = None
+    ) -> None:
+        self._give = give
+        self._begun = False
+        fields = [("columns", ">i2")]
+        for name, width in columns:
+            fields += [(f"{name}_bytes", ">i4"), (name, f">i{width}")]
+        self._row = np.dtype(fields)
+        self._buffer = bytearray()
+
+    async def take(self, piece: bytes) -> None:
+        """Keep a piece."""
+        self._buffer += piece
+        if not self._begun and len(self._buffer) >= _SIGNATURE_BYTES:
+            del self._buffer[:_SIGNATURE_BYTES]
+            self._begun = True
+        if self._give is not None and len(self._buffer) > CHUNK_BYTES:
+            # A whole row stays: what there is of it may be the trailer.
+            self._give(self._rows(len(self._buffer) // self._row.itemsize - 1))
+
+    def finish(self) -> NDArray[Any]:
+        """All rows that were not given yet.
+
+        Raises:
+            ValueError: they are not whole, or of another width.
+        """
+        rows, rest = divmod(len(self._buffer) - _TRAILER_BYTES, self._row.itemsize)
+        if rest or not self._begun:
+            raise ValueError("the rows were not read whole")
+        return self._rows(rows)
+
+    def _rows(self, number: int) -> NDArray[Any]:
+        content = bytes(self._buffer[: number * self._row.itemsize])
+        del self._buffer[: len(content)]
+        return np.frombuffer(content, self._row)

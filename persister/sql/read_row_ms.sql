@@ -1,0 +1,1 @@
+SELECT stream_ms FROM ledger WHERE shard = $1 AND seq = $2

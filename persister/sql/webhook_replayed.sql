@@ -1,0 +1,1 @@
+DELETE FROM webhook_dead_letters WHERE id = $1

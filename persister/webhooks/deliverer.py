@@ -1,0 +1,208 @@
+"""The deliverer: one process at a time, a task for each endpoint, one look at PostgreSQL for all of them.
+
+The advisory lock that makes it the only one belongs to the connection that looks for news: when that breaks,
+all tasks end at once, and another process, or this one again, takes over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+
+from engine.feed import newest
+from persister import metrics
+from persister.queries import query
+from persister.sink import describe
+from persister.webhooks.delivery import Delivery
+from persister.webhooks.sender import open_sender
+from persister.webhooks.store import Store, endpoints
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from engine.settings import Settings
+    from persister.webhooks.ladder import Ladder
+    from persister.webhooks.sender import Sender
+
+logger = logging.getLogger(__name__)
+
+ADVISORY_LOCK: Final = (0x52454457, 0)
+"""What makes the deliverer the only one ("REDW")."""
+CONNECTIONS_MAX: Final = 4
+CLOSE_TIMEOUT_S: Final = 1.0
+STANDBY_S: Final = 1.0
+BACKOFF_S: Final = 1.0
+CANCEL_AGAIN_S: Final = 0.5
+FORGET_INTERVAL_S: Final = 60.0
+FORGET_MAX: Final = 10_000
+
+
+class Deliverer:
+    """Delivers until ``stop`` is set, or when cancelled."""
+
+    def __init__(self, settings: Settings, database_url: str, ladder: Ladder, stop: asyncio.Event) -> None:
+        self._settings = settings
+        self._database_url = database_url
+        self._ladder = ladder
+        self._stop = stop
+        self._tasks: dict[str, tuple[Delivery, asyncio.Task[None]]] = {}
+        self._open: list[Any] = []  # connections, or pools of them
+        self._forgot_at = float("-inf")
+        self._trouble = ""
+
+    async def run(self) -> None:
+        """Deliver; once it is to stop, let calls that are under way end, within ``stop_timeout_s``."""
+        serving = asyncio.create_task(self._keep_serving())
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({serving}, timeout=self._settings.stop_timeout_s)
+        finally:
+            stopping.cancel()
+            if not serving.done():
+                logger.warning("stopped while webhooks were under way")
+                self._abandon()
+                await _cancel([serving])
+
+    async def _keep_serving(self) -> None:
+        """Deliver; while PostgreSQL cannot be used, wait for it."""
+        while not self._stop.is_set():
+            try:
+                await self._serve()
+            except Exception as error:  # noqa: BLE001 - whatever it is: told, and tried again
+                trouble = describe(error)
+                if trouble != self._trouble:
+                    logger.warning("webhooks are not delivered", extra={"error": trouble})
+                self._trouble = trouble
+                await self._pause(BACKOFF_S * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+
+    async def _serve(self) -> None:
+        """From becoming the only one to the end of it."""
+        async with self._connection() as connection:
+            if not await self._become_active(connection):
+                return
+            async with self._pool() as pool, open_sender(self._settings) as sender:
+                metrics.DELIVERER.set(1)
+                try:
+                    await self._watch(connection, Store(pool), sender)
+                    await self._drain()
+                finally:
+                    metrics.DELIVERER.set(0)
+                    pool.terminate()  # what is under way there is not waited for
+                    await _cancel([task for _, task in self._tasks.values()])
+                    self._tasks = {}
+
+    async def _become_active(self, connection: Any) -> bool:  # noqa: ANN401 - asyncpg is untyped
+        """Stand by until nobody else delivers; False when stopped before."""
+        told = False
+        while not await connection.fetchval(query("own_shard"), *ADVISORY_LOCK):
+            if not told:
+                logger.info("standing by: another process delivers webhooks")
+            told = True
+            await self._pause(STANDBY_S)
+            if self._stop.is_set():
+                return False
+        logger.info("delivering webhooks")
+        return True
+
+    async def _watch(self, connection: Any, store: Store, sender: Sender) -> None:  # noqa: ANN401 - asyncpg is untyped
+        """Look for news and changes, and tell the endpoints' tasks, until stopped."""
+        while not self._stop.is_set():
+            latest = await newest(connection)
+            found = await endpoints(connection)
+            for webhook_id in self._tasks.keys() - found.keys():
+                _, task = self._tasks.pop(webhook_id)
+                await _cancel([task])
+            for webhook_id, endpoint in found.items():
+                if webhook_id not in self._tasks:
+                    delivery = Delivery(endpoint, store, sender, self._ladder)
+                    task = asyncio.create_task(delivery.run(), name=f"deliver-{webhook_id}")
+                    self._tasks[webhook_id] = delivery, task
+                delivery, _ = self._tasks[webhook_id]
+                if delivery.endpoint != endpoint:
+                    delivery.change(endpoint)
+                delivery.tell(latest)
+            await self._forget(connection)
+            self._trouble = ""
+            await self._pause(self._settings.webhook_poll_ms / 1000)
+
+    async def _forget(self, connection: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
+        """Remove attempts that are old enough, now and then."""
+        if time.monotonic() - self._forgot_at >= FORGET_INTERVAL_S:
+            self._forgot_at = time.monotonic()
+            await connection.execute(
+                query("webhook_forget"), self._settings.webhook_attempts_kept_h, FORGET_MAX
+            )
+
+    async def _drain(self) -> None:
+        """Let the calls that are under way end, as long as there is time."""
+        for delivery, _ in self._tasks.values():
+            delivery.stop()
+        if self._tasks:
+            await asyncio.wait([task for _, task in self._tasks.values()])
+
+    def _abandon(self) -> None:
+        """Drop the connections to PostgreSQL, so that nobody waits for an answer of it."""
+        for open_one in self._open:
+            open_one.terminate()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, unless we are to stop."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        """The connection that the lock belongs to. The server notices within a minute that we are gone."""
+        connection = await asyncpg.connect(
+            self._database_url,
+            timeout=self._settings.persist_timeout_s,
+            command_timeout=self._settings.persist_timeout_s,
+            server_settings={
+                "application_name": "redeem-deliverer",
+                "tcp_keepalives_idle": "20",
+                "tcp_keepalives_interval": "10",
+                "tcp_keepalives_count": "3",
+            },
+        )
+        self._open.append(connection)
+        try:
+            yield connection
+        finally:
+            self._open.remove(connection)
+            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                await connection.close(timeout=CLOSE_TIMEOUT_S)
+
+    @asynccontextmanager
+    async def _pool(self) -> AsyncIterator[Any]:
+        """Connections for what the tasks read and write."""
+        pool = await asyncpg.create_pool(
+            self._database_url,
+            min_size=0,
+            max_size=CONNECTIONS_MAX,
+            timeout=self._settings.persist_timeout_s,
+            command_timeout=self._settings.persist_timeout_s,
+            server_settings={"application_name": "redeem-deliverer-pool"},
+        )
+        self._open.append(pool)
+        try:
+            yield pool
+        finally:
+            self._open.remove(pool)
+            pool.terminate()
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    """End tasks, whatever they do."""
+    while late := [task for task in tasks if not task.done()]:
+        for task in late:
+            task.cancel()
+        await asyncio.wait(late, timeout=CANCEL_AGAIN_S)  # a client library may keep one to itself

@@ -1,0 +1,29 @@
+"""Runs the deliverer until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from persister.main import stopped_by_signals
+from persister.webhooks import ladder
+from persister.webhooks.deliverer import Deliverer
+
+if TYPE_CHECKING:
+    from engine.settings import Settings
+
+
+async def run(settings: Settings, database_url: str, stop: asyncio.Event | None = None) -> None:
+    """Deliver webhooks until ``stop`` is set, or without one until SIGTERM or SIGINT.
+
+    Calls that are under way then have ``stop_timeout_s`` to end. What is not delivered is for the next start.
+
+    Raises:
+        SettingsError: ``webhook_retry_s`` is none.
+    """
+    if stop is None:
+        stop = asyncio.Event()
+        with stopped_by_signals(stop):
+            await run(settings, database_url, stop)
+        return
+    await Deliverer(settings, database_url, ladder.parse(settings.webhook_retry_s), stop).run()

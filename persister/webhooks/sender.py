@@ -1,0 +1,159 @@
+"""Calls an endpoint: signed, in time, to public addresses only, without following redirects.
+
+The address is checked where the socket for it is made: that is what is really connected to, whatever a name
+resolved to a moment before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import re
+import socket
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+
+from engine.addresses import is_public
+from persister.webhooks.signing import signed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from engine.settings import Settings
+    from persister.webhooks.endpoint import Endpoint
+    from persister.webhooks.messages import Message
+
+USER_AGENT: Final = "redeem-webhooks/1"
+ERROR_LENGTH_MAX: Final = 300
+KEEPALIVE_S: Final = 30.0
+ASKS_FOR_TIME: Final = frozenset((HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE))
+_SECONDS: Final = re.compile(r"[0-9]{1,6}", re.ASCII)
+
+
+class AddressRefused(OSError):
+    """The endpoint's name leads to an address that is not public."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of one try.
+
+    Attributes:
+        at: when it began.
+        status: of the answer; None where there was none.
+        error: why it was not delivered; None where it was.
+        response: how the body of a refusal begins.
+        retry_after_s: how long the endpoint asks to be left alone.
+    """
+
+    at: datetime
+    duration_ms: int
+    status: int | None
+    error: str | None
+    response: str | None = None
+    retry_after_s: float | None = None
+
+    @property
+    def gone(self) -> bool:
+        """Whether the endpoint asks not to be called any more."""
+        return self.status == HTTPStatus.GONE
+
+
+class Sender:
+    """Makes the calls of one deliverer."""
+
+    def __init__(self, session: aiohttp.ClientSession, settings: Settings) -> None:
+        self._session = session
+        self._timeout_s = settings.webhook_timeout_s
+        self._bytes_max = settings.webhook_response_bytes_max
+        self._schemes = {"https", "http"} if settings.webhooks_allow_private else {"https"}
+
+    async def send(self, endpoint: Endpoint, message: Message) -> Result:
+        """One try; whatever goes wrong is its result. A status of 2xx is what delivers a message."""
+        at, began = datetime.now(UTC), time.monotonic()
+        status, body, retry_after_s, trouble = None, bytearray(), None, ""
+        try:
+            async with asyncio.timeout(self._timeout_s), self._post(endpoint, message, at) as response:
+                status, retry_after_s = response.status, _retry_after_s(response)
+                await self._read(response, body)
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
+            trouble = self._told(error)
+        duration_ms = round(1000 * (time.monotonic() - began))
+        if status is not None:  # what is wrong with the rest does not matter
+            delivered = HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
+            trouble = "" if delivered else f"answered {status}"
+        response_text = _text(body) if trouble else None
+        return Result(at, duration_ms, status, trouble or None, response_text or None, retry_after_s)
+
+    def _post(self, endpoint: Endpoint, message: Message, at: datetime) -> Any:  # noqa: ANN401 - aiohttp's own context
+        if endpoint.url.partition(":")[0].lower() not in self._schemes:
+            raise ValueError("its URL does not begin with https://")
+        headers = signed(endpoint.secrets, message.id, at, message.body)
+        headers |= {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        return self._session.post(endpoint.url, data=message.body, headers=headers, allow_redirects=False)
+
+    async def _read(self, response: aiohttp.ClientResponse, body: bytearray) -> None:
+        """How an answer begins. Of a longer one the rest is left, and the connection with it."""
+        async for chunk in response.content.iter_any():
+            body += chunk[: self._bytes_max - len(body)]
+            if len(body) >= self._bytes_max:
+                return
+
+    def _told(self, error: Exception) -> str:
+        if isinstance(error, TimeoutError):
+            return f"no answer within {self._timeout_s} s"
+        if isinstance(error, aiohttp.InvalidURL):
+            return "its URL is not valid"
+        return f"{type(error).__name__}: {error}"[:ERROR_LENGTH_MAX]
+
+
+@asynccontextmanager
+async def open_sender(settings: Settings) -> AsyncIterator[Sender]:
+    """A sender with connections of its own, as many as there are endpoints."""
+    connector = aiohttp.TCPConnector(
+        limit=0,
+        use_dns_cache=False,
+        keepalive_timeout=KEEPALIVE_S,
+        socket_factory=_socket if settings.webhooks_allow_private else _socket_to_public,
+    )
+    async with aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"User-Agent": USER_AGENT},
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+        auto_decompress=False,  # a few bytes may become very many
+    ) as session:
+        yield Sender(session, settings)
+
+
+def _socket(info: Any) -> socket.socket:  # noqa: ANN401 - what getaddrinfo gives, of either family
+    family, kind, protocol, _, _ = info
+    return socket.socket(family, kind, protocol)
+
+
+def _socket_to_public(info: Any) -> socket.socket:  # noqa: ANN401 - as _socket
+    address = info[4][0]
+    if not is_public(address):
+        told = f"{address} is not a public address, and REDEEM_WEBHOOKS_ALLOW_PRIVATE is off"
+        raise AddressRefused(errno.EACCES, told)
+    return _socket(info)
+
+
+def _retry_after_s(response: aiohttp.ClientResponse) -> float | None:
+    """What Retry-After says in seconds; a date is not heeded (RFC 9110, section 10.2.3, has both)."""
+    value = response.headers.get("Retry-After", "").strip()
+    return float(value) if response.status in ASKS_FOR_TIME and _SECONDS.fullmatch(value) else None
+
+
+def _text(body: bytes | bytearray) -> str:
+    """A body as text that can be kept and shown."""
+    text = body.decode("utf-8", "replace")
+    return "".join(
+        mark if mark.isprintable() or mark in "\n\t" else "\N{REPLACEMENT CHARACTER}" for mark in text
+    )

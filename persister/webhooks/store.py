@@ -1,0 +1,192 @@
+"""The deliverer's side of PostgreSQL: which endpoints there are, how far each is, what came of each try.
+
+A cursor is only moved from where the deliverer read it: a replay in between wins.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from engine.feed import Page, parse_cursor, read_page
+from persister.queries import query
+from persister.webhooks import messages
+from persister.webhooks.endpoint import Endpoint, Progress
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from engine.feed import Cursor, FeedEvent
+    from persister.webhooks.messages import Message
+    from persister.webhooks.sender import Result
+
+PAGE_EVENTS: Final = 100
+"""Events read together for an endpoint that gets them one by one."""
+SPAN_EVENTS: Final = 1000
+MOVED: Final = "UPDATE 1"
+
+
+class Letter(NamedTuple):
+    """A dead letter that is to be delivered again; without a message where the ledger has it no more."""
+
+    id: int
+    attempts: int
+    message: Message | None
+
+
+async def endpoints(connection: Any) -> dict[str, Endpoint]:  # noqa: ANN401 - asyncpg is untyped
+    """All that are enabled, by id."""
+    rows = await connection.fetch(query("webhook_endpoints"))
+    return {row["id"]: Endpoint.of(row) for row in rows}
+
+
+class Store:
+    """What the deliverer reads and writes, on connections of a pool that it holds for no longer than that."""
+
+    def __init__(self, pool: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
+        self._pool = pool
+
+    async def progress(self, endpoint: Endpoint) -> Progress | None:
+        """How far an endpoint is; None: it is there no more."""
+        async with self._pool.acquire() as connection:
+            row = await connection.fetchrow(query("webhook_progress"), endpoint.id)
+        return None if row is None else Progress.of(row)
+
+    async def behind(self, endpoint: Endpoint, cursor: Cursor) -> tuple[list[Message], Cursor]:
+        """Messages behind a cursor, and the cursor behind what was looked at for them.
+
+        Of an endpoint with batches one at most.
+        """
+        async with self._pool.acquire() as connection:
+            limit = endpoint.batch_max or PAGE_EVENTS
+            page = await read_page(connection, cursor, limit, endpoint.types, endpoint.campaigns)
+        if endpoint.batch_max is None or not page.items:
+            return messages.single(cursor, page), page.next
+        return [messages.batch(cursor, page.items, page.next)], page.next
+
+    async def begin(self, endpoint: Endpoint, written: Cursor, message: Message) -> None:
+        """Note where the next message is, and where a batch ends: after a crash it is the same."""
+        pending = None if endpoint.batch_max is None else str(message.until)
+        async with self._pool.acquire() as connection:
+            await connection.execute(
+                query("webhook_begin"), endpoint.id, str(written), str(message.after), pending
+            )
+
+    async def begun(self, endpoint: Endpoint, after: Cursor, until: Cursor) -> list[Message]:
+        """The batch that was begun there, as it was."""
+        async with self._pool.acquire() as connection:
+            items = await _span(connection, endpoint, after, until)
+        return [messages.batch(after, items, until)] if items else []
+
+    async def letter(self, endpoint: Endpoint) -> Letter | None:
+        """The oldest of the dead letters that are to be delivered again."""
+        async with self._pool.acquire() as connection:
+            row = await connection.fetchrow(query("webhook_replay"), endpoint.id)
+            if row is None:
+                return None
+            after, until = parse_cursor(row["after"]), parse_cursor(row["until"])
+            items = [
+                item
+                for item in await _span(connection, None, after, until)
+                if str(item.event.id) in row["events"]
+            ]
+        message = None
+        if len(items) == 1 and len(row["events"]) == 1:
+            [message] = messages.single(after, Page(items, until))
+        elif items:
+            message = messages.batch(after, items, until)
+        return Letter(row["id"], row["attempts"], message)
+
+    async def passed(self, endpoint: Endpoint, after: Cursor, until: Cursor) -> None:
+        """Nothing was there for this endpoint: go on behind it."""
+        async with self._pool.acquire() as connection:
+            await connection.execute(query("webhook_passed"), endpoint.id, str(after), str(until))
+
+    async def delivered(self, endpoint: Endpoint, message: Message, attempt: int, result: Result) -> bool:
+        """Note a success and go on; False: somebody moved the cursor meanwhile."""
+        places = (str(message.after), str(message.until))
+        async with self._noting(endpoint, message, attempt, result) as connection:
+            done = await connection.execute(query("webhook_delivered"), endpoint.id, *places)
+        return bool(done == MOVED)
+
+    async def failed(
+        self, endpoint: Endpoint, message: Message, attempt: int, result: Result, pause_s: float
+    ) -> None:
+        """Note a failure, and when to try again; an endpoint that is gone is disabled."""
+        async with self._noting(endpoint, message, attempt, result) as connection:
+            await connection.execute(query("webhook_failed"), endpoint.id, str(message.after), pause_s)
+            if result.gone:
+                await connection.execute(query("webhook_disable"), endpoint.id, result.error)
+
+    async def given_up(self, endpoint: Endpoint, message: Message, attempt: int, result: Result) -> None:
+        """Note the last failure, keep the message as a dead letter, and go on."""
+        async with self._noting(endpoint, message, attempt, result) as connection:
+            await connection.execute(
+                query("webhook_given_up"),
+                endpoint.id,
+                str(message.after),
+                str(message.until),
+                message.id,
+                list(message.events),
+                attempt,
+                result.error,
+            )
+
+    async def replayed(self, endpoint: Endpoint, letter: Letter, result: Result | None) -> None:
+        """Note what came of a dead letter: it is delivered, and forgotten, or stays. None: it is lost."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            if letter.message is not None and result is not None:
+                await _note(connection, endpoint, letter.message, letter.attempts + 1, result)
+            error = "its events are not in the ledger any more" if result is None else result.error
+            if error is None:
+                await connection.execute(query("webhook_replayed"), letter.id)
+            else:
+                await connection.execute(query("webhook_replay_failed"), letter.id, error)
+
+    @asynccontextmanager
+    async def _noting(
+        self, endpoint: Endpoint, message: Message, attempt: int, result: Result
+    ) -> AsyncIterator[Any]:
+        """A transaction that notes a try, and what the block adds."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            await _note(connection, endpoint, message, attempt, result)
+            yield connection
+
+
+async def _note(
+    connection: Any,  # noqa: ANN401 - asyncpg is untyped
+    endpoint: Endpoint,
+    message: Message,
+    attempt: int,
+    result: Result,
+) -> None:
+    await connection.execute(
+        query("webhook_attempt"),
+        endpoint.id,
+        message.id,
+        len(message.events),
+        attempt,
+        result.at,
+        result.duration_ms,
+        result.status,
+        result.error,
+        result.response,
+    )
+
+
+async def _span(
+    connection: Any,  # noqa: ANN401 - asyncpg is untyped
+    endpoint: Endpoint | None,
+    after: Cursor,
+    until: Cursor,
+) -> list[FeedEvent]:
+    """What is between two cursors, for an endpoint or all of it."""
+    types, campaigns = (endpoint.types, endpoint.campaigns) if endpoint is not None else (None, None)
+    found: list[FeedEvent] = []
+    while not after.reaches(until):
+        page = await read_page(connection, after, SPAN_EVENTS, types, campaigns)
+        found += [item for item in page.items if item.seq <= until.of(item.event.id.shard)]
+        if page.next == after:
+            break
+        after = page.next
+    return found
