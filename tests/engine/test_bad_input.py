@@ -7,7 +7,6 @@ import gzip
 import json
 import logging
 import re
-import subprocess
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -598,19 +597,13 @@ class LoggedWorker(Process):
     """A real worker whose stderr goes to a file."""
 
     def __init__(self, settings: Settings, directory: Path) -> None:
-        self._log = directory / "worker.log"
+        self._file = directory / "worker.log"
         self._ready = directory / "ready"
-        super().__init__(settings, "engine.worker", str(self._ready))
-
-    def _spawn(self) -> subprocess.Popen[bytes]:
-        with self._log.open("ab") as log:
-            return subprocess.Popen(
-                self._argv, env=self._environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
-            )
+        super().__init__(settings, "engine.worker", str(self._ready), log=self._file)
 
     @property
     def log(self) -> str:
-        return self._log.read_text()
+        return self._file.read_text()
 
     def __enter__(self) -> Self:
         wait_until(self._ready.exists)

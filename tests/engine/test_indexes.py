@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from engine.database import queries
+from persister.queries import query
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,6 +62,11 @@ OF_OTHERS: Final = {
     "admin_receipts_at": [("admin_receipts", "forget", "86400, 1000")],
     "imports_campaign": [("imports", "page", "101, 'cmp_3', 0")],
     "imported_codes_batch": [("imports", "codes", "3, 0, 100")],
+    "webhook_secrets_webhook": [("webhooks", "count_secrets", "'wh_7'")],
+    "webhook_dead_letters_webhook": [("webhooks", "dead_letters", "'wh_7', 9000000, 101")],
+    "webhook_dead_letters_replay": [("persister", "webhook_replay", "'wh_7'")],
+    "webhook_attempts_webhook": [("webhooks", "attempts", "'wh_7', 9000000, 101, NULL")],
+    "webhook_attempts_at": [("persister", "webhook_forget", "168, 1000")],
 }
 
 FILL: Final = """
@@ -83,6 +89,15 @@ INSERT INTO imports (campaign, form, mint_key, head, state, created_by)
 INSERT INTO imported_codes (digest, batch, serial)
     SELECT md5(n::text)::uuid, n / 10000, n % 10000 FROM generate_series(0, 99999) AS n;
 SELECT brin_summarize_new_values('imported_codes_batch');
+INSERT INTO webhooks (url, created_by) SELECT 'https://shop.example', 'key_1' FROM generate_series(1, 500);
+INSERT INTO webhook_secrets (webhook, secret)
+    SELECT 'wh_' || n % 500 + 1, n FROM generate_series(1, 5000) AS n;
+INSERT INTO webhook_dead_letters (webhook, message, events, after, until, attempts, error, replay_at)
+    SELECT 'wh_' || n % 500 + 1, n, '{0-1-0}', 'a', 'b', 9, 'gone', CASE WHEN n % 100 = 6 THEN now() END
+    FROM generate_series(1, 20000) AS n;
+INSERT INTO webhook_attempts (webhook, message, events, attempt, at, duration_ms)
+    SELECT 'wh_' || n % 500 + 1, n, 1, 1, now() - n * interval '1 minute', 5
+    FROM generate_series(1, 20000) AS n;
 -- Of 20 events one voids a range, and one is a rollback of the redemption two before it.
 INSERT INTO ledger (
     shard, stream_ms, stream_seq, seq, type, redemption, campaign, batch, serial, last4, user_id, amount,
@@ -124,7 +139,8 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 async def explain(connection: Any, file: str, name: str, arguments: str) -> list[dict[str, Any]]:  # noqa: ANN401 - asyncpg has no types
     """How a named query would be carried out, with these arguments in SQL."""
-    await connection.execute(f"PREPARE asked AS {queries(file)[name]}")
+    text = query(name) if file == "persister" else queries(file)[name]
+    await connection.execute(f"PREPARE asked AS {text}")
     try:
         plan = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE asked ({arguments})")
     finally:

@@ -162,7 +162,7 @@ async def test_one_of_two_persisters_writes_and_the_other_takes_over(
     async def sessions(granted: int, waiting: int) -> bool:
         owners = await ledger.connection.fetchval(
             """SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
-               WHERE locktype = 'advisory' AND granted AND datname = current_database()"""
+               WHERE locktype = 'advisory' AND granted AND datname = current_database() AND objid = 0"""
         )
         connected = await ledger.connection.fetchval(
             """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()

@@ -67,4 +67,4 @@ CREATE TABLE webhook_attempts (
     response    text                  -- how the body of a refusal begins
 );
 CREATE INDEX webhook_attempts_webhook ON webhook_attempts (webhook, id);
-CREATE INDEX webhook_attempts_at ON webhook_attempts USING brin (at);
+CREATE INDEX webhook_attempts_at ON webhook_attempts (at);
