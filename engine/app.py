@@ -30,6 +30,7 @@ from engine.messages import PROBLEM_TYPE, problem
 from engine.reading import Records
 from engine.registry import Registry
 from engine.requests import CHALLENGE
+from engine.store_memory import keep_watching_memory
 from engine.store_watch import StoreWatch
 from engine.sweeping import keep_sweeping
 from engine.telemetry import Telemetry
@@ -76,6 +77,9 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         core.open()
         stack.push_async_callback(core.close)
         await stack.enter_async_context(_in_background(keep_sweeping(core)))
+        await stack.enter_async_context(_in_background(watch.keep_asking(core.reconnect)))
+        memory = keep_watching_memory(redis, registry, settings.redis_memory_percent_max)
+        await stack.enter_async_context(_in_background(memory))
         await stack.enter_async_context(_in_background(_keep_flushing(telemetry)))
         authenticator = Authenticator(registry, database)
         gate = Gate(settings, authenticator)
@@ -95,6 +99,8 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         app = web.Application(
             middlewares=[_problems(settings)], client_max_size=settings.admin_body_bytes_max
         )
+        if settings.durability != "disk":
+            app.on_response_prepare.append(_tell_durability)
         app.add_routes(handlers.routes())
         code_handlers = CodeHandlers(
             settings=settings, gate=gate, core=core, records=records, database=database
@@ -120,6 +126,12 @@ def _closing(feed: Feed) -> Callable[[web.Application], Awaitable[None]]:
         feed.close()
 
     return close
+
+
+async def _tell_durability(request: web.Request, response: web.StreamResponse) -> None:
+    """Say in the answer to every change that it may be lost."""
+    if request.method not in {"GET", "HEAD"}:
+        response.headers["Redeem-Durability"] = "memory"
 
 
 def _route(method: str, path: str, handler: Handler) -> web.RouteDef:

@@ -203,6 +203,8 @@ class Batcher:
         elif kind in _NOT_DONE:
             self._telemetry.redis_error(kind)
             self._fail_under_way(StoreUnavailable(error))
+            if kind in _NOT_PRIMARY:
+                self._link.abort()  # another may have taken over: the name is looked up again
         else:
             _log.error(
                 "a script failed", extra={"script": self._script.name, "shard": self._shard, "error": kind}
@@ -282,6 +284,7 @@ class Batcher:
             self._idle.set()
 
 
+_NOT_PRIMARY: Final = frozenset(("READONLY", "MASTERDOWN"))
 # Error replies that a script cannot have got beyond its first line with (Redis 7.0, Valkey 8).
 _NOT_DONE: Final = frozenset(
     (

@@ -17,7 +17,7 @@ from engine.attempt import Claim
 from engine.batcher import Batcher
 from engine.combined import Combined
 from engine.corrections import Adjustment, Rollback, Voiding
-from engine.errors import Fault, Refusal
+from engine.errors import Fault, Overloaded, Refusal
 from engine.formats import FORMATS, normalise
 from engine.holds import Confirmation, Hold, Release
 from engine.inspection import Check
@@ -48,6 +48,8 @@ SCRIPTS: Final = tuple(
         *(Rollback, Voiding, Adjustment, Check),
     )
 )
+# What begins something new, and is refused while Redis is short of memory; all else goes on.
+_BEGINNINGS: Final = frozenset(kind.script.name for kind in (Redemption, Combined, Hold))
 _SHORTEST_CODE: Final = min(fmt.length for fmt in FORMATS.values())
 _REPEATED: Final = "The code may stand in no other field."
 _NO_SYMBOL: Final = re.compile("[^0-9A-Za-z]+")
@@ -129,6 +131,11 @@ class Core:
         """Connect to every shard."""
         for link in self._links:
             link.open()
+
+    def reconnect(self) -> None:
+        """Give up every connection; each is verified anew before it is used again."""
+        for link in self._links:
+            link.abort()
 
     async def close(self) -> None:
         """Answer what is under way, then disconnect."""
@@ -220,6 +227,8 @@ class Core:
         Raises:
             Overloaded, StoreUnavailable: it cannot be taken.
         """
+        if self.registry.memory_short and attempt.script.name in _BEGINNINGS:
+            raise Overloaded("Redis is short of memory")
         shards = self.registry.shards
         if shards > 1 and attempt.receipt_name and not attempt.claimed:
             home = home_of(attempt.receipt_name, shards)

@@ -6,6 +6,8 @@ Processes of one run keep their values in files of one directory (PROMETHEUS_MUL
 from __future__ import annotations
 
 import os
+import struct
+import time
 from typing import TYPE_CHECKING
 
 from prometheus_client import REGISTRY, CollectorRegistry, Metric, generate_latest
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 
 READ_TRIES = 5
+READ_AGAIN_S = 0.01
 
 
 def exposition(multiprocess_dir: Path | None) -> bytes:
@@ -46,8 +49,8 @@ class _AllProcesses(Collector):
         for _ in range(READ_TRIES):
             try:
                 return self._read()
-            except FileNotFoundError:  # another process has just forgotten the same dead one
-                continue
+            except (FileNotFoundError, struct.error):  # of one just forgotten; of one that just starts
+                time.sleep(READ_AGAIN_S)
         return self._read()
 
     def _read(self) -> list[Metric]:

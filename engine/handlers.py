@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from engine.registry import ApiKey
     from engine.settings import Settings
 
+NOT_DURABLE: Final = "memory: Redis may lose what it has acknowledged (REDEEM_DURABILITY)"
 _LIST_PARAMETERS: Final = ("user", "campaign", "order", "from", "to", "state", "after", "limit")
 
 
@@ -148,10 +149,11 @@ class Handlers:
 
     async def readiness(self, _: web.Request) -> web.Response:
         """``GET /readyz``: 200, or 503 and what is not ready. PostgreSQL is named, but not waited for."""
-        redis = "ok" if self._core.ready else "no connection"
+        registry = self._core.registry
+        redis = "ok" if self._core.ready else registry.store_unsafe or "no connection"
         configuration = "ok"
         try:
-            await self._core.registry.refresh()
+            await registry.refresh()
         except StoreUnavailable as fault:
             configuration = str(fault)
         missing = self._core.missing_mint_keys
@@ -161,6 +163,9 @@ class Handlers:
             "configuration": configuration,
             "mint_keys": mint_keys,
             "postgresql": await self._postgresql(),
+            # Neither makes it unready: what is under way must reach it, and what is lost was accepted.
+            "memory": "short: new redemptions and holds are refused" if registry.memory_short else "ok",
+            "durability": "ok" if self._settings.durability == "disk" else NOT_DURABLE,
         }
         ready = redis == configuration == mint_keys == "ok"
         status = "ready" if ready else "not ready"

@@ -94,6 +94,8 @@ class Registry:
         self._confirming: asyncio.Task[None] | None = None
         self._confirmed_at = 0.0
         self.store_behind = False  # Redis has lost events: known from ``store_watch``
+        self.store_unsafe = ""  # why Redis is not one to redeem on: known from ``store_watch``
+        self.memory_short = False  # nothing new is begun: known from ``store_memory``
         self.version = 0
         self.shards = 0
         self.api_keys: dict[str, ApiKey] = {}  # by digest

@@ -21,6 +21,7 @@ PREFIX = "REDEEM_"
 OTHER_VARIABLES = ("REDEEM_CONFIG",)
 PORT_MAX = 65_535
 LOG_LEVELS = ("debug", "info", "warning", "error")
+DURABILITIES = ("disk", "memory")
 OTHER_PREFIXES = ("REDEEM_TEST_",)
 
 
@@ -47,6 +48,13 @@ class Settings:
         "nobody", "system user the bundled PostgreSQL runs as when `redeem up` is run by root"
     )
     shards: int = _setting(1, "Redis shards; fixed when the deployment is initialised", least=1)
+    durability: str = _setting(
+        "disk",
+        "disk: a Redis that does not fsync each write is refused; memory: it is accepted, and answers say so",
+    )
+    redis_memory_percent_max: int = _setting(
+        70, "share of Redis's maxmemory past which new redemptions and holds get 503; 100: none", least=1
+    )
     demo: bool = _setting(True, "`redeem up` creates a demo campaign in an empty deployment")  # noqa: FBT003 - its default
     log_level: str = _setting("info", "debug, info, warning or error")
 
@@ -220,6 +228,8 @@ def load(environ: Mapping[str, str], overrides: Mapping[str, object] | None = No
             raise SettingsError(f"{variable(name)} must be at least {least}")
         if name == "log_level" and parsed[name].lower() not in LOG_LEVELS:
             raise SettingsError(f"{variable(name)} must be one of {', '.join(LOG_LEVELS)}")
+        if name == "durability" and parsed[name] not in DURABILITIES:
+            raise SettingsError(f"{variable(name)} must be {' or '.join(DURABILITIES)}")
         if name.endswith("port") and parsed[name] > PORT_MAX:
             raise SettingsError(f"{variable(name)} must be at most {PORT_MAX}")
     return Settings(**parsed)

@@ -29,6 +29,11 @@ CALL_SECONDS: Final = Histogram(
     "redeem_redis_call_seconds", "One call of a script, until its reply: script and fsync", buckets=_SECONDS
 )
 REDIS_ERRORS: Final = Counter("redeem_redis_errors", "Error replies of Redis, by kind", ["kind"])
+MEMORY_SHORT: Final = Gauge(
+    "redeem_redis_memory_short",
+    "1 while new redemptions and holds are refused, so that Redis keeps room",
+    multiprocess_mode="livemax",
+)
 WORKERS: Final = Gauge("redeem_workers", "Front-end workers", multiprocess_mode="livesum")
 
 

@@ -64,6 +64,20 @@ async def migrate(connection: Any, migrations: Traversable | None = None) -> lis
     return [migration.name for migration in pending]
 
 
+async def pending(connection: Any) -> list[str]:  # noqa: ANN401 - asyncpg is untyped
+    """The names of the migrations that ``migrate`` would apply. Changes nothing.
+
+    Raises:
+        MigrationError: as ``migrate``.
+    """
+    known = load(directory().joinpath("migrations"))
+    if await connection.fetchval("SELECT to_regclass('schema_migrations')") is None:
+        return [migration.name for migration in known]
+    applied = await connection.fetch(query("applied_migrations"))
+    missing = _pending(known, [(row["number"], row["name"], row["checksum"]) for row in applied])
+    return [migration.name for migration in missing]
+
+
 async def initialise(connection: Any, shards: int) -> None:  # noqa: ANN401 - asyncpg is untyped
     """Fix the number of shards of this deployment, and begin each shard's ledger; repeatable.
 

@@ -54,8 +54,7 @@ class Proxy:
 
     def __init__(self, redis_url: str) -> None:
         parts = urlsplit(redis_url)
-        self._path = parts.path if parts.scheme == "unix" else ""
-        self._host, self._port = parts.hostname or "", parts.port or 6379
+        self.leads_to(redis_url)
         self._directory = tempfile.TemporaryDirectory(prefix="redeem-proxy-")
         self._query = f"?{parts.query}" if parts.query else ""
         if not self._path and parts.path.strip("/"):
@@ -77,6 +76,12 @@ class Proxy:
     @property
     def _socket(self) -> Path:
         return Path(self._directory.name) / "proxy.sock"
+
+    def leads_to(self, redis_url: str) -> None:
+        """Where new connections go from now on."""
+        parts = urlsplit(redis_url)
+        self._path = parts.path if parts.scheme == "unix" else ""
+        self._host, self._port = parts.hostname or "", parts.port or 6379
 
     def replies_to(self, mark: bytes, reply: bytes) -> None:
         """Reply to commands with this mark in Redis's place, so that they never get there; empty: stop."""

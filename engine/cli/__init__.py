@@ -23,6 +23,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "engine.cli.rebuild:rebuild",
         "Make Redis again from PostgreSQL; change the number of shards.",
     ),
+    "doctor": ("engine.cli.doctor:doctor", "Say what is wrong with a deployment, and what to type."),
     "audit": ("engine.cli.audit:audit", "Prove that ledger, Redis and counters agree, or say where not."),
     "conflicts": ("engine.cli.conflicts:conflicts", "Show codes that succeeded more often than they may."),
     "keys": ("engine.cli.keys:keys", "Create, list and revoke API keys."),

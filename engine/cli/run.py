@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 import uvloop
+from redis.exceptions import RedisError
 
 from engine import settings as all_settings
 from engine.cli import demo
-from engine.cli.connect import server_urls
+from engine.cli.connect import plane_on, server_urls
 from engine.cli.initialise import initialise
 from engine.cli.rebuild import rebuild_and_publish
 from engine.cli.servers import start_servers
@@ -27,6 +28,7 @@ from engine.logs import log_to_stderr
 from engine.processes import Child
 from engine.reservations import DataDirectoryLock, reserve_port
 from engine.settings import PORT_MAX, Settings, without_settings
+from engine.store_checks import require_safe
 from engine.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ def up(**options: Any) -> None:  # noqa: ANN401 - options of several types
 
     async def plan(supervisor: Supervisor) -> None:
         complete = await start_servers(supervisor, settings)
+        await _require_safe(complete)
         await _initialise(complete)
         carriers = [_persister(complete, front_end), _deliverer(complete, front_end)]
         await supervisor.start([*carriers, *_workers(supervisor, complete, front_end)])
@@ -81,6 +84,7 @@ def serve(**options: Any) -> None:  # noqa: ANN401 - options of several types
     settings = _with_urls(_settings(options))
 
     async def plan(supervisor: Supervisor) -> None:
+        await _require_safe(settings)
         await supervisor.start(_workers(supervisor, settings, front_end))
         click.echo(f"ready {front_end.url}")
 
@@ -120,6 +124,19 @@ def _settings(options: dict[str, Any]) -> Settings:
     settings = all_settings.load(os.environ, options)
     log_to_stderr(settings.log_level)
     return replace(settings, data_dir=settings.data_dir.resolve())
+
+
+async def _require_safe(settings: Settings) -> None:
+    """Refuse a Redis that does not keep what it acknowledges; one that is away is waited for elsewhere.
+
+    Raises:
+        StoreUnsafe: it does not.
+    """
+    async with plane_on(settings) as plane:
+        with contextlib.suppress(RedisError, OSError):
+            await require_safe(plane.redis, settings)
+    if settings.durability != "disk":
+        _log.warning("REDEEM_DURABILITY accepts a Redis that may lose what it has acknowledged")
 
 
 async def _initialise(settings: Settings) -> None:

@@ -256,7 +256,7 @@ async def test_at_its_memory_limit_redis_refuses_and_nothing_is_done(
     plane: ControlPlane, redis: Redis
 ) -> None:
     _, (code, other) = await issue(plane, 2)
-    async with engine_in_process(plane) as merchant:
+    async with engine_in_process(plane, redis_memory_percent_max=100) as merchant:
         assert (await merchant.redeem(other))[0] == 200
         await redis.config_set("maxmemory", "1mb")
         try:

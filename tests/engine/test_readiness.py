@@ -77,7 +77,8 @@ def replaced(serving: Process, victim: int) -> bool:
 async def test_a_worker_says_that_it_lives_and_is_ready(plane: ControlPlane) -> None:
     async with engine_in_process(plane) as merchant:
         assert await merchant.call("GET", "/healthz") == (200, {"status": "ok"})
-        parts = {"redis": "ok", "configuration": "ok", "mint_keys": "ok", "postgresql": "ok"}
+        names = ("redis", "configuration", "mint_keys", "postgresql", "memory", "durability")
+        parts = dict.fromkeys(names, "ok")
         assert await merchant.call("GET", "/readyz") == (200, {"status": "ready", "parts": parts})
         for path in ("/healthz", "/readyz", "/metrics"):
             async with merchant.session.get(merchant.url + path) as response:  # without a key

@@ -57,6 +57,20 @@ def test_operations_document_lists_every_metric() -> None:
     assert OWNER._name in there  # those of the persister are among them
 
 
+def test_operations_document_names_only_tests_that_there_are() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    section = text.partition("## Failure of each part")[2].partition("\n## ")[0]
+    named = re.findall(r"`((?:tests/|test_)[\w/.…\[\]]*)`", section)
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    tests = {
+        name for file in files for name in re.findall(r"def (test_\w+)", file.read_text(encoding="utf-8"))
+    }
+    known = tests | {file.name for file in files} | {str(file.relative_to(ROOT)) for file in files}
+    missing = [name for name in named if not any(there.startswith(name.partition("…")[0]) for there in known)]
+    assert named
+    assert not missing
+
+
 if __name__ == "__main__":
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")

@@ -1,0 +1,58 @@
+"""While a new version is rolled out, workers of two versions redeem side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine import api_keys
+from tests.deployment import Merchant, Process, client_session, issue
+
+if TYPE_CHECKING:
+    import pytest
+    from redis.asyncio import Redis
+
+    from engine.control import ControlPlane
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("engine", "persister", "lua")
+
+
+async def scripts(redis: Redis) -> int:
+    memory: Any = await redis.info("memory")
+    return int(memory["number_of_cached_scripts"])
+
+
+async def test_scripts_of_an_older_version_run_beside_those_of_this_one(
+    plane: ControlPlane, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    script = tmp_path / "lua" / "redeem.lua"
+    script.write_text(script.read_text() + "\n-- as an older version had it\n")
+    _, codes = await issue(plane, 3)
+    key = (await api_keys.create(plane, "merchant", ("redeem",))).value.key
+    settings = replace(plane.settings, port=0, workers=1)
+    await redis.script_flush()
+    with Process(settings, "engine.cli", "serve") as newer:
+        new_url = (await asyncio.to_thread(newer.line)).partition(" ")[2]
+        known = await scripts(redis)
+        with monkeypatch.context() as there:
+            there.chdir(tmp_path)  # `python -m` takes its modules from there
+            older = Process(settings, "engine.cli", "serve")
+        with older:
+            old_url = (await asyncio.to_thread(older.line)).partition(" ")[2]
+            async with client_session() as session:
+                old, new = Merchant(session, old_url, key), Merchant(session, new_url, key)
+                first = await old.redeem(codes[0], key="k")
+                assert await scripts(redis) == known + 1, "the older version ran the same script"
+                assert first[0] == 200
+                assert await new.redeem(codes[0], key="k") == (200, first[1] | {"replayed": True})
+                assert (await new.redeem(codes[0]))[1]["code"] == "already_redeemed"
+                assert (await new.redeem(codes[1]))[0] == 200
+                assert (await old.redeem(codes[1]))[1]["code"] == "already_redeemed"
+            assert older.stop() == 0
+        assert newer.stop() == 0
