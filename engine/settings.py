@@ -162,6 +162,9 @@ class Settings:
         "entries of a stream that are in the ledger and kept for consumer groups; past it they are trimmed",
         least=0,
     )
+    ledger_detach_days_min: int = _setting(
+        35, "how long a month must be over before `redeem ledger detach` takes it out", least=0
+    )
     audit_wait_s: int = _setting(
         10, "how long `redeem audit` waits for the ledger before it reads the rest from the streams", least=0
     )

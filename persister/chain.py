@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from persister.queries import query
 from persister.records import COLUMNS, SALT_BYTES
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 BEGINNING: Final = bytes(32)
 """The digest before the first link's."""
 
+KEPT_LINK_ROWS: Final = 5000
 _HEAD: Final = b"redeem ledger 1"
 _INTEGERS: Final = frozenset({"shard", "stream_ms", "stream_seq", "seq", "batch", "serial", "at_ms"})
 _NULLABLE: Final = frozenset({"amount", "currency", "order_ref", "idempotency_key"})
@@ -51,6 +53,30 @@ def link(before: bytes, columns: Sequence[Sequence[Any]]) -> bytes:
         digest.update(len(content).to_bytes(8))
         digest.update(content)
     return digest.digest()
+
+
+async def of_kept(
+    connection: Any,  # noqa: ANN401 - asyncpg is untyped
+    shard: int,
+    until_seq: int,
+    until_ms: int = 0,
+    campaigns: Sequence[str] = (),
+) -> tuple[int, bytes]:
+    """How many rows there are up to one, without those of some campaigns until some time, and their digest.
+
+    That is the last one of a chain over them, of links of ``KEPT_LINK_ROWS`` rows each, the last one fewer.
+    """
+    digest, count = BEGINNING, 0
+    rows: list[Any] = []
+    async for row in connection.cursor(
+        query("read_kept"), shard, until_seq, until_ms, list(campaigns), prefetch=KEPT_LINK_ROWS
+    ):
+        rows.append(row)
+        if len(rows) == KEPT_LINK_ROWS:
+            digest, count, rows = link(digest, list(zip(*rows, strict=True))), count + len(rows), []
+    if rows:
+        digest, count = link(digest, list(zip(*rows, strict=True))), count + len(rows)
+    return count, digest
 
 
 def sealed(users: Sequence[str], seals: Sequence[bytes]) -> bytes:

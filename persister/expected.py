@@ -80,6 +80,7 @@ class Expected:
         names: the users by campaign and digest, as Redis names them.
         rolled_back: by batch and redemption, the shard and how much was given back.
         limited: campaigns that limit users, and their shards.
+        detached, detached_campaigns: batches whose rows were taken out of the ledger; they are not looked at.
         holds: by id.
         told_since: names that were counted behind the snapshot.
         lost_uses: by campaign, how many uses were given back to an erased name.
@@ -91,6 +92,8 @@ class Expected:
     at: dict[int, StreamId] = field(default_factory=dict)
     seqs: dict[int, int] = field(default_factory=dict)
     limited: dict[str, int] = field(default_factory=dict)
+    detached: set[int] = field(default_factory=set)
+    detached_campaigns: set[str] = field(default_factory=set)
     entries: dict[int, int] = field(default_factory=dict)
     uses: Counter[tuple[int, str]] = field(default_factory=Counter)
     spent: Counter[tuple[int, str]] = field(default_factory=Counter)
@@ -106,6 +109,9 @@ class Expected:
 
     async def read_batches(self, connection: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
         """Know those batches that are new."""
+        for row in await connection.fetch(query("audit_detached")):
+            self.detached.add(row["id"])
+            self.detached_campaigns.add(row["campaign"])
         for row in await connection.fetch(query("audit_batches")):
             if row["per_user_limited"] and row["pinned_shard"] is not None:
                 self.limited[row["campaign"]] = row["pinned_shard"]

@@ -84,21 +84,23 @@ class Walk:
                 await self._compare_campaign(name, shard, rest[0])
             elif kind == "users":
                 await self._read_fields(name, "users", shard, (rest[0],))
-            elif await self._knows(name, shard, rest[0]):
+            elif self._batch(name, shard, rest[0]) is not None:
                 await self._read_fields(name, _CHECKS[kind], shard, (int(rest[0]),))
 
-    async def _knows(self, key: str, shard: int, batch_id: str) -> bool:
+    def _batch(self, key: str, shard: int, batch_id: str) -> Batch | None:
+        """The batch that a key is of, if it is one to be looked at."""
         batch = self._expected.batches.get(int(batch_id))
-        known = batch is not None and batch.pinned_shard in {None, shard}
-        if not known:
+        if batch is not None and batch.pinned_shard in {None, shard}:
+            return batch
+        if int(batch_id) not in self._expected.detached:
             self.strays.append(key)
-        return known
+        return None
 
     def _compare_segment(self, key: str, value: bytes) -> None:
         tag, kind, batch_id, segment = key.split(":")
-        shard, batch = int(tag[2:-1]), self._expected.batches.get(int(batch_id))
-        if batch is None or batch.pinned_shard not in {None, shard}:
-            self.strays.append(key)
+        shard = int(tag[2:-1])
+        batch = self._batch(key, shard, batch_id)
+        if batch is None:
             return
         size = keys.SEGMENT_CODES if kind == "state" else keys.SPENT_SEGMENT_CODES
         here = batch.here(shard, self._expected.shards)
@@ -125,6 +127,8 @@ class Walk:
         return index if batch.pinned_shard is not None else index * self._expected.shards + shard
 
     async def _compare_campaign(self, key: str, shard: int, campaign: str) -> None:
+        if campaign in self._expected.detached_campaigns:
+            return
         values: list[Any] = await self._redis.hmget(key, ["uses", "spent"])
         for name, value in zip(("uses", "spent"), values, strict=True):
             self._compare(Item("campaigns", shard, (campaign, name)), value)

@@ -29,7 +29,7 @@ async def audit(
     ``anchors``: of shards, digests that were noted earlier, each with the row it stood behind.
     """
     offsets = await connection.fetch(query("audit_offsets"))
-    await _look_at_numbers(connection, report, {row["shard"]: row["seq"] for row in offsets})
+    await _look_at_numbers(connection, report, offsets)
     for row in offsets:
         await _look_at_chain(connection, report, row, dict(anchors.get(row["shard"], [])), progress)
     for shard in anchors.keys() - {row["shard"] for row in offsets}:
@@ -44,11 +44,12 @@ async def audit(
             report.add("erasures", row["user_id"], told, f"{row['rows']} rows")
 
 
-async def _look_at_numbers(connection: Any, report: Report, ends: Mapping[int, int]) -> None:  # noqa: ANN401 - asyncpg is untyped
-    last = dict.fromkeys(ends, 0)
+async def _look_at_numbers(connection: Any, report: Report, offsets: list[Any]) -> None:  # noqa: ANN401 - asyncpg is untyped
+    ends = {row["shard"]: row["seq"] for row in offsets}
+    last = {row["shard"]: row["kept_until"] for row in offsets}
     for row in await connection.fetch(query("audit_gaps")):
         report.look("numbers", row["rows"])
-        last[row["shard"]] = row["last_seq"]
+        last[row["shard"]] = max(last.get(row["shard"], 0), row["last_seq"])
     for shard, seq in last.items():
         if seq != ends.get(shard, 0):
             report.add("numbers", f"shard {shard}", f"last row {ends.get(shard, 0)}", f"last row {seq}")
@@ -68,6 +69,7 @@ async def _look_at_chain(
     progress: Callable[[str, int], None],
 ) -> None:
     shard, before, seq = offset["shard"], chain.BEGINNING, offset["chain_after"]
+    await _look_at_kept(connection, report, offset)
     async for links in _groups(connection, shard):
         first, last = links[0]["first_seq"], links[-1]["last_seq"]
         rows = await connection.fetch(query("audit_rows"), shard, first, last)
@@ -80,8 +82,9 @@ async def _look_at_chain(
             item = f"shard {shard}, rows {link['first_seq']} to {link['last_seq']}"
             if link["first_seq"] != seq + 1:
                 report.add("chain", item, f"rows from {seq + 1}", f"rows from {link['first_seq']}")
-            digest = chain.link(before, list(zip(*own, strict=True))) if _is_sealed(own) else b""
-            if digest != link["digest"]:
+            whole = link["last_seq"] > offset["kept_until"]
+            digest = chain.link(before, list(zip(*own, strict=True))) if whole and _is_sealed(own) else b""
+            if whole and digest != link["digest"]:
                 report.add("chain", item, link["digest"].hex(), digest.hex() or "rows that are missing")
             before, seq = link["digest"], link["last_seq"]
             _look_at_anchor(report, shard, seq, before, anchors)
@@ -93,6 +96,18 @@ async def _look_at_chain(
     for anchor, digest in anchors.items():
         report.add("chain", f"shard {shard}, row {anchor}", digest.hex(), "no link ends there")
     report.heads.append(Head(shard, seq, before.hex()))
+
+
+async def _look_at_kept(connection: Any, report: Report, offset: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
+    """What is left of rows of which some were taken out is what it was then."""
+    if not offset["kept_until"]:
+        return
+    report.look("kept", offset["kept_rows"])
+    kept = offset["kept_rows"], offset["kept_digest"]
+    rows, digest = await chain.of_kept(connection, offset["shard"], offset["kept_until"])
+    if (rows, digest) != kept:
+        item = f"shard {offset['shard']}, what is left up to row {offset['kept_until']}"
+        report.add("kept", item, f"{kept[0]} rows, {kept[1].hex()}", f"{rows} rows, {digest.hex()}")
 
 
 def _is_sealed(rows: list[Any]) -> bool:

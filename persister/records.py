@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from itertools import chain, count, repeat
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, cast
 
 from engine.events import FIELDS, FORMAT_VERSION
 
@@ -107,6 +107,11 @@ class Entries:
     def size(self) -> int:
         """How many entries of the stream these are."""
         return len(self.events) + len(self.rejects)
+
+    @property
+    def times_ms(self) -> list[int]:
+        """When the events were made, in ms since the epoch."""
+        return cast("list[int]", self.columns[0])
 
     def followed_by(self, after: Entries) -> Entries:
         """These entries and those after them, as one; neither is of use on its own any more."""

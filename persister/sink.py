@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import asyncpg
 
 from persister import chain
+from persister.months import Months
 from persister.queries import query
 from persister.records import COLUMNS, Record, Reject, StreamId
 
@@ -57,6 +58,7 @@ class Sink:
     def __init__(self, connection: Any, shard: int) -> None:  # noqa: ANN401 - asyncpg is untyped
         self._connection = connection
         self._shard = shard
+        self._months = Months(connection)
 
     async def own(self) -> bool:
         """Become the shard's only writer, for as long as this connection lasts; False if another is."""
@@ -87,6 +89,8 @@ class Sink:
         Raises:
             OffsetMoved: someone else wrote; nothing of these entries is written.
         """
+        if entries.events:
+            await self._months.ensure(entries.times_ms)
         try:
             try:
                 return await self._write_whole(entries, begin)

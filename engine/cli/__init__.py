@@ -25,6 +25,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "doctor": ("engine.cli.doctor:doctor", "Say what is wrong with a deployment, and what to type."),
     "audit": ("engine.cli.audit:audit", "Prove that ledger, Redis and counters agree, or say where not."),
+    "ledger": ("engine.cli.ledger:ledger", "Show the ledger's months, and take out old ones."),
     "conflicts": ("engine.cli.conflicts:conflicts", "Show codes that succeeded more often than they may."),
     "keys": ("engine.cli.keys:keys", "Create, list and revoke API keys."),
     "campaigns": ("engine.cli.campaigns:campaigns", "Create, list, show and change campaigns."),
@@ -77,13 +78,22 @@ def _told(error: Exception) -> str:
     from engine.mint_keys import MintKeyError  # noqa: PLC0415 - only where it is needed
     from engine.processes import StartError  # noqa: PLC0415 - only where it is needed
     from engine.settings import SettingsError  # noqa: PLC0415 - only where it is needed
+    from persister.detaching import DetachRefused  # noqa: PLC0415 - only where it is needed
     from persister.migrations import MigrationError  # noqa: PLC0415 - only where it is needed
     from persister.rebuild import RebuildRefused  # noqa: PLC0415 - only where it is needed
 
     if isinstance(error, Refusal):
         text = error.detail or PROBLEMS[error.code][1]
     elif isinstance(
-        error, SettingsError | StartError | MigrationError | MintKeyError | RebuildRefused | Fault | OSError
+        error,
+        SettingsError
+        | StartError
+        | MigrationError
+        | MintKeyError
+        | RebuildRefused
+        | DetachRefused
+        | Fault
+        | OSError,
     ):
         text = str(error) or type(error).__name__
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -14,13 +13,13 @@ import click
 from redis.exceptions import RedisError
 
 from engine.cli.connect import echo_json, load_settings, server_urls
+from engine.cli.progress import Progress
 from engine.errors import StoreUnavailable
 from persister import audit as auditing
 
 if TYPE_CHECKING:
     from persister.findings import Report
 
-PROGRESS_INTERVAL_S: Final = 1.0
 _ANCHOR: Final = re.compile(r"([0-9]{1,4}):([0-9]{1,18}):([0-9a-f]{64})")
 
 
@@ -44,7 +43,7 @@ def audit(*, as_json: bool, anchors: tuple[str, ...]) -> None:
     settings = replace(settings, redis_url=redis_url, database_url=database_url)
     noted = _parse(anchors)
     try:
-        report = asyncio.run(auditing.audit(settings, noted, _Progress()))
+        report = asyncio.run(auditing.audit(settings, noted, Progress("audit")))
     except (asyncpg.PostgresError, asyncpg.InterfaceError, RedisError) as error:
         raise StoreUnavailable(f"the audit could not be finished: {error}") from error
     if as_json:
@@ -77,15 +76,3 @@ def _print(report: Report) -> None:
     for head in report.heads:
         click.echo(f"the chain ends: --anchor {head.shard}:{head.seq}:{head.digest}")
     click.echo("everything agrees" if report.clean else f"{report.differing.total()} differences")
-
-
-class _Progress:
-    """A line on stderr now and then."""
-
-    def __init__(self) -> None:
-        self._told_at = time.monotonic()
-
-    def __call__(self, what: str, count: int) -> None:
-        if time.monotonic() - self._told_at >= PROGRESS_INTERVAL_S:
-            click.echo(f"audit: {count} {what}", err=True)
-            self._told_at = time.monotonic()

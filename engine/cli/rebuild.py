@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,6 +14,7 @@ import click
 from engine import publishing
 from engine import settings as all_settings
 from engine.cli.connect import plane_on, server_urls
+from engine.cli.progress import Progress
 from engine.cli.servers import start_servers
 from engine.database import queries
 from engine.errors import Refusal, StoreBehind, StoreUnavailable
@@ -26,7 +26,6 @@ from persister import rebuild as rebuilding
 if TYPE_CHECKING:
     from engine.settings import Settings
 
-PROGRESS_INTERVAL_S: Final = 1.0
 _SQL: Final = queries("control")
 _NOTHING_LOST: Final = (
     "Redis has lost nothing that the ledger holds. With --force it is made again all the same: what only it "
@@ -99,19 +98,7 @@ async def rebuild_and_publish(settings: Settings) -> int:
     Raises:
         RebuildRefused: it cannot be done now; nothing was changed.
     """
-    events = await rebuilding.rebuild(settings, _Progress())
+    events = await rebuilding.rebuild(settings, Progress("rebuild"))
     async with plane_on(settings) as plane:
         await publishing.publish(plane.redis, plane.database)
     return events
-
-
-class _Progress:
-    """A line on stderr now and then."""
-
-    def __init__(self) -> None:
-        self._told_at = time.monotonic()
-
-    def __call__(self, what: str, count: int) -> None:
-        if time.monotonic() - self._told_at >= PROGRESS_INTERVAL_S:
-            click.echo(f"rebuild: {count} {what}", err=True)
-            self._told_at = time.monotonic()

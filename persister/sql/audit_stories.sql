@@ -3,7 +3,7 @@ SELECT l.shard, l.seq, l.batch, l.serial, l.type, l.redemption, l.user_id, l.ord
        r.amount AS redeemed, r.shard IS NOT NULL AS known
   FROM odd_codes AS o
   JOIN ledger AS l USING (batch, serial)
-  JOIN batches AS b ON b.id = l.batch AND l.serial BETWEEN 0 AND b.count - 1
+  JOIN whole_batches AS b ON b.id = l.batch AND l.serial BETWEEN 0 AND b.count - 1
   LEFT JOIN ledger AS r
     ON r.shard = CASE l.type WHEN 'rolled_back' THEN split_part(l.redemption, '-', 1)::smallint END
    AND r.stream_ms = CASE l.type WHEN 'rolled_back' THEN split_part(l.redemption, '-', 2)::bigint END

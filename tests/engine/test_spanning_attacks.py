@@ -175,7 +175,7 @@ async def test_a_key_that_was_revoked_is_answered_so(plane: ControlPlane) -> Non
             made = (await api_keys.create(plane, "short-lived", ["redeem"])).value
             caller = Merchant(merchant.session, merchant.url, made.key)
             assert (await combined(caller, codes[6 * at : 6 * at + 2]))[0] == 200
-            await api_keys.revoke(plane, made.api_key.id)
+            assert (await api_keys.revoke(plane, made.api_key.id)).published
             answers = await asyncio.gather(
                 *(combined(caller, [codes[6 * at + more]]) for more in (2, 3, 4, 5))
             )

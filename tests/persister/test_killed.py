@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 EVENTS = 50
 BATCH = {"REDEEM_PERSIST_BATCH_MAX": "20"}
 COMMIT_LOCK = 4711
+# Of the ledger's tables the one that is written to: to see to it that it is there must not wait.
+LOCK_ROWS = """DO $$ BEGIN
+    EXECUTE format('LOCK TABLE %I IN SHARE MODE', (SELECT name FROM ledger_months WHERE oldest));
+END $$"""
 
 
 @contextlib.asynccontextmanager
@@ -61,7 +65,7 @@ async def waits_in(ledger: Ledger, statement: str) -> None:
 
 @contextlib.asynccontextmanager
 async def before_copy(database_url: str, ledger: Ledger, _: Stream) -> AsyncIterator[Blocked]:
-    async with holding(database_url, "LOCK TABLE ledger IN SHARE MODE"):
+    async with holding(database_url, LOCK_ROWS):
         yield lambda: waits_in(ledger, "COPY")
         assert await ledger.ids() == []
 
@@ -217,7 +221,7 @@ async def test_sigterm_ends_it_once_the_stream_is_empty(
     start_persister: StartPersister, database_url: str, ledger: Ledger, stream: Stream
 ) -> None:
     await stream.add(EVENTS)
-    async with holding(database_url, "LOCK TABLE ledger IN SHARE MODE"):
+    async with holding(database_url, LOCK_ROWS):
         persister = start_persister(**BATCH)
         await waits_in(ledger, "COPY")
         persister.signal_stop()

@@ -27,7 +27,7 @@ CATALOGUE = """
            format_type(a.atttypid, a.atttypmod) || ' ' || a.attnotnull || ' '
            || coalesce(pg_get_expr(d.adbin, d.adrelid), '') AS definition
       FROM pg_attribute AS a
-      JOIN pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'S', 'v')
+      JOIN pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'S', 'v')
       LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
      WHERE c.relnamespace = 'public'::regnamespace AND a.attnum > 0 AND NOT a.attisdropped
     UNION ALL

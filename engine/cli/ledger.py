@@ -1,0 +1,94 @@
+"""``redeem ledger``: the ledger's months, and taking out old ones."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, TypeVar
+
+import asyncpg
+import click
+
+from engine.cli.connect import echo_json, load_settings, server_urls
+from engine.cli.progress import Progress
+from engine.errors import StoreUnavailable
+from persister import detaching
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from datetime import datetime
+
+    from engine.settings import Settings
+
+T = TypeVar("T")
+
+
+class _Month(click.ParamType):  # type: ignore[type-arg] # generic for type checkers only
+    name = "YYYY-MM"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        try:
+            return detaching.parse_month(str(value))
+        except ValueError:
+            self.fail(f"{value} is no month, as 2026-11 is", param, ctx)
+
+
+@click.group()
+def ledger() -> None:
+    """Show the ledger's months, and take out old ones."""
+
+
+@ledger.command()
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+def months(*, as_json: bool) -> None:
+    """List the months that the ledger has, the oldest first, with rows and size."""
+
+    async def read(settings: Settings) -> list[detaching.Month]:
+        connection = await asyncpg.connect(settings.database_url, timeout=settings.persist_timeout_s)
+        try:
+            return await detaching.months(connection)
+        finally:
+            await connection.close()
+
+    found = _run(read(_settings()))
+    if as_json:
+        echo_json([asdict(month) for month in found])
+        return
+    for month in found:
+        click.echo(f"{month.month}  {month.rows:>12} rows  {month.size_bytes / 2**20:>10.1f} MiB")
+
+
+@ledger.command()
+@click.argument("month", type=_Month())
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def detach(month: datetime, *, as_json: bool) -> None:
+    """Take a month and all before it out of the ledger; campaigns that are not ended stay.
+
+    The rows are in tables of their own then, to be kept elsewhere (pg_dump) and dropped. They are no longer
+    in lists, records and the event feed. Works beside a running engine.
+    """
+    done = _run(detaching.detach(_settings(), month, "cli", Progress("detach")))
+    if as_json:
+        echo_json(asdict(done))
+        return
+    for table in done.tables:
+        click.echo(f"{table.name}: {table.rows} rows left the ledger, {table.kept} stay in both")
+    if not done.tables:
+        click.echo("nothing to take out: only campaigns that are ended leave, with all that happened to them")
+        return
+    names = " ".join(f"-t {table.name}" for table in done.tables)
+    click.echo(f"keep them:  pg_dump -Fc {names} -f ledger-until-{done.month}.dump")
+    click.echo(f"then:       DROP TABLE {', '.join(table.name for table in done.tables)};")
+
+
+def _settings() -> Settings:
+    settings = load_settings()
+    redis_url, database_url = server_urls(settings)
+    return replace(settings, redis_url=redis_url, database_url=database_url)
+
+
+def _run(work: Coroutine[object, object, T]) -> T:
+    try:
+        return asyncio.run(work)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        raise StoreUnavailable(f"PostgreSQL cannot be used: {error}") from error

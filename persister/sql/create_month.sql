@@ -1,0 +1,1 @@
+SELECT create_ledger_month($1)

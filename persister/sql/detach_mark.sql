@@ -1,0 +1,1 @@
+UPDATE campaigns SET ledger_detached = true WHERE id = ANY ($1::text[])
