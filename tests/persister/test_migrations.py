@@ -99,6 +99,29 @@ async def test_a_database_grown_step_by_step_is_like_a_fresh_one(
     await admin.close()
 
 
+async def test_a_ledger_that_has_rows_becomes_one_by_months(bare: Connection, tmp_path: Path) -> None:
+    for file in directory().joinpath("migrations").iterdir():
+        if file.name < "0008":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    await migrate(bare, tmp_path)
+    await bare.execute(
+        "INSERT INTO ledger (shard, stream_ms, stream_seq, seq, type, redemption, campaign, batch, serial,"
+        " last4, user_id, actor, at_ms)"
+        " SELECT 0, n * 86400000::bigint, 0, n, 'redeemed', '0-' || n, 'cmp_1', 1, n, 'JK4M', 'ann', 'k', 1"
+        " FROM generate_series(1, 30000) AS n"  # up to the year 2052
+    )
+    await migrate(bare)
+    assert [row["name"] for row in await bare.fetch("SELECT name FROM ledger_months")] == ["ledger_2052_02"]
+    assert await bare.fetchval("SELECT count(*) FROM ledger") == 30000
+    assert (
+        await bare.fetchval("SELECT count(*) FROM redemptions WHERE user_id = 'ann' AND user_id <> ''")
+        == 30000
+    )
+    again = "INSERT INTO ledger SELECT * FROM ledger WHERE seq = 4711"
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await bare.execute(again)
+
+
 async def test_a_migration_that_fails_leaves_nothing_of_itself(bare: Connection, steps: Path) -> None:
     (steps / "0003_third.sql").write_text("CREATE TABLE third (id integer); SELECT 1/0")
     with pytest.raises(asyncpg.DivisionByZeroError):
