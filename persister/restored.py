@@ -15,9 +15,10 @@ import numpy as np
 from engine import keys
 from persister.binary import BinaryRows
 from persister.queries import query
+from persister.stories import may_be_same
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from numpy.typing import NDArray
 
@@ -74,6 +75,7 @@ class Restored:
     """All of it, for ``shards`` shards."""
 
     shards: int
+    names_erased: Collection[str] = ()  # pseudonyms
     batches: dict[int, Batch] = field(default_factory=dict)
     uses: Counter[tuple[int, str]] = field(default_factory=Counter)  # by shard and campaign
     spent: Counter[tuple[int, str]] = field(default_factory=Counter)
@@ -142,7 +144,8 @@ async def read(connection: Any, shards: int, report: Callable[[int], None]) -> R
         shards: that there will be; a campaign pinned to a higher one goes to that modulo their number.
         report: is told how many events were read.
     """
-    restored = Restored(shards)
+    erased = {row["pseudonym"] for row in await connection.fetch(query("audit_pseudonyms"))}
+    restored = Restored(shards, erased)
     for row in await connection.fetch(query("rebuild_batches")):
         pinned = row["pinned_shard"]
         restored.batches[row["id"]] = Batch(
@@ -169,12 +172,12 @@ async def read(connection: Any, shards: int, report: Callable[[int], None]) -> R
         restored.take_rollback(row)
     async for row in connection.cursor(query("rebuild_voids"), prefetch=_FETCH_ROWS):
         restored.batches[row["batch"]].void.append(row["serial"])
-    for hold in [hold async for hold in _live_holds(connection)]:
+    for hold in [hold async for hold in _live_holds(connection, restored.names_erased)]:
         restored.take_hold(hold)
     return restored
 
 
-async def _live_holds(connection: Any) -> Any:  # noqa: ANN401 - asyncpg is untyped
+async def _live_holds(connection: Any, names_erased: Collection[str]) -> Any:  # noqa: ANN401 - asyncpg is untyped
     code: tuple[int, int] | None = None
     live: dict[str, Any] = {}
     async for row in connection.cursor(query("rebuild_holds"), prefetch=_FETCH_ROWS):
@@ -182,12 +185,12 @@ async def _live_holds(connection: Any) -> Any:  # noqa: ANN401 - asyncpg is unty
             for hold in _as_holds(live):
                 yield hold
             code, live = (row["batch"], row["serial"]), {}
-        follow(live, row)
+        follow(live, row, names_erased)
     for hold in _as_holds(live):
         yield hold
 
 
-def follow(live: dict[str, Any], row: Any) -> Any:  # noqa: ANN401 - asyncpg is untyped
+def follow(live: dict[str, Any], row: Any, names_erased: Collection[str]) -> Any:  # noqa: ANN401 - asyncpg is untyped
     """Keep track of the holds of one code, by id; answers the one that an event ended, or renewed.
 
     A confirmation does not name its hold: it is its order's, or, of several, one of the same amount.
@@ -203,7 +206,8 @@ def follow(live: dict[str, Any], row: Any) -> Any:  # noqa: ANN401 - asyncpg is 
     own = [
         id_
         for id_, hold in live.items()
-        if (hold["order_ref"], hold["user_id"]) == (row["order_ref"], row["user_id"])
+        if hold["order_ref"] == row["order_ref"]
+        and may_be_same(hold["user_id"], row["user_id"], names_erased)
     ]
     same = [id_ for id_ in own if live[id_]["amount"] == row["amount"]]
     return live.pop((same or own)[0]) if own else None
@@ -235,7 +239,7 @@ async def balances(connection: Any, restored: Restored, since_ms: int) -> dict[t
         return left
     async for row in connection.cursor(query("rebuild_balances"), since_ms, batches, prefetch=_FETCH_ROWS):
         code = row["batch"], row["serial"]
-        before = follow(live[code], row)
+        before = follow(live[code], row, restored.names_erased)
         amount = row["amount"] or 0
         held = before["amount"] if before is not None else 0
         change = {

@@ -176,8 +176,7 @@ class Story:
         return next(iter(same or own), None)
 
     def _is_of(self, hold: Held, event: Told) -> bool:
-        same = hold.user == event.user or hold.user in self.names_erased or event.user in self.names_erased
-        return same and hold.order == event.order
+        return may_be_same(hold.user, event.user, self.names_erased) and hold.order == event.order
 
     def _ended(self, event: Told) -> Effect:
         held = self.holds.pop(event.redemption, None)
@@ -224,3 +223,8 @@ class Story:
         self.used -= event.amount or 0
         below = self.used > self.rules.face
         return Effect(illegal=illegal or ("the balance is below zero" if below else ""))
+
+
+def may_be_same(user: str, other: str, names_erased: Collection[str]) -> bool:
+    """Whether two events can be of one user, whose name a pseudonym may have replaced in either."""
+    return user == other or user in names_erased or other in names_erased

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engine import keys
+from engine import keys, users
 from engine.errors import StoreBehind
 from engine.publishing import publish
 from persister import rebuild as module
+from persister.audit import audit
 from persister.rebuild import RebuildRefused, rebuild
 from tests.deployment import Merchant, Process, engine_in_process, engine_of_processes, issue
+from tests.records import persist
 from tests.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -120,6 +122,26 @@ async def test_the_number_of_shards_changes_and_every_code_stays_what_it_is(plan
     async with plane.database.connection() as connection:
         rows = await connection.fetch("SELECT id, pinned_shard FROM campaigns")
         assert {row["id"]: row["pinned_shard"] for row in rows} == {spread: None, pinned: 0}
+
+
+async def test_a_hold_of_a_user_whose_name_was_erased_is_not_live_once_it_was_confirmed(
+    plane: ControlPlane,
+) -> None:
+    _, codes = await issue(plane, 2, amount=500, currency="EUR", stock=9)
+    async with engine_in_process(plane) as merchant:
+        holds = [
+            (await merchant.call("POST", "/v1/holds", json={"code": code, "user": "ann", "order": "o"}))[1][
+                "id"
+            ]
+            for code in codes
+        ]
+        await persist(plane.settings)
+        await users.erase(plane, "ann", actor="cli")
+        assert (await merchant.call("POST", f"/v1/holds/{holds[0]}/confirm", json={}))[0] == 200
+        assert await rebuilt(plane) == 1
+        assert not (await audit(plane.settings, {}, silent)).findings
+        assert (await merchant.redeem(codes[0]))[1]["code"] == "already_redeemed"
+        assert (await merchant.call("POST", f"/v1/holds/{holds[1]}/confirm", json={}))[0] == 200
 
 
 async def test_live_holds_keep_the_number_of_shards(plane: ControlPlane) -> None:
