@@ -262,12 +262,12 @@ async def test_large_bodies_are_refused_by_length_or_as_they_come(
     caplog.set_level(logging.DEBUG)
     _, (code,) = await issue(plane, 1)
     large = {
-        "a million keys": json.dumps({"code": code, "user": "a"} | {str(n): 0 for n in range(1_000_000)}),
-        "ten megabytes of code": json.dumps({"code": code * 500_000, "user": "ann"}),
-        "metadata of a million keys": json.dumps(
-            {"code": code, "user": "ann", "metadata": {str(n): 0 for n in range(1_000_000)}}
+        "300 thousand keys": json.dumps({"code": code, "user": "a"} | {str(n): 0 for n in range(300_000)}),
+        "three megabytes of code": json.dumps({"code": code * 150_000, "user": "ann"}),
+        "metadata of 300 thousand keys": json.dumps(
+            {"code": code, "user": "ann", "metadata": {str(n): 0 for n in range(300_000)}}
         ),
-        "nesting": "[" * 5_000_000,
+        "nesting": "[" * 2_000_000,
     }
     async with engine_in_process(plane) as merchant:
         raw = Raw(merchant)

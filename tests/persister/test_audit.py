@@ -87,8 +87,8 @@ async def busy(plane: ControlPlane, merchant: Merchant) -> AsyncIterator[dict[st
 async def test_beside_live_traffic_nothing_is_found(plane: ControlPlane, merchant: Merchant) -> None:
     codes = await issue_all(plane, 60)
     async with persisting(plane.settings):
-        shoppers = [Shopper(merchant, codes, seed) for seed in range(6)]
-        acting = asyncio.gather(*(shopper.act(150) for shopper in shoppers))
+        shoppers = [Shopper(merchant, codes, seed) for seed in range(4)]
+        acting = asyncio.gather(*(shopper.act(100) for shopper in shoppers))
         reports = []
         while not acting.done():
             reports.append(await audited(plane))

@@ -221,7 +221,7 @@ async def caught_up(database: Database, codes: int) -> None:
 async def test_no_success_is_lost_or_doubled_when_it_is_killed_under_load(
     plane: ControlPlane, valkey: ValkeyProcess, victim: str
 ) -> None:
-    await survive(plane, valkey, victim, kills=12 if victim == "persister" else 4, codes=1500)
+    await survive(plane, valkey, victim, kills=8 if victim == "persister" else 3, codes=1000)
 
 
 @pytest.mark.long
