@@ -52,10 +52,10 @@ $(VENV)/.installed: requirements-dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+LOCK := $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml --extra build
 
-lock: $(VENV)/.installed  ## write the lock files anew
+lock: $(VENV)/.installed  ## write the lock files anew; with UPGRADE=--upgrade, all versions as well
 	$(LOCK) --output-file requirements.lock >/dev/null
 	$(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock >/dev/null
 

@@ -1,4 +1,4 @@
-"""A proxy between the engine and Redis that does what networks do: cut, delay, swallow.
+"""A proxy between the engine and Redis, or PostgreSQL, that does what networks do: cut, delay, swallow.
 
 It listens on a Unix socket and passes bytes on, until a rule decides otherwise about a piece
 of data that is on its way. Rules are asked in both directions, and see the data as it came.
@@ -12,7 +12,7 @@ import enum
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from engine.redemption import Redemption
 
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 READ_BYTES: Final = 65_536
+POSTGRES_SOCKET: Final = ".s.PGSQL.5432"
 CLOSE_TIMEOUT_S: Final = 30.0
 
 
 class Way(enum.Enum):
     """Where data is going."""
 
-    TO_REDIS = enum.auto()
+    TO_SERVER = enum.auto()
     TO_ENGINE = enum.auto()
 
 
@@ -45,16 +46,17 @@ def pass_all(_connection: int, _way: Way, _data: bytes) -> Fate:
 
 
 class Proxy:
-    """Stands in for one Redis; an async context manager. Assign `rule` to inject faults.
+    """Stands in for one server; an async context manager. Assign `rule` to inject faults.
 
     Attributes:
         refusing: new connections are closed at once.
         accepted: connections made so far.
     """
 
-    def __init__(self, redis_url: str) -> None:
-        parts = urlsplit(redis_url)
-        self.leads_to(redis_url)
+    def __init__(self, server_url: str) -> None:
+        parts = urlsplit(server_url)
+        self._postgres = parts.path if parts.scheme == "postgresql" else ""
+        self.leads_to(server_url)
         self._directory = tempfile.TemporaryDirectory(prefix="redeem-proxy-")
         self._query = f"?{parts.query}" if parts.query else ""
         if not self._path and parts.path.strip("/"):
@@ -70,17 +72,21 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """The URL of Redis, through the proxy."""
+        """The URL of the server, through the proxy."""
+        if self._postgres:
+            return f"postgresql://postgres@{self._postgres}?host={quote(self._directory.name)}"
         return f"unix://{quote(str(self._socket))}{self._query}"
 
     @property
     def _socket(self) -> Path:
-        return Path(self._directory.name) / "proxy.sock"
+        return Path(self._directory.name) / (POSTGRES_SOCKET if self._postgres else "proxy.sock")
 
-    def leads_to(self, redis_url: str) -> None:
-        """Where new connections go from now on."""
-        parts = urlsplit(redis_url)
+    def leads_to(self, server_url: str) -> None:
+        """Where new connections go from now on. PostgreSQL's URL names the directory of its socket."""
+        parts = urlsplit(server_url)
         self._path = parts.path if parts.scheme == "unix" else ""
+        if self._postgres:
+            self._path = str(Path(*parse_qs(parts.query)["host"]) / POSTGRES_SOCKET)
         self._host, self._port = parts.hostname or "", parts.port or 6379
 
     def replies_to(self, mark: bytes, reply: bytes) -> None:
@@ -125,7 +131,7 @@ class Proxy:
             return
         self._open |= {writer, upstream[1]}
         pumps = {
-            asyncio.create_task(self._pump(number, Way.TO_REDIS, reader, upstream[1], writer)),
+            asyncio.create_task(self._pump(number, Way.TO_SERVER, reader, upstream[1], writer)),
             asyncio.create_task(self._pump(number, Way.TO_ENGINE, upstream[0], writer, upstream[1])),
         }
         self._pumps |= pumps
@@ -156,7 +162,7 @@ class Proxy:
         """Pass data on one way until the connection ends, or is cut."""
         with contextlib.suppress(OSError):
             while data := await reader.read(READ_BYTES):
-                if way is Way.TO_REDIS and self._reply and self._mark in data:
+                if way is Way.TO_SERVER and self._reply and self._mark in data:
                     back.write(self._reply)
                     continue
                 fate = self.rule(connection, way, data)
@@ -191,7 +197,7 @@ class Calls:
 
     def __call__(self, connection: int, way: Way, data: bytes) -> Fate:
         """Decide about a piece of data."""
-        if way is Way.TO_REDIS:
+        if way is Way.TO_SERVER:
             if _MARK not in data:
                 return Fate.PASS
             self._called.add(connection)

@@ -94,8 +94,8 @@ async def test_cut_before_the_send_nothing_is_done(plane: ControlPlane, redis: R
 @pytest.mark.parametrize(
     ("way", "fate", "done"),
     [
-        (Way.TO_REDIS, Fate.CUT, False),
-        (Way.TO_REDIS, Fate.CUT_HALFWAY, False),
+        (Way.TO_SERVER, Fate.CUT, False),
+        (Way.TO_SERVER, Fate.CUT_HALFWAY, False),
         (Way.TO_ENGINE, Fate.CUT, True),
         (Way.TO_ENGINE, Fate.CUT_HALFWAY, True),
     ],

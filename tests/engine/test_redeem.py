@@ -402,7 +402,7 @@ async def test_past_the_queue_an_attempt_is_refused_at_once_and_not_done(
         engine_in_process(plane, redis_url=proxy.url, queue_max=2, attempt_deadline_ms=30_000) as merchant,
     ):
         assert (await merchant.redeem(codes[0]))[0] == 200
-        held = proxy.rule = Calls(Way.TO_REDIS, Fate.HOLD)
+        held = proxy.rule = Calls(Way.TO_SERVER, Fate.HOLD)
         first = asyncio.create_task(merchant.redeem(codes[1]))
         await wait_until_async(lambda: held.seen == 1)
         waiting = [asyncio.create_task(merchant.redeem(code)) for code in codes[2:]]
@@ -425,7 +425,7 @@ async def test_a_refusal_for_load_says_when_to_come_back(plane: ControlPlane) ->
         engine_in_process(plane, redis_url=proxy.url, queue_max=1, retry_after_s=7) as merchant,
     ):
         assert (await merchant.redeem(codes[0]))[0] == 200
-        held = proxy.rule = Calls(Way.TO_REDIS, Fate.HOLD)
+        held = proxy.rule = Calls(Way.TO_SERVER, Fate.HOLD)
         tasks = [asyncio.create_task(merchant.redeem(codes[1]))]
         await wait_until_async(lambda: held.seen == 1)
         posts = []

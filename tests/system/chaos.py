@@ -1,8 +1,8 @@
 """Everything is killed, stopped and cut off while shops do all that can be done to codes.
 
 A ``Deployment`` of real processes with its own servers, reached through proxies; ``Shop``s, which retry
-until they have an answer for good, and keep what they were told; a ``Reader`` of the event feed; and the
-``Trouble`` that befalls all of it.
+until they have an answer for good, and keep what they were told; a ``Reader`` of the event feed, an endpoint
+for webhooks; and the ``Trouble`` that befalls all of it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import aiohttp
 import psutil  # type: ignore[import-untyped] # it has no types
 
-from engine import api_keys
+from engine import api_keys, webhook_changes
 from engine.bundled import Postgres
 from engine.cli.connect import plane_on
 from engine.cli.initialise import initialise
 from engine.settings import Settings
+from engine.webhook_changes import NewWebhook
 from tests.conftest import MINT_KEYS
 from tests.deployment import Merchant, Process, client_session, issue
 from tests.proxy import Fate, Proxy, Way, pass_all
@@ -40,10 +41,16 @@ WORKERS: Final = 2
 PATIENCE_S: Final = 120.0  # what a dead worker held for a combined redemption is free after a minute
 PAUSE_S: Final = 1.5
 CUT_ONE_IN: Final = 40  # pieces of data
+OK: Final = 200
+TRY_AGAIN: Final = 500
+WEBHOOK_TRIES: Final = 600  # a second each: whatever befalls the endpoint ends before
 
 
 class Deployment:
-    """Own servers, two workers, two persisters of which one stands by. An async context manager."""
+    """Own servers, two workers, two persisters and two deliverers, of which one each stands by.
+
+    An async context manager.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.valkey = ValkeyProcess(directory / "valkey")
@@ -76,19 +83,25 @@ class Deployment:
             persist_backoff_s_max=1,
             persist_batch_max=50,
             heal_interval_s=1,
+            webhooks_allow_private=True,
+            webhook_timeout_s=2,
+            webhook_retry_s=",".join(["1"] * WEBHOOK_TRIES),
         )
         await initialise(self.settings)
         self.front = await self._stack.enter_async_context(Proxy(self.valkey.url))
         self.behind = await self._stack.enter_async_context(Proxy(self.valkey.url))
+        self.ledger = await self._stack.enter_async_context(Proxy(self.settings.database_url))
         self.serving = self._process(self.front, "engine.cli", "serve")
         self.persisters = [self._process(self.behind, "persister") for _ in range(2)]
+        self.deliverers = [self._process(self.behind, "engine.cli", "deliver") for _ in range(2)]
         word, _, self.url = (await asyncio.to_thread(self.serving.line)).partition(" ")
         if word != "ready":
             raise RuntimeError("the front end did not start")
         return self
 
     def _process(self, proxy: Proxy, *arguments: str) -> Process:
-        process = Process(replace(self.settings, redis_url=proxy.url), *arguments)
+        settings = replace(self.settings, redis_url=proxy.url, database_url=self.ledger.url)
+        process = Process(settings, *arguments)
         return self._stack.enter_context(process)
 
     async def __aexit__(self, *_: object) -> None:
@@ -103,6 +116,7 @@ class Told:
     holds: set[str] = field(default_factory=set)
     ended: Counter[str] = field(default_factory=Counter)  # holds, by id
     rolled_back: Counter[str] = field(default_factory=Counter)  # redemptions, by id
+    others: Counter[str] = field(default_factory=Counter)  # voided, unvoided, adjusted
     answers: Counter[str] = field(default_factory=Counter)
     tries: int = 0
 
@@ -118,10 +132,10 @@ class Shop:
         self._holds: list[tuple[str, str]] = []  # kind, id
         self._redemptions: list[tuple[str, str]] = []
 
-    async def ask(self, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
+    async def ask(self, path: str, body: dict[str, Any], *, keyed: bool = True) -> dict[str, Any] | None:
         """The body of a success; None where it was refused."""
         self._number += 1
-        headers = {"Idempotency-Key": f"{self.name}-{self._number}"}
+        headers = {"Idempotency-Key": f"{self.name}-{self._number}"} if keyed else {}
         answer: list[tuple[int, Any]] = []
 
         async def definite() -> bool:
@@ -153,7 +167,8 @@ class Shop:
             self.end,
             self.roll_back,
         ]
-        await self.chance.choice([*kinds, self.combined])(self.chance.choice(list(self.codes)))
+        rare = [self.combined, self.several, self.check, self.void, self.adjust]
+        await self.chance.choice([*kinds, self.chance.choice(rare)])(self.chance.choice(list(self.codes)))
 
     async def redeem(self, kind: str) -> None:
         body = {"code": self.pick(kind), "user": self.name, **self.part(kind)}
@@ -192,6 +207,43 @@ class Shop:
             body = {"reason": "a change of mind", **self.part(kind)}
             if await self.ask(f"/v1/redemptions/{redemption}/rollback", body):
                 self.told.rolled_back[redemption] += 1
+
+    async def several(self, kind: str) -> None:
+        """In one call, each of which counts by itself."""
+        self._number += 1
+        items = [
+            {
+                "code": self.pick(kind),
+                "user": self.name,
+                "idempotency_key": f"{self.name}-{self._number}-{at}",
+            }
+            | self.part(kind)
+            for at in range(3)
+        ]
+        while items:
+            answer = await self.ask("/v1/redemptions/batch", {"items": items}, keyed=False)
+            results = answer["results"] if answer else []
+            for result in results:
+                if result["status"] == OK:
+                    self.redeemed(kind, result["body"])
+            items = [
+                item for item, result in zip(items, results, strict=True) if result["status"] >= TRY_AGAIN
+            ]
+
+    async def check(self, kind: str) -> None:
+        await self.ask("/v1/codes/check", {"code": self.pick(kind)}, keyed=False)
+
+    async def void(self, kind: str) -> None:
+        """A code is void for a moment."""
+        body = {"code": self.pick(kind), "reason": "lost"}
+        for path in ("/v1/codes/void", "/v1/codes/unvoid"):
+            if answer := await self.ask(path, body):
+                self.told.others[answer["status"]] += answer["changed"]  # by others, where it was so already
+
+    async def adjust(self, kind: str) -> None:
+        body = {"code": self.pick(kind), "amount": 5, "reason": "goodwill"}
+        if await self.ask("/v1/codes/adjust", body):
+            self.told.others["adjusted"] += 1
 
     async def combined(self, kind: str) -> None:
         items = [{"code": self.pick(kind), **self.part(kind)} for _ in range(3)]
@@ -236,7 +288,10 @@ class Trouble:
             "valkey stopped": self._stop_valkey,
             "postgres killed": self._kill_postgres,
             "postgres stopped": self._stop_postgres,
-            "persister killed": self._kill_persister,
+            "persister killed": lambda: self._kill(self._of.persisters),
+            "persister stopped": lambda: self._stop(self._of.persisters),
+            "deliverer killed": lambda: self._kill(self._of.deliverers),
+            "deliverer stopped": lambda: self._stop(self._of.deliverers),
             "worker killed": self._kill_worker,
             "worker stopped": self._stop_worker,
             "cut": self._cut,
@@ -270,10 +325,16 @@ class Trouble:
         await asyncio.sleep(PAUSE_S)
         self._of.postgres.resume()
 
-    async def _kill_persister(self) -> None:
-        persister = self._chance.choice(self._of.persisters)
-        persister.kill()
-        persister.restart()
+    async def _kill(self, processes: list[Process]) -> None:
+        process = self._chance.choice(processes)
+        process.kill()
+        process.restart()
+
+    async def _stop(self, processes: list[Process]) -> None:
+        pid = self._chance.choice(processes).running.pid
+        os.kill(pid, signal.SIGSTOP)
+        await asyncio.sleep(PAUSE_S)
+        os.kill(pid, signal.SIGCONT)
 
     async def _kill_worker(self) -> None:
         for pid in self._a_worker():
@@ -290,7 +351,7 @@ class Trouble:
         return self._chance.sample(pids, 1) if (pids := worker_pids(self._of.serving)) else []
 
     def _proxy(self) -> Proxy:
-        return self._chance.choice((self._of.front, self._of.front, self._of.behind))
+        return self._chance.choice((self._of.front, self._of.front, self._of.behind, self._of.ledger))
 
     async def _cut(self) -> None:
         proxy = self._proxy()
@@ -318,9 +379,12 @@ class Trouble:
 
 
 async def open_shops(
-    deployment: Deployment, count: int, chance: random.Random
-) -> tuple[list[Shop], Told, Reader]:
-    """Campaigns of every kind, shops that fight over their codes, and a reader; all with one key."""
+    deployment: Deployment, count: int, chance: random.Random, hook: str
+) -> tuple[list[Shop], Told, Reader, str]:
+    """Campaigns of every kind, shops that fight over their codes, and a reader; all with one key.
+
+    Webhooks go to ``hook``; their secret comes last.
+    """
     told = Told()
     async with plane_on(deployment.settings) as plane:
         codes = {
@@ -328,9 +392,10 @@ async def open_shops(
             "multi": (await issue(plane, 6, kind="multi", max_uses=40, per_user_limit=20))[1],
             "balance": (await issue(plane, 20, kind="balance", amount=500, currency="EUR", budget=6000))[1],
         }
-        key = (await api_keys.create(plane, "shops", ("redeem", "read", "events"))).value.key
+        key = (await api_keys.create(plane, "shops", ("redeem", "read", "events", "admin"))).value.key
+        webhook = (await webhook_changes.create(plane, NewWebhook(url=hook), actor="cli")).value
     merchants = [Merchant(client_session(), deployment.url, key) for _ in range(count + 1)]
     shops = [
         Shop(f"shop-{number}", merchant, codes, told, chance) for number, merchant in enumerate(merchants[1:])
     ]
-    return shops, told, Reader(merchants[0])
+    return shops, told, Reader(merchants[0]), webhook.secret

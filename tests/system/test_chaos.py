@@ -17,6 +17,9 @@ import pytest
 from engine import keys
 from engine.bundled import run_directory
 from engine.cli.connect import plane_on
+from engine.conflicts import page
+from persister.audit import audit
+from tests.endpoints import Receiver, receiving
 from tests.servers import temporary_directory
 from tests.system.chaos import SHARDS, Deployment, Reader, Shop, Told, Trouble, open_shops
 from tests.waiting import wait_until_async
@@ -53,8 +56,8 @@ async def test_every_answer_is_in_the_ledger_once_and_every_event_is_read(
     seed = random.randrange(2**32)
     print(f"seed {seed}")  # noqa: T201 - shown when the test fails
     chance = random.Random(seed)
-    async with Deployment(directory) as deployment:
-        shops, told, reader = await open_shops(deployment, SHOPS, chance)
+    async with receiving() as receiver, Deployment(directory) as deployment:
+        shops, told, reader, secret = await open_shops(deployment, SHOPS, chance, receiver.url)
         reading = asyncio.create_task(reader.read())
         trouble = Trouble(deployment, chance)
         over = asyncio.Event()
@@ -69,6 +72,9 @@ async def test_every_answer_is_in_the_ledger_once_and_every_event_is_read(
         async with plane_on(deployment.settings) as plane:
             rows = await everything(plane)
             await wait_until_async(lambda: len(reader.events) >= len(rows))
+            await wait_until_async(lambda: len(set(receiver.ids)) >= len(rows))
+            report = await audit(deployment.settings, {}, lambda *_: None)
+            conflicts = await page(plane.database, after=None, limit=10)
         reading.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await reading
@@ -76,6 +82,9 @@ async def test_every_answer_is_in_the_ledger_once_and_every_event_is_read(
             await merchant.session.close()
     compare(rows, told)
     compare_feed(rows, reader)
+    compare_webhooks(rows, receiver, secret)
+    assert (report.findings, conflicts) == ([], [])
+    assert all(report.looked_at[check] for check in ("chain", "stories", "states", "balances"))
 
 
 async def keep_busy(shop: Shop, over: asyncio.Event) -> None:
@@ -116,6 +125,8 @@ def compare(rows: list[Any], told: Told) -> None:
     assert sum(times for (type_, _), times in events.items() if type_ == "rolled_back") == sum(
         told.rolled_back.values()
     )
+    for type_ in ("voided", "unvoided", "adjusted"):
+        assert sum(times for (type_of, _), times in events.items() if type_of == type_) == told.others[type_]
     for shard in range(SHARDS):
         seqs = [row["seq"] for row in rows if row["shard"] == shard]
         assert seqs == list(range(1, len(seqs) + 1))
@@ -126,3 +137,13 @@ def compare_feed(rows: list[Any], reader: Reader) -> None:
     for shard in range(SHARDS):
         read = [(event["seq"], event["redemption"]) for event in reader.events if event["shard"] == shard]
         assert read == [(row["seq"], row["redemption"]) for row in rows if row["shard"] == shard]
+
+
+def compare_webhooks(rows: list[Any], receiver: Receiver, secret: str) -> None:
+    """Every event at least once, signed; what came for the first time in the order of its shard."""
+    for call in receiver.calls:
+        call.verify(secret)
+    first = {call.id: call.json for call in receiver.calls}  # as they came
+    for shard in range(SHARDS):
+        told = [event["seq"] for event in first.values() if event["shard"] == shard]
+        assert told == [row["seq"] for row in rows if row["shard"] == shard]
