@@ -22,14 +22,14 @@ from engine.database import open_database
 from engine.errors import RETRYABLE_STATUS, ContractViolation, Fault, Refusal, StoreUnavailable
 from engine.feed_news import Feed
 from engine.gate import Gate
-from engine.handlers import Handlers
+from engine.handlers import HANDLERS, Handlers
 from engine.healing import heal
 from engine.imports.importer import Importer
 from engine.imports.mending import heal_index
 from engine.messages import PROBLEM_TYPE, problem
 from engine.reading import Records
 from engine.registry import Registry
-from engine.requests import CHALLENGE
+from engine.requests import CHALLENGE, durability_headers
 from engine.store_memory import keep_watching_memory
 from engine.store_watch import StoreWatch
 from engine.sweeping import keep_sweeping
@@ -99,9 +99,10 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         app = web.Application(
             middlewares=[_problems(settings)], client_max_size=settings.admin_body_bytes_max
         )
-        if settings.durability != "disk":
-            app.on_response_prepare.append(_tell_durability)
+        if headers := durability_headers(settings):
+            app.on_response_prepare.append(_telling(headers))
         app.add_routes(handlers.routes())
+        app[HANDLERS] = handlers
         code_handlers = CodeHandlers(
             settings=settings, gate=gate, core=core, records=records, database=database
         )
@@ -128,10 +129,15 @@ def _closing(feed: Feed) -> Callable[[web.Application], Awaitable[None]]:
     return close
 
 
-async def _tell_durability(request: web.Request, response: web.StreamResponse) -> None:
-    """Say in the answer to every change that it may be lost."""
-    if request.method not in {"GET", "HEAD"}:
-        response.headers["Redeem-Durability"] = "memory"
+def _telling(
+    headers: dict[str, str],
+) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    async def tell(request: web.Request, response: web.StreamResponse) -> None:
+        """Say in the answer to every change that it may be lost."""
+        if request.method not in {"GET", "HEAD"}:
+            response.headers.update(headers)
+
+    return tell
 
 
 def _route(method: str, path: str, handler: Handler) -> web.RouteDef:

@@ -5,6 +5,7 @@ The call for one code and the batch call use these, so that the same request get
 
 from __future__ import annotations
 
+import functools
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
@@ -224,8 +225,13 @@ def plain_problem(code: str, *, replayed: bool = False) -> tuple[int, bytes]:
 
 def instant(milliseconds: int) -> str:
     """A time as ISO 8601 in UTC, to the millisecond."""
-    text = datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
-    return text.removesuffix("+00:00") + "Z"
+    second, rest = divmod(milliseconds, 1000)
+    return f"{_second(second)}.{rest:03}Z"
+
+
+@functools.lru_cache(maxsize=16)  # what is redeemed now is redeemed within a few seconds
+def _second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
 
 
 def redeemed(

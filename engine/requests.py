@@ -48,6 +48,8 @@ async def _read_body(request: web.Request, bytes_max: int, timeout_s: int) -> by
     """A body as it arrives, up to the first chunk past its limit."""
     body = bytearray()
     try:
+        if request.transport is None:  # gone already: aiohttp would take reading for a mistake of ours
+            raise ConnectionResetError
         async with asyncio.timeout(timeout_s):
             async for chunk in request.content.iter_any():
                 body += chunk
@@ -78,11 +80,22 @@ def idempotency_key(request: web.Request, settings: Settings) -> str | None:
 def response(answer: Answer) -> web.Response:
     """An answer of the core as a response."""
     status, body, retry_after_s = answer
-    content_type = JSON_TYPE if status == HTTPStatus.OK else PROBLEM_TYPE
-    headers = {"Retry-After": str(retry_after_s)} if retry_after_s else None
+    return web.Response(status=status, body=body, headers=response_headers(status, retry_after_s))
+
+
+def response_headers(status: int, retry_after_s: int) -> dict[str, str]:
+    """The headers that an answer of the core has of its own; ``retry_after_s`` 0 for none."""
+    headers = {"Content-Type": JSON_TYPE if status == HTTPStatus.OK else PROBLEM_TYPE}
+    if retry_after_s:
+        headers["Retry-After"] = str(retry_after_s)
     if status == HTTPStatus.UNAUTHORIZED:
-        headers = CHALLENGE
-    return web.Response(status=status, body=body, content_type=content_type, headers=headers)
+        headers |= CHALLENGE
+    return headers
+
+
+def durability_headers(settings: Settings) -> dict[str, str]:
+    """The headers that say of a change that it may be lost, where it may."""
+    return {} if settings.durability == "disk" else {"Redeem-Durability": "memory"}
 
 
 def page_limit(text: str | None, most: int) -> int:

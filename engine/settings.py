@@ -65,6 +65,10 @@ class Settings:
     queue_max: int = _setting(4096, "attempts that wait for a shard in one worker; past it, 503", least=1)
     attempt_deadline_ms: int = _setting(2000, "an attempt is answered by then, whatever happens", least=1)
     retry_after_s: int = _setting(1, "what Retry-After says in a 503", least=1)
+    fast_lane: bool = _setting(
+        True,  # noqa: FBT003 - its default
+        "plain redemptions are answered in front of aiohttp, which then serves all other requests only",
+    )
     connections_max: int = _setting(10_000, "open connections of one worker", least=1)
     keepalive_s: int = _setting(75, "an idle connection is closed after this", least=1)
     request_timeout_s: int = _setting(

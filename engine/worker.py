@@ -21,6 +21,8 @@ from aiohttp import web
 from engine import settings as settings_module
 from engine.app import open_app
 from engine.connection import Connections
+from engine.handlers import HANDLERS
+from engine.lane.lanes import Lanes
 from engine.logs import log_to_stderr
 from engine.settings import SettingsError
 from engine.telemetry import WORKERS
@@ -46,8 +48,10 @@ async def serving(settings: Settings, metrics_dir: Path | None) -> AsyncIterator
         await runner.setup()
         if runner.server is None:
             raise RuntimeError("the runner has no server after its setup")
+        connections = Connections(runner.server, settings)
+        lanes = Lanes(connections, app[HANDLERS].redeem_at_once, settings)
         listener = await loop.create_server(
-            Connections(runner.server, settings),
+            lanes if settings.fast_lane else connections,
             settings.host,
             settings.port,
             reuse_port=hasattr(socket, "SO_REUSEPORT"),
@@ -57,7 +61,7 @@ async def serving(settings: Settings, metrics_dir: Path | None) -> AsyncIterator
             yield listener.sockets[0].getsockname()[1]
         finally:
             listener.close()
-            await runner.cleanup()
+            await asyncio.gather(lanes.close(settings.stop_timeout_s / 2), runner.cleanup())
 
 
 async def _run(settings: Settings, ready_file: Path | None) -> None:

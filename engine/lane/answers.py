@@ -1,0 +1,47 @@
+"""The bytes of an answer, as aiohttp would send it."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from aiohttp.http import SERVER_SOFTWARE
+
+from engine.requests import response_headers
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Answers:
+    """Makes answers; ``always`` are headers that every one has. Heads are kept for as long as their date."""
+
+    def __init__(self, always: Mapping[str, str]) -> None:
+        self._always = always
+        self._second = 0
+        self._heads: dict[tuple[int, int, bool], bytes] = {}
+
+    def of(self, status: int, body: bytes, retry_after_s: int, *, is_last: bool) -> bytes:
+        """An answer of the core as bytes; ``is_last`` says that the connection is closed after it."""
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._heads.clear()
+        kind = status, retry_after_s, is_last
+        head = self._heads.get(kind)
+        if head is None:
+            head = self._heads[kind] = self._head(*kind)
+        return b"%b%d\r\n\r\n%b" % (head, len(body), body)
+
+    def _head(self, status: int, retry_after_s: int, is_last: bool) -> bytes:
+        headers = {
+            **response_headers(status, retry_after_s),
+            "Date": formatdate(self._second, usegmt=True),
+            "Server": SERVER_SOFTWARE,
+            **self._always,
+            **({"Connection": "close"} if is_last else {}),
+        }
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{lines}Content-Length: ".encode()

@@ -1,0 +1,260 @@
+"""One client's connection, for as long as it sends plain redemptions."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import TYPE_CHECKING, Final
+
+from aiohttp.tcp_helpers import tcp_keepalive
+
+from engine.connection import log_failure
+from engine.lane.head import BLANK, HEAD_BYTES_MAX, LINE, WAITING_BYTES_MAX
+from engine.messages import plain_problem
+
+if TYPE_CHECKING:
+    from engine.lane.lanes import Lanes
+
+PIECES_MAX: Final = 64  # in which a request is passed on as it came
+# A request that is not whole after this goes to aiohttp, and with it the question of its time limits.
+PATIENCE_S: Final = 0.5
+
+
+class FastLane(asyncio.Protocol):
+    """Answers redemptions one after another, and hands the connection over at anything else.
+
+    A hand-over happens between two requests, when nothing is in flight: so answers keep their order.
+    Several requests at once are something else, too: what is wrong with one of them may concern the others.
+    """
+
+    __slots__ = (
+        "_body_at", "_closing", "_has_answered", "_head", "_in_flight", "_lanes", "_number",
+        "_pieces", "_reading_paused", "_received", "_says_no_more", "_since", "_transport", "_writing_paused",
+    )  # fmt: skip
+
+    def __init__(self, lanes: Lanes) -> None:
+        self._lanes = lanes
+        self._head = lanes.new_head()
+        self._transport: asyncio.Transport | None = None  # None: gone, or handed over
+        self._received = b""  # of the requests that are not taken up yet
+        self._pieces: list[bytes] = []  # as it came: what is wrong in one may concern what is in the same
+        self._body_at = 0  # where its body begins; 0 until its head is read
+        self._number = 0  # of the redemption in flight, or the last one
+        self._in_flight = self._has_answered = False
+        self._says_no_more = self._reading_paused = self._writing_paused = self._closing = False
+        self._since = lanes.now()  # what it waits for, it waits for since then
+
+    # what the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the client, unless there are too many."""
+        self._transport = transport  # type: ignore[assignment] # stream protocols get a Transport
+        tcp_keepalive(transport)  # type: ignore[arg-type] # the same
+        self._lanes.enter(self)
+        if not self._lanes.connections.admit(transport):  # type: ignore[arg-type] # the same
+            self._closing = True
+        elif self._lanes.stopping:
+            self._close()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """The client is gone; what it asked for goes on."""
+        self._transport = None
+        self._received = b""
+        self._lanes.leave(self)
+        self._lanes.connections.left()
+
+    def eof_received(self) -> bool:
+        """A client that says no more may still wait for its answers."""
+        self._says_no_more = True
+        if self._received and not self._in_flight and not self._writing_paused:
+            self._hand_over()  # not whole: aiohttp may know by now that it is wrong, and say so
+            return True
+        return self._in_flight or self._writing_paused
+
+    def data_received(self, data: bytes) -> None:
+        """Take it up, unless an earlier request is in the way."""
+        if self._received:
+            if len(self._pieces) < PIECES_MAX:
+                self._pieces.append(data)
+            else:
+                self._pieces[-1] += data
+            data = self._received + data
+        else:
+            self._pieces = [data]
+            if self._has_answered and not self._in_flight:
+                self._since = self._lanes.now()
+        self._received = data
+        if not self._in_flight and not self._writing_paused:
+            self._go_on()
+        elif len(data) > WAITING_BYTES_MAX:
+            self._pause_reading()
+
+    def pause_writing(self) -> None:
+        """The client does not read its answers: it gets no more, and is not read from."""
+        self._writing_paused = True
+        self._pause_reading()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self._writing_paused = False
+        if not self._in_flight:
+            self._go_on()
+
+    # requests
+
+    def _go_on(self) -> None:
+        """Nothing is in flight: take up what has come, then see whether there is more to wait for."""
+        if self._must_wait():
+            return
+        if self._received:
+            self._take()
+        if self._transport is None or self._must_wait():
+            return
+        if self._says_no_more:
+            self._close()
+        elif self._reading_paused:
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+    def _must_wait(self) -> bool:
+        return self._in_flight or self._writing_paused or self._closing
+
+    def _take(self) -> None:
+        """Take up what has come once it is one plain request; hand it over once it cannot be."""
+        received = self._received
+        if not self._body_at:
+            is_other = not received.startswith(LINE) and not LINE.startswith(received)
+            body_at = received.find(BLANK) + len(BLANK)
+            has_head = body_at >= len(BLANK)
+            if (
+                is_other
+                or (body_at if has_head else len(received)) > HEAD_BYTES_MAX
+                or (has_head and not self._head.read(received[:body_at]))
+            ):
+                self._hand_over()
+                return
+            if not has_head:
+                return
+            self._body_at = body_at
+        missing = self._body_at + self._head.length - len(received)
+        if missing > 0:
+            return
+        body = received[self._body_at :]
+        if missing == 0 and self._head.ends_with(body):
+            self._body_at = 0
+            self._received = b""
+            if self._redeem(body):
+                return
+            self._received = received
+        self._hand_over()
+
+    def _redeem(self, body: bytes) -> bool:
+        """Have it redeemed; False where nothing was done, and only aiohttp's lane can tell what to say."""
+        self._number += 1
+        self._in_flight = True
+        head = self._head
+        on_done = functools.partial(self._answered, self._number)
+        try:
+            taken = self._lanes.redeem(head.authorization, head.idempotency_key, body, on_done)
+        except Exception as error:  # noqa: BLE001 - a bug of ours: told as aiohttp's lane tells it
+            self._fail(error)
+            return True
+        if not taken:
+            self._in_flight = False
+        return taken
+
+    def _answered(self, number: int, status: int, body: bytes, retry_after_s: int) -> None:
+        """Send the answer to the redemption of that number, unless it has one."""
+        if number != self._number or not self._in_flight:
+            return
+        self._in_flight = False
+        if self._transport is None:
+            return
+        is_last = self._head.is_last
+        self._transport.write(self._lanes.answers.of(status, body, retry_after_s, is_last=is_last))
+        self._has_answered = True
+        self._since = self._lanes.now()
+        if is_last or self._lanes.stopping:
+            self._close()
+        elif self._received or self._says_no_more or self._reading_paused:
+            self._go_on()
+
+    def _fail(self, error: Exception) -> None:
+        """Answer with our own bug, and hang up."""
+        log_failure(error)
+        if self._in_flight and self._transport is not None:
+            self._transport.write(self._lanes.answers.of(*plain_problem("internal_error"), 0, is_last=True))
+        self._in_flight = False
+        self._close()
+
+    # the connection
+
+    def look(self, now: float) -> None:
+        """Called several times a second: has it waited for too long?"""
+        waited_s = now - self._since
+        if self._transport is None or self._in_flight or self._closing:
+            return
+        settings = self._lanes.settings
+        if self._writing_paused:
+            if waited_s > settings.keepalive_s:
+                self._transport.abort()
+        elif self._received:
+            if waited_s > PATIENCE_S:
+                self._hand_over()
+        elif waited_s > (
+            settings.keepalive_s
+            if self._has_answered
+            else min(settings.keepalive_s, settings.request_timeout_s)
+        ):
+            self._close()
+
+    def stop(self) -> None:
+        """Close the connection once nothing is in flight; nothing more is taken up."""
+        if not self._in_flight:
+            self._close()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def resume(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Take the client back, with what it has sent since its last answer."""
+        self._head = self._lanes.new_head()
+        self._transport = transport
+        self._has_answered = True
+        self._lanes.enter(self)
+        transport.set_protocol(self)
+        self.data_received(data)
+
+    def _hand_over(self) -> None:
+        """Let aiohttp have the client, and all that it has sent behind its last answer."""
+        transport, pieces = self._transport, self._pieces
+        if transport is None or transport.is_closing():
+            return
+        self._transport = None
+        self._received, self._pieces = b"", []
+        self._body_at = 0
+        self._lanes.leave(self)
+        connection = self._lanes.connections()
+        transport.set_protocol(connection)
+        if self._reading_paused and not self._says_no_more:
+            self._reading_paused = False
+            transport.resume_reading()
+        connection.take_over(
+            transport,
+            pieces,
+            waited_s=self._lanes.now() - self._since,
+            says_no_more=self._says_no_more,
+            give_back=self.resume,
+        )
+
+    def _pause_reading(self) -> None:
+        if self._transport is not None and not self._reading_paused and not self._says_no_more:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def _close(self) -> None:
+        self._closing = True
+        if self._transport is not None:
+            self._transport.close()
