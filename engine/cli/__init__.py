@@ -33,6 +33,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "users": ("engine.cli.users:users", "Show what a user has redeemed; erase a user's name."),
     "events": ("engine.cli.events:events", "Show what happened, and what happens."),
     "webhooks": ("engine.cli.webhooks:webhooks", "Who is told of events over HTTP, and what was tried."),
+    "loadtest": (
+        "engine.cli.loadtest:loadtest",
+        "Load an engine, and compare every answer with the ledger.",
+    ),
     "acts": ("engine.cli.acts:acts", "Show who did what: exports, voids, API keys."),
 }
 

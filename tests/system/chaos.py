@@ -43,6 +43,7 @@ PAUSE_S: Final = 1.5
 CUT_ONE_IN: Final = 40  # pieces of data
 OK: Final = 200
 TRY_AGAIN: Final = 500
+ONCE: Final = "-once"  # the name of who redeems without a key
 WEBHOOK_TRIES: Final = 600  # a second each: whatever befalls the endpoint ends before
 
 
@@ -117,6 +118,7 @@ class Told:
     ended: Counter[str] = field(default_factory=Counter)  # holds, by id
     rolled_back: Counter[str] = field(default_factory=Counter)  # redemptions, by id
     others: Counter[str] = field(default_factory=Counter)  # voided, unvoided, adjusted
+    unknown: int = 0  # without a key: perhaps done
     answers: Counter[str] = field(default_factory=Counter)
     tries: int = 0
 
@@ -163,6 +165,7 @@ class Shop:
         kinds: list[Callable[[str], Awaitable[None]]] = [
             self.redeem,
             self.redeem,
+            self.redeem_once,
             self.hold,
             self.end,
             self.roll_back,
@@ -175,6 +178,19 @@ class Shop:
         if answer := await self.ask("/v1/redemptions", body):
             self.redeemed(kind, answer)
 
+    async def redeem_once(self, kind: str) -> None:
+        """Without a key: whoever has no answer does not know, and does not ask again."""
+        body = {"code": self.pick(kind), "user": self.name + ONCE, **self.part(kind)}
+        try:
+            status, answer = await self.merchant.call("POST", "/v1/redemptions", json=body)
+        except (aiohttp.ClientError, TimeoutError):
+            status, answer = 503, {"code": "outcome_unknown"}
+        self.told.answers["once" if status == OK else answer["code"]] += 1
+        if status == OK:
+            self.redeemed(kind, answer)
+        elif answer["code"] == "outcome_unknown":
+            self.told.unknown += 1
+
     def redeemed(self, kind: str, answer: dict[str, Any]) -> None:
         self.told.redemptions.append(answer["id"])
         self._redemptions.append((kind, answer["id"]))
@@ -184,6 +200,7 @@ class Shop:
             "code": self.pick(kind),
             "user": self.name,
             "order": f"{self.name}-{self._number}",
+            "ttl_s": self.chance.choice((1, 600)),
             **self.part(kind),
         }
         if answer := await self.ask("/v1/holds", body):

@@ -21,7 +21,7 @@ from engine.conflicts import page
 from persister.audit import audit
 from tests.endpoints import Receiver, receiving
 from tests.servers import temporary_directory
-from tests.system.chaos import SHARDS, Deployment, Reader, Shop, Told, Trouble, open_shops
+from tests.system.chaos import ONCE, SHARDS, Deployment, Reader, Shop, Told, Trouble, open_shops
 from tests.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -116,9 +116,18 @@ async def everything(plane: ControlPlane) -> list[Any]:
 def compare(rows: list[Any], told: Told) -> None:
     assert told.redemptions, "nothing was done at all"
     events = Counter((row["type"], row["redemption"]) for row in rows)
-    redeemed = sorted(row["redemption"] for row in rows if row["type"] in GIVES)
-    assert sorted(told.redemptions) == redeemed
-    assert len(set(redeemed)) == len(redeemed)
+    gave = {row["redemption"]: row["user_id"] for row in rows if row["type"] in GIVES}
+    assert sum(events[type_, redemption] for type_ in GIVES for redemption in gave) == len(gave)
+    assert len(set(told.redemptions)) == len(told.redemptions)
+    assert set(told.redemptions) <= gave.keys()
+    untold = [user for redemption, user in gave.items() if redemption not in set(told.redemptions)]
+    assert all(user.endswith(ONCE) for user in untold), (
+        "a key was answered twice, or something was done unasked"
+    )
+    assert len(untold) <= told.unknown
+    ends = [row["redemption"] for row in rows if row["type"] in ("released", "expired")]
+    assert len(set(ends)) == len(ends)
+    assert set(ends) <= told.holds
     assert all(events["held", hold] for hold in told.holds)
     assert all(events["released", hold] == times for hold, times in told.ended.items())
     assert all(events["rolled_back", redemption] == times for redemption, times in told.rolled_back.items())

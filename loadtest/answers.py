@@ -1,0 +1,130 @@
+"""What the clients of a run saw, one JSON object a line, in a file for each process.
+
+No code is in it: a code is its batch and serial, which whoever minted it knows.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final, Self
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+NO_ANSWER: Final = 0
+"""The status of a request to which no answer came: it may have been done, or not."""
+
+_PATTERN: Final = "answers-{}.ndjson"
+_BUFFER_BYTES: Final = 1 << 18
+
+
+class Answer(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """One request and what came back.
+
+    Attributes:
+        op: what was asked for: redeem, hold, confirm, release, rollback, check; guess for a made-up code.
+        key: its Idempotency-Key.
+        status: the HTTP status, or NO_ANSWER.
+        problem: the problem code of a refusal or fault.
+        id: what the answer calls the redemption, or the hold.
+        about: the hold or redemption that was asked about, where there is one.
+        at: when the request was intended to start, in seconds since the epoch.
+        ms: milliseconds from then to the answer.
+        last: nothing more came of this attempt; false where the client tried again.
+        expected: the scenario reckons with this answer.
+    """
+
+    op: str
+    status: int
+    at: float
+    ms: float
+    key: str = ""
+    problem: str = ""
+    id: str = ""
+    about: str = ""
+    batch: int = -1
+    serial: int = -1
+    user: str = ""
+    replayed: bool = False
+    last: bool = True
+    expected: bool = True
+
+
+class _End(msgspec.Struct, kw_only=True):
+    """The last line of a process that came to its end."""
+
+    answers: int
+    unsent: int
+
+
+_ANSWER: Final = msgspec.json.Decoder(Answer)
+_END: Final = msgspec.json.Decoder(_End)
+_END_BEGINS: Final = b'{"answers":'
+
+
+class Writer:
+    """The file of one process.
+
+    Attributes:
+        unsent: attempts that were due and never sent, because the load ended before their turn.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._file = (directory / _PATTERN.format(os.getpid())).open("ab", buffering=_BUFFER_BYTES)
+        self._encode = msgspec.json.Encoder().encode
+        self._answers = 0
+        self.unsent = 0
+
+    def write(self, answer: Answer) -> None:
+        """Keep an answer."""
+        self._file.write(self._encode(answer) + b"\n")
+        self._answers += 1
+
+    def close(self) -> None:
+        """Write the last line; without it, a reader knows that answers are missing."""
+        if not self._file.closed:
+            self._file.write(self._encode(_End(answers=self._answers, unsent=self.unsent)) + b"\n")
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Answers:
+    """All answers of a run, or those of some of its processes.
+
+    Attributes:
+        unsent: as of the Writer, of all processes together; known once all answers were read.
+        broken: files whose process did not come to its end, so that answers are missing.
+    """
+
+    def __init__(self, directory: Path, pids: Iterable[int] | None = None) -> None:
+        self.files = (
+            sorted(directory.glob(_PATTERN.format("*")))
+            if pids is None
+            else [directory / _PATTERN.format(pid) for pid in pids]
+        )
+        self.unsent = 0
+        self.broken: list[str] = []
+
+    def __iter__(self) -> Iterator[Answer]:
+        self.unsent, self.broken = 0, []
+        for path in self.files:
+            ended, answers = False, 0
+            with path.open("rb") as lines:
+                for line in lines:
+                    if line.startswith(_END_BEGINS):
+                        end = _END.decode(line)
+                        ended = end.answers == answers
+                        self.unsent += end.unsent
+                    elif line.endswith(b"\n"):
+                        answers += 1
+                        yield _ANSWER.decode(line)
+            if not ended:
+                self.broken.append(path.name)

@@ -1,0 +1,130 @@
+"""The calls that set a load test up and look at it afterwards: one connection, one call at a time."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import uuid
+from collections import defaultdict
+from typing import Any, Final, Self
+from urllib.parse import quote, urlencode, urlsplit
+
+TIMEOUT_S: Final = 120.0
+PAGE_EVENTS: Final = 1000
+_OK: Final = range(200, 300)
+_TRIES: Final = 3
+_SAMPLE: Final = re.compile(r"^(redeem_\w+)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
+
+
+class ApiError(Exception):
+    """The engine refused a call of the load test itself, or could not be reached; one line."""
+
+
+class Api:
+    """The engine's API with one key."""
+
+    def __init__(self, url: str, key: str) -> None:
+        """``url``: as in ``http://127.0.0.1:8080``.
+
+        Raises:
+            ApiError: it is none.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ApiError(f"not the URL of an engine: {url}")
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self.url = url.rstrip("/")
+        self._connection = kind(parts.hostname, parts.port, timeout=TIMEOUT_S)
+        self._headers = {"Authorization": f"Bearer {key}"}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._connection.close()
+
+    def call(self, method: str, path: str, document: object = None) -> Any:  # noqa: ANN401 - JSON
+        """A call with JSON in and out.
+
+        Raises:
+            ApiError: it was refused, or no answer came.
+        """
+        return json.loads(self._read(method, path, document))
+
+    def campaign(self, **terms: object) -> str:
+        """A new active campaign; its id."""
+        made = self.call("POST", "/v1/campaigns", {"state": "active"} | terms)
+        return str(made["id"])
+
+    def mint(self, campaign: str, count: int) -> tuple[int, list[str]]:
+        """A new batch: its number, and its codes by serial."""
+        batch = int(self.call("POST", f"/v1/campaigns/{campaign}/batches", {"count": count})["id"])
+        return batch, self.codes(batch)
+
+    def codes(self, batch: int) -> list[str]:
+        """The codes of a batch, by serial."""
+        exported = self._read("GET", f"/v1/batches/{batch}/codes").decode()
+        return [line.partition(",")[0] for line in exported.splitlines()[1:]]
+
+    def end_of_feed(self) -> str:
+        """The cursor behind everything that the ledger has by now."""
+        after = ""
+        while True:
+            page = self._page(after, type="adjusted", campaign="none")
+            if page["next"] == after:
+                return after
+            after = page["next"]
+
+    def events(self, after: str, campaign: str, *, wait_s: int = 0) -> tuple[list[dict[str, Any]], str]:
+        """A page of a campaign's events, and the cursor behind it."""
+        page = self._page(after, campaign=campaign, wait_s=wait_s)
+        return page["items"], page["next"]
+
+    def metrics(self, path: str = "/metrics") -> dict[str, list[float]]:
+        """What the engine counts: each metric's values, of all its labels.
+
+        Raises:
+            ApiError: it cannot be asked.
+        """
+        found: dict[str, list[float]] = defaultdict(list)
+        for name, value in _SAMPLE.findall(self._read("GET", path).decode()):
+            found[name].append(float(value))
+        return dict(found)
+
+    def _page(self, after: str, **asked: object) -> dict[str, Any]:
+        wanted = {"limit": PAGE_EVENTS, **({"after": after} if after else {}), **asked}
+        page: dict[str, Any] = self.call("GET", f"/v1/events?{urlencode(wanted, quote_via=quote)}")
+        return page
+
+    def _read(self, method: str, path: str, document: object = None) -> bytes:
+        body = None if document is None else json.dumps(document).encode()
+        headers = dict(self._headers)
+        if method != "GET":  # so that it can be sent again
+            headers |= {"Content-Type": "application/json", "Idempotency-Key": f"loadtest-{uuid.uuid4()}"}
+        failed = None
+        for _ in range(_TRIES):
+            try:
+                self._connection.request(method, path, body, headers)
+                response = self._connection.getresponse()
+                answer = response.read()
+            except (OSError, http.client.HTTPException) as error:
+                self._connection.close()
+                failed = error
+                continue
+            if response.status not in _OK:
+                raise ApiError(f"{method} {path.partition('?')[0]}: {response.status} {_reason(answer)}")
+            return answer
+        raise ApiError(f"{self.url} does not answer: {type(failed).__name__} {failed}") from failed
+
+
+def _reason(answer: bytes) -> str:
+    try:
+        problem = json.loads(answer)
+        return f"{problem['code']}: {problem['detail']}"
+    except (ValueError, KeyError, TypeError):
+        return "without a reason"

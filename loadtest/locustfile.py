@@ -1,0 +1,50 @@
+"""What locust loads: the clients and the shape of the plan in the directory LOADTEST_DIRECTORY.
+
+`redeem loadtest run` starts it. By hand, in the same environment, it runs with locust's own page:
+``locust -f loadtest/locustfile.py``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import gevent
+from locust import events
+from locust.runners import MasterRunner
+
+from loadtest import shapes, users
+from loadtest.answers import Writer
+from loadtest.api import Api
+from loadtest.codes import Codes
+from loadtest.scenarios import read_plan
+
+if TYPE_CHECKING:
+    from locust.env import Environment
+
+DIRECTORY: Final = Path(os.environ["LOADTEST_DIRECTORY"])
+KEY: Final = os.environ["LOADTEST_KEY"]
+PLAN: Final = read_plan(DIRECTORY)
+
+# Locust takes the classes that it finds here by name.
+globals().update({kind.__name__: kind for kind in users.CLIENTS[PLAN.scenario]})
+PlannedShape = shapes.SHAPES[PLAN.scenario]
+PlannedShape.plan = PLAN
+
+
+@events.init.add_listener  # type: ignore[untyped-decorator] # locust's
+def _ready(environment: Environment, **_: Any) -> None:  # noqa: ANN401 - locust's signature
+    """Mint the codes of this process; a master has no clients."""
+    if isinstance(environment.runner, MasterRunner):
+        return
+    run = users.Run(
+        plan=PLAN,
+        key=KEY,
+        codes=Codes(Api(PLAN.url, KEY), PLAN, gevent.spawn),
+        answers=Writer(DIRECTORY),
+        numbers=itertools.count(),
+        process=str(os.getpid()),
+    )
+    users.bind(environment, run)

@@ -1,0 +1,42 @@
+"""Which processes of this machine are the engine's, and what each is for."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Final
+from urllib.parse import urlsplit
+
+import psutil  # type: ignore[import-untyped] # it has no types
+
+GENERATOR: Final = "load generator"
+_SERVERS: Final = {"valkey-server": "Valkey", "redis-server": "Redis", "postgres": "PostgreSQL"}
+_MODULES: Final = {
+    "engine.worker": "front end",
+    "persister": "persister",
+    "persister.webhooks": "deliverer",
+}
+
+
+def engine_processes(url: str) -> dict[str, list[psutil.Process]]:
+    """The processes beside whoever listens on the port of the URL; none where they are not ours to see."""
+    port = urlsplit(url).port
+    found: dict[str, list[psutil.Process]] = defaultdict(list)
+    try:
+        pids = {
+            one.pid
+            for one in psutil.net_connections("tcp")
+            if one.status == psutil.CONN_LISTEN and one.laddr.port == port and one.pid
+        }
+        parents = {psutil.Process(pid).parent() for pid in pids}
+        for parent in parents - {None}:
+            for process in parent.children(recursive=True):
+                found[_kind(process)].append(process)
+    except psutil.Error:  # not ours to see, or gone meanwhile
+        return {}
+    return dict(found)
+
+
+def _kind(process: psutil.Process) -> str:
+    words = process.cmdline()
+    named = (_SERVERS.get(process.name()), *(_MODULES.get(word) for word in words))
+    return next((name for name in named if name), "other")

@@ -1,0 +1,251 @@
+"""A load at a constant rate that costs little: raw HTTP/1.1 over asyncio protocols, open loop.
+
+An attempt is due at its time, whatever became of those before it. It takes a connection that waits
+for nothing, or queues until there is one; its latency counts from when it was due. Each attempt has a code
+of its own. As a program it makes one step of `redeem loadtest capacity` and writes its answers as
+every client of the load tests does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import re
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import msgspec
+import uvloop
+
+from loadtest.answers import NO_ANSWER, Answer, Writer
+from loadtest.api import Api
+from loadtest.scenarios import read_plan
+
+if TYPE_CHECKING:
+    from loadtest.codes import Code
+
+GRACE_S: Final = 5.0
+"""How long answers are waited for once the last attempt was due."""
+_LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
+_BLANK: Final = b"\r\n\r\n"
+_OK: Final = 200
+_TICK_S: Final = 0.001
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process is told: its directory with the plan, and the load it makes."""
+
+    directory: str
+    per_second: float
+    seconds: float
+    connections: int
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process tells at its end, on stdout, behind the line ``ready``.
+
+    Attributes:
+        sent_late_ms: at the 99th percentile, how long after its time an attempt was sent though a connection
+            was free: what the program itself adds to every latency.
+    """
+
+    sent_late_ms: float
+
+
+class _Body(msgspec.Struct):
+    id: str = ""
+    code: str = ""
+    replayed: bool = False
+
+
+_BODY: Final = msgspec.json.Decoder(_Body)
+
+
+class Load:
+    """One step: attempts that are due, connections that are free, answers that came."""
+
+    def __init__(self, step: Step, head: bytes, run: str, codes: list[Code], writer: Writer) -> None:
+        self._step = step
+        self._head = head
+        self._name = f"{run}-{os.getpid()}"
+        self._codes = iter(codes)
+        self._writer = writer
+        self._numbers = itertools.count()
+        self._due: deque[float] = deque()
+        self._clock = time.monotonic
+        self._epoch = time.time() - time.monotonic()
+        self.free: deque[_Connection] = deque()
+        self.late_ms: list[float] = []
+        self.under_way = 0
+
+    async def run(self) -> None:
+        """All attempts, each at its time; then what is still under way, for a while."""
+        begin, every_s = self._clock() + 0.1, 1 / self._step.per_second
+        count = round(self._step.per_second * self._step.seconds)
+        number = 0
+        while number < count:
+            now = self._clock()
+            while number < count and begin + number * every_s <= now:
+                due = begin + number * every_s
+                if self.free and not self._due:
+                    self.late_ms.append((now - due) * 1000)
+                self._due.append(due)
+                number += 1
+            self.send_due()
+            await asyncio.sleep(max(_TICK_S, begin + number * every_s - self._clock()))
+        deadline = self._clock() + GRACE_S
+        while (self.under_way or self._due) and self._clock() < deadline:  # noqa: ASYNC110 - once, at the end
+            await asyncio.sleep(0.01)
+        self._writer.unsent += len(self._due)
+        self._due.clear()
+
+    def send_due(self) -> None:
+        """Those whose time has come, as far as connections are free."""
+        while self._due and self.free:
+            code = next(self._codes)
+            name = f"{self._name}-{next(self._numbers)}"
+            due = self._due.popleft()
+            answer = Answer(
+                op="redeem",
+                status=NO_ANSWER,
+                at=self._epoch + due,
+                ms=0.0,
+                key=name,
+                batch=code.batch,
+                serial=code.serial,
+                user=name,
+                expected=False,
+            )
+            body = b'{"code":"%b","user":"%b"}' % (code.text.encode(), name.encode())
+            request = b"%bIdempotency-Key: %b\r\nContent-Length: %d\r\n\r\n%b" % (
+                *(self._head, name.encode(), len(body)),
+                body,
+            )
+            self.under_way += 1
+            self.free.popleft().send(request, answer, due)
+
+    def answered(self, answer: Answer, due: float) -> None:
+        """An attempt is over."""
+        answer.ms = (self._clock() - due) * 1000
+        self.under_way -= 1
+        self._writer.write(answer)
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, one attempt at a time. One that is lost is made again."""
+
+    def __init__(self, load: Load, address: tuple[str, int]) -> None:
+        self._load = load
+        self._address = address
+        self._received = b""
+        self._answer: Answer | None = None
+        self._due = 0.0
+        self._transport: asyncio.Transport | None = None
+        self._again: asyncio.Task[None] | None = None
+        self.closing = False
+
+    async def open(self) -> None:
+        await asyncio.get_running_loop().create_connection(lambda: self, *self._address)
+
+    def close(self) -> None:
+        self.closing = True
+        if self._transport is not None:
+            self._transport.abort()
+        if self._again is not None:
+            self._again.cancel()
+
+    def send(self, request: bytes, answer: Answer, due: float) -> None:
+        self._answer, self._due = answer, due
+        if self._transport is not None:
+            self._transport.write(request)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment] # stream protocols get a Transport
+        self._received = b""
+        self._load.free.append(self)
+        self._load.send_due()
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, blank, rest = self._received.partition(_BLANK)
+        if not blank:
+            return
+        found = _LENGTH.search(head + b"\r\n")
+        length = int(found[1]) if found else 0
+        if len(rest) < length:
+            return
+        self._received = rest[length:]
+        answer = self._answer
+        if answer is None:
+            return
+        answer.status = int(head[9:12])
+        with contextlib.suppress(msgspec.DecodeError):
+            body = _BODY.decode(rest[:length])
+            answer.problem, answer.replayed = body.code if answer.status != _OK else "", body.replayed
+            answer.id = body.id if answer.status == _OK else ""
+        answer.expected = answer.status == _OK
+        self._answered()
+        self._load.free.append(self)
+        self._load.send_due()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self._transport = None
+        with contextlib.suppress(ValueError):
+            self._load.free.remove(self)
+        self._answered()
+        if not self.closing:
+            self._again = asyncio.get_running_loop().create_task(self._reopen())
+
+    def _answered(self) -> None:
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            self._load.answered(answer, self._due)
+
+    async def _reopen(self) -> None:
+        while self._transport is None and not self.closing:
+            await asyncio.sleep(0.1)
+            with contextlib.suppress(OSError):
+                await self.open()
+
+
+async def make(step: Step, key: str) -> Told:
+    """Mint the codes, say that it is ready, begin when stdin ends, write the answers."""
+    from loadtest.codes import Code  # noqa: PLC0415 - its lock is not for this program
+
+    directory = Path(step.directory)
+    plan = read_plan(directory)
+    parts = urlsplit(plan.url)
+    if parts.scheme != "http" or not parts.hostname:
+        raise ValueError("the load of a capacity report is made over http")
+    with Api(plan.url, key) as api:
+        batch, texts = api.mint(plan.campaign, round(step.per_second * step.seconds) + 1)
+    codes = [Code(text, batch, serial) for serial, text in enumerate(texts)]
+    head = (
+        f"POST /v1/redemptions HTTP/1.1\r\nHost: {parts.netloc}\r\nAuthorization: Bearer {key}\r\n"
+        "Content-Type: application/json\r\n"
+    ).encode()
+    with Writer(directory) as writer:
+        load = Load(step, head, plan.run, codes, writer)
+        address = (parts.hostname, parts.port or 80)
+        connections = [_Connection(load, address) for _ in range(step.connections)]
+        for connection in connections:
+            await connection.open()
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.read)  # until all are
+        await load.run()
+        for connection in connections:
+            connection.close()
+        await asyncio.sleep(0.05)  # what was under way is written as without an answer
+    late = sorted(load.late_ms)
+    return Told(sent_late_ms=late[int(len(late) * 0.99)] if late else 0.0)
+
+
+if __name__ == "__main__":
+    told = uvloop.run(make(msgspec.json.decode(sys.argv[1], type=Step), os.environ["LOADTEST_KEY"]))
+    sys.stdout.buffer.write(msgspec.json.encode(told) + b"\n")

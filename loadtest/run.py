@@ -1,0 +1,162 @@
+"""One run of a scenario: set up, load by locust, verification, judgement, and what is left to read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from engine.settings import without_settings
+from loadtest.answers import Answers
+from loadtest.api import Api, ApiError
+from loadtest.judging import Figures, figures, judge, read_thresholds
+from loadtest.sampling import Sampler
+from loadtest.scenarios import Plan, prepare, run_name
+from loadtest.verifier import Findings, verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LOCUSTFILE: Final = Path(__file__).with_name("locustfile.py")
+RESULT_FILE: Final = "result.json"
+STOP_S: Final = 30
+START_S_MAX: Final = 120.0
+
+
+class RunError(Exception):
+    """The load could not be made; one line."""
+
+
+@dataclass(slots=True)
+class Result:
+    """What came of a run. It passed where ``failed`` is empty."""
+
+    plan: Plan
+    figures: Figures
+    findings: Findings
+    failed: list[str]
+    directory: Path
+
+    def document(self) -> dict[str, object]:
+        """As JSON."""
+        return {
+            "scenario": self.plan.scenario,
+            "run": self.plan.run,
+            "passed": not self.failed,
+            "failed": self.failed,
+            "per_second": round(self.figures.per_second, 1),
+            **msgspec.structs.asdict(self.figures),
+            "verifier": self.findings.document(),
+            "directory": str(self.directory),
+        }
+
+    def lines(self) -> list[str]:
+        """For people."""
+        found, findings = self.figures, self.findings
+        lag = "unknown" if found.lag_s is None else f"{found.lag_s:.2f} s"
+        answers = ", ".join(f"{count} {name}" for name, count in found.answers.items())
+        lines = [
+            f"{self.plan.scenario}: {found.attempts} attempts, {found.per_second:.0f} a second",
+            f"answers: {answers}; {found.unsent} never sent",
+            *(
+                f"latency of {op}: p50 {p50:.1f} ms, p99 {p99:.1f} ms, p99.9 {p999:.1f} ms"
+                for op, (p50, p99, p999) in found.latency_ms.items()
+            ),
+            f"persister lag: {lag} at most",
+            f"verifier: {findings.acknowledged} acknowledged, {findings.events} events",
+            f"without an outcome: {findings.unknown}, of which the ledger has {findings.settled_unknown}",
+            *(f"{item.kind}: {item.item}: {item.text}" for item in findings.listed),
+        ]
+        return [*lines, *(f"FAILED: {why}" for why in self.failed), f"reports: {self.directory}"]
+
+
+def run(
+    url: str,
+    key: str,
+    scenario: str,
+    directory: Path,
+    *,
+    thresholds: Path,
+    peak_per_s: float | None = None,
+    seconds: float | None = None,
+    processes: int = 1,
+    seed: int = 0,
+    say: Callable[[str], object] = lambda _: None,
+) -> Result:
+    """Run a scenario against an engine; its campaign is ended afterwards.
+
+    Raises:
+        ApiError, RunError, ThresholdsError: it could not be run, or not be looked at.
+    """
+    wanted = read_thresholds(thresholds, scenario)
+    directory.mkdir(parents=True, exist_ok=True)
+    if any(directory.iterdir()):
+        raise RunError(f"{directory} is not empty")
+    with Api(url, key) as api:
+        plan = prepare(
+            api, run_name(), scenario, peak_per_s=peak_per_s, seconds=seconds, processes=processes, seed=seed
+        )
+        plan.write(directory)
+        try:
+            say(
+                f"{scenario}: up to {plan.peak_per_s:g} attempts a second for {plan.seconds:g} s, {directory}"
+            )
+            with Sampler(url, key) as sampler:
+                status = _load(plan, key, directory)
+                say("comparing the answers with the ledger")
+                findings = verify(api, plan, directory, say=say)
+        finally:
+            end_campaign(api, plan.campaign)
+    found = figures(Answers(directory), sampler.lags_s)
+    failed = judge(found, wanted)
+    failed += [f"{count} x {kind}" for kind, count in findings.counts.items()]
+    if status:
+        failed.append(f"locust ended with status {status}: {directory / 'locust.log'}")
+    result = Result(plan, found, findings, failed, directory)
+    (directory / RESULT_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(result.document())) + b"\n")
+    return result
+
+
+def end_campaign(api: Api, campaign: str) -> None:
+    """So that codes that were left over are good for nothing."""
+    with contextlib.suppress(ApiError):
+        api.call("PATCH", f"/v1/campaigns/{campaign}", {"state": "ended"})
+
+
+def _load(plan: Plan, key: str, directory: Path) -> int:
+    """Run locust to its end; its exit status. Interrupted, it stops in order, and what was done counts."""
+    argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary"]
+    argv += ["--host", plan.url, "--stop-timeout", str(STOP_S), "--exit-code-on-error", "0"]
+    argv += [
+        "--html",
+        str(directory / "locust.html"),
+        "--csv",
+        str(directory / "locust"),
+        "--csv-full-history",
+    ]
+    if plan.processes > 1:
+        argv += ["--processes", str(plan.processes), "--master-bind-host", "127.0.0.1"]
+    environment = without_settings(os.environ) | {"LOADTEST_DIRECTORY": str(directory), "LOADTEST_KEY": key}
+    with (
+        (directory / "locust.log").open("wb") as log,
+        subprocess.Popen(argv, env=environment, stdout=log, stderr=log) as process,  # noqa: S603 - locust itself
+    ):
+        try:
+            return process.wait(plan.seconds + STOP_S + START_S_MAX)
+        except KeyboardInterrupt:  # which reached locust as well
+            return process.wait(STOP_S * 2)
+        except subprocess.TimeoutExpired as error:
+            raise RunError(f"locust did not end: {directory / 'locust.log'}") from error
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_S)
+            if process.poll() is None:
+                process.kill()

@@ -1,0 +1,298 @@
+"""After a run: every answer that a client saw is compared with the ledger, as the event feed shows it.
+
+What was acknowledged is there exactly once, and as it was answered. What is there, a client of
+the run can have caused: either it was told so, or it was told nothing (no answer, or one that
+says the outcome is unknown). No code succeeded more often than it may, and no limit was exceeded.
+And whoever was refused because of others was so for a reason.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from loadtest.answers import NO_ANSWER, Answer, Answers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from loadtest.api import Api
+    from loadtest.scenarios import Plan
+
+SETTLE_S_MAX: Final = 60.0
+"""How long the ledger may take, with nothing new in it, until what is missing counts as lost."""
+WAIT_S: Final = 1
+SAY_S: Final = 1.0
+LISTED_MAX: Final = 100
+_OK: Final = 200
+_EVENT_OF: Final = {
+    "redeem": "redeemed",
+    "guess": "redeemed",
+    "hold": "held",
+    "confirm": "confirmed",
+    "release": "released",
+    "rollback": "rolled_back",
+}
+_MADE_BY_TIME: Final = "expired"
+_USED: Final = {"redeemed": 1, "confirmed": 1, "rolled_back": -1}
+_UNKNOWN_PROBLEMS: Final = frozenset({"outcome_unknown", "internal_error", ""})
+_FAULT: Final = 500
+
+
+class Attempt(msgspec.Struct, gc=False):
+    """All that clients saw under one Idempotency-Key.
+
+    Attributes:
+        ids: what the successful answers called it.
+        unknown: some request of it had no answer that says what became of it.
+        done: some request of it succeeded.
+    """
+
+    op: str
+    batch: int
+    serial: int
+    user: str
+    about: str
+    ids: tuple[str, ...] = ()
+    unknown: bool = False
+    done: bool = False
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """One thing that is not as it must be: what kind, which item, and in which way."""
+
+    kind: str
+    item: str
+    text: str
+
+
+@dataclass(slots=True)
+class Findings:
+    """What the verifier found.
+
+    Attributes:
+        counts: differences by kind, all of them.
+        listed: the first LISTED_MAX of each kind.
+        acknowledged: changes that clients were told of.
+        events: of the campaign, in the ledger.
+        settled_unknown: attempts whose clients were told nothing, and that the ledger has.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    listed: list[Difference] = field(default_factory=list)
+    acknowledged: int = 0
+    events: int = 0
+    unknown: int = 0
+    settled_unknown: int = 0
+
+    def add(self, kind: str, item: str, text: str) -> None:
+        """Keep a difference."""
+        self.counts[kind] += 1
+        if self.counts[kind] <= LISTED_MAX:
+            self.listed.append(Difference(kind, item, text))
+
+    def document(self) -> dict[str, object]:
+        """As JSON."""
+        return {
+            "acknowledged": self.acknowledged,
+            "events": self.events,
+            "without_outcome": self.unknown,
+            "without_outcome_done": self.settled_unknown,
+            "differences": dict(self.counts),
+            "listed": [msgspec.structs.asdict(item) for item in self.listed],
+        }
+
+
+class Verifier:
+    """Takes the answers first, then the events, each shard's in its order; then it knows."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.findings = Findings()
+        self._plan = plan
+        self._attempts: dict[str, Attempt] = {}
+        self._refusals: dict[str, Counter[tuple[int, int]]] = {}
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._caused: set[str] = set()
+        self._arrived = 0
+        self._holds: set[str] = set()
+        self._uses: Counter[tuple[int, int]] = Counter()
+        self._uses_most: Counter[tuple[int, int]] = Counter()
+        self._users: Counter[str] = Counter()
+        self._total = 0
+        self._total_most = 0
+
+    @property
+    def waiting(self) -> int:
+        """Acknowledged changes that are not yet among the events."""
+        return self.findings.acknowledged - self._arrived
+
+    def take_answer(self, answer: Answer) -> None:
+        """Something that a client saw."""
+        if answer.op == "check":
+            return
+        attempt = self._attempts.get(answer.key)
+        if attempt is None:
+            attempt = Attempt(answer.op, answer.batch, answer.serial, answer.user, answer.about)
+            self._attempts[answer.key] = attempt
+        if answer.status == _OK:
+            if not attempt.done:
+                attempt.done = True
+                self.findings.acknowledged += 1
+            if answer.op == "guess":
+                self.findings.add("guessed", answer.key, f"a made-up code was redeemed: {answer.id}")
+            if answer.id not in attempt.ids:
+                attempt.ids += (answer.id,)
+        elif answer.status == NO_ANSWER or (answer.status >= _FAULT and answer.problem in _UNKNOWN_PROBLEMS):
+            attempt.unknown = True
+        else:
+            self._refusals.setdefault(answer.problem, Counter())[answer.batch, answer.serial] += 1
+
+    def take_event(self, event: dict[str, Any]) -> None:
+        """Something that the ledger has."""
+        name, place = str(event["id"]), (int(event["shard"]), int(event["seq"]))
+        known = self._seen.get(name)
+        if known is not None:
+            if known != place:
+                text = f"rows {known[1]} and {place[1]} of the ledger are one event"
+                self.findings.add("there_twice", name, text)
+            return  # at the same place it has only been read again
+        self._seen[name] = place
+        self.findings.events += 1
+        self._count(event)
+        if event["type"] == "held":
+            self._holds.add(name)
+        if event["type"] == _MADE_BY_TIME and event["redemption"] in self._holds:
+            return
+        self._explain(event, name)
+
+    def end(self, answers: Answers | None = None) -> Findings:
+        """Everything is in."""
+        found = self.findings
+        for key, attempt in self._attempts.items():
+            if len(attempt.ids) > 1:
+                found.add("answered_differently", key, f"one key, answered as {' and '.join(attempt.ids)}")
+            if attempt.done and key not in self._caused:
+                what = f"{attempt.op} of {_code(attempt.batch, attempt.serial)}"
+                found.add("lost", attempt.ids[0], f"{what} was acknowledged and is not in the ledger ({key})")
+            if attempt.unknown and not attempt.done:
+                found.unknown += 1
+                found.settled_unknown += key in self._caused
+        self._check_reasons()
+        for name in answers.broken if answers else ():
+            found.add("answers_missing", name, "the client process did not come to its end")
+        return found
+
+    def _explain(self, event: dict[str, Any], name: str) -> None:
+        """What an event was caused by."""
+        key = str(event["key"] or "")
+        attempt = self._attempts.get(key)
+        what = f"{event['type']} {_code(event['batch'], event['serial'])}"
+        if attempt is None or _EVENT_OF.get(attempt.op) != event["type"]:
+            self.findings.add("unexplained", name, f"{what} by nobody of this run (key {key or 'none'})")
+            return
+        if key in self._caused:
+            self.findings.add("there_twice", name, f"{what}: a second event of one key ({key})")
+            return
+        if attempt.done:
+            self._caused.add(key)
+            self._arrived += 1
+            self._compare(event, name, attempt)
+        elif attempt.unknown:
+            self._caused.add(key)
+        else:
+            self.findings.add("unexplained", name, f"{what}: its client was refused ({key})")
+
+    def _compare(self, event: dict[str, Any], name: str, attempt: Attempt) -> None:
+        told = {"code": (attempt.batch, attempt.serial), "user": attempt.user or event["user"]}
+        there = {"code": (event["batch"], event["serial"]), "user": event["user"]}
+        if attempt.about:
+            told["about"] = attempt.about
+            there["about"] = attempt.about if event["type"] == "confirmed" else event["redemption"]
+        if event["type"] in {"redeemed", "held", "confirmed"}:
+            told["id"], there["id"] = attempt.ids[0], name
+        for member, value in told.items():
+            if value != there[member]:
+                text = f"{member} answered as {value}, in the ledger {there[member]}"
+                self.findings.add("not_as_answered", name, text)
+
+    def _count(self, event: dict[str, Any]) -> None:
+        """Uses of the code, the stock and the user, at this moment of the shard."""
+        change = _USED.get(event["type"], 0)
+        if not change:
+            return
+        plan, found = self._plan, self.findings
+        code, user = (int(event["batch"]), int(event["serial"])), str(event["user"])
+        self._uses[code] += change
+        self._total += change
+        self._users[user] += change
+        self._uses_most[code] = max(self._uses_most[code], self._uses[code])
+        self._total_most = max(self._total_most, self._total)
+        if change < 0:
+            return
+        if self._uses[code] > plan.uses_max:
+            text = f"{_code(*code)} has {self._uses[code]} uses, allowed are {plan.uses_max}"
+            found.add("succeeded_too_often", str(event["id"]), text)
+        if plan.stock is not None and self._total > plan.stock:
+            found.add("stock_exceeded", str(event["id"]), f"number {self._total} of a stock of {plan.stock}")
+        if plan.per_user_limit is not None and self._users[user] > plan.per_user_limit:
+            text = f"number {self._users[user]} of {user}, allowed are {plan.per_user_limit}"
+            found.add("customer_limit_exceeded", str(event["id"]), text)
+
+    def _check_reasons(self) -> None:
+        """Refusals because of what others have done."""
+        plan = self._plan
+        for code in self._refusals.get("already_redeemed", ()):
+            if not self._uses_most[code]:
+                self.findings.add("refused_without_reason", _code(*code), "already_redeemed, and nobody has")
+        for code in self._refusals.get("uses_exceeded", ()):
+            if self._uses_most[code] < plan.uses_max:
+                text = f"uses_exceeded after {self._uses_most[code]} of {plan.uses_max}"
+                self.findings.add("refused_without_reason", _code(*code), text)
+        if self._refusals.get("sold_out") and self._total_most < (plan.stock or 0):
+            text = f"sold_out, when {self._total_most} of {plan.stock} were sold"
+            self.findings.add("refused_without_reason", plan.campaign, text)
+
+
+def verify(
+    api: Api,
+    plan: Plan,
+    directory: Path,
+    *,
+    settle_s: float = SETTLE_S_MAX,
+    say: Callable[[str], object] = lambda _: None,
+) -> Findings:
+    """Compare the answers in a directory with the feed; waits until the ledger has what was acknowledged.
+
+    Raises:
+        ApiError: the feed cannot be read.
+    """
+    verifier, answers = Verifier(plan), Answers(directory)
+    for answer in answers:
+        verifier.take_answer(answer)
+    cursor = plan.cursor
+    quiet_since = said = time.monotonic()
+    while True:
+        events, behind = api.events(cursor, plan.campaign, wait_s=WAIT_S)
+        _take_all(verifier, events)
+        if events:
+            quiet_since = time.monotonic()
+            if quiet_since - said > SAY_S:
+                said = quiet_since
+                say(f"{verifier.findings.events} events compared")
+        elif behind == cursor and (verifier.waiting <= 0 or time.monotonic() - quiet_since > settle_s):
+            return verifier.end(answers)
+        cursor = behind
+
+
+def _take_all(verifier: Verifier, events: Iterable[dict[str, Any]]) -> None:
+    for event in events:
+        verifier.take_event(event)
+
+
+def _code(batch: int, serial: int) -> str:
+    return f"code {batch}/{serial}"
