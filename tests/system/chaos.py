@@ -138,19 +138,21 @@ class Shop:
         """The body of a success; None where it was refused."""
         self._number += 1
         headers = {"Idempotency-Key": f"{self.name}-{self._number}"} if keyed else {}
-        answer: list[tuple[int, Any]] = []
+        last: list[Any] = []
 
         async def definite() -> bool:
             self.told.tries += 1
             try:
-                status, found = await self.merchant.call("POST", path, json=body, headers=headers)
-            except (aiohttp.ClientError, TimeoutError):
-                return False
-            answer[:] = [(status, found)]
-            return status < 500
+                last[:] = await self.merchant.call("POST", path, json=body, headers=headers)
+            except (aiohttp.ClientError, TimeoutError) as error:
+                last[:] = 0, repr(error)
+            return 0 < last[0] < TRY_AGAIN
 
-        await wait_until_async(definite, PATIENCE_S)
-        ((status, found),) = answer
+        try:
+            await wait_until_async(definite, PATIENCE_S)
+        except AssertionError as error:
+            raise AssertionError(f"no answer for good to {path}; the last was {last}") from error
+        status, found = last
         self.told.answers[path.rpartition("/")[2] if status == 200 else found["code"]] += 1
         return found if status == 200 else None
 
@@ -200,7 +202,7 @@ class Shop:
             "code": self.pick(kind),
             "user": self.name,
             "order": f"{self.name}-{self._number}",
-            "ttl_s": self.chance.choice((1, 600)),
+            "ttl_s": self.chance.choice((1, 3600)),  # over at once, or not before the run is
             **self.part(kind),
         }
         if answer := await self.ask("/v1/holds", body):
