@@ -146,7 +146,7 @@ class Shop:
                 last[:] = await self.merchant.call("POST", path, json=body, headers=headers)
             except (aiohttp.ClientError, TimeoutError) as error:
                 last[:] = 0, repr(error)
-            return 0 < last[0] < TRY_AGAIN
+            return bool(0 < last[0] < TRY_AGAIN)
 
         try:
             await wait_until_async(definite, PATIENCE_S)
