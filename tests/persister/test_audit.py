@@ -119,8 +119,7 @@ async def test_what_was_rebuilt_agrees_and_goes_on_to(plane: ControlPlane, merch
     codes = await issue_all(plane, 20)
     await asyncio.gather(*(Shopper(merchant, codes, seed).act(60) for seed in range(3)))
     async with persisting(plane.settings):
-        pass
-    await users.erase(plane, "user-1", actor="cli")
+        await users.erase(plane, "user-1", actor="cli")
     await rebuild(plane.settings, silent)
     await publish(plane.redis, plane.database)
     assert (await audited(plane)).findings == []

@@ -46,7 +46,7 @@ def directory() -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("troubles", "between_s"),
     [
-        pytest.param(8, 0.3, marks=pytest.mark.timeout(300)),
+        pytest.param(6, 0.3, marks=pytest.mark.timeout(300)),
         pytest.param(200, 0.5, marks=[pytest.mark.long, pytest.mark.timeout(3600)]),
     ],
 )

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine import api_keys
+from engine.core import SCRIPTS
 from tests.deployment import Merchant, Process, client_session, issue
+from tests.waiting import wait_until_async
 
 if TYPE_CHECKING:
     import pytest
@@ -26,6 +28,11 @@ async def scripts(redis: Redis) -> int:
     return int(memory["number_of_cached_scripts"])
 
 
+async def all_known(redis: Redis) -> bool:
+    """Whether a worker has loaded its scripts; it may be ready before."""
+    return all(await redis.script_exists(*(script.sha for script in SCRIPTS)))
+
+
 async def test_scripts_of_an_older_version_run_beside_those_of_this_one(
     plane: ControlPlane, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -39,6 +46,7 @@ async def test_scripts_of_an_older_version_run_beside_those_of_this_one(
     await redis.script_flush()
     with Process(settings, "engine.cli", "serve") as newer:
         new_url = (await asyncio.to_thread(newer.line)).partition(" ")[2]
+        await wait_until_async(lambda: all_known(redis))
         known = await scripts(redis)
         with monkeypatch.context() as there:
             there.chdir(tmp_path)  # `python -m` takes its modules from there
