@@ -6,7 +6,6 @@ Processes of one run keep their values in files of one directory (PROMETHEUS_MUL
 from __future__ import annotations
 
 import os
-import struct
 import time
 from typing import TYPE_CHECKING
 
@@ -42,19 +41,20 @@ class _AllProcesses(Collector):
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._files = MultiProcessCollector(None, path=str(directory))  # type: ignore[no-untyped-call] # not annotated there
 
     def collect(self) -> Iterable[Metric]:
         _forget_the_dead(self._directory)
         for _ in range(READ_TRIES):
             try:
                 return self._read()
-            except (FileNotFoundError, struct.error):  # of one just forgotten; of one that just starts
+            except FileNotFoundError:  # of one just forgotten
                 time.sleep(READ_AGAIN_S)
         return self._read()
 
     def _read(self) -> list[Metric]:
-        return list(self._files.collect())  # type: ignore[no-untyped-call] # not annotated there
+        # Empty is the file of one that just begins it, or was killed there: there is no value in it.
+        written = [str(path) for path in self._directory.glob("*.db") if path.stat().st_size]
+        return list(MultiProcessCollector.merge(written))  # type: ignore[no-untyped-call] # not annotated there
 
 
 def _forget_the_dead(directory: Path) -> None:

@@ -249,9 +249,15 @@ async def test_who_is_still_to_be_told_is_waited_for(story: Story) -> None:
             await taken_out(story.plane)
         await connection.execute("UPDATE webhooks SET enabled = false")
         assert (await taken_out(story.plane)).tables
+
+
+async def test_what_was_not_looked_at_for_conflicts_stays(plane: ControlPlane, merchant: Merchant) -> None:
+    async with persisting(plane.settings):
+        await Story(plane, merchant).happen()
+    async with plane.database.connection() as connection:
         await connection.execute("UPDATE ledger_checks SET seq = 0")
-        with pytest.raises(DetachRefused, match="conflicts were not looked for"):
-            await taken_out(story.plane, NEXT_MONTH)
+    with pytest.raises(DetachRefused, match="conflicts were not looked for"):
+        await taken_out(plane)
 
 
 async def test_others_are_not_kept_waiting_and_nothing_is_half_done(

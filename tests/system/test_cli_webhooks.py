@@ -95,7 +95,11 @@ async def test_redeem_up_delivers_and_starts_a_deliverer_that_died_again(
             redeemed.append(await redeem(codes[1]))
             await wait_until_async(lambda: receiver.ids[-1] == redeemed[-1])
             assert list(dict.fromkeys(receiver.ids)) == redeemed
-        async with aiohttp.request("GET", f"{url}/metrics") as response:
-            metrics = await response.text()
-        assert 'redeem_webhook_attempts_total{outcome="delivered",webhook="wh_1"}' in metrics
+
+        async def delivery_is_counted() -> bool:
+            async with aiohttp.request("GET", f"{url}/metrics") as response:
+                metrics = await response.text()
+            return 'redeem_webhook_attempts_total{outcome="delivered",webhook="wh_1"}' in metrics
+
+        await wait_until_async(delivery_is_counted)
         assert await asyncio.to_thread(running.stop) == 0
