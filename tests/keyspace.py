@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 # The kinds of keys that end by themselves, within two receipt windows; all others must stay.
 TEMPORARY: Final = frozenset((keys.receipts, keys.sweeper))
 _NO_EXPIRY: Final = -1
+SCAN_COUNT: Final = 1000
 _FIRST_NUMBER: Final = 7_000_001  # of the placeholders: no name has such a number of its own
 
 
-def _pattern(function: Callable[..., str]) -> re.Pattern[str]:
-    """What the names of a key function look like."""
+def _pattern(function: Callable[..., str]) -> str:
+    """What the names of a key function look like, as a regular expression."""
     hints = typing.get_type_hints(function)
     numbers = itertools.count(_FIRST_NUMBER)
     placeholders: dict[str, Any] = {
@@ -36,31 +37,43 @@ def _pattern(function: Callable[..., str]) -> re.Pattern[str]:
     name = re.escape(function(**placeholders))
     for placeholder in placeholders.values():
         name = name.replace(str(placeholder), r"\d+" if isinstance(placeholder, int) else r"[^:{}]+")
-    return re.compile(name)
+    return name
 
 
-PATTERNS: Final = {
-    function: _pattern(function)
+_FUNCTIONS: Final = [
+    function
     for _, function in inspect.getmembers(keys, inspect.isfunction)
     if typing.get_type_hints(function).get("return") is str
-}
+]
+ENDING: Final = re.compile("|".join(_pattern(function) for function in TEMPORARY))
+STAYING: Final = re.compile(
+    "|".join(_pattern(function) for function in _FUNCTIONS if function not in TEMPORARY)
+)
 
 
 async def complaints(redis: Redis, *, receipt_window_s: int) -> list[str]:
     """What is wrong with the keys there are: strangers, and those that end too late, or at all."""
+    names: list[bytes] = [name async for name in redis.scan_iter(count=SCAN_COUNT)]
     found = []
-    async for raw in redis.scan_iter(count=1000):
-        name = raw.decode(errors="backslashreplace")
-        kinds = [function for function, pattern in PATTERNS.items() if pattern.fullmatch(name)]
-        ttl_ms = await redis.pttl(raw)
-        if not kinds:
-            found.append(f"{name}: no function of engine.keys makes this name")
-        elif TEMPORARY.isdisjoint(kinds):
-            if ttl_ms >= 0:
-                found.append(f"{name}: ends in {ttl_ms} ms, and must stay")
-        elif ttl_ms == _NO_EXPIRY or ttl_ms > 2 * receipt_window_s * 1000:
-            found.append(f"{name}: has a TTL of {ttl_ms} ms, at most two windows are allowed")
+    for start in range(0, len(names), SCAN_COUNT):
+        some = names[start : start + SCAN_COUNT]
+        async with redis.pipeline(transaction=False) as pipeline:
+            for raw in some:
+                pipeline.pttl(raw)
+            ttls: list[int] = await pipeline.execute()
+        for raw, ttl_ms in zip(some, ttls, strict=True):
+            found += _complaints(raw.decode(errors="backslashreplace"), ttl_ms, 2 * receipt_window_s * 1000)
     return found
+
+
+def _complaints(name: str, ttl_ms: int, ttl_ms_max: int) -> list[str]:
+    if STAYING.fullmatch(name):
+        return [f"{name}: ends in {ttl_ms} ms, and must stay"] if ttl_ms >= 0 else []
+    if not ENDING.fullmatch(name):
+        return [f"{name}: no function of engine.keys makes this name"]
+    if ttl_ms == _NO_EXPIRY or ttl_ms > ttl_ms_max:
+        return [f"{name}: has a TTL of {ttl_ms} ms, at most two windows are allowed"]
+    return []
 
 
 async def snapshot(redis: Redis) -> dict[bytes, tuple[bytes | None, int]]:
