@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
@@ -25,12 +26,19 @@ from tests.servers import RUN_TIMEOUT_S, Servers, run_aside
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
+SYSTEM: Final = Path(__file__).parent / "system"
 MINT_KEYS: Final = "k1:" + "5a" * 32
 DATABASE_CONNECTIONS_MAX: Final = 8
 
 _numbers = itertools.count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs in processes of its own shows nothing of it here, and measuring would only slow it down."""
+    for item in items:
+        if item.path.is_relative_to(SYSTEM):
+            item.add_marker(pytest.mark.no_cover)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 # The kinds of keys that end by themselves, within two receipt windows; all others must stay.
-TEMPORARY: Final = frozenset((keys.receipts, keys.sweeper))
+TEMPORARY: Final[frozenset[Callable[..., str]]] = frozenset((keys.receipts, keys.sweeper))
 _NO_EXPIRY: Final = -1
 SCAN_COUNT: Final = 1000
 _FIRST_NUMBER: Final = 7_000_001  # of the placeholders: no name has such a number of its own
@@ -40,7 +40,7 @@ def _pattern(function: Callable[..., str]) -> str:
     return name
 
 
-_FUNCTIONS: Final = [
+_FUNCTIONS: Final[list[Callable[..., str]]] = [
     function
     for _, function in inspect.getmembers(keys, inspect.isfunction)
     if typing.get_type_hints(function).get("return") is str
