@@ -10,7 +10,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 
@@ -216,7 +216,9 @@ class Connection(RequestHandler):
         """What cannot be parsed, and what our own handlers let through."""
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun, it can only be cut")
-        if status in _CLIENT_ERROR:
+        # An Expect header that aiohttp does not know it repeats, and fails where that is no text.
+        no_text = isinstance(exc, UnicodeEncodeError) and hdrs.EXPECT in request.headers
+        if status in _CLIENT_ERROR or no_text:
             return _not_http()
         log_failure(exc)
         return _last(*plain_problem("internal_error"))

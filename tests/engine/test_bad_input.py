@@ -404,6 +404,7 @@ def malformed_http(raw: Raw, code: str) -> dict[str, bytes]:
             body, "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", line="PUT /v1/redemptions HTTP/1.1"
         ),
         "an expectation": request(body, f"Expect: {code}"),
+        "an expectation that is no text": request(body, f"Expect: \udc80{code}"),
         "a header without a colon": request(body, code),
         "a header without a name": request(body, f": {code}"),
         "a space before the colon": request(body, f"Order : {code}"),
