@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 SOURCES := engine lua persister loadtest tests examples
 
-.PHONY: run test test-long chaos test-redis bench check lint types luacheck imports lock clean
+.PHONY: run test test-long chaos test-redis bench bench-peers check lint types luacheck imports lock clean
 
 run: $(VENV)/.installed  ## start everything, with a demo campaign the first time
 	$(BIN)/redeem up
@@ -24,6 +24,9 @@ test-redis: $(VENV)/.installed  ## what touches Redis, against the machine's red
 
 bench: $(VENV)/.installed  ## redemptions a second beside two baselines, as ratios
 	$(BIN)/python -m loadtest.bench --json build/bench.json
+
+bench-peers: $(VENV)/.installed  ## redemptions a second beside OpenResty, Go, FastAPI and others, as far as they are here
+	$(BIN)/python -m loadtest.comparators --json build/bench-peers.json
 
 check: lint types luacheck imports
 
@@ -52,12 +55,14 @@ $(VENV)/.installed: requirements-dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-LOCK := $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml --extra build
+COMPILE := $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-header --no-annotate
+LOCK := $(COMPILE) pyproject.toml --extra build
 
 lock: $(VENV)/.installed  ## write the lock files anew; with UPGRADE=--upgrade, all versions as well
 	$(LOCK) --output-file requirements.lock >/dev/null
 	$(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock >/dev/null
+	$(COMPILE) --group peers --output-file loadtest/comparators/requirements.lock >/dev/null
 
 clean:
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .hypothesis *.egg-info

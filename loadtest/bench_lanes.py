@@ -13,40 +13,27 @@ import json
 import statistics
 import sys
 import tempfile
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import psutil  # type: ignore[import-untyped] # it has no types
 import uvloop
 from redis.asyncio import Redis
 
-from engine import api_keys
+from engine import api_keys, keys
 from engine.control import ControlPlane
 from engine.database import open_database
-from loadtest import bench, client
+from loadtest import bench, client, stand
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from engine.settings import Settings
+    from loadtest.stand import Contender
 
 CONNECTIONS: Final = (1, 16, 256)
 # Of each lane in each round; one connection waits for each of its answers.
 REQUESTS: Final = {1: 1500, 16: 8000, 256: 12_000}
-
-
-class Engine(NamedTuple):
-    """A running engine: its port and its processes."""
-
-    port: int
-    processes: list[psutil.Process]
-
-    def seconds(self) -> float:
-        """The time it has had on a processor."""
-        times = [process.cpu_times() for process in self.processes]
-        return float(sum(time.user + time.system for time in times))
 
 
 class Round(NamedTuple):
@@ -63,7 +50,7 @@ def main() -> None:
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as directory,
-        bench._servers(Path(directory)) as settings,  # noqa: SLF001 - the same servers as the other benchmark
+        stand.servers(Path(directory)) as settings,
         _engine(settings, fast_lane=True) as lane,
         _engine(settings, fast_lane=False) as aiohttp,
     ):
@@ -71,15 +58,11 @@ def main() -> None:
     print(json.dumps(result, indent=2))
 
 
-@contextmanager
-def _engine(settings: Settings, *, fast_lane: bool) -> Iterator[Engine]:
-    before = set(psutil.Process().children(recursive=True))
-    arguments = bench.CONTENDERS["engine"]
-    with bench._running(replace(settings, fast_lane=fast_lane), arguments) as port:  # noqa: SLF001 - as there
-        yield Engine(port, list(set(psutil.Process().children(recursive=True)) - before))
+def _engine(settings: Settings, *, fast_lane: bool) -> AbstractContextManager[Contender]:
+    return stand.running(*stand.module(replace(settings, fast_lane=fast_lane), stand.ENGINE))
 
 
-async def _compare(settings: Settings, engines: dict[str, Engine], rounds: int) -> dict[str, object]:
+async def _compare(settings: Settings, engines: dict[str, Contender], rounds: int) -> dict[str, object]:
     async with (
         open_database(settings, settings.database_url) as database,
         Redis.from_url(settings.redis_url) as redis,
@@ -91,7 +74,7 @@ async def _compare(settings: Settings, engines: dict[str, Engine], rounds: int) 
             measured: dict[str, list[Round]] = {name: [] for name in engines}
             for number in range(rounds + 1):
                 for name in sorted(engines, reverse=number % 2 == 0):
-                    requests = await bench._requests(plane, key, REQUESTS[connections])  # noqa: SLF001 - as there
+                    requests = await bench.redemptions(plane, key, REQUESTS[connections])
                     one = await _run(settings.host, engines[name], requests, connections)
                     if number:  # the first round warms up
                         measured[name].append(one)
@@ -99,7 +82,7 @@ async def _compare(settings: Settings, engines: dict[str, Engine], rounds: int) 
                         f"{connections:3} connections: {name:8} {one.per_second:8,.0f} /s {one.cost_us:6.1f}",
                         file=sys.stderr,
                     )
-                    await redis.xtrim("{s0}:events", maxlen=0)  # no persister runs here
+                    await redis.xtrim(keys.events(0), maxlen=0)  # no persister runs here
             pairs = list(zip(measured["lane"], measured["aiohttp"], strict=True))
             found[f"{connections} connections"] = {
                 "per_second": {
@@ -110,26 +93,22 @@ async def _compare(settings: Settings, engines: dict[str, Engine], rounds: int) 
                     name: round(statistics.median(one.cost_us for one in seen), 1)
                     for name, seen in measured.items()
                 },
-                "lane/aiohttp": _spread([ours.per_second / theirs.per_second for ours, theirs in pairs]),
-                "aiohttp's cost/lane's": _spread([theirs.cost_us / ours.cost_us for ours, theirs in pairs]),
+                "lane/aiohttp": stand.spread(
+                    (ours.per_second / theirs.per_second for ours, theirs in pairs), 2
+                ),
+                "aiohttp's cost/lane's": stand.spread(
+                    (theirs.cost_us / ours.cost_us for ours, theirs in pairs), 2
+                ),
             }
     return found
 
 
-async def _run(host: str, engine: Engine, requests: list[bytes], connections: int) -> Round:
+async def _run(host: str, engine: Contender, requests: list[bytes], connections: int) -> Round:
     before = engine.seconds()
     load = await client.run(host, engine.port, iter(requests), connections=connections)
     if set(load.statuses) != {200}:
         raise RuntimeError(f"answered {dict(load.statuses)}")
     return Round(load.per_second, (engine.seconds() - before) / len(requests) * 1e6)
-
-
-def _spread(ratios: list[float]) -> dict[str, float]:
-    return {
-        "median": round(statistics.median(ratios), 2),
-        "least": round(min(ratios), 2),
-        "most": round(max(ratios), 2),
-    }
 
 
 if __name__ == "__main__":

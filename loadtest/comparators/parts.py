@@ -1,0 +1,129 @@
+"""What each peer is made of: found on this machine, or made below ``build/peers``, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+HERE: Final = Path(__file__).parent
+_MODULES: Final = tuple(map(Path, ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules")))
+_LUA: Final = tuple(map(Path, ("/usr/share/lua/5.1", "/usr/local/share/lua/5.1")))
+_GO: Final = Path("/usr/share/gocode")
+_INSTALL_S_MAX: Final = 600.0
+
+
+class MissingError(Exception):
+    """A part is not on this machine and cannot be made; the message says which."""
+
+
+def program(name: str, package: str) -> Path:
+    """A program of the machine.
+
+    Raises:
+        MissingError: with the package that it is in.
+    """
+    found = shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin")
+    if found is None:
+        raise MissingError(f"there is no {name} here (Debian: {package})")
+    return Path(found)
+
+
+def nginx(_: Path) -> Path:
+    """The directory of nginx's modules, once everything that the handler needs has been seen.
+
+    Raises:
+        MissingError: nginx, its Lua module or lua-resty-redis.
+    """
+    program("nginx", "nginx-light")
+    directory = next((one for one in _MODULES if (one / "ngx_http_lua_module.so").exists()), None)
+    if directory is None:
+        raise MissingError("nginx has no Lua module here (Debian: libnginx-mod-http-lua)")
+    if not any((one / folder / "redis.lua").exists() for one in _LUA for folder in ("resty", "nginx")):
+        raise MissingError("lua-resty-redis is not here (Debian: lua-nginx-redis)")
+    if not any(Path("/usr/lib").glob("**/lua/5.1/cjson.so")):
+        raise MissingError("cjson for Lua 5.1 is not here (Debian: lua-cjson)")
+    return directory
+
+
+def fastapi(build: Path) -> Path:
+    """The Python of a virtual environment with FastAPI, made from requirements.lock.
+
+    Raises:
+        MissingError: the package index cannot be reached, or has not what the lock file names.
+    """
+    lock, home = HERE / "requirements.lock", build / "python"
+    python, done = home / "bin" / "python", home / ".installed"
+    if not done.exists() or done.stat().st_mtime < lock.stat().st_mtime:
+        shutil.rmtree(home, ignore_errors=True)
+        pip = (str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+        _run((sys.executable, "-m", "venv", str(home)), "a virtual environment")
+        _run((*pip, "--require-hashes", "--requirement", str(lock)), "FastAPI")
+        done.touch()
+    return python
+
+
+def go(build: Path) -> Path:
+    """The Go peer, compiled with the machine's redigo.
+
+    Raises:
+        MissingError: no Go, or no redigo.
+    """
+    source, binary = HERE / "go", build / "go-redigo"
+    compiler = program("go", "golang-go")
+    if not (_GO / "src/github.com/gomodule/redigo/redis").exists():
+        raise MissingError("redigo is not here (Debian: golang-github-gomodule-redigo-dev)")
+    if not binary.exists() or binary.stat().st_mtime < (source / "main.go").stat().st_mtime:
+        _run(
+            (str(compiler), "build", "-trimpath", "-o", str(binary.resolve()), "."),
+            "the Go peer",
+            cwd=source,
+            environment={"CGO_ENABLED": "0", "GO111MODULE": "off", "GOPATH": str(_GO)},
+        )
+    return binary.resolve()
+
+
+def versions() -> dict[str, str]:
+    """Of what the peers are made of, as far as it is here."""
+    found = {}
+    for what, argv in (("wrk", ("wrk", "-v")), ("nginx", ("nginx", "-v")), ("Go", ("go", "version"))):
+        try:
+            path = program(argv[0], what)
+        except MissingError:
+            continue
+        told = subprocess.run((path, *argv[1:]), capture_output=True, text=True, check=False, timeout=10)  # noqa: S603 - as above
+        number = re.search(r"\d+(?:\.\d+)+", told.stdout + told.stderr)
+        found[what] = number[0] if number else "of an unknown version"
+    lock = (HERE / "requirements.lock").read_text(encoding="utf-8")
+    names = {"fastapi": "FastAPI", "uvicorn": "uvicorn", "asyncpg": "asyncpg"}
+    for name, number in re.findall(r"^(\w+)==([\w.]+)", lock, re.MULTILINE):
+        if name in names:
+            found[names[name]] = number
+    return found
+
+
+def _run(
+    argv: Sequence[str], what: str, *, cwd: Path | None = None, environment: Mapping[str, str] | None = None
+) -> None:
+    try:
+        subprocess.run(  # noqa: S603 - our own command lines
+            argv,
+            cwd=cwd,
+            env=os.environ | dict(environment or {}),
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=_INSTALL_S_MAX,
+        )
+    except subprocess.TimeoutExpired:
+        raise MissingError(f"{what} could not be made within {_INSTALL_S_MAX:g} s") from None
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.strip().splitlines() or ["no reason given"]
+        raise MissingError(f"{what} could not be made: {lines[-1]}") from None

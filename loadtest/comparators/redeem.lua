@@ -1,0 +1,18 @@
+#!lua
+-- What the peers with Redis decide a redemption by: is the campaign active, is the code unused; then the
+-- mark and the event. Whether the code was ever issued they do not ask.
+-- Answers `redeemed` with the event's id, the amount and the currency; or a refusal's code.
+local campaign_key, codes_key, events_key = KEYS[1], KEYS[2], KEYS[3]
+local code, last4, user = ARGV[1], ARGV[2], ARGV[3]
+
+local campaign = redis.call('HMGET', campaign_key, 'state', 'amount', 'currency')
+local state, amount, currency = campaign[1], campaign[2], campaign[3]
+if state ~= 'active' then
+    return { 'campaign_inactive' }
+end
+if redis.call('HSETNX', codes_key, code, user) == 0 then
+    return { 'already_redeemed' }
+end
+local id = redis.call('XADD', events_key, '*', 'type', 'redeemed', 'last4', last4, 'user', user,
+    'amount', amount, 'currency', currency)
+return { 'redeemed', id, amount, currency }

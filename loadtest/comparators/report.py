@@ -1,0 +1,90 @@
+"""What the rounds say: medians, ratios round by round, and the table of docs/performance.md."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from loadtest import stand
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from loadtest.comparators.contenders import Peer
+    from loadtest.comparators.run import Figures, Measured
+
+ENGINE: Final = "engine"
+
+
+def summary(measured: Mapping[str, Sequence[Figures]]) -> dict[str, dict[str, Any]]:
+    """Of each contender at one number of connections, what its rounds say.
+
+    ``engine/it`` is the ratio of redemptions a second, ``its cost/engine's`` that of the front end's time for
+    one; both of the same round, as median, least and most.
+    """
+    ours = measured.get(ENGINE)
+    found: dict[str, dict[str, Any]] = {}
+    for name, rounds in measured.items():
+        found[name] = {
+            "per_second": stand.spread((one.per_second for one in rounds), 0),
+            "front_us": stand.spread((one.front_us for one in rounds), 1),
+            **{
+                field: round(statistics.median(getattr(one, field) for one in rounds), 2)
+                for field in ("store_us", "client_us", "front_busy", "others_busy", "p50_ms", "p99_ms")
+            },
+        }
+        if ours and name != ENGINE:
+            pairs = list(zip(ours, rounds, strict=True))
+            found[name]["engine/it"] = stand.spread((one.per_second / it.per_second for one, it in pairs), 2)
+            found[name]["its cost/engine's"] = stand.spread(
+                (it.front_us / one.front_us for one, it in pairs), 2
+            )
+    return found
+
+
+def results(measured: Measured) -> dict[str, dict[str, dict[str, Any]]]:
+    """The summary of each number of connections."""
+    return {f"{number} connections": summary(found) for number, found in measured.items()}
+
+
+def table(found: Mapping[str, Mapping[str, Any]], peers: Sequence[Peer], heading: str) -> str:
+    """A table in Markdown, of one number of connections."""
+    columns = (
+        *(heading, "redemptions/s", "engine / it", "front end's time for one, µs", "its / engine's"),
+        *("front end's core, the other core", "p50, p99 ms"),
+    )
+    rows = [columns, ("---",) * len(columns)]
+    for peer in peers:
+        one = found[peer.name]
+        rows.append(
+            (
+                f"{peer.name}: {peer.does}",
+                f"{one['per_second']['median']:,.0f}",
+                _ratio(one.get("engine/it")),
+                f"{one['front_us']['median']:.0f}",
+                _ratio(one.get("its cost/engine's")),
+                f"{one['front_busy']:.0%}, {one['others_busy']:.0%}",
+                f"{one['p50_ms']:.1f}, {one['p99_ms']:.1f}",
+            )
+        )
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _ratio(found: Mapping[str, float] | None) -> str:
+    return f"{found['median']:.2f} ({found['least']:.2f}–{found['most']:.2f})" if found else ""  # noqa: RUF001 - a range
+
+
+def machine() -> str:
+    """Where this was measured."""
+    model = platform.processor() or platform.machine()
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    named = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
+    cores = f"{os.cpu_count()} cores of {named[1] if named else model}"
+    return f"{platform.system()}, {cores}, Python {platform.python_version()}"
