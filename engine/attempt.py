@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     """Takes the status and the body of an answer, and its Retry-After in seconds, 0 for none."""
 
 NO_CAMPAIGN: Final = Campaign("", "", None, None, per_user_limited=False, pinned_shard=None)
-_WHOLE_ID_DASHES: Final = 2
+_STREAM_ID_PARTS: Final = 2
 READ_AGAIN: Final = 0  # in place of a status: what the attempt was made from is another now
 _FIELDS: Final = (
     *("campaign_at", "state_at", "used_at", "users_at", "receipts_at", "receipts_before_at"),
@@ -61,7 +61,7 @@ class Attempt(Wanted):
 
     __slots__ = (
         "actor", "amount", "api_key", "batch", "campaign", "claimed", "core", "fingerprint", "key", "last4",
-        "masked", "on_done", "order", "place", "receipt_name", "serial", "user",
+        "on_done", "order", "place", "receipt_name", "serial", "user",
     )  # fmt: skip
 
     script: ClassVar[Script]
@@ -118,7 +118,7 @@ class Attempt(Wanted):
         registry = self.core.registry
         self.batch, self.serial = code.batch.id, code.serial
         self.campaign = registry.campaigns[code.batch.campaign]
-        self.last4, self.masked = code.last4, code.masked
+        self.last4 = code.last4
         self.place = keys.place(self.serial, registry.shards, self.campaign.pinned_shard)
         if self.key:
             known = receipts.known_half(self.user, self.order, [(self.batch, self.serial)])
@@ -134,13 +134,17 @@ class Attempt(Wanted):
         registry = self.core.registry
         self.campaign = registry.campaigns[campaign]
         self.batch, self.serial, self.last4 = batch, serial, last4
-        self.masked = masked(registry.batches[batch], last4)
         self.place = keys.place(serial, registry.shards, self.campaign.pinned_shard)
 
     def is_the_code_of(self, other: Attempt) -> None:
         """Take the identity of a code that was found for another attempt."""
         self.batch, self.serial, self.campaign = other.batch, other.serial, other.campaign
-        self.last4, self.masked, self.place = other.last4, other.masked, other.place
+        self.last4, self.place = other.last4, other.place
+
+    @property
+    def masked(self) -> str:
+        """The code as it is shown."""
+        return masked(self.core.registry.batches[self.batch], self.last4)
 
     def refused(self, outcome: str, *, replayed: bool = False) -> None:
         """Answer with a refusal."""
@@ -241,8 +245,9 @@ class Attempt(Wanted):
 
         The code may have been on another shard then.
         """
-        whole = word if word.count("-") == _WHOLE_ID_DASHES else f"{self.place.shard}-{word}"
-        return EventId(*map(int, whole.split("-")))
+        parts = word.split("-")
+        shard = parts.pop(0) if len(parts) > _STREAM_ID_PARTS else self.place.shard
+        return EventId(int(shard), int(parts[0]), int(parts[1]))
 
 
 class Claim(Attempt):

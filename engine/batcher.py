@@ -1,7 +1,8 @@
 """All attempts that arrive while a call is under way form the next call.
 
-One call of a script at a time for each shard, no timer between: an attempt that finds the link idle
-goes out at once, and at saturation the batches fill themselves. What waits is bounded in
+One call of a script at a time for each shard, no timer between: attempts that find the link idle
+go out at once, with all that were decoded in the same turn of the event loop, and at saturation the
+batches fill themselves. What waits is bounded in
 number and in time.
 """
 
@@ -117,8 +118,8 @@ class Batcher:
         self._idle.clear()
         if self._tick is None:
             self._tick = self._loop.call_later(TICK_S, self._check_deadlines)
-        if not self._under_way:
-            self.dispatch()
+        if not self._under_way and len(self._queue) == 1:
+            self._loop.call_soon(self.dispatch)  # with those that were decoded in the same turn
 
     def dispatch(self) -> None:
         """Send what waits, if nothing is under way."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import re
 import unicodedata
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -18,7 +17,7 @@ from engine.batcher import Batcher
 from engine.combined import Combined
 from engine.corrections import Adjustment, Rollback, Voiding
 from engine.errors import Fault, Overloaded, Refusal
-from engine.formats import FORMATS, normalise
+from engine.formats import FORMATS, all_symbols, normalise
 from engine.holds import Confirmation, Hold, Release
 from engine.inspection import Check
 from engine.link import Link
@@ -52,7 +51,6 @@ SCRIPTS: Final = tuple(
 _BEGINNINGS: Final = frozenset(kind.script.name for kind in (Redemption, Combined, Hold))
 _SHORTEST_CODE: Final = min(fmt.length for fmt in FORMATS.values())
 _REPEATED: Final = "The code may stand in no other field."
-_NO_SYMBOL: Final = re.compile("[^0-9A-Za-z]+")
 
 
 class Answer(NamedTuple):
@@ -294,12 +292,11 @@ def _repeats_code(normalised: bytes, *texts: str | None) -> bool:
     ending = normalised[-_SHORTEST_CODE:]
     is_word = len(ending) < _SHORTEST_CODE
     for text in texts:
-        # Only of plain text the length says that it is too short: a ligature is several letters.
-        if text is not None and (len(text) >= len(ending) or not text.isascii()):
-            flat = normalise(text, characters_max=len(text))
-            if flat is None:
-                plain = _NO_SYMBOL.sub("", unicodedata.normalize("NFKC", text))
-                flat = normalise(plain, characters_max=len(plain))
-            if flat is not None and (flat == ending if is_word else ending in flat):
-                return True
+        if text is None or (len(text) < len(ending) and text.isascii()):
+            continue  # only of plain text the length says that it is too short: a ligature is several letters
+        flat = None if text.isascii() else normalise(text, characters_max=len(text))
+        if flat is None:
+            flat = all_symbols(text if text.isascii() else unicodedata.normalize("NFKC", text))
+        if flat == ending if is_word else ending in flat:
+            return True
     return False

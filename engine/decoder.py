@@ -46,11 +46,6 @@ class Issued(NamedTuple):
         shown = min(LAST_SYMBOLS, len(self.symbols) // (1 if self.format else _SHOWN_PART))
         return self.symbols[len(self.symbols) - shown :].decode()
 
-    @property
-    def masked(self) -> str:
-        """The code as it is shown."""
-        return masked(self.batch, self.last4)
-
 
 def masked(batch: Batch, last4: str) -> str:
     """A code of a batch as it is shown; of an imported one not even its length."""

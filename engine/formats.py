@@ -88,9 +88,12 @@ FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
     }
 )
 _BY_LENGTH: Final = {fmt.length: fmt for fmt in FORMATS.values()}
+# A group is no shorter than what is shown.
+_HIDDEN: Final = {fmt.name: fmt.show("•" * fmt.length)[:-LAST_SYMBOLS] for fmt in FORMATS.values()}
 
 _SEPARATORS: Final = b" \t-_."
 _TO_SYMBOL: Final = bytes.maketrans(b"abcdefghijklmnopqrstuvwxyzOIL", b"ABCDEFGH1JK1MN0PQRSTUVWXYZ011")
+_NO_SYMBOLS: Final = bytes(character for character in range(128) if not chr(character).isalnum())
 _DASHES: Final = (*range(0x2010, 0x2016), 0x2212)
 # Space separators (category Zs) and the marks of no width that copying leaves behind.
 _SPACES: Final = (0xA0, 0x1680, *range(0x2000, 0x200C), 0x202F, 0x205F, 0x2060, 0x3000, 0xFEFF)
@@ -116,6 +119,11 @@ def normalise(text: str, *, characters_max: int = INPUT_CHARACTERS_MAX) -> bytes
             return None
     symbols = text.encode("ascii").translate(_TO_SYMBOL, _SEPARATORS)
     return symbols if symbols.isalnum() else None
+
+
+def all_symbols(text: str) -> bytes:
+    """The ASCII letters and digits of a text as ``normalise`` has them, whatever else is between."""
+    return text.encode("ascii", "ignore").translate(_TO_SYMBOL, _NO_SYMBOLS)
 
 
 def normalise_prefix(prefix: str) -> bytes:
@@ -159,7 +167,7 @@ def mask(fmt: Format, last4: str) -> str:
     """
     if len(last4) != LAST_SYMBOLS or not last4.isascii() or last4.encode().translate(None, fmt.alphabet):
         raise ValueError(f"a mask shows {LAST_SYMBOLS} symbols of {fmt.name}")
-    return fmt.show("•" * (fmt.length - LAST_SYMBOLS) + last4)
+    return _HIDDEN[fmt.name] + last4
 
 
 class GuessableError(ValueError):

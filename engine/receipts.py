@@ -64,7 +64,8 @@ def known_half(user: str, order: str, codes: Sequence[Code]) -> bytes:
 
 def fingerprint(known: bytes, seen: list[object]) -> bytes:
     """What two requests with one idempotency key must share: 64 bits of BLAKE2b."""
-    return known + (_digest(seen) if _digest(seen) != REBUILT else b"\1" * _HALF)
+    digest = _digest(seen)
+    return known + (digest if digest != REBUILT else b"\1" * _HALF)
 
 
 def canonical(value: object) -> bytes:

@@ -37,6 +37,7 @@ ENGINE: Final = ("engine.cli", "serve")
 BARE: Final = ("loadtest.baselines", "bare")
 NAIVE: Final = ("loadtest.baselines", "naive")
 AMOUNT, CURRENCY = 500, "EUR"
+PLAIN: Final = NewCampaign(name="Bench", state="active", amount=AMOUNT, currency=CURRENCY)
 _PROCESSORS: Final = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 _START_S_MAX: Final = 60.0
 _STOP_S_MAX: Final = 30.0
@@ -158,9 +159,8 @@ def processor_seconds(*pids: int) -> float:
     return found
 
 
-async def mint(plane: ControlPlane, count: int) -> list[str]:
+async def mint(plane: ControlPlane, count: int, new: NewCampaign = PLAIN) -> list[str]:
     """The codes of a new campaign."""
-    new = NewCampaign(name="Bench", state="active", amount=AMOUNT, currency=CURRENCY)
     campaign = (await campaigns.create(plane, campaigns.define(new))).value
     batch = (await batches.mint(plane, campaign.id, NewBatch(count=count), created_by="bench")).value.batch
     codec = Codec(mint_keys.from_settings(plane.settings).by_name)

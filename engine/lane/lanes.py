@@ -7,7 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from engine.lane.answers import Answers
-from engine.lane.head import WAITING_BYTES_MAX, PlainHead
+from engine.lane.head import WAITING_BYTES_MAX, Heads
 from engine.lane.protocol import FastLane
 from engine.requests import durability_headers
 
@@ -31,6 +31,8 @@ class Lanes:
         self.connections = connections
         self.redeem = redeem
         self.settings = settings
+        # Larger bodies than may wait in a lane are aiohttp's.
+        self.heads = Heads(min(settings.body_bytes_max, WAITING_BYTES_MAX))
         self.answers = Answers(durability_headers(settings))
         self.stopping = False
         self._loop = asyncio.get_running_loop()
@@ -42,10 +44,6 @@ class Lanes:
     def __call__(self) -> FastLane:
         """A protocol for a client that has just connected."""
         return FastLane(self)
-
-    def new_head(self) -> PlainHead:
-        """What reads the heads of a connection; larger bodies than may wait in a lane are aiohttp's."""
-        return PlainHead(min(self.settings.body_bytes_max, WAITING_BYTES_MAX))
 
     def enter(self, lane: FastLane) -> None:
         """Look after a lane."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp.tcp_helpers import tcp_keepalive
 
 from engine.connection import log_failure
-from engine.lane.head import BLANK, HEAD_BYTES_MAX, LINE, WAITING_BYTES_MAX
+from engine.lane.head import BLANK, HEAD_BYTES_MAX, LINE, WAITING_BYTES_MAX, PlainHead
 from engine.messages import plain_problem
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 PIECES_MAX: Final = 64  # in which a request is passed on as it came
 # A request that is not whole after this goes to aiohttp, and with it the question of its time limits.
 PATIENCE_S: Final = 0.5
+_NO_HEAD: Final = PlainHead("", 0, is_last=False)
 
 
 class FastLane(asyncio.Protocol):
@@ -28,13 +29,14 @@ class FastLane(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_body_at", "_closing", "_has_answered", "_head", "_in_flight", "_lanes", "_number",
+        "_body_at", "_closing", "_has_answered", "_head", "_in_flight", "_key", "_lanes", "_number",
         "_pieces", "_reading_paused", "_received", "_says_no_more", "_since", "_transport", "_writing_paused",
     )  # fmt: skip
 
     def __init__(self, lanes: Lanes) -> None:
         self._lanes = lanes
-        self._head = lanes.new_head()
+        self._head: PlainHead = _NO_HEAD
+        self._key: str | None = None
         self._transport: asyncio.Transport | None = None  # None: gone, or handed over
         self._received = b""  # of the requests that are not taken up yet
         self._pieces: list[bytes] = []  # as it came: what is wrong in one may concern what is in the same
@@ -129,7 +131,7 @@ class FastLane(asyncio.Protocol):
             if (
                 is_other
                 or (body_at if has_head else len(received)) > HEAD_BYTES_MAX
-                or (has_head and not self._head.read(received[:body_at]))
+                or (has_head and not self._read(received[:body_at]))
             ):
                 self._hand_over()
                 return
@@ -139,8 +141,8 @@ class FastLane(asyncio.Protocol):
         missing = self._body_at + self._head.length - len(received)
         if missing > 0:
             return
-        body = received[self._body_at :]
-        if missing == 0 and self._head.ends_with(body):
+        if missing == 0:
+            body = received[self._body_at :]
             self._body_at = 0
             self._received = b""
             if self._redeem(body):
@@ -148,14 +150,20 @@ class FastLane(asyncio.Protocol):
             self._received = received
         self._hand_over()
 
+    def _read(self, head: bytes) -> bool:
+        read = self._lanes.heads.read(head)
+        if read is None:
+            return False
+        self._head, self._key = read
+        return True
+
     def _redeem(self, body: bytes) -> bool:
         """Have it redeemed; False where nothing was done, and only aiohttp's lane can tell what to say."""
         self._number += 1
         self._in_flight = True
-        head = self._head
         on_done = functools.partial(self._answered, self._number)
         try:
-            taken = self._lanes.redeem(head.authorization, head.idempotency_key, body, on_done)
+            taken = self._lanes.redeem(self._head.authorization, self._key, body, on_done)
         except Exception as error:  # noqa: BLE001 - a bug of ours: told as aiohttp's lane tells it
             self._fail(error)
             return True
@@ -220,7 +228,6 @@ class FastLane(asyncio.Protocol):
 
     def resume(self, transport: asyncio.Transport, data: bytes) -> None:
         """Take the client back, with what it has sent since its last answer."""
-        self._head = self._lanes.new_head()
         self._transport = transport
         self._has_answered = True
         self._lanes.enter(self)

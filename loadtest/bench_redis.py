@@ -1,0 +1,166 @@
+"""What a redemption costs Redis: ``python -m loadtest.bench_redis``, by the size of a batch, and in memory.
+
+A core of the engine calls a Valkey of our own; Redis itself says how long its script took
+(INFO commandstats: the script only, neither reading the call nor the append-only file) and what it
+has allocated. ``plain`` is a code and a user; ``all checks`` is a campaign with a window, stock, budget and
+a limit per user, and requests with an order and an idempotency key.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import uvloop
+from redis.asyncio import Redis
+
+from engine import api_keys, keys
+from engine.control import ControlPlane
+from engine.core import Core
+from engine.database import open_database
+from engine.messages import RedeemRequest
+from engine.redemption import Redemption
+from engine.registry import Registry
+from engine.telemetry import Telemetry
+from loadtest import stand
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.campaigns import NewCampaign
+    from engine.registry import ApiKey
+    from engine.settings import Settings
+
+SIZES: Final = (1, 8, 32, 128)
+_SHARD: Final = 0
+LIMITED: Final = msgspec.structs.replace(
+    stand.PLAIN,
+    starts_at="2020-01-01T00:00:00Z",
+    ends_at="2100-01-01T00:00:00Z",
+    stock=2**40,
+    budget=2**50,
+    per_user_limit=3,
+)
+KINDS: Final = {"plain": stand.PLAIN, "all checks": LIMITED}
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A core that is connected, and what its Redis says of itself."""
+
+    core: Core
+    redis: Redis
+    api_key: ApiKey
+
+    async def redeem(self, codes: Sequence[str], *, size: int, with_keys: bool) -> None:
+        """Redeem all, ``size`` in each call of the script."""
+        for start in range(0, len(codes), size):
+            answers = [self._submit(code, with_keys=with_keys) for code in codes[start : start + size]]
+            if set(await asyncio.gather(*answers)) != {200}:
+                raise RuntimeError("a redemption was refused")
+
+    def _submit(self, code: str, *, with_keys: bool) -> asyncio.Future[int]:
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        user, order, key = f"user-{code[:7]}", None, None
+        if with_keys:
+            order, key = f"order-{code[5:12]}", f"4f1d7c02-9c5e-{code[:4]}-{code[5:9]}"
+        attempt = Redemption(self.core, RedeemRequest(code=code, user=user, order=order), key, self.api_key)
+        attempt.on_done = lambda status, _body, _retry: answer.set_result(status)
+        self.core.submit(attempt, code)
+        return answer
+
+    async def memory(self) -> int:
+        """Bytes that Redis has allocated."""
+        return int((await self.redis.info("memory"))["used_memory"])
+
+
+def main() -> None:
+    """Parse the options and run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--codes", type=int, default=20_000, help="redeemed for each size of a batch")
+    parser.add_argument("--memory-codes", type=int, default=200_000, help="redeemed to weigh them")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory, stand.servers(Path(directory)) as settings:
+        result = uvloop.run(_measure(settings, options))
+    print(json.dumps(result, indent=2))
+
+
+async def _measure(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
+    async with (
+        open_database(settings, settings.database_url) as database,
+        Redis.from_url(settings.redis_url) as redis,
+    ):
+        plane = ControlPlane(database, redis, settings)
+        key = (await api_keys.create(plane, "bench", ["redeem"])).value.key
+        registry = Registry(redis)
+        await registry.refresh()
+        core = Core(replace(settings, batch_max=max(SIZES)), registry, redis, Telemetry())
+        core.open()
+        while not core.ready:  # noqa: ASYNC110 - it connects in a callback, and tells nobody
+            await asyncio.sleep(0.01)
+        bench = Bench(core, redis, registry.api_keys[api_keys.digest(key).hex()])
+        found: dict[str, Any] = {"allocator": (await redis.info("memory"))["mem_allocator"]}
+        for kind, campaign in KINDS.items():
+            with_keys = kind == "all checks"
+            found[kind] = {
+                "script_us": {
+                    str(size): await _script_us(
+                        bench, plane, campaign, options.codes, size=size, with_keys=with_keys
+                    )
+                    for size in SIZES
+                },
+                "bytes": await _bytes(bench, plane, campaign, options.memory_codes, with_keys=with_keys),
+            }
+        await core.close()
+        return found
+
+
+async def _script_us(
+    bench: Bench, plane: ControlPlane, campaign: NewCampaign, count: int, *, size: int, with_keys: bool
+) -> dict[str, float]:
+    """Microseconds of the script for one call, and for one redemption."""
+    codes = await stand.mint(plane, count // size * size, campaign)
+    await bench.redeem(codes[:size], size=size, with_keys=with_keys)  # it learns of the campaign
+    await bench.redis.config_resetstat()
+    await bench.redeem(codes[size:], size=size, with_keys=with_keys)
+    calls = (await bench.redis.info("commandstats"))["cmdstat_evalsha"]
+    if calls["calls"] != len(codes) // size - 1:
+        raise RuntimeError(f"{calls['calls']} calls instead of {len(codes) // size - 1}")
+    await bench.redis.xtrim(keys.events(_SHARD), maxlen=0)
+    return {
+        "call": round(calls["usec"] / calls["calls"], 1),
+        "redemption": round(calls["usec"] / (len(codes) - size), 2),
+    }
+
+
+async def _bytes(
+    bench: Bench, plane: ControlPlane, campaign: NewCampaign, count: int, *, with_keys: bool
+) -> dict[str, float]:
+    """What Redis has allocated for one redemption: with its event, without it, and with its receipt gone."""
+    redis, empty = bench.redis, await bench.memory()
+    codes = await stand.mint(plane, count, campaign)
+    await bench.core.registry.refresh()
+    issued = await bench.memory()
+    await bench.redeem(codes, size=max(SIZES), with_keys=with_keys)
+    redeemed = await bench.memory()
+    await redis.xtrim(keys.events(_SHARD), maxlen=0)
+    persisted = await bench.memory()
+    async for name in redis.scan_iter(f"{{s{_SHARD}}}:receipt:*", count=1000):
+        await redis.unlink(name)
+    forgotten = await bench.memory()
+    return {
+        "issued": round((issued - empty) / count, 2),
+        "redeemed": round((redeemed - issued) / count, 1),
+        "persisted": round((persisted - issued) / count, 1),
+        "past its receipt": round((forgotten - issued) / count, 2),
+    }
+
+
+if __name__ == "__main__":
+    main()
