@@ -65,10 +65,10 @@ for _, news in ipairs(record_news) do
     redis.call('ZADD', changed_key, news[1], news[2])
 end
 for _, event in ipairs(event_news) do
-    append_event(
+    redis.call(unpack(event_call(
         events_key, string.format('%.0f-%.0f', event_ms, event_seq), event.type, event.redemption, event.campaign,
         event.batch, event.serial, '', '', '', '', '', event.key, event.actor, string.format('%.0f', event_ms)
-    )
+    )))
     event_seq = event_seq + 1
 end
 for campaign_key, row in pairs(campaign_news) do

@@ -1,12 +1,13 @@
 -- The event stream: always the same fields in the same order (engine/events.py).
 
-local function append_event(
+-- The call that appends an event, to be made with unpack.
+local function event_call(
     stream_key, event_id, type, redemption, campaign, batch, serial, last4, user, amount, currency, order, key, actor, at
 )
-    redis.call(
+    return {
         'XADD', stream_key, event_id,
         'v', '1', 'type', type, 'redemption', redemption, 'campaign', campaign,
         'batch', batch, 'serial', serial, 'last4', last4, 'user', user,
-        'amount', amount, 'currency', currency, 'order', order, 'key', key, 'actor', actor, 'at', at
-    )
+        'amount', amount, 'currency', currency, 'order', order, 'key', key, 'actor', actor, 'at', at,
+    }
 end

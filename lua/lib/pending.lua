@@ -7,6 +7,7 @@
 local FRESH, REDEEMED, HELD, VOID = 0, 1, 2, 3
 local AMOUNT_MAX = 9007199254740991 -- 2^53 - 1: what Lua's numbers and JSON's hold exactly
 local REMOVED = false
+local CALL_ARGUMENTS_MAX = 1000
 local MARK = '\31' -- in an order: behind it stands a token that makes its holds its own, and that nobody sees
 
 local pending
@@ -22,8 +23,19 @@ local function forget_pending()
 end
 forget_pending()
 
+-- A number's digits. The same few come again and again: times, amounts.
+local texts = {}
+
 local function text(number)
-    return number and string.format('%.0f', number) or ''
+    if not number then
+        return ''
+    end
+    local digits = texts[number]
+    if not digits then
+        digits = string.format('%.0f', number)
+        texts[number] = digits
+    end
+    return digits
 end
 
 local function slots(tables, at)
@@ -123,19 +135,23 @@ local function count_use(campaign, uses, taken)
 end
 
 local function shown_order()
+    if attempt.order == '' then
+        return ''
+    end
     local mark = string.find(attempt.order, MARK, 1, true)
     return mark and string.sub(attempt.order, 1, mark - 1) or attempt.order
 end
 
 -- Plans an event about the attempt's code; answers its id. Without a redemption it is one itself.
 local function add_event(type, redemption, campaign, event_amount)
-    local event_id = string.format('%.0f-%.0f', event_ms, event_seq)
+    local event_at = text(event_ms)
+    local event_id = event_at .. '-' .. string.format('%.0f', event_seq)
     event_seq = event_seq + 1
-    pending.events[#pending.events + 1] = {
-        event_id, type, redemption or shard .. '-' .. event_id, campaign.id,
+    pending.events[#pending.events + 1] = event_call(
+        events_key, event_id, type, redemption or shard .. '-' .. event_id, campaign.id,
         attempt.batch, attempt.serial, attempt.last4, attempt.user, text(event_amount), campaign.currency,
-        shown_order(), attempt.key, attempt.actor, text(event_ms),
-    }
+        shown_order(), attempt.key, attempt.actor, event_at
+    )
     return event_id
 end
 
@@ -169,6 +185,20 @@ local function write_holds()
     end
 end
 
+-- All of one string together, but no more arguments than Lua unpacks.
+local function write_states(at, offsets)
+    local call = { 'BITFIELD', KEYS[at] }
+    for code, state in pairs(offsets) do
+        if #call >= CALL_ARGUMENTS_MAX then
+            redis.call(unpack(call))
+            call = { 'BITFIELD', KEYS[at] }
+        end
+        local size = #call
+        call[size + 1], call[size + 2], call[size + 3], call[size + 4] = 'SET', 'u2', '#' .. code, state
+    end
+    redis.call(unpack(call))
+end
+
 -- Every key below has been read, so none of these can fail for its type.
 local function write_pending()
     write_holds()
@@ -190,9 +220,7 @@ local function write_pending()
         end
     end
     for at, offsets in pairs(pending.states) do
-        for code, state in pairs(offsets) do
-            redis.call('BITFIELD', KEYS[at], 'SET', 'u2', '#' .. code, state)
-        end
+        write_states(at, offsets)
     end
     for at, counts in pairs(pending.users) do
         for digest, count in pairs(counts) do
@@ -208,14 +236,14 @@ local function write_pending()
             redis.call('HSET', KEYS[at], redemption, text(given_back))
         end
     end
+    local expires_at_s = text((epoch_now + 2) * tonumber(receipt_window_s))
     for at, decided in pairs(pending.receipts) do
-        local expires_at_s = string.format('%.0f', (epoch_now + 2) * tonumber(receipt_window_s))
         for digest, receipt in pairs(decided) do
             redis.call('HSET', KEYS[at], digest, receipt)
             redis.call('EXPIREAT', KEYS[at], expires_at_s, 'NX')
         end
     end
     for _, event in ipairs(pending.events) do
-        append_event(events_key, unpack(event))
+        redis.call(unpack(event))
     end
 end

@@ -27,6 +27,7 @@ VERSION: Final = 3
 BUCKET: Final = 11
 UNSET: Final = ("starts_at_ms", "ends_at_ms", "stock", "per_user_limit", "amount", "currency")
 EDGE_MARGIN_S: Final = 60
+CODES_MANY: Final = 2100  # a call of Redis with four arguments for each is more than Lua unpacks
 EDGES_MS: Final = 600  # how many neighbouring milliseconds one call tries
 
 
@@ -648,3 +649,12 @@ async def test_a_key_of_another_type_fails_the_whole_batch_and_nothing_is_writte
         await shard.call(Attempt(counted=True), attempt)
     assert await snapshot(shard.redis) == before
     await shard.redis.delete(name)
+
+
+async def test_more_codes_than_one_call_of_redis_takes_are_all_redeemed(shard: Shard) -> None:
+    await shard.add_campaign()
+    attempts = [Attempt(offset=at) for at in range(CODES_MANY)]
+    assert {answer.split(" ")[0] for answer in await shard.redeem(*attempts)} == {"redeemed"}
+    assert [await shard.get_state(attempt) for attempt in attempts] == [REDEEMED] * CODES_MANY
+    assert await shard.get_state(Attempt(offset=CODES_MANY)) == FRESH
+    assert len({event_id for event_id, _ in await shard.events()}) == CODES_MANY
