@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from engine import keys, receipts
 from engine.decoder import masked
 from engine.errors import RETRYABLE_STATUS, Fault, OutcomeUnknown, StoreUnavailable
-from engine.events import EventId
-from engine.messages import plain_problem, problem
+from engine.messages import instant, plain_problem, problem
 from engine.receipts import bucketed
 from engine.registry import Campaign
 from engine.resolver import Wanted
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     """Takes the status and the body of an answer, and its Retry-After in seconds, 0 for none."""
 
 NO_CAMPAIGN: Final = Campaign("", "", None, None, per_user_limited=False, pinned_shard=None)
-_STREAM_ID_PARTS: Final = 2
+_WHOLE_ID_DASHES: Final = 2
 READ_AGAIN: Final = 0  # in place of a status: what the attempt was made from is another now
 _FIELDS: Final = (
     *("campaign_at", "state_at", "used_at", "users_at", "receipts_at", "receipts_before_at"),
@@ -240,14 +239,14 @@ class Attempt(Wanted):
             retry_after_s = core.settings.retry_after_s
         self.on_done(status, body, retry_after_s)
 
-    def event_id(self, word: str) -> EventId:
-        """The id that an answer names: within the code's shard, or, in a receipt made again, whole.
+    def event(self, word: str) -> tuple[str, str]:
+        """Id and time (ISO 8601) of the event that an answer names.
 
-        The code may have been on another shard then.
+        The word is its id within the code's shard; or, in a receipt made again, the whole id: the code may
+        have been on another shard then.
         """
-        parts = word.split("-")
-        shard = parts.pop(0) if len(parts) > _STREAM_ID_PARTS else self.place.shard
-        return EventId(int(shard), int(parts[0]), int(parts[1]))
+        event_id = word if word.count("-") == _WHOLE_ID_DASHES else f"{self.place.shard}-{word}"
+        return event_id, instant(int(event_id.split("-")[1]))
 
 
 class Claim(Attempt):

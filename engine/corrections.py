@@ -11,7 +11,7 @@ import orjson
 from engine import acts, admin_receipts, keys, receipts
 from engine.attempt import Attempt, load_script, number
 from engine.errors import OutcomeUnknown, Refusal, StoreUnavailable
-from engine.messages import encode, instant
+from engine.messages import encode
 
 if TYPE_CHECKING:
     from engine.attempt import Arguments, PlaceOf
@@ -91,7 +91,7 @@ class Rollback(Attempt):
                 "returned": number(returned),
                 "rolled_back": None if amount is None else int(total),
                 **({"balance": int(left)} if left else {}),
-                "rolled_back_at": instant(self.event_id(word).stream_ms),
+                "rolled_back_at": self.event(word)[1],
                 "replayed": replayed,
             }
         )
@@ -134,17 +134,18 @@ class Adjustment(Correction):
     def succeeded(self, words: list[str], *, replayed: bool) -> bytes:
         """The balance as it is now."""
         word, left = words
-        event_id, campaign = self.event_id(word), self.campaign
+        event_id, adjusted_at = self.event(word)
+        campaign = self.campaign
         return encode(
             {
-                "id": str(event_id),
+                "id": event_id,
                 "status": "adjusted",
                 "campaign": campaign.id,
                 "code": self.masked,
                 "amount": self.amount,
                 "currency": campaign.currency,
                 "balance": int(left),
-                "adjusted_at": instant(event_id.stream_ms),
+                "adjusted_at": adjusted_at,
                 "replayed": replayed,
             }
         )

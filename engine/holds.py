@@ -87,7 +87,7 @@ class Hold(Attempt):
         campaign = self.campaign
         return encode(
             {
-                "id": str(self.event_id(word)),
+                "id": self.event(word)[0],
                 "status": "held",
                 "campaign": campaign.id,
                 "code": self.masked,
@@ -191,7 +191,7 @@ class Release(HoldEnd):
                 "amount": hold.amount,
                 "currency": self.campaign.currency,
                 "order": hold.order,
-                "released_at": instant(self.event_id(word).stream_ms),
+                "released_at": self.event(word)[1],
                 "replayed": replayed,
             }
         )

@@ -223,15 +223,11 @@ def plain_problem(code: str, *, replayed: bool = False) -> tuple[int, bytes]:
     return (_REPLAYED if replayed else _PLAIN)[code]
 
 
+@functools.lru_cache(maxsize=256)  # what one call redeems is redeemed in one millisecond
 def instant(milliseconds: int) -> str:
     """A time as ISO 8601 in UTC, to the millisecond."""
     second, rest = divmod(milliseconds, 1000)
-    return f"{_second(second)}.{rest:03}Z"
-
-
-@functools.lru_cache(maxsize=16)  # what is redeemed now is redeemed within a few seconds
-def _second(second: int) -> str:
-    return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
+    return f"{datetime.fromtimestamp(second, UTC).isoformat().removesuffix('+00:00')}.{rest:03}Z"
 
 
 def redeemed(
@@ -243,7 +239,7 @@ def redeemed(
     amount: int | None,
     currency: str | None,
     balance: int | None,
-    redeemed_at_ms: int,
+    redeemed_at: str,
     replayed: bool,
 ) -> bytes:
     """Body of a success. ``masked_code`` shows the last four symbols only.
@@ -260,7 +256,7 @@ def redeemed(
             "amount": amount,
             "currency": currency,
             **({} if balance is None else {"balance": balance}),
-            "redeemed_at": instant(redeemed_at_ms),
+            "redeemed_at": redeemed_at,
             "replayed": replayed,
         }
     )

@@ -53,15 +53,16 @@ def told(request: RedeemRequest | HoldRequest) -> list[object]:
 def redeemed_body(attempt: Attempt, words: list[str], user: str, *, replayed: bool) -> bytes:
     """Body of a success, from the words `<event's id> <amount>[ <balance left>]`."""
     word, amount, *balance = words
-    event_id, campaign = attempt.event_id(word), attempt.campaign
+    event_id, redeemed_at = attempt.event(word)
+    campaign = attempt.campaign
     return redeemed(
-        redemption=str(event_id),
+        redemption=event_id,
         campaign=campaign.id,
         masked_code=attempt.masked,
         user=user,
         amount=number(amount),
         currency=campaign.currency,
         balance=number(balance[0]) if balance else None,
-        redeemed_at_ms=event_id.stream_ms,
+        redeemed_at=redeemed_at,
         replayed=replayed,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("engine.worker")  # __name__ is __main__ here
 BACKLOG = 4096
+GC_ALLOCATIONS = 50_000
 
 
 @contextlib.asynccontextmanager
@@ -71,11 +73,22 @@ async def _run(settings: Settings, ready_file: Path | None) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):  # until here they simply end the process
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         WORKERS.set(1)
+        _collect_rarely()
         if ready_file:
             ready_file.write_text(str(os.getpid()))  # noqa: ASYNC240 - once, before anything else
         _log.info("worker serves", extra={"host": settings.host, "port": settings.port})
         await stop.wait()
     _log.info("worker stopped")
+
+
+def _collect_rarely() -> None:
+    """Let the collector of cycles run less often, and pass over what is here to stay.
+
+    A redemption makes objects, and no cycle; by default 7 % of a worker's time go into looking for one.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS, *gc.get_threshold()[1:])
 
 
 def main() -> int:

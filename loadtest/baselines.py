@@ -39,7 +39,7 @@ ANSWER: Final = messages.redeemed(
     amount=500,
     currency="EUR",
     balance=None,
-    redeemed_at_ms=1795376794500,
+    redeemed_at=messages.instant(1795376794500),
     replayed=False,
 )
 
@@ -81,7 +81,7 @@ class Naive:
             amount=int(amount) if amount else None,
             currency=campaign.currency,
             balance=None,
-            redeemed_at_ms=int(stream_id.partition("-")[0]),
+            redeemed_at=messages.instant(int(stream_id.partition("-")[0])),
             replayed=False,
         )
         return web.Response(body=body, content_type=messages.JSON_TYPE)
