@@ -2,7 +2,8 @@
 
 The load is that of the unique codes, from a generator that costs little (``open_loop``). Each step is one
 rate, held; between steps the ledger catches up. Once a step has broken, the rate between it and the
-last good one is halved a few times: the highest rate that held is the knee.
+last good one is halved a few times: the highest rate that held is the knee. Latency is then measured once
+more at shares of it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from loadtest.open_loop import Step, Told
 from loadtest.run import RunError, end_campaign
 from loadtest.sampling import LAG_EVENTS, Sampler
 from loadtest.scenarios import prepare
-from loadtest.steps import Limits, Report, StepFigures, broken, first_to_give, others_cores
+from loadtest.steps import SHARES, Limits, Report, StepFigures, broken, first_to_give, others_cores
 from loadtest.verifier import verify
 
 if TYPE_CHECKING:
@@ -80,6 +81,9 @@ class Capacity:
             try:
                 with Sampler(self._url, self._key, processes=processes, interval_s=0.5) as sampler:
                     self._climb(api, report, sampler, first, most)
+                    if report.knee is not None:
+                        for share in SHARES:
+                            report.below.append(self._held(api, report.knee.per_second * share, sampler))
                     self._say("comparing the answers with the ledger")
                     report.findings = verify(api, plan, self._directory, say=self._say)
             finally:
@@ -94,11 +98,8 @@ class Capacity:
         """A rate that breaks is tried once more: it may have been something else that disturbed it."""
         rate, good, bad, halvings, tries = first, 0.0, float("inf"), 0, 0
         while len(report.steps) < STEPS_MAX:
-            step = self._step(rate, sampler)
+            step = self._held(api, rate, sampler)
             report.steps.append(step)
-            told = f"{rate:8,.0f}/s: {step.done_per_s:8,.0f} done, p99 {step.latency_ms[1]:8.1f} ms"
-            self._say(told + (f"  {'; '.join(step.broken)}" if step.broken else ""))
-            self._drain(api)
             tries += 1
             if step.broken and tries < TRIES:
                 continue
@@ -116,6 +117,14 @@ class Capacity:
                 rate = min(most, rate * GROWTH)
             if halvings > HALVINGS or (not good and halvings):
                 return
+
+    def _held(self, api: Api, rate: float, sampler: Sampler) -> StepFigures:
+        """One step, told, and the ledger has all of it."""
+        step = self._step(rate, sampler)
+        told = f"{rate:8,.0f}/s: {step.done_per_s:8,.0f} done, p99 {step.latency_ms[1]:8.1f} ms"
+        self._say(told + (f"  {'; '.join(step.broken)}" if step.broken else ""))
+        self._drain(api)
+        return step
 
     def _step(self, rate: float, sampler: Sampler) -> StepFigures:
         """One rate, held."""

@@ -16,7 +16,7 @@ from loadtest.judging import PERCENTILES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loadtest.steps import Report
+    from loadtest.steps import Report, StepFigures
 
 WIDTH, HEIGHT = 860, 300
 LEFT, RIGHT, TOP, BOTTOM = 60, 170, 16, 42
@@ -123,7 +123,7 @@ def _path(one: Series, x_scale: Scale, y_scale: Scale) -> str:
 
 def page(report: Report) -> str:
     """The whole page."""
-    steps = sorted(report.steps, key=lambda step: step.per_second)
+    steps = sorted((*report.steps, *report.below), key=lambda step: step.per_second)
     latency = [
         Series(f"p{at:g}", [(step.per_second, step.latency_ms[number]) for step in steps])
         for number, at in enumerate(PERCENTILES)
@@ -163,8 +163,9 @@ def page(report: Report) -> str:
             plot(rates, "seconds", "attempts a second"),
             "<h2>Processors against time</h2>",
             plot(cores, "seconds", "cores taken"),
+            *(("<h2>Latency below that</h2>", _table(report.below)) if report.below else ()),
             "<h2>Steps</h2>",
-            _table(report),
+            _table(report.steps),
             "</html>\n",
         )
     )
@@ -173,13 +174,13 @@ def page(report: Report) -> str:
 def _asked(report: Report, begin: float) -> list[tuple[float, float | None]]:
     """The rate over time, as a staircase with gaps."""
     drawn: list[tuple[float, float | None]] = []
-    for step in report.steps:
+    for step in (*report.steps, *report.below):
         first, last = max(0.0, step.began - begin), max(0.0, step.ended - begin)
         drawn += [(first, 0.0), (first, step.per_second), (last, step.per_second), (last, 0.0), (last, None)]
     return drawn
 
 
-def _table(report: Report) -> str:
+def _table(steps: Sequence[StepFigures]) -> str:
     heads = (
         "asked/s",
         "done/s",
@@ -193,7 +194,7 @@ def _table(report: Report) -> str:
         "",
     )
     rows = [f"<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>"]
-    for step in report.steps:
+    for step in steps:
         cells = (
             f"{step.per_second:,.0f}",
             f"{step.done_per_s:,.0f}",

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from loadtest.sampling import Sample
     from loadtest.scenarios import Plan
 
+SHARES: Final = (0.25, 0.5, 0.75)
+"""Of the knee: what latency is on an ordinary day, and at the hour of the sale."""
 KEPT_UP: Final = 0.97
 FULL: Final = 0.85
 """Of a core, from where a process that has but one is said to be at its limit."""
@@ -65,6 +67,7 @@ class Report:
     Attributes:
         first_to_give: what was at its limit in the lowest step that broke.
         others_cores: what processes that are not the engine's or the generator's took of the machine.
+        below: steps at shares of the knee (``SHARES``), once it was known.
     """
 
     plan: Plan
@@ -74,6 +77,7 @@ class Report:
     findings: Findings = field(default_factory=Findings)
     first_to_give: str = ""
     others_cores: float = 0.0
+    below: list[StepFigures] = field(default_factory=list)
 
     @property
     def knee(self) -> StepFigures | None:
@@ -111,6 +115,7 @@ class Report:
             "headline": self.headline,
             "limits": msgspec.structs.asdict(self.limits),
             "steps": [msgspec.structs.asdict(step) for step in self.steps],
+            "below": [msgspec.structs.asdict(step) for step in self.below],
             "samples": [msgspec.structs.asdict(sample) for sample in self.samples],
             "verifier": self.findings.document(),
         }

@@ -162,13 +162,14 @@ async def test_what_runs_leave_behind_has_neither_codes_nor_keys(
 async def test_a_capacity_report_climbs_until_its_end_and_is_one_page(load: LoadTests) -> None:
     out = load.directory / "capacity"
     status, text, err = await load(
-        *("loadtest", "capacity", "--from", "20", "--to", "30", "--step", "1", "--p99-ms", "60000", "--json"),
+        *("loadtest", "capacity", "--from", "20", "--to", "40", "--step", "1", "--p99-ms", "60000", "--json"),
         *("--lag", "60", "--connections", "8", "--generators", "2", "--url", load.url, "--out", str(out)),
     )
     assert status == 0, err
     report = json.loads(text)
-    assert [step["per_second"] for step in report["steps"]] == [20, 30]
-    assert report["verifier"]["acknowledged"] == report["verifier"]["events"] == 50
+    assert [step["per_second"] for step in report["steps"]] == [20, 30, 40]
+    assert report["verifier"]["acknowledged"] == report["verifier"]["events"] == 150
     watched = {name for sample in report["samples"] for name in sample["cores"]}
     assert {"front end", "persister", "load generator", "everything else"} <= watched
+    assert [one["per_second"] for one in report["below"]] == [10, 20, 30]
     assert "<h1>This box" in (out / "capacity.html").read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from xml.dom import minidom
 
+import msgspec
 import pytest
 
 from loadtest.judging import Figures, Thresholds, judge
@@ -106,6 +107,17 @@ def test_the_page_says_it_in_one_sentence_and_its_plots_stay_within_their_frames
         for x, y in re.findall(r"[ML]([\d.-]+) ([\d.-]+)", drawn):
             assert 0 <= float(x) <= WIDTH
             assert 0 <= float(y) <= HEIGHT
+
+
+def test_what_is_measured_below_the_knee_is_shown_and_does_not_move_it() -> None:
+    report = Report(PLAN, LIMITS, [step(100), step(200), step(400, 9_000)], below=[step(50, 77.5)])
+    assert report.knee is not None
+    assert report.broke is not None
+    assert (report.knee.per_second, report.broke.per_second) == (200, 400)
+    assert "<td>77.50</td>" in page(report)
+    assert [
+        one["per_second"] for one in msgspec.json.decode(msgspec.json.encode(report.document()))["below"]
+    ] == [50]
 
 
 def test_the_sentence_says_when_the_machine_was_not_the_engines_alone() -> None:
