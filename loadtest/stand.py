@@ -92,8 +92,10 @@ def module(settings: Settings, arguments: tuple[str, ...]) -> tuple[list[str], d
 
 
 @contextmanager
-def running(argv: Sequence[str], environment: Mapping[str, str]) -> Iterator[Contender]:
-    """A contender as a process of its own, on the first processor.
+def running(
+    argv: Sequence[str], environment: Mapping[str, str], *, on_first: bool = True
+) -> Iterator[Contender]:
+    """A contender as a process of its own, on the first processor, or on all.
 
     It says where it listens with its first line: ``ready http://HOST:PORT``.
 
@@ -101,7 +103,7 @@ def running(argv: Sequence[str], environment: Mapping[str, str]) -> Iterator[Con
         RuntimeError: it ended before that.
     """
     first, _ = processors()
-    with pinned(first):  # before it starts threads of its own
+    with pinned(first if on_first else set()):  # before it starts threads of its own
         process = subprocess.Popen(  # noqa: S603 - contenders are ours
             argv, env=without_settings(os.environ) | dict(environment), stdout=subprocess.PIPE
         )

@@ -1,0 +1,119 @@
+"""One setting, several values, side by side: ``python -m loadtest.bench_setting fast_lane true false``.
+
+Engines that differ in that setting alone take turns on the same servers at each number of connections;
+what counts is the median of the ratios to the first, round by round (as in ``loadtest.bench``).
+A worker's time on the processor for one redemption stands beside it: of that, a busy machine or a client
+that is the slower one changes less. Each engine has the first processor; of ``workers``, all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import uvloop
+from redis.asyncio import Redis
+
+from engine import api_keys, keys
+from engine.control import ControlPlane
+from engine.database import open_database
+from loadtest import bench, client, stand
+
+if TYPE_CHECKING:
+    from engine.settings import Settings
+    from loadtest.stand import Contender
+
+CONNECTIONS: Final = (1, 16, 256)
+# Of each engine in each round; one connection waits for each of its answers.
+REQUESTS: Final = {1: 1500, 16: 8000, 256: 12_000}
+
+
+class Round(NamedTuple):
+    """What one run measured: redemptions a second, and microseconds of the engine for each."""
+
+    per_second: float
+    cost_us: float
+
+
+def main() -> None:
+    """Parse the options and run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("setting", help="its name, as in the settings file")
+    parser.add_argument("values", nargs="+", help="two or more; the others are compared with the first")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        stand.servers(Path(directory)) as settings,
+        ExitStack() as running,
+    ):
+        engines = {}
+        for value in options.values:
+            argv, environment = stand.module(replace(settings, workers=1), stand.ENGINE)
+            environment |= {f"REDEEM_{options.setting.upper()}": value}
+            alone = options.setting != "workers"
+            engines[value] = running.enter_context(stand.running(argv, environment, on_first=alone))
+        result = uvloop.run(_compare(settings, engines, options.rounds))
+    print(json.dumps({"setting": options.setting, **result}, indent=2))
+
+
+async def _compare(settings: Settings, engines: dict[str, Contender], rounds: int) -> dict[str, object]:
+    async with (
+        open_database(settings, settings.database_url) as database,
+        Redis.from_url(settings.redis_url) as redis,
+    ):
+        plane = ControlPlane(database, redis, settings)
+        key = (await api_keys.create(plane, "bench", ["redeem"])).value.key
+        found: dict[str, object] = {}
+        for connections in CONNECTIONS:
+            measured: dict[str, list[Round]] = {value: [] for value in engines}
+            for number in range(rounds + 1):
+                for value in list(engines)[:: 1 if number % 2 else -1]:
+                    requests = await bench.redemptions(plane, key, REQUESTS[connections])
+                    one = await _run(settings.host, engines[value], requests, connections)
+                    if number:  # the first round warms up
+                        measured[value].append(one)
+                    print(
+                        f"{connections:3} connections: {value:8} {one.per_second:8,.0f}/s {one.cost_us:6.1f}",
+                        file=sys.stderr,
+                    )
+                    await redis.xtrim(keys.events(0), maxlen=0)  # no persister runs here
+            found[f"{connections} connections"] = _told(measured)
+    return found
+
+
+async def _run(host: str, engine: Contender, requests: list[bytes], connections: int) -> Round:
+    before = engine.seconds()
+    load = await client.run(host, engine.port, iter(requests), connections=connections)
+    if set(load.statuses) != {200}:
+        raise RuntimeError(f"answered {dict(load.statuses)}")
+    return Round(load.per_second, (engine.seconds() - before) / len(requests) * 1e6)
+
+
+def _told(measured: dict[str, list[Round]]) -> dict[str, object]:
+    first, *others = measured
+    told: dict[str, object] = {
+        value: {
+            "per_second": round(statistics.median(one.per_second for one in seen)),
+            "cost_us": round(statistics.median(one.cost_us for one in seen), 1),
+        }
+        for value, seen in measured.items()
+    }
+    for value in others:
+        pairs = list(zip(measured[first], measured[value], strict=True))
+        told[f"{first} / {value}"] = {
+            "per_second": stand.spread((ours.per_second / theirs.per_second for ours, theirs in pairs), 2),
+            "cost": stand.spread((ours.cost_us / theirs.cost_us for ours, theirs in pairs), 2),
+        }
+    return told
+
+
+if __name__ == "__main__":
+    main()
