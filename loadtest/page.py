@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 860, 300
 LEFT, RIGHT, TOP, BOTTOM = 60, 170, 16, 42
-COLOURS: Final = ("#0b6e4f", "#c8553d", "#3d5a80", "#8f5db7", "#b38600", "#5b5b5b", "#d1495b", "#00798c")
+COLOURS: Final = ("#0b6e4f", "#c8553d", "#3d5a80", "#8f5db7", "#b38600", "#5b5b5b", "#e07ab0", "#00798c")
 _STYLE: Final = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:900px;margin:2rem auto;padding:0 1rem}
 body{color:#1c1c1c;background:#fff}
