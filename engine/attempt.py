@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from engine import keys, receipts
+from engine.call import SIGNATURE
 from engine.decoder import masked
 from engine.errors import RETRYABLE_STATUS, Fault, OutcomeUnknown, StoreUnavailable
 from engine.messages import instant, plain_problem, problem
@@ -20,14 +21,13 @@ from lua import loader
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from engine.call import Call
     from engine.combined import Combined
     from engine.core import Core
     from engine.decoder import Issued
     from engine.registry import ApiKey
     from lua.loader import Script
 
-    Arguments = list[str | bytes | int]
-    PlaceOf = Callable[[str], int]
     OnDone = Callable[[int, bytes, int], None]
     """Takes the status and the body of an answer, and its Retry-After in seconds, 0 for none."""
 
@@ -36,7 +36,7 @@ _WHOLE_ID_DASHES: Final = 2
 READ_AGAIN: Final = 0  # in place of a status: what the attempt was made from is another now
 _FIELDS: Final = (
     *("campaign_at", "state_at", "used_at", "users_at", "receipts_at", "receipts_before_at"),
-    *("offset", "used_field", "user_digest", "receipt_digest", "fingerprint"),
+    *("offset", "used_field", "user_digest_at", "receipt_digest_at", "fingerprint_at"),
     *("batch", "serial", "last4", "user", "amount", "order", "key", "actor"),
 )
 
@@ -46,7 +46,7 @@ def load_script(name: str, *more: str) -> Script:
     return loader.load(
         name,
         keys=("events_key", "version_key", "holds_key", "expiry_key", "held_key"),
-        arguments=("shard", "version", "receipt_epoch", "receipt_window_s"),
+        arguments=SIGNATURE,
         attempt=(*_FIELDS, *more),
     )
 
@@ -162,31 +162,31 @@ class Attempt(Wanted):
 
     # what the batcher asks (batcher.Attempt)
 
-    def write_to(self, arguments: Arguments, place_of: PlaceOf, epoch: int) -> None:
+    def write_to(self, call: Call) -> None:
         """Append the fields that every script takes, in their order."""
         shard = self.place.shard
         campaign_at = state_at = used_at = users_at = receipts_at = receipts_before_at = 0
-        used_field = 0
-        user_digest = receipt_digest = b""
+        used_field = user_digest_at = receipt_digest_at = fingerprint_at = 0
         if self.campaign is not NO_CAMPAIGN:
             registry = self.core.registry
             campaign = registry.campaigns[self.campaign.id]
-            campaign_at = place_of(keys.campaign(shard, campaign.id))
+            campaign_at = call.key(keys.campaign(shard, campaign.id))
             if not (self.heeds_voids and registry.is_void(self.batch, self.serial)):
-                state_at = place_of(keys.state(shard, self.batch, self.place.segment))
+                state_at = call.key(keys.state(shard, self.batch, self.place.segment))
             if campaign.kind == "multi":
-                used_at, used_field = place_of(keys.uses(shard, self.batch)), self.serial
+                used_at, used_field = call.key(keys.uses(shard, self.batch)), self.serial
             elif campaign.kind == "balance":
                 segment, used_field = keys.spent_place(self.place)
-                used_at = place_of(keys.spent(shard, self.batch, segment))
+                used_at = call.key(keys.spent(shard, self.batch, segment))
             if campaign.per_user_limited and self.user:
-                bucket, user_digest = bucketed(self.user, keys.USER_BUCKETS)
-                users_at = place_of(keys.users(shard, campaign.id, bucket))
+                bucket, digest = bucketed(self.user, keys.USER_BUCKETS)
+                users_at, user_digest_at = call.key(keys.users(shard, campaign.id, bucket)), call.raw(digest)
         if self.receipt_name:
-            bucket, receipt_digest = bucketed(self.receipt_name, keys.RECEIPT_BUCKETS)
-            receipts_at = place_of(keys.receipts(shard, epoch, bucket))
-            receipts_before_at = place_of(keys.receipts(shard, epoch - 1, bucket))
-        arguments += (
+            bucket, digest = bucketed(self.receipt_name, keys.RECEIPT_BUCKETS)
+            receipts_at = call.key(keys.receipts(shard, call.epoch, bucket))
+            receipts_before_at = call.key(keys.receipts(shard, call.epoch - 1, bucket))
+            receipt_digest_at, fingerprint_at = call.raw(digest), call.raw(self.fingerprint)
+        call.fields += (
             campaign_at,
             state_at,
             used_at,
@@ -195,14 +195,14 @@ class Attempt(Wanted):
             receipts_before_at,
             self.place.offset,
             used_field,
-            user_digest,
-            receipt_digest,
-            self.fingerprint,
+            user_digest_at,
+            receipt_digest_at,
+            fingerprint_at,
             self.batch,
             self.serial,
             self.last4,
             self.user,
-            self.amount,
+            str(self.amount),
             self.order,
             self.key or "",
             self.actor,

@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import hiredis
 
 from engine import keys
+from engine.call import Call
 from engine.errors import ContractViolation, Fault, OutcomeUnknown, Overloaded, StoreUnavailable
-from engine.link import pack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from engine.link import Link
     from engine.registry import Registry
     from engine.settings import Settings
@@ -41,10 +39,8 @@ class Attempt(Protocol):
 
     deadline: float
 
-    def write_to(
-        self, arguments: list[str | bytes | int], place_of: Callable[[str], int], epoch: int
-    ) -> None:
-        """Append the fields of the script's attempt; ``place_of`` gives a key's position in KEYS."""
+    def write_to(self, call: Call) -> None:
+        """Append the fields of the script's attempt."""
 
     def answered(self, answer: bytes) -> None:
         """The script's answer."""
@@ -150,25 +146,10 @@ class Batcher:
             self._fail_under_way(ContractViolation("the call could not be made"))
 
     def _command(self, attempts: list[Attempt]) -> bytes:
-        names = keys.of_every_script(self._shard)
-        positions = {name: number for number, name in enumerate(names, start=1)}
-
-        def place_of(name: str) -> int:
-            position = positions.get(name)
-            if position is None:
-                names.append(name)
-                position = positions[name] = len(names)
-            return position
-
-        arguments: list[str | bytes | int] = [
-            self._shard,
-            self._registry.version,
-            self._epoch,
-            keys.RECEIPT_WINDOW_S,
-        ]
+        call = Call(self._shard, self._epoch)
         for attempt in attempts:
-            attempt.write_to(arguments, place_of, self._epoch)
-        return pack("EVALSHA", self._script.sha, len(names), *names, *arguments)
+            attempt.write_to(call)
+        return call.command(self._script, self._shard, self._registry.version)
 
     # replies
 

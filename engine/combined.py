@@ -19,8 +19,9 @@ from engine.redemption import Redemption, redeemed_body
 from engine.spanning import redeem_spanning
 
 if TYPE_CHECKING:
-    from engine.attempt import Arguments, OnDone, PlaceOf
+    from engine.attempt import OnDone
     from engine.bodies import CombinedRequest
+    from engine.call import Call
     from engine.core import Core
     from engine.decoder import Issued
     from engine.keys import Place
@@ -128,10 +129,10 @@ class Combined:
 
     # what the batcher asks (batcher.Attempt)
 
-    def write_to(self, arguments: Arguments, place_of: PlaceOf, epoch: int) -> None:
+    def write_to(self, call: Call) -> None:
         """Append the fields of every part."""
         for part in self.parts:
-            part.write_to(arguments, place_of, epoch)
+            part.write_to(call)
 
     def still_allowed(self) -> bool:
         """Whether the key that sent it is still one."""

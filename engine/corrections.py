@@ -14,8 +14,8 @@ from engine.errors import OutcomeUnknown, Refusal, StoreUnavailable
 from engine.messages import encode
 
 if TYPE_CHECKING:
-    from engine.attempt import Arguments, PlaceOf
     from engine.bodies import RollbackRequest
+    from engine.call import Call
     from engine.core import Answer, Core
     from engine.database import Database
     from engine.events import EventId
@@ -63,12 +63,12 @@ class Rollback(Attempt):
         """Which redemption, how much of it, and why."""
         return [self.success, str(self._redemption), self.amount, self._and_void, self.reason]
 
-    def write_to(self, arguments: Arguments, place_of: PlaceOf, epoch: int) -> None:
+    def write_to(self, call: Call) -> None:
         """Append the fields of ``rollback.lua``."""
-        super().write_to(arguments, place_of, epoch)
+        super().write_to(call)
         amount = self._record["amount"]
-        arguments += (
-            place_of(keys.rolled_back(self.place.shard, self.batch)),
+        call.fields += (
+            call.key(keys.rolled_back(self.place.shard, self.batch)),
             str(self._redemption),
             "" if amount is None else amount,
             int(self._and_void),
@@ -170,11 +170,11 @@ class Voiding(Correction):
         """Which code, and why."""
         return [self.success, self.batch, self.serial, self.reason]
 
-    def write_to(self, arguments: Arguments, place_of: PlaceOf, epoch: int) -> None:
+    def write_to(self, call: Call) -> None:
         """Append the fields of ``void.lua``."""
-        super().write_to(arguments, place_of, epoch)
+        super().write_to(call)
         by_range = self.core.registry.is_void(self.batch, self.serial)
-        arguments += (int(self.success == Voiding.success), int(by_range))
+        call.fields += (int(self.success == Voiding.success), int(by_range))
 
     def succeeded(self, words: list[str], *, replayed: bool) -> bytes:
         """Whether that has changed anything; and whether the code is void, as it may be by its batch, too."""

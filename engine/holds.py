@@ -17,8 +17,8 @@ from engine.messages import encode, instant
 from engine.redemption import redeemed_body, told
 
 if TYPE_CHECKING:
-    from engine.attempt import Arguments, PlaceOf
     from engine.bodies import HoldRequest
+    from engine.call import Call
     from engine.core import Answer, Core
     from engine.events import EventId
     from engine.registry import ApiKey
@@ -76,10 +76,10 @@ class Hold(Attempt):
         seen = ["hold", self.batch, self.serial, self.user, self.amount, self.order, self.ttl_s]
         return seen + told(self.request)
 
-    def write_to(self, arguments: Arguments, place_of: PlaceOf, epoch: int) -> None:
+    def write_to(self, call: Call) -> None:
         """Append the fields of ``hold.lua``."""
-        super().write_to(arguments, place_of, epoch)
-        arguments.append(self.ttl_s * 1000)
+        super().write_to(call)
+        call.fields.append(self.ttl_s * 1000)
 
     def succeeded(self, words: list[str], *, replayed: bool) -> bytes:
         """The hold."""
@@ -136,10 +136,10 @@ class HoldEnd(Attempt):
         """What is done to which hold."""
         return [self.success, str(self.hold_id), self.amount]
 
-    def write_to(self, arguments: Arguments, place_of: PlaceOf, epoch: int) -> None:
+    def write_to(self, call: Call) -> None:
         """Append the fields that ``confirm.lua`` and ``release.lua`` have in common."""
-        super().write_to(arguments, place_of, epoch)
-        arguments += (self.hold_id.stream_id, self._record)
+        super().write_to(call)
+        call.fields += (self.hold_id.stream_id, self._record)
 
 
 class Confirmation(HoldEnd):
@@ -150,10 +150,10 @@ class Confirmation(HoldEnd):
     success = "redeemed"
     decided: ClassVar[bool] = False
 
-    def write_to(self, arguments: Arguments, place_of: PlaceOf, epoch: int) -> None:
+    def write_to(self, call: Call) -> None:
         """Append the fields of ``confirm.lua``."""
-        super().write_to(arguments, place_of, epoch)
-        arguments.append(int(self.decided))
+        super().write_to(call)
+        call.fields.append(int(self.decided))
 
     def succeeded(self, words: list[str], *, replayed: bool) -> bytes:
         """The redemption; of one that was made earlier the hold is gone, and the receipt tells of it."""
@@ -171,10 +171,10 @@ class Release(HoldEnd):
     heeds_voids = False
     event_type: ClassVar[str] = "released"
 
-    def write_to(self, arguments: Arguments, place_of: PlaceOf, epoch: int) -> None:
+    def write_to(self, call: Call) -> None:
         """Append the fields of ``release.lua``."""
-        super().write_to(arguments, place_of, epoch)
-        arguments.append(self.event_type)
+        super().write_to(call)
+        call.fields.append(self.event_type)
 
     def succeeded(self, words: list[str], *, replayed: bool) -> bytes:
         """What was given back."""

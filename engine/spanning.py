@@ -26,7 +26,7 @@ from engine.messages import plain_problem
 from engine.receipts import bucketed, home_of
 
 if TYPE_CHECKING:
-    from engine.attempt import Arguments, PlaceOf
+    from engine.call import Call
     from engine.combined import Combined, Part
     from engine.core import Answer, Core
 
@@ -54,21 +54,23 @@ class Span(msgspec.Struct, frozen=True):
 class SpanStep(Attempt):
     """One step of a span, on the shard where it is kept. ``outcome`` is the script's first word."""
 
-    __slots__ = ("_arguments", "outcome", "rest")
-    script = load_script("span", "spans_at", "step", "span_id", "nonce", "payload")
+    __slots__ = ("_payload", "_step", "outcome", "rest")
+    script = load_script("span", "spans_at", "step", "span_id", "nonce", "payload_at")
 
-    def __init__(self, core: Core, span: Span, shard: int, step: tuple[str | bytes, ...]) -> None:
+    def __init__(
+        self, core: Core, span: Span, shard: int, step: tuple[str, str, str], payload: bytes
+    ) -> None:
         super().__init__(core, api_key=None, actor=span.actor, key=span.key or None)
         self.receipt_name, self.fingerprint = span.receipt_name, span.fingerprint
         self.claimed = True
         self.is_about_none(shard)
-        self._arguments = step
+        self._step, self._payload = step, payload
         self.outcome, self.rest = "", b""
 
-    def write_to(self, arguments: Arguments, place_of: PlaceOf, epoch: int) -> None:
+    def write_to(self, call: Call) -> None:
         """Append the fields of ``span.lua``."""
-        super().write_to(arguments, place_of, epoch)
-        arguments += (place_of(keys.spans(self.place.shard)), *self._arguments)
+        super().write_to(call)
+        call.fields += (call.key(keys.spans(self.place.shard)), *self._step, call.raw(self._payload))
 
     def answered(self, answer: bytes) -> None:
         """Take the answer as it is."""
@@ -94,7 +96,7 @@ class _Begun(NamedTuple):
     nonce: str
 
     async def step(self, name: str, payload: bytes = b"") -> SpanStep:
-        step = SpanStep(self.core, self.span, self.shard, (name, self.span_id, self.nonce, payload))
+        step = SpanStep(self.core, self.span, self.shard, (name, self.span_id, self.nonce), payload)
         await self.core.answer(step)
         return step
 

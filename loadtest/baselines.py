@@ -19,6 +19,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 
 from engine import keys, messages
 from engine import settings as all_settings
+from engine.call import pack_fields
 from engine.decoder import Decoder
 from engine.formats import normalise, split
 from engine.redemption import Redemption
@@ -93,12 +94,6 @@ class Naive:
             keys.campaign(place.shard, campaign),
             keys.state(place.shard, code.batch.id, place.segment),
         ]
-        arguments: dict[str, int] = {
-            "shard": place.shard,
-            "version": self._registry.version,
-            "receipt_epoch": int(time.time()) // keys.RECEIPT_WINDOW_S,
-            "receipt_window_s": keys.RECEIPT_WINDOW_S,
-        }
         attempt: dict[str, str | int] = {
             **{name: 0 if name.endswith("_at") else "" for name in SCRIPT.attempt},  # not of this kind
             "campaign_at": 6,
@@ -111,12 +106,18 @@ class Naive:
             "user": user,
             "actor": "key",
         }
+        arguments: dict[str, int | bytes] = {
+            "shard": place.shard,
+            "version": self._registry.version,
+            "receipt_epoch": int(time.time()) // keys.RECEIPT_WINDOW_S,
+            "receipt_window_s": keys.RECEIPT_WINDOW_S,
+            "packed": pack_fields([attempt[name] for name in SCRIPT.attempt]),
+        }
         reply = await self._redis.evalsha(
             SCRIPT.sha,
             len(names),
             *names,
             *(arguments[name] for name in SCRIPT.arguments),
-            *(attempt[name] for name in SCRIPT.attempt),
         )
         words: list[str] = reply[1].decode().split(" ")
         return words

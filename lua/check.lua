@@ -24,7 +24,7 @@ local function check(campaign, state)
 end
 
 local answers = { 'ok' }
-for at = first_attempt, #ARGV, attempt_width do
+for at = 1, #fields, attempt_width do
     read_attempt(at)
     local campaign = read_campaign()
     local state = read_state()

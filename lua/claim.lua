@@ -8,7 +8,7 @@ local attempt_width = 19
 -- @include lib/receipts
 
 local answers = { 'ok' }
-for at = first_attempt, #ARGV, attempt_width do
+for at = 1, #fields, attempt_width do
     read_attempt(at)
     local answer = read_receipt()
     if not answer then

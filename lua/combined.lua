@@ -11,7 +11,7 @@ local attempt_width = 19
 
 local function redeem_all()
     local answers, refused, kept = {}, false, true
-    for at = first_attempt, #ARGV, attempt_width do
+    for at = 1, #fields, attempt_width do
         read_attempt(at)
         local answer = redeem()
         local word = string.match(answer, '^%S+')
@@ -29,13 +29,13 @@ local function redeem_all()
     return table.concat(answers, '\n'), kept
 end
 
-read_attempt(first_attempt)
+read_attempt(1)
 local answer = read_receipt()
 if not answer then
     local kept
     answer, kept = redeem_all()
     if kept then
-        read_attempt(first_attempt)
+        read_attempt(1)
         keep_receipt(answer)
     end
 end

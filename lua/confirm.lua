@@ -45,12 +45,12 @@ local function confirm(hold_id, hold_record, decided)
 end
 
 local answers = { 'ok' }
-for at = first_attempt, #ARGV, attempt_width do
+for at = 1, #fields, attempt_width do
     read_attempt(at)
-    local hold_id, hold_record, decided = unpack(ARGV, at + 19, at + 21)
+    local hold_id, hold_record, decided = unpack(fields, at + 19, at + 21)
     local answer = read_receipt()
     if not answer then
-        answer = confirm(hold_id, hold_record, decided == '1')
+        answer = confirm(hold_id, hold_record, decided == 1)
         keep_receipt(answer)
     end
     answers[#answers + 1] = answer

@@ -63,12 +63,12 @@ local function hold_code(ttl_ms)
 end
 
 local answers = { 'ok' }
-for at = first_attempt, #ARGV, attempt_width do
+for at = 1, #fields, attempt_width do
     read_attempt(at)
-    local ttl_ms = unpack(ARGV, at + 19, at + 19)
+    local ttl_ms = unpack(fields, at + 19, at + 19)
     local answer = read_receipt()
     if not answer then
-        answer = hold_code(tonumber(ttl_ms))
+        answer = hold_code(ttl_ms)
         keep_receipt(answer)
     end
     answers[#answers + 1] = answer

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _INCLUDE = re.compile(r"^-- @include (\S+)$", re.MULTILINE)
 _BINDING = re.compile(r"^local ([\w, ]+) = ((?:KEYS|ARGV)\[1\].*)$", re.MULTILINE)
 _FIELDS = re.compile(
-    r"^\s*(?:local )?([\w,\s]+?) = unpack\(ARGV, at(?: \+ (\d+))?, at \+ (\d+)\)$", re.MULTILINE
+    r"^\s*(?:local )?([\w,\s]+?) = unpack\(fields, at(?: \+ (\d+))?, at \+ (\d+)\)$", re.MULTILINE
 )
 _WIDTH = re.compile(r"^local attempt_width = (\d+)$", re.MULTILINE)
 _SHEBANG = re.compile(r"#!lua( flags=[a-z,-]+)?\n")
@@ -42,7 +42,7 @@ class Script:
         sha: the SHA-1 that Redis knows it by; another content has another, so two versions
             live side by side during a deploy.
         keys, arguments: the names bound to the first KEYS and ARGV.
-        attempt: the names of the fields that repeat behind them, for each attempt.
+        attempt: the names of the fields that repeat in the array ``fields``, for each attempt.
     """
 
     name: str

@@ -12,7 +12,7 @@ local attempt_width = 19
 -- @include lib/redeem
 
 local answers = { 'ok' }
-for at = first_attempt, #ARGV, attempt_width do
+for at = 1, #fields, attempt_width do
     read_attempt(at)
     local answer = read_receipt()
     if not answer then

@@ -45,9 +45,9 @@ local function release(hold_id, hold_record, event_type)
 end
 
 local answers = { 'ok' }
-for at = first_attempt, #ARGV, attempt_width do
+for at = 1, #fields, attempt_width do
     read_attempt(at)
-    local hold_id, hold_record, event_type = unpack(ARGV, at + 19, at + 21)
+    local hold_id, hold_record, event_type = unpack(fields, at + 19, at + 21)
     local answer = read_receipt()
     if not answer then
         answer = release(hold_id, hold_record, event_type)

@@ -59,12 +59,12 @@ local function roll_back(rolled_at, redemption, redeemed_amount, and_void)
 end
 
 local answers = { 'ok' }
-for at = first_attempt, #ARGV, attempt_width do
+for at = 1, #fields, attempt_width do
     read_attempt(at)
-    local rolled_at, redemption, redeemed_amount, and_void = unpack(ARGV, at + 19, at + 22)
+    local rolled_at, redemption, redeemed_amount, and_void = unpack(fields, at + 19, at + 22)
     local answer = read_receipt()
     if not answer then
-        answer = roll_back(tonumber(rolled_at), redemption, tonumber(redeemed_amount), and_void == '1')
+        answer = roll_back(rolled_at, redemption, tonumber(redeemed_amount), and_void == 1)
         keep_receipt(answer)
     end
     answers[#answers + 1] = answer

@@ -43,9 +43,9 @@ local function take(spans_at, step, span_id, nonce, payload)
 end
 
 local answers = { 'ok' }
-for at = first_attempt, #ARGV, attempt_width do
+for at = 1, #fields, attempt_width do
     read_attempt(at)
-    local spans_at, step, span_id, nonce, payload = unpack(ARGV, at + 19, at + 23)
+    local spans_at, step, span_id, nonce, payload_at = unpack(fields, at + 19, at + 23)
     local answer = step == 'begin' and read_receipt()
     if answer == 'replayed claimed' then
         answer = nil
@@ -53,7 +53,7 @@ for at = first_attempt, #ARGV, attempt_width do
         keep_receipt('claimed')
     end
     if not answer then
-        answer = take(tonumber(spans_at), step, span_id, nonce, payload)
+        answer = take(spans_at, step, span_id, nonce, ARGV[payload_at])
     end
     answers[#answers + 1] = answer
 end

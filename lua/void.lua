@@ -28,12 +28,12 @@ local function change(make_void, void_by_range)
 end
 
 local answers = { 'ok' }
-for at = first_attempt, #ARGV, attempt_width do
+for at = 1, #fields, attempt_width do
     read_attempt(at)
-    local make_void, void_by_range = unpack(ARGV, at + 19, at + 20)
+    local make_void, void_by_range = unpack(fields, at + 19, at + 20)
     local answer = read_receipt()
     if not answer then
-        answer = change(make_void == '1', void_by_range)
+        answer = change(make_void == 1, void_by_range)
         keep_receipt(answer)
     end
     answers[#answers + 1] = answer

@@ -1,10 +1,11 @@
 -- The head of every script that looks at codes: the keys and arguments all of them take, and what
 -- answers a whole call, with nothing done: {'unpublished'}: this shard knows no configuration;
 -- {'stale'}: it knows a later one than the caller; {'epoch', n}: receipts are now kept under epoch n.
--- Behind these the fields of each attempt follow, and each is answered for itself: {'ok', answer…}.
+-- `packed` is one array (MessagePack) of the fields of all attempts, one behind another: as arguments of their own
+-- they cost more, here and there. Each attempt is answered for itself: {'ok', answer…}.
 local events_key, version_key, holds_key, expiry_key, held_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local shard, version, receipt_epoch, receipt_window_s = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local first_attempt = 5
+local shard, version, receipt_epoch, receipt_window_s, packed = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local fields = cmsgpack.unpack(packed)
 
 -- @include lib/clock
 

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 WELL_SIGNED = """#!lua
 local events_key, version_key = KEYS[1], KEYS[2]
 local shard, limit = ARGV[1], ARGV[2]
+local fields = cmsgpack.unpack(ARGV[3])
 local attempt_width = 4
-for at = 3, #ARGV, attempt_width do
+for at = 1, #fields, attempt_width do
     local code, user,
-        amount = unpack(ARGV, at, at + 2)
-    local order = unpack(ARGV, at + 3, at + 3)
+        amount = unpack(fields, at, at + 2)
+    local order = unpack(fields, at + 3, at + 3)
 end
 """
 
@@ -118,7 +119,7 @@ def test_a_caller_that_passes_something_else_is_refused(
     [
         ("attempt_width = 4", "attempt_width = 5"),
         ("local attempt_width = 4\n", ""),
-        ("    local order = unpack(ARGV, at + 3, at + 3)\n", ""),
+        ("    local order = unpack(fields, at + 3, at + 3)\n", ""),
     ],
 )
 def test_a_width_that_is_not_the_number_of_fields_is_refused(folder: Path, old: str, new: str) -> None:

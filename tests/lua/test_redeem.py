@@ -14,6 +14,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from engine import keys
+from engine.call import SIGNATURE, pack_fields
 from engine.events import FIELDS
 from engine.keys import FRESH, HELD, REDEEMED, VOID
 from engine.redemption import Redemption
@@ -81,15 +82,20 @@ class Shard:
         """The answer as it is."""
         epoch = self.epoch if epoch is None else epoch
         names = keys.of_every_script(self.number)
-        arguments: list[str | bytes | int] = [self.number, version, epoch, self.window_s]
+        fields: list[str | int] = []
+        raw: list[bytes] = []
 
         def place_of(name: str) -> int:
             if name not in names:
                 names.append(name)
             return names.index(name) + 1
 
+        def raw_at(data: bytes) -> int:
+            raw.append(data)
+            return len(SIGNATURE) + len(raw)
+
         for attempt in attempts:
-            values: dict[str, str | bytes | int] = {
+            values: dict[str, str | int] = {
                 "campaign_at": place_of(self.campaign(attempt.campaign)),
                 "state_at": place_of(self.state(attempt)),
                 "used_at": place_of(self.used(attempt)) if attempt.kind != "single" else 0,
@@ -97,15 +103,17 @@ class Shard:
                 "users_at": place_of(self.users(attempt)) if attempt.counted else 0,
                 "receipts_at": place_of(self.receipts(epoch)) if attempt.key else 0,
                 "receipts_before_at": place_of(self.receipts(epoch - 1)) if attempt.key else 0,
-                "user_digest": digest(attempt.user) if attempt.counted else "",
-                "receipt_digest": digest(attempt.key) if attempt.key else "",
+                "user_digest_at": raw_at(digest(attempt.user)) if attempt.counted else 0,
+                "receipt_digest_at": raw_at(digest(attempt.key)) if attempt.key else 0,
+                "fingerprint_at": raw_at(attempt.fingerprint) if attempt.key else 0,
                 "serial": serial(attempt),
             }
-            arguments += [
+            fields += [
                 values[name] if name in values else getattr(attempt, name)
                 for name in Redemption.script.attempt
             ]
-        answer: list[Any] = await evaluate(self.redis, Redemption.script, names, arguments)
+        arguments = (self.number, version, epoch, self.window_s, pack_fields(fields))
+        answer: list[Any] = await evaluate(self.redis, Redemption.script, names, (*arguments, *raw))
         return answer
 
     async def redeem(self, *attempts: Attempt) -> list[str]:
