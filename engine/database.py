@@ -29,10 +29,14 @@ AWAY: Final[tuple[type[Exception], ...]] = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,  # a standby; or its disk is full, where it is managed
     asyncpg.InterfaceError,
 )
 # A connection is made with nothing else at stake: whatever goes wrong then, it cannot be had.
 _NO_CONNECTION: Final = (*AWAY, asyncpg.PostgresError)
+
+CLOSE_TIMEOUT_S: Final = 1.0
+"""How long PostgreSQL may take to say goodbye; whoever closes has ended all that was under way."""
 
 _QUERY = re.compile(r"^-- name: (\w+)\n(.*?)(?=^-- name: |\Z)", re.MULTILINE | re.DOTALL)
 
@@ -110,7 +114,7 @@ async def open_database(settings: Settings, url: str) -> AsyncIterator[Database]
         yield Database(pool, timeout_s=settings.database_timeout_s)
     finally:
         try:
-            async with asyncio.timeout(settings.database_timeout_s):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await pool.close()
         except _NO_CONNECTION:
             pool.terminate()

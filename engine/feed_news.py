@@ -11,7 +11,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, NamedTuple
 
-from engine.errors import Overloaded, StoreUnavailable
+from engine.errors import Overloaded
 from engine.feed import BEGINNING, newest, read_page
 
 if TYPE_CHECKING:
@@ -135,9 +135,9 @@ class Feed:
             try:
                 async with self._database.connection() as connection:
                     latest = await newest(connection)
-            except StoreUnavailable as fault:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next look may find it gone
                 if not away:
-                    _log.warning("the event feed stands still", extra={"reason": str(fault)})
+                    _log.warning("the event feed stands still", extra={"reason": str(error)})
                 away = True
             else:
                 away = False

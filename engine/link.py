@@ -158,6 +158,8 @@ class Link(asyncio.Protocol):
                 raise _HandshakeError(str(reply))
         if self._verify:
             await self._verify()
+        if self._transport is None:  # lost while it was verified, when nobody waited for a reply on it
+            raise StoreUnavailable("connection to Redis lost")
         self.ready = True
         self._on_ready()
 

@@ -34,6 +34,8 @@ _PUBLISH: Final = loader.load(
     keys=("version_key", "events_key", "rebuilding_key"),
     arguments=("base", "target", "ledger_offset", "last", "records"),
 )
+NO_STREAM: Final = "no such key"
+"""What Redis says of a stream that nothing was ever given to. Any other refusal tells nothing about it."""
 _NO_OFFSET: Final = "0-0"
 _FIRST_VERSION: Final = 1  # of a deployment, before any change
 
@@ -102,11 +104,18 @@ async def persisted(connection: Any, shard: int) -> int:  # noqa: ANN401 - async
 
 
 async def check_given(redis: Redis, shard: int, persisted: int) -> None:
-    """``check_kept`` where it is known how many events PostgreSQL holds, or held a moment ago."""
+    """``check_kept`` where it is known how many events PostgreSQL holds, or held a moment ago.
+
+    Raises:
+        StoreBehind: as ``check_kept``.
+        RedisError, OSError: Redis does not tell.
+    """
     try:
         stream: dict[str, Any] = await redis.xinfo_stream(keys.events(shard))
         added = int(stream["entries-added"])
-    except ResponseError:  # there is no stream yet
+    except ResponseError as error:
+        if NO_STREAM not in str(error):
+            raise
         added = 0
     if await redis.exists(keys.rebuilding(shard)):
         raise StoreBehind(f"shard {shard} is being rebuilt, or that was interrupted")

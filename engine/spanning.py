@@ -111,6 +111,8 @@ async def redeem_spanning(combined: Combined) -> None:
 
 async def _redeem(combined: Combined) -> None:
     core = combined.core
+    if core.registry.memory_short:  # each step keeps something, the first one the claim of the key
+        raise Overloaded("Redis is short of memory")
     name = combined.receipt_name
     span = Span((), combined.actor, combined.key or "", name, combined.fingerprint)
     nonce = secrets.token_hex(12)

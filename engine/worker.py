@@ -46,7 +46,8 @@ async def serving(settings: Settings, metrics_dir: Path | None) -> AsyncIterator
     """
     loop = asyncio.get_running_loop()
     async with open_app(settings, metrics_dir) as app:
-        runner = web.AppRunner(app, shutdown_timeout=settings.stop_timeout_s / 2, access_log=None)
+        # aiohttp waits for so long twice: for the handlers to end, and again before it ends them.
+        runner = web.AppRunner(app, shutdown_timeout=settings.stop_timeout_s / 4, access_log=None)
         await runner.setup()
         if runner.server is None:
             raise RuntimeError("the runner has no server after its setup")

@@ -12,7 +12,7 @@ import asyncpg
 import click
 from redis.exceptions import RedisError
 
-from engine.cli.connect import echo_json, load_settings, server_urls
+from engine.cli.connect import check_redis_url, echo_json, load_settings, server_urls
 from engine.cli.progress import Progress
 from engine.errors import StoreUnavailable
 from persister import audit as auditing
@@ -41,6 +41,7 @@ def audit(*, as_json: bool, anchors: tuple[str, ...]) -> None:
     settings = load_settings()
     redis_url, database_url = server_urls(settings)
     settings = replace(settings, redis_url=redis_url, database_url=database_url)
+    check_redis_url(settings)
     noted = _parse(anchors)
     try:
         report = asyncio.run(auditing.audit(settings, noted, Progress("audit")))

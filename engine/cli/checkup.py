@@ -13,12 +13,13 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from engine import keys, mint_keys, store_checks
 from engine.cli.connect import server_urls
 from engine.database import queries
 from engine.errors import StoreUnavailable
+from engine.publishing import NO_STREAM
 from engine.store_checks import Finding, Verdict
 from engine.store_memory import used_percent
 from persister import migrations
@@ -42,6 +43,13 @@ _SQL: Final = queries("doctor")
 _CONTROL: Final = queries("control")
 _AWAY: Final = (OSError, ValueError, RedisError, asyncpg.PostgresError, asyncpg.InterfaceError)
 _NO_ENGINE: Final = "start the engine (`redeem up`), or the server that the setting names"
+_NOT_LET_IN: Final = (  # an answer of a server that is there, or a URL that is none
+    ValueError,
+    AuthenticationError,
+    NoPermissionError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+)
 
 
 @dataclass(slots=True)
@@ -106,7 +114,8 @@ async def _open_redis(servers: _Servers, stack: contextlib.AsyncExitStack) -> li
             facts = await store_checks.read_facts(redis)
             servers.clocks = {"Redis": await _ahead_s(lambda: _redis_time(redis))}
     except _AWAY as error:
-        return [Finding("redis", Verdict.WRONG, f"cannot be reached: {_told(error)}", _NO_ENGINE)]
+        says = f"cannot be reached: {_told(error)}"
+        return [Finding("redis", Verdict.WRONG, says, _way_in(error, "REDEEM_REDIS_URL"))]
     servers.redis = redis
     return [*store_checks.check(facts, settings.durability), *_redis_health(facts, settings)]
 
@@ -149,7 +158,7 @@ async def _open_database(servers: _Servers, stack: contextlib.AsyncExitStack) ->
             found += await _schema(database)
     except _AWAY as error:
         says = f"cannot be reached: {_told(error)}; redemptions go on, the streams grow"
-        return [Finding("postgresql", Verdict.WRONG, says, _NO_ENGINE)]
+        return [Finding("postgresql", Verdict.WRONG, says, _way_in(error, "REDEEM_DATABASE_URL"))]
     servers.database = database
     servers.clocks = (servers.clocks or {}) | {"PostgreSQL": ahead_s}
     version = database.get_server_version()
@@ -204,7 +213,9 @@ async def _of_deployment(servers: _Servers) -> list[Finding]:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 found += [item async for item in _shard(servers, shard, deployment["control_version"])]
         except _AWAY as error:
-            found.append(Finding(f"shard {shard}", Verdict.WRONG, f"cannot be compared: {_told(error)}"))
+            setting = "REDEEM_REDIS_URL" if isinstance(error, RedisError) else "REDEEM_DATABASE_URL"
+            says = f"cannot be compared: {_told(error)}"
+            found.append(Finding(f"shard {shard}", Verdict.WRONG, says, _way_in(error, setting)))
     return found
 
 
@@ -237,7 +248,9 @@ async def _shard(servers: _Servers, shard: int, version: int) -> AsyncIterator[F
             if lag > 0 and offset is not None:
                 lag_s = await _oldest_s(redis, shard, f"{offset['stream_ms']}-{offset['stream_seq']}")
             yield _stream_clock(name, await _redis_time(redis), stream)
-        except ResponseError:  # there is no stream yet
+        except ResponseError as error:
+            if NO_STREAM not in str(error):
+                raise
             lag = -persisted
         yield _ledger(name, lag, lag_s, rebuilding=bool(await redis.exists(keys.rebuilding(shard))))
         yield _configured(name, int(await redis.get(keys.version(shard)) or 0), version)
@@ -321,6 +334,13 @@ async def _oldest_s(redis: Redis, shard: int, offset: str) -> float:
         return 0.0
     milliseconds = int(bytes(entries[0][0]).partition(b"-")[0])
     return await _redis_time(redis) - milliseconds / 1000
+
+
+def _way_in(error: Exception, setting: str) -> str:
+    """What to do about a server that cannot be used; redis-py may hide why it is not let in in the cause."""
+    if isinstance(error, _NOT_LET_IN) or isinstance(error.__cause__, _NOT_LET_IN):
+        return f"correct address, user and password in {setting}"
+    return _NO_ENGINE
 
 
 def _told(error: Exception) -> str:

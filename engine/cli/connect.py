@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import click
 import orjson
 from redis.asyncio import Redis
+from redis.asyncio.connection import parse_url
 
 from engine import settings as all_settings
 from engine.control import ControlPlane
@@ -59,6 +60,18 @@ def server_urls(settings: Settings) -> tuple[str, str]:
     return urls
 
 
+def check_redis_url(settings: Settings) -> None:
+    """For those who hand the URL on.
+
+    Raises:
+        StoreUnavailable: it is none.
+    """
+    try:
+        parse_url(settings.redis_url)
+    except ValueError as error:
+        raise StoreUnavailable(f"REDEEM_REDIS_URL: {error}") from error
+
+
 @contextlib.asynccontextmanager
 async def open_plane(settings: Settings) -> AsyncIterator[ControlPlane]:
     """The control plane for one command.
@@ -90,10 +103,8 @@ async def plane_on(settings: Settings) -> AsyncIterator[ControlPlane]:
         StoreUnavailable: the URL of Redis is none.
     """
     timeout_s = settings.database_timeout_s
-    try:
-        redis = Redis.from_url(settings.redis_url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
-    except ValueError as error:
-        raise StoreUnavailable(f"REDEEM_REDIS_URL: {error}") from error
+    check_redis_url(settings)
+    redis = Redis.from_url(settings.redis_url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
     async with open_database(settings, settings.database_url) as database, contextlib.aclosing(redis):
         yield ControlPlane(database, redis, settings)
 

@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import asyncpg
 import click
+from redis.exceptions import RedisError
 
 from engine import publishing
 from engine import settings as all_settings
-from engine.cli.connect import plane_on, server_urls
+from engine.cli.connect import check_redis_url, plane_on, server_urls
 from engine.cli.progress import Progress
 from engine.cli.servers import start_servers
 from engine.database import queries
@@ -31,6 +33,8 @@ _NOTHING_LOST: Final = (
     "Redis has lost nothing that the ledger holds. With --force it is made again all the same: what only it "
     "knows, as receipts of refusals, is then lost"
 )
+
+_AGAIN: Final = "once it can be, run `redeem rebuild` again"
 
 
 @click.command()
@@ -74,9 +78,16 @@ def _on_bundled_servers(settings: Settings, *, force: bool) -> int:
 
 
 async def _rebuild(settings: Settings, *, force: bool) -> int:
-    if not force and not await _is_needed(settings):
-        raise Refusal("malformed_request", _NOTHING_LOST)
-    return await rebuild_and_publish(settings)
+    check_redis_url(settings)
+    try:
+        if not force and not await _is_needed(settings):
+            raise Refusal("malformed_request", _NOTHING_LOST)
+        return await rebuild_and_publish(settings)
+    except RedisError as error:
+        raise StoreUnavailable(f"Redis cannot be used: {error}; {_AGAIN}") from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        reason = str(error) or "no answer"
+        raise StoreUnavailable(f"PostgreSQL cannot be used: {reason}; {_AGAIN}") from error
 
 
 async def _is_needed(settings: Settings) -> bool:

@@ -402,3 +402,18 @@ async def test_a_key_is_used_for_a_code_or_for_a_batch_and_not_for_both(
     assert (status, body["code"]) == (422, "idempotency_key_reused")
     assert (await post(merchant, "/v1/codes/void", key="k1", code=one, reason="leaked"))[1]["replayed"]
     assert (await post(merchant, "/v1/codes/void", key="k2", **batch))[1]["replayed"]
+
+
+async def test_a_postgresql_that_takes_no_writes_is_as_if_it_were_away(plane: ControlPlane) -> None:
+    """As a standby, or one that was made so because its disk is full."""
+    _, [code] = await issue(plane, 1)
+    url = plane.settings.database_url
+    read_only = f"{url}{'&' if '?' in url else '?'}default_transaction_read_only=on"
+    async with engine_in_process(plane, scopes=("redeem", "admin"), database_url=read_only) as merchant:
+        _, redeemed = await merchant.redeem(code)
+        status, body = await roll_back(merchant, redeemed["id"])
+        assert (status, body["code"]) == (503, "store_unavailable")
+        status, body = await post(merchant, "/v1/campaigns", name="x", kind="single")
+        assert (status, body["code"]) == (503, "store_unavailable")
+    async with engine_in_process(plane) as merchant:
+        assert (await roll_back(merchant, redeemed["id"]))[0] == 200

@@ -15,7 +15,7 @@ from engine.feed_news import Feed
 from tests.deployment import Merchant, client_session, engine_in_process
 from tests.feed import SCOPES, add_events, page, streaming, whole_feed
 from tests.records import persist
-from tests.waiting import wait_until_async
+from tests.waiting import TIMEOUT_S, wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -114,6 +114,27 @@ async def test_a_stream_lasts_while_postgresql_is_away(
         await add_events(redis, 1)
         await persist(plane.settings)
         assert len(await stream.events(1)) == 1
+
+
+async def test_a_stream_goes_on_whatever_postgresql_has_answered_meanwhile(
+    merchant: Merchant,
+    plane: ControlPlane,
+    redis: Redis,
+    database: Database,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Not only what says that it is away."""
+    pool = database.pool
+    async with streaming(merchant) as stream:
+        await pool.execute("ALTER TABLE ledger_offsets RENAME COLUMN seq TO other")
+        try:
+            await wait_until_async(lambda: "the event feed stands still" in caplog.text)
+        finally:
+            await pool.execute("ALTER TABLE ledger_offsets RENAME COLUMN other TO seq")
+        await add_events(redis, 1)
+        await persist(plane.settings)
+        async with asyncio.timeout(TIMEOUT_S):
+            assert len(await stream.events(1)) == 1
 
 
 async def stuck_reader(merchant: Merchant) -> socket.socket:

@@ -235,6 +235,35 @@ async def test_a_redis_that_is_killed_and_loads_again_is_taken_up_again(
         assert await successes(redis) == len(codes)
 
 
+async def test_a_connection_that_is_cut_while_it_is_verified_is_made_anew(
+    plane: ControlPlane, proxy: Proxy
+) -> None:
+    """Verifying waits for PostgreSQL, for a second at most: long enough to be cut meanwhile."""
+    _, (code,) = await issue(plane, 1)
+    asked = 0
+
+    def unanswered(_connection: int, way: Way, _data: bytes) -> Fate:
+        nonlocal asked
+        asked += way is Way.TO_SERVER
+        return Fate.HOLD if way is Way.TO_ENGINE else Fate.PASS
+
+    async with (
+        Proxy(plane.settings.database_url) as ledger,
+        engine_in_process(
+            plane, redis_url=proxy.url, database_url=ledger.url, heal_interval_s=3600, attempt_deadline_ms=300
+        ) as merchant,
+    ):
+        assert (await merchant.redeem(UNKNOWN))[0] == 404
+        ledger.rule = unanswered
+        proxy.cut()
+        await wait_until_async(lambda: asked)
+        proxy.cut()
+        connections = proxy.accepted
+        await wait_until_async(lambda: proxy.accepted > connections)
+        ledger.release()
+        assert (await redeem_until_definite(merchant, code, key="k"))[0] == 200
+
+
 async def test_while_redis_loads_nothing_is_done(plane: ControlPlane, proxy: Proxy, redis: Redis) -> None:
     """LOADING can be neither hurried nor held, so the proxy speaks it."""
     _, (code,) = await issue(plane, 1)

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
 
-from engine import api_keys
+from engine import api_keys, keys
 from engine.bundled import run_directory
+from engine.errors import StoreBehind
+from engine.publishing import check_given
 from engine.store_checks import StoreFacts, StoreUnsafe, Verdict, check, read_facts, require_safe
 from engine.worker import serving
 from tests.deployment import Merchant, client_session, engine_in_process, issue
@@ -236,3 +239,22 @@ async def test_every_setting_and_a_replica_are_looked_at(redis: Redis) -> None:
     assert {finding.check for finding in check(replica, "memory") if finding.verdict is Verdict.WRONG} == {
         "redis role"
     }
+
+
+async def test_a_redis_that_does_not_tell_of_its_streams_is_not_taken_for_one_that_lost_them(
+    plane: ControlPlane, redis: Redis
+) -> None:
+    await issue(plane, 1)
+    await redis.acl_setuser(
+        "some", enabled=True, nopass=True, categories=["+@all"], commands=["-xinfo"], keys=["*"]
+    )
+    try:
+        url = plane.settings.redis_url.replace("unix://", "unix://some:x@")
+        async with Redis.from_url(url) as some:
+            with pytest.raises(NoPermissionError):
+                await check_given(some, 0, 3)
+    finally:
+        await redis.acl_deluser("some")
+    assert await redis.get(keys.version(0)), "its configuration was withdrawn"
+    with pytest.raises(StoreBehind):
+        await check_given(redis, 0, 3)

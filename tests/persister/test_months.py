@@ -107,6 +107,24 @@ async def test_writers_of_several_shards_make_a_month_once_and_nobody_waits_for_
         await asyncio.gather(*(each.close() for each in connections))
 
 
+async def test_who_begins_to_write_does_not_wait_for_who_takes_months_out(
+    database_url: str, ledger: Ledger
+) -> None:
+    """That takes as long as it takes to copy what stays; a persister may be started again meanwhile."""
+    moment = ms(2031, 5, 5)
+    await Months(ledger.connection).ensure([moment])
+    detaching = await asyncpg.connect(database_url)
+    try:
+        async with detaching.transaction():
+            await detaching.execute("LOCK TABLE ONLY ledger IN SHARE UPDATE EXCLUSIVE MODE")
+            await ledger.connection.execute("SET lock_timeout = '1s'")
+            await Months(ledger.connection).ensure([moment])
+            with pytest.raises(asyncpg.LockNotAvailableError):  # it is what would be waited for
+                await Months(ledger.connection).ensure([ms(2032, 1, 1)])
+    finally:
+        await detaching.close()
+
+
 async def test_what_is_known_is_not_asked_for_again(settings: Settings, ledger: Ledger) -> None:
     async with open_sink(settings, settings.database_url, 0) as sink:
         months = sink._months

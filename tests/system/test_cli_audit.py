@@ -54,7 +54,9 @@ async def test_an_audit_says_whether_everything_agrees_and_what_does_not(
 async def test_servers_that_are_away_are_one_line(cli: Cli) -> None:
     for name in ("REDEEM_REDIS_URL", "REDEEM_DATABASE_URL"):
         away = "redis://127.0.0.1:1" if "REDIS" in name else "postgresql://x@127.0.0.1:1/x"
-        assert await cli.refused("audit", **{name: away})
+        for url in (away, "mysql://127.0.0.1/x"):
+            for command in (["audit"], ["rebuild"], ["rebuild", "--force"]):
+                assert "internal error" not in await cli.refused(*command, **{name: url})
 
 
 async def test_conflicts_are_shown_the_newest_first(cli: Cli, plane: ControlPlane) -> None:

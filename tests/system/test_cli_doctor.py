@@ -154,6 +154,41 @@ async def test_without_redis_the_rest_is_looked_at(cli: Cli) -> None:
     assert found.checks["schema"]["verdict"] == found.checks["mint keys"]["verdict"] == "ok"
 
 
+async def test_who_is_not_let_in_is_told_which_setting_to_correct(
+    cli: Cli, settings: Settings, redis: Redis
+) -> None:
+    wrong = settings.redis_url.replace("unix://", "unix://default:wrong@")
+    await redis.config_set("requirepass", "right")
+    try:
+        for url in (wrong, settings.redis_url, "redis://127.0.0.1:99999", "http://127.0.0.1"):
+            found = await report(cli, REDEEM_REDIS_URL=url)
+            assert found.wrong("redis", "cannot be reached", "correct"), url
+            assert found.wrong("redis", "", "REDEEM_REDIS_URL"), url
+    finally:
+        await redis.config_set("requirepass", "")
+    for url in (settings.database_url.replace("/redeem_test", "/nowhere"), "mysql://127.0.0.1/x"):
+        assert url != settings.database_url
+        found = await report(cli, REDEEM_DATABASE_URL=url)
+        assert found.wrong("postgresql", "cannot be reached", "REDEEM_DATABASE_URL"), url
+
+
+async def test_a_redis_that_does_not_tell_of_its_streams_has_lost_nothing(
+    plane: ControlPlane, cli: Cli, redis: Redis, settings: Settings
+) -> None:
+    await issue(plane, 1)
+    async with plane.database.connection() as connection:
+        await connection.execute("UPDATE ledger_offsets SET stream_ms = 1, seq = 3")
+    await redis.acl_setuser(
+        "some", enabled=True, nopass=True, categories=["+@all"], commands=["-xinfo"], keys=["*"]
+    )
+    try:
+        found = await report(cli, REDEEM_REDIS_URL=settings.redis_url.replace("unix://", "unix://some:x@"))
+    finally:
+        await redis.acl_deluser("some")
+    assert found.wrong("shard 0", "cannot be compared: ", "REDEEM_REDIS_URL")
+    assert "shard 0 ledger" not in found.checks
+
+
 async def test_a_redis_that_answers_nothing_does_not_hold_it_up(cli: Cli, valkey: ValkeyProcess) -> None:
     valkey.pause()
     try:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 
+from engine import api_keys
 from engine.publishing import publish
-from tests.deployment import Process
+from tests.deployment import Merchant, Process, client_session
 from tests.persister.streams import Stream
+from tests.proxy import Fate, Proxy, Way
 from tests.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
+    from engine.control import ControlPlane
     from engine.database import Database
     from engine.settings import Settings
     from tests.servers import Servers
@@ -82,7 +85,7 @@ async def test_redeem_up_stops_in_order_while_postgresql_answers_nothing(
 ) -> None:
     if servers.postgres is None:
         pytest.skip("this PostgreSQL is not ours to stop")
-    hasty = replace(settings, workers=1, stop_timeout_s=8, database_timeout_s=1)
+    hasty = replace(settings, workers=1, stop_timeout_s=8)  # less than a query may take
     try:
         async with running(hasty, "up") as (process, url):
             await owned(url)
@@ -91,3 +94,31 @@ async def test_redeem_up_stops_in_order_while_postgresql_answers_nothing(
             assert await stopped(process) == 0
     finally:
         servers.postgres.resume()
+
+
+async def test_redeem_serve_stops_in_order_though_postgresql_answers_nobody_who_waits(
+    settings: Settings, plane: ControlPlane
+) -> None:
+    key = (await api_keys.create(plane, "merchant", ("admin",))).value.key
+    asked: set[int] = set()
+
+    def unanswered(connection: int, way: Way, _data: bytes) -> Fate:
+        asked.add(connection)
+        return Fate.HOLD if way is Way.TO_ENGINE else Fate.PASS
+
+    async with Proxy(settings.database_url) as ledger, client_session() as session:
+        hasty = replace(settings, workers=1, stop_timeout_s=10, database_url=ledger.url, heal_interval_s=3600)
+        async with running(hasty, "serve") as (process, url):
+            merchant = Merchant(session, url, key)
+
+            def many() -> list[asyncio.Task[tuple[int, Any]]]:
+                """More than there are connections."""
+                calls = range(2 * settings.database_connections_max)
+                return [asyncio.create_task(merchant.call("GET", "/v1/webhooks")) for _ in calls]
+
+            assert {status for status, _ in await asyncio.gather(*many())} == {200}
+            ledger.rule = unanswered
+            waiting = many()
+            await wait_until_async(lambda: len(asked) == settings.database_connections_max)
+            assert await stopped(process) == 0
+            await asyncio.gather(*waiting, return_exceptions=True)
