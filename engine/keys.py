@@ -35,12 +35,14 @@ class Place(NamedTuple):
 
 def place(serial: int, shards: int, pinned_shard: int | None) -> Place:
     """The place of a code: a pinned campaign's codes are on its shard, others go round all shards."""
-    if pinned_shard is None:
-        index, shard = divmod(serial, shards)
-    else:
-        index, shard = serial, pinned_shard
+    index = serial // shards if pinned_shard is None else serial
     segment, offset = divmod(index, SEGMENT_CODES)
-    return Place(shard, segment, offset)
+    return Place(shard_of(serial, shards, pinned_shard), segment, offset)
+
+
+def shard_of(serial: int, shards: int, pinned_shard: int | None) -> int:
+    """The shard of it alone."""
+    return serial % shards if pinned_shard is None else pinned_shard
 
 
 def imported_place(digest: bytes, shards: int) -> tuple[int, int]:

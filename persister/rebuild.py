@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
@@ -21,9 +22,10 @@ from persister import restored, restoring
 from persister.queries import query
 from persister.reader import REPLY_TIMEOUT_S, StreamBehind, StreamReader
 from persister.sink import Sink
+from persister.writer import writing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from engine.settings import Settings
 
@@ -73,7 +75,7 @@ async def rebuild(settings: Settings, report: Callable[[str, int], None]) -> int
         for shard in range(before):
             await _drain(connection, redis, settings, shard)
         await _remove_everything(redis, report)
-        events = await _restore(connection, redis, settings, report)
+        events = await _restore(connection, settings, report)
         async with connection.transaction():
             await connection.execute(query("insert_offsets"), after)
             await connection.execute(query("change_shards"), after)
@@ -123,41 +125,33 @@ async def _drain(connection: Any, redis: Redis, settings: Settings, shard: int) 
 
 
 async def _remove_everything(redis: Redis, report: Callable[[str, int], None]) -> None:
-    removed = 0
-    async for names in _batches(redis.scan_iter(match=_OURS, count=_SCAN_KEYS)):
-        removed += int(await redis.unlink(*names))
-        report("keys removed", removed)
-
-
-async def _batches(names: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
-    """All of our keys but the marks, many at a time."""
+    """All of our keys but the marks."""
     mark = keys.rebuilding(0).rpartition(":")[2].encode()
-    found: list[bytes] = []
-    async for name in names:
-        if name.rpartition(b":")[2] != mark:
-            found.append(name)
-        if len(found) == _SCAN_KEYS:
-            yield found
-            found = []
-    if found:
-        yield found
+    removed, cursor = 0, -1
+    while cursor:
+        page: Any = await redis.scan(max(cursor, 0), match=_OURS, count=_SCAN_KEYS)
+        cursor, names = page
+        if ours := [name for name in names if name.rpartition(b":")[2] != mark]:
+            removed += int(await redis.unlink(*ours))
+        report("keys removed", removed)
 
 
 async def _restore(
     connection: Any,  # noqa: ANN401 - asyncpg is untyped
-    redis: Redis,
     settings: Settings,
     report: Callable[[str, int], None],
 ) -> int:
     hold_ttl_ms = settings.hold_ttl_s * 1000
-    async with connection.transaction(isolation="repeatable_read", readonly=True):
-        everything = await restored.read(
-            connection, settings.shards, lambda events: report("events read", events)
-        )
-        writer = restoring.Writer(redis)
+    async with (
+        connection.transaction(isolation="repeatable_read", readonly=True),
+        writing(settings.redis_url) as writer,
+    ):
+        everything = await restored.read(connection, settings.shards, partial(report, "events read"))
         await restoring.write(writer, everything, hold_ttl_ms)
+        await restoring.write_users(writer, connection, everything, partial(report, "users counted"))
         since_ms = int(time.time() * 1000) - RECEIPTS_KEPT_MS
-        await restoring.write_receipts(writer, connection, everything, since_ms, hold_ttl_ms)
+        read = partial(report, "events under a key read")
+        await restoring.write_receipts(writer, connection, everything, since_ms, hold_ttl_ms, report=read)
     return everything.events
 
 

@@ -1,75 +1,44 @@
-"""Writes into an empty Redis what the ledger says it must hold; whole segments of codes at a time."""
+"""Writes into an empty Redis what the ledger says it must hold: whole segments of codes, many fields."""
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from engine import events, keys, receipts
+from engine import keys, receipts
 from persister.queries import query
-from persister.restored import balances
+from persister.restored import balances, pages
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
-    from redis.asyncio import Redis
 
     from persister.restored import Batch, LiveHold, Restored
+    from persister.writer import Writer
 
-COMMANDS: Final = 1000  # sent together
-_FETCH_ROWS: Final = 5000
 _NO_AMOUNT: Final = ""
-
-Command = tuple[str | bytes | int, ...]
-
-
-class Writer:
-    """Sends commands, many at a time."""
-
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
-        self._waiting: list[Command] = []
-
-    async def add(self, *command: str | bytes | int) -> None:
-        """Send a command, now or later."""
-        self._waiting.append(command)
-        if len(self._waiting) >= COMMANDS:
-            await self.flush()
-
-    async def flush(self) -> None:
-        """Send what waits.
-
-        Raises:
-            RedisError: a command failed, or there is no connection.
-        """
-        pipeline = self._redis.pipeline(transaction=False)
-        for command in self._waiting:
-            pipeline.execute_command(*command)
-        self._waiting = []
-        await pipeline.execute()
+_REDEMPTIONS: Final = frozenset({"redeemed", "confirmed"})
+_NAME: Final = itemgetter("name")
 
 
 async def write(writer: Writer, restored: Restored, hold_ttl_ms: int) -> None:
-    """All but receipts. A hold's end is not in the ledger: it gets ``hold_ttl_ms`` from when it was made."""
+    """All but users and receipts. A hold's end is not in the ledger: it gets ``hold_ttl_ms``."""
     for batch in restored.batches.values():
         await _write_batch(writer, batch, restored.shards)
     for (shard, campaign), uses in restored.uses.items():
-        await writer.add("HSET", keys.campaign(shard, campaign), "uses", uses)
+        writer.put(keys.campaign(shard, campaign), "uses", uses)
     for (shard, campaign), spent in restored.spent.items():
-        await writer.add("HSET", keys.campaign(shard, campaign), "spent", spent)
-    pinned = {batch.campaign: batch.pinned_shard or 0 for batch in restored.batches.values()}
-    for (campaign, user), count in restored.users.items():
-        if count > 0:
-            bucket, digest = receipts.bucketed(user, keys.USER_BUCKETS)
-            await writer.add("HSET", keys.users(pinned[campaign], campaign, bucket), digest, count)
+        writer.put(keys.campaign(shard, campaign), "spent", spent)
     for redemption, (batch_id, serial, amount) in restored.rolled_back.items():
         shard = restored.batches[batch_id].shard_of(serial, restored.shards)
-        await writer.add("HSET", keys.rolled_back(shard, batch_id), redemption, amount)
+        writer.put(keys.rolled_back(shard, batch_id), redemption, amount)
+        await writer.make_room()
     for hold in restored.holds:
         await _write_hold(writer, hold, restored, hold_ttl_ms)
-    await writer.flush()
 
 
 async def _write_batch(writer: Writer, batch: Batch, shards: int) -> None:
@@ -86,7 +55,8 @@ async def _write_batch(writer: Writer, batch: Batch, shards: int) -> None:
         if batch.kind == "multi":
             serials = np.arange(len(batch.used))[here]
             for at in np.flatnonzero(used):
-                await writer.add("HSET", keys.uses(shard, batch.id), int(serials[at]), int(used[at]))
+                writer.put(keys.uses(shard, batch.id), int(serials[at]), int(used[at]))
+                await writer.make_room()
         elif batch.kind == "balance":
             for segment, part in _segments(used, keys.SPENT_SEGMENT_CODES):
                 await writer.add("SET", keys.spent(shard, batch.id, segment), part.astype(">i8").tobytes())
@@ -122,9 +92,44 @@ async def _write_hold(writer: Writer, hold: LiveHold, restored: Restored, ttl_ms
     _, stream_id = hold.id.split("-", 1)
     expires_at_ms = hold.at_ms + ttl_ms
     held = f"{hold.batch}:{hold.serial}" + ("" if batch.kind == "single" else f":{hold.order}")
-    await writer.add("HSET", keys.holds(shard), stream_id, _record(hold, expires_at_ms))
+    writer.put(keys.holds(shard), stream_id, _record(hold, expires_at_ms))
     await writer.add("ZADD", keys.holds_expiry(shard), expires_at_ms, stream_id)
-    await writer.add("HSET", keys.held(shard), held, stream_id)
+    writer.put(keys.held(shard), held, stream_id)
+    await writer.make_room()
+
+
+# users
+
+
+async def write_users(
+    writer: Writer,
+    connection: Any,  # noqa: ANN401 - asyncpg is untyped
+    restored: Restored,
+    report: Callable[[int], None],
+) -> None:
+    """How often each user has succeeded, where a campaign limits them; straight from the ledger."""
+    pinned = {
+        batch.campaign: batch.pinned_shard or 0
+        for batch in restored.batches.values()
+        if batch.per_user_limited
+    }
+    corrections = restored.users.copy()
+
+    def put(campaign: str, user: str, count: int) -> None:
+        if count > 0:
+            bucket, digest = receipts.bucketed(user, keys.USER_BUCKETS)
+            writer.put(keys.users(pinned[campaign], campaign, bucket), digest, count)
+
+    written = 0
+    async for rows in pages(connection, query("rebuild_users"), list(pinned)):
+        for campaign, user, redemptions in rows:
+            put(campaign, user, redemptions + corrections.pop((campaign, user), 0))
+        await writer.make_room()
+        written += len(rows)
+        report(written)
+    for (campaign, user), count in corrections.items():
+        put(campaign, user, count)
+        await writer.make_room()
 
 
 # receipts
@@ -136,95 +141,84 @@ async def write_receipts(
     restored: Restored,
     since_ms: int,
     hold_ttl_ms: int,
+    *,
+    report: Callable[[int], None],
 ) -> None:
     """What was answered under an Idempotency-Key since then, as far as the ledger tells."""
     left = await balances(connection, restored, since_ms)
-    of_one_key: list[Any] = []
-    async for row in connection.cursor(query("rebuild_keyed"), since_ms, prefetch=_FETCH_ROWS):
-        if of_one_key and _key(row) != _key(of_one_key[0]):
-            await _write_receipt(writer, of_one_key, restored, left, hold_ttl_ms)
-            of_one_key = []
-        of_one_key.append(row)
-    if of_one_key:
-        await _write_receipt(writer, of_one_key, restored, left, hold_ttl_ms)
-    await writer.flush()
+    latest: list[Any] = []  # of one key; it may go on with the next page
+    read = 0
+    async for page in pages(connection, query("rebuild_keyed"), since_ms):
+        calls, latest = groupby(latest + page, _NAME), []
+        for _, rows in calls:
+            if latest:
+                _put_receipt(writer, latest, restored, left, hold_ttl_ms)
+            latest = list(rows)
+        await writer.make_room()
+        read += len(page)
+        report(read)
+    if latest:
+        _put_receipt(writer, latest, restored, left, hold_ttl_ms)
 
 
-def _key(row: Any) -> tuple[str, str]:  # noqa: ANN401 - asyncpg is untyped
-    return row["actor"], row["idempotency_key"]
-
-
-async def _write_receipt(
-    writer: Writer,
-    rows: list[Any],
-    restored: Restored,
-    left: dict[tuple[int, int, int], int],
-    hold_ttl_ms: int,
+def _put_receipt(
+    writer: Writer, rows: list[Any], restored: Restored, left: Mapping[str, int], hold_ttl_ms: int
 ) -> None:
-    first = rows[0]
-    shards = {restored.batches[row["batch"]].shard_of(row["serial"], restored.shards) for row in rows}
-    if len(shards) > 1:
-        return  # codes of several shards together: their answer is not made of events alone
-    (shard,) = shards
-    redemptions = [row for row in rows if row["type"] in {"redeemed", "confirmed"}]
-    if len(redemptions) > 1:
-        answer = "\n".join(_redeemed(row, left) for row in redemptions)
+    name, type_, batch, serial, user, order, amount, event, stream_ms, *_ = rows[0]
+    shard = restored.batches[batch].shard_of(serial, restored.shards)
+    codes = [(batch, serial)]
+    if len(rows) == 1 and type_ == "redeemed":
+        answer = _redeemed(event, amount, left)
     else:
-        answer = _answer(first, left, hold_ttl_ms)
-    codes = [(row["batch"], row["serial"]) for row in redemptions or rows[:1]]
-    known = receipts.known_half(first["user_id"], first["order_ref"] or "", codes)
-    name = receipts.name(*_key(first))
-    await _keep(writer, shard, first, name, known + receipts.REBUILT + answer.encode())
-    if restored.shards > 1 and (home := receipts.home_of(name, restored.shards)) != shard:
-        await _keep(writer, home, first, name, known + receipts.REBUILT + b"claimed")
-
-
-async def _keep(writer: Writer, shard: int, row: Any, name: str, receipt: bytes) -> None:  # noqa: ANN401 - asyncpg is untyped
+        if any(
+            restored.batches[row["batch"]].shard_of(row["serial"], restored.shards) != shard for row in rows
+        ):
+            return  # codes of several shards together: their answer is not made of events alone
+        redemptions = [row for row in rows if row["type"] in _REDEMPTIONS]
+        codes = [(row["batch"], row["serial"]) for row in redemptions] or codes
+        if len(redemptions) > 1:
+            answer = "\n".join(_redeemed(row["event"], row["amount"], left) for row in redemptions)
+        else:
+            answer = _answer(rows[0], left, hold_ttl_ms)
+    receipt = receipts.known_half(user, order, codes) + receipts.REBUILT
     bucket, digest = receipts.bucketed(name, keys.RECEIPT_BUCKETS)
-    epoch = row["stream_ms"] // 1000 // keys.RECEIPT_WINDOW_S
-    key = keys.receipts(shard, epoch, bucket)
-    await writer.add("HSET", key, digest, receipt)
-    await writer.add("EXPIREAT", key, (epoch + 2) * keys.RECEIPT_WINDOW_S)
+    epoch = stream_ms // 1000 // keys.RECEIPT_WINDOW_S
+    ends_at_s = (epoch + 2) * keys.RECEIPT_WINDOW_S
+    writer.put(keys.receipts(shard, epoch, bucket), digest, receipt + answer.encode(), ends_at_s)
+    if restored.shards > 1 and (home := receipts.home_of(name, restored.shards)) != shard:
+        writer.put(keys.receipts(home, epoch, bucket), digest, receipt + b"claimed", ends_at_s)
 
 
-def _event(row: Any) -> tuple[int, int, int]:  # noqa: ANN401 - asyncpg is untyped
-    return row["shard"], row["stream_ms"], row["stream_seq"]
+def _redeemed(event: str, amount: int | None, left: Mapping[str, int]) -> str:
+    """The event whole, as the code may be on another shard now than it was then."""
+    balance = left.get(event)
+    return f"redeemed {event} {_text(amount)}" + ("" if balance is None else f" {balance}")
 
 
-def _redeemed(row: Any, left: dict[tuple[int, int, int], int]) -> str:  # noqa: ANN401 - asyncpg is untyped
-    balance = left.get(_event(row))
-    return f"redeemed {_event_id(row)} {_text(row['amount'])}" + ("" if balance is None else f" {balance}")
-
-
-def _answer(row: Any, left: dict[tuple[int, int, int], int], hold_ttl_ms: int) -> str:  # noqa: ANN401 - asyncpg is untyped
+def _answer(row: Any, left: Mapping[str, int], hold_ttl_ms: int) -> str:  # noqa: ANN401 - asyncpg is untyped
     """What the script answered; see the head of each in ``lua``."""
-    kind, balance = row["type"], left.get(_event(row))
-    event_id, amount = _event_id(row), _text(row["amount"])
+    kind, event, amount = row["type"], row["event"], _text(row["amount"])
+    balance = left.get(event)
     if kind == "redeemed":
-        return _redeemed(row, left)
+        return _redeemed(event, row["amount"], left)
     if kind == "confirmed":
-        return f"redeemed {event_id} {amount} {_text(balance)}\n{_ended(row)}"
+        return f"redeemed {event} {amount} {_text(balance)}\n{_ended(row)}"
     if kind == "held":
         shown = "" if balance is None else f" {balance}"
         return f"held {row['redemption']} {amount} {row['stream_ms'] + hold_ttl_ms}{shown}"
     if kind == "released":
-        return f"released {event_id}\n{_ended(row)}"
+        return f"released {event}\n{_ended(row)}"
     if kind == "rolled_back":
-        return f"rolled_back {event_id} {amount} {row['given_back']} {_text(balance)}"
+        return f"rolled_back {event} {amount} {row['given_back']} {_text(balance)}"
     if kind == "adjusted":
-        return f"adjusted {event_id} {balance}"
-    return f"{kind} {event_id} 0"  # voided, unvoided; whether by a range, too, is not known any more
+        return f"adjusted {event} {balance}"
+    return f"{kind} {event} 0"  # voided, unvoided; whether by a range, too, is not known any more
 
 
 def _ended(row: Any) -> str:  # noqa: ANN401 - asyncpg is untyped
     """The record of a hold that is no more."""
-    fields = (row["order_ref"] or "", row["user_id"], _text(row["amount"]), row["campaign"], row["batch"])
+    fields = (row["order_ref"], row["user_id"], _text(row["amount"]), row["campaign"], row["batch"])
     return "\n".join(map(str, (0, *fields, row["serial"], row["last4"], row["actor"], "")))
-
-
-def _event_id(row: Any) -> str:  # noqa: ANN401 - asyncpg is untyped
-    """Whole, as the code may be on another shard now than it was then."""
-    return str(events.EventId(*_event(row)))
 
 
 def _text(number: int | None) -> str:

@@ -1,0 +1,193 @@
+"""Redis made again from PostgreSQL: ``python -m loadtest.bench_rebuild``, redemptions restored a second.
+
+On servers of its own a ledger is filled with redemptions of codes that succeed once, in one of two shapes:
+
+* ``old``: long ago, of a campaign without limits; what is restored is two bits a code;
+* ``recent``: in the last hour, each under an Idempotency-Key, of a campaign that limits its users (three
+  redemptions each); with receipts and per-user counts.
+
+Each round rebuilds in a process of its own. With ``--beside DIRECTORY``, another checkout of this
+repository, its rebuild takes turns on the same ledger, and ratios are of the same round. Beside the rate
+stands what one redemption takes of the processor's time, in the rebuild's own process, in PostgreSQL and in
+Valkey: of that, a busy machine changes less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import asyncpg
+import psutil  # type: ignore[import-untyped] # it has no types
+from redis.asyncio import Redis
+
+from engine import batches, campaigns
+from engine.batches import NewBatch
+from engine.campaigns import NewCampaign
+from engine.control import ControlPlane
+from engine.database import open_database
+from engine.settings import without_settings
+from loadtest import stand
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from engine.settings import Settings
+
+SHAPES: Final = ("old", "recent")
+_OLD_MS: Final = 30 * 86_400_000
+_RECENT_MS: Final = 3_600_000
+_PER_MS: Final = 100  # redemptions of one millisecond
+_PER_USER: Final = 3
+_FILL_TIMEOUT_S: Final = 600.0
+_REAPED_S: Final = 0.3  # after its connection ended, until a backend has
+# Runs in any checkout: asks nothing of it but a rebuild. Prints its seconds, events, own processor seconds.
+_ONCE: Final = """
+import asyncio, os, sys, time
+from engine import settings
+from persister.rebuild import rebuild
+before, began = os.times(), time.perf_counter()
+events = asyncio.run(rebuild(settings.load(os.environ, {}), lambda *_: None))
+seconds, after = time.perf_counter() - began, os.times()
+print(seconds, events, after.user + after.system - before.user - before.system)
+"""
+_FILL: Final = """
+INSERT INTO ledger (shard, stream_ms, stream_seq, seq, type, redemption, campaign, batch, serial, last4,
+                    user_id, amount, currency, order_ref, idempotency_key, actor, at_ms)
+SELECT 0, $1 + n / $5, n % $5, n + 1, 'redeemed', '0-' || ($1 + n / $5) || '-' || (n % $5), $2, $3, n,
+       upper(lpad(to_hex(n & 65535), 4, '0')), 'user-' || lpad((n * 7919 % ($4 / $6 + 1))::text, 7, '0'),
+       $7, $8, 'order-' || n, '7f3c8e5a-' || lpad(to_hex(n), 8, '0'), 'key_bench', $1 + n / $5
+  FROM generate_series(0::bigint, $4 - 1) AS n
+"""
+
+
+class Round(NamedTuple):
+    """What one rebuild measured: redemptions a second, and microseconds of a processor for each of them."""
+
+    per_second: float
+    python_us: float
+    postgres_us: float
+    valkey_us: float
+
+
+def main() -> None:
+    """Parse the options and run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--redemptions", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--beside", type=Path, help="another checkout, whose rebuild takes turns")
+    parser.add_argument("--shape", choices=SHAPES, action="append", help="only this one")
+    options = parser.parse_args()
+    checkouts = {"this": Path(__file__).resolve().parents[1]}
+    if options.beside:
+        checkouts["beside"] = options.beside.resolve()
+    found = {}
+    for shape in options.shape or SHAPES:
+        with tempfile.TemporaryDirectory() as directory, stand.servers(Path(directory)) as settings:
+            asyncio.run(_fill(settings, shape, options.redemptions))
+            measured = _compare(settings, checkouts, options)
+        found[shape] = _summary(measured)
+    print(json.dumps(found, indent=2))
+
+
+async def _fill(settings: Settings, shape: str, count: int) -> None:
+    limits: dict[str, Any] = {"per_user_limit": 1000} if shape == "recent" else {}
+    began_ms = int(time.time() * 1000) - (_RECENT_MS if shape == "recent" else _OLD_MS)
+    async with (
+        open_database(settings, settings.database_url) as database,
+        Redis.from_url(settings.redis_url) as redis,
+    ):
+        plane = ControlPlane(database, redis, settings)
+        new = NewCampaign(
+            name="Bench", state="active", amount=stand.AMOUNT, currency=stand.CURRENCY, **limits
+        )
+        campaign = (await campaigns.create(plane, campaigns.define(new))).value
+        minted = await batches.mint(plane, campaign.id, NewBatch(count=count), created_by="bench")
+    connection = await asyncpg.connect(settings.database_url)
+    try:
+        money = stand.AMOUNT, stand.CURRENCY
+        values = began_ms, campaign.id, minted.value.batch.id, count, _PER_MS, _PER_USER, *money
+        await connection.execute(_FILL, *values, timeout=_FILL_TIMEOUT_S)
+        await connection.execute(
+            "UPDATE ledger_offsets SET stream_ms = $1, stream_seq = $2, seq = $3, chain_after = $3",
+            began_ms + (count - 1) // _PER_MS,
+            _PER_MS,
+            count,
+        )
+        await connection.execute("VACUUM ANALYZE ledger", timeout=_FILL_TIMEOUT_S)
+    finally:
+        await connection.close()
+
+
+def _compare(
+    settings: Settings, checkouts: Mapping[str, Path], options: argparse.Namespace
+) -> dict[str, list[Round]]:
+    measured: dict[str, list[Round]] = {name: [] for name in checkouts}
+    for number in range(options.rounds + 1):
+        for name in sorted(checkouts, reverse=number % 2 == 0):
+            one = _once(settings, checkouts[name], options.redemptions)
+            if number:  # the first round warms up
+                measured[name].append(one)
+            print(f"{name:8} {one.per_second:10,.0f} /s {one}", file=sys.stderr)
+    return measured
+
+
+def _once(settings: Settings, checkout: Path, count: int) -> Round:
+    environment = without_settings(os.environ) | settings.to_environ() | {"PYTHONPATH": str(checkout)}
+    before = _server_seconds()
+    done = subprocess.run(  # noqa: S603 - a program of ours
+        [sys.executable, "-c", _ONCE],
+        env=environment,
+        cwd=checkout,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    after = _server_seconds()
+    seconds, events, own = map(float, done.stdout.split())
+    if events != count:
+        raise RuntimeError(f"restored from {events:.0f} events of {count}")
+    postgres, valkey = (later - sooner for later, sooner in zip(after, before, strict=True))
+    return Round(count / seconds, *(each / count * 1e6 for each in (own, postgres, valkey)))
+
+
+def _server_seconds() -> tuple[float, float]:
+    """The processor's time that PostgreSQL and Valkey have had, with what PostgreSQL's ended backends had."""
+    time.sleep(_REAPED_S)
+    found = {"postgres": 0.0, "valkey-server": 0.0}
+    for server in psutil.Process().children():
+        name = next((name for name in found if name in server.name()), None)
+        if name is not None:
+            times = server.cpu_times()
+            ended = times.children_user + times.children_system
+            found[name] += ended + stand.processor_seconds(server.pid)
+    return found["postgres"], found["valkey-server"]
+
+
+def _summary(measured: dict[str, list[Round]]) -> dict[str, object]:
+    found: dict[str, object] = {
+        name: {
+            field: round(
+                statistics.median(getattr(one, field) for one in rounds), 0 if field == "per_second" else 2
+            )
+            for field in Round._fields
+        }
+        for name, rounds in measured.items()
+    }
+    if "beside" in measured:
+        pairs = zip(measured["this"], measured["beside"], strict=True)
+        found["this / beside"] = stand.spread((ours.per_second / its.per_second for ours, its in pairs), 2)
+    return found
+
+
+if __name__ == "__main__":
+    main()
