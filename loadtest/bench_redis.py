@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import tempfile
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -31,13 +32,14 @@ from engine.telemetry import Telemetry
 from loadtest import stand
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from engine.campaigns import NewCampaign
     from engine.registry import ApiKey
     from engine.settings import Settings
 
 SIZES: Final = (1, 8, 32, 128)
+BATCHES: Final = 8  # that wait together
 _SHARD: Final = 0
 LIMITED: Final = msgspec.structs.replace(
     stand.PLAIN,
@@ -58,10 +60,11 @@ class Bench:
     redis: Redis
     api_key: ApiKey
 
-    async def redeem(self, codes: Sequence[str], *, size: int, with_keys: bool) -> None:
-        """Redeem all, ``size`` in each call of the script."""
-        for start in range(0, len(codes), size):
-            answers = [self._submit(code, with_keys=with_keys) for code in codes[start : start + size]]
+    async def redeem(self, codes: Sequence[str], *, with_keys: bool) -> None:
+        """Redeem all, so many waiting that batches are full and follow each other."""
+        waiting = BATCHES * self.core.settings.batch_max
+        for start in range(0, len(codes), waiting):
+            answers = [self._submit(code, with_keys=with_keys) for code in codes[start : start + waiting]]
             if set(await asyncio.gather(*answers)) != {200}:
                 raise RuntimeError("a redemption was refused")
 
@@ -100,40 +103,46 @@ async def _measure(settings: Settings, options: argparse.Namespace) -> dict[str,
         key = (await api_keys.create(plane, "bench", ["redeem"])).value.key
         registry = Registry(redis)
         await registry.refresh()
-        core = Core(replace(settings, batch_max=max(SIZES)), registry, redis, Telemetry())
-        core.open()
-        while not core.ready:  # noqa: ASYNC110 - it connects in a callback, and tells nobody
-            await asyncio.sleep(0.01)
-        bench = Bench(core, redis, registry.api_keys[api_keys.digest(key).hex()])
+        api_key = registry.api_keys[api_keys.digest(key).hex()]
         found: dict[str, Any] = {"allocator": (await redis.info("memory"))["mem_allocator"]}
         for kind, campaign in KINDS.items():
-            with_keys = kind == "all checks"
-            found[kind] = {
-                "script_us": {
-                    str(size): await _script_us(
-                        bench, plane, campaign, options.codes, size=size, with_keys=with_keys
+            with_keys, script_us = kind == "all checks", {}
+            for size in SIZES:
+                async with _connected(replace(settings, batch_max=size), registry, redis) as core:
+                    bench = Bench(core, redis, api_key)
+                    script_us[str(size)] = await _script_us(
+                        bench, plane, campaign, options.codes, with_keys=with_keys
                     )
-                    for size in SIZES
-                },
-                "bytes": await _bytes(bench, plane, campaign, options.memory_codes, with_keys=with_keys),
-            }
-        await core.close()
+            async with _connected(settings, registry, redis) as core:
+                bench = Bench(core, redis, api_key)
+                weighed = await _bytes(bench, plane, campaign, options.memory_codes, with_keys=with_keys)
+            found[kind] = {"script_us": script_us, "bytes": weighed}
         return found
 
 
+@asynccontextmanager
+async def _connected(settings: Settings, registry: Registry, redis: Redis) -> AsyncIterator[Core]:
+    core = Core(settings, registry, redis, Telemetry())
+    core.open()
+    while not core.ready:  # noqa: ASYNC110 - it connects in a callback, and tells nobody
+        await asyncio.sleep(0.01)
+    yield core
+    await core.close()
+
+
 async def _script_us(
-    bench: Bench, plane: ControlPlane, campaign: NewCampaign, count: int, *, size: int, with_keys: bool
+    bench: Bench, plane: ControlPlane, campaign: NewCampaign, count: int, *, with_keys: bool
 ) -> dict[str, float]:
     """Microseconds of the script for one call, and for one redemption."""
-    codes = await stand.mint(plane, count // size * size, campaign)
-    await bench.redeem(codes[:size], size=size, with_keys=with_keys)  # it learns of the campaign
+    size = bench.core.settings.batch_max
+    codes = await stand.mint(plane, (count // size + 1) * size, campaign)
+    await bench.redeem(codes[:size], with_keys=with_keys)  # it learns of the campaign
     await bench.redis.config_resetstat()
-    await bench.redeem(codes[size:], size=size, with_keys=with_keys)
+    await bench.redeem(codes[size:], with_keys=with_keys)
     calls = (await bench.redis.info("commandstats"))["cmdstat_evalsha"]
-    if calls["calls"] != len(codes) // size - 1:
-        raise RuntimeError(f"{calls['calls']} calls instead of {len(codes) // size - 1}")
-    await bench.redis.xtrim(keys.events(_SHARD), maxlen=0)
+    await bench.redis.xtrim(keys.events(_SHARD), maxlen=0, approximate=False)
     return {
+        "batch": round((len(codes) - size) / calls["calls"], 1),
         "call": round(calls["usec"] / calls["calls"], 1),
         "redemption": round(calls["usec"] / (len(codes) - size), 2),
     }
@@ -143,16 +152,17 @@ async def _bytes(
     bench: Bench, plane: ControlPlane, campaign: NewCampaign, count: int, *, with_keys: bool
 ) -> dict[str, float]:
     """What Redis has allocated for one redemption: with its event, without it, and with its receipt gone."""
-    redis, empty = bench.redis, await bench.memory()
+    redis = bench.redis
+    await _forget_receipts(redis)
+    empty = await bench.memory()
     codes = await stand.mint(plane, count, campaign)
     await bench.core.registry.refresh()
     issued = await bench.memory()
-    await bench.redeem(codes, size=max(SIZES), with_keys=with_keys)
+    await bench.redeem(codes, with_keys=with_keys)
     redeemed = await bench.memory()
-    await redis.xtrim(keys.events(_SHARD), maxlen=0)
+    await redis.xtrim(keys.events(_SHARD), maxlen=0, approximate=False)
     persisted = await bench.memory()
-    async for name in redis.scan_iter(f"{{s{_SHARD}}}:receipt:*", count=1000):
-        await redis.unlink(name)
+    await _forget_receipts(redis)
     forgotten = await bench.memory()
     return {
         "issued": round((issued - empty) / count, 2),
@@ -160,6 +170,12 @@ async def _bytes(
         "persisted": round((persisted - issued) / count, 1),
         "past its receipt": round((forgotten - issued) / count, 2),
     }
+
+
+async def _forget_receipts(redis: Redis) -> None:
+    """As their time does it."""
+    async for name in redis.scan_iter(f"{{s{_SHARD}}}:receipt:*", count=1000):
+        await redis.delete(name)
 
 
 if __name__ == "__main__":
