@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 from engine.errors import StoreUnavailable
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 REDIS_VERSION_MIN: Final = (7, 0)
 VALKEY_VERSION_MIN: Final = (8, 0)
 # What the configuration must say; one that differs and is named in _DISK can be accepted (REDEEM_DURABILITY).
+_NO_SCRIPT: Final = "0" * 40
 _WANTED: Final = {
     "appendonly": "yes",
     "appendfsync": "always",
@@ -94,6 +95,22 @@ async def read_facts(redis: Redis) -> StoreFacts:
         replication=replication,
         configuration={_text(name): _text(value) for name, value in configuration.items()},
     )
+
+
+async def check_scripts(redis: Redis) -> list[Finding]:
+    """Whether scripts may be run: asks for one that is not there.
+
+    Raises:
+        RedisError, OSError: there is no answer.
+    """
+    try:
+        await redis.script_exists(_NO_SCRIPT)
+        await redis.evalsha(_NO_SCRIPT, 0)
+    except NoPermissionError as error:
+        return [Finding("redis scripts", Verdict.WRONG, str(error), "let its user call SCRIPT and EVALSHA")]
+    except NoScriptError:
+        pass
+    return []
 
 
 async def require_safe(redis: Redis, settings: Settings) -> list[Finding]:

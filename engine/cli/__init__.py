@@ -76,6 +76,9 @@ class LazyGroup(click.Group):
             raise click.ClickException(_told(error)) from error
 
 
+_SILENT: Final = "a server gave no answer in time (`redeem doctor` says which)"
+
+
 def _told(error: Exception) -> str:
     """One line on why a command failed."""
     from engine.errors import PROBLEMS, Fault, Refusal  # noqa: PLC0415 - only where it is needed
@@ -99,7 +102,7 @@ def _told(error: Exception) -> str:
         | Fault
         | OSError,
     ):
-        text = str(error) or type(error).__name__
+        text = str(error) or (_SILENT if isinstance(error, TimeoutError) else type(error).__name__)
     else:
         text = f"internal error: {type(error).__name__}: {error} (REDEEM_LOG_LEVEL=debug shows where)"
     return " ".join(text.split())

@@ -13,7 +13,12 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
 
 from engine import keys, mint_keys, store_checks
 from engine.cli.connect import server_urls
@@ -113,11 +118,12 @@ async def _open_redis(servers: _Servers, stack: contextlib.AsyncExitStack) -> li
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             facts = await store_checks.read_facts(redis)
             servers.clocks = {"Redis": await _ahead_s(lambda: _redis_time(redis))}
+            scripts = await store_checks.check_scripts(redis)
     except _AWAY as error:
         says = f"cannot be reached: {_told(error)}"
         return [Finding("redis", Verdict.WRONG, says, _way_in(error, "REDEEM_REDIS_URL"))]
     servers.redis = redis
-    return [*store_checks.check(facts, settings.durability), *_redis_health(facts, settings)]
+    return [*store_checks.check(facts, settings.durability), *_redis_health(facts, settings), *scripts]
 
 
 def _redis_health(facts: StoreFacts, settings: Settings) -> Iterator[Finding]:

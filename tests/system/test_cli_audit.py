@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -57,6 +58,14 @@ async def test_servers_that_are_away_are_one_line(cli: Cli) -> None:
         for url in (away, "mysql://127.0.0.1/x"):
             for command in (["audit"], ["rebuild"], ["rebuild", "--force"]):
                 assert "internal error" not in await cli.refused(*command, **{name: url})
+
+
+async def test_a_postgresql_that_answers_nothing_is_one_line_that_says_so(cli: Cli) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        url = f"postgresql://x@127.0.0.1:{port}/x"
+        told = await cli.refused("audit", REDEEM_DATABASE_URL=url, REDEEM_PERSIST_TIMEOUT_S="1")
+    assert "no answer in time" in told
 
 
 async def test_conflicts_are_shown_the_newest_first(cli: Cli, plane: ControlPlane) -> None:

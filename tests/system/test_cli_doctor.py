@@ -189,6 +189,21 @@ async def test_a_redis_that_does_not_tell_of_its_streams_has_lost_nothing(
     assert "shard 0 ledger" not in found.checks
 
 
+@pytest.mark.parametrize("denied", ["-evalsha", "-script"])
+async def test_a_redis_that_lets_nobody_run_scripts_is_told(
+    cli: Cli, redis: Redis, settings: Settings, denied: str
+) -> None:
+    await redis.acl_setuser(
+        "some", enabled=True, nopass=True, categories=["+@all"], commands=[denied], keys=["*"]
+    )
+    try:
+        found = await report(cli, REDEEM_REDIS_URL=settings.redis_url.replace("unix://", "unix://some:x@"))
+    finally:
+        await redis.acl_deluser("some")
+    assert found.wrong("redis scripts", "", "EVALSHA")
+    assert "redis scripts" not in (await report(cli)).checks
+
+
 async def test_a_redis_that_answers_nothing_does_not_hold_it_up(cli: Cli, valkey: ValkeyProcess) -> None:
     valkey.pause()
     try:
