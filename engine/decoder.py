@@ -7,7 +7,9 @@ knows; Redis is not asked (P6). It may be an imported code, which ``imported`` l
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from engine import mint_keys
 from engine.codes import Codec
@@ -32,7 +34,7 @@ _HIDDEN: Final = "••••"
 _SHOWN_PART: Final = 3  # of an imported code, which may be short, at most a third of the symbols is shown
 
 
-class Issued(NamedTuple):
+class Issued(msgspec.Struct, frozen=True):
     """A code that was issued; ``format`` is None where it was imported."""
 
     batch: Batch

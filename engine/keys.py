@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from engine.formats import SERIAL_BITS, SERIAL_LIMIT
 
@@ -25,7 +27,7 @@ HELD: Final = 2
 VOID: Final = 3
 
 
-class Place(NamedTuple):
+class Place(msgspec.Struct, frozen=True, gc=False):
     """Where a code's state is: the shard, the state string within it, the code's position there."""
 
     shard: int
