@@ -19,4 +19,4 @@ def loadtest(arguments: tuple[str, ...]) -> None:
         raise click.ClickException("the load tests are not part of this installation")
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "loadtest", *arguments])  # noqa: S606 - our own program
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "loadtest", *arguments])  # noqa: S606 - our own program

@@ -117,7 +117,12 @@ def _become(module: str, options: dict[str, Any]) -> None:
     """Go on as another program of ours."""
     settings = _with_urls(_settings(options))
     environment = without_settings(os.environ) | settings.to_environ()
-    os.execve(sys.executable, [sys.executable, "-m", module], environment)  # noqa: S606 - no shell
+    os.execve(sys.executable, _program(module), environment)  # noqa: S606 - no shell
+
+
+def _program(module: str, *arguments: str) -> list[str]:
+    """Command of a program of ours; nothing in the working directory is taken for a part of it."""
+    return [sys.executable, "-P", "-m", module, *arguments]
 
 
 def _settings(options: dict[str, Any]) -> Settings:
@@ -202,7 +207,7 @@ def _carrier(name: str, module: str, settings: Settings, front_end: _FrontEnd) -
     stop_timeout_s = max(1, settings.stop_timeout_s // PERSISTER_STOP_SHARE)
     return Child(
         name=name,
-        argv=[sys.executable, "-m", module],
+        argv=_program(module),
         stage=PERSISTER,
         env=_environment(replace(settings, stop_timeout_s=stop_timeout_s), front_end),
     )
@@ -225,7 +230,7 @@ def _worker(supervisor: Supervisor, settings: Settings, front_end: _FrontEnd, na
 
     return Child(
         name=name,
-        argv=[sys.executable, "-m", "engine.worker", str(ready_file)],
+        argv=_program("engine.worker", str(ready_file)),
         stage=WORKERS,
         env=_environment(settings, front_end),
         ready=ready,

@@ -499,7 +499,7 @@ def valkey() -> Iterator[ValkeyProcess]:
     process.stop()
 
 
-NORMAL: Final = pytest.param(16, marks=pytest.mark.timeout(600))
+NORMAL: Final = pytest.param(10, marks=pytest.mark.timeout(600))
 LONG: Final = pytest.param(
     1000, marks=[pytest.mark.long, pytest.mark.timeout(7200)]
 )  # a form, so 2,000 in all

@@ -481,7 +481,7 @@ class Machine(RuleBasedStateMachine):
 @pytest.mark.parametrize(
     "examples",
     [
-        pytest.param(12, marks=pytest.mark.timeout(900)),  # a failure is made smaller for 5 minutes
+        pytest.param(8, marks=pytest.mark.timeout(900)),  # a failure is made smaller for 5 minutes
         pytest.param(2000, marks=[pytest.mark.long, pytest.mark.timeout(7200)]),
     ],
 )

@@ -88,7 +88,7 @@ async def test_beside_live_traffic_nothing_is_found(plane: ControlPlane, merchan
     codes = await issue_all(plane, 60)
     async with persisting(plane.settings):
         shoppers = [Shopper(merchant, codes, seed) for seed in range(4)]
-        acting = asyncio.gather(*(shopper.act(100) for shopper in shoppers))
+        acting = asyncio.gather(*(shopper.act(60) for shopper in shoppers))
         reports = []
         while not acting.done():
             reports.append(await audited(plane))

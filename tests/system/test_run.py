@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +14,15 @@ import pytest
 
 from engine import api_keys
 from engine.publishing import publish
+from engine.settings import without_settings
 from tests.deployment import Merchant, Process, client_session
 from tests.persister.streams import Stream
 from tests.proxy import Fate, Proxy, Way
-from tests.waiting import wait_until_async
+from tests.waiting import TIMEOUT_S, wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from redis.asyncio import Redis
 
@@ -122,3 +126,25 @@ async def test_redeem_serve_stops_in_order_though_postgresql_answers_nobody_who_
             await wait_until_async(lambda: len(asked) == settings.database_connections_max)
             assert await stopped(process) == 0
             await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_what_lies_in_the_working_directory_is_no_part_of_it(
+    settings: Settings, redis: Redis, database: Database, tmp_path: Path
+) -> None:
+    await publish(redis, database)
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "engine" / "__init__.py").write_text("raise SystemExit('shadowed')")
+    program = (sys.executable, "-P", "-m", "engine.cli", "serve")
+    running = await asyncio.create_subprocess_exec(
+        *program,
+        cwd=tmp_path,
+        env=without_settings(os.environ) | replace(settings, port=0, workers=1).to_environ(),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert running.stdout
+        async with asyncio.timeout(TIMEOUT_S):
+            assert (await running.stdout.readline()).startswith(b"ready ")
+    finally:
+        running.terminate()
+        await running.wait()
