@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 SYSTEM: Final = Path(__file__).parent / "system"
+REPEATING: Final = frozenset(
+    (
+        *("test_model", "test_life", "test_races", "test_lanes_alike", "test_conservation"),
+        *("test_records", "test_record_lists", "test_killed", "test_webhooks_killed", "test_import_calls"),
+    )
+)
 MINT_KEYS: Final = "k1:" + "5a" * 32
 DATABASE_CONNECTIONS_MAX: Final = 8
 
@@ -35,9 +41,13 @@ _numbers = itertools.count(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs in processes of its own shows nothing of it here, and measuring would only slow it down."""
+    """Coverage is measured where it shows something: measuring makes tests half as slow again.
+
+    What runs in processes of its own shows nothing of it here, and what does the same again and again
+    shows what other tests show already.
+    """
     for item in items:
-        if item.path.is_relative_to(SYSTEM):
+        if item.path.is_relative_to(SYSTEM) or item.path.stem in REPEATING:
             item.add_marker(pytest.mark.no_cover)
 
 

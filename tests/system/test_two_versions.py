@@ -50,6 +50,7 @@ async def test_scripts_of_an_older_version_run_beside_those_of_this_one(
         known = await scripts(redis)
         with monkeypatch.context() as there:
             there.chdir(tmp_path)  # `python -m` takes its modules from there
+            there.setenv("PYTHONPATH", str(tmp_path))  # and what it starts takes them from there
             older = Process(settings, "engine.cli", "serve")
         with older:
             old_url = (await asyncio.to_thread(older.line)).partition(" ")[2]
