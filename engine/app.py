@@ -12,34 +12,34 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from engine import admin, feed_calls, import_calls, user_calls, webhook_calls
-from engine.admin_requests import CONTROL_PLANE
-from engine.auth import Authenticator
-from engine.code_handlers import CodeHandlers
-from engine.control import ControlPlane
-from engine.core import Core
+from engine.api.bodies import PROBLEM_TYPE, problem
+from engine.control.change import ControlPlane
+from engine.control.republishing import heal
 from engine.database import open_database
 from engine.errors import RETRYABLE_STATUS, ContractViolation, Fault, Refusal, StoreUnavailable
-from engine.feed_news import Feed
-from engine.gate import Gate
-from engine.handlers import HANDLERS, Handlers
-from engine.healing import heal
+from engine.health.redis_memory import keep_watching_memory
+from engine.health.redis_watch import StoreWatch
+from engine.http import admin, events, imports, users, webhooks
+from engine.http.auth import Authenticator
+from engine.http.changes import CONTROL_PLANE
+from engine.http.codes import CodeHandlers
+from engine.http.gate import Gate
+from engine.http.redemptions import HANDLERS, Handlers
+from engine.http.requests import CHALLENGE, durability_headers
 from engine.imports.importer import Importer
-from engine.imports.mending import heal_index
-from engine.messages import PROBLEM_TYPE, problem
-from engine.reading import Records
-from engine.registry import Registry
-from engine.requests import CHALLENGE, durability_headers
-from engine.store_memory import keep_watching_memory
-from engine.store_watch import StoreWatch
-from engine.sweeping import keep_sweeping
-from engine.telemetry import Telemetry
+from engine.imports.repair import heal_index
+from engine.ledger.feed_readers import Feed
+from engine.ledger.redemptions import Records
+from engine.observability.metrics import Telemetry
+from engine.redemption.core import Core
+from engine.redemption.hold_expiry import keep_sweeping
+from engine.store.configuration import Registry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
     from pathlib import Path
 
-    from engine.requests import Handler
+    from engine.http.requests import Handler
     from engine.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -109,14 +109,14 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         app.add_routes(code_handlers.routes())
         app[admin.SINGLE_CODES] = code_handlers
         app[CONTROL_PLANE] = plane
-        app[import_calls.IMPORTER] = Importer(plane)
-        app[feed_calls.AUTHENTICATOR] = authenticator
-        app[feed_calls.FEED] = feed = Feed(database, settings)
+        app[imports.IMPORTER] = Importer(plane)
+        app[events.AUTHENTICATOR] = authenticator
+        app[events.FEED] = feed = Feed(database, settings)
         await stack.enter_async_context(_in_background(feed.watch()))
         app.on_shutdown.append(_closing(feed))  # what waits there would be waited for
         app.add_routes(
             _route(method, path, handlers.guarded(scope, handler))
-            for module in (admin, feed_calls, import_calls, user_calls, webhook_calls)
+            for module in (admin, events, imports, users, webhooks)
             for method, path, scope, handler in module.routes()
         )
         yield app

@@ -21,12 +21,12 @@ from aiohttp import web
 
 from engine import settings as settings_module
 from engine.app import open_app
-from engine.connection import Connections
-from engine.handlers import HANDLERS
+from engine.http.redemptions import HANDLERS
+from engine.lane.connection import Connections
 from engine.lane.lanes import Lanes
-from engine.logs import log_to_stderr
+from engine.observability.logs import log_to_stderr
+from engine.observability.metrics import WORKERS
 from engine.settings import SettingsError
-from engine.telemetry import WORKERS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

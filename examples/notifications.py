@@ -94,13 +94,13 @@ def known(kept: sqlite3.Connection) -> str | None:
 
 def register(kept: sqlite3.Connection, url: str) -> str:
     """Register this receiver with the engine beside it; as ``redeem webhooks create --url …`` does."""
-    from engine import webhook_changes  # noqa: PLC0415 - only beside the engine
     from engine.cli.connect import load_settings, open_plane  # noqa: PLC0415 - only beside the engine
+    from engine.webhooks import changes  # noqa: PLC0415 - only beside the engine
 
     async def create() -> str:
-        new = webhook_changes.NewWebhook(url=url, types=list(TYPES), description="notifications")
+        new = changes.NewWebhook(url=url, types=list(TYPES), description="notifications")
         async with open_plane(load_settings()) as plane:
-            return (await webhook_changes.create(plane, new, actor="cli")).value.secret
+            return (await changes.create(plane, new, actor="cli")).value.secret
 
     secret = asyncio.run(create())
     with kept:

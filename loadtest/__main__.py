@@ -20,8 +20,8 @@ from engine.errors import Fault, StoreUnavailable
 from engine.settings import SettingsError
 from loadtest import scenarios
 from loadtest.api import Api, ApiError
-from loadtest.judging import DEFAULT_FILE, ThresholdsError
 from loadtest.scenarios import run_name
+from loadtest.thresholds import DEFAULT_FILE, ThresholdsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -134,7 +134,7 @@ def _capacity(options: argparse.Namespace) -> int:
     if importlib.util.find_spec("psutil") is None:
         raise ApiError(NOT_INSTALLED)
     from loadtest.capacity import Capacity  # noqa: PLC0415 - only where it is needed
-    from loadtest.page import page  # noqa: PLC0415 - only where it is needed
+    from loadtest.capacity_page import page  # noqa: PLC0415 - only where it is needed
     from loadtest.steps import Limits  # noqa: PLC0415 - only where it is needed
 
     directory = _directory(options, "capacity")
@@ -188,8 +188,8 @@ def _connected(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
     if key and options.url:
         yield options.url, key
         return
-    from engine import api_keys  # noqa: PLC0415 - only beside an engine of this machine
     from engine.cli import connect  # noqa: PLC0415 - only beside an engine of this machine
+    from engine.control import api_keys  # noqa: PLC0415 - only beside an engine of this machine
 
     settings = connect.load_settings()
     url = options.url or f"http://{settings.host}:{settings.port}"
@@ -204,8 +204,8 @@ def _connected(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
 
 
 def _revoke(key_id: str, settings: Settings) -> None:
-    from engine import api_keys  # noqa: PLC0415 - only beside an engine of this machine
     from engine.cli import connect  # noqa: PLC0415 - only beside an engine of this machine
+    from engine.control import api_keys  # noqa: PLC0415 - only beside an engine of this machine
 
     try:
         connect.run_change(lambda plane: api_keys.revoke(plane, key_id), settings)

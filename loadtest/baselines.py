@@ -17,22 +17,23 @@ import uvloop
 from aiohttp import web
 from redis.asyncio import BlockingConnectionPool, Redis
 
-from engine import keys, messages
 from engine import settings as all_settings
-from engine.call import pack_fields
-from engine.decoder import Decoder
-from engine.formats import normalise, split
-from engine.redemption import Redemption
-from engine.registry import Registry
+from engine.api import bodies
+from engine.codes.formats import normalise, split
+from engine.lookup.decoder import Decoder
+from engine.redemption.redeem import Redemption
+from engine.store import keys
+from engine.store.call import pack_fields
+from engine.store.configuration import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from engine.decoder import Issued
+    from engine.lookup.decoder import Issued
     from engine.settings import Settings
 
 POOL_CONNECTIONS: Final = 64
-ANSWER: Final = messages.redeemed(
+ANSWER: Final = bodies.redeemed(
     redemption="0-1795376794500-3",
     campaign="cmp_1",
     masked_code="••••-••••-••••-JKLM",
@@ -40,7 +41,7 @@ ANSWER: Final = messages.redeemed(
     amount=500,
     currency="EUR",
     balance=None,
-    redeemed_at=messages.instant(1795376794500),
+    redeemed_at=bodies.instant(1795376794500),
     replayed=False,
 )
 
@@ -50,7 +51,7 @@ SCRIPT: Final = Redemption.script
 async def bare(request: web.Request) -> web.Response:
     """Read, and answer."""
     await request.read()
-    return web.Response(body=ANSWER, content_type=messages.JSON_TYPE)
+    return web.Response(body=ANSWER, content_type=bodies.JSON_TYPE)
 
 
 class Naive:
@@ -64,7 +65,7 @@ class Naive:
 
     async def redeem(self, request: web.Request) -> web.Response:
         """Answer as the engine would."""
-        asked = messages.parse_redeem_request(await request.read(), self._settings)
+        asked = bodies.parse_redeem_request(await request.read(), self._settings)
         [code] = self._decoder.find([split(normalise(asked.code) or b"", self._registry.prefixes)])
         if code is None:
             return _refusal("code_not_found")
@@ -74,7 +75,7 @@ class Naive:
         if word != "redeemed":
             return _refusal(word)
         stream_id, amount = words
-        body = messages.redeemed(
+        body = bodies.redeemed(
             redemption=f"{place.shard}-{stream_id}",
             campaign=campaign.id,
             masked_code="••••-••••-••••-" + code.symbols[-4:].decode(),
@@ -82,10 +83,10 @@ class Naive:
             amount=int(amount) if amount else None,
             currency=campaign.currency,
             balance=None,
-            redeemed_at=messages.instant(int(stream_id.partition("-")[0])),
+            redeemed_at=bodies.instant(int(stream_id.partition("-")[0])),
             replayed=False,
         )
-        return web.Response(body=body, content_type=messages.JSON_TYPE)
+        return web.Response(body=body, content_type=bodies.JSON_TYPE)
 
     async def _call(self, code: Issued, campaign: str, place: keys.Place, user: str) -> list[str]:
         """The words of the script's answer to one attempt."""
@@ -135,8 +136,8 @@ async def naive(settings: Settings) -> Callable[[web.Request], Awaitable[web.Res
 
 
 def _refusal(code: str) -> web.Response:
-    status, body = messages.plain_problem(code)
-    return web.Response(status=status, body=body, content_type=messages.PROBLEM_TYPE)
+    status, body = bodies.plain_problem(code)
+    return web.Response(status=status, body=body, content_type=bodies.PROBLEM_TYPE)
 
 
 async def _serve(settings: Settings, kind: str) -> None:

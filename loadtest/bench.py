@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Final
 import uvloop
 from redis.asyncio import Redis
 
-from engine import api_keys, keys
-from engine.control import ControlPlane
+from engine.control import api_keys
+from engine.control.change import ControlPlane
 from engine.database import open_database
-from loadtest import client, stand
+from engine.store import keys
+from loadtest import client, testbed
 
 if TYPE_CHECKING:
     from engine.settings import Settings
 
-CONTENDERS: Final = {"engine": stand.ENGINE, "bare": stand.BARE, "naive": stand.NAIVE}
+CONTENDERS: Final = {"engine": testbed.ENGINE, "bare": testbed.BARE, "naive": testbed.NAIVE}
 
 
 def main() -> None:
@@ -39,7 +40,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)  # now, and not after the whole run
-    with tempfile.TemporaryDirectory() as directory, stand.servers(Path(directory)) as settings:
+    with tempfile.TemporaryDirectory() as directory, testbed.servers(Path(directory)) as settings:
         result = uvloop.run(_compare(settings, options))
     print(json.dumps(result, indent=2))
     if options.json:
@@ -57,7 +58,7 @@ async def _compare(settings: Settings, options: argparse.Namespace) -> dict[str,
         for number in range(options.rounds + 1):
             for name, arguments in CONTENDERS.items():
                 requests = await redemptions(plane, key, options.requests)
-                with stand.running(*stand.module(settings, arguments)) as contender:
+                with testbed.running(*testbed.module(settings, arguments)) as contender:
                     load = await client.run(
                         settings.host, contender.port, iter(requests), connections=options.connections
                     )
@@ -75,7 +76,7 @@ async def _compare(settings: Settings, options: argparse.Namespace) -> dict[str,
         "connections": options.connections,
         "requests": options.requests,
         "per_second": {name: round(statistics.median(found)) for name, found in rates.items()},
-        "ratios": {name: stand.spread(found, 3) for name, found in ratios.items()},
+        "ratios": {name: testbed.spread(found, 3) for name, found in ratios.items()},
     }
 
 
@@ -85,7 +86,7 @@ async def redemptions(plane: ControlPlane, key: str, count: int) -> list[bytes]:
         client.request(
             "/v1/redemptions", key, json.dumps({"code": code, "user": f"user-{number:07}"}).encode()
         )
-        for number, code in enumerate(await stand.mint(plane, count))
+        for number, code in enumerate(await testbed.mint(plane, count))
     ]
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from engine.settings import without_settings
-from loadtest import stand
+from loadtest import testbed
 
 if TYPE_CHECKING:
     from engine.settings import Settings
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--import", dest="imported", type=int, default=300_000, help="codes to import")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory, stand.servers(Path(directory)) as settings:
+    with tempfile.TemporaryDirectory() as directory, testbed.servers(Path(directory)) as settings:
         result = _measure(settings, options)
     print(json.dumps(result, indent=2))
 
@@ -79,7 +79,7 @@ def _code() -> str:
 
 def _run(settings: Settings, *arguments: str) -> tuple[Command, str]:
     """What a command of ours took, and its output."""
-    argv, environment = stand.module(settings, ("engine.cli", *arguments))
+    argv, environment = testbed.module(settings, ("engine.cli", *arguments))
     environment = without_settings(os.environ) | environment
     began = time.monotonic()
     process = subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True)  # noqa: S603 - ours

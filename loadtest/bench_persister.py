@@ -22,15 +22,15 @@ import asyncpg
 import uvloop
 from redis.asyncio import Redis
 
-from engine import keys
-from engine.events import FIELDS
 from engine.settings import Settings
+from engine.store import keys
+from engine.store.events import FIELDS
+from persister.ingest.entries import COLUMNS, decode
 from persister.main import run
 from persister.migrations import initialise, migrate
-from persister.records import COLUMNS, decode
 
 if TYPE_CHECKING:
-    from persister.records import Entry, Record
+    from persister.ingest.entries import Entry, Record
 
 SHARD: Final = 0
 FILL_BATCH: Final = 2000

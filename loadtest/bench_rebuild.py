@@ -30,13 +30,13 @@ import asyncpg
 import psutil  # type: ignore[import-untyped] # it has no types
 from redis.asyncio import Redis
 
-from engine import batches, campaigns
-from engine.batches import NewBatch
-from engine.campaigns import NewCampaign
-from engine.control import ControlPlane
+from engine.control import batches, campaigns
+from engine.control.batches import NewBatch
+from engine.control.campaigns import NewCampaign
+from engine.control.change import ControlPlane
 from engine.database import open_database
 from engine.settings import without_settings
-from loadtest import stand
+from loadtest import testbed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,7 +92,7 @@ def main() -> None:
         checkouts["beside"] = options.beside.resolve()
     found = {}
     for shape in options.shape or SHAPES:
-        with tempfile.TemporaryDirectory() as directory, stand.servers(Path(directory)) as settings:
+        with tempfile.TemporaryDirectory() as directory, testbed.servers(Path(directory)) as settings:
             asyncio.run(_fill(settings, shape, options.redemptions))
             measured = _compare(settings, checkouts, options)
         found[shape] = _summary(measured)
@@ -108,13 +108,13 @@ async def _fill(settings: Settings, shape: str, count: int) -> None:
     ):
         plane = ControlPlane(database, redis, settings)
         new = NewCampaign(
-            name="Bench", state="active", amount=stand.AMOUNT, currency=stand.CURRENCY, **limits
+            name="Bench", state="active", amount=testbed.AMOUNT, currency=testbed.CURRENCY, **limits
         )
         campaign = (await campaigns.create(plane, campaigns.define(new))).value
         minted = await batches.mint(plane, campaign.id, NewBatch(count=count), created_by="bench")
     connection = await asyncpg.connect(settings.database_url)
     try:
-        money = stand.AMOUNT, stand.CURRENCY
+        money = testbed.AMOUNT, testbed.CURRENCY
         values = began_ms, campaign.id, minted.value.batch.id, count, _PER_MS, _PER_USER, *money
         await connection.execute(_FILL, *values, timeout=_FILL_TIMEOUT_S)
         await connection.execute(
@@ -169,7 +169,7 @@ def _server_seconds() -> tuple[float, float]:
         if name is not None:
             times = server.cpu_times()
             ended = times.children_user + times.children_system
-            found[name] += ended + stand.processor_seconds(server.pid)
+            found[name] += ended + testbed.processor_seconds(server.pid)
     return found["postgres"], found["valkey-server"]
 
 
@@ -185,7 +185,7 @@ def _summary(measured: dict[str, list[Round]]) -> dict[str, object]:
     }
     if "beside" in measured:
         pairs = zip(measured["this"], measured["beside"], strict=True)
-        found["this / beside"] = stand.spread((ours.per_second / its.per_second for ours, its in pairs), 2)
+        found["this / beside"] = testbed.spread((ours.per_second / its.per_second for ours, its in pairs), 2)
     return found
 
 

@@ -21,35 +21,36 @@ import msgspec
 import uvloop
 from redis.asyncio import Redis
 
-from engine import api_keys, keys
-from engine.control import ControlPlane
-from engine.core import Core
+from engine.api.bodies import RedeemRequest
+from engine.control import api_keys
+from engine.control.change import ControlPlane
 from engine.database import open_database
-from engine.messages import RedeemRequest
-from engine.redemption import Redemption
-from engine.registry import Registry
-from engine.telemetry import Telemetry
-from loadtest import stand
+from engine.observability.metrics import Telemetry
+from engine.redemption.core import Core
+from engine.redemption.redeem import Redemption
+from engine.store import keys
+from engine.store.configuration import Registry
+from loadtest import testbed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from engine.campaigns import NewCampaign
-    from engine.registry import ApiKey
+    from engine.control.campaigns import NewCampaign
     from engine.settings import Settings
+    from engine.store.configuration import ApiKey
 
 SIZES: Final = (1, 8, 32, 128)
 BATCHES: Final = 8  # that wait together
 _SHARD: Final = 0
 LIMITED: Final = msgspec.structs.replace(
-    stand.PLAIN,
+    testbed.PLAIN,
     starts_at="2020-01-01T00:00:00Z",
     ends_at="2100-01-01T00:00:00Z",
     stock=2**40,
     budget=2**50,
     per_user_limit=3,
 )
-KINDS: Final = {"plain": stand.PLAIN, "all checks": LIMITED}
+KINDS: Final = {"plain": testbed.PLAIN, "all checks": LIMITED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def main() -> None:
     parser.add_argument("--codes", type=int, default=20_000, help="redeemed for each size of a batch")
     parser.add_argument("--memory-codes", type=int, default=200_000, help="redeemed to weigh them")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory, stand.servers(Path(directory)) as settings:
+    with tempfile.TemporaryDirectory() as directory, testbed.servers(Path(directory)) as settings:
         result = uvloop.run(_measure(settings, options))
     print(json.dumps(result, indent=2))
 
@@ -135,7 +136,7 @@ async def _script_us(
 ) -> dict[str, float]:
     """Microseconds of the script for one call, and for one redemption."""
     size = bench.core.settings.batch_max
-    codes = await stand.mint(plane, (count // size + 1) * size, campaign)
+    codes = await testbed.mint(plane, (count // size + 1) * size, campaign)
     await bench.redeem(codes[:size], with_keys=with_keys)  # it learns of the campaign
     await bench.redis.config_resetstat()
     await bench.redeem(codes[size:], with_keys=with_keys)
@@ -155,7 +156,7 @@ async def _bytes(
     redis = bench.redis
     await _forget_receipts(redis)
     empty = await bench.memory()
-    codes = await stand.mint(plane, count, campaign)
+    codes = await testbed.mint(plane, count, campaign)
     await bench.core.registry.refresh()
     issued = await bench.memory()
     await bench.redeem(codes, with_keys=with_keys)

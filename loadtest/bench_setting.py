@@ -21,14 +21,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import uvloop
 from redis.asyncio import Redis
 
-from engine import api_keys, keys
-from engine.control import ControlPlane
+from engine.control import api_keys
+from engine.control.change import ControlPlane
 from engine.database import open_database
-from loadtest import bench, client, stand
+from engine.store import keys
+from loadtest import bench, client, testbed
 
 if TYPE_CHECKING:
     from engine.settings import Settings
-    from loadtest.stand import Contender
+    from loadtest.testbed import Contender
 
 CONNECTIONS: Final = (1, 16, 256)
 # Of each engine in each round; one connection waits for each of its answers.
@@ -51,15 +52,15 @@ def main() -> None:
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as directory,
-        stand.servers(Path(directory)) as settings,
+        testbed.servers(Path(directory)) as settings,
         ExitStack() as running,
     ):
         engines = {}
         for value in options.values:
-            argv, environment = stand.module(replace(settings, workers=1), stand.ENGINE)
+            argv, environment = testbed.module(replace(settings, workers=1), testbed.ENGINE)
             environment |= {f"REDEEM_{options.setting.upper()}": value}
             alone = options.setting != "workers"
-            engines[value] = running.enter_context(stand.running(argv, environment, on_first=alone))
+            engines[value] = running.enter_context(testbed.running(argv, environment, on_first=alone))
         result = uvloop.run(_compare(settings, engines, options.rounds))
     print(json.dumps({"setting": options.setting, **result}, indent=2))
 
@@ -109,8 +110,8 @@ def _told(measured: dict[str, list[Round]]) -> dict[str, object]:
     for value in others:
         pairs = list(zip(measured[first], measured[value], strict=True))
         told[f"{first} / {value}"] = {
-            "per_second": stand.spread((ours.per_second / theirs.per_second for ours, theirs in pairs), 2),
-            "cost": stand.spread((ours.cost_us / theirs.cost_us for ours, theirs in pairs), 2),
+            "per_second": testbed.spread((ours.per_second / theirs.per_second for ours, theirs in pairs), 2),
+            "cost": testbed.spread((ours.cost_us / theirs.cost_us for ours, theirs in pairs), 2),
         }
     return told
 

@@ -20,13 +20,13 @@ import psutil  # type: ignore[import-untyped] # it has no types
 from engine.settings import without_settings
 from loadtest.answers import Answers
 from loadtest.api import Api
-from loadtest.judging import percentiles
 from loadtest.machine import GENERATOR, engine_processes
 from loadtest.open_loop import Step, Told
 from loadtest.run import RunError, end_campaign
 from loadtest.sampling import LAG_EVENTS, Sampler
 from loadtest.scenarios import prepare
 from loadtest.steps import SHARES, Limits, Report, StepFigures, broken, first_to_give, others_cores
+from loadtest.thresholds import percentiles
 from loadtest.verifier import verify
 
 if TYPE_CHECKING:

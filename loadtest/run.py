@@ -15,9 +15,9 @@ import msgspec
 from engine.settings import without_settings
 from loadtest.answers import Answers
 from loadtest.api import Api, ApiError
-from loadtest.judging import Figures, figures, judge, read_thresholds
 from loadtest.sampling import Sampler
 from loadtest.scenarios import Plan, prepare, run_name
+from loadtest.thresholds import Figures, figures, judge, read_thresholds
 from loadtest.verifier import Findings, verify
 
 if TYPE_CHECKING:

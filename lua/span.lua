@@ -1,6 +1,6 @@
 #!lua
 -- A combined redemption over several shards, on the shard where its key belongs: who works on it, and from
--- the moment that it is decided what must be done, whoever does it (engine/spanning.py).
+-- the moment that it is decided what must be done, whoever does it (engine/redemption/cross_shard.py).
 -- `step` is `begin`: nobody else is to work on it for BUSY_MS; `decide`: keep `payload`;
 -- `end`: nothing is left to do; a receipt of `payload` is kept, if there is one.
 -- With `begin` its key is claimed, as claim.lua does: whoever uses it for something else is told so.

@@ -9,7 +9,7 @@ from typing import Final
 
 import uvloop
 
-from engine.logs import log_to_stderr
+from engine.observability.logs import log_to_stderr
 from engine.settings import SettingsError, load, variable
 from persister.main import run
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from persister import metrics
-from persister.conflicts import ConflictWatch
-from persister.persister import ShardPersister
+from persister.ingest.shard import ShardPersister
+from persister.reconcile.conflicts import ConflictWatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client import Counter, Gauge, start_http_server
 
-from engine import exposition
+from engine.observability import exposition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

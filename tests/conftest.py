@@ -15,10 +15,10 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from engine import keys
-from engine.control import ControlPlane
+from engine.control.change import ControlPlane
 from engine.database import Database
 from engine.settings import Settings
+from engine.store import keys
 from persister.migrations import initialise, migrate
 from tests.hanging import pytest_timeout_set_timer  # noqa: F401 - pytest finds hooks by their names
 from tests.keyspace import complaints

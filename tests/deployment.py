@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiohttp
 
-from engine import api_keys, batches, campaigns, mint_keys
-from engine.batches import NewBatch
-from engine.campaigns import NewCampaign
-from engine.codes import Codec
-from engine.core import Core
-from engine.formats import FORMATS
-from engine.processes import _leash
-from engine.registry import Registry
+from engine.codes import mint_keys
+from engine.codes.codec import Codec
+from engine.codes.formats import FORMATS
+from engine.control import api_keys, batches, campaigns
+from engine.control.batches import NewBatch
+from engine.control.campaigns import NewCampaign
+from engine.observability.metrics import Telemetry
+from engine.processes.process import _leash
+from engine.redemption.core import Core
 from engine.settings import without_settings
-from engine.telemetry import Telemetry
+from engine.store.configuration import Registry
 from engine.worker import serving
 from tests.waiting import TIMEOUT_S, wait_until_async
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from engine.settings import Settings
 
 ANSWER_TIMEOUT_S: Final = 90.0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
-from engine import keys
+from engine.store import keys
 from tests.persister.streams import values
 
 if TYPE_CHECKING:

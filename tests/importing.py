@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine import campaigns
-from engine.campaigns import NewCampaign
-from engine.imports import kept
+from engine.control import campaigns
+from engine.control.campaigns import NewCampaign
+from engine.imports import records
 from engine.imports.importer import Importer, Upload
-from engine.imports.lines import Form
+from engine.imports.parser import Form
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
-    from engine.control import ControlPlane
-    from engine.imports.run import Outcome
+    from engine.control.change import ControlPlane
+    from engine.imports.runner import Outcome
 
 
 class BrokenOff(Exception):
@@ -56,7 +56,7 @@ async def bring(
 
 
 async def problems_of(plane: ControlPlane, outcome: Outcome) -> list[str]:
-    pieces = [piece async for piece in kept.problems(plane, outcome.imported.name)]
+    pieces = [piece async for piece in records.problems(plane, outcome.imported.name)]
     return b"".join(pieces).decode().splitlines()
 
 

@@ -1,6 +1,6 @@
 """Every key that a test leaves in Redis must be one of ours, and a temporary one must end.
 
-The names are those that ``engine.keys`` builds: its functions are called with placeholders,
+The names are those that ``engine.store.keys`` builds: its functions are called with placeholders,
 so a new kind of key is known here as soon as it has a function there.
 """
 
@@ -12,7 +12,7 @@ import re
 import typing
 from typing import TYPE_CHECKING, Any, Final
 
-from engine import keys
+from engine.store import keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +70,7 @@ def _complaints(name: str, ttl_ms: int, ttl_ms_max: int) -> list[str]:
     if STAYING.fullmatch(name):
         return [f"{name}: ends in {ttl_ms} ms, and must stay"] if ttl_ms >= 0 else []
     if not ENDING.fullmatch(name):
-        return [f"{name}: no function of engine.keys makes this name"]
+        return [f"{name}: no function of engine.store.keys makes this name"]
     if ttl_ms == _NO_EXPIRY or ttl_ms > ttl_ms_max:
         return [f"{name}: has a TTL of {ttl_ms} ms, at most two windows are allowed"]
     return []

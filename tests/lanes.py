@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
-from engine.connection import Connections
 from engine.lane import protocol
+from engine.lane.connection import Connections
 from engine.lane.lanes import Lanes
 from engine.settings import Settings
 from tests.engine.test_bad_input import Answer, read_answer
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from engine.attempt import OnDone
+    from engine.redemption.attempt import OnDone
 
 LIMIT_S: Final = 30.0
 OTHER: Final = b"GET /other HTTP/1.1\r\nHost: localhost\r\n\r\n"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from jsonschema_rs import Draft202012Validator
 
-from engine.messages import JSON_TYPE, PROBLEM_TYPE
-from engine.registry import SCOPES
+from engine.api.bodies import JSON_TYPE, PROBLEM_TYPE
+from engine.store.configuration import SCOPES
 from persister.main import run as run_persister
 from tests.deployment import engine_in_process
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from aiohttp import ClientResponse
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from tests.deployment import Merchant
 
 PATH: Final = Path(__file__).parents[1] / "docs" / "openapi.json"

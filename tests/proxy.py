@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import parse_qs, quote, urlsplit
 
-from engine.redemption import Redemption
+from engine.redemption.redeem import Redemption
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ from persister.main import run as run_persister
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from engine.settings import Settings
     from tests.deployment import Merchant
 

@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from engine.processes import StartError
+from engine.processes.process import StartError
 
 if TYPE_CHECKING:
-    from engine.processes import Account
+    from engine.processes.process import Account
 
 SOCKET_PATH_BYTES_MAX: Final = 103
 """The size of `sun_path` on macOS, the smaller one, without its final zero."""

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from engine.processes import StartError
+from engine.processes.process import StartError
 
 logger = logging.getLogger(__name__)
 

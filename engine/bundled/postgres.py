@@ -27,8 +27,8 @@ from engine.bundled.directories import (
 )
 from engine.bundled.leftovers import end_orphans, stop_leftover
 from engine.bundled.server import INSTEAD, PROBE_TIMEOUT_S, ServerCommand, plainly, server_environment
-from engine.processes import Account, StartError, last_line, open_log, spawn
-from engine.reservations import make_data_directory
+from engine.processes.process import Account, StartError, last_line, open_log, spawn
+from engine.processes.reservations import make_data_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

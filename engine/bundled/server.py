@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from engine.processes import Account, Child, StartError, open_log, spawn
+from engine.processes.process import Account, Child, StartError, open_log, spawn
 
 if TYPE_CHECKING:
     import signal

@@ -11,8 +11,8 @@ from urllib.parse import quote
 from engine.bundled.directories import VALKEY_SOCKET, directory, open_run_directory, run_directory
 from engine.bundled.leftovers import stop_leftover
 from engine.bundled.server import PROBE_TIMEOUT_S, ServerCommand, plainly, server_environment
-from engine.processes import StartError
-from engine.reservations import make_data_directory
+from engine.processes.process import StartError
+from engine.processes.reservations import make_data_directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,7 +37,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "engine.cli.loadtest:loadtest",
         "Load an engine, and compare every answer with the ledger.",
     ),
-    "acts": ("engine.cli.acts:acts", "Show who did what: exports, voids, API keys."),
+    "acts": ("engine.cli.audit_log:acts", "Show who did what: exports, voids, API keys."),
 }
 
 
@@ -81,13 +81,13 @@ _SILENT: Final = "a server gave no answer in time (`redeem doctor` says which)"
 
 def _told(error: Exception) -> str:
     """One line on why a command failed."""
+    from engine.codes.mint_keys import MintKeyError  # noqa: PLC0415 - only where it is needed
     from engine.errors import PROBLEMS, Fault, Refusal  # noqa: PLC0415 - only where it is needed
-    from engine.mint_keys import MintKeyError  # noqa: PLC0415 - only where it is needed
-    from engine.processes import StartError  # noqa: PLC0415 - only where it is needed
+    from engine.processes.process import StartError  # noqa: PLC0415 - only where it is needed
     from engine.settings import SettingsError  # noqa: PLC0415 - only where it is needed
-    from persister.detaching import DetachRefused  # noqa: PLC0415 - only where it is needed
+    from persister.archive import DetachRefused  # noqa: PLC0415 - only where it is needed
     from persister.migrations import MigrationError  # noqa: PLC0415 - only where it is needed
-    from persister.rebuild import RebuildRefused  # noqa: PLC0415 - only where it is needed
+    from persister.rebuild.rebuild import RebuildRefused  # noqa: PLC0415 - only where it is needed
 
     if isinstance(error, Refusal):
         text = error.detail or PROBLEMS[error.code][1]

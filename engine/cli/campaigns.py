@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from engine import campaigns as definitions
-from engine.campaigns import Campaign, CampaignChange, NewCampaign
 from engine.cli.connect import all_pages, echo_json, run, run_change
+from engine.control import campaigns as definitions
+from engine.control.campaigns import Campaign, CampaignChange, NewCampaign
 
 if TYPE_CHECKING:
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 NONE: Final = "none"
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from engine import batches, mint_keys, voids
 from engine.cli import single_codes
 from engine.cli.connect import echo_json, load_settings, run, run_change
 from engine.cli.files import STDOUT, opened
 from engine.cli.imports import discard_import, import_codes, list_problems
-from engine.formats import DEFAULT_FORMAT, FORMATS
+from engine.codes import mint_keys
+from engine.codes.formats import DEFAULT_FORMAT, FORMATS
+from engine.control import batches, voids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from engine.batches import Batch, MintedBatch
     from engine.cli.files import Write
-    from engine.control import ControlPlane
+    from engine.control.batches import Batch, MintedBatch
+    from engine.control.change import ControlPlane
     from engine.settings import Settings
 
 PROGRESS_INTERVAL_S: Final = 2.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from engine import conflicts as found_conflicts
-from engine.campaigns import shown_instant
 from engine.cli.connect import echo_json, run
+from engine.control.campaigns import shown_instant
+from engine.ledger import conflicts as found_conflicts
 
 
 @click.command()

@@ -14,14 +14,14 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import parse_url
 
 from engine import settings as all_settings
-from engine.control import ControlPlane
+from engine.control.change import ControlPlane
 from engine.database import open_database
 from engine.errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from engine.control import Changed
+    from engine.control.change import Changed
     from engine.settings import Settings
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ def server_urls(settings: Settings) -> tuple[str, str]:
     if settings.redis_url and settings.database_url:
         return settings.redis_url, settings.database_url
     from engine import bundled  # noqa: PLC0415 - only where it is needed
-    from engine.processes import StartError  # noqa: PLC0415 - only where it is needed
+    from engine.processes.process import StartError  # noqa: PLC0415 - only where it is needed
 
     try:
         valkey = bundled.Valkey(data_dir=settings.data_dir)

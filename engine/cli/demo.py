@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Final
 import click
 import orjson
 
-from engine import api_keys, batches, campaigns, keys, mint_keys
-from engine.batches import NewBatch
-from engine.campaigns import NewCampaign
 from engine.cli.connect import plane_on
-from engine.codes import Codec
-from engine.formats import DEFAULT_FORMAT
+from engine.codes import mint_keys
+from engine.codes.codec import Codec
+from engine.codes.formats import DEFAULT_FORMAT
+from engine.control import api_keys, batches, campaigns
+from engine.control.batches import NewBatch
+from engine.control.campaigns import NewCampaign
+from engine.store import keys
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from engine.settings import Settings
 
 _log = logging.getLogger(__name__)

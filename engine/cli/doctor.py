@@ -6,9 +6,9 @@ import asyncio
 
 import click
 
-from engine.cli import checkup
+from engine.cli import diagnosis
 from engine.cli.connect import echo_json, load_settings
-from engine.store_checks import Verdict
+from engine.health.redis_checks import Verdict
 
 _SAYS = {
     Verdict.OK: "everything is as it should be",
@@ -24,7 +24,7 @@ def doctor(*, as_json: bool) -> None:
 
     Changes nothing. Works beside a running engine, and with servers away.
     """
-    found = asyncio.run(checkup.examine(load_settings()))
+    found = asyncio.run(diagnosis.examine(load_settings()))
     verdicts = {finding.verdict for finding in found}
     worst = next(verdict for verdict in reversed(Verdict) if verdict in verdicts)
     if as_json:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Final
 import click
 import orjson
 
-from engine import feed
 from engine.cli.connect import load_settings, open_plane
 from engine.errors import StoreUnavailable
+from engine.ledger import feed
 
 if TYPE_CHECKING:
-    from engine.control import ControlPlane
-    from engine.feed import Cursor
+    from engine.control.change import ControlPlane
+    from engine.ledger.feed import Cursor
 
 PAGE_EVENTS: Final = 1000
 AWAY_S: Final = 1.0

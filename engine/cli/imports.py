@@ -13,16 +13,16 @@ import click
 
 from engine.cli.connect import UNPUBLISHED, echo_json, run
 from engine.cli.files import STDOUT, opened
-from engine.imports import kept
+from engine.imports import records
 from engine.imports.importer import Importer, Upload
-from engine.imports.lines import Form, guess_form
+from engine.imports.parser import Form, guess_form
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from engine.control import ControlPlane
-    from engine.imports.kept import Import
-    from engine.imports.run import Outcome
+    from engine.control.change import ControlPlane
+    from engine.imports.records import Import
+    from engine.imports.runner import Outcome
 
 PIECE_BYTES: Final = 65_536
 PROGRESS_INTERVAL_S: Final = 2.0
@@ -30,7 +30,7 @@ ACTOR: Final = "cli"
 
 
 # What goes wrong with Redis is said once, in the line that the command ends with.
-logging.getLogger("engine.link").setLevel(logging.ERROR)
+logging.getLogger("engine.store.link").setLevel(logging.ERROR)
 
 
 @click.command("import")
@@ -95,16 +95,16 @@ def list_problems(import_id: str, out: str) -> None:
 @click.argument("import_id", metavar="IMPORT")
 def discard_import(import_id: str) -> None:
     """Give up an import that is not finished, so that its codes can be imported again."""
-    discarded = run(lambda plane: kept.discard(plane, import_id, actor=ACTOR))
+    discarded = run(lambda plane: records.discard(plane, import_id, actor=ACTOR))
     click.echo(discarded.name)
 
 
 async def write_problems(plane: ControlPlane, import_id: str, out: str) -> None:
     """The lines that gave no code, as CSV, in constant memory."""
-    await kept.get(plane, import_id)
+    await records.get(plane, import_id)
     with opened(out) as write:
-        write(kept.PROBLEMS_HEADER)
-        async for piece in kept.problems(plane, import_id):
+        write(records.PROBLEMS_HEADER)
+        async for piece in records.problems(plane, import_id):
             write(piece)
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from engine import mint_keys, publishing
 from engine.cli.connect import plane_on
+from engine.codes import mint_keys
+from engine.control import publishing
 from engine.errors import Refusal, StoreUnavailable
 from persister import migrations
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine import api_keys
 from engine.cli.connect import all_pages, echo_json, run, run_change
-from engine.registry import SCOPES
+from engine.control import api_keys
+from engine.store.configuration import SCOPES
 
 if TYPE_CHECKING:
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 
 @click.group()

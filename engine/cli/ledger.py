@@ -12,7 +12,7 @@ import click
 from engine.cli.connect import echo_json, load_settings, server_urls
 from engine.cli.progress import Progress
 from engine.errors import StoreUnavailable
-from persister import detaching
+from persister import archive
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -28,7 +28,7 @@ class _Month(click.ParamType):  # type: ignore[type-arg] # generic for type chec
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         try:
-            return detaching.parse_month(str(value))
+            return archive.parse_month(str(value))
         except ValueError:
             self.fail(f"{value} is no month, as 2026-11 is", param, ctx)
 
@@ -43,10 +43,10 @@ def ledger() -> None:
 def months(*, as_json: bool) -> None:
     """List the months that the ledger has, the oldest first, with rows and size."""
 
-    async def read(settings: Settings) -> list[detaching.Month]:
+    async def read(settings: Settings) -> list[archive.Month]:
         connection = await asyncpg.connect(settings.database_url, timeout=settings.persist_timeout_s)
         try:
-            return await detaching.months(connection)
+            return await archive.months(connection)
         finally:
             await connection.close()
 
@@ -67,7 +67,7 @@ def detach(month: datetime, *, as_json: bool) -> None:
     The rows are in tables of their own then, to be kept elsewhere (pg_dump) and dropped. They are no longer
     in lists, records and the event feed. Works beside a running engine.
     """
-    done = _run(detaching.detach(_settings(), month, "cli", Progress("detach")))
+    done = _run(archive.detach(_settings(), month, "cli", Progress("detach")))
     if as_json:
         echo_json(asdict(done))
         return

@@ -13,17 +13,17 @@ import asyncpg
 import click
 from redis.exceptions import RedisError
 
-from engine import publishing
 from engine import settings as all_settings
 from engine.cli.connect import check_redis_url, plane_on, server_urls
 from engine.cli.progress import Progress
 from engine.cli.servers import start_servers
+from engine.control import publishing
 from engine.database import queries
 from engine.errors import Refusal, StoreBehind, StoreUnavailable
-from engine.processes import StartError
-from engine.reservations import DataDirectoryLock
-from engine.supervisor import Supervisor
-from persister import rebuild as rebuilding
+from engine.processes.process import StartError
+from engine.processes.reservations import DataDirectoryLock
+from engine.processes.supervisor import Supervisor
+from persister.rebuild import rebuild as rebuilding
 
 if TYPE_CHECKING:
     from engine.settings import Settings

@@ -24,12 +24,12 @@ from engine.cli.initialise import initialise
 from engine.cli.rebuild import rebuild_and_publish
 from engine.cli.servers import start_servers
 from engine.errors import StoreBehind
-from engine.logs import log_to_stderr
-from engine.processes import Child
-from engine.reservations import DataDirectoryLock, reserve_port
+from engine.health.redis_checks import require_safe
+from engine.observability.logs import log_to_stderr
+from engine.processes.process import Child
+from engine.processes.reservations import DataDirectoryLock, reserve_port
+from engine.processes.supervisor import Supervisor
 from engine.settings import PORT_MAX, Settings, without_settings
-from engine.store_checks import require_safe
-from engine.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

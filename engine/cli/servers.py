@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 from engine import bundled
 
 if TYPE_CHECKING:
-    from engine.processes import Child
+    from engine.processes.process import Child
+    from engine.processes.supervisor import Supervisor
     from engine.settings import Settings
-    from engine.supervisor import Supervisor
 
 SERVERS: Final = 0
 """The stage that they start in: the first, and the last to stop."""

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import orjson
 
-from engine.bodies import CheckRequest
+from engine.api.bodies import check_amount, check_text
+from engine.api.code_bodies import CheckRequest
 from engine.cli.connect import echo_json, run
-from engine.core import Core
-from engine.corrections import Adjustment, Unvoiding, Voiding, correct
 from engine.errors import Refusal, StoreUnavailable
-from engine.inspection import Check
-from engine.messages import check_amount, check_text
-from engine.registry import Registry
-from engine.telemetry import Telemetry
+from engine.observability.metrics import Telemetry
+from engine.redemption.check import Check
+from engine.redemption.core import Core
+from engine.redemption.correct import Adjustment, Unvoiding, Voiding, correct
+from engine.store.configuration import Registry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 ACTOR: Final = "cli"
 STDIN: Final = "-"

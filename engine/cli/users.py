@@ -6,8 +6,8 @@ from typing import Final
 
 import click
 
-from engine import users as accounts
 from engine.cli.connect import echo_json, run
+from engine.ledger import users as accounts
 
 ACTOR: Final = "cli"
 _user = click.argument("user", metavar="USER")

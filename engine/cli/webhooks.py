@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from engine import webhook_changes as changes
-from engine import webhooks as endpoints
-from engine.campaigns import shown_instant
 from engine.cli.connect import all_pages, echo_json, run
-from engine.feed import TYPES
+from engine.control.campaigns import shown_instant
+from engine.ledger.feed import TYPES
+from engine.webhooks import changes, endpoints
 
 if TYPE_CHECKING:
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 ACTOR = "cli"
 _webhook = click.argument("webhook_id", metavar="WEBHOOK")

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 import asyncpg
 from asyncpg.pgproto.pgproto import UUID  # made in C: the one of Python takes ten times as long
 
+from engine.codes.formats import SERIAL_LIMIT, split
 from engine.database import queries
-from engine.decoder import Decoder
 from engine.errors import Refusal
-from engine.formats import SERIAL_LIMIT, split
-from engine.imports.lines import Reason
-from engine.registry import IMPORTED, Batch, Registry
+from engine.imports.parser import Reason
+from engine.lookup.decoder import Decoder
+from engine.store.configuration import IMPORTED, Batch, Registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from engine.control import ControlPlane
-    from engine.digests import Digester
+    from engine.codes.digests import Digester
+    from engine.control.change import ControlPlane
     from engine.imports.index import Row
-    from engine.imports.kept import Import
-    from engine.imports.lines import CodeLines
+    from engine.imports.parser import CodeLines
+    from engine.imports.records import Import
 
 CODE_COLUMNS: Final = ("digest", "batch", "serial")
 PROBLEM_COLUMNS: Final = ("import", "line", "last_line", "reason")

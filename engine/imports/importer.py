@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
-from engine import batches, campaigns
-from engine.control import try_publish
+from engine.codes.digests import Digester, file_mac
+from engine.control import batches, campaigns
+from engine.control.change import try_publish
 from engine.database import queries
-from engine.digests import Digester, file_mac
 from engine.errors import Overloaded, Refusal, StoreUnavailable
-from engine.imports import kept
+from engine.imports import records
 from engine.imports.chunks import Chunk, MintedCodes
 from engine.imports.index import ImportIndex
-from engine.imports.lines import CodeLines, Form
-from engine.imports.run import ImportRun, Outcome
+from engine.imports.parser import CodeLines, Form
+from engine.imports.runner import ImportRun, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-    from engine.control import ControlPlane
-    from engine.imports.kept import Import
+    from engine.control.change import ControlPlane
+    from engine.imports.records import Import
 
 HEAD_BYTES: Final = 1024  # by so much of its beginning a file is known that was not imported to its end
 _SQL: Final = queries("imports")
@@ -142,7 +142,7 @@ class Importer:
             row = None
         if row is None:
             raise Refusal("import_conflict", "The same import was begun at the same moment; send it again.")
-        return kept.from_row(row)
+        return records.from_row(row)
 
     async def _skip(self, upload: Upload, lines: CodeLines, imported: Import, data: bytes) -> bytes:
         """Pass over what was imported before, if it is the same; answers what was read behind it."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from engine import keys
 from engine.database import queries
 from engine.errors import StoreUnavailable
-from engine.link import pack
-from engine.pipeline import Pipeline
+from engine.store import keys
+from engine.store.link import pack
+from engine.store.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

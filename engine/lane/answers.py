@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp.http import SERVER_SOFTWARE
 
-from engine.requests import response_headers
+from engine.http.requests import response_headers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,16 +6,16 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Final
 
+from engine.http.requests import durability_headers
 from engine.lane.answers import Answers
 from engine.lane.head import WAITING_BYTES_MAX, Heads
 from engine.lane.protocol import FastLane
-from engine.requests import durability_headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from engine.attempt import OnDone
-    from engine.connection import Connections
+    from engine.lane.connection import Connections
+    from engine.redemption.attempt import OnDone
     from engine.settings import Settings
 
     Redeem = Callable[[str, str | None, bytes, OnDone], bool]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp.tcp_helpers import tcp_keepalive
 
-from engine.connection import log_failure
+from engine.api.bodies import plain_problem
+from engine.lane.connection import log_failure
 from engine.lane.head import BLANK, HEAD_BYTES_MAX, LINE, WAITING_BYTES_MAX, PlainHead
-from engine.messages import plain_problem
 
 if TYPE_CHECKING:
     from engine.lane.lanes import Lanes

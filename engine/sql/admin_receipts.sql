@@ -1,4 +1,4 @@
--- Used by engine/admin_receipts.py.
+-- Used by engine/control/idempotency.py.
 
 -- name: claim
 -- Waits for a transaction that has claimed the same key, and gives nothing where that has been committed.

@@ -1,4 +1,4 @@
--- Used by engine/batches.py.
+-- Used by engine/control/batches.py.
 
 -- name: issued
 SELECT coalesce(sum(count), 0)::bigint FROM batches WHERE format = $1;

@@ -1,4 +1,4 @@
--- Used by engine/campaigns.py.
+-- Used by engine/control/campaigns.py.
 
 -- name: next_number
 SELECT nextval('campaign_ids');

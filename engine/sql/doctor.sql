@@ -1,4 +1,4 @@
--- What `redeem doctor` asks. Used by engine/cli/checkup.py.
+-- What `redeem doctor` asks. Used by engine/cli/diagnosis.py.
 
 -- name: fsync
 SHOW fsync;

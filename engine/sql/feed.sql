@@ -1,4 +1,4 @@
--- Used by engine/feed.py.
+-- Used by engine/ledger/feed.py.
 
 -- name: offsets
 SELECT shard, seq FROM ledger_offsets ORDER BY shard;

@@ -1,4 +1,4 @@
--- Used by engine/users.py.
+-- Used by engine/ledger/users.py.
 
 -- name: seen
 SELECT min(stream_ms) AS first_ms, max(stream_ms) AS last_ms FROM ledger WHERE user_id = $1 AND user_id <> '';
@@ -16,7 +16,7 @@ SELECT r.* FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) AS named (sha
 JOIN redemptions AS r USING (shard, stream_ms, stream_seq);
 
 -- name: erase
--- The chain (persister/chain.py) goes on with what it had of the name: a hash that nobody can compute again.
+-- The chain (persister/ingest/chain.py) goes on with what it had of the name: a hash that nobody can compute again.
 UPDATE ledger SET user_id = $2, user_seal = CASE octet_length(user_seal)
     WHEN 32 THEN user_seal
     ELSE sha256(user_seal || convert_to(user_id, 'UTF8')) END

@@ -1,4 +1,4 @@
--- Used by engine/voids.py.
+-- Used by engine/control/voids.py.
 
 -- name: insert
 INSERT INTO voids (batch, first_serial, last_serial, void, reason, actor, idempotency_key, version)

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Final
 import uvloop
 from redis.asyncio import Redis
 
-from engine import api_keys
 from engine.bundled import Postgres, Valkey
-from engine.control import ControlPlane
+from engine.control import api_keys
+from engine.control.change import ControlPlane
 from engine.database import open_database
-from loadtest import stand
+from loadtest import testbed
 from loadtest.comparators import contenders, parts, report, stores
 from loadtest.comparators.run import Measured, Options, Rounds, WrongError
 
@@ -45,8 +45,8 @@ def main() -> None:
     how = Options(rounds=options.rounds, seconds=options.seconds, connections=tuple(options.connections))
     with (
         tempfile.TemporaryDirectory() as directory,
-        stand.pinned(stand.processors()[1]),
-        stand.servers(Path(directory)) as settings,
+        testbed.pinned(testbed.processors()[1]),
+        testbed.servers(Path(directory)) as settings,
     ):
         try:
             measured, versions = uvloop.run(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from string import Template
 from typing import TYPE_CHECKING, Final, Literal
 
-from loadtest import stand
+from loadtest import testbed
 from loadtest.comparators import parts
 from loadtest.comparators.stores import CAMPAIGN
 
@@ -62,7 +62,7 @@ class Peer:
 
 
 def _ours(arguments: tuple[str, ...]) -> Callable[[Bench, Path], Command]:
-    return lambda bench, _: stand.module(bench.settings, arguments)
+    return lambda bench, _: testbed.module(bench.settings, arguments)
 
 
 def _environment(bench: Bench, port: int) -> dict[str, str]:
@@ -123,21 +123,21 @@ PEERS: Final = (
         does="one worker, everything on",
         store="engine",
         codes_per_s=60_000,
-        start=_ours(stand.ENGINE),
+        start=_ours(testbed.ENGINE),
     ),
     Peer(
         name="bare",
         does="aiohttp: reads the body, answers a constant",
         store="nothing",
         codes_per_s=60_000,
-        start=_ours(stand.BARE),
+        start=_ours(testbed.BARE),
     ),
     Peer(
         name="naive",
         does="aiohttp, redis-py; the engine's code check and script, a call for each",
         store="engine's keys",
         codes_per_s=30_000,
-        start=_ours(stand.NAIVE),
+        start=_ours(testbed.NAIVE),
     ),
     Peer(
         name="aiohttp",

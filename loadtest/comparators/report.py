@@ -9,7 +9,7 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from loadtest import stand
+from loadtest import testbed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,8 +30,8 @@ def summary(measured: Mapping[str, Sequence[Figures]]) -> dict[str, dict[str, An
     found: dict[str, dict[str, Any]] = {}
     for name, rounds in measured.items():
         found[name] = {
-            "per_second": stand.spread((one.per_second for one in rounds), 0),
-            "front_us": stand.spread((one.front_us for one in rounds), 1),
+            "per_second": testbed.spread((one.per_second for one in rounds), 0),
+            "front_us": testbed.spread((one.front_us for one in rounds), 1),
             **{
                 field: round(statistics.median(getattr(one, field) for one in rounds), 2)
                 for field in ("store_us", "client_us", "front_busy", "others_busy", "p50_ms", "p99_ms")
@@ -39,8 +39,10 @@ def summary(measured: Mapping[str, Sequence[Figures]]) -> dict[str, dict[str, An
         }
         if ours and name != ENGINE:
             pairs = list(zip(ours, rounds, strict=True))
-            found[name]["engine/it"] = stand.spread((one.per_second / it.per_second for one, it in pairs), 2)
-            found[name]["its cost/engine's"] = stand.spread(
+            found[name]["engine/it"] = testbed.spread(
+                (one.per_second / it.per_second for one, it in pairs), 2
+            )
+            found[name]["its cost/engine's"] = testbed.spread(
                 (it.front_us / one.front_us for one, it in pairs), 2
             )
     return found

@@ -10,14 +10,14 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from loadtest import stand
+from loadtest import testbed
 from loadtest.comparators import wrk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from loadtest.comparators.contenders import Bench, Peer
     from loadtest.comparators.stores import Store
     from loadtest.comparators.wrk import Outcome
@@ -76,7 +76,7 @@ class Turn:
     store: Store
     program: Path
     codes: Sequence[str]
-    contender: stand.Contender
+    contender: testbed.Contender
     used: int = 0
 
     async def load(self, connections: int, seconds: int) -> Figures:
@@ -147,7 +147,7 @@ class Turn:
             connection.close()
 
     def _store_s(self) -> float:
-        return stand.processor_seconds(self.store.pid) if self.store.pid else 0.0
+        return testbed.processor_seconds(self.store.pid) if self.store.pid else 0.0
 
     async def _redeemed(self) -> int | None:
         """What the store has, once that does not change any more."""
@@ -220,13 +220,13 @@ class Rounds:
 
     async def _turn(self, peer: Peer) -> dict[int, Figures]:
         store, how = self.stores[peer.store], self.options
-        codes = await stand.mint(self.plane, how.codes(peer))
+        codes = await testbed.mint(self.plane, how.codes(peer))
         path = self.bench.directory / "codes"
         try:
             path.touch(mode=0o600)
             path.write_text("".join(code + "\n" for code in codes))
             await store.prepare(codes)
-            with stand.running(*peer.start(self.bench, self.peers[peer])) as contender:
+            with testbed.running(*peer.start(self.bench, self.peers[peer])) as contender:
                 turn = Turn(self.bench, peer, store, self.program, codes, contender)
                 await turn.probe()
                 await turn.load(max(how.connections), WARM_UP_S)

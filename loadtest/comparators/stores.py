@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import asyncpg
 import psutil  # type: ignore[import-untyped] # it has no types
 
-from engine import keys
-from loadtest import stand
+from engine.store import keys
+from loadtest import testbed
 from loadtest.comparators.parts import HERE
 
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ class Marks:
         """A campaign; no code is redeemed."""
         await self._redis.config_set("appendfsync", self._appendfsync)
         await self._redis.delete(*_PEER_KEYS)
-        campaign: list[str | int] = ["state", "active", "amount", stand.AMOUNT]
-        campaign += ["currency", stand.CURRENCY]
+        campaign: list[str | int] = ["state", "active", "amount", testbed.AMOUNT]
+        campaign += ["currency", testbed.CURRENCY]
         await self._redis.hset("peer:campaign", items=campaign)
 
     async def redeemed(self) -> int | None:
@@ -134,7 +134,7 @@ class Rows:
         """The campaign and its codes, analysed, and on disk."""
         await self._connection.execute(_SCHEMA)
         await self._connection.execute(
-            "INSERT INTO campaigns VALUES ($1, 'active', $2, $3)", CAMPAIGN, stand.AMOUNT, stand.CURRENCY
+            "INSERT INTO campaigns VALUES ($1, 'active', $2, $3)", CAMPAIGN, testbed.AMOUNT, testbed.CURRENCY
         )
         await self._connection.copy_records_to_table(
             "codes", records=[(code, CAMPAIGN) for code in codes], columns=("code", "campaign")

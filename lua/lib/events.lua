@@ -1,4 +1,4 @@
--- The event stream: always the same fields in the same order (engine/events.py).
+-- The event stream: always the same fields in the same order (engine/store/events.py).
 
 -- The call that appends an event, to be made with unpack.
 local function event_call(

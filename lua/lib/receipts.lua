@@ -4,7 +4,7 @@
 -- @include lib/pending
 
 local FINGERPRINT_LENGTH, HALF = 8, 4
-local REBUILT, UNKNOWN = string.rep('\0', HALF), string.rep('\0', HALF) -- engine/receipts.py
+local REBUILT, UNKNOWN = string.rep('\0', HALF), string.rep('\0', HALF) -- engine/store/idempotency.py
 -- Answers that a later attempt with the same key shall not get again: nothing was decided.
 local NOT_KEPT = { unpublished = true, due = true, changed = true, held_by_another_order = true }
 

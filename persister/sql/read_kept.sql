@@ -1,4 +1,4 @@
--- In the order of persister/records.py's COLUMNS. Rows without a seal are older than the chain. Not those that leave.
+-- In the order of persister/ingest/entries.py's COLUMNS. Rows without a seal are older than the chain. Not those that leave.
 SELECT shard, stream_ms, stream_seq, seq, type, redemption, campaign, batch, serial, last4, user_id, amount, currency,
        order_ref, idempotency_key, actor, at_ms, user_seal
   FROM ledger

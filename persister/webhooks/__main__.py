@@ -8,10 +8,10 @@ import sys
 
 import uvloop
 
-from engine.logs import log_to_stderr
+from engine.observability.logs import log_to_stderr
 from engine.settings import SettingsError, load, variable
 from persister.__main__ import EXIT_USAGE
-from persister.webhooks import ladder
+from persister.webhooks import retry_schedule
 from persister.webhooks.main import run
 
 
@@ -19,7 +19,7 @@ def main() -> int:
     """Run until SIGTERM or SIGINT; answers the exit status."""
     try:
         settings = load(os.environ)
-        ladder.parse(settings.webhook_retry_s)
+        retry_schedule.parse(settings.webhook_retry_s)
         if not settings.database_url:
             raise SettingsError(f"{variable('database_url')} must be set")  # noqa: TRY301 - told like any other
         log_to_stderr(settings.log_level)

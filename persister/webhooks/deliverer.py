@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
-from engine.feed import newest
+from engine.ledger.feed import newest
 from persister import metrics
+from persister.ingest.ledger_writer import describe
 from persister.queries import query
-from persister.sink import describe
-from persister.webhooks.delivery import Delivery
+from persister.webhooks.endpoint_task import Delivery
 from persister.webhooks.sender import open_sender
 from persister.webhooks.store import Store, endpoints
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from engine.settings import Settings
-    from persister.webhooks.ladder import Ladder
+    from persister.webhooks.retry_schedule import Ladder
     from persister.webhooks.sender import Sender
 
 logger = logging.getLogger(__name__)

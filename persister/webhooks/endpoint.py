@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from engine.feed import parse_cursor
+from engine.ledger.feed import parse_cursor
 
 if TYPE_CHECKING:
-    from engine.feed import Cursor
+    from engine.ledger.feed import Cursor
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from persister.main import stopped_by_signals
-from persister.webhooks import ladder
+from persister.webhooks import retry_schedule
 from persister.webhooks.deliverer import Deliverer
 
 if TYPE_CHECKING:
@@ -26,4 +26,4 @@ async def run(settings: Settings, database_url: str, stop: asyncio.Event | None 
         with stopped_by_signals(stop):
             await run(settings, database_url, stop)
         return
-    await Deliverer(settings, database_url, ladder.parse(settings.webhook_retry_s), stop).run()
+    await Deliverer(settings, database_url, retry_schedule.parse(settings.webhook_retry_s), stop).run()

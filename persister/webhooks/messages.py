@@ -11,7 +11,7 @@ import orjson
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.feed import Cursor, FeedEvent, Page
+    from engine.ledger.feed import Cursor, FeedEvent, Page
 
 BATCH_ID_BYTES: Final = 16
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
-from engine.addresses import is_public
+from engine.webhooks.addresses import is_public
 from persister.webhooks.signing import signed
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from engine.feed import Page, parse_cursor, read_page
+from engine.ledger.feed import Page, parse_cursor, read_page
 from persister.queries import query
 from persister.webhooks import messages
 from persister.webhooks.endpoint import Endpoint, Progress
@@ -16,7 +16,7 @@ from persister.webhooks.endpoint import Endpoint, Progress
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from engine.feed import Cursor, FeedEvent
+    from engine.ledger.feed import Cursor, FeedEvent
     from persister.webhooks.messages import Message
     from persister.webhooks.sender import Result
 

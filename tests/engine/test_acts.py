@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engine import acts, api_keys, batches
+from engine.control import api_keys, audit_log, batches
 from engine.errors import StoreUnavailable
 from tests.deployment import engine_in_process, issue
 from tests.waiting import wait_until_async
 
 if TYPE_CHECKING:
-    from engine.acts import Act
-    from engine.control import ControlPlane
+    from engine.control.audit_log import Act
+    from engine.control.change import ControlPlane
 
 
 async def record(plane: ControlPlane, act: str, subject: str, **more: Any) -> int:  # noqa: ANN401 - by their names
     async with plane.database.transaction() as connection:
-        return await acts.record(connection, act=act, actor="key_1", subject=subject, **more)
+        return await audit_log.record(connection, act=act, actor="key_1", subject=subject, **more)
 
 
 async def recorded(plane: ControlPlane, act: str | None = None, subject: str | None = None) -> list[Act]:
-    return await acts.page(plane.database, act=act, subject=subject, after=None, limit=10)
+    return await audit_log.page(plane.database, act=act, subject=subject, after=None, limit=10)
 
 
 async def test_an_act_is_kept_as_it_was_told(plane: ControlPlane) -> None:
@@ -34,14 +34,14 @@ async def test_an_act_is_kept_as_it_was_told(plane: ControlPlane) -> None:
     assert (first.reason, first.details, first.outcome) == ("für", {"count": 5, "format": "csv"}, None)
     assert (later.reason, later.details) == (None, None)
     async with plane.database.connection() as connection:
-        await acts.finish(connection, number, "complete")
+        await audit_log.finish(connection, number, "complete")
     assert [act.outcome for act in await recorded(plane)] == [None, "complete"]
 
 
 async def test_an_act_is_recorded_with_its_change_or_not_at_all(plane: ControlPlane) -> None:
     async def fails() -> None:
         async with plane.database.transaction() as connection:
-            await acts.record(connection, act="void", actor="cli", subject="batch:0")
+            await audit_log.record(connection, act="void", actor="cli", subject="batch:0")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -143,7 +143,7 @@ async def test_an_export_whose_end_cannot_be_recorded_is_no_failure(
     async def away(*_: object) -> None:
         raise StoreUnavailable("PostgreSQL went away")
 
-    monkeypatch.setattr(acts, "finish", away)
+    monkeypatch.setattr(audit_log, "finish", away)
     async with batches.exporting(plane, batch, actor="cli", details={}):
         pass
     assert "not recorded" in caplog.text

@@ -9,19 +9,21 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from engine import admin, batches, registry
-from engine.admin_requests import API_KEY, CONTROL_PLANE
+from engine.control import batches
 from engine.errors import PROBLEMS, Fault, Refusal
+from engine.http import admin
+from engine.http.changes import API_KEY, CONTROL_PLANE
+from engine.store import configuration
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from engine.control import ControlPlane
-    from engine.requests import Handler
+    from engine.control.change import ControlPlane
+    from engine.http.requests import Handler
 
     Client = TestClient[web.Request, web.Application]
 
-CALLER: Final = registry.ApiKey("key_caller", "ops", "", ("admin",), revoked=False)
+CALLER: Final = configuration.ApiKey("key_caller", "ops", "", ("admin",), revoked=False)
 BODY_BYTES_MAX: Final = 4096
 
 

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.asyncio import Redis
 
-from engine import admin_receipts, api_keys
-from engine.admin_receipts import Receipt, Replayed, fingerprint
 from engine.app import _in_background
-from engine.control import change
+from engine.control import api_keys, idempotency
+from engine.control.change import change
+from engine.control.idempotency import Receipt, Replayed, fingerprint
+from engine.control.republishing import heal
 from engine.errors import Refusal, StoreUnavailable
-from engine.healing import heal
 from tests.deployment import engine_in_process, issue
 from tests.dumps import dump_of_database, dump_of_redis
 from tests.waiting import wait_until_async
 
 if TYPE_CHECKING:
-    from engine.control import Change, ControlPlane
+    from engine.control.change import Change, ControlPlane
     from tests.deployment import Merchant
 
 CALLS: list[tuple[str, str, dict[str, object] | None, str]] = [
@@ -244,7 +244,7 @@ async def test_a_replay_says_whether_the_change_is_published_by_now(plane: Contr
 async def test_receipts_are_kept_for_a_day_and_removed_a_few_at_a_time(
     plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admin_receipts, "FORGET_MAX", 2)
+    monkeypatch.setattr(idempotency, "FORGET_MAX", 2)
     async with plane.database.connection() as connection:
         for number, age in enumerate(("1 day 1 minute", "2 days", "3 days", "23 hours", "0")):
             await connection.execute(
@@ -252,7 +252,7 @@ async def test_receipts_are_kept_for_a_day_and_removed_a_few_at_a_time(
                 str(number),
                 age,
             )
-    await admin_receipts.forget_old(plane.database)
+    await idempotency.forget_old(plane.database)
     assert [row["key"] for row in await rows(plane)] == ["0", "3", "4"]
     async with _in_background(
         heal(replace(plane, settings=replace(plane.settings, heal_interval_s=0)), lambda _: None)

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine import api_keys
+from engine.control import api_keys
 from engine.errors import Refusal
-from engine.registry import SCOPES
+from engine.store.configuration import SCOPES
 from tests.dumps import dump_of_database, dump_of_redis
 
 if TYPE_CHECKING:
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 
 async def test_a_key_is_random_and_tells_its_id(plane: ControlPlane) -> None:

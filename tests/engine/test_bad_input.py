@@ -16,9 +16,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from engine import api_keys, handlers, keys
+from engine.control import api_keys
 from engine.errors import PROBLEMS
-from engine.reservations import reserve_port
+from engine.http import redemptions
+from engine.processes.reservations import reserve_port
+from engine.store import keys
 from tests.deployment import Merchant, Process, engine_in_process, issue
 from tests.waiting import wait_until, wait_until_async
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     import pytest
     from redis.asyncio import Redis
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from engine.settings import Settings
 
 ANSWER_TIMEOUT_S: Final = 30.0
@@ -582,7 +584,7 @@ async def test_a_bug_of_ours_shows_nothing_of_the_request_either(
         raise RuntimeError(body)
 
     async with engine_in_process(plane) as merchant:
-        monkeypatch.setattr(handlers, "parse_redeem_request", fail)
+        monkeypatch.setattr(redemptions, "parse_redeem_request", fail)
         answer = await Raw(merchant).post(json.dumps({"code": code, "user": "ann"}).encode())
     assert (answer.status, answer.code) == (500, "internal_error")
     assert answer.headers["content-type"] == "application/problem+json"

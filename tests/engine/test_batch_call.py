@@ -9,7 +9,7 @@ import pytest
 from tests.deployment import Merchant, engine_in_process, issue
 
 if TYPE_CHECKING:
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 PATH = "/v1/redemptions/batch"
 

@@ -6,20 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engine import batches, campaigns, mint_keys
-from engine.batches import NewBatch
-from engine.campaigns import CampaignChange, NewCampaign
-from engine.codes import Codec
+from engine.codes import mint_keys
+from engine.codes.codec import Codec
+from engine.codes.formats import FORMATS, normalise
+from engine.control import batches, campaigns
+from engine.control.batches import NewBatch
+from engine.control.campaigns import CampaignChange, NewCampaign
 from engine.database import open_database
 from engine.errors import Refusal, StoreUnavailable
-from engine.formats import FORMATS, normalise
 from tests.dumps import dump_of_database, dump_of_redis
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from engine.batches import Batch
-    from engine.control import ControlPlane
+    from engine.control.batches import Batch
+    from engine.control.change import ControlPlane
 
 OTHER_KEY = "k2:" + "a5" * 32
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine import api_keys, keys
-from engine.core import Core
-from engine.messages import RedeemRequest
-from engine.redemption import Redemption
-from engine.registry import Registry
-from engine.telemetry import Telemetry
+from engine.api.bodies import RedeemRequest
+from engine.control import api_keys
+from engine.observability.metrics import Telemetry
+from engine.redemption.core import Core
+from engine.redemption.redeem import Redemption
+from engine.store import keys
+from engine.store.configuration import Registry
 from tests.deployment import issue
 from tests.proxy import Calls, Fate, Proxy, Way
 from tests.waiting import wait_until_async
@@ -21,8 +22,8 @@ from tests.waiting import wait_until_async
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from engine.control import ControlPlane
-    from engine.registry import ApiKey
+    from engine.control.change import ControlPlane
+    from engine.store.configuration import ApiKey
 
 BATCH_MAX = 16
 DECODING_TURNS = 3  # of the event loop: codes of one turn are decoded together in the next

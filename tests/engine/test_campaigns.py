@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from engine import batches, campaigns
-from engine.campaigns import STATES, TRANSITIONS, Campaign, CampaignChange, NewCampaign
+from engine.control import batches, campaigns
+from engine.control.campaigns import STATES, TRANSITIONS, Campaign, CampaignChange, NewCampaign
 from engine.errors import Refusal
 
 if TYPE_CHECKING:
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 CREATED = datetime(2030, 1, 1, tzinfo=UTC)
 NUMBER_MAX = 2**53 - 1

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.asyncio import Redis  # noqa: TC002 - the fixtures' type is read
 
-from engine import keys
-from engine.control import ControlPlane  # noqa: TC001 - likewise
+from engine.control.change import ControlPlane  # noqa: TC001 - likewise
+from engine.store import keys
 from tests.deployment import engine_in_process, issue
 
 if TYPE_CHECKING:

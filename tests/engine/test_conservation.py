@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from engine import keys
+from engine.store import keys
 from tests.deployment import Process, engine_of_processes, issue
 from tests.engine.test_races import settle
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from engine.database import Database
     from tests.deployment import Merchant
 

@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.asyncio import Redis
 
-from engine import api_keys, batches, campaigns, control, keys, publishing, registry
-from engine.campaigns import CampaignChange, NewCampaign
+from engine.control import api_keys, batches, campaigns, change, publishing
+from engine.control.campaigns import CampaignChange, NewCampaign
+from engine.control.publishing import publish
+from engine.control.republishing import HEAL_LOCK, Health, heal, heal_once
 from engine.database import Database, open_database
 from engine.errors import StoreBehind, StoreUnavailable
-from engine.healing import HEAL_LOCK, Health, heal, heal_once
-from engine.publishing import publish
-from engine.registry import Registry
+from engine.store import configuration, keys
+from engine.store.configuration import Registry
 from tests.deployment import engine_in_process, issue
 from tests.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from engine.campaigns import Campaign
-    from engine.control import ControlPlane
+    from engine.control.campaigns import Campaign
+    from engine.control.change import ControlPlane
     from tests.servers import Servers
 
 
@@ -86,13 +87,13 @@ async def test_a_worker_that_refreshes_knows_keys_campaigns_and_batches(plane: C
     worker = Registry(plane.redis)
     await worker.refresh()
     digest = api_keys.digest(issued.key).hex()
-    assert worker.api_keys[digest] == registry.ApiKey(
+    assert worker.api_keys[digest] == configuration.ApiKey(
         issued.api_key.id, "shop", digest, ("redeem", "read"), revoked=False
     )
-    assert worker.campaigns[made.id] == registry.Campaign(
+    assert worker.campaigns[made.id] == configuration.Campaign(
         made.id, "single", 500, "EUR", per_user_limited=True, pinned_shard=0
     )
-    assert worker.batches[batch.id] == registry.Batch(batch.id, made.id, 7, "base32-16", "SUMMER", "k1")
+    assert worker.batches[batch.id] == configuration.Batch(batch.id, made.id, 7, "base32-16", "SUMMER", "k1")
     await api_keys.revoke(plane, issued.api_key.id)
     await worker.refresh()
     assert worker.api_keys[digest].revoked
@@ -292,21 +293,21 @@ async def test_changes_at_the_same_time_get_versions_of_their_own(plane: Control
 
 
 async def test_a_failed_change_publishes_nothing_and_takes_no_version(plane: ControlPlane) -> None:
-    async def write(_: control.Change) -> None:
+    async def write(_: change.Change) -> None:
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):
-        await control.change(plane, write)
+        await change.change(plane, write)
     assert await version_in(plane) == 1
     assert await plane.redis.keys() == []
 
 
 async def test_a_connection_that_breaks_inside_a_change_means_not_done(plane: ControlPlane) -> None:
-    async def write(under: control.Change) -> None:
+    async def write(under: change.Change) -> None:
         await under.connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
     with pytest.raises(StoreUnavailable):
-        await control.change(plane, write)
+        await change.change(plane, write)
     assert await version_in(plane) == 1
 
 

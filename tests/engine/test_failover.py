@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from tests.deployment import Merchant
 
 

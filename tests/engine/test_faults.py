@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engine import keys
-from engine.attempt import Attempt
-from engine.registry import Registry
+from engine.redemption.attempt import Attempt
+from engine.store import keys
+from engine.store.configuration import Registry
 from engine.worker import serving
 from tests.deployment import engine_in_process, issue
 from tests.waiting import TIMEOUT_S
 
 if TYPE_CHECKING:
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 OTHER_MINT_KEYS = "k9:" + "77" * 32
 

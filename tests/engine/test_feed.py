@@ -11,8 +11,8 @@ import pytest
 
 from engine.database import Database
 from engine.errors import Refusal
-from engine.feed import BEGINNING, Cursor, newest, parse_cursor, read_page
-from engine.feed_news import Feed, Wanted
+from engine.ledger.feed import BEGINNING, Cursor, newest, parse_cursor, read_page
+from engine.ledger.feed_readers import Feed, Wanted
 from tests.deployment import Merchant, engine_in_process, issue
 from tests.feed import SCOPES, add_events, page, streaming, whole_feed
 from tests.persister.streams import persisting
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 NAMES: Final = (
     *("id", "shard", "seq", "type", "redemption", "campaign", "batch", "serial", "last4", "user", "amount"),

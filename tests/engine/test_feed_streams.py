@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from engine import api_keys
-from engine.feed import Cursor
-from engine.feed_news import Feed
+from engine.control import api_keys
+from engine.ledger.feed import Cursor
+from engine.ledger.feed_readers import Feed
 from tests.deployment import Merchant, client_session, engine_in_process
 from tests.feed import SCOPES, add_events, page, streaming, whole_feed
 from tests.records import persist
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from engine.database import Database
     from engine.settings import Settings
 

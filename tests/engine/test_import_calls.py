@@ -15,7 +15,7 @@ from tests.waiting import wait_until_async
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 CODES: Final = [f"PRINTED-{number:05}-X" for number in range(200)]
 SCOPES: Final = ("admin", "redeem", "read")

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine import keys
 from engine.imports.index import CALL_CODES, ImportIndex, IndexLost
-from engine.link import pack
+from engine.store import keys
+from engine.store.link import pack
 from tests.keyspace import snapshot
 
 if TYPE_CHECKING:

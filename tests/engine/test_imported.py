@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from engine import campaigns, keys
-from engine.campaigns import CampaignChange
-from engine.core import _repeats_code
-from engine.imports import kept
+from engine.control import campaigns
+from engine.control.campaigns import CampaignChange
+from engine.imports import records
 from engine.imports.importer import Importer, Upload
-from engine.imports.lines import Form
-from engine.imports.mending import heal_index_once
+from engine.imports.parser import Form
+from engine.imports.repair import heal_index_once
+from engine.redemption.core import _repeats_code
+from engine.store import keys
 from tests.deployment import Merchant, engine_in_process, issue, mint
 from tests.dumps import dump_of_database, dump_of_redis
 from tests.importing import BrokenOff, a_campaign, bring, in_pieces, lines_of
@@ -23,7 +24,7 @@ from tests.waiting import wait_until_async
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 CODES: Final = [f"PRINTED-{number:05}-X" for number in range(100)]
 
@@ -227,7 +228,7 @@ async def test_an_import_whose_index_is_lost_on_the_way_is_whole_at_its_end(
     content = lines_of([f"MANY-{number:06}" for number in range(6000)])
     with pytest.raises(BrokenOff):
         await bring(plane, campaign, content, broken_at=len(content) // 2)
-    (unfinished,) = await kept.page(plane, campaign, after=None, limit=1)
+    (unfinished,) = await records.page(plane, campaign, after=None, limit=1)
     assert unfinished.indexed > 0
     await plane.redis.delete(*[key async for key in plane.redis.scan_iter("*:import*")])
     await bring(plane, campaign, content)

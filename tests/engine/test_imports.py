@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from engine import api_keys, batches, campaigns, mint_keys
-from engine.batches import NewBatch
-from engine.campaigns import CampaignChange
-from engine.codes import Codec
+from engine.codes import mint_keys
+from engine.codes.codec import Codec
+from engine.codes.formats import FORMATS, SERIAL_LIMIT
+from engine.control import api_keys, batches, campaigns
+from engine.control.batches import NewBatch
+from engine.control.campaigns import CampaignChange
 from engine.errors import Overloaded, Refusal, StoreUnavailable
-from engine.formats import FORMATS, SERIAL_LIMIT
-from engine.imports import kept
+from engine.imports import records
 from engine.imports.importer import HEAD_BYTES, Importer, Upload
-from engine.imports.lines import Form
+from engine.imports.parser import Form
 from tests.deployment import issue
 from tests.dumps import dump_of_database, dump_of_redis
 from tests.importing import BrokenOff, a_campaign, bring, counts, in_pieces, lines_of, problems_of, stored
@@ -23,7 +24,7 @@ from tests.keyspace import snapshot
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 OTHER_KEY: Final = "k2:" + "a5" * 32
 CODES: Final = [f"PRINTED{number:05}X" for number in range(200)]
@@ -78,9 +79,9 @@ async def test_every_line_is_accepted_or_told_with_its_reason(plane: ControlPlan
     assert (batch.campaign, batch.count, batch.format, batch.created_by) == (campaign, 12, "imported", "test")
     with pytest.raises(Refusal, match="imported"):
         batches.codes(batch, plane.settings)
-    assert await kept.get(plane, outcome.imported.name) == outcome.imported
-    assert await kept.page(plane, campaign, after=None, limit=10) == [outcome.imported]
-    assert await kept.page(plane, campaign, after=outcome.imported.name, limit=10) == []
+    assert await records.get(plane, outcome.imported.name) == outcome.imported
+    assert await records.page(plane, campaign, after=None, limit=10) == [outcome.imported]
+    assert await records.page(plane, campaign, after=outcome.imported.name, limit=10) == []
 
 
 async def test_minted_codes_of_every_format_and_prefix_are_known(plane: ControlPlane) -> None:
@@ -120,7 +121,7 @@ async def test_a_file_that_broke_off_is_taken_up_where_it_was_left(
     for broken_at in (1300, 2000, 2001, 2500, len(content) - 1):
         with pytest.raises(BrokenOff):
             await bring(plane, campaign, content, form=form, key=key, broken_at=broken_at)
-        (unfinished,) = await kept.page(plane, campaign, after=None, limit=10)
+        (unfinished,) = await records.page(plane, campaign, after=None, limit=10)
         assert (unfinished.name, unfinished.state) == ("imp_1", "running")
         assert written <= unfinished.accepted <= len(CODES)
         written = unfinished.accepted
@@ -285,7 +286,7 @@ async def test_what_is_discarded_can_be_imported_again(plane: ControlPlane) -> N
         await bring(plane, campaign, content, key="k", broken_at=2500)
     assert len(await stored(plane)) > 100
     for _ in range(2):
-        discarded = await kept.discard(plane, "imp_2", actor="ann")
+        discarded = await records.discard(plane, "imp_2", actor="ann")
         assert (discarded.name, discarded.state) == ("imp_2", "discarded")
         assert len(await stored(plane)) == 20
         assert await snapshot(plane.redis) == before
@@ -293,9 +294,9 @@ async def test_what_is_discarded_can_be_imported_again(plane: ControlPlane) -> N
     assert counts(again) == (200, 180, 20, 0)
     for finished in ("imp_1", again.imported.name):
         with pytest.raises(Refusal, match="import_conflict"):
-            await kept.discard(plane, finished, actor="ann")
+            await records.discard(plane, finished, actor="ann")
     with pytest.raises(Refusal, match="import_not_found"):
-        await kept.discard(plane, "imp_99", actor="ann")
+        await records.discard(plane, "imp_99", actor="ann")
 
 
 async def test_nobody_goes_on_with_what_was_discarded(plane: ControlPlane) -> None:
@@ -304,7 +305,7 @@ async def test_nobody_goes_on_with_what_was_discarded(plane: ControlPlane) -> No
     async def pieces() -> AsyncIterator[bytes]:
         yield await anext(source)
         yield await anext(source)
-        await kept.discard(plane, "imp_1", actor="ann")
+        await records.discard(plane, "imp_1", actor="ann")
         async for piece in source:
             yield piece
 

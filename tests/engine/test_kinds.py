@@ -11,7 +11,7 @@ import pytest
 from tests.deployment import engine_in_process, issue
 
 if TYPE_CHECKING:
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 
 async def test_a_shared_word_is_redeemed_as_often_as_it_may(plane: ControlPlane) -> None:

@@ -25,8 +25,8 @@ from tests.lanes import LIMIT_S, OTHER, SLOW, bodies, connect_small, front_end, 
 from tests.waiting import wait_until_async
 
 if TYPE_CHECKING:
-    from engine.attempt import OnDone
     from engine.lane.lanes import Lanes
+    from engine.redemption.attempt import OnDone
     from tests.lanes import Front
 
 

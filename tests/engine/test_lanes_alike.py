@@ -20,10 +20,12 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from engine import api_keys, handlers, keys
-from engine.connection import Connection
-from engine.events import FIELDS
+from engine.control import api_keys
+from engine.http import redemptions
+from engine.lane.connection import Connection
 from engine.lane.protocol import FastLane
+from engine.store import keys
+from engine.store.events import FIELDS
 from engine.worker import serving
 from tests.deployment import Merchant, client_session, engine_in_process, issue, wait_until_ready
 from tests.engine.test_bad_input import Raw, malformed_http, read_answer, wrong_bodies
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 LIMIT_S: Final = 60.0
 BLANK: Final = b"\r\n\r\n"
@@ -177,14 +179,14 @@ async def both_lanes(
     **changes: Any,  # noqa: ANN401 - settings, by name
 ) -> AsyncIterator[Both]:
     read = Read(monkeypatch)
-    redeem = handlers.Handlers.redeem
+    redeem = redemptions.Handlers.redeem
     counted = {"requests": 0}
 
-    async def counting(self: handlers.Handlers, request: Any) -> Any:  # noqa: ANN401 - passed on
+    async def counting(self: redemptions.Handlers, request: Any) -> Any:  # noqa: ANN401 - passed on
         counted["requests"] += self._settings.fast_lane
         return await redeem(self, request)
 
-    monkeypatch.setattr(handlers.Handlers, "redeem", counting)
+    monkeypatch.setattr(redemptions.Handlers, "redeem", counting)
     campaign, codes = await issue(plane, count, amount=500, currency="EUR")
     other_campaign, other_codes = await issue(plane, count, amount=500, currency="EUR")
     async with (

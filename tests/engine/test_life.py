@@ -26,22 +26,24 @@ from hypothesis.stateful import (
 )
 from redis.asyncio import Redis
 
-from engine import api_keys, campaigns, holds, keys, voids
-from engine.bodies import CheckRequest, CombinedItem, CombinedRequest, HoldRequest, RollbackRequest
-from engine.campaigns import CampaignChange, NewCampaign
-from engine.combined import Combined
-from engine.control import ControlPlane
-from engine.corrections import Adjustment, Rollback, Unvoiding, Voiding
+from engine.api.bodies import RedeemRequest
+from engine.api.code_bodies import CheckRequest, CombinedItem, CombinedRequest, HoldRequest, RollbackRequest
+from engine.control import api_keys, campaigns, voids
+from engine.control.campaigns import CampaignChange, NewCampaign
+from engine.control.change import ControlPlane
+from engine.control.publishing import publish
 from engine.database import open_database
-from engine.events import EventId, parse_id
-from engine.holds import Hold as HoldAttempt
-from engine.inspection import Check
-from engine.messages import RedeemRequest
-from engine.publishing import publish
-from engine.receipts import bucketed
-from engine.redemption import Redemption as RedeemAttempt
-from engine.sweeping import sweep
-from persister.rebuild import rebuild
+from engine.redemption import hold as holds
+from engine.redemption.check import Check
+from engine.redemption.combined import Combined
+from engine.redemption.correct import Adjustment, Rollback, Unvoiding, Voiding
+from engine.redemption.hold import Hold as HoldAttempt
+from engine.redemption.hold_expiry import sweep
+from engine.redemption.redeem import Redemption as RedeemAttempt
+from engine.store import keys
+from engine.store.events import EventId, parse_id
+from engine.store.idempotency import bucketed
+from persister.rebuild.rebuild import rebuild
 from tests.deployment import connected_core, mint
 from tests.engine import life
 from tests.engine.life import Campaign, Code, Life
@@ -50,8 +52,8 @@ from tests.servers import ValkeyProcess, temporary_directory
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
-    from engine.attempt import Attempt
-    from engine.core import Answer, Core
+    from engine.redemption.attempt import Attempt
+    from engine.redemption.core import Answer, Core
     from engine.settings import Settings
 
 USERS: Final = ("ann", "bob")

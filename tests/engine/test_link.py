@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from redis.asyncio import Redis
 
-from engine import keys
-from engine.batcher import Batcher
 from engine.bundled import run_directory
-from engine.redemption import Redemption
+from engine.redemption.redeem import Redemption
+from engine.store import keys
+from engine.store.batcher import Batcher
 from tests.deployment import engine_in_process, issue
 from tests.proxy import Calls, Fate, Proxy, Way
 from tests.servers import ValkeyProcess, temporary_directory
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from tests.deployment import Merchant
 
 UNKNOWN: Final = "0000-0000-0000-0000"

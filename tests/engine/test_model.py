@@ -22,25 +22,27 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from msgspec import UNSET
 from redis.asyncio import Redis
 
-from engine import api_keys, campaigns, events, keys, mint_keys
-from engine.campaigns import LIMITS, TRANSITIONS, CampaignChange, NewCampaign
-from engine.codes import Codec
-from engine.control import ControlPlane
+from engine.api.bodies import RedeemRequest
+from engine.codes import mint_keys
+from engine.codes.codec import Codec
+from engine.codes.formats import DEFAULT_FORMAT, mask
+from engine.control import api_keys, campaigns
+from engine.control.campaigns import LIMITS, TRANSITIONS, CampaignChange, NewCampaign
+from engine.control.change import ControlPlane
 from engine.database import Database, open_database
 from engine.errors import PROBLEMS
-from engine.formats import DEFAULT_FORMAT, mask
-from engine.messages import RedeemRequest
-from engine.receipts import bucketed
-from engine.redemption import Redemption
+from engine.redemption.redeem import Redemption
+from engine.store import events, keys
+from engine.store.idempotency import bucketed
 from tests.deployment import connected_core, issue, mint
 from tests.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
-    from engine.core import Core
-    from engine.registry import ApiKey
+    from engine.redemption.core import Core
     from engine.settings import Settings
+    from engine.store.configuration import ApiKey
 
 NEVER_ISSUED: Final = 1_000_000  # as a batch, as a serial
 GUESS: Final = "0123-4567-89AB-CDEF"

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from engine.errors import StoreUnavailable
-from engine.link import pack
-from engine.pipeline import Pipeline
+from engine.store.link import pack
+from engine.store.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from engine import keys
+from engine.store import keys
 from loadtest import client
 from tests.deployment import Process, engine_of_processes, issue
 from tests.waiting import wait_until_async
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from engine.database import Database
     from tests.deployment import Merchant
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 import psutil  # type: ignore[import-untyped] # it has no types
 
-from engine import api_keys, keys
+from engine.control import api_keys
+from engine.store import keys
 from tests.deployment import Merchant, Process, client_session, engine_in_process, issue
 from tests.proxy import Proxy
 from tests.waiting import wait_until_async
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 NOWHERE: Final = "postgresql://127.0.0.1:1/none"
 

@@ -9,9 +9,9 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
-from engine import events, keys
-from engine.reading import Records
-from engine.records import Position, Wanted
+from engine.ledger.record import Position, Wanted
+from engine.ledger.redemptions import Records
+from engine.store import events, keys
 from tests.deployment import engine_in_process, issue
 from tests.records import Moving, ids, persist, whole_list
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from tests.deployment import Merchant
 
 USERS: Final = ("ann", "Zoë / 2", "b&b")

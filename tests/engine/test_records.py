@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from engine import keys
-from engine.events import FIELDS, FORMAT_VERSION
-from engine.reading import Records
-from engine.records import Wanted
+from engine.ledger.record import Wanted
+from engine.ledger.redemptions import Records
+from engine.store import keys
+from engine.store.events import FIELDS, FORMAT_VERSION
 from persister.main import run as run_persister
 from tests.deployment import engine_in_process, issue
 from tests.proxy import Proxy
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from tests.deployment import Merchant
 
 UNKNOWN_IDS: Final = (

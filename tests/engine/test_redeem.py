@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from engine import api_keys, campaigns, keys, mint_keys
-from engine.campaigns import CampaignChange
-from engine.formats import FORMATS
+from engine.codes import mint_keys
+from engine.codes.formats import FORMATS
+from engine.control import api_keys, campaigns
+from engine.control.campaigns import CampaignChange
+from engine.store import keys
 from tests.deployment import engine_in_process, engine_of_processes, issue, mint
 from tests.dumps import dump_of_redis
 from tests.proxy import Calls, Fate, Proxy, Way
@@ -21,7 +23,7 @@ from tests.waiting import wait_until_async
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from tests.deployment import Merchant
 
 ID = re.compile(r"0-\d{13}-\d+")

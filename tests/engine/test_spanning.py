@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.asyncio import Redis  # noqa: TC002 - the fixtures' type is read
 
-from engine import keys, spanning
-from engine.control import ControlPlane  # noqa: TC001 - likewise
+from engine.control.change import ControlPlane  # noqa: TC001 - likewise
 from engine.errors import OutcomeUnknown
+from engine.redemption import cross_shard
+from engine.store import keys
 from tests.deployment import engine_in_process, issue
 from tests.waiting import wait_until_async
 
@@ -138,12 +139,12 @@ async def test_what_was_decided_is_completed_though_its_worker_is_gone(
 ) -> None:
     _, codes = await issue(plane, 5)
     await redis.set(keys.sweeper(), "nobody", px=60_000)  # no sweep sees half of what is changed below
-    complete = spanning._complete
+    complete = cross_shard._complete
 
     async def gone(*_: object) -> bytes:
         raise OutcomeUnknown("as if it had been killed")
 
-    monkeypatch.setattr(spanning, "_complete", gone)
+    monkeypatch.setattr(cross_shard, "_complete", gone)
     status, body = await combined(merchant, codes, key="k")
     assert (status, body["code"]) == (503, "outcome_unknown")
     assert (await types(redis)) == ["held"] * 5
@@ -157,7 +158,7 @@ async def test_what_was_decided_is_completed_though_its_worker_is_gone(
         for stream_id, record in held.items():
             await redis.hset(keys.holds(shard), stream_id, b"1\n" + record.partition(b"\n")[2])
             await redis.zadd(keys.holds_expiry(shard), {stream_id: 1})
-    monkeypatch.setattr(spanning, "_complete", complete)
+    monkeypatch.setattr(cross_shard, "_complete", complete)
     await redis.delete(keys.sweeper())
 
     async def completed() -> bool:
@@ -173,7 +174,7 @@ async def test_half_of_it_was_done_when_the_worker_went(
     merchant: Merchant, plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, codes = await issue(plane, 6, amount=5, currency="EUR")
-    confirm, done = spanning._confirm, list[object]()
+    confirm, done = cross_shard._confirm, list[object]()
 
     async def half(*arguments: Any) -> bytes:  # noqa: ANN401 - those of the function it stands before
         if len(done) == 3:
@@ -181,9 +182,9 @@ async def test_half_of_it_was_done_when_the_worker_went(
         done.append(arguments)
         return await confirm(*arguments)
 
-    monkeypatch.setattr(spanning, "_confirm", half)
+    monkeypatch.setattr(cross_shard, "_confirm", half)
     assert (await combined(merchant, codes, key="k"))[1]["code"] == "outcome_unknown"
-    monkeypatch.setattr(spanning, "_confirm", confirm)
+    monkeypatch.setattr(cross_shard, "_confirm", confirm)
     status, body = await combined(merchant, codes, key="k")
     assert (status, len(body["redemptions"])) == (200, 6)
     assert await types(redis) == ["confirmed"] * 6 + ["held"] * 6

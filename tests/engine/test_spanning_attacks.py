@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.asyncio import Redis  # noqa: TC002 - the fixtures' type is read
 
-from engine import api_keys, keys, spanning
-from engine.control import ControlPlane  # noqa: TC001 - likewise
+from engine.control import api_keys
+from engine.control.change import ControlPlane  # noqa: TC001 - likewise
 from engine.errors import OutcomeUnknown
+from engine.redemption import cross_shard
+from engine.store import keys
 from tests.deployment import Merchant, engine_in_process, engine_of_processes, issue
 from tests.engine.test_spanning import combined, nothing_is_left
 from tests.waiting import wait_until_async
@@ -48,10 +50,10 @@ async def holds(redis: Redis) -> list[str]:
 async def test_nobody_else_ends_the_holds_of_a_combined_redemption(
     merchant: Merchant, plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spanning, "ABANDONED_MS", 100)
+    monkeypatch.setattr(cross_shard, "ABANDONED_MS", 100)
     _, codes = await issue(plane, 5)
     with monkeypatch.context() as killed:
-        killed.setattr(spanning, "_complete", die)
+        killed.setattr(cross_shard, "_complete", die)
         assert (await combined(merchant, codes, key="k"))[1]["code"] == "outcome_unknown"
         for hold in await holds(redis):
             for end in ("release", "confirm"):
@@ -71,10 +73,10 @@ async def test_what_cannot_be_completed_is_in_nobody_s_way(
     merchant: Merchant, plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A decided hold is lost, as only a bug can do it: other holds end in time all the same."""
-    monkeypatch.setattr(spanning, "ABANDONED_MS", 100)
+    monkeypatch.setattr(cross_shard, "ABANDONED_MS", 100)
     _, codes = await issue(plane, 6)
     with monkeypatch.context() as killed:
-        killed.setattr(spanning, "_complete", die)
+        killed.setattr(cross_shard, "_complete", die)
         await combined(merchant, codes[:5], key="k")
         lost = (await holds(redis))[0]
         await redis.hdel(keys.holds(int(lost[0])), lost[2:])
@@ -93,7 +95,7 @@ async def test_another_body_with_the_key_of_what_was_decided_gets_nothing_of_it(
 ) -> None:
     _, codes = await issue(plane, 8)
     with monkeypatch.context() as killed:
-        killed.setattr(spanning, "_complete", die)
+        killed.setattr(cross_shard, "_complete", die)
         await combined(merchant, codes[:4], key="k")
     status, body = await combined(merchant, codes[4:], key="k", order="another")
     assert (status, body["code"]) == (422, "idempotency_key_reused")
@@ -132,7 +134,7 @@ async def test_a_retry_is_not_in_the_way_of_itself(
     _, codes = await issue(plane, 2)
     wanted: list[str | tuple[str, object]] = [*((card, 60) for card in cards), *codes]
     with monkeypatch.context() as killed:
-        killed.setattr(spanning._Begun, "step", _begin_only(spanning._Begun.step))
+        killed.setattr(cross_shard._Begun, "step", _begin_only(cross_shard._Begun.step))
         assert (await combined(merchant, wanted, key="k"))[1]["code"] == "outcome_unknown"
     assert len(await holds(redis)) == 5
     await let_ten_seconds_pass(redis)

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.asyncio import Redis  # noqa: TC002 - the fixtures' type is read
 
-from engine import campaigns, keys, spanning
-from engine.control import ControlPlane  # noqa: TC001 - likewise
+from engine.control import campaigns
+from engine.control.change import ControlPlane  # noqa: TC001 - likewise
+from engine.redemption import cross_shard
+from engine.store import keys
 from tests.deployment import engine_in_process, issue
 from tests.engine.test_spanning import combined, nothing_is_left, types
 
@@ -67,7 +69,7 @@ async def test_what_was_decided_is_done_whatever_happens_in_between(
     merchant: Merchant, plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     campaign, codes = await issue(plane, 4)
-    complete = spanning._complete
+    complete = cross_shard._complete
 
     async def change_then_complete(*arguments: Any) -> bytes:  # noqa: ANN401 - those of the function it stands before
         if what == "batch void":
@@ -79,7 +81,7 @@ async def test_what_was_decided_is_done_whatever_happens_in_between(
             await campaigns.update(plane, campaign, campaigns.CampaignChange(state=what))
         return await complete(*arguments)
 
-    monkeypatch.setattr(spanning, "_complete", change_then_complete)
+    monkeypatch.setattr(cross_shard, "_complete", change_then_complete)
     assert (await combined(merchant, codes, key="k"))[0] == 200
     assert (await types(redis)).count("confirmed") == 4
     assert await nothing_is_left(redis)

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from engine import campaigns, keys
+from engine.control import campaigns
+from engine.store import keys
 from tests.deployment import engine_in_process, issue
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from tests.deployment import Merchant
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "states.md"

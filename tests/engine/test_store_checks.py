@@ -12,11 +12,12 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
-from engine import api_keys, keys
 from engine.bundled import run_directory
+from engine.control import api_keys
+from engine.control.publishing import check_given
 from engine.errors import StoreBehind
-from engine.publishing import check_given
-from engine.store_checks import StoreFacts, StoreUnsafe, Verdict, check, read_facts, require_safe
+from engine.health.redis_checks import StoreFacts, StoreUnsafe, Verdict, check, read_facts, require_safe
+from engine.store import keys
 from engine.worker import serving
 from tests.deployment import Merchant, client_session, engine_in_process, issue
 from tests.servers import ValkeyProcess, temporary_directory
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 RIGHT: Final = {
     "appendonly": "yes",

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from engine import keys, store_memory
 from engine.bundled import run_directory
+from engine.health import redis_memory
+from engine.store import keys
 from tests.deployment import engine_in_process, issue
 from tests.engine.test_readiness import NOWHERE, metrics
 from tests.persister.streams import persisting
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from tests.deployment import Merchant
 
 REFUSED: Final = (503, "overloaded")
@@ -169,7 +170,7 @@ async def test_the_share_is_a_setting_and_without_a_limit_there_is_none(
 async def test_while_postgresql_is_away_for_long_it_is_redeemed_up_to_the_bound_and_then_caught_up(
     plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_memory, "INTERVAL_S", 0.01)  # this Redis is small, and full within a second
+    monkeypatch.setattr(redis_memory, "INTERVAL_S", 0.01)  # this Redis is small, and full within a second
     _, codes = await issue(plane, 6000)
     held, codes = codes[0], codes[1:]
     async with engine_in_process(plane, database_url=NOWHERE) as merchant:

@@ -12,10 +12,11 @@ import pytest
 from redis.asyncio import Redis
 from yarl import URL
 
-from engine import keys, users
-from engine.control import ControlPlane  # noqa: TC001 - likewise
+from engine.control.change import ControlPlane  # noqa: TC001 - likewise
 from engine.errors import Refusal, StoreUnavailable
-from engine.events import FIELDS
+from engine.ledger import users
+from engine.store import keys
+from engine.store.events import FIELDS
 from persister.main import run as run_persister
 from tests.deployment import engine_in_process, issue
 from tests.records import Moving, ids, persist, whole_list

@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.asyncio import Redis
 
-from engine import acts, events, keys, publishing, voids
+from engine.control import audit_log, publishing, voids
+from engine.control.publishing import publish
+from engine.control.republishing import Health, heal_once
+from engine.control.voids import Wanted
 from engine.errors import Refusal
-from engine.healing import Health, heal_once
-from engine.publishing import publish
-from engine.registry import Registry
-from engine.voids import Wanted
+from engine.store import events, keys
+from engine.store.configuration import Registry
 from tests.deployment import Process, engine_in_process, engine_of_processes, issue
 from tests.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from engine.control import ControlPlane
-    from engine.events import Event
+    from engine.control.change import ControlPlane
+    from engine.store.events import Event
 
 
 @pytest.fixture
@@ -201,7 +202,7 @@ async def test_what_cannot_be_voided_is_refused_and_leaves_nothing(
         await voids.declare(plane, wanted, void=True, actor="cli")
     assert caught.value.code == code
     assert await told(plane.redis) == []
-    assert await acts.page(plane.database, act=None, subject=None, after=None, limit=9) == []
+    assert await audit_log.page(plane.database, act=None, subject=None, after=None, limit=9) == []
 
 
 async def test_a_batch_may_be_in_so_many_pieces_and_no_more(plane: ControlPlane) -> None:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from engine.feed import BEGINNING, Cursor
+from engine.ledger.feed import BEGINNING, Cursor
 from tests.deployment import Merchant, engine_in_process
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 URL: Final = "https://shop.example/hooks/redeem?token=t"
 SCOPES: Final = ("admin", "events", "redeem")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engine import keys
+from engine.store import keys
 from tests.lua.test_redeem import Attempt, Shard, serial, shard
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from redis.exceptions import ResponseError
 
-from engine import keys
-from engine.events import decode
+from engine.store import keys
+from engine.store.events import decode
 from lua import loader
 from tests.keyspace import snapshot
 from tests.lua.conftest import evaluate

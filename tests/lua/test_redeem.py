@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from redis.exceptions import ResponseError
 
-from engine import keys
-from engine.call import SIGNATURE, pack_fields
-from engine.events import FIELDS
-from engine.keys import FRESH, HELD, REDEEMED, VOID
-from engine.redemption import Redemption
+from engine.redemption.redeem import Redemption
+from engine.store import keys
+from engine.store.call import SIGNATURE, pack_fields
+from engine.store.events import FIELDS
+from engine.store.keys import FRESH, HELD, REDEEMED, VOID
 from tests.keyspace import snapshot
 from tests.lua.conftest import evaluate
 

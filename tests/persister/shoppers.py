@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tests.deployment import issue
 
 if TYPE_CHECKING:
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from tests.deployment import Merchant
 
 KINDS: dict[str, dict[str, Any]] = {

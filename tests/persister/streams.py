@@ -11,9 +11,9 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from engine import keys
-from engine.events import FIELDS
-from engine.processes import _leash
+from engine.processes.process import _leash
+from engine.store import keys
+from engine.store.events import FIELDS
 from persister.main import run
 from tests.waiting import wait_until_async
 

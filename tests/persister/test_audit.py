@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from engine import keys, users
+from engine.control.publishing import publish
 from engine.errors import Refusal
-from engine.publishing import publish
-from engine.receipts import bucketed
-from persister.audit import audit
-from persister.findings import Report  # noqa: TC001 - fixtures' types are looked up
-from persister.rebuild import rebuild
+from engine.ledger import users
+from engine.store import keys
+from engine.store.idempotency import bucketed
+from persister.rebuild.rebuild import rebuild
+from persister.reconcile.findings import Report  # noqa: TC001 - fixtures' types are looked up
+from persister.reconcile.report import audit
 from tests.deployment import Merchant, engine_in_process
 from tests.persister.shoppers import Shopper, issue_all
 from tests.persister.streams import persisting
@@ -24,7 +25,7 @@ from tests.waiting import wait_until_async
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 SCOPES: Final = ("redeem", "read", "admin")
 

@@ -7,11 +7,11 @@ import hashlib
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from persister import chain
-from persister.audit import audit
+from persister.ingest import chain
+from persister.ingest.entries import COLUMNS, SALT_BYTES
 from persister.migrations import initialise, migrate
 from persister.queries import directory
-from persister.records import COLUMNS, SALT_BYTES
+from persister.reconcile.report import audit
 from tests.persister.streams import Ledger, Stream, persisting, values
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
-from engine import conflicts
-from persister import conflicts as module
-from persister.conflicts import ADJUSTED, ROLLED_BACK, Rules, Tallies, add
+from engine.ledger import conflicts
+from persister.reconcile import conflicts as module
+from persister.reconcile.conflicts import ADJUSTED, ROLLED_BACK, Rules, Tallies, add
 from tests.deployment import Merchant, engine_in_process, issue
 from tests.persister.streams import persisting
 from tests.waiting import wait_until_async
@@ -22,8 +22,8 @@ from tests.waiting import wait_until_async
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from engine.conflicts import Conflict
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
+    from engine.ledger.conflicts import Conflict
 
 AS_IF_NEVER_LOOKED: Final = "DELETE FROM ledger_checks; DELETE FROM ledger_tallies; DELETE FROM conflicts"
 MONEY: Final[dict[str, Any]] = {"amount": 100, "currency": "EUR"}

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 import pytest
 
-from engine import campaigns, keys, users
-from engine.campaigns import CampaignChange
-from engine.publishing import publish
-from persister import conflicts, detaching
-from persister.audit import audit
-from persister.detaching import DAY_MS, DetachRefused, detach
-from persister.months import end_ms, month_of
-from persister.rebuild import rebuild
+from engine.control import campaigns
+from engine.control.campaigns import CampaignChange
+from engine.control.publishing import publish
+from engine.ledger import users
+from engine.store import keys
+from persister import archive
+from persister.archive import DAY_MS, DetachRefused, detach
+from persister.ingest.partitions import end_ms, month_of
+from persister.rebuild.rebuild import rebuild
+from persister.reconcile import conflicts
+from persister.reconcile.report import audit
 from tests.deployment import Merchant, engine_in_process, issue
 from tests.persister.streams import persisting
 from tests.persister.test_audit import persisted, silent
@@ -25,8 +28,8 @@ from tests.waiting import wait_until_async
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from engine.control import ControlPlane
-    from persister.detaching import Detached
+    from engine.control.change import ControlPlane
+    from persister.archive import Detached
 
 SCOPES: Final = ("redeem", "read", "admin", "events")
 THIS_MONTH: Final = month_of(int(datetime.now(UTC).timestamp()) * 1000)
@@ -263,8 +266,8 @@ async def test_what_was_not_looked_at_for_conflicts_stays(plane: ControlPlane, m
 async def test_others_are_not_kept_waiting_and_nothing_is_half_done(
     story: Story, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(detaching, "LOCK_TRIES", 2)
-    monkeypatch.setattr(detaching, "LOCK_TIMEOUT_MS", 50)
+    monkeypatch.setattr(archive, "LOCK_TRIES", 2)
+    monkeypatch.setattr(archive, "LOCK_TIMEOUT_MS", 50)
     reading = await asyncpg.connect(story.plane.settings.database_url)
     try:
         async with reading.transaction():

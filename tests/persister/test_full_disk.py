@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine import keys
 from engine.bundled import run_directory
+from engine.store import keys
 from tests.deployment import engine_in_process, issue
 from tests.persister.streams import Ledger, Stream, persisting
 from tests.servers import ValkeyProcess, temporary_directory
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from engine.settings import Settings
 
 _FULL = """

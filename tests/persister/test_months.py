@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 import asyncpg
 import pytest
 
-from persister.months import AHEAD_MS, Months, end_ms, month_of
-from persister.sink import open_sink
+from persister.ingest.ledger_writer import open_sink
+from persister.ingest.partitions import AHEAD_MS, Months, end_ms, month_of
 from tests.persister.streams import Ledger, Stream, persisting, values
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ import asyncpg
 import pytest
 from prometheus_client import REGISTRY
 
-from persister import reader
+from persister.ingest import reader
+from persister.ingest.entries import BEGINNING, StreamId
+from persister.ingest.ledger_writer import NotInitialised, Offset, OffsetMoved, open_sink
+from persister.ingest.reader import StreamReader, connect
+from persister.ingest.shard import ShardPersister
 from persister.main import run
-from persister.persister import ShardPersister
-from persister.reader import StreamReader, connect
-from persister.records import BEGINNING, StreamId
-from persister.sink import NotInitialised, Offset, OffsetMoved, open_sink
 from tests.persister.streams import Ledger, Stream, persisting, values
 from tests.waiting import TIMEOUT_S, wait_until_async
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from engine.settings import Settings
-    from persister.records import Entries
+    from persister.ingest.entries import Entries
     from tests.servers import Servers
 
 

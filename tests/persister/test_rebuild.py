@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engine import keys, users
+from engine.control.publishing import publish
 from engine.errors import StoreBehind
-from engine.publishing import publish
-from persister import rebuild as module
-from persister.audit import audit
-from persister.rebuild import RebuildRefused, rebuild
+from engine.ledger import users
+from engine.store import keys
+from persister.rebuild import rebuild as module
+from persister.rebuild.rebuild import RebuildRefused, rebuild
+from persister.reconcile.report import audit
 from tests.deployment import Merchant, Process, engine_in_process, engine_of_processes, issue
 from tests.records import persist
 from tests.waiting import wait_until_async
@@ -21,7 +22,7 @@ from tests.waiting import wait_until_async
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 
 def silent(*_: object) -> None:

@@ -8,13 +8,13 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from engine import events
-from persister.records import SALT_BYTES, decode
+from engine.store import events
+from persister.ingest.entries import SALT_BYTES, decode
 
 if TYPE_CHECKING:
     from random import Random
 
-    from persister.records import Entry
+    from persister.ingest.entries import Entry
 
 TEXT = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=20)
 INT4 = st.integers(0, 2**31 - 1).map(str)

@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.exceptions import ResponseError
 
-from engine import keys
-from engine.publishing import publish
-from engine.receipts import UNKNOWN
-from persister import binary, restored, writer
-from persister.audit import audit
-from persister.rebuild import rebuild
-from persister.writer import writing
+from engine.control.publishing import publish
+from engine.store import keys
+from engine.store.idempotency import UNKNOWN
+from persister import copy_format
+from persister.rebuild import bulk_writer, from_ledger
+from persister.rebuild.bulk_writer import writing
+from persister.rebuild.rebuild import rebuild
+from persister.reconcile.report import audit
 from tests.deployment import Merchant, engine_in_process, issue
 from tests.persister.shoppers import Shopper, issue_all
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from engine.settings import Settings
 
 SHOPPERS, STEPS = 3, 40
@@ -59,10 +60,10 @@ def shards(request: pytest.FixtureRequest) -> int:
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows, fields and bytes by the handful, so that everything goes on in another piece than it began in."""
-    monkeypatch.setattr(binary, "CHUNK_BYTES", 100)
-    monkeypatch.setattr(restored, "_FETCH_ROWS", 2)
-    monkeypatch.setattr(writer, "FIELDS_MAX", 5)
-    monkeypatch.setattr(writer, "SENT_BYTES", 300)
+    monkeypatch.setattr(copy_format, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(from_ledger, "_FETCH_ROWS", 2)
+    monkeypatch.setattr(bulk_writer, "FIELDS_MAX", 5)
+    monkeypatch.setattr(bulk_writer, "SENT_BYTES", 300)
 
 
 async def hashes(redis: Redis, kinds: set[str]) -> dict[str, dict[bytes, bytes]]:
@@ -138,8 +139,8 @@ async def test_whatever_was_done_is_restored_as_the_scripts_had_written_it(plane
 async def test_fields_are_written_whatever_their_order_and_end_when_they_are_to(
     settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "FIELDS_MAX", 7)
-    monkeypatch.setattr(writer, "SENT_BYTES", 50)
+    monkeypatch.setattr(bulk_writer, "FIELDS_MAX", 7)
+    monkeypatch.setattr(bulk_writer, "SENT_BYTES", 50)
     ends_at_s = int(time.time()) + 1000
     async with writing(settings.redis_url) as written:
         for number in range(100):

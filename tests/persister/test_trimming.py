@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from persister import metrics
-from persister.reader import connect
-from persister.records import BEGINNING, StreamId
-from persister.trimming import WALK_ENTRIES, Trimmer, after
+from persister.ingest.entries import BEGINNING, StreamId
+from persister.ingest.reader import connect
+from persister.ingest.trimming import WALK_ENTRIES, Trimmer, after
 from tests.persister.streams import persisting
 from tests.waiting import wait_until_async
 

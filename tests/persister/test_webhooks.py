@@ -10,16 +10,16 @@ import pytest
 from aiohttp import web
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from engine import webhook_changes, webhooks
-from engine.feed import BEGINNING
-from engine.webhook_changes import NewWebhook, Replay, SecretRotation, WebhookChange
+from engine.ledger.feed import BEGINNING
+from engine.webhooks import changes, endpoints
+from engine.webhooks.changes import NewWebhook, Replay, SecretRotation, WebhookChange
 from tests.endpoints import Events, delivering, receiving
 from tests.waiting import wait_until_async
 
 if TYPE_CHECKING:
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from engine.settings import Settings
-    from engine.webhooks import Webhook as Shown
+    from engine.webhooks.endpoints import Webhook as Shown
     from tests.endpoints import Received
     from tests.persister.streams import Ledger
 
@@ -39,7 +39,7 @@ def events(ledger: Ledger) -> Events:
 async def register(plane: ControlPlane, url: str, **fields: Any) -> tuple[str, str]:  # noqa: ANN401 - by name
     """The id and the secret of an endpoint that hears of everything."""
     new = NewWebhook(url=url, **{"after": "beginning"} | fields)
-    made = (await webhook_changes.create(plane, new, actor="test")).value
+    made = (await changes.create(plane, new, actor="test")).value
     return made.webhook.id, made.secret
 
 
@@ -47,7 +47,7 @@ async def reaches(plane: ControlPlane, webhook_id: str, cursor: str) -> Shown:
     """Wait until an endpoint is there."""
 
     async def there() -> list[Shown]:
-        shown = await webhooks.get(plane, webhook_id)
+        shown = await endpoints.get(plane, webhook_id)
         return [shown] if shown.cursor == cursor else []
 
     [shown] = await wait_until_async(there)
@@ -69,7 +69,7 @@ async def test_events_come_once_each_in_their_order_signed(
             assert call.headers["content-type"] == "application/json"
         assert (receiver.calls[0].json["seq"], receiver.calls[0].json["last4"]) == (1, "JK4M")
         assert (shown.failures, shown.failing_since, shown.dead_letters) == (0, None, 0)
-        found = await webhooks.attempts(plane, webhook_id, message=None, after=None, limit=1000)
+        found = await endpoints.attempts(plane, webhook_id, message=None, after=None, limit=1000)
         assert [attempt.message for attempt in reversed(found)] == ids
         assert {(attempt.status, attempt.error, attempt.response) for attempt in found} == {(200, None, None)}
         one = receiver.calls[0]
@@ -108,7 +108,7 @@ async def test_a_batch_is_one_message_of_several_events(
         receiver.status = 200
         ids += await events.add(2)
         # What was begun goes on in another process as it was, though by now there is more.
-        await webhook_changes.update(plane, webhook_id, WebhookChange(description="now"), actor="test")
+        await changes.update(plane, webhook_id, WebhookChange(description="now"), actor="test")
         async with delivering(settings):
             await receiver.has(3)
     for each in receiver.calls:
@@ -179,7 +179,7 @@ async def test_an_endpoint_that_does_not_answer_in_time_has_failed(
         [first] = await events.add(1)
         await reaches(plane, webhook_id, str(BEGINNING.moved(0, 1)))
         assert receiver.ids == [first, first]
-    found = await webhooks.attempts(plane, webhook_id, message=first, after=None, limit=10)
+    found = await endpoints.attempts(plane, webhook_id, message=first, after=None, limit=10)
     assert [(each.attempt, each.status, each.error) for each in found] == [
         (2, 200, None),
         (1, None, "no answer within 1 s"),
@@ -206,7 +206,7 @@ async def test_of_a_refusal_little_is_read_and_kept_and_a_success_needs_no_body(
         await events.add(1)
         await reaches(plane, webhook_id, str(BEGINNING.moved(0, 1)))
     assert sent < 10_000
-    kept, refused = await webhooks.attempts(plane, webhook_id, message=None, after=None, limit=10)
+    kept, refused = await endpoints.attempts(plane, webhook_id, message=None, after=None, limit=10)
     assert (kept.status, kept.response) == (200, None)
     assert refused.error == "answered 500"
     assert refused.response == "\N{REPLACEMENT CHARACTER}no " * (settings.webhook_response_bytes_max // 4)
@@ -239,27 +239,27 @@ async def test_past_the_ladder_a_message_is_a_dead_letter_and_the_next_goes_out(
         shown = await reaches(plane, webhook_id, str(BEGINNING.moved(0, 3)))
         assert receiver.ids == [ids[0], *[ids[1]] * 4, ids[2]]
         assert (shown.failures, shown.failing_since, shown.dead_letters) == (0, None, 1)
-        [letter] = await webhooks.dead_letters(plane, webhook_id, after=None, limit=10)
+        [letter] = await endpoints.dead_letters(plane, webhook_id, after=None, limit=10)
         assert (letter.message, letter.events) == (ids[1], [ids[1]])
         assert (letter.attempts, letter.error) == (4, "answered 422")
-        [last, *_] = await webhooks.attempts(plane, webhook_id, message=ids[1], after=None, limit=10)
+        [last, *_] = await endpoints.attempts(plane, webhook_id, message=ids[1], after=None, limit=10)
         assert (last.attempt, last.response) == (4, "no such user")
 
         async def replayed() -> bool:
-            [left] = await webhooks.dead_letters(plane, webhook_id, after=None, limit=10)
+            [left] = await endpoints.dead_letters(plane, webhook_id, after=None, limit=10)
             return left.replay_at is None
 
-        await webhook_changes.replay(plane, webhook_id, Replay(dead_letters=[letter.id]), actor="test")
+        await changes.replay(plane, webhook_id, Replay(dead_letters=[letter.id]), actor="test")
         await receiver.has(7)
         await wait_until_async(replayed)  # in vain: it stays
         refusing = False
-        await webhook_changes.replay(plane, webhook_id, Replay(dead_letters=[letter.id]), actor="test")
+        await changes.replay(plane, webhook_id, Replay(dead_letters=[letter.id]), actor="test")
         await receiver.has(8)
         receiver.calls[-1].verify(secret)
         assert receiver.ids[6:] == [ids[1], ids[1]]
 
         async def gone() -> bool:
-            return not await webhooks.dead_letters(plane, webhook_id, after=None, limit=10)
+            return not await endpoints.dead_letters(plane, webhook_id, after=None, limit=10)
 
         await wait_until_async(gone)
 
@@ -273,7 +273,7 @@ async def test_what_was_delivered_comes_again_from_any_cursor(
         await receiver.has(5)
         await reaches(plane, webhook_id, str(BEGINNING.moved(0, 5)))
         after = str(BEGINNING.moved(0, 2))
-        await webhook_changes.replay(plane, webhook_id, Replay(after=after), actor="test")
+        await changes.replay(plane, webhook_id, Replay(after=after), actor="test")
         await receiver.has(8)
         await reaches(plane, webhook_id, str(BEGINNING.moved(0, 5)))
         assert receiver.ids == ids + ids[2:]
@@ -284,7 +284,7 @@ async def test_a_replay_that_is_asked_for_during_a_call_is_not_lost_with_its_end
 ) -> None:
     async def replay_once(_: Received) -> web.StreamResponse:
         if len(receiver.calls) == 3:
-            await webhook_changes.replay(plane, webhook_id, Replay(after="beginning"), actor="test")
+            await changes.replay(plane, webhook_id, Replay(after="beginning"), actor="test")
         return web.Response()
 
     ids = await events.add(3)
@@ -306,11 +306,11 @@ async def test_a_replay_ends_the_wait_for_the_next_try(
         webhook_id, _ = await register(plane, receiver.url, after=str(BEGINNING.moved(0, 1)))
 
         async def waits() -> bool:
-            return (await webhooks.get(plane, webhook_id)).failures == 1
+            return (await endpoints.get(plane, webhook_id)).failures == 1
 
         await wait_until_async(waits)
         receiver.status = 200
-        await webhook_changes.replay(plane, webhook_id, Replay(after="beginning"), actor="test")
+        await changes.replay(plane, webhook_id, Replay(after="beginning"), actor="test")
         await receiver.has(3)
         assert receiver.ids == [ids[1], ids[0], ids[1]]
 
@@ -320,12 +320,12 @@ async def test_while_a_secret_is_replaced_both_sign(
 ) -> None:
     async with receiving() as receiver, delivering(settings):
         webhook_id, old = await register(plane, receiver.url)
-        new = (await webhook_changes.rotate(plane, webhook_id, SecretRotation(), actor="test")).value.secret
+        new = (await changes.rotate(plane, webhook_id, SecretRotation(), actor="test")).value.secret
         await events.add(1)
         await receiver.has(1)
         receiver.calls[0].verify(old)
         receiver.calls[0].verify(new)
-        await webhook_changes.rotate(plane, webhook_id, SecretRotation(grace_s=0), actor="test")
+        await changes.rotate(plane, webhook_id, SecretRotation(grace_s=0), actor="test")
 
         async def refused(secret: str) -> bool:
             await events.add(1)
@@ -352,7 +352,7 @@ async def test_an_endpoint_that_asks_for_time_gets_it(
         await events.add(1)
 
         async def waits() -> bool:
-            shown = await webhooks.get(plane, webhook_id)
+            shown = await endpoints.get(plane, webhook_id)
             since, until = shown.failing_since, shown.next_at
             return since is not None and until is not None and (until - since).total_seconds() > 590
 
@@ -368,12 +368,12 @@ async def test_an_endpoint_that_is_gone_is_disabled_until_it_is_enabled_again(
         webhook_id, _ = await register(plane, receiver.url)
 
         async def disabled() -> bool:
-            return not (await webhooks.get(plane, webhook_id)).enabled
+            return not (await endpoints.get(plane, webhook_id)).enabled
 
         await wait_until_async(disabled)
-        assert (await webhooks.get(plane, webhook_id)).disabled_reason == "answered 410"
+        assert (await endpoints.get(plane, webhook_id)).disabled_reason == "answered 410"
         receiver.status = 200
-        await webhook_changes.update(plane, webhook_id, WebhookChange(enabled=True), actor="test")
+        await changes.update(plane, webhook_id, WebhookChange(enabled=True), actor="test")
         await reaches(plane, webhook_id, str(BEGINNING.moved(0, 2)))
         assert receiver.ids == [ids[0], *ids]
 
@@ -386,7 +386,7 @@ async def test_a_removed_endpoint_is_called_no_more(
         await register(plane, other.url)
         await events.add(1)
         await removed.has(1)
-        await webhook_changes.remove(plane, webhook_id, actor="test")
+        await changes.remove(plane, webhook_id, actor="test")
 
         async def unknown() -> bool:
             before = len(removed.calls)

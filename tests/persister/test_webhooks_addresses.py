@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from engine import webhook_changes, webhooks
-from engine.addresses import is_public
-from engine.feed import BEGINNING
-from engine.webhook_changes import NewWebhook
+from engine.ledger.feed import BEGINNING
+from engine.webhooks import changes, endpoints
+from engine.webhooks.addresses import is_public
+from engine.webhooks.changes import NewWebhook
 from persister.webhooks.endpoint import Endpoint
 from persister.webhooks.messages import Message
 from persister.webhooks.sender import open_sender
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from engine.settings import Settings
     from tests.persister.streams import Ledger
 
@@ -203,11 +203,11 @@ async def test_over_https_the_certificate_must_be_good(
     try:
         new = NewWebhook(url=f"https://127.0.0.1:{runner.addresses[0][1]}/", after="beginning")
         allowing = replace(plane, settings=settings)
-        made = (await webhook_changes.create(allowing, new, actor="test")).value
+        made = (await changes.create(allowing, new, actor="test")).value
         await Events(ledger.connection).add(1)
 
-        async def attempts() -> list[webhooks.Attempt]:
-            return await webhooks.attempts(plane, made.webhook.id, message=None, after=None, limit=10)
+        async def attempts() -> list[endpoints.Attempt]:
+            return await endpoints.attempts(plane, made.webhook.id, message=None, after=None, limit=10)
 
         with Process(settings, "persister.webhooks"):
             [attempt] = await wait_until_async(attempts)

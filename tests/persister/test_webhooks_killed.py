@@ -11,9 +11,9 @@ import asyncpg
 import pytest
 from aiohttp import web
 
-from engine import webhook_changes, webhooks
-from engine.feed import BEGINNING
-from engine.webhook_changes import NewWebhook
+from engine.ledger.feed import BEGINNING
+from engine.webhooks import changes, endpoints
+from engine.webhooks.changes import NewWebhook
 from tests.deployment import Process
 from tests.endpoints import Events, delivering, receiving
 from tests.waiting import wait_until_async
@@ -21,7 +21,7 @@ from tests.waiting import wait_until_async
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from engine.settings import Settings
     from tests.endpoints import Received
     from tests.persister.streams import Ledger
@@ -41,7 +41,7 @@ def events(ledger: Ledger) -> Events:
 
 async def register(plane: ControlPlane, url: str, **fields: Any) -> str:  # noqa: ANN401 - by name
     new = NewWebhook(url=url, after="beginning", **fields)
-    return (await webhook_changes.create(plane, new, actor="test")).value.webhook.id
+    return (await changes.create(plane, new, actor="test")).value.webhook.id
 
 
 @contextlib.asynccontextmanager
@@ -93,7 +93,7 @@ async def test_killed_between_send_and_commit_it_sends_the_same_again(
                 await receiver.has(1)
                 await waits_for_lock(ledger)
                 deliverer.kill()
-        assert (await webhooks.get(plane, webhook_id)).cursor == str(BEGINNING)
+        assert (await endpoints.get(plane, webhook_id)).cursor == str(BEGINNING)
         await events.add(1)
         with Process(settings, DELIVERER):
             await receiver.has(3 if batch_max else 5)
@@ -122,7 +122,7 @@ async def test_killed_at_random_moments_nothing_is_lost_and_the_order_is_kept(
             await receiver.has(len(ids))
 
             async def through() -> bool:
-                return (await webhooks.get(plane, webhook_id)).cursor == str(BEGINNING.moved(0, len(ids)))
+                return (await endpoints.get(plane, webhook_id)).cursor == str(BEGINNING.moved(0, len(ids)))
 
             await wait_until_async(through)
             assert deliverer.stop() == 0
@@ -172,7 +172,7 @@ async def test_told_to_stop_it_lets_the_call_under_way_end(
             await receiver.has(1)
             await stop.wait()
     assert receiver.ids == ids[:1]
-    assert (await webhooks.get(plane, webhook_id)).cursor == str(BEGINNING.moved(0, 1))
+    assert (await endpoints.get(plane, webhook_id)).cursor == str(BEGINNING.moved(0, 1))
 
 
 async def test_it_waits_for_the_database_and_goes_on(

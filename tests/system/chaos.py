@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import aiohttp
 import psutil  # type: ignore[import-untyped] # it has no types
 
-from engine import api_keys, webhook_changes
 from engine.bundled import Postgres
 from engine.cli.connect import plane_on
 from engine.cli.initialise import initialise
+from engine.control import api_keys
 from engine.settings import Settings
-from engine.webhook_changes import NewWebhook
+from engine.webhooks import changes
+from engine.webhooks.changes import NewWebhook
 from tests.conftest import MINT_KEYS
 from tests.deployment import Merchant, Process, client_session, issue
 from tests.proxy import Fate, Proxy, Way, pass_all
@@ -412,7 +413,7 @@ async def open_shops(
             "balance": (await issue(plane, 20, kind="balance", amount=500, currency="EUR", budget=6000))[1],
         }
         key = (await api_keys.create(plane, "shops", ("redeem", "read", "events", "admin"))).value.key
-        webhook = (await webhook_changes.create(plane, NewWebhook(url=hook), actor="cli")).value
+        webhook = (await changes.create(plane, NewWebhook(url=hook), actor="cli")).value
     merchants = [Merchant(client_session(), deployment.url, key) for _ in range(count + 1)]
     shops = [
         Shop(f"shop-{number}", merchant, codes, told, chance) for number, merchant in enumerate(merchants[1:])

@@ -17,7 +17,7 @@ import pytest
 import redis
 
 from engine.bundled import SOCKET_PATH_BYTES_MAX, Postgres, Valkey, command_line, run_directory
-from engine.processes import StartError
+from engine.processes.process import StartError
 from tests.servers import PostgresProcess, Servers, ValkeyProcess, temporary_directory
 from tests.waiting import wait_until, wait_until_async
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engine import keys
 from engine.bundled import run_directory
 from engine.cli.connect import plane_on
-from engine.conflicts import page
-from persister.audit import audit
+from engine.ledger.conflicts import page
+from engine.store import keys
+from persister.reconcile.report import audit
 from tests.endpoints import Receiver, receiving
 from tests.servers import temporary_directory
 from tests.system.chaos import ONCE, SHARDS, Deployment, Reader, Shop, Told, Trouble, open_shops
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 SHOPS = 8
 GIVES = ("redeemed", "confirmed")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from engine import keys
-from engine.registry import Registry
+from engine.store import keys
+from engine.store.configuration import Registry
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

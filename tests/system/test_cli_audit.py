@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 from redis.asyncio import Redis  # noqa: TC002 - the fixture's type is read
 
-from engine import keys
 from engine.settings import Settings  # noqa: TC001 - likewise
-from persister.conflicts import Tallies
+from engine.store import keys
+from persister.reconcile.conflicts import Tallies
 from tests.deployment import engine_in_process, issue
 from tests.records import persist
 from tests.system.test_cli import Cli
 
 if TYPE_CHECKING:
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 
 @pytest.fixture

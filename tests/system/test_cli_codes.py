@@ -12,7 +12,7 @@ from tests.deployment import engine_in_process, issue
 from tests.system.test_cli import Cli
 
 if TYPE_CHECKING:
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 UNKNOWN = "0000-0000-0000-0000"
 

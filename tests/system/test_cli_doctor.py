@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from engine import keys
 from engine.bundled import run_directory
+from engine.store import keys
 from tests.conftest import MINT_KEYS
 from tests.deployment import Process, engine_in_process, issue
 from tests.engine.test_store_checks import RIGHT
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from engine.settings import Settings
 
 NOWHERE: Final = "postgresql://127.0.0.1:1/none"

@@ -21,7 +21,7 @@ from tests.system.test_cli import COMMAND, Cli, environment
 from tests.waiting import TIMEOUT_S
 
 if TYPE_CHECKING:
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 TAIL: Final = ("events", "tail")
 

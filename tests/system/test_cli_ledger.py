@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 from redis.asyncio import Redis  # noqa: TC002 - the fixture's type is read
 
-from engine.control import ControlPlane  # noqa: TC001 - likewise
+from engine.control.change import ControlPlane  # noqa: TC001 - likewise
 from engine.settings import Settings  # noqa: TC001 - likewise
 from tests.system.test_cli import Cli
 

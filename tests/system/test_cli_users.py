@@ -13,7 +13,7 @@ from tests.records import persist
 from tests.system.test_cli import Cli
 
 if TYPE_CHECKING:
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 NAME = "Zoë / 2"
 

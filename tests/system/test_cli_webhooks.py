@@ -18,7 +18,7 @@ from tests.system.test_cli import Cli
 from tests.waiting import wait_until_async
 
 if TYPE_CHECKING:
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 
 @pytest.fixture

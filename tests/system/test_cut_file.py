@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from redis.asyncio import Redis
 
-from engine import events, keys
+from engine.store import events, keys
 from tests.deployment import engine_in_process, issue
 from tests.servers import ValkeyProcess
 from tests.system.test_kill import marked_as_redeemed, own_directory, redis_url, valkey
@@ -21,7 +21,7 @@ from tests.system.test_kill import marked_as_redeemed, own_directory, redis_url,
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 __all__ = ["own_directory", "redis_url", "valkey"]  # fixtures of this module, too
 

@@ -21,8 +21,9 @@ import aiohttp
 import psutil  # type: ignore[import-untyped] # it has no types
 import pytest
 
-from engine import api_keys, keys
 from engine.bundled import run_directory
+from engine.control import api_keys
+from engine.store import keys
 from tests.deployment import Merchant, Process, issue
 from tests.servers import ValkeyProcess, temporary_directory
 from tests.waiting import wait_until_async
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from engine.database import Database
 
 CLIENTS: Final = 24

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 import pytest
 
-from engine import keys
+from engine.store import keys
 from tests.deployment import Merchant, issue
 from tests.system.test_kill import front_end, own_directory, redis_url, valkey, worker_pids
 from tests.waiting import wait_until_async
@@ -22,7 +22,7 @@ from tests.waiting import wait_until_async
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 __all__ = ["own_directory", "redis_url", "valkey"]  # fixtures of this module, too
 

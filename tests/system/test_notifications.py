@@ -23,7 +23,7 @@ from tests.waiting import wait_until_async
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from engine.settings import Settings
 
 ROOT: Final = Path(__file__).parents[2]

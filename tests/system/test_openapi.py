@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 import pytest
 
-from engine import api_keys
 from engine.app import open_app
-from engine.registry import SCOPES
+from engine.control import api_keys
+from engine.store.configuration import SCOPES
 from tests.openapi import Document, engine_and_caller
 from tests.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from engine.settings import Settings
     from tests.openapi import Caller, Operation
 

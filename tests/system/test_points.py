@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.asyncio import Redis  # noqa: TC002 - the fixture's type is read
 
-from engine import keys
 from engine.settings import without_settings
+from engine.store import keys
 from tests.deployment import engine_in_process, issue
 from tests.persister.streams import persisting
 from tests.waiting import TIMEOUT_S, wait_until_async
@@ -22,7 +22,7 @@ from tests.waiting import TIMEOUT_S, wait_until_async
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from engine.settings import Settings
 
 ROOT: Final = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from engine import api_keys
-from engine.publishing import publish
+from engine.control import api_keys
+from engine.control.publishing import publish
 from engine.settings import without_settings
 from tests.deployment import Merchant, Process, client_session
 from tests.persister.streams import Stream
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from engine.database import Database
     from engine.settings import Settings
     from tests.servers import Servers

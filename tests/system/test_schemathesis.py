@@ -16,7 +16,7 @@ from engine.settings import without_settings
 from tests.openapi import engine_and_caller
 
 if TYPE_CHECKING:
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
     from tests.openapi import Caller
 
 HOOKS: Final = Path(__file__).parents[1] / "schemathesis_hooks.py"

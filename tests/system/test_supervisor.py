@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from engine.bundled import command_line
-from engine.processes import Child, StartError
-from engine.reservations import DataDirectoryLock, reserve_port
-from engine.supervisor import Supervisor
+from engine.processes.process import Child, StartError
+from engine.processes.reservations import DataDirectoryLock, reserve_port
+from engine.processes.supervisor import Supervisor
 from tests.waiting import wait_until, wait_until_async
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ while True:
 SUPERVISOR = """
 import asyncio, pathlib, sys
 from engine.processes import Child
-from engine.supervisor import Supervisor
+from engine.processes.supervisor import Supervisor
 place = pathlib.Path(__file__).parent
 def child(name, stage):
     async def ready():
@@ -286,7 +286,7 @@ def test_second_engine_on_a_data_directory_is_refused(tmp_path: Path) -> None:
 
 def test_lock_of_a_killed_engine_is_free(tmp_path: Path) -> None:
     script = (
-        "import pathlib, signal, sys; from engine.reservations import DataDirectoryLock\n"
+        "import pathlib, signal, sys; from engine.processes.reservations import DataDirectoryLock\n"
         "with DataDirectoryLock(pathlib.Path(sys.argv[1])): print('locked', flush=True); signal.pause()"
     )
     with subprocess.Popen(

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine import api_keys
-from engine.core import SCRIPTS
+from engine.control import api_keys
+from engine.redemption.core import SCRIPTS
 from tests.deployment import Merchant, Process, client_session, issue
 from tests.waiting import wait_until_async
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pytest
     from redis.asyncio import Redis
 
-    from engine.control import ControlPlane
+    from engine.control.change import ControlPlane
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("engine", "persister", "lua")

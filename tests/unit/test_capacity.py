@@ -8,11 +8,11 @@ from xml.dom import minidom
 import msgspec
 import pytest
 
-from loadtest.judging import Figures, Thresholds, judge
+from loadtest.capacity_page import HEIGHT, WIDTH, page
 from loadtest.machine import GENERATOR
-from loadtest.page import HEIGHT, WIDTH, page
 from loadtest.sampling import Sample
 from loadtest.steps import Limits, Report, StepFigures, broken, first_to_give, others_cores
+from loadtest.thresholds import Figures, Thresholds, judge
 from loadtest.verifier import Findings
 from tests.unit.test_verifier import PLAN
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from engine.codes import Codec, UnknownKeyError
-from engine.formats import (
+from engine.codes.codec import Codec, UnknownKeyError
+from engine.codes.formats import (
     BASE32,
     BATCH_LIMIT,
     DEFAULT_FORMAT,

@@ -6,7 +6,7 @@ import hmac
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.digests import Digester, file_mac
+from engine.codes.digests import Digester, file_mac
 
 KEYS = st.binary(min_size=32, max_size=32)
 

@@ -10,8 +10,8 @@ from prometheus_client import REGISTRY
 
 from engine.cli import COMMANDS
 from engine.errors import PROBLEMS
+from engine.observability.metrics import store_metrics
 from engine.settings import Settings, variable
-from engine.telemetry import store_metrics
 from persister.metrics import OWNER
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from engine.exposition import exposition
+from engine.observability.exposition import exposition
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.ff1 import FF1
-from engine.formats import FORMATS
+from engine.codes.ff1 import FF1
+from engine.codes.formats import FORMATS
 
 KEY_256 = "2B7E151628AED2A6ABF7158809CF4F3CEF4359D8D580AA4F7F036D6F04FC6A94"
 KEY_192 = KEY_256[:48]

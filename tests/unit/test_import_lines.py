@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import Refusal
-from engine.imports.lines import CodeLines, Form, guess_form
+from engine.imports.parser import CodeLines, Form, guess_form
 from engine.settings import Settings
 
 LINE_BYTES_MAX: Final = 100

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.settings import Settings, SettingsError
-from persister.webhooks.ladder import JITTER, RETRY_AFTER_S_MAX, Ladder, parse
+from persister.webhooks.retry_schedule import JITTER, RETRY_AFTER_S_MAX, Ladder, parse
 
 DAY_S = 86_400
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.codes import Codec
-from engine.formats import DEFAULT_FORMAT, normalise
-from engine.mint_keys import MintKeyError, create_file, from_text, load, rotate
+from engine.codes.codec import Codec
+from engine.codes.formats import DEFAULT_FORMAT, normalise
+from engine.codes.mint_keys import MintKeyError, create_file, from_text, load, rotate
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,22 +10,25 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from engine import admin, api_keys, batches, bodies, campaigns, messages, user_calls, webhook_changes
+from engine.api import bodies, code_bodies
+from engine.control import api_keys, batches, campaigns
 from engine.errors import PROBLEMS
-from engine.feed import TYPES
+from engine.http import admin, users
+from engine.ledger.feed import TYPES
 from engine.settings import Settings
+from engine.webhooks import changes
 from tests.openapi import Document, Operation, examples_in
 
 DOCUMENT: Final = Document()
 REQUESTS: Final[dict[str, type[msgspec.Struct]]] = {
     struct.__name__: struct
     for struct in (
-        *(messages.Client, messages.RedeemRequest, messages.BatchItem, messages.BatchRequest),
-        *(bodies.CombinedItem, bodies.CombinedRequest, bodies.RollbackRequest),
-        *(bodies.HoldRequest, bodies.ConfirmRequest, bodies.ReleaseRequest),
-        *(bodies.CheckRequest, bodies.AdjustRequest, admin.VoidRequest, user_calls.ErasureRequest),
-        *(webhook_changes.NewWebhook, webhook_changes.WebhookChange),
-        *(webhook_changes.SecretRotation, webhook_changes.Replay),
+        *(bodies.Client, bodies.RedeemRequest, bodies.BatchItem, bodies.BatchRequest),
+        *(code_bodies.CombinedItem, code_bodies.CombinedRequest, code_bodies.RollbackRequest),
+        *(code_bodies.HoldRequest, code_bodies.ConfirmRequest, code_bodies.ReleaseRequest),
+        *(code_bodies.CheckRequest, code_bodies.AdjustRequest, admin.VoidRequest, users.ErasureRequest),
+        *(changes.NewWebhook, changes.WebhookChange),
+        *(changes.SecretRotation, changes.Replay),
         *(campaigns.NewCampaign, campaigns.CampaignChange, batches.NewBatch, api_keys.NewApiKey),
     )
 }
@@ -51,7 +54,7 @@ LIMITS: Final = {
 
 def problems_of(response: dict[str, Any]) -> tuple[int, set[str]]:
     """The status and the codes of a response that is a problem."""
-    properties = DOCUMENT.closed(response["content"][messages.PROBLEM_TYPE]["schema"])["properties"]
+    properties = DOCUMENT.closed(response["content"][bodies.PROBLEM_TYPE]["schema"])["properties"]
     return properties["status"]["const"], set(properties["code"]["enum"])
 
 
@@ -59,7 +62,7 @@ def test_every_problem_is_the_answer_of_some_call_with_its_status() -> None:
     described: set[tuple[str, int]] = set()
     for operation in DOCUMENT.operations.values():
         for status, response in DOCUMENT.responses(operation).items():
-            if messages.PROBLEM_TYPE in response.get("content", {}):
+            if bodies.PROBLEM_TYPE in response.get("content", {}):
                 told, codes = problems_of(response)
                 assert told == status, operation.id
                 described |= {(code, status) for code in codes}
@@ -100,7 +103,7 @@ def test_every_request_is_one_that_the_engine_reads() -> None:
         media["schema"]["$ref"].rpartition("/")[2]
         for operation in DOCUMENT.operations.values()
         for kind, media in operation.request.items()
-        if kind == messages.JSON_TYPE
+        if kind == bodies.JSON_TYPE
     }
     parts = {"Client", "BatchItem", "CombinedItem"}
     assert described | parts == REQUESTS.keys()

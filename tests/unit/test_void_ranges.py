@@ -5,7 +5,7 @@ from typing import Final
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.void_ranges import VoidRanges
+from engine.store.void_ranges import VoidRanges
 
 SERIALS: Final = 12
 serial = st.integers(0, SERIALS - 1)

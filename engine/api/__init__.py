@@ -1,0 +1,1 @@
+"""Request bodies, problem documents and headers. Knows no aiohttp."""

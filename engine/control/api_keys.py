@@ -1,0 +1,161 @@
+"""API keys: who may call, and what. A key is shown once; only its SHA-256 digest is kept.
+
+A key is ``rk_<id>_<secret>``: 43 characters of the secret are 256 random bits, so a plain
+digest is as good as a slow one. The id in it lets a leaked key be named without trying it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from engine.control import audit_log
+from engine.control.campaigns import check_name, shown_instant
+from engine.control.change import Change, Changed, ControlPlane, change
+from engine.database import queries
+from engine.errors import Refusal
+from engine.store import configuration
+from engine.store.configuration import SCOPES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.database import Database
+
+ID_BYTES: Final = 6
+SECRET_BYTES: Final = 32
+_ID: Final = re.compile(r"key_[0-9a-f]{12}")
+_SQL: Final = queries("api_keys")
+
+
+class NewApiKey(msgspec.Struct, forbid_unknown_fields=True):
+    """A key as it is asked for."""
+
+    name: str
+    scopes: list[str]
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key as it is shown: never the key itself, never its digest."""
+
+    id: str
+    name: str
+    scopes: tuple[str, ...]
+    created_at: datetime
+    revoked_at: datetime | None
+
+    def document(self) -> dict[str, object]:
+        """How it is shown, times in ISO 8601, UTC."""
+        return {
+            name: shown_instant(value) if isinstance(value, datetime) else value
+            for name, value in msgspec.structs.asdict(self).items()
+        }
+
+
+class IssuedKey(msgspec.Struct, frozen=True):
+    """A key just made. ``key`` is nowhere else: show it once, then forget it."""
+
+    api_key: ApiKey
+    key: str
+
+    def __repr__(self) -> str:
+        return f"IssuedKey({self.api_key.id})"
+
+    def document(self) -> dict[str, object]:
+        """How it is shown this once, the key itself included."""
+        return self.api_key.document() | {"key": self.key}
+
+
+def digest(key: str) -> bytes:
+    """What is kept of a key."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+async def create(
+    plane: ControlPlane, name: str, scopes: Sequence[str], *, actor: str = "cli"
+) -> Changed[IssuedKey]:
+    """Make a key, record its digest and publish it; ``actor`` is the id of the key that asks for it.
+
+    Raises:
+        Refusal: ``malformed_request``: the name or a scope will not do.
+    """
+    check_name(name)
+    if not scopes or set(scopes) - set(SCOPES):
+        raise Refusal("malformed_request", f"scopes must be one or more of {', '.join(SCOPES)}")
+    granted = [scope for scope in SCOPES if scope in scopes]
+    number = secrets.token_hex(ID_BYTES)
+    key = f"rk_{number}_{secrets.token_urlsafe(SECRET_BYTES)}"
+
+    async def write(under: Change) -> IssuedKey:
+        row = await under.connection.fetchrow(
+            _SQL["insert"], f"key_{number}", name, digest(key), granted, under.version
+        )
+        await audit_log.record(
+            under.connection,
+            act="create_key",
+            actor=actor,
+            subject=f"key:key_{number}",
+            details={"name": name, "scopes": granted},
+        )
+        return IssuedKey(_api_key(row), key)
+
+    return await change(plane, write)
+
+
+async def revoke(plane: ControlPlane, key_id: str, *, actor: str = "cli") -> Changed[ApiKey]:
+    """Revoke a key for good; revoking it again changes nothing. ``actor`` is as for ``create``.
+
+    Raises:
+        Refusal: ``not_found``.
+    """
+    if not _ID.fullmatch(key_id):
+        raise Refusal("not_found", "There is no such API key.")
+
+    async def write(under: Change) -> ApiKey:
+        done = await under.connection.execute(_SQL["revoke"], key_id, under.version)
+        row = await under.connection.fetchrow(_SQL["get"], key_id)
+        if row is None:
+            raise Refusal("not_found", "There is no such API key.")
+        if done == "UPDATE 1":
+            await audit_log.record(under.connection, act="revoke_key", actor=actor, subject=f"key:{key_id}")
+        return _api_key(row)
+
+    return await change(plane, write)
+
+
+async def find(database: Database, secret: str) -> configuration.ApiKey | None:
+    """The valid key that this is, asked of PostgreSQL; None where it is none."""
+    async with database.connection() as connection:
+        row = await connection.fetchrow(_SQL["by_digest"], digest(secret))
+    if row is None:
+        return None
+    return configuration.ApiKey(
+        id=row["id"], name=row["name"], digest=row["digest"], scopes=tuple(row["scopes"]), revoked=False
+    )
+
+
+async def page(plane: ControlPlane, *, after: str | None, limit: int) -> list[ApiKey]:
+    """At most ``limit`` keys, the oldest first, from behind the one with the id ``after``."""
+    if after is not None and not _ID.fullmatch(after):
+        raise Refusal("malformed_request", "after is not a cursor of this list")
+    async with plane.database.connection() as connection:
+        if after is None:
+            rows = await connection.fetch(_SQL["first_page"], limit)
+        else:
+            rows = await connection.fetch(_SQL["page_after"], limit, after)
+    return [_api_key(row) for row in rows]
+
+
+def _api_key(row: Any) -> ApiKey:  # noqa: ANN401 - asyncpg has no types
+    return ApiKey(
+        id=row["id"],
+        name=row["name"],
+        scopes=tuple(row["scopes"]),
+        created_at=row["created_at"],
+        revoked_at=row["revoked_at"],
+    )

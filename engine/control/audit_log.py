@@ -1,0 +1,80 @@
+"""The audit log: who did what to what, when, and why.
+
+An act that changes something is recorded in the transaction of the change. One that only takes
+something out, an export, is recorded and committed before it begins; how it ended is added then.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import orjson
+
+from engine.control.campaigns import shown_instant
+from engine.database import queries
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from engine.database import Database
+
+ID_MAX: Final = 2**63 - 1
+_SQL: Final = queries("acts")
+
+
+class Act(msgspec.Struct, frozen=True, kw_only=True):
+    """One act. ``outcome`` is None where there is none to tell, or none was told yet."""
+
+    id: int
+    at: datetime
+    actor: str
+    act: str
+    subject: str
+    reason: str | None
+    details: dict[str, Any] | None
+    outcome: str | None
+
+    def document(self) -> dict[str, object]:
+        """How it is shown, times in ISO 8601, UTC."""
+        return msgspec.structs.asdict(self) | {"at": shown_instant(self.at)}
+
+
+async def record(
+    connection: Any,  # noqa: ANN401 - asyncpg has no types
+    *,
+    act: str,
+    actor: str,
+    subject: str,
+    reason: str | None = None,
+    details: Mapping[str, object] | None = None,
+) -> int:
+    """Record an act in the transaction under way, and return its id.
+
+    ``actor`` is the id of an API key, or ``cli``; ``subject`` says what it is about as ``<kind>:<id>``,
+    such as ``batch:3``. Nothing here may be a code, a key or a secret.
+    """
+    shown = None if details is None else orjson.dumps(details).decode()
+    number: int = await connection.fetchval(_SQL["record"], actor, act, subject, reason, shown)
+    return number
+
+
+async def finish(connection: Any, act_id: int, outcome: str) -> None:  # noqa: ANN401 - asyncpg has no types
+    """Add how an act ended."""
+    await connection.execute(_SQL["finish"], act_id, outcome)
+
+
+async def page(
+    database: Database, *, act: str | None, subject: str | None, after: int | None, limit: int
+) -> list[Act]:
+    """At most ``limit`` acts, the newest first, from behind the one numbered ``after``."""
+    before = ID_MAX if after is None else after
+    async with database.connection() as connection:
+        rows = await connection.fetch(_SQL["page"], limit, before, act, subject)
+    return [_act(row) for row in rows]
+
+
+def _act(row: Any) -> Act:  # noqa: ANN401 - asyncpg has no types
+    values = {name: row[name] for name in Act.__struct_fields__}
+    return Act(**values | {"details": row["details"] and orjson.loads(row["details"])})

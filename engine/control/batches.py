@@ -1,0 +1,247 @@
+"""Batches of minted codes: issuing one is a row, and its codes are computed from it, again and again.
+
+The codes themselves are nowhere: exporting a batch computes the same bytes as minting it did.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+import msgspec
+
+from engine.codes import mint_keys
+from engine.codes.codec import Codec, UnknownKeyError
+from engine.codes.formats import (
+    DEFAULT_FORMAT,
+    FORMATS,
+    SERIAL_LIMIT,
+    GuessableError,
+    chance_text,
+    normalise_prefix,
+    refuse_guessable,
+)
+from engine.control import audit_log, campaigns
+from engine.control.campaigns import shown_instant
+from engine.control.change import Change, Changed, ControlPlane, change
+from engine.database import queries
+from engine.errors import Fault, Refusal, StoreUnavailable
+from engine.store.configuration import IMPORTED
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from datetime import datetime
+
+    from engine.codes.mint_keys import MintKeys
+    from engine.settings import Settings
+
+_log = logging.getLogger(__name__)
+CSV_HEADER: Final = b"code,serial\n"
+ID_MAX: Final = 2**31 - 1
+_SQL: Final = queries("batches")
+
+
+class NewBatch(msgspec.Struct, forbid_unknown_fields=True):
+    """A batch as it is asked for."""
+
+    count: int
+    format: str = DEFAULT_FORMAT.name
+    prefix: str | None = None
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch as it is kept: serials 0 to ``count - 1`` are issued, ``mint_key`` names the key."""
+
+    id: int
+    campaign: str
+    count: int
+    format: str
+    prefix: str | None
+    mint_key: str
+    created_by: str
+    created_at: datetime
+
+    def document(self) -> dict[str, object]:
+        """How it is shown, times in ISO 8601, UTC."""
+        return msgspec.structs.asdict(self) | {"created_at": shown_instant(self.created_at)}
+
+
+class MintedBatch(msgspec.Struct, frozen=True):
+    """A batch just issued, and the chance that one guess in its format is a code of any batch."""
+
+    batch: Batch
+    chance: str
+
+    def document(self) -> dict[str, object]:
+        """How it is shown."""
+        return self.batch.document() | {"guess_chance": self.chance}
+
+
+def load_mint_keys(settings: Settings) -> MintKeys:
+    """The mint keys as they are now; one that was just added is among them.
+
+    Raises:
+        StoreUnavailable: there are none, or they cannot be used.
+    """
+    try:
+        return mint_keys.from_settings(settings)
+    except mint_keys.MintKeyError as error:
+        raise StoreUnavailable(str(error)) from error
+
+
+async def mint(
+    plane: ControlPlane, campaign_id: str, new: NewBatch, *, created_by: str
+) -> Changed[MintedBatch]:
+    """Issue a batch under the current mint key and publish it.
+
+    Batch numbers come from a sequence, and issuing takes the deployment's lock: batches never
+    overlap, and the guess chance counts every code of the format that is issued.
+
+    Raises:
+        Refusal: ``campaign_not_found``, ``campaign_ended``, or ``malformed_request``: count,
+            format or prefix will not do, or codes of this format could be guessed.
+        StoreUnavailable: no mint key, or no PostgreSQL; nothing is issued.
+    """
+    prefix = _check(new, plane.settings)
+    keys = load_mint_keys(plane.settings)
+
+    async def write(under: Change) -> MintedBatch:
+        campaign = await campaigns.find(under.connection, campaign_id)
+        if campaign.state == "ended":
+            raise Refusal("campaign_ended", "The campaign has ended: it gets no more codes.")
+        issued = await under.connection.fetchval(_SQL["issued"], new.format)
+        try:
+            chance = refuse_guessable(FORMATS[new.format], issued + new.count)
+        except GuessableError as error:
+            raise Refusal("malformed_request", str(error)) from error
+        try:
+            row = await under.connection.fetchrow(
+                _SQL["insert"],
+                campaign_id,
+                new.count,
+                new.format,
+                prefix,
+                keys.current,
+                created_by,
+                under.version,
+            )
+        except asyncpg.SequenceGeneratorLimitExceededError as error:
+            raise Refusal("malformed_request", "all batch numbers of this deployment are used") from error
+        return MintedBatch(_batch(row), chance_text(chance))
+
+    return await change(plane, write)
+
+
+async def get(plane: ControlPlane, batch_id: int) -> Batch:
+    """One batch.
+
+    Raises:
+        Refusal: ``batch_not_found``.
+    """
+    async with plane.database.connection() as connection:
+        return await find(connection, batch_id)
+
+
+async def find(connection: Any, batch_id: int) -> Batch:  # noqa: ANN401 - asyncpg has no types
+    """One batch, on a connection there is.
+
+    Raises:
+        Refusal: ``batch_not_found``.
+    """
+    row = await connection.fetchrow(_SQL["get"], batch_id) if 0 <= batch_id <= ID_MAX else None
+    if row is None:
+        raise Refusal("batch_not_found")
+    return _batch(row)
+
+
+async def page(plane: ControlPlane, campaign_id: str, *, after: int | None, limit: int) -> list[Batch]:
+    """At most ``limit`` batches of a campaign, the oldest first, from behind the one numbered ``after``.
+
+    Raises:
+        Refusal: ``campaign_not_found``.
+    """
+    if after is not None and not 0 <= after <= ID_MAX:
+        raise Refusal("malformed_request", "after is not a cursor of this list")
+    async with plane.database.connection() as connection:
+        await campaigns.find(connection, campaign_id)
+        rows = await connection.fetch(_SQL["page"], limit, campaign_id, -1 if after is None else after)
+    return [_batch(row) for row in rows]
+
+
+def codes(batch: Batch, settings: Settings) -> Iterator[bytes]:
+    """All codes of a batch as CSV lines ``code,serial``, in chunks, without the header.
+
+    The same bytes each time. Memory is bounded; a chunk takes some tens of milliseconds, so an
+    event loop leaves it to a thread.
+
+    Raises:
+        Refusal: ``malformed_request``: they were imported, so they are not known; at once.
+        StoreUnavailable: the batch's mint key is not among ours; at once.
+    """
+    if batch.format == IMPORTED:
+        raise Refusal(
+            "malformed_request", "The codes of this batch were imported: only their digests are kept."
+        )
+    codec = Codec(load_mint_keys(settings).by_name)
+    try:
+        return codec.mint(
+            batch.mint_key, FORMATS[batch.format], batch.prefix or "", batch.id, start=0, count=batch.count
+        )
+    except UnknownKeyError as error:
+        raise StoreUnavailable(
+            f"the mint key {batch.mint_key} of batch {batch.id} is not known here"
+        ) from error
+
+
+@contextlib.asynccontextmanager
+async def exporting(
+    plane: ControlPlane, batch: Batch, *, actor: str, details: dict[str, object]
+) -> AsyncIterator[None]:
+    """Audit an export of a batch's codes: no code is given away before the act is committed.
+
+    Its outcome is added behind the block: ``complete``, or ``aborted`` where the block raises. It stays
+    open where the process dies meanwhile, or PostgreSQL is away by then.
+
+    Raises:
+        StoreUnavailable: it cannot be recorded; nothing may be exported.
+    """
+    async with plane.database.transaction() as connection:
+        act_id = await audit_log.record(
+            connection,
+            act="export",
+            actor=actor,
+            subject=f"batch:{batch.id}",
+            details={"count": batch.count, **details},
+        )
+    outcome = "aborted"
+    try:
+        yield
+        outcome = "complete"
+    finally:
+        try:
+            async with plane.database.connection() as connection:
+                await audit_log.finish(connection, act_id, outcome)
+        except Fault as fault:
+            _log.warning("the end of an export is not recorded", extra={"act": act_id, "reason": str(fault)})
+
+
+def _check(new: NewBatch, settings: Settings) -> str | None:
+    """The prefix as it is kept."""
+    count_max = min(settings.mint_count_max, SERIAL_LIMIT)
+    if not 1 <= new.count <= count_max:
+        raise Refusal("malformed_request", f"count must be between 1 and {count_max}")
+    if new.format not in FORMATS:
+        raise Refusal("malformed_request", f"format must be one of {', '.join(FORMATS)}")
+    if new.prefix is None:
+        return None
+    try:
+        normalise_prefix(new.prefix)
+    except ValueError as error:
+        raise Refusal("malformed_request", str(error)) from error
+    return new.prefix.upper()
+
+
+def _batch(row: Any) -> Batch:  # noqa: ANN401 - asyncpg has no types
+    return Batch(**{name: row[name] for name in Batch.__struct_fields__})

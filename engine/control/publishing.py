@@ -1,0 +1,266 @@
+"""From PostgreSQL, the truth of the configuration, to Redis, the copy that scripts and workers read.
+
+Nothing is published into a Redis that has lost events the ledger holds: there, a configuration
+would make redeemed codes fresh again (promise P8).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from engine.database import queries
+from engine.errors import StoreBehind, StoreUnavailable
+from engine.store import configuration, keys
+from lua import loader
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+    from datetime import datetime
+
+    from redis.asyncio import Redis
+
+    from engine.database import Database
+
+CHUNK_ROWS: Final = 1000
+PUBLISH_TRIES: Final = 3
+_SQL: Final = queries("control")
+_PUBLISH: Final = loader.load(
+    "publish",
+    keys=("version_key", "events_key", "rebuilding_key"),
+    arguments=("base", "target", "ledger_offset", "last", "records"),
+)
+NO_STREAM: Final = "no such key"
+"""What Redis says of a stream that nothing was ever given to. Any other refusal tells nothing about it."""
+_NO_OFFSET: Final = "0-0"
+_FIRST_VERSION: Final = 1  # of a deployment, before any change
+
+
+async def publish(redis: Redis, database: Database) -> int:
+    """Bring every shard up to the version PostgreSQL has now, and return that version.
+
+    A shard that is there already, or further, is left alone. Safe to run in many processes at
+    the same time. Memory is bounded, whatever the size of the configuration.
+
+    Raises:
+        StoreUnavailable: PostgreSQL or Redis cannot be used; some shards may be up to date.
+        StoreBehind: a shard has lost events that the ledger holds; it is left as it is.
+    """
+    async with database.transaction(snapshot=True) as connection:
+        return await publish_from(redis, connection)
+
+
+async def publish_from(redis: Redis, connection: Any) -> int:  # noqa: ANN401 - asyncpg has no types
+    """``publish``, from the snapshot that a transaction under way sees."""
+    deployment = await connection.fetchrow(_SQL["deployment"])
+    if deployment is None:
+        raise StoreUnavailable("PostgreSQL is not initialised; `redeem init` does it")
+    target, shards = int(deployment["control_version"]), int(deployment["shards"])
+    try:
+        for shard in range(shards):
+            await _publish_shard(redis, connection, shard, target)
+    except (RedisError, OSError) as error:
+        raise StoreUnavailable(f"Redis does not take the configuration: {error}") from error
+    return target
+
+
+async def _publish_shard(redis: Redis, connection: Any, shard: int, target: int) -> None:  # noqa: ANN401 - asyncpg has no types
+    await check_kept(redis, connection, shard)
+    row = await connection.fetchrow(_SQL["ledger_offset"], shard)
+    ledger_offset = f"{row['stream_ms']}-{row['stream_seq']}" if row else _NO_OFFSET
+    for _ in range(PUBLISH_TRIES):
+        base = await shard_version(redis, shard)
+        if base >= target:
+            return
+        async with contextlib.aclosing(_rows(connection, shard, base)) as rows:
+            answer = await _send(redis, shard, rows, (str(base), str(target), ledger_offset))
+        if answer == b"behind":
+            raise StoreBehind(f"shard {shard} has lost events that the ledger holds")
+        if answer != b"gap":
+            return
+    raise StoreUnavailable(f"shard {shard} keeps losing its configuration while it is published")
+
+
+async def check_kept(redis: Redis, connection: Any, shard: int) -> None:  # noqa: ANN401 - asyncpg has no types
+    """Take its configuration from a shard that has lost events, so that it redeems nothing.
+
+    So has one that is being rebuilt. PostgreSQL, asked first, cannot have written more events than the
+    stream, asked after it, was ever given; unless Redis came back without its latest ones. Later
+    events do not hide that.
+
+    Raises:
+        StoreBehind: it has.
+    """
+    await check_given(redis, shard, await persisted(connection, shard))
+
+
+async def persisted(connection: Any, shard: int) -> int:  # noqa: ANN401 - asyncpg has no types
+    """How many events of a shard PostgreSQL holds."""
+    return int(await connection.fetchval(_SQL["persisted"], shard))
+
+
+async def check_given(redis: Redis, shard: int, persisted: int) -> None:
+    """``check_kept`` where it is known how many events PostgreSQL holds, or held a moment ago.
+
+    Raises:
+        StoreBehind: as ``check_kept``.
+        RedisError, OSError: Redis does not tell.
+    """
+    try:
+        stream: dict[str, Any] = await redis.xinfo_stream(keys.events(shard))
+        added = int(stream["entries-added"])
+    except ResponseError as error:
+        if NO_STREAM not in str(error):
+            raise
+        added = 0
+    if await redis.exists(keys.rebuilding(shard)):
+        raise StoreBehind(f"shard {shard} is being rebuilt, or that was interrupted")
+    if added < persisted:
+        await redis.delete(keys.version(shard))
+        raise StoreBehind(
+            f"shard {shard} was given {added} events and the ledger holds {persisted}: Redis has lost some"
+        )
+
+
+async def shard_version(redis: Redis, shard: int) -> int:
+    """The version of the configuration a shard has; 0 where it has none."""
+    return int(await redis.get(keys.version(shard)) or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One changed row: a record for the front end, the fields of a campaign's hash, or both.
+
+    ``event``: what the event stream is told when a shard takes the record over, as JSON.
+    """
+
+    version: int
+    field: str = ""
+    record: bytes = b""
+    campaign: tuple[str, ...] = ()
+    event: bytes = b""
+
+
+async def _send(redis: Redis, shard: int, rows: AsyncIterator[_Row], head: tuple[str, str, str]) -> bytes:
+    """Send all rows in calls of at most CHUNK_ROWS, the version with the last; the last answer."""
+    chunk: list[_Row] = []
+    async for row in rows:
+        if len(chunk) == CHUNK_ROWS:
+            answer = await _call(redis, shard, chunk, *head, "")
+            if answer != b"published":
+                return answer
+            chunk = []
+        chunk.append(row)
+    return await _call(redis, shard, chunk, *head, "1")
+
+
+async def _call(redis: Redis, shard: int, chunk: list[_Row], *head: str) -> bytes:
+    names = [keys.version(shard), keys.events(shard), keys.rebuilding(shard)]
+    arguments: list[str | bytes] = [*head]
+    records = [row for row in chunk if row.record] if shard == 0 else []
+    if records:
+        names += [keys.control(), keys.control_changed()]
+    arguments.append(str(len(records)))
+    for row in records:
+        arguments += (str(row.version), row.field, row.record, row.event)
+    for row in chunk:
+        if row.campaign:
+            names.append(keys.campaign(shard, row.campaign[0]))
+            arguments += (str(len(names)), str(row.version), *row.campaign)
+    try:
+        answer = await redis.evalsha(_PUBLISH.sha, len(names), *names, *arguments)
+    except NoScriptError:
+        await redis.script_load(_PUBLISH.source.decode())
+        answer = await redis.evalsha(_PUBLISH.sha, len(names), *names, *arguments)
+    status: bytes = answer[0]
+    return status
+
+
+async def _rows(connection: Any, shard: int, base: int) -> AsyncGenerator[_Row, None]:  # noqa: ANN401 - asyncpg has no types
+    """What changed after ``base`` and concerns this shard; the records for the front end are on shard 0."""
+    async for row in connection.cursor(_SQL["campaigns_since"], base, prefetch=CHUNK_ROWS):
+        here = row["pinned_shard"] in {None, shard}
+        if here or shard == 0:
+            yield _campaign_row(row, here=here)
+    if shard == 0:
+        if base < _FIRST_VERSION:
+            shards = (await connection.fetchrow(_SQL["deployment"]))["shards"]
+            yield _Row(_FIRST_VERSION, "deployment", msgspec.json.encode(configuration.Deployment(shards)))
+        async for row in connection.cursor(_SQL["keys_since"], base, prefetch=CHUNK_ROWS):
+            api_key = configuration.ApiKey(
+                id=row["id"],
+                name=row["name"],
+                digest=row["digest"],
+                scopes=tuple(row["scopes"]),
+                revoked=row["revoked"],
+            )
+            yield _Row(row["version"], f"key:{api_key.id}", msgspec.json.encode(api_key))
+        async for row in connection.cursor(_SQL["batches_since"], base, prefetch=CHUNK_ROWS):
+            batch = configuration.Batch(
+                id=row["id"],
+                campaign=row["campaign"],
+                count=row["count"],
+                format=row["format"],
+                prefix=row["prefix"],
+                mint_key=row["mint_key"],
+            )
+            yield _Row(row["version"], f"batch:{batch.id}", msgspec.json.encode(batch))
+        async for row in connection.cursor(_SQL["voids_since"], base, prefetch=CHUNK_ROWS):
+            yield _void_row(row)
+
+
+def _campaign_row(row: Any, *, here: bool) -> _Row:  # noqa: ANN401 - asyncpg has no types
+    record = configuration.Campaign(
+        id=row["id"],
+        kind=row["kind"],
+        amount=row["amount"],
+        currency=row["currency"],
+        per_user_limited=row["per_user_limit"] is not None,
+        pinned_shard=row["pinned_shard"],
+    )
+    fields = tuple(_campaign_fields(row)) if here else ()
+    return _Row(row["version"], f"campaign:{record.id}", msgspec.json.encode(record), fields)
+
+
+def _void_row(row: Any) -> _Row:  # noqa: ANN401 - asyncpg has no types
+    record = configuration.Void(
+        id=row["id"],
+        batch=row["batch"],
+        first_serial=row["first_serial"],
+        last_serial=row["last_serial"],
+        void=row["void"],
+    )
+    event = {
+        "type": "voided" if record.void else "unvoided",
+        "redemption": f"{record.first_serial}-{record.last_serial}",
+        "campaign": row["campaign"],
+        "batch": str(record.batch),
+        "serial": str(record.first_serial),
+        "key": row["idempotency_key"] or "",
+        "actor": row["actor"],
+    }
+    return _Row(
+        row["version"],
+        f"void:{record.id}",
+        msgspec.json.encode(record),
+        event=b"" if row["in_ledger"] else msgspec.json.encode(event),
+    )
+
+
+def _campaign_fields(row: Any) -> Iterator[str]:  # noqa: ANN401 - asyncpg has no types
+    """The values of CAMPAIGN_FIELDS in publish.lua, ``version`` apart; what is not set is empty."""
+    yield row["id"]
+    yield row["state"]
+    yield row["kind"]
+    yield from (_milliseconds(row["starts_at"]), _milliseconds(row["ends_at"]))
+    for name in ("max_uses", "stock", "per_user_limit", "budget", "amount"):
+        yield "" if row[name] is None else str(row[name])
+    yield row["currency"] or ""
+
+
+def _milliseconds(at: datetime | None) -> str:
+    return "" if at is None else str(round(at.timestamp() * 1000))

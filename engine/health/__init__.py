@@ -1,0 +1,1 @@
+"""Checks of Redis: durability, lost events, memory."""

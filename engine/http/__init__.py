@@ -1,0 +1,1 @@
+"""HTTP over aiohttp: routes with their scopes, authentication, problems, monitoring."""

@@ -1,0 +1,279 @@
+"""HTTP for the control plane: campaigns, batches, voids, API keys, acts (DESIGN section 8, scope ``admin``).
+
+Handlers raise ``Refusal`` and faults; the app's middleware turns them into problem documents
+and checks the scope that ``routes`` names. What an answer to a change says besides, and what an
+Idempotency-Key does, is in ``admin_requests``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
+from aiohttp import web
+
+from engine.api.bodies import check_text
+from engine.control import api_keys, audit_log, batches, campaigns, voids
+from engine.errors import Refusal
+from engine.http.changes import (
+    API_KEY,
+    NO_STORE,
+    answer,
+    answer_change,
+    listed,
+    number_after,
+    plane_of,
+    read_body,
+    read_page,
+)
+from engine.http.requests import Handler, idempotency_key
+from engine.ledger import conflicts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from engine.store.configuration import ApiKey
+
+    Route = tuple[str, str, str, Handler]
+
+CSV_TYPE: Final = "text/csv"
+NDJSON_TYPE: Final = "application/x-ndjson"
+_INTEGER: Final = re.compile(r"[0-9]{1,10}")
+
+
+class SingleCodes(Protocol):
+    """Voids one code by its text; the core does, as it alone reads codes."""
+
+    async def void(
+        self, _: web.Request, code: str, /, *, void: bool, reason: str, key: str | None, api_key: ApiKey
+    ) -> web.StreamResponse:
+        """Make it void, or good again, and answer; ``key`` is the Idempotency-Key."""
+
+
+SINGLE_CODES: web.AppKey[SingleCodes] = web.AppKey("single_codes")
+
+
+class VoidRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Body of ``POST /v1/codes/void`` and ``/unvoid``: a code, a batch, or a range of its serials."""
+
+    reason: str
+    code: str | None = None
+    batch: int | None = None
+    first_serial: int | None = None
+    last_serial: int | None = None
+
+
+def routes() -> list[Route]:
+    """Every call as (method, path, scope, handler)."""
+    return [
+        ("POST", "/v1/campaigns", "admin", create_campaign),
+        ("GET", "/v1/campaigns", "admin", list_campaigns),
+        ("GET", "/v1/campaigns/{id}", "admin", show_campaign),
+        ("PATCH", "/v1/campaigns/{id}", "admin", update_campaign),
+        ("POST", "/v1/campaigns/{id}/batches", "admin", mint_batch),
+        ("GET", "/v1/campaigns/{id}/batches", "admin", list_batches),
+        ("GET", "/v1/batches/{id}", "admin", show_batch),
+        ("GET", "/v1/batches/{id}/codes", "admin", export_codes),
+        ("GET", "/v1/batches/{id}/voids", "admin", list_voids),
+        ("POST", "/v1/codes/void", "admin", void_codes),
+        ("POST", "/v1/codes/unvoid", "admin", unvoid_codes),
+        ("POST", "/v1/keys", "admin", create_key),
+        ("GET", "/v1/keys", "admin", list_keys),
+        ("DELETE", "/v1/keys/{id}", "admin", revoke_key),
+        ("GET", "/v1/acts", "admin", list_acts),
+        ("GET", "/v1/conflicts", "admin", list_conflicts),
+    ]
+
+
+async def create_campaign(request: web.Request) -> web.Response:
+    """Create a campaign."""
+    definition = campaigns.define(await read_body(request, campaigns.NewCampaign))
+    return await answer_change(
+        request,
+        lambda plane: campaigns.create(plane, definition),
+        status=201,
+        location="/v1/campaigns/{id}",
+    )
+
+
+async def list_campaigns(request: web.Request) -> web.Response:
+    """List campaigns, the oldest first."""
+    after, limit = read_page(request)
+    found = await campaigns.page(plane_of(request), after=after, limit=limit + 1)
+    return listed([campaign.document() for campaign in found], limit)
+
+
+async def show_campaign(request: web.Request) -> web.Response:
+    """Show one campaign."""
+    campaign = await campaigns.get(plane_of(request), request.match_info["id"])
+    return answer(campaign.document())
+
+
+async def update_campaign(request: web.Request) -> web.Response:
+    """Change what the body names."""
+    changes = await read_body(request, campaigns.CampaignChange)
+    campaign_id = request.match_info["id"]
+    return await answer_change(request, lambda plane: campaigns.update(plane, campaign_id, changes))
+
+
+async def mint_batch(request: web.Request) -> web.Response:
+    """Issue a batch; its codes are fetched from ``/v1/batches/{id}/codes``."""
+    new = await read_body(request, batches.NewBatch)
+    campaign_id, created_by = request.match_info["id"], request[API_KEY].id
+    return await answer_change(
+        request,
+        lambda plane: batches.mint(plane, campaign_id, new, created_by=created_by),
+        status=201,
+        location="/v1/batches/{id}",
+    )
+
+
+async def list_batches(request: web.Request) -> web.Response:
+    """List the batches of a campaign, the oldest first."""
+    after, limit = read_page(request)
+    campaign_id = request.match_info["id"]
+    found = await batches.page(plane_of(request), campaign_id, after=number_after(after), limit=limit + 1)
+    return listed([batch.document() for batch in found], limit)
+
+
+async def show_batch(request: web.Request) -> web.Response:
+    """Show one batch."""
+    return answer((await batches.get(plane_of(request), _batch_id(request))).document())
+
+
+async def export_codes(request: web.Request) -> web.StreamResponse:
+    """Stream the codes of a batch, as CSV with a header or as NDJSON, in constant memory; audited."""
+    as_ndjson, plane = _wants_ndjson(request), plane_of(request)
+    batch = await batches.get(plane, _batch_id(request))
+    chunks = batches.codes(batch, plane.settings)
+    suffix = "ndjson" if as_ndjson else "csv"
+    response = web.StreamResponse(
+        headers=NO_STORE
+        | {
+            "Content-Type": NDJSON_TYPE if as_ndjson else f"{CSV_TYPE}; charset=utf-8; header=present",
+            "Content-Disposition": f'attachment; filename="batch-{batch.id}.{suffix}"',
+        }
+    )
+    try:
+        async with batches.exporting(plane, batch, actor=request[API_KEY].id, details={"format": suffix}):
+            await response.prepare(request)
+            if not as_ndjson:
+                await response.write(batches.CSV_HEADER)
+            # A chunk at a time, in a thread: the loop goes on, and a slow client holds back the next.
+            while chunk := await asyncio.to_thread(_next_chunk, chunks, as_ndjson=as_ndjson):
+                await response.write(chunk)
+            await response.write_eof()
+    except ConnectionResetError:
+        pass  # the client has gone; it may ask again
+    return response
+
+
+async def list_voids(request: web.Request) -> web.Response:
+    """List what was declared void in a batch, and good again, the oldest first; and what is void now."""
+    after, limit = read_page(request)
+    last = None if after is None else voids.parse_id(after)
+    if after is not None and last is None:
+        raise Refusal("malformed_request", "after is not a cursor of this list")
+    found, ranges = await voids.page(plane_of(request), _batch_id(request), after=last, limit=limit + 1)
+    void_now = [{"first_serial": first, "last_serial": last} for first, last in ranges]
+    return listed([void.document() for void in found], limit, void=void_now)
+
+
+async def void_codes(request: web.Request) -> web.StreamResponse:
+    """Make a code, a batch or some of its serials void: they are refused from the next call on."""
+    return await _void(request, void=True)
+
+
+async def unvoid_codes(request: web.Request) -> web.StreamResponse:
+    """Make what was void good again."""
+    return await _void(request, void=False)
+
+
+async def _void(request: web.Request, *, void: bool) -> web.StreamResponse:
+    asked, api_key = await read_body(request, VoidRequest), request[API_KEY]
+    key = idempotency_key(request, plane_of(request).settings)
+    of_batch = (asked.batch, asked.first_serial, asked.last_serial)
+    if asked.code is not None and of_batch == (None, None, None):
+        check_text("reason", asked.reason, plane_of(request).settings.reason_length_max)
+        single_codes = request.app[SINGLE_CODES]
+        return await single_codes.void(
+            request, asked.code, void=void, reason=asked.reason, key=key, api_key=api_key
+        )
+    if asked.code is not None or asked.batch is None:
+        raise Refusal("malformed_request", "Name either a code, or a batch with or without serials.")
+    wanted = voids.Wanted(
+        batch=asked.batch, first_serial=asked.first_serial, last_serial=asked.last_serial, reason=asked.reason
+    )
+    return await answer_change(
+        request, lambda plane: voids.declare(plane, wanted, void=void, actor=api_key.id, key=key)
+    )
+
+
+async def create_key(request: web.Request) -> web.Response:
+    """Create an API key; only this answer, and its repetition for the same caller, ever shows it."""
+    new, caller = await read_body(request, api_keys.NewApiKey), request[API_KEY].id
+    return await answer_change(
+        request, lambda plane: api_keys.create(plane, new.name, new.scopes, actor=caller), status=201
+    )
+
+
+async def list_keys(request: web.Request) -> web.Response:
+    """List API keys, the oldest first, revoked ones too."""
+    after, limit = read_page(request)
+    found = await api_keys.page(plane_of(request), after=after, limit=limit + 1)
+    return listed([key.document() for key in found], limit)
+
+
+async def revoke_key(request: web.Request) -> web.Response:
+    """Revoke an API key for good."""
+    key_id, caller = request.match_info["id"], request[API_KEY].id
+    return await answer_change(request, lambda plane: api_keys.revoke(plane, key_id, actor=caller))
+
+
+async def list_acts(request: web.Request) -> web.Response:
+    """List who did what, the newest first."""
+    after, limit = read_page(request, "act", "subject")
+    found = await audit_log.page(
+        plane_of(request).database,
+        act=request.query.get("act"),
+        subject=request.query.get("subject"),
+        after=number_after(after),
+        limit=limit + 1,
+    )
+    return listed([act.document() for act in found], limit)
+
+
+async def list_conflicts(request: web.Request) -> web.Response:
+    """List codes that succeeded more often, or for more, than they may, the newest first."""
+    after, limit = read_page(request)
+    found = await conflicts.page(plane_of(request).database, after=number_after(after), limit=limit + 1)
+    return listed([conflict.document() for conflict in found], limit)
+
+
+def _batch_id(request: web.Request) -> int:
+    number = request.match_info["id"]
+    if not _INTEGER.fullmatch(number):
+        raise Refusal("batch_not_found")
+    return int(number)
+
+
+def _wants_ndjson(request: web.Request) -> bool:
+    """What ``?format=`` says, else what Accept does; CSV where neither is clear."""
+    named = request.query.get("format")
+    if named is not None:
+        if named not in {"csv", "ndjson"}:
+            raise Refusal("malformed_request", "format must be csv or ndjson")
+        return named == "ndjson"
+    accepted = request.headers.get("Accept", "").lower()
+    return NDJSON_TYPE in accepted and CSV_TYPE not in accepted
+
+
+def _next_chunk(chunks: Iterator[bytes], *, as_ndjson: bool) -> bytes:
+    """The next lines, or nothing at the end. A code has neither comma, quote nor newline in it."""
+    chunk = next(chunks, b"")
+    if not as_ndjson or not chunk:
+        return chunk
+    lines = chunk[:-1].replace(b",", b'","serial":').replace(b"\n", b'}\n{"code":"')
+    return b'{"code":"' + lines + b"}\n"

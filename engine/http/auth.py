@@ -1,0 +1,98 @@
+"""Who calls: the API key of a request, and whether it may.
+
+A key is looked up by its SHA-256 in the worker's copy of the configuration. A key that is
+not there may have been made a moment ago, so the copy is refreshed before it is refused.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from engine.control import api_keys
+from engine.errors import Refusal, StoreUnavailable
+
+if TYPE_CHECKING:
+    from engine.database import Database
+    from engine.store.configuration import ApiKey, Registry
+
+_SCHEME: Final = "bearer "
+KEY_LENGTH_MAX: Final = 256
+_REMEMBERED_MAX: Final = 1024
+
+
+class Authenticator:
+    """Finds the key of a request. Remembers the headers it has seen, until the configuration changes."""
+
+    def __init__(self, registry: Registry, database: Database) -> None:
+        self._registry = registry
+        self._database = database
+        self._remembered: dict[str, ApiKey] = {}
+        self._remembered_version = -1
+
+    def known(self, authorization: str | None) -> ApiKey | None:
+        """The valid key of an Authorization header, as far as the worker's copy knows. Never waits."""
+        if authorization is None:
+            return None
+        if self._remembered_version != self._registry.version:
+            self._remembered.clear()
+            self._remembered_version = self._registry.version
+        remembered = self._remembered.get(authorization)
+        if remembered is None:
+            remembered = self._look_up(authorization)
+            if remembered is not None and len(self._remembered) < _REMEMBERED_MAX:
+                self._remembered[authorization] = remembered
+        return remembered
+
+    def _look_up(self, authorization: str) -> ApiKey | None:
+        secret = secret_of(authorization)
+        if secret is None:
+            return None
+        api_key = self._registry.api_keys.get(api_keys.digest(secret).hex())
+        return None if api_key is None or api_key.revoked else api_key
+
+    async def authorize_change(self, authorization: str | None, scope: str) -> ApiKey:
+        """``authorize`` for calls that change PostgreSQL: where Redis is away, that answers.
+
+        So a campaign can be paused and a key revoked while Redis is away.
+
+        Raises:
+            Refusal: ``unauthenticated`` or ``forbidden``.
+            StoreUnavailable: neither can be asked.
+        """
+        try:
+            return await self.authorize(authorization, scope, fresh=True)
+        except StoreUnavailable:
+            secret = secret_of(authorization or "")
+            return _may(await api_keys.find(self._database, secret) if secret else None, scope)
+
+    async def authorize(self, authorization: str | None, scope: str, *, fresh: bool) -> ApiKey:
+        """The key of a request that may do what needs ``scope``.
+
+        ``fresh`` asks Redis first whether the configuration has changed, so that a key revoked
+        a moment ago is refused; the redeem path leaves that to the script.
+
+        Raises:
+            Refusal: ``unauthenticated`` or ``forbidden``.
+            StoreUnavailable: the key is unknown here, and Redis cannot be asked.
+        """
+        api_key = None if fresh else self.known(authorization)
+        if api_key is None:
+            if authorization is not None:
+                await self._registry.confirm()
+            api_key = self.known(authorization)
+        return _may(api_key, scope)
+
+
+def secret_of(authorization: str) -> str | None:
+    """The key in an Authorization header (RFC 6750, section 2.1), or None."""
+    if len(authorization) > KEY_LENGTH_MAX or authorization[: len(_SCHEME)].lower() != _SCHEME:
+        return None
+    return authorization[len(_SCHEME) :].strip()
+
+
+def _may(api_key: ApiKey | None, scope: str) -> ApiKey:
+    if api_key is None:
+        raise Refusal("unauthenticated")
+    if scope not in api_key.scopes:
+        raise Refusal("forbidden", f"This call needs a key with the scope {scope}.")
+    return api_key

@@ -1,0 +1,153 @@
+"""What every call of administration does: read its body or page, make its change once, answer.
+
+A change that comes with an Idempotency-Key is made once, however often and at whichever instant it
+is sent: its answer is kept in the transaction of the change (``admin_receipts``).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from engine.api.bodies import check_text, decoded
+from engine.control.change import ControlPlane, try_publish
+from engine.control.idempotency import Receipt, Replayed, fingerprint
+from engine.errors import ContractViolation, Refusal
+from engine.http.auth import secret_of
+from engine.http.requests import idempotency_key, json_response, page_limit, read_json
+from engine.store import configuration, idempotency
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from engine.control.change import Changed
+
+CONTROL_PLANE: Final = web.AppKey("control_plane", ControlPlane)
+API_KEY: Final = web.RequestKey("api_key", configuration.ApiKey)  # who calls, once the scope is checked
+_BODY: Final = web.RequestKey("body", bytes)
+
+FILTER_LENGTH_MAX: Final = 200
+NO_STORE: Final = {"Cache-Control": "no-store"}
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
+
+
+class Shown(Protocol):
+    """What a change makes, as far as answering goes."""
+
+    def document(self) -> dict[str, object]:
+        """How it is shown."""
+
+
+S = TypeVar("S", bound=Shown)
+T = TypeVar("T")
+
+
+def plane_of(request: web.Request) -> ControlPlane:
+    """The control plane of this process."""
+    return request.app[CONTROL_PLANE]
+
+
+async def read_body(request: web.Request, body_type: type[T]) -> T:
+    """The request's body as a struct.
+
+    Raises:
+        Refusal: ``unsupported_media_type``, ``body_too_large`` or ``malformed_request``.
+    """
+    settings = plane_of(request).settings
+    body = await read_json(request, settings.admin_body_bytes_max, settings.request_timeout_s)
+    request[_BODY] = body
+    return decoded(msgspec.json.Decoder(body_type).decode, body)
+
+
+async def answer_change(
+    request: web.Request,
+    make: Callable[[ControlPlane], Awaitable[Changed[S]]],
+    *,
+    status: int = 200,
+    location: str | None = None,
+) -> web.Response:
+    """Make a change, at most once for its Idempotency-Key, and answer with what it made.
+
+    To that are added ``published``: whether Redis has it by now; and ``replayed``: whether it was made
+    by an earlier call. ``make`` calls ``control.change`` once, with the plane it is given; one that needs
+    no version claims and keeps the plane's receipt in a transaction of its own. ``location`` is a path
+    in which ``{id}`` stands for the id of what was made.
+
+    Raises:
+        Refusal: ``idempotency_key_reused``, or what ``make`` raises; nothing is changed, no receipt kept.
+    """
+    plane = plane_of(request)
+    key = idempotency_key(request, plane.settings)
+    if key is not None:
+        name = idempotency.name(request[API_KEY].id, key)
+        if await idempotency.is_used(plane.redis, plane.settings.shards, name):
+            raise Refusal("idempotency_key_reused")
+        plane = replace(plane, receipt=_receipt(request, key, status))
+    try:
+        made = await make(plane)
+        document, published, replayed = made.value.document(), made.published, False
+    except Replayed as before:
+        status, document, replayed = before.status, before.document, True
+        published = await try_publish(plane)
+    headers = {"Location": location.format_map(document)} if location else None
+    return answer(document | {"published": published, "replayed": replayed}, status=status, headers=headers)
+
+
+def _receipt(request: web.Request, key: str, status: int) -> Receipt:
+    secret = secret_of(request.headers.get("Authorization", ""))
+    if secret is None:
+        raise ContractViolation("a call of administration came in without an API key")
+    return Receipt(
+        actor=request[API_KEY].id,
+        secret=secret,
+        key=key,
+        fingerprint=fingerprint(request.method, request.path, request.get(_BODY, b"")),
+        status=status,
+        show=_shown,
+    )
+
+
+def _shown(value: Shown) -> dict[str, object]:
+    return value.document()
+
+
+def read_page(request: web.Request, *filters: str) -> tuple[str | None, int]:
+    """Cursor and limit of a list that can be filtered by these, each given once at most.
+
+    Raises:
+        Refusal: ``malformed_request``.
+    """
+    query, known = request.query, ("after", "limit", *filters)
+    if set(query) - set(known) or len(query) != len(set(query)):
+        raise Refusal("malformed_request", f"This list takes {', '.join(known)}, each once.")
+    for name in filters:
+        if name in query:
+            check_text(name, query[name], FILTER_LENGTH_MAX)
+    return query.get("after"), page_limit(query.get("limit"), plane_of(request).settings.page_limit_max)
+
+
+def number_after(after: str | None) -> int | None:
+    """The cursor of a list that goes by numbers.
+
+    Raises:
+        Refusal: ``malformed_request``.
+    """
+    if after is not None and not _NUMBER.fullmatch(after):
+        raise Refusal("malformed_request", "after is not a cursor of this list")
+    return None if after is None else int(after)
+
+
+def answer(document: object, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """An answer of administration; nobody on its way keeps it."""
+    return json_response(document, status=status, headers=NO_STORE | (headers or {}))
+
+
+def listed(documents: Sequence[dict[str, object]], limit: int, **more: object) -> web.Response:
+    """One page of a list; one item more than ``limit`` was looked for, to know whether it goes on."""
+    items = documents[:limit]
+    following = str(items[-1]["id"]) if len(documents) > limit else None
+    return answer({"items": items, "next": following, **more})

@@ -1,0 +1,118 @@
+"""HTTP for imports: a stream of codes comes in, how far it is and which lines gave no code go out.
+
+As in ``admin``, handlers raise refusals and faults, and the app checks the scope that ``routes`` names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from engine.errors import Refusal
+from engine.http.admin import CSV_TYPE, NDJSON_TYPE
+from engine.http.changes import API_KEY, NO_STORE, answer, listed, plane_of, read_page
+from engine.http.requests import idempotency_key
+from engine.imports import records
+from engine.imports.importer import Importer, Upload
+from engine.imports.parser import Form
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from engine.http.admin import Route
+
+IMPORTER: Final = web.AppKey("importer", Importer)
+FORMS: Final = {CSV_TYPE: Form.CSV, NDJSON_TYPE: Form.NDJSON}
+_CHARSETS: Final = frozenset(("utf-8", "utf8", "us-ascii"))
+_GO_ON: Final = "The same request, sent again, goes on where this one ended."
+
+
+def routes() -> list[Route]:
+    """Every call as (method, path, scope, handler)."""
+    return [
+        ("POST", "/v1/campaigns/{id}/imports", "admin", import_codes),
+        ("GET", "/v1/campaigns/{id}/imports", "admin", list_imports),
+        ("GET", "/v1/imports/{id}", "admin", show_import),
+        ("GET", "/v1/imports/{id}/problems", "admin", list_problems),
+        ("DELETE", "/v1/imports/{id}", "admin", discard_import),
+    ]
+
+
+async def import_codes(request: web.Request) -> web.Response:
+    """Import the codes of the body, however many; sent again, it goes on where it was left."""
+    form = FORMS.get(request.content_type)
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if form is None or (request.charset or "utf-8").lower() not in _CHARSETS or encoding != "identity":
+        raise Refusal(
+            "unsupported_media_type",
+            f"The body must be {CSV_TYPE} or {NDJSON_TYPE}, in UTF-8, not compressed.",
+        )
+    upload = Upload(
+        campaign=request.match_info["id"],
+        form=form,
+        source=_body(request),
+        created_by=request[API_KEY].id,
+        key=idempotency_key(request, plane_of(request).settings),
+    )
+    outcome = await request.app[IMPORTER].run(upload)
+    headers = {"Location": f"/v1/imports/{outcome.imported.name}"}
+    return answer(outcome.document(), status=201, headers=headers)
+
+
+async def list_imports(request: web.Request) -> web.Response:
+    """List the imports of a campaign, the oldest first."""
+    after, limit = read_page(request)
+    found = await records.page(plane_of(request), request.match_info["id"], after=after, limit=limit + 1)
+    return listed([one.document() for one in found], limit)
+
+
+async def show_import(request: web.Request) -> web.Response:
+    """Show one import, and how far it is."""
+    return answer((await records.get(plane_of(request), request.match_info["id"])).document())
+
+
+async def list_problems(request: web.Request) -> web.StreamResponse:
+    """Stream the lines that gave no code, as CSV with a header, in constant memory."""
+    plane, import_id = plane_of(request), request.match_info["id"]
+    name = (await records.get(plane, import_id)).name
+    response = web.StreamResponse(
+        headers=NO_STORE
+        | {
+            "Content-Type": f"{CSV_TYPE}; charset=utf-8; header=present",
+            "Content-Disposition": f'attachment; filename="{name}-problems.csv"',
+        }
+    )
+    await response.prepare(request)
+    try:
+        await response.write(records.PROBLEMS_HEADER)
+        async for piece in records.problems(plane, import_id):
+            await response.write(piece)
+        await response.write_eof()
+    except ConnectionResetError:
+        pass  # the client has gone; it may ask again
+    return response
+
+
+async def discard_import(request: web.Request) -> web.Response:
+    """Give up an import that is not finished."""
+    discarded = await records.discard(plane_of(request), request.match_info["id"], actor=request[API_KEY].id)
+    return answer(discarded.document())
+
+
+async def _body(request: web.Request) -> AsyncIterator[bytes]:
+    """The body as it arrives; a client that stops sending is not waited for without end."""
+    timeout_s = plane_of(request).settings.request_timeout_s
+    try:
+        while True:
+            async with asyncio.timeout(timeout_s):
+                data = await request.content.readany()
+            if not data:
+                return
+            yield data
+    except TimeoutError:
+        raise Refusal("malformed_request", f"Nothing has arrived for {timeout_s} s. {_GO_ON}") from None
+    except (ConnectionError, web.RequestPayloadError, HttpProcessingError):
+        raise Refusal("malformed_request", f"The body did not arrive whole. {_GO_ON}") from None

@@ -1,0 +1,113 @@
+"""HTTP for webhooks: who is told of events, what was tried, what was given up, and to try it again.
+
+As in ``admin``, handlers raise refusals and faults, and the app checks the scope that ``routes`` names.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.http.changes import (
+    API_KEY,
+    answer,
+    answer_change,
+    listed,
+    number_after,
+    plane_of,
+    read_body,
+    read_page,
+)
+from engine.webhooks import changes, endpoints
+from engine.webhooks.changes import NewWebhook, Replay, SecretRotation, WebhookChange
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from engine.http.admin import Route
+
+
+def routes() -> list[Route]:
+    """Every call as (method, path, scope, handler)."""
+    return [
+        ("POST", "/v1/webhooks", "admin", create_webhook),
+        ("GET", "/v1/webhooks", "admin", list_webhooks),
+        ("GET", "/v1/webhooks/{id}", "admin", show_webhook),
+        ("PATCH", "/v1/webhooks/{id}", "admin", update_webhook),
+        ("DELETE", "/v1/webhooks/{id}", "admin", delete_webhook),
+        ("POST", "/v1/webhooks/{id}/rotate", "admin", rotate_secret),
+        ("POST", "/v1/webhooks/{id}/replay", "admin", replay_events),
+        ("GET", "/v1/webhooks/{id}/attempts", "admin", list_attempts),
+        ("GET", "/v1/webhooks/{id}/dead-letters", "admin", list_dead_letters),
+    ]
+
+
+async def create_webhook(request: web.Request) -> web.Response:
+    """Register an endpoint; only this answer, also when it is repeated, ever shows the secret."""
+    new, caller = await read_body(request, NewWebhook), request[API_KEY].id
+    return await answer_change(
+        request,
+        lambda plane: changes.create(plane, new, actor=caller),
+        status=201,
+        location="/v1/webhooks/{id}",
+    )
+
+
+async def list_webhooks(request: web.Request) -> web.Response:
+    """List endpoints, the oldest first."""
+    after, limit = read_page(request)
+    found = await endpoints.page(plane_of(request), after=after, limit=limit + 1)
+    return listed([webhook.document() for webhook in found], limit)
+
+
+async def show_webhook(request: web.Request) -> web.Response:
+    """Show one endpoint, and how far it is."""
+    return answer((await endpoints.get(plane_of(request), request.match_info["id"])).document())
+
+
+async def update_webhook(request: web.Request) -> web.Response:
+    """Change what the body names; what the endpoint failed to take is tried again at once."""
+    change = await read_body(request, WebhookChange)
+    webhook_id, caller = request.match_info["id"], request[API_KEY].id
+    return await answer_change(request, lambda plane: changes.update(plane, webhook_id, change, actor=caller))
+
+
+async def delete_webhook(request: web.Request) -> web.Response:
+    """Remove an endpoint for good."""
+    webhook_id, caller = request.match_info["id"], request[API_KEY].id
+    return await answer_change(request, lambda plane: changes.remove(plane, webhook_id, actor=caller))
+
+
+async def rotate_secret(request: web.Request) -> web.Response:
+    """Give an endpoint a new secret, which only this answer shows; the old ones stay good for a while."""
+    asked = await read_body(request, SecretRotation) if request.can_read_body else SecretRotation()
+    webhook_id, caller = request.match_info["id"], request[API_KEY].id
+    return await answer_change(request, lambda plane: changes.rotate(plane, webhook_id, asked, actor=caller))
+
+
+async def replay_events(request: web.Request) -> web.Response:
+    """Deliver again what is behind a cursor, or dead letters."""
+    asked = await read_body(request, Replay)
+    webhook_id, caller = request.match_info["id"], request[API_KEY].id
+    return await answer_change(request, lambda plane: changes.replay(plane, webhook_id, asked, actor=caller))
+
+
+async def list_attempts(request: web.Request) -> web.Response:
+    """List what was tried, the newest first."""
+    after, limit = read_page(request, "message")
+    found = await endpoints.attempts(
+        plane_of(request),
+        request.match_info["id"],
+        message=request.query.get("message"),
+        after=number_after(after),
+        limit=limit + 1,
+    )
+    return listed([attempt.document() for attempt in found], limit)
+
+
+async def list_dead_letters(request: web.Request) -> web.Response:
+    """List what was given up, the newest first."""
+    after, limit = read_page(request)
+    found = await endpoints.dead_letters(
+        plane_of(request), request.match_info["id"], after=number_after(after), limit=limit + 1
+    )
+    return listed([letter.document() for letter in found], limit)

@@ -1,0 +1,190 @@
+"""Imports as they are kept: how far each has come, which lines gave no code, and how one is given up.
+
+``importer`` reads files into them. Of a file's text nothing is kept but keyed digests (P7).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from engine.control import audit_log, campaigns
+from engine.control.campaigns import shown_instant
+from engine.database import queries
+from engine.errors import Refusal
+from engine.imports.index import CHUNK_ROWS, ImportIndex
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from datetime import datetime
+
+    from engine.control.change import ControlPlane
+
+PROBLEMS_HEADER: Final = b"line,reason\n"
+_SQL: Final = queries("imports")
+_ID: Final = re.compile(r"imp_([1-9][0-9]{0,8})")
+_LINES_PER_PIECE: Final = 5000
+
+
+class Import(msgspec.Struct, frozen=True, kw_only=True):
+    """An import as it is kept. ``lines`` are those that should give a code, so without a first line of names.
+
+    Attributes:
+        batch: the number of its codes' batch, which is there once the import is ``finished``; None
+            while no code was accepted.
+        bytes, line, mac, columns, code_column: how far it has come, and what is needed to go on.
+        indexed: how many of the accepted codes Redis was given for sure.
+    """
+
+    id: int
+    campaign: str
+    batch: int | None
+    state: str
+    form: str
+    mint_key: str
+    mac: bytes | None
+    bytes: int
+    line: int
+    columns: int | None
+    code_column: int | None
+    lines: int
+    accepted: int
+    duplicates: int
+    unusable: int
+    indexed: int
+    created_by: str
+    started_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+
+    @property
+    def name(self) -> str:
+        """Its id as it is shown."""
+        return f"imp_{self.id}"
+
+    def counts(self) -> dict[str, object]:
+        """What it is, and how far it is."""
+        return {
+            "id": self.name,
+            "campaign": self.campaign,
+            "batch": self.batch,
+            "state": self.state,
+            "lines": self.lines,
+            "accepted": self.accepted,
+            "duplicates": self.duplicates,
+            "unusable": self.unusable,
+        }
+
+    def document(self) -> dict[str, object]:
+        """How it is shown, times in ISO 8601, UTC."""
+        return self.counts() | {
+            "created_by": self.created_by,
+            "started_at": shown_instant(self.started_at),
+            "updated_at": shown_instant(self.updated_at),
+            "finished_at": shown_instant(self.finished_at) if self.finished_at else None,
+        }
+
+
+def from_row(row: Any) -> Import:  # noqa: ANN401 - asyncpg has no types
+    """The import of a row."""
+    return Import(**{name: row[name] for name in Import.__struct_fields__})
+
+
+def number(import_id: str) -> int:
+    """The number of an import by its id.
+
+    Raises:
+        Refusal: ``import_not_found``.
+    """
+    match = _ID.fullmatch(import_id)
+    if match is None:
+        raise Refusal("import_not_found")
+    return int(match[1])
+
+
+async def get(plane: ControlPlane, import_id: str) -> Import:
+    """One import.
+
+    Raises:
+        Refusal: ``import_not_found``.
+    """
+    async with plane.database.connection() as connection:
+        row = await connection.fetchrow(_SQL["get"], number(import_id))
+    if row is None:
+        raise Refusal("import_not_found")
+    return from_row(row)
+
+
+async def page(plane: ControlPlane, campaign_id: str, *, after: str | None, limit: int) -> list[Import]:
+    """At most ``limit`` imports of a campaign, the oldest first, from behind the one with the id ``after``.
+
+    Raises:
+        Refusal: ``campaign_not_found``, or ``malformed_request`` for ``after``.
+    """
+    if after is not None and not _ID.fullmatch(after):
+        raise Refusal("malformed_request", "after is not a cursor of this list")
+    async with plane.database.connection() as connection:
+        await campaigns.find(connection, campaign_id)
+        behind = 0 if after is None else number(after)
+        rows = await connection.fetch(_SQL["page"], limit, campaign_id, behind)
+    return [from_row(row) for row in rows]
+
+
+async def problems(plane: ControlPlane, import_id: str) -> AsyncIterator[bytes]:
+    """The lines that gave no code, as CSV ``line,reason`` without the header, in pieces, in constant memory.
+
+    No connection is held while the receiver takes a piece.
+    """
+    imported, behind = number(import_id), 0
+    while True:
+        async with plane.database.connection() as connection:
+            rows = await connection.fetch(_SQL["problems"], imported, behind, CHUNK_ROWS)
+        if not rows:
+            return
+        piece: list[str] = []
+        for row in rows:
+            for line in range(row["line"], row["last_line"] + 1):
+                piece.append(f"{line},{row['reason']}\n")
+                if len(piece) == _LINES_PER_PIECE:
+                    yield "".join(piece).encode()
+                    piece = []
+        if piece:
+            yield "".join(piece).encode()
+        behind = rows[-1]["line"]
+
+
+async def discard(plane: ControlPlane, import_id: str, *, actor: str) -> Import:
+    """Give up an import that is not finished: its codes may be imported again. Safe to repeat.
+
+    Raises:
+        Refusal: ``import_not_found``, or ``import_conflict``: it is finished, so its codes may be redeemed.
+        StoreUnavailable: a server cannot be used; repeated, it goes on.
+    """
+    await get(plane, import_id)
+    async with plane.database.transaction() as connection:
+        row = await connection.fetchrow(_SQL["discard"], number(import_id))
+        shards = await connection.fetchval(_SQL["shards"])
+        if row is not None:
+            await audit_log.record(
+                connection, act="discard_import", actor=actor, subject=f"import:{import_id}"
+            )
+    if row is None:
+        raise Refusal("import_conflict", "The import is finished: its codes can only be made void.")
+    discarded = from_row(row)
+    if discarded.batch is not None:
+        async with ImportIndex(plane.settings, shards) as index:
+            await index.end(discarded.batch)
+            await _forget(plane, index, discarded.batch, discarded.accepted)
+    return discarded
+
+
+async def _forget(plane: ControlPlane, index: ImportIndex, batch: int, count: int) -> None:
+    async with plane.database.transaction(snapshot=True) as reading:
+        cursor = await reading.cursor(_SQL["codes"], batch, 0, count)
+        while rows := await cursor.fetch(CHUNK_ROWS):
+            # From Redis first: as long as PostgreSQL has a code, no other import can bring it again.
+            await index.remove([row["digest"].bytes for row in rows])
+            async with plane.database.connection() as connection:
+                await connection.execute(_SQL["forget"], [row["digest"] for row in rows])

@@ -1,0 +1,70 @@
+"""Mends the index of imported codes from PostgreSQL, wherever Redis has lost some of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import TYPE_CHECKING, Final
+
+from engine.database import queries
+from engine.errors import Fault
+from engine.imports.index import ImportIndex
+
+if TYPE_CHECKING:
+    from engine.control.change import ControlPlane
+
+_log = logging.getLogger(__name__)
+INDEX_LOCK: Final = 0x7265_6469  # the advisory lock of the one process that mends the index
+_random: Final = random.Random()  # noqa: S311 - no secret; of its own, so that it disturbs nobody else's
+_JITTER: Final = (0.75, 1.25)
+_SQL: Final = queries("imports")
+
+
+async def heal_index(plane: ControlPlane) -> None:
+    """Write what Redis does not have of the index, whenever it is missing, until cancelled."""
+    told = ""
+    while True:
+        await asyncio.sleep(plane.settings.heal_interval_s * _random.uniform(*_JITTER))
+        try:
+            healed = await heal_index_once(plane)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next look may find it gone
+            if type(error).__name__ != told:
+                _log.warning(
+                    "the index of imported codes cannot be compared",
+                    extra={"reason": str(error)},
+                    exc_info=not isinstance(error, Fault),
+                )
+            told = type(error).__name__
+        else:
+            told = ""
+            if healed:
+                _log.info("imported codes are indexed again", extra={"batches": healed})
+
+
+async def heal_index_once(plane: ControlPlane) -> list[int]:
+    """Write the batches that some shard does not have whole; one process at a time does. Answers which.
+
+    Raises:
+        StoreUnavailable: PostgreSQL or Redis cannot be used.
+        IndexLost: Redis has just lost its data.
+    """
+    async with plane.database.connection() as connection:
+        counts = {row["batch"]: row["accepted"] for row in await connection.fetch(_SQL["finished"])}
+        shards = await connection.fetchval(_SQL["shards"])
+    if not counts:
+        return []
+    async with ImportIndex(plane.settings, shards) as index:
+        return await _heal(plane, index, counts) if await index.incomplete(counts) else []
+
+
+async def _heal(plane: ControlPlane, index: ImportIndex, counts: dict[int, int]) -> list[int]:
+    async with plane.database.transaction(snapshot=True) as connection:
+        if not await connection.fetchval(_SQL["try_index"], INDEX_LOCK):
+            return []
+        healed = await index.incomplete(counts)  # another process may just have done it
+        for batch in healed:
+            await index.begin(batch)
+            await index.refill(connection, batch, 0, counts[batch])
+            await index.complete(batch, counts[batch])
+    return healed

@@ -1,0 +1,245 @@
+"""A client's connection: aiohttp's, with our limits and our words for what is not HTTP.
+
+Adds what aiohttp leaves open: a bound on connections, a bound on how long a request may
+take to arrive, and problem documents that do not repeat what was sent (it may be a code).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import hdrs, web
+from aiohttp.http import RawRequestMessage
+from aiohttp.web_protocol import RequestHandler
+
+from engine.api.bodies import PROBLEM_TYPE, plain_problem, problem
+from engine.lane.head import BLANK, LINE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiohttp import StreamReader
+    from aiohttp.web_request import BaseRequest
+
+    from engine.settings import Settings
+
+_log = logging.getLogger(__name__)
+_CLIENT_ERROR: Final = range(400, 500)
+_NOWHERE: Final = -1
+
+
+class Connections:
+    """Makes the connections of one worker, and counts them."""
+
+    def __init__(self, server: web.Server, settings: Settings) -> None:
+        self._server = server
+        self.settings = settings
+        self.open = 0
+
+    def __call__(self) -> Connection:
+        """A protocol for a client that has just connected."""
+        return Connection(self, self._server)
+
+    def admit(self, transport: asyncio.Transport) -> bool:
+        """Count a client; one that is too many is told so, and hung up on."""
+        self.open += 1
+        if self.open <= self.settings.connections_max:
+            return True
+        _, body = plain_problem("overloaded")
+        head = (
+            "HTTP/1.1 503 Service Unavailable\r\n"
+            f"Content-Type: {PROBLEM_TYPE}\r\n"
+            f"Content-Length: {len(body)}\r\n"
+            f"Retry-After: {self.settings.retry_after_s}\r\n"
+            "Connection: close\r\n\r\n"
+        )
+        transport.write(head.encode() + body)
+        transport.close()
+        return False
+
+    def left(self) -> None:
+        """One of them is gone."""
+        self.open -= 1
+
+
+class Connection(RequestHandler):
+    """One client."""
+
+    __slots__ = (
+        "_answered", "_arrival", "_connections", "_ends_at", "_give_back", "_latest", "_taken",
+        "says_no_more",
+    )  # fmt: skip
+
+    def __init__(self, connections: Connections, server: web.Server) -> None:
+        settings = connections.settings
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=settings.keepalive_s,
+            access_log=None,  # type: ignore[arg-type] # None is how it is turned off
+            auto_decompress=False,  # a body that unpacks to more than its length is not taken
+        )
+        self._connections = connections
+        self._arrival: asyncio.TimerHandle | None = None
+        self._give_back: Callable[[asyncio.Transport, bytes], None] | None = None
+        self._taken = 0  # bytes since the last request began, as far as can be told
+        self._ends_at = _NOWHERE  # so many are that request; where that cannot be told, it stays here
+        self._answered = 0  # of aiohttp's _request_count
+        self._latest: StreamReader | None = None  # the body of the latest of them
+        self.says_no_more = False  # it may still read, or be gone: only writing to it tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the client, or tell it that there are too many."""
+        super().connection_made(transport)
+        if self._connections.admit(transport):  # type: ignore[arg-type] # stream protocols get a Transport
+            self._expect_request()
+
+    def take_over(
+        self,
+        transport: asyncio.Transport,
+        pieces: list[bytes],
+        *,
+        waited_s: float,
+        says_no_more: bool,
+        give_back: Callable[[asyncio.Transport, bytes], None],
+    ) -> None:
+        """Take a client from the fast lane, with what it has sent of its next requests, as it came.
+
+        Once they are answered, and it sends a redemption, it is given back with the bytes of that.
+        """
+        super().connection_made(transport)
+        self._give_back = give_back
+        self._expect_request(waited_s)
+        for data in pieces:
+            self.data_received(data)
+        if says_no_more:
+            self.eof_received()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The client is gone; what it asked for goes on."""
+        self._connections.left()
+        self._stop_clock()
+        super().connection_lost(exc)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override] # asyncio asks for it, aiohttp forgot
+        """A client that says no more may still wait for its answer, unless its request is not whole."""
+        super().eof_received()
+        self.says_no_more = True
+        if self._current_request is not None:
+            whole = self._current_request.content.is_eof()
+        elif self._request_in_progress or not self._messages:
+            whole = self._request_in_progress or (
+                self._answered < self._request_count and self._latest is not None and self._latest.is_eof()
+            )
+        else:
+            whole = self._messages[0][1].is_eof()
+        if not whole and not self._request_in_progress:
+            self.force_close()  # nobody begins with what will never be whole
+        return whole or None  # closed once all that is whole is answered
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser; the head of a request must be whole in time."""
+        if self._give_back is not None and data and self._taken == self._ends_at:  # a request begins
+            if data.startswith(LINE) and self._is_at_rest():
+                self._leave_to(self._give_back, data)
+                return
+            self._taken, self._ends_at = 0, _NOWHERE
+        counted = self._request_count
+        super().data_received(data)
+        self._find_end(data, self._request_count - counted)
+        if self._messages or self._request_in_progress:
+            self._stop_clock()
+        elif self._arrival is None:
+            self._expect_request()
+
+    def _find_end(self, data: bytes, messages: int) -> None:
+        """Where the request ends whose first bytes these are, if it is one by itself with its head whole."""
+        if messages:
+            self._ends_at = _NOWHERE
+            message, self._latest = self._messages[-1]
+            is_first = self._taken == 0 and messages == 1 and BLANK in data
+            if is_first and isinstance(message, RawRequestMessage):
+                length = message.headers.get("Content-Length", "0")
+                if length.isdigit() and not message.chunked and not message.upgrade:
+                    self._ends_at = data.index(BLANK) + len(BLANK) + int(length)
+        self._taken += len(data)
+
+    def _is_at_rest(self) -> bool:
+        """Whether all requests that came are answered, and more may come."""
+        return self._answered == self._request_count and not (
+            self._close or self._force_close or self._paused
+        )
+
+    def _leave_to(self, give_back: Callable[[asyncio.Transport, bytes], None], data: bytes) -> None:
+        transport, self.transport = self.transport, None
+        self._stop_clock()
+        super().connection_lost(None)  # for aiohttp it is: its task for this client ends
+        if transport is not None:
+            give_back(transport, data)
+
+    def _expect_request(self, waited_s: float = 0.0) -> None:
+        patience_s = self._connections.settings.request_timeout_s - waited_s
+        self._arrival = self._loop.call_later(max(0.0, patience_s), self._too_slow)
+
+    def _stop_clock(self) -> None:
+        if self._arrival is not None:
+            self._arrival.cancel()
+            self._arrival = None
+
+    def _too_slow(self) -> None:
+        self._arrival = None
+        if self.transport is not None and not self._request_in_progress:
+            self.transport.close()
+
+    async def finish_response(
+        self, request: BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send an answer; one that aiohttp made before any handler of ours was asked is put in our words."""
+        if isinstance(resp, web.HTTPException):  # an Expect header it does not know, which it repeats
+            resp = _not_http()
+        answered = await super().finish_response(request, resp, start_time)
+        if resp.keep_alive:
+            self._answered += 1
+        if self.says_no_more and not (self._messages and self._messages[0][1].is_eof()):
+            self.close()
+        return answered
+
+    def handle_error(
+        self,
+        request: BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - aiohttp's words repeat what was sent
+    ) -> web.StreamResponse:
+        """What cannot be parsed, and what our own handlers let through."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun, it can only be cut")
+        # An Expect header that aiohttp does not know it repeats, and fails where that is no text.
+        no_text = isinstance(exc, UnicodeEncodeError) and hdrs.EXPECT in request.headers
+        if status in _CLIENT_ERROR or no_text:
+            return _not_http()
+        log_failure(exc)
+        return _last(*plain_problem("internal_error"))
+
+
+def log_failure(error: BaseException | None) -> None:
+    """Tell of a bug of ours, and nothing of the request."""
+    _log.error("request failed", extra={"kind": type(error).__name__}, exc_info=_without_text(error))
+
+
+def _not_http() -> web.Response:
+    return _last(*problem("malformed_request", "This is not a valid HTTP request."))
+
+
+def _last(status: int, body: bytes) -> web.Response:
+    """An answer after which the connection is closed."""
+    response = web.Response(status=status, body=body, content_type=PROBLEM_TYPE)
+    response.force_close()
+    return response
+
+
+def _without_text(error: BaseException | None) -> Any:  # noqa: ANN401 - what logging takes as exc_info
+    """The traceback of an error without its message, which may quote the request."""
+    return None if error is None else (RuntimeError, RuntimeError(type(error).__name__), error.__traceback__)

@@ -1,0 +1,1 @@
+"""Reads what happened: redemptions, users, the event feed, conflicts."""

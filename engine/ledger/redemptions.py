@@ -1,0 +1,200 @@
+"""Records of redemptions: from the ledger, and from the streams what is not there yet.
+
+The order of reading makes it complete: an entry leaves its stream only after the ledger
+has it, so the stream is read first and the ledger after it, and what both show is one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from engine.database import queries
+from engine.errors import Refusal, StoreUnavailable
+from engine.ledger.record import REDEMPTIONS, ROLLED_BACK, Found, Position, Since, found_in, given_back_in
+from engine.ledger.stream_tail import behind, event_at, ledger_offsets, read_tail, with_given_back
+from engine.store import events
+from engine.store.events import EventId
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from engine.database import Database
+    from engine.ledger.record import Wanted
+
+_SQL: Final = queries("redemptions")
+_SHARD_AFTER_ALL: Final = 32_767  # smallint
+_START: Final = EventId(_SHARD_AFTER_ALL, 2**53, 2**31 - 1)
+
+
+class Page(NamedTuple):
+    """Part of a list, newest first; ``next`` goes on behind it, None at the end."""
+
+    items: list[dict[str, Any]]
+    next: str | None
+
+
+class _Candidates(NamedTuple):
+    """Redemptions that a page may show.
+
+    Attributes:
+        end: how far back was looked, unless to the end of the list; what is older is for later pages.
+    """
+
+    found: list[Found]
+    end: Position | None
+
+
+class Records:
+    """Reads redemptions.
+
+    ``tail_scan_max``: stream entries that are read at a time. ``state_scan_max``: redemptions that a list
+    by state looks at for one page.
+    """
+
+    def __init__(
+        self, database: Database, redis: Redis, *, tail_scan_max: int, state_scan_max: int = 50_000
+    ) -> None:
+        self._database = database
+        self._redis = redis
+        self._tail_scan_max = tail_scan_max
+        self._state_scan_max = state_scan_max
+
+    async def one(self, redemption: str) -> dict[str, Any]:
+        """The record of a redemption, with its history.
+
+        Raises:
+            Refusal: ``redemption_not_found``.
+            StoreUnavailable: neither PostgreSQL nor Redis could answer for sure.
+        """
+        event_id = events.parse_id(redemption)
+        if event_id is None or event_id.shard >= _SHARD_AFTER_ALL or event_id.stream_seq > _START.stream_seq:
+            raise Refusal("redemption_not_found")
+        event = await event_at(self._redis, event_id)
+        found = Found(event) if event is not None and event.type in REDEMPTIONS else None
+        history: list[Since] = []
+        ledger_away = False
+        try:
+            async with self._database.connection() as connection:
+                row = await connection.fetchrow(_SQL["by_id"], *event_id)
+                if row is not None:  # the ledger's word counts: a user's name may have been erased there
+                    found = found_in(row)
+                    history = await _history(connection, event_id)
+        except StoreUnavailable:
+            if found is None:
+                raise
+            ledger_away = True
+        if found is None:
+            raise Refusal("redemption_not_found")
+        (found,) = await with_given_back(self._redis, [found])
+        told = given_back_in(history)
+        if found.given_back is not None and (told is None or told < found.given_back):
+            history = await self._whole_history(event_id, history, ledger_away=ledger_away)
+            found = found.knowing(given_back_in(history))
+        return found.document() | {"history": [since.document() for since in history]}
+
+    async def _whole_history(
+        self, event_id: EventId, known: list[Since], *, ledger_away: bool
+    ) -> list[Since]:
+        """With what the stream holds beyond the ledger, as far back as is read at a time."""
+        begin = Position.of(event_id)
+        if not ledger_away:
+            async with self._database.connection() as connection:
+                offsets = await ledger_offsets(connection)
+            begin = max(begin, offsets.get(event_id.shard, begin))
+        tail = await read_tail(self._redis, event_id.shard, self._tail_scan_max, oldest=behind(begin))
+        redemption = str(event_id)
+        found = [
+            Since.of(event)
+            for event in tail.events
+            if event.redemption == redemption and event.type not in REDEMPTIONS
+        ]
+        if not ledger_away:  # it may have moved there meanwhile
+            async with self._database.connection() as connection:
+                found += await _history(connection, event_id)
+        return sorted({since.position: since for since in (*known, *found)}.values())
+
+    async def page(self, wanted: Wanted, *, after: str | None, limit: int) -> Page:
+        """Redemptions, newest first, from behind ``after``, a ``next`` of an earlier page.
+
+        New redemptions come before the first page, so paging on is not disturbed by them. A page may
+        have fewer items than ``limit``, or none, and yet a ``next``.
+
+        Raises:
+            Refusal: ``malformed_request``: too little is named, or a cursor that is not one of ours.
+            StoreUnavailable: PostgreSQL or Redis cannot be asked.
+        """
+        if wanted.user is None and wanted.campaign is None and wanted.order is None:
+            raise Refusal("malformed_request", "Name a user, a campaign, an order, or several of them.")
+        start = _START if after is None else events.parse_id(after)
+        if start is None or start.stream_ms == 0 or start.stream_seq > _START.stream_seq:
+            raise Refusal("malformed_request", "after is not a cursor of this list")
+        before = Position.of(start)
+        if wanted.to_ms is not None:
+            if wanted.to_ms <= wanted.from_ms:
+                return Page([], None)
+            before = min(before, Position(wanted.to_ms, 0, 0))
+        streams, rolled_back = await self._in_streams(wanted, before)
+        ledger = await self._in_ledger(wanted, before, rolled_back, limit)
+        end = max((end for end in (streams.end, ledger.end) if end is not None), default=None)
+        merged = {item.position: item for item in (*streams.found, *ledger.found)}
+        places = sorted((place for place in merged if end is None or place >= end), reverse=True)
+        shown: list[Found] = []
+        for at in range(0, len(places), limit + 1):
+            known = await with_given_back(
+                self._redis, [merged[place] for place in places[at : at + limit + 1]]
+            )
+            shown += [item for item in known if wanted.state in {None, item.status}]
+            if len(shown) > limit:
+                end = shown[limit - 1].position
+                break
+        items = [item.document() for item in shown[:limit]]
+        return Page(items, None if end is None else str(end.event_id))
+
+    async def _in_streams(self, wanted: Wanted, before: Position) -> tuple[_Candidates, set[str]]:
+        """What the streams hold beyond the ledger; and where it matters, what was rolled back there."""
+        async with self._database.connection() as connection:
+            offsets = await ledger_offsets(connection)
+        found: list[Found] = []
+        end: Position | None = None
+        rolled_back: set[str] = set()
+        for shard, offset in offsets.items():
+            oldest = behind(offset) if offset.stream_ms >= wanted.from_ms else f"{wanted.from_ms}-0"
+            newest = _last_before(before, shard)
+            tail = await read_tail(self._redis, shard, self._tail_scan_max, oldest=oldest, newest=newest)
+            found += [Found(event) for event in tail.events if wanted.takes(event)]
+            if tail.cut is not None:
+                end = tail.cut if end is None else max(end, tail.cut)
+            if wanted.state not in {None, "redeemed"}:  # those the ledger would not look for
+                tail = await read_tail(self._redis, shard, self._tail_scan_max, oldest=oldest)
+                rolled_back |= {event.redemption for event in tail.events if event.type == ROLLED_BACK}
+        return _Candidates(found, end), rolled_back
+
+    async def _in_ledger(
+        self, wanted: Wanted, before: Position, rolled_back: set[str], limit: int
+    ) -> _Candidates:
+        look_at = limit + 1 if wanted.state is None else max(limit + 1, self._state_scan_max)
+        head = (*before, wanted.from_ms, look_at, wanted.state, list(rolled_back), limit + 1)
+        async with self._database.connection() as connection:
+            if wanted.order is not None:
+                rows = await connection.fetch(
+                    _SQL["by_order"], *head, wanted.order, wanted.user, wanted.campaign
+                )
+            elif wanted.user is not None:
+                rows = await connection.fetch(_SQL["by_user"], *head, wanted.user, wanted.campaign)
+            else:
+                rows = await connection.fetch(_SQL["by_campaign"], *head, wanted.campaign)
+        found = [found_in(row) for row in rows]
+        more = bool(rows) and (len(rows) == limit + 1 or rows[-1]["number"] == look_at)
+        return _Candidates(found, found[-1].position if more else None)
+
+
+async def _history(connection: Any, event_id: EventId) -> list[Since]:  # noqa: ANN401 - asyncpg has no types
+    rows = await connection.fetch(_SQL["history"], str(event_id))
+    return sorted(map(Since.from_row, rows))
+
+
+def _last_before(before: Position, shard: int) -> str:
+    """Up to which stream id a shard's entries stand before a position, as XREVRANGE takes it."""
+    if shard == before.shard:
+        return f"({before.stream_ms}-{before.stream_seq}"
+    return f"({before.stream_ms + (shard < before.shard)}-0"

@@ -1,0 +1,112 @@
+"""What Redis knows beyond the ledger: the ends of the streams, and what was given back of a redemption."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from redis.exceptions import RedisError
+
+from engine.database import queries
+from engine.errors import StoreUnavailable
+from engine.ledger.record import Position
+from engine.store import events, keys
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redis.asyncio import Redis
+
+    from engine.ledger.record import Found
+    from engine.store.events import Event, EventId
+
+NEWEST: Final = "+"
+_SQL: Final = queries("redemptions")
+
+
+class Tail(NamedTuple):
+    """Events of one shard, newest first.
+
+    Attributes:
+        cut: the oldest entry that was read, unless all were.
+    """
+
+    events: list[Event]
+    cut: Position | None
+
+
+async def ledger_offsets(connection: Any) -> dict[int, Position]:  # noqa: ANN401 - asyncpg has no types
+    """For each shard the last event that the ledger has."""
+    rows = await connection.fetch(_SQL["offsets"])
+    return {row["shard"]: Position(row["stream_ms"], row["shard"], row["stream_seq"]) for row in rows}
+
+
+async def read_tail(redis: Redis, shard: int, count: int, *, oldest: str, newest: str = NEWEST) -> Tail:
+    """The newest ``count`` entries of a shard's stream between two ids, as XREVRANGE takes them.
+
+    What is no event is left out: the persister reports it.
+
+    Raises:
+        StoreUnavailable: Redis cannot be asked.
+    """
+    try:
+        entries: Any = await redis.xrevrange(keys.events(shard), newest, oldest, count=count)
+    except (OSError, RedisError) as error:
+        raise StoreUnavailable(str(error)) from error
+    found = []
+    for stream_id, values in entries:
+        try:
+            found.append(events.decode(shard, stream_id, [part for pair in values.items() for part in pair]))
+        except events.MalformedEvent:
+            continue
+    if len(entries) < count:
+        return Tail(found, cut=None)
+    return Tail(found, cut=entry_position(shard, entries[-1][0]))
+
+
+def entry_position(shard: int, stream_id: bytes) -> Position:
+    """Where an entry stands, by its id as Redis writes it."""
+    milliseconds, _, sequence = stream_id.partition(b"-")
+    return Position(int(milliseconds), shard, int(sequence))
+
+
+def behind(position: Position) -> str:
+    """The oldest end of a tail that goes back to an event of its shard, this one excluded."""
+    return f"({position.event_id.stream_id}"
+
+
+async def event_at(redis: Redis, event_id: EventId) -> Event | None:
+    """An event, while it is in its stream.
+
+    Raises:
+        StoreUnavailable: Redis cannot be asked.
+    """
+    stream_id = event_id.stream_id
+    tail = await read_tail(redis, event_id.shard, 2, oldest=stream_id, newest=stream_id)
+    return next(iter(tail.events), None)
+
+
+async def with_given_back(redis: Redis, found: Sequence[Found]) -> list[Found]:
+    """The same redemptions, each with what was given back of it by now.
+
+    The script that rolls back keeps that under the redemption for ever, so it is known here
+    however far the ledger is behind.
+
+    Raises:
+        StoreUnavailable: Redis cannot be asked.
+    """
+    places: defaultdict[str, list[int]] = defaultdict(list)
+    for at, item in enumerate(found):
+        places[keys.rolled_back(item.event.id.shard, item.event.batch)].append(at)
+    pipeline = redis.pipeline(transaction=False)
+    for name, here in places.items():
+        pipeline.hmget(name, [str(found[at].event.id) for at in here])
+    try:
+        replies: list[Any] = await pipeline.execute()
+    except (OSError, RedisError) as error:
+        raise StoreUnavailable(str(error)) from error
+    known = list(found)
+    for here, amounts in zip(places.values(), replies, strict=True):
+        for at, amount in zip(here, amounts, strict=True):
+            known[at] = found[at].knowing(None if amount is None else int(amount))
+    return known

@@ -1,0 +1,1 @@
+"""Finds the issued code that a typed text means."""

@@ -1,0 +1,1 @@
+"""Processes of one deployment: starting, supervising, reserving a data directory."""

@@ -1,0 +1,106 @@
+"""What an engine takes for itself before it starts anything: its data directory and its port."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+from typing import IO, TYPE_CHECKING, Any, Self
+
+from engine.processes.process import StartError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def make_data_directory(path: Path) -> None:
+    """Make it where it is missing; root lets the user that PostgreSQL runs as pass through, not look."""
+    path.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+
+
+class DataDirectoryLock:
+    """Holds a data directory, so that no second engine runs on it; a context manager.
+
+    The lock is the kernel's (flock): it goes with the process that holds it, however that ends.
+    The file stays; the pid in it is for the message alone.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        """Take the lock, making the directory where it is missing.
+
+        Raises:
+            StartError: another engine holds it.
+        """
+        make_data_directory(self._data_dir)
+        with contextlib.ExitStack() as undo:
+            lock = undo.enter_context((self._data_dir / "lock").open("a+", encoding="ascii"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                line = f"another engine (pid {lock.read().strip() or 'unknown'}) runs on {self._data_dir}"
+                raise StartError(line) from None
+            lock.truncate(0)
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
+            self._file = lock
+            undo.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let it go."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def reserve_port(host: str, port: int) -> socket.socket:
+    """Make sure that a TCP port is free and keep it for the workers.
+
+    The socket is bound with SO_REUSEPORT and does not listen: workers of the same user bind the
+    port with SO_REUSEPORT as well, and every connection goes to one of them. Port 0 takes a free
+    one; `getsockname` tells which. Keep the socket as long as the workers run.
+
+    Raises:
+        StartError: somebody else has the port, or it cannot be bound.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with _unbound(family, socket.SO_REUSEADDR) as probe:  # SO_REUSEADDR: TIME_WAIT is not "in use"
+            probe.bind(address)
+            address = probe.getsockname()
+        return _bound(family, address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise StartError(f"port {port} on {host} is in use") from error
+        raise StartError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+
+
+def _bound(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.socket:
+    reserved = _unbound(family, socket.SO_REUSEPORT)
+    try:
+        reserved.bind(address)
+    except OSError:  # free, but a server without SO_REUSEPORT has left connections in TIME_WAIT
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            reserved.bind(address)
+        except OSError:
+            reserved.close()
+            raise
+    return reserved
+
+
+def _unbound(family: socket.AddressFamily, option: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, option, 1)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # as asyncio does
+    return sock

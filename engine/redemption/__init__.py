@@ -1,0 +1,1 @@
+"""Attempts on codes: each operation, the core that sends them, flows over several codes."""

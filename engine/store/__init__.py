@@ -1,0 +1,1 @@
+"""Redis: keys, events, idempotency records, the configuration cache, batches, links."""

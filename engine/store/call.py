@@ -1,0 +1,55 @@
+"""One call of a script while it is put together: its keys, and its attempts' fields (lua/lib/head.lua)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from engine.store import keys
+from engine.store.link import pack
+
+if TYPE_CHECKING:
+    from lua.loader import Script
+
+SIGNATURE: Final = ("shard", "version", "receipt_epoch", "receipt_window_s", "packed")
+"""The arguments of every script that takes attempts; behind these come the bytes that fields point to."""
+pack_fields: Final = msgspec.msgpack.Encoder().encode
+"""The fields of all attempts, one behind another, as one array: much cheaper than an argument for each."""
+
+
+class Call:
+    """Attempts write themselves into it.
+
+    Attributes:
+        epoch: under which receipts are kept.
+        fields: of the attempts so far: integers and text.
+    """
+
+    __slots__ = ("_names", "_positions", "_raw", "epoch", "fields")
+
+    def __init__(self, shard: int, epoch: int) -> None:
+        self.epoch = epoch
+        self.fields: list[str | int] = []
+        self._names = keys.of_every_script(shard)
+        self._positions = {name: number for number, name in enumerate(self._names, start=1)}
+        self._raw: list[bytes] = []
+
+    def key(self, name: str) -> int:
+        """Position of a key in KEYS."""
+        position = self._positions.get(name)
+        if position is None:
+            self._names.append(name)
+            position = self._positions[name] = len(self._names)
+        return position
+
+    def raw(self, data: bytes) -> int:
+        """Position in ARGV of bytes that are no text."""
+        self._raw.append(data)
+        return len(SIGNATURE) + len(self._raw)
+
+    def command(self, script: Script, shard: int, version: int) -> bytes:
+        """As it is sent."""
+        names = self._names
+        arguments = (shard, version, self.epoch, keys.RECEIPT_WINDOW_S, pack_fields(self.fields))
+        return pack("EVALSHA", script.sha, len(names), *names, *arguments, *self._raw)

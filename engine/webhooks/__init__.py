@@ -1,0 +1,1 @@
+"""Webhook endpoints: what is configured, how it changes, which addresses are allowed."""

@@ -1,0 +1,296 @@
+"""Changes of webhooks: made, altered, given a new secret, removed, sent back to where they were.
+
+All of them are recorded in the audit log. A secret is shown once, in the answer to the call that made it.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from engine.api.bodies import check_text
+from engine.control import audit_log
+from engine.control.change import Changed, ControlPlane
+from engine.database import queries
+from engine.errors import Refusal
+from engine.ledger.feed import BEGINNING, TYPES, Cursor, newest, parse_cursor
+from engine.webhooks.addresses import is_address, is_public
+from engine.webhooks.endpoints import ID, ID_MAX, Webhook, WebhookWithSecret, read
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from engine.settings import Settings
+
+URL_LENGTH_MAX: Final = 2048
+DESCRIPTION_LENGTH_MAX: Final = 200
+CAMPAIGNS_MAX: Final = 100
+CAMPAIGN_LENGTH_MAX: Final = 40
+SECRETS_MAX: Final = 5
+"""Secrets of one endpoint that are good at the same time."""
+DEAD_LETTERS_MAX: Final = 1000
+"""Dead letters of one call that replays them."""
+SECRET_BYTES: Final = 32  # Standard Webhooks wants 24 to 64
+FROM_BEGINNING: Final = "beginning"
+_SQL: Final = queries("webhooks")
+
+T = TypeVar("T")
+
+
+class NewWebhook(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """An endpoint as it is asked for. ``after``: a cursor of the feed; else it begins with what comes."""
+
+    url: str
+    description: str | None = None
+    types: list[str] | None = None
+    campaigns: list[str] | None = None
+    batch_max: int | None = None
+    after: str | None = None
+
+
+class WebhookChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What to change of an endpoint; null removes, what is not named stays."""
+
+    url: str | UnsetType = UNSET
+    description: str | UnsetType | None = UNSET
+    types: list[str] | UnsetType | None = UNSET
+    campaigns: list[str] | UnsetType | None = UNSET
+    batch_max: int | UnsetType | None = UNSET
+    enabled: bool | UnsetType = UNSET
+
+
+class SecretRotation(msgspec.Struct, forbid_unknown_fields=True):
+    """A new secret; the old ones are good for this long."""
+
+    grace_s: int | None = None
+
+
+class Replay(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What to deliver again: all behind a cursor, or these dead letters."""
+
+    after: str | None = None
+    dead_letters: list[int] | None = None
+
+
+async def create(plane: ControlPlane, new: NewWebhook, *, actor: str) -> Changed[WebhookWithSecret]:
+    """Register an endpoint, with a secret of its own. ``actor`` is the id of an API key, or ``cli``.
+
+    Raises:
+        Refusal: ``malformed_request``: something of it will not do, or there are ``webhooks_max`` already.
+    """
+    settings = plane.settings
+    _check(msgspec.structs.asdict(new), settings)
+    after = None if new.after is None else _cursor(new.after)
+
+    async def write(connection: Any) -> WebhookWithSecret:  # noqa: ANN401 - asyncpg has no types
+        await connection.execute(_SQL["lock"])
+        if await connection.fetchval(_SQL["count"]) >= settings.webhooks_max:
+            raise _malformed(f"there are {settings.webhooks_max} webhooks already, the most there may be")
+        cursor = await _reached(connection, after)
+        columns = (new.url, new.description, _sorted(new.types), _sorted(new.campaigns), new.batch_max)
+        webhook_id: str = await connection.fetchval(_SQL["insert"], *columns, actor)
+        await connection.execute(_SQL["insert_progress"], webhook_id, str(cursor))
+        secret = await _add_secret(connection, webhook_id)
+        details = {"host": urlsplit(new.url).hostname, "types": new.types, "campaigns": new.campaigns}
+        await _record(connection, "create_webhook", webhook_id, actor, details)
+        return WebhookWithSecret(await read(connection, webhook_id), secret)
+
+    return await _change(plane, write)
+
+
+async def update(
+    plane: ControlPlane, webhook_id: str, changes: WebhookChange, *, actor: str
+) -> Changed[Webhook]:
+    """Change an endpoint. What it failed to take is tried again at once.
+
+    Raises:
+        Refusal: ``webhook_not_found``; ``malformed_request``.
+    """
+    asked = {name: value for name, value in msgspec.structs.asdict(changes).items() if value is not UNSET}
+    _check(asked, plane.settings)
+    for name in asked.keys() & {"types", "campaigns"}:
+        asked[name] = _sorted(asked[name])
+
+    async def write(connection: Any) -> Webhook:  # noqa: ANN401 - asyncpg has no types
+        row = await _lock(connection, webhook_id)
+        await connection.execute(_SQL["update"], webhook_id, *(dict(row) | asked).values())
+        await connection.execute(_SQL["try_again"], webhook_id)
+        await connection.execute(_SQL["touch"], webhook_id)
+        await _record(connection, "update_webhook", webhook_id, actor, {"changed": sorted(asked)})
+        return await read(connection, webhook_id)
+
+    return await _change(plane, write)
+
+
+async def remove(plane: ControlPlane, webhook_id: str, *, actor: str) -> Changed[Webhook]:
+    """Remove an endpoint for good; answers with what it was.
+
+    Raises:
+        Refusal: ``webhook_not_found``.
+    """
+
+    async def write(connection: Any) -> Webhook:  # noqa: ANN401 - asyncpg has no types
+        await _lock(connection, webhook_id)
+        found = await read(connection, webhook_id)
+        await connection.execute(_SQL["delete"], webhook_id)
+        await _record(connection, "delete_webhook", webhook_id, actor)
+        return found
+
+    return await _change(plane, write)
+
+
+async def rotate(
+    plane: ControlPlane, webhook_id: str, rotation: SecretRotation, *, actor: str
+) -> Changed[WebhookWithSecret]:
+    """Give an endpoint a new secret. The old ones stay good for a while: messages have a signature of each.
+
+    Raises:
+        Refusal: ``webhook_not_found``; ``malformed_request``: a time that will not do, or too many are good.
+    """
+    most_s = plane.settings.webhook_rotation_grace_s
+    grace_s = most_s if rotation.grace_s is None else rotation.grace_s
+    if not 0 <= grace_s <= most_s:
+        raise _malformed(f"grace_s must be between 0 and {most_s}")
+
+    async def write(connection: Any) -> WebhookWithSecret:  # noqa: ANN401 - asyncpg has no types
+        await _lock(connection, webhook_id)
+        await connection.execute(_SQL["expire_secrets"], webhook_id, grace_s)
+        await connection.execute(_SQL["forget_secrets"], webhook_id)
+        if await connection.fetchval(_SQL["count_secrets"], webhook_id) >= SECRETS_MAX:
+            raise _malformed(f"{SECRETS_MAX} secrets are still good; a grace_s of 0 ends them")
+        secret = await _add_secret(connection, webhook_id)
+        await connection.execute(_SQL["touch"], webhook_id)
+        await _record(connection, "rotate_webhook", webhook_id, actor, {"grace_s": grace_s})
+        return WebhookWithSecret(await read(connection, webhook_id), secret)
+
+    return await _change(plane, write)
+
+
+async def replay(plane: ControlPlane, webhook_id: str, asked: Replay, *, actor: str) -> Changed[Webhook]:
+    """Deliver again: everything behind a cursor, in its order, or single dead letters beside what goes on.
+
+    Raises:
+        Refusal: ``webhook_not_found``; ``malformed_request``: not one of the two, or not there.
+    """
+    if (asked.after is None) == (asked.dead_letters is None):
+        raise _malformed("name either after, or dead_letters")
+    if asked.dead_letters is not None and not 0 < len(asked.dead_letters) <= DEAD_LETTERS_MAX:
+        raise _malformed(f"dead_letters must be 1 to {DEAD_LETTERS_MAX}")
+    after = None if asked.after is None else _cursor(asked.after)
+
+    async def write(connection: Any) -> Webhook:  # noqa: ANN401 - asyncpg has no types
+        await _lock(connection, webhook_id)
+        if after is not None:
+            await connection.execute(_SQL["move"], webhook_id, str(await _reached(connection, after)))
+        else:
+            wanted = {number for number in asked.dead_letters or () if 0 < number <= ID_MAX}
+            rows = await connection.fetch(_SQL["replay_dead_letters"], webhook_id, sorted(wanted))
+            if len(rows) != len(set(asked.dead_letters or ())):
+                raise _malformed("one of these dead letters is not there")
+        await connection.execute(_SQL["touch"], webhook_id)
+        details = {"after": asked.after, "dead_letters": asked.dead_letters}
+        await _record(connection, "replay_webhook", webhook_id, actor, details)
+        return await read(connection, webhook_id)
+
+    return await _change(plane, write)
+
+
+async def _change(plane: ControlPlane, write: Callable[[Any], Awaitable[T]]) -> Changed[T]:
+    """A change that Redis has no part in, made once for its receipt."""
+    async with plane.database.transaction() as connection:
+        if plane.receipt is not None:
+            await plane.receipt.claim(connection)
+        value = await write(connection)
+        if plane.receipt is not None:
+            await plane.receipt.keep(connection, value)
+    return Changed(value, published=True)
+
+
+async def _lock(connection: Any, webhook_id: str) -> Any:  # noqa: ANN401 - asyncpg has no types
+    """What can be changed of an endpoint; nobody else changes it until the transaction ends."""
+    if not ID.fullmatch(webhook_id):
+        raise Refusal("webhook_not_found")
+    row = await connection.fetchrow(_SQL["lock_one"], webhook_id)
+    if row is None:
+        raise Refusal("webhook_not_found")
+    return row
+
+
+async def _add_secret(connection: Any, webhook_id: str) -> str:  # noqa: ANN401 - asyncpg has no types
+    secret = "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+    await connection.execute(_SQL["insert_secret"], webhook_id, secret)
+    return secret
+
+
+async def _reached(connection: Any, cursor: Cursor | None) -> Cursor:  # noqa: ANN401 - asyncpg has no types
+    """A cursor, if this ledger has come so far; that behind everything where there is none."""
+    latest = await newest(connection)
+    if cursor is not None and not latest.reaches(cursor):
+        raise _malformed("after is a cursor of another ledger: this one is not there yet")
+    return latest if cursor is None else cursor
+
+
+async def _record(
+    connection: Any,  # noqa: ANN401 - asyncpg has no types
+    act: str,
+    webhook_id: str,
+    actor: str,
+    details: Mapping[str, object] | None = None,
+) -> None:
+    await audit_log.record(connection, act=act, actor=actor, subject=f"webhook:{webhook_id}", details=details)
+
+
+def _cursor(text: str) -> Cursor:
+    return BEGINNING if text == FROM_BEGINNING else parse_cursor(text)
+
+
+def _check(asked: dict[str, Any], settings: Settings) -> None:
+    """Refuse what an endpoint cannot be; what is not asked for is not looked at."""
+    if "url" in asked:
+        _check_url(asked["url"], allow_private=settings.webhooks_allow_private)
+    if asked.get("description") is not None:
+        check_text("description", asked["description"], DESCRIPTION_LENGTH_MAX)
+    types, campaigns, batch_max = (asked.get(name) for name in ("types", "campaigns", "batch_max"))
+    if types is not None and (not types or set(types) - TYPES):
+        raise _malformed(f"types must be one or more of {', '.join(sorted(TYPES))}")
+    if campaigns is not None and not 0 < len(campaigns) <= CAMPAIGNS_MAX:
+        raise _malformed(f"campaigns must be 1 to {CAMPAIGNS_MAX}")
+    for campaign in campaigns or ():
+        check_text("campaigns", campaign, CAMPAIGN_LENGTH_MAX)
+    if batch_max is not None and not 1 <= batch_max <= settings.webhook_batch_events_max:
+        raise _malformed(f"batch_max must be between 1 and {settings.webhook_batch_events_max}")
+
+
+def _check_url(url: str, *, allow_private: bool) -> None:
+    """Early, for whoever registers it. What is really connected to, the deliverer checks each time."""
+    check_text("url", url, URL_LENGTH_MAX)
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise _malformed("url is not a valid URL") from None
+    if not url.isascii() or " " in url or not host or parts.fragment:
+        raise _malformed("url must be a whole URL of ASCII characters, without a fragment")
+    if parts.username is not None or parts.password is not None:
+        raise _malformed("url must not have a user or password")
+    if not url.startswith(("https://", "http://") if allow_private else "https://"):
+        raise _malformed("url must begin with https://")
+    if not allow_private and ((is_address(host) and not is_public(host)) or _is_local(host)):
+        raise _malformed("url must not name a private or loopback address")
+
+
+def _is_local(host: str) -> bool:
+    return host.rstrip(".") == "localhost" or host.rstrip(".").endswith(".localhost")
+
+
+def _sorted(names: list[str] | None) -> list[str] | None:
+    return None if names is None else sorted(set(names))
+
+
+def _malformed(detail: str) -> Refusal:
+    return Refusal("malformed_request", detail)

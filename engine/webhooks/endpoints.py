@@ -1,0 +1,183 @@
+"""Webhooks as they are shown: endpoints and how far they are, what was tried, what was given up.
+
+They are changed in ``webhook_changes``. The deliverer (``persister.webhooks``) reads them from PostgreSQL and
+calls the endpoints; the front end never does.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from engine.control.campaigns import shown_instant
+from engine.database import queries
+from engine.errors import Refusal
+
+if TYPE_CHECKING:
+    from engine.control.change import ControlPlane
+
+ID_MAX: Final = 2**63 - 1
+ID: Final = re.compile(r"wh_[1-9][0-9]{0,17}")
+_SQL: Final = queries("webhooks")
+
+
+class Secret(msgspec.Struct, frozen=True):
+    """What is told of a secret once it was shown."""
+
+    created_at: datetime
+    expires_at: datetime | None
+
+
+class Webhook(msgspec.Struct, frozen=True, kw_only=True):
+    """An endpoint as it is shown, and how far it is; never a secret."""
+
+    id: str
+    url: str
+    description: str | None
+    types: list[str] | None
+    campaigns: list[str] | None
+    batch_max: int | None
+    enabled: bool
+    disabled_reason: str | None
+    created_at: datetime
+    secrets: list[Secret]
+    cursor: str
+    failures: int
+    failing_since: datetime | None
+    next_at: datetime | None
+    last_delivered_at: datetime | None
+    dead_letters: int
+
+    def document(self) -> dict[str, object]:
+        """How it is shown, times in ISO 8601, UTC."""
+        told = [_shown(secret) for secret in self.secrets]
+        return _shown(self) | {"secrets": told}
+
+
+class WebhookWithSecret(msgspec.Struct, frozen=True):
+    """An endpoint with the secret just made for it: show it once, then forget it."""
+
+    webhook: Webhook
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"WebhookWithSecret({self.webhook.id})"
+
+    def document(self) -> dict[str, object]:
+        """How it is shown this once."""
+        return self.webhook.document() | {"secret": self.secret}
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that was given up: which events, and the cursors before and behind them."""
+
+    id: int
+    message: str
+    events: list[str]
+    after: str
+    until: str
+    attempts: int
+    error: str
+    at: datetime
+    replay_at: datetime | None
+
+    def document(self) -> dict[str, object]:
+        """How it is shown."""
+        return _shown(self)
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One try to deliver a message. ``error`` is None where it was delivered."""
+
+    id: int
+    message: str
+    events: int
+    attempt: int
+    at: datetime
+    duration_ms: int
+    status: int | None
+    error: str | None
+    response: str | None
+
+    def document(self) -> dict[str, object]:
+        """How it is shown."""
+        return _shown(self)
+
+
+async def get(plane: ControlPlane, webhook_id: str) -> Webhook:
+    """One endpoint.
+
+    Raises:
+        Refusal: ``webhook_not_found``.
+    """
+    async with plane.database.connection() as connection:
+        return await read(connection, webhook_id)
+
+
+async def page(plane: ControlPlane, *, after: str | None, limit: int) -> list[Webhook]:
+    """At most ``limit`` endpoints, the oldest first, from behind the one with the id ``after``.
+
+    Raises:
+        Refusal: ``malformed_request``: that is not an id.
+    """
+    if after is not None and not ID.fullmatch(after):
+        raise Refusal("malformed_request", "after is not a cursor of this list")
+    number = 0 if after is None else int(after.removeprefix("wh_"))
+    async with plane.database.connection() as connection:
+        return [_webhook(row) for row in await connection.fetch(_SQL["page"], number, None, limit)]
+
+
+async def attempts(
+    plane: ControlPlane, webhook_id: str, *, message: str | None, after: int | None, limit: int
+) -> list[Attempt]:
+    """At most ``limit`` tries, the newest first, behind the one numbered ``after``; of one message, or all.
+
+    Raises:
+        Refusal: ``webhook_not_found``.
+    """
+    before = ID_MAX if after is None else after
+    async with plane.database.connection() as connection:
+        await read(connection, webhook_id)
+        rows = await connection.fetch(_SQL["attempts"], webhook_id, before, limit, message)
+    return [Attempt(**dict(row)) for row in rows]
+
+
+async def dead_letters(
+    plane: ControlPlane, webhook_id: str, *, after: int | None, limit: int
+) -> list[DeadLetter]:
+    """At most ``limit`` messages given up, the newest first, from behind the one numbered ``after``.
+
+    Raises:
+        Refusal: ``webhook_not_found``.
+    """
+    before = ID_MAX if after is None else after
+    async with plane.database.connection() as connection:
+        await read(connection, webhook_id)
+        rows = await connection.fetch(_SQL["dead_letters"], webhook_id, before, limit)
+    return [DeadLetter(**dict(row)) for row in rows]
+
+
+async def read(connection: Any, webhook_id: str) -> Webhook:  # noqa: ANN401 - asyncpg has no types
+    """``get`` on a connection that is there."""
+    if not ID.fullmatch(webhook_id):
+        raise Refusal("webhook_not_found")
+    row = await connection.fetchrow(_SQL["page"], 0, webhook_id, 1)
+    if row is None:
+        raise Refusal("webhook_not_found")
+    return _webhook(row)
+
+
+def _webhook(row: Any) -> Webhook:  # noqa: ANN401 - asyncpg has no types
+    values = dict(row)
+    made, expire = values.pop("made") or (), values.pop("expire") or ()
+    return Webhook(**values, secrets=[Secret(*each) for each in zip(made, expire, strict=True)])
+
+
+def _shown(value: msgspec.Struct) -> dict[str, object]:
+    return {
+        name: shown_instant(value) if isinstance(value, datetime) else value
+        for name, value in msgspec.structs.asdict(value).items()
+    }

@@ -1,0 +1,234 @@
+"""Takes months that are long over out of the ledger: their rows stay in the database, in tables of their own.
+
+A row leaves only together with all others of its campaign, and only once that is ended for good: what the
+ledger has of any other campaign is whole, so that Redis can be made again from it, and audited against it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+
+from engine.ledger.feed import parse_cursor
+from persister.ingest import chain
+from persister.ingest.partitions import end_ms, month_of
+from persister.queries import query
+from persister.reconcile import ledger
+from persister.reconcile.findings import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.settings import Settings
+
+_PREFIX: Final = "ledger_"
+DAY_MS: Final = 24 * 3600 * 1000
+LOCK_TRIES: Final = 20
+LOCK_TIMEOUT_MS: Final = 500
+"""How long others may have to wait behind us for the ledger, each time we try; less than deadlock_timeout."""
+
+
+class DetachRefused(Exception):
+    """The months cannot be taken out, or not now; nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Month:
+    """A month (``YYYY-MM``) of the ledger; its size with the indexes."""
+
+    month: str
+    rows: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A month's rows, in a table of their own now: how many left the ledger, and how many are in both."""
+
+    name: str
+    rows: int
+    kept: int
+
+
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """What was done."""
+
+    month: str
+    tables: list[Table]
+    campaigns: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """A table of what stays, and how it takes the place of the other."""
+
+    table: Table
+    swap: str
+
+
+async def months(connection: Any) -> list[Month]:  # noqa: ANN401 - asyncpg is untyped
+    """The months that have a table, the oldest first."""
+    found = []
+    for row in await connection.fetch(query("list_months")):
+        rows = await connection.fetchval(f"SELECT count(*) FROM {row['name']}")  # noqa: S608 - a table of ours
+        found.append(Month(row["name"].removeprefix(_PREFIX).replace("_", "-"), rows, row["bytes"]))
+    return found
+
+
+def parse_month(text: str) -> datetime:
+    """The month of ``YYYY-MM``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC)
+
+
+async def detach(
+    settings: Settings,
+    month: datetime,
+    actor: str,
+    progress: Callable[[str, int], None],
+    now_ms: int | None = None,
+) -> Detached:
+    """Take out a month and all before it.
+
+    The ledger is audited first. Beside live traffic; whoever writes or reads the ledger waits at most
+    ``LOCK_TIMEOUT_MS`` at a time.
+
+    Args:
+        settings: with the URL of PostgreSQL.
+        month: its beginning.
+        actor: whom the audit log is to name.
+        progress: is told what is being done, and of how much, again and again.
+        now_ms: the time, if not PostgreSQL's.
+
+    Raises:
+        DetachRefused: the month is not long enough over, somebody has not read it yet, the ledger is not what
+            it was when it was written, or others use it without a pause.
+        OSError, asyncpg.PostgresError: PostgreSQL cannot be used; nothing was changed.
+    """
+    connection = await asyncpg.connect(settings.database_url, timeout=settings.persist_timeout_s)
+    try:
+        if now_ms is None:
+            now_ms = int(await connection.fetchval("SELECT extract(epoch FROM now()) * 1000"))
+        until_ms = _over_for(settings, month, now_ms)
+        await _verify(connection, progress)
+        async with connection.transaction():
+            return await _detach(connection, month, int(until_ms), actor)
+    finally:
+        await connection.close()
+
+
+def _over_for(settings: Settings, month: datetime, now_ms: int) -> float:
+    """When the month ended.
+
+    Raises:
+        DetachRefused: that is not long enough ago.
+    """
+    until_ms = end_ms(month)
+    wait_ms = max(settings.ledger_detach_days_min * DAY_MS, settings.hold_ttl_max_s * 1000)
+    if until_ms + wait_ms > now_ms:
+        newest = month_of(int(month_of(now_ms - wait_ms).timestamp()) * 1000 - 1)
+        raise DetachRefused(
+            f"{month:%Y-%m} is not over for {wait_ms / DAY_MS:.0f} days (REDEEM_LEDGER_DETACH_DAYS_MIN);"
+            f" {newest:%Y-%m} is"
+        )
+    return until_ms
+
+
+async def _verify(connection: Any, progress: Callable[[str, int], None]) -> None:  # noqa: ANN401 - asyncpg is untyped
+    report = Report(1)
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        await ledger.audit(connection, report, {}, progress)
+    if not report.clean:
+        raise DetachRefused(f"the ledger is not as it was written: {report.findings[0]}; run `redeem audit`")
+
+
+async def _detach(connection: Any, month: datetime, until_ms: int, actor: str) -> Detached:  # noqa: ANN401 - asyncpg is untyped
+    # No table comes or goes meanwhile.
+    await connection.execute("LOCK TABLE ONLY ledger IN SHARE UPDATE EXCLUSIVE MODE")
+    over = [row["id"] for row in await connection.fetch(query("detach_over"), until_ms)]
+    ends = await connection.fetch(query("detach_until"), until_ms)
+    _require_read(ends, await connection.fetch(query("detach_readers")))
+    last = f"{_PREFIX}{month:%Y_%m}"
+    names = [row for row in await connection.fetch(query("list_months")) if row["name"] <= last]
+    copies = [copy for row in names if (copy := await _copy(connection, row, over))]
+    if copies:
+        for row in ends:
+            kept = await chain.of_kept(connection, row["shard"], row["until_seq"], until_ms, over)
+            await connection.execute(query("detach_keep"), row["shard"], row["until_seq"], *kept)
+        await _alone(connection, "; ".join(copy.swap for copy in copies))
+        await connection.execute(query("detach_mark"), over)
+        details = {"tables": {copy.table.name: copy.table.rows for copy in copies}, "campaigns": over}
+        await connection.execute(query("detach_act"), actor, f"ledger:{month:%Y-%m}", json.dumps(details))
+    return Detached(f"{month:%Y-%m}", [copy.table for copy in copies], over)
+
+
+def _require_read(ends: list[Any], readers: list[Any]) -> None:
+    for row in ends:
+        if row["checked"] < row["seq"]:
+            raise DetachRefused(
+                f"conflicts were not looked for yet up to row {row['seq']} of shard {row['shard']}"
+            )
+        for reader in readers:
+            if parse_cursor(reader["cursor"]).of(row["shard"]) < row["seq"]:
+                raise DetachRefused(
+                    f"webhook {reader['id']} was not told of all of it yet; wait for it, or disable it"
+                )
+
+
+async def _copy(connection: Any, month: Any, over: list[str]) -> _Copy | None:  # noqa: ANN401 - asyncpg is untyped
+    """Put what stays of a month's table into a new one; None where all of it stays."""
+    name, kept = month["name"], f"{month['name']}_kept"
+    await connection.execute(f"LOCK TABLE {name} IN SHARE MODE")  # no name is erased meanwhile
+    rows = await connection.fetchval(
+        f"SELECT count(*) FROM {name} WHERE campaign = ANY ($1::text[]) AND last4 <> ''",  # noqa: S608 - a table of ours
+        over,
+    )
+    if not rows:
+        return None
+    await connection.execute(f"CREATE TABLE {kept} (LIKE ledger INCLUDING ALL)")
+    done = await connection.execute(
+        f"INSERT INTO {kept} SELECT * FROM {name} WHERE campaign <> ALL ($1::text[]) OR last4 = ''",  # noqa: S608 - ours
+        over,
+    )
+    begin = datetime.strptime(name, f"{_PREFIX}%Y_%m").replace(tzinfo=UTC)
+    since, until = int(begin.timestamp()) * 1000, int(end_ms(begin))
+    bounds = f"FROM ({'MINVALUE' if month['oldest'] else since}) TO ({until})"
+    within = f"stream_ms < {until}" + ("" if month["oldest"] else f" AND stream_ms >= {since}")
+    # So PostgreSQL need not look at each row while everybody waits.
+    await connection.execute(f"ALTER TABLE {kept} ADD CONSTRAINT within CHECK ({within})")
+    detached = await connection.fetchval(query("detach_name"), name)
+    swap = (
+        f"ALTER TABLE ledger DETACH PARTITION {name}",
+        f"ALTER TABLE {name} RENAME TO {detached}",
+        f"ALTER TABLE {kept} RENAME TO {name}",
+        f"ALTER TABLE ledger ATTACH PARTITION {name} FOR VALUES {bounds}",
+        f"ALTER TABLE {name} DROP CONSTRAINT within",
+    )
+    return _Copy(Table(detached, rows, int(done.rpartition(" ")[2])), "; ".join(swap))
+
+
+async def _alone(connection: Any, statement: str) -> None:  # noqa: ANN401 - asyncpg is untyped
+    """Do what needs the ledger for itself, in a moment when nobody has it.
+
+    Raises:
+        DetachRefused: there was none.
+    """
+    await connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
+    for _ in range(LOCK_TRIES):
+        try:
+            async with connection.transaction():
+                await connection.execute(statement)
+        except asyncpg.LockNotAvailableError:
+            await asyncio.sleep(LOCK_TIMEOUT_MS / 1000)
+        else:
+            return
+    raise DetachRefused("others use the ledger without a pause, an audit or a backup; try again later")

@@ -1,0 +1,1 @@
+"""Streams into the ledger: one owner per shard, COPY and offset in one transaction, then trimming."""

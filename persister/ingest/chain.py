@@ -1,0 +1,96 @@
+"""The hash chain over a shard's ledger: whoever changes what was written changes every digest behind it.
+
+A link covers the rows of one transaction of the persister, ``first_seq`` to ``last_seq``:
+
+    digest = SHA-256("redeem ledger 1" ‖ digest before ‖ column ‖ column ‖ …)
+
+the first link's digest before being 32 zero bytes. Columns come in the order of ``records.COLUMNS``, without
+``user_seal``; each is its length in bytes (8 bytes, big-endian) and its values of all rows, in their order:
+
+* ``shard``, ``stream_ms``, ``stream_seq``, ``seq``, ``batch``, ``serial``, ``at_ms``: 8 bytes each, signed,
+  big-endian;
+* ``user_id``: 32 bytes each, SHA-256(seal ‖ UTF-8 of the user), the seal being 16 random bytes in the row;
+* all others: UTF-8, NUL between two values; null is nothing, and an empty text where null is allowed is a
+  NUL of its own; numbers in decimal.
+
+An erasure puts a pseudonym in the user's place and that SHA-256 in the seal's, which is then 32 bytes: the
+chain stays as it was, and without the 16 bytes nobody can tell whether a name was the erased one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from persister.ingest.entries import COLUMNS, SALT_BYTES
+from persister.queries import query
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+BEGINNING: Final = bytes(32)
+"""The digest before the first link's."""
+
+KEPT_LINK_ROWS: Final = 5000
+_HEAD: Final = b"redeem ledger 1"
+_INTEGERS: Final = frozenset({"shard", "stream_ms", "stream_seq", "seq", "batch", "serial", "at_ms"})
+_NULLABLE: Final = frozenset({"amount", "currency", "order_ref", "idempotency_key"})
+
+
+def link(before: bytes, columns: Sequence[Sequence[Any]]) -> bytes:
+    """The digest of a link: ``columns`` are those of ``COLUMNS``, each with the values of all its rows."""
+    named = dict(zip(COLUMNS, columns, strict=True))
+    digest = hashlib.sha256(_HEAD + before)
+    for name in COLUMNS[:-1]:
+        if name == "user_id":
+            content = sealed(named[name], named["user_seal"])
+        elif name in _INTEGERS:
+            content = np.array(named[name], ">i8").tobytes()
+        else:
+            content = _texts(named[name], nullable=name in _NULLABLE)
+        digest.update(len(content).to_bytes(8))
+        digest.update(content)
+    return digest.digest()
+
+
+async def of_kept(
+    connection: Any,  # noqa: ANN401 - asyncpg is untyped
+    shard: int,
+    until_seq: int,
+    until_ms: int = 0,
+    campaigns: Sequence[str] = (),
+) -> tuple[int, bytes]:
+    """How many rows there are up to one, without those of some campaigns until some time, and their digest.
+
+    That is the last one of a chain over them, of links of ``KEPT_LINK_ROWS`` rows each, the last one fewer.
+    """
+    digest, count = BEGINNING, 0
+    rows: list[Any] = []
+    async for row in connection.cursor(
+        query("read_kept"), shard, until_seq, until_ms, list(campaigns), prefetch=KEPT_LINK_ROWS
+    ):
+        rows.append(row)
+        if len(rows) == KEPT_LINK_ROWS:
+            digest, count, rows = link(digest, list(zip(*rows, strict=True))), count + len(rows), []
+    if rows:
+        digest, count = link(digest, list(zip(*rows, strict=True))), count + len(rows)
+    return count, digest
+
+
+def sealed(users: Sequence[str], seals: Sequence[bytes]) -> bytes:
+    """What the chain has of each user."""
+    sha256 = hashlib.sha256
+    return b"".join(
+        [
+            sha256(seal + user.encode()).digest() if len(seal) == SALT_BYTES else seal
+            for user, seal in zip(users, seals, strict=True)
+        ]
+    )
+
+
+def _texts(values: Sequence[Any], *, nullable: bool) -> bytes:
+    if nullable:
+        values = ["" if value is None else str(value) or "\0" for value in values]
+    return "\0".join(values).encode()

@@ -1,0 +1,210 @@
+"""Writes a shard's events into the ledger: rows and offset in one transaction, or neither."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import asyncpg
+
+from persister.ingest import chain
+from persister.ingest.entries import COLUMNS, Record, Reject, StreamId
+from persister.ingest.partitions import Months
+from persister.queries import query
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Sequence
+
+    from engine.settings import Settings
+    from persister.ingest.entries import Entries, Entry
+
+logger = logging.getLogger(__name__)
+
+ADVISORY_CLASS: Final = 0x5245444D
+"""First half of the advisory lock that makes an owner ("REDM"); the second is the shard."""
+CLOSE_TIMEOUT_S: Final = 5.0
+
+REFUSED: Final = (
+    asyncpg.DataError,  # class 22: a value that cannot be stored
+    asyncpg.CheckViolationError,
+    asyncpg.NotNullViolationError,
+    asyncpg.ProgramLimitExceededError,  # too large for an index
+)
+"""What PostgreSQL says of a row it will never take, however often it is asked."""
+
+
+class OffsetMoved(Exception):
+    """The offset in PostgreSQL is not where this writer left it; nothing was written."""
+
+
+class NotInitialised(Exception):
+    """The database has no ledger for this shard, or for another number of shards."""
+
+
+class Offset(NamedTuple):
+    """How far the ledger has come: the last entry it has seen, its last row, the chain's newest digest."""
+
+    id: StreamId
+    seq: int
+    digest: bytes = chain.BEGINNING
+
+
+class Sink:
+    """The writing side of one shard, on a connection of its own."""
+
+    def __init__(self, connection: Any, shard: int) -> None:  # noqa: ANN401 - asyncpg is untyped
+        self._connection = connection
+        self._shard = shard
+        self._months = Months(connection)
+
+    async def own(self) -> bool:
+        """Become the shard's only writer, for as long as this connection lasts; False if another is."""
+        return bool(await self._connection.fetchval(query("own_shard"), ADVISORY_CLASS, self._shard))
+
+    async def offset(self, shards: int) -> Offset:
+        """Where to go on.
+
+        Raises:
+            NotInitialised: there is no such shard, or the deployment has another number of them.
+        """
+        try:
+            row = await self._connection.fetchrow(query("read_offset"), self._shard)
+        except asyncpg.UndefinedTableError as error:
+            raise NotInitialised("the database has no schema yet") from error
+        if row is None:
+            raise NotInitialised(f"the database has no shard {self._shard}")
+        if row["shards"] != shards:
+            raise NotInitialised(f"the deployment has {row['shards']} shards, the settings say {shards}")
+        return Offset(StreamId(row["stream_ms"], row["stream_seq"]), row["seq"], row["chain_digest"])
+
+    async def write(self, entries: Entries, begin: Offset) -> tuple[Offset, list[Reject]]:
+        """Write entries that follow ``begin``; answers the new offset, and the entries set aside.
+
+        Rows are numbered on from ``begin`` without a gap. An entry that PostgreSQL refuses is kept
+        in ``ledger_rejects`` instead, and takes no number.
+
+        Raises:
+            OffsetMoved: someone else wrote; nothing of these entries is written.
+        """
+        if entries.events:
+            await self._months.ensure(entries.times_ms)
+        try:
+            try:
+                return await self._write_whole(entries, begin)
+            except REFUSED:
+                return await self._write_sifted(entries, begin)
+        except asyncpg.UniqueViolationError as error:  # of either way to write
+            raise OffsetMoved(f"the ledger of shard {self._shard} goes beyond {begin.id}") from error
+
+    def abandon(self) -> None:
+        """Drop the connection without a word; every call under way fails at once."""
+        self._connection.terminate()
+
+    async def _write_whole(self, entries: Entries, begin: Offset) -> tuple[Offset, list[Reject]]:
+        columns = entries.ledger_columns(self._shard, begin.seq + 1)
+        linking = asyncio.create_task(_link(begin.digest, columns))
+        try:
+            async with self._connection.transaction():
+                if entries.events:
+                    await self._copy(entries.records(self._shard, begin.seq + 1))
+                end = Offset(entries.last, begin.seq + len(entries.events), await linking)
+                await self._finish(entries.rejects, begin, end)
+        finally:
+            linking.cancel()
+        return end, entries.rejects
+
+    async def _write_sifted(self, entries: Entries, begin: Offset) -> tuple[Offset, list[Reject]]:
+        rows = list(zip(entries.events, entries.records(self._shard, 0), strict=True))
+        async with self._connection.transaction():
+            written: list[Record] = []
+            refused: list[Reject] = []
+            await self._sift(rows, begin.seq, written, refused)
+            rejects = sorted([*entries.rejects, *refused], key=lambda reject: reject.id)
+            digest = await _link(begin.digest, list(zip(*written, strict=True)))
+            end = Offset(entries.last, begin.seq + len(written), digest)
+            await self._finish(rejects, begin, end)
+        return end, rejects
+
+    async def _sift(
+        self, rows: list[tuple[Entry, Record]], after: int, written: list[Record], refused: list[Reject]
+    ) -> None:
+        """Write all rows but those refused, found by halving; numbers go on from ``after``."""
+        first = after + len(written) + 1
+        records = [(*record[:3], number, *record[4:]) for number, (_, record) in enumerate(rows, first)]
+        try:
+            async with self._connection.transaction():  # a savepoint
+                await self._copy(records)
+        except REFUSED as error:
+            if len(rows) == 1:
+                (entry_id, raw), _ = rows[0]
+                refused.append(Reject(StreamId.parse(entry_id), raw, describe(error)))
+                return
+            half = len(rows) // 2
+            await self._sift(rows[:half], after, written, refused)
+            await self._sift(rows[half:], after, written, refused)
+            return
+        written += records
+
+    async def _copy(self, records: Iterable[Record]) -> None:
+        await self._connection.copy_records_to_table("ledger", records=records, columns=COLUMNS)
+
+    async def _finish(self, rejects: list[Reject], begin: Offset, end: Offset) -> None:
+        """The rest of the transaction: what was set aside, the link, and the offset, if it is still ours."""
+        if rejects:
+            await self._connection.executemany(
+                query("insert_reject"),
+                [
+                    (self._shard, reject.id.ms, reject.id.sequence, reject.raw, reject.reason)
+                    for reject in rejects
+                ],
+            )
+        moved = await self._connection.fetchval(
+            query("advance_offset"),
+            self._shard,
+            *end.id,
+            end.seq,
+            end.digest,
+            *begin.id,
+            begin.seq,
+            begin.digest,
+        )
+        if not moved:
+            raise OffsetMoved(f"the offset of shard {self._shard} is no longer {begin.id}")
+
+
+async def _link(before: bytes, columns: Sequence[Sequence[object]]) -> bytes:
+    """The newest digest; hashed aside, as it takes its time."""
+    return await asyncio.to_thread(chain.link, before, columns) if columns and len(columns[0]) else before
+
+
+@asynccontextmanager
+async def open_sink(settings: Settings, database_url: str, shard: int) -> AsyncIterator[Sink]:
+    """A sink on a new connection. Closing it lets another persister become the owner."""
+    connection = await asyncpg.connect(
+        database_url,
+        timeout=settings.persist_timeout_s,
+        command_timeout=settings.persist_timeout_s,
+        server_settings={
+            "application_name": f"redeem-persister-{shard}",
+            # The server notices within a minute that this machine is gone, and lets go of the lock.
+            "tcp_keepalives_idle": "20",
+            "tcp_keepalives_interval": "10",
+            "tcp_keepalives_count": "3",
+        },
+    )
+    try:
+        await connection.execute(query("require_durable_commits"))
+        yield Sink(connection, shard)
+    finally:
+        with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            await connection.close(timeout=CLOSE_TIMEOUT_S)
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line without the values of the row it is about (PostgreSQL's DETAIL has them)."""
+    code = getattr(error, "sqlstate", None)
+    message = str(error if isinstance(error, OSError) or not error.args else error.args[0])
+    return " ".join(part for part in (type(error).__name__, code, message) if part)

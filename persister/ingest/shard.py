@@ -1,0 +1,289 @@
+"""Carries one shard's events from the stream to the ledger, for as long as it is allowed to.
+
+One owner per shard; others stand by. Whatever fails, the owner lets go of the shard, waits a
+little, and begins again from the offset that PostgreSQL holds: there is no other state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+from redis.exceptions import RedisError
+
+from persister import metrics
+from persister.ingest.ledger_writer import NotInitialised, OffsetMoved, describe, open_sink
+from persister.ingest.reader import StreamBehind, StreamReader, connect
+from persister.ingest.trimming import Trimmer
+
+if TYPE_CHECKING:
+    from engine.settings import Settings
+    from persister.ingest.entries import Entries, Reject, StreamId
+    from persister.ingest.ledger_writer import Offset, Sink
+    from persister.ingest.reader import Page
+
+logger = logging.getLogger(__name__)
+
+BACKOFF_S_MIN: Final = 0.1
+CANCEL_AGAIN_S: Final = 0.5
+UNEXPECTED: Final = "the persister failed unexpectedly"
+WATCH_INTERVAL_S: Final = 1.0
+
+
+class ShardPersister:
+    """One shard's persister. ``run`` it once; it ends after ``stop`` is set, or when cancelled."""
+
+    def __init__(
+        self, shard: int, settings: Settings, redis_url: str, database_url: str, stop: asyncio.Event
+    ) -> None:
+        self._shard = shard
+        self._label = str(shard)
+        self._settings = settings
+        self._database_url = database_url
+        self._stop = stop
+        self._redis = connect(settings, redis_url)
+        self._reader = StreamReader(self._redis, shard, settings)
+        self._trimmer = Trimmer(self._redis, shard, settings.persist_batch_max, settings.stream_retained_max)
+        self._sink: Sink | None = None
+        self._owner = False
+        self._committed: StreamId | None = None  # as far as is known
+        self._trouble: str | None = None
+        self._failures = 0
+
+    async def run(self) -> None:
+        """Persist until stopped, then until the stream is empty. Outages are waited out."""
+        watching = asyncio.create_task(self._watch())
+        try:
+            while not await self._tried():
+                await self._back_off()
+                _heed_cancellation()
+        finally:
+            await _drop(watching)
+            with contextlib.suppress(RedisError, OSError):
+                await self._redis.aclose()
+
+    def abandon(self) -> None:
+        """Drop the connection to PostgreSQL, which rolls back what is under way; cancel ``run`` next."""
+        if self._sink is not None:
+            self._sink.abandon()
+
+    async def _tried(self) -> bool:
+        """One try; answers whether it ended because it was asked to, or can do no more."""
+        try:
+            await self._serve()
+        except Exception as error:  # whatever it is: told, and tried again
+            if _is_cancelled():  # the clients may answer that with an exception of their own
+                raise asyncio.CancelledError from error
+            self._tell(error)
+            return self._stop.is_set() and isinstance(error, StreamBehind)
+        return True
+
+    async def _serve(self) -> None:
+        """From becoming the owner to letting go; returns when stopped."""
+        owners = metrics.OWNER.labels(self._label)
+        async with open_sink(self._settings, self._database_url, self._shard) as sink:
+            self._sink = sink
+            if not await self._become_owner(sink):
+                return
+            owners.set(1)
+            try:
+                await self._persist(sink)
+            finally:
+                owners.set(0)
+
+    async def _become_owner(self, sink: Sink) -> bool:
+        """Stand by until the shard is free; False when stopped before."""
+        told = False
+        while not await sink.own():
+            _heed_cancellation()
+            if not told:
+                logger.info("standing by: another persister owns the shard", extra={"shard": self._shard})
+            told, self._owner = True, False
+            if self._stop.is_set():
+                return False
+            await self._pause(self._settings.persist_block_ms / 1000 * _jitter())
+        if not self._owner:
+            logger.info("owner of the shard", extra={"shard": self._shard})
+        self._owner = True
+        return True
+
+    async def _persist(self, sink: Sink) -> None:
+        """The loop: entries are written while the next ones are read."""
+        offset = await sink.offset(self._settings.shards)
+        self._committed = offset.id
+        page = await self._reader.read(offset.id)
+        await self._trimmer.trim(offset.id)
+        while page.entries is not None or not self._stop.is_set():
+            _heed_cancellation()
+            self._observe(page)
+            if page.entries is None:
+                self._well()
+                page = await self._idle(offset)
+            else:
+                offset, page = await self._write(sink, page.entries, offset)
+        self._observe(page)
+        if self._trimmer.retained:
+            await self._trimmer.trim(offset.id)
+
+    async def _idle(self, offset: Offset) -> Page:
+        """Wait for news; where none come, that is the moment to trim."""
+        news = await self._news(offset)
+        page = await self._reader.read(offset.id)
+        if page.entries is None and not news and self._trimmer.retained:
+            await self._trimmer.trim(offset.id)
+        return page
+
+    async def _write(self, sink: Sink, entries: Entries, begin: Offset) -> tuple[Offset, Page]:
+        """Write entries and read what follows: at the same time, where more is known to be there.
+
+        A few are not committed faster than ``persist_interval_ms``: each commit costs both
+        servers a flush to disk.
+        """
+        began = time.monotonic()
+        full = entries.size >= self._settings.persist_batch_max
+        ahead = asyncio.create_task(self._trim_and_read(begin.id, entries.last)) if full else None
+        try:
+            end, rejects = await sink.write(entries, begin)
+            self._count(entries, rejects)
+            if ahead is not None:
+                return end, await ahead
+        finally:
+            if ahead is not None:
+                await _drop(ahead)
+        await self._pause(began + self._settings.persist_interval_ms / 1000 - time.monotonic())
+        return end, await self._trim_and_read(end.id, end.id)
+
+    async def _trim_and_read(self, committed: StreamId, after: StreamId) -> Page:
+        if self._trimmer.due:
+            await self._trimmer.trim(committed)
+        return await self._reader.read(after)
+
+    def _count(self, entries: Entries, rejects: list[Reject]) -> None:
+        self._well()
+        self._committed = entries.last
+        self._trimmer.committed(entries.size)
+        metrics.PERSISTED.labels(self._label).inc(entries.size - len(rejects))
+        metrics.REJECTED.labels(self._label).inc(len(rejects))
+        for reject in rejects:
+            logger.error(
+                "stream entry kept in ledger_rejects",
+                extra={"shard": self._shard, "entry": str(reject.id), "reason": reject.reason},
+            )
+
+    async def _news(self, offset: Offset) -> bool:
+        """Whether an entry follows the offset; waits for one, but not once we are to stop."""
+        news = asyncio.create_task(self._reader.wait(offset.id))
+        stopped = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({news, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            return news.done() and news.result()
+        finally:
+            await _drop(news)
+            await _drop(stopped)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, unless we are to stop."""
+        if seconds > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), seconds)
+
+    async def _back_off(self) -> None:
+        """Wait longer after each failure in a row, and never in step with others."""
+        delay_s = min(self._settings.persist_backoff_s_max, BACKOFF_S_MIN * 2 ** min(self._failures, 16))
+        self._failures += 1
+        if self._stop.is_set():  # what is left of the time to stop is for trying, but not without rest
+            await asyncio.sleep(delay_s * _jitter())
+        else:
+            await self._pause(delay_s * _jitter())
+
+    def _observe(self, page: Page) -> None:
+        self._show_lag(page.stream_length, page.entries.first if page.entries else None)
+
+    async def _watch(self) -> None:
+        """Show the lag while a write hangs or PostgreSQL is away, which is when it matters."""
+        while not _is_cancelled():
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            committed = self._committed
+            if self._owner and committed is not None:
+                with contextlib.suppress(RedisError, OSError, StreamBehind):
+                    page = await self._reader.read(committed, 1)
+                    if committed is self._committed:
+                        self._observe(page)
+
+    def _show_lag(self, length: int, oldest: StreamId | None) -> None:
+        behind = max(0, length - self._trimmer.retained)
+        age_s = max(0.0, time.time() - oldest.ms / 1000) if oldest else 0.0
+        metrics.STREAM_LENGTH.labels(self._label).set(length)
+        metrics.LAG_EVENTS.labels(self._label).set(behind)
+        metrics.LAG_SECONDS.labels(self._label).set(age_s)
+
+    def _tell(self, error: Exception) -> None:
+        """Log a trouble when it begins, not with each try."""
+        trouble, level = _classify(error)
+        if trouble != self._trouble:
+            logger.log(
+                level,
+                trouble,
+                extra={"shard": self._shard, "error": describe(error)},
+                exc_info=error if trouble == UNEXPECTED else None,
+            )
+        self._trouble = trouble
+
+    def _well(self) -> None:
+        if self._trouble is not None:
+            logger.info("persisting again", extra={"shard": self._shard, "failures": self._failures})
+        self._trouble, self._failures = None, 0
+
+
+_POSTGRES_TROUBLE: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection that broke between two steps of the protocol
+    OSError,  # while connecting; Redis has its own
+)
+
+
+def _classify(error: Exception) -> tuple[str, int]:
+    if isinstance(error, StreamBehind):
+        return "Redis is behind the ledger: rebuild it", logging.ERROR
+    if isinstance(error, OffsetMoved):
+        return "another writer moved the offset", logging.ERROR
+    if isinstance(error, NotInitialised):
+        return "the deployment is not initialised", logging.WARNING
+    if isinstance(error, RedisError):
+        return "Redis cannot be used", logging.WARNING
+    if isinstance(error, _POSTGRES_TROUBLE):
+        return "PostgreSQL cannot be used", logging.WARNING
+    return UNEXPECTED, logging.ERROR
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _heed_cancellation() -> None:
+    """End a task that was cancelled and does not know: asyncio tells once, and to the client libraries.
+
+    ``asyncio.wait_for`` (before Python 3.12) keeps it to itself where what it waits for has just ended.
+    """
+    if _is_cancelled():
+        raise asyncio.CancelledError
+
+
+def _jitter() -> float:
+    return random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+
+async def _drop(task: asyncio.Task[Any]) -> None:
+    """End a task and forget its result."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=CANCEL_AGAIN_S)
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,1 @@
+"""Rebuilds Redis from the ledger."""

@@ -1,0 +1,117 @@
+"""Sends commands to Redis by the megabyte: a thread waits for the replies while the next are made.
+
+Fields of hashes are gathered first, whatever order they come in, as a hash costs a command however many of
+its fields go with it. What has not been flushed may be lost: whoever writes so begins again after an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Final
+
+import hiredis
+from redis import Redis
+
+from persister.ingest.reader import REPLY_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+FIELDS_MAX: Final = 1 << 18  # gathered: about 80 MB
+SENT_BYTES: Final = 1 << 20  # sent together; twice that is kept
+
+Value = str | bytes | int
+
+
+@contextlib.asynccontextmanager
+async def writing(redis_url: str) -> AsyncIterator[Writer]:
+    """A writer, which is flushed at the end.
+
+    Raises:
+        RedisError: a command failed, or there is no connection; now or in any of the writer's calls.
+    """
+    redis = Redis.from_url(redis_url, socket_timeout=REPLY_TIMEOUT_S)
+    writer = Writer(await asyncio.to_thread(redis.connection_pool.get_connection))
+    try:
+        yield writer
+        await writer.flush()
+    finally:
+        await writer.settle()
+        redis.close()
+
+
+class Writer:
+    """Writes over one connection, in the order of its calls, except for fields, which come when they come."""
+
+    def __init__(self, connection: Any) -> None:  # noqa: ANN401 - redis-py has no one type for its connections
+        self._connection = connection
+        self._fields: defaultdict[str, list[Value]] = defaultdict(list)
+        self._gathered = 0
+        self._ends: dict[str, int] = {}  # of hashes that are to have one, and have not yet
+        self._ending: set[str] = set()  # those that have
+        self._packed: list[bytes] = []
+        self._bytes = 0
+        self._sending: asyncio.Future[None] | None = None
+
+    def put(self, key: str, field: Value, value: Value, ends_at_s: int = 0) -> None:
+        """Set a field of a hash, which ends then (seconds since the epoch) if it ends.
+
+        It is gathered only: whoever puts many makes room now and then.
+        """
+        self._fields[key] += (field, value)
+        if ends_at_s and key not in self._ending:
+            self._ends[key] = ends_at_s
+        self._gathered += 1
+
+    async def make_room(self) -> None:
+        """Send what is gathered, where that is much."""
+        if self._gathered >= FIELDS_MAX:
+            await self._add_fields()
+
+    async def add(self, *command: Value) -> None:
+        """Send any other command, now or later."""
+        packed = hiredis.pack_command(command)  # type: ignore[arg-type] # its stub forgets numbers and lists
+        self._packed.append(packed)
+        self._bytes += len(packed)
+        if self._bytes >= SENT_BYTES:
+            await self._send()
+
+    async def flush(self) -> None:
+        """Send everything, and see that it was done."""
+        await self._add_fields()
+        await self._send()
+        await self._sent()
+
+    async def settle(self) -> None:
+        """Wait until nothing is under way any more, whatever becomes of it."""
+        if self._sending is not None:
+            await asyncio.wait([self._sending])
+            self._sending.exception()  # asked for, so that asyncio does not complain where nobody else does
+
+    async def _add_fields(self) -> None:
+        fields, self._fields, self._gathered = self._fields, defaultdict(list), 0
+        for key, values in fields.items():
+            await self.add("HSET", key, *values)
+        ends, self._ends = self._ends, {}
+        for key, at_s in ends.items():
+            await self.add("EXPIREAT", key, at_s)
+        self._ending.update(ends)
+
+    async def _send(self) -> None:
+        await self._sent()
+        packed, self._packed, self._bytes = self._packed, [], 0
+        if packed:
+            self._sending = asyncio.ensure_future(asyncio.to_thread(self._exchange, packed))
+
+    async def _sent(self) -> None:
+        await self.settle()
+        if self._sending is not None:
+            sending, self._sending = self._sending, None
+            sending.result()
+
+    def _exchange(self, packed: list[bytes]) -> None:
+        self._connection.send_packed_command([b"".join(packed)])
+        for _ in packed:
+            self._connection.read_response()

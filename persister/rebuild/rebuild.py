@@ -1,0 +1,165 @@
+"""Makes Redis again from PostgreSQL (promise P8), and so also changes the number of shards.
+
+Every script refuses a shard without configuration, so that is what is taken away first and given
+back last; between the two a mark keeps everybody from publishing. Whatever interrupts a rebuild,
+the mark stays, and the next one begins from the beginning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+from redis.asyncio import Redis
+
+from engine.store import keys
+from persister.ingest.ledger_writer import Sink
+from persister.ingest.reader import REPLY_TIMEOUT_S, StreamBehind, StreamReader
+from persister.queries import query
+from persister.rebuild import from_ledger, to_redis
+from persister.rebuild.bulk_writer import writing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+OWN_TIMEOUT_S: Final = 15.0
+RECEIPTS_KEPT_MS: Final = keys.RECEIPT_WINDOW_S * 1000
+_OURS: Final = "{s[0-9]*}:*"  # the name of every key of ours
+_SCAN_KEYS: Final = 1000
+_POLL_S: Final = 0.2
+_GROUP: Final = "rebuild"
+
+
+class RebuildRefused(Exception):
+    """A rebuild would lose something, or cannot be done now; nothing was changed."""
+
+
+async def rebuild(settings: Settings, report: Callable[[str, int], None]) -> int:
+    """Make all of Redis again, for ``settings.shards`` shards; answers how many events it was made from.
+
+    The configuration is not published: that is the caller's, and only with it redemptions go on.
+
+    What only Redis knows is lost: receipts of refusals, of codes of several shards together, and when a
+    hold was to end.
+
+    Args:
+        settings: with the URLs of both servers.
+        report: is told what is being done, and of how much of it, again and again.
+
+    Raises:
+        RebuildRefused: another process writes the ledger; or holds are live, and the number of shards
+            is to change.
+        RedisError, OSError, asyncpg.PostgresError: a server cannot be used; what was begun must be repeated.
+    """
+    redis = Redis.from_url(settings.redis_url, socket_timeout=REPLY_TIMEOUT_S, decode_responses=False)
+    connection = await asyncpg.connect(settings.database_url, timeout=settings.persist_timeout_s)
+    try:
+        before = int(await connection.fetchval(query("shards")))
+        after = settings.shards
+        shards = range(max(before, after))
+        await _own(connection, shards)
+        if before != after:
+            await _refuse_live_holds(redis, before)
+        for shard in shards:
+            await redis.set(keys.rebuilding(shard), 1)
+            await redis.delete(keys.version(shard))
+        for shard in range(before):
+            await _drain(connection, redis, settings, shard)
+        await _remove_everything(redis, report)
+        events = await _restore(connection, settings, report)
+        async with connection.transaction():
+            await connection.execute(query("insert_offsets"), after)
+            await connection.execute(query("change_shards"), after)
+        for row in await connection.fetch(query("read_ends"), after):
+            await _begin_stream(redis, row)
+        for shard in shards:
+            await redis.delete(keys.rebuilding(shard))
+    finally:
+        await redis.aclose()
+        await connection.close()
+    return events
+
+
+async def _own(connection: Any, shards: range) -> None:  # noqa: ANN401 - asyncpg is untyped
+    """Be the only one who writes the ledger. A persister whose Redis is behind lets go again and again."""
+    sinks = {shard: Sink(connection, shard) for shard in shards}
+    deadline = time.monotonic() + OWN_TIMEOUT_S
+    while sinks:
+        for shard in list(sinks):
+            if await sinks[shard].own():
+                del sinks[shard]
+        if sinks and time.monotonic() > deadline:
+            raise RebuildRefused(
+                f"a persister writes the ledger of shard {min(sinks)}; stop `redeem up` or `redeem persist`"
+            )
+        await asyncio.sleep(_POLL_S if sinks else 0)
+
+
+async def _refuse_live_holds(redis: Redis, shards: int) -> None:
+    """A hold's id names its shard, so holds do not move."""
+    live = sum([int(await redis.hlen(keys.held(shard))) for shard in range(shards)])
+    if live:
+        raise RebuildRefused(
+            f"{live} holds are live, which cannot go to other shards; pause the campaigns, and wait for them"
+        )
+
+
+async def _drain(connection: Any, redis: Redis, settings: Settings, shard: int) -> None:  # noqa: ANN401 - asyncpg is untyped
+    """Bring to the ledger what the stream still has; whoever lost events may have taken others since."""
+    redis.set_response_callback("XRANGE", lambda response, **_: response)
+    sink, reader = Sink(connection, shard), StreamReader(redis, shard, settings)
+    row = await connection.fetchrow(query("read_offset"), shard)
+    offset = await sink.offset(row["shards"])
+    with contextlib.suppress(StreamBehind):
+        while entries := (await reader.read(offset.id)).entries:
+            offset, _ = await sink.write(entries, offset)
+
+
+async def _remove_everything(redis: Redis, report: Callable[[str, int], None]) -> None:
+    """All of our keys but the marks."""
+    mark = keys.rebuilding(0).rpartition(":")[2].encode()
+    removed, cursor = 0, -1
+    while cursor:
+        page: Any = await redis.scan(max(cursor, 0), match=_OURS, count=_SCAN_KEYS)
+        cursor, names = page
+        if ours := [name for name in names if name.rpartition(b":")[2] != mark]:
+            removed += int(await redis.unlink(*ours))
+        report("keys removed", removed)
+
+
+async def _restore(
+    connection: Any,  # noqa: ANN401 - asyncpg is untyped
+    settings: Settings,
+    report: Callable[[str, int], None],
+) -> int:
+    hold_ttl_ms = settings.hold_ttl_s * 1000
+    async with (
+        connection.transaction(isolation="repeatable_read", readonly=True),
+        writing(settings.redis_url) as writer,
+    ):
+        everything = await from_ledger.read(connection, settings.shards, partial(report, "events read"))
+        await to_redis.write(writer, everything, hold_ttl_ms)
+        await to_redis.write_users(writer, connection, everything, partial(report, "users counted"))
+        since_ms = int(time.time() * 1000) - RECEIPTS_KEPT_MS
+        read = partial(report, "events under a key read")
+        await to_redis.write_receipts(writer, connection, everything, since_ms, hold_ttl_ms, report=read)
+    return everything.events
+
+
+async def _begin_stream(redis: Redis, row: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
+    """An empty stream that goes on behind the last event of the ledger, and has had as many."""
+    if row["entries"]:
+        name, last = keys.events(row["shard"]), f"{row['stream_ms']}-{row['stream_seq']}"
+        await redis.xgroup_create(name, _GROUP, mkstream=True)
+        await redis.xgroup_destroy(name, _GROUP)
+        command = ("XSETID", name, last, "ENTRIESADDED", row["entries"], "MAXDELETEDID", last)
+        await redis.execute_command(*command)  # type: ignore[no-untyped-call] # redis-py's is untyped

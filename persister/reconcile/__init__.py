@@ -1,0 +1,1 @@
+"""Compares ledger, Redis and counters: the work behind `redeem audit`; finds conflicts."""

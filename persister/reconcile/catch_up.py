@@ -1,0 +1,114 @@
+"""Tells what is expected the events behind its snapshot: from the ledger, or, if that is late, the stream."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from persister.ingest.entries import StreamId, decode
+from persister.queries import query
+from persister.reconcile.code_state import SUCCESSES, Told
+from persister.reconcile.expected import FETCH_ROWS, told
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from persister.reconcile.expected import Expected
+
+_POLL_S: Final = 0.05
+_PAGE_ENTRIES: Final = 1000
+
+
+class Follower:
+    """Brings ``expected`` to an exact place in each shard's stream. ``wait_s``: for the ledger."""
+
+    def __init__(self, connection: Any, redis: Redis, expected: Expected, wait_s: float) -> None:  # noqa: ANN401 - asyncpg is untyped
+        self._connection = connection
+        self._redis = redis
+        self.expected = expected
+        self.erased_meanwhile: set[str] = set()
+        self._wait_s = wait_s
+        self._late: set[int] = set()  # shards whose ledger nobody writes, as it seems
+        self._amounts: dict[
+            str, int | None
+        ] = {}  # of redemptions that the ledger had not when they were told
+
+    async def follow(self, shard: int, end: StreamId) -> None:
+        """Tell everything up to and including this entry; the ledger is waited for."""
+        deadline = time.monotonic() + (0 if shard in self._late else self._wait_s)
+        await self.expected.read_batches(self._connection)
+        before = set(self.expected.pseudonyms)
+        await self.expected.read_pseudonyms(self._connection)
+        self.erased_meanwhile |= self.expected.pseudonyms - before
+        while self.expected.at[shard] < end:
+            written = await self._written(shard)
+            if written >= end:
+                await self._tell_ledger(shard, end)
+            elif time.monotonic() < deadline:
+                await asyncio.sleep(_POLL_S)
+            else:
+                self._late.add(shard)
+                if written > self.expected.at[shard]:
+                    await self._tell_ledger(shard, written)
+                await self._tell_stream(shard, end)
+
+    async def _written(self, shard: int) -> StreamId:
+        row = await self._connection.fetchrow(query("read_offset"), shard)
+        return StreamId(row["stream_ms"], row["stream_seq"])
+
+    async def _tell_ledger(self, shard: int, end: StreamId) -> None:
+        expected = self.expected
+        async with self._connection.transaction():
+            async for row in self._connection.cursor(
+                query("audit_events"), shard, *expected.at[shard], *end, prefetch=FETCH_ROWS
+            ):
+                expected.seqs[shard] = row["seq"]
+                if row["last4"]:
+                    event = told(row)
+                    if event.type == "rolled_back" and not event.known:
+                        event = await self._with_redemption(event, row["batch"], row["serial"])
+                    expected.tell(row["batch"], row["serial"], [(f"{shard}:{row['seq']}", event)])
+        rejects = await self._connection.fetchval(query("audit_rejects"), shard, *end)
+        expected.entries[shard] = expected.seqs[shard] + rejects
+        expected.at[shard] = end
+
+    async def _tell_stream(self, shard: int, end: StreamId) -> None:
+        """What the ledger has not; for as long as nobody writes it, as only then nobody trims the stream."""
+        expected = self.expected
+        written = await self._written(shard)
+        while expected.at[shard] < end and expected.at[shard] >= written:
+            begin = f"({expected.at[shard]}"
+            page: Any = await self._redis.xrange(f"{{s{shard}}}:events", begin, str(end), count=_PAGE_ENTRIES)
+            if await self._written(shard) != written:
+                return
+            if not page:
+                expected.at[shard] = end
+                return
+            flat = [
+                (entry_id, [part for pair in fields.items() for part in pair]) for entry_id, fields in page
+            ]
+            entries = decode(flat)
+            for record in entries.records(shard, 0):
+                await self._tell_record(shard, record)
+            expected.entries[shard] += entries.size
+            expected.at[shard] = entries.last
+
+    async def _tell_record(self, shard: int, record: tuple[Any, ...]) -> None:
+        _, ms, sequence, _, type_, redemption, _, batch, serial, last4, user, amount, _, order, *_ = record
+        if not last4:
+            return
+        event = Told(type_, redemption, user, order or "", amount)
+        if type_ in SUCCESSES:
+            self._amounts[redemption] = amount
+        if type_ == "rolled_back":
+            event = await self._with_redemption(event, batch, serial)
+        self.expected.tell(batch, serial, [(f"{shard}-{ms}-{sequence}", event)])
+
+    async def _with_redemption(self, event: Told, batch: int, serial: int) -> Told:
+        """A rollback, with what its redemption was worth."""
+        if event.redemption in self._amounts:
+            return event._replace(redeemed=self._amounts[event.redemption], known=True)
+        place = [int(part) for part in event.redemption.split("-")]
+        row = await self._connection.fetchrow(query("audit_redemption"), *place, batch, serial)
+        return event._replace(redeemed=row and row["amount"], known=row is not None)

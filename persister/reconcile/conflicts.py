@@ -1,0 +1,278 @@
+"""Looks for what must not happen: codes that succeed more often, or for more, than they may.
+
+Only a Redis that lost what the ledger has can let that happen, or a fault of ours. It runs right behind the
+writing, with an offset of its own, so that the writing neither waits for it nor needs another index: what
+each code has used so far is kept in memory, some codes together, and now and then, with the offset that
+belongs to it, in ``ledger_tallies``. Whoever begins again counts on from there. Nothing is refused or
+dropped: a conflict is a row of ``conflicts``, an error in the log and a metric.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import asyncpg
+import numpy as np
+
+from persister import metrics
+from persister.copy_format import BinaryRows
+from persister.ingest.ledger_writer import ADVISORY_CLASS, describe
+from persister.queries import query
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from engine.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+CHECKER: Final = -1
+"""In the place of a shard in the advisory lock: one process looks at all of them."""
+SEGMENT_BYTES: Final = 1 << 14
+ROWS_MAX: Final = 20_000
+"""Of each shard, in one look."""
+KEEP_INTERVAL_S: Final = 30.0
+MEMORY_BYTES_MAX: Final = 1 << 28
+"""Of tallies; past it they are kept in the database and read again when they are asked for."""
+ROLLED_BACK: Final = 2
+ADJUSTED: Final = 3
+_KINDS: Final = {"single": "redeemed_twice", "multi": "uses_exceeded", "balance": "overdrawn"}
+_ROW: Final = (("shard", 2), ("seq", 8), ("batch", 4), ("serial", 4), ("type", 2), ("amount", 8))
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the codes of a batch may: how often they succeed, or the balance they begin with."""
+
+    kind: str
+    allowed: int
+
+    @property
+    def tally(self) -> str:
+        """The type of a tally."""
+        return "<i1" if self.kind == "single" else "<i8"
+
+    @property
+    def codes_together(self) -> int:
+        """How many are in one string."""
+        return SEGMENT_BYTES // np.dtype(self.tally).itemsize
+
+
+class Window(NamedTuple):
+    """A piece of a shard's ledger: rows behind ``checked``, up to ``seq``."""
+
+    shard: int
+    checked: int
+    seq: int
+
+
+Place = tuple[int, int]
+"""Batch and segment."""
+
+
+class ConflictWatch:
+    """Looks at all shards' ledgers. ``run`` it until cancelled; whatever fails is tried again."""
+
+    def __init__(self, settings: Settings, database_url: str) -> None:
+        self._settings = settings
+        self._database_url = database_url
+        self._trouble = ""
+
+    async def run(self) -> None:
+        """Look at what is new, again and again; one process does, others stand by."""
+        while True:
+            try:
+                await self._watch()
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+                self._tell(error, logging.WARNING)
+            except Exception as error:  # noqa: BLE001 - told, and tried again: the ledger must go on
+                self._tell(error, logging.ERROR)
+            await asyncio.sleep(self._settings.persist_backoff_s_max)
+
+    def _tell(self, error: Exception, level: int) -> None:
+        trouble = describe(error)
+        if trouble != self._trouble:
+            logger.log(level, "conflicts cannot be looked for", extra={"error": trouble})
+        self._trouble = trouble
+
+    async def _watch(self) -> None:
+        timeout_s = self._settings.persist_timeout_s
+        connection = await asyncpg.connect(
+            self._database_url,
+            timeout=timeout_s,
+            command_timeout=timeout_s,
+            server_settings={"application_name": "redeem-conflicts"},
+        )
+        try:
+            while not await connection.fetchval(query("own_shard"), ADVISORY_CLASS, CHECKER):
+                await self._rest()
+            tallies = Tallies(connection)
+            while True:
+                if not await tallies.check(ROWS_MAX):
+                    await self._rest()
+                self._trouble = ""
+        finally:
+            connection.terminate()  # without a word: a server that hangs must not keep a stop waiting
+
+    async def _rest(self) -> None:
+        await asyncio.sleep(self._settings.conflict_interval_ms / 1000)
+
+
+class Tallies:
+    """What each code has used, as far as the ledger was looked at; for the owner of the lock alone."""
+
+    def __init__(self, connection: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
+        self._connection = connection
+        self._segments: dict[Place, NDArray[Any]] = {}
+        self._changed: set[Place] = set()
+        self._looked: dict[int, int] = {}  # of each shard the last row
+        self._kept_at = time.monotonic()
+
+    async def check(self, rows_max: int) -> int:
+        """Look at the next rows of each shard, at most so many; answers how many it looked at."""
+        windows = await self._windows(rows_max)
+        reading = BinaryRows(_ROW)
+        if windows:
+            await self._connection.copy_from_query(
+                query("read_uses"), *_columns(windows), output=reading.take, format="binary"
+            )
+            await self._take(reading.finish())
+            self._looked.update({window.shard: window.seq for window in windows})
+        size = sum(segment.nbytes for segment in self._segments.values())
+        if size > MEMORY_BYTES_MAX or time.monotonic() - self._kept_at > KEEP_INTERVAL_S:
+            await self.keep()
+        if size > MEMORY_BYTES_MAX:
+            self._segments.clear()
+        return sum(window.seq - window.checked for window in windows)
+
+    async def keep(self) -> None:
+        """Let the database know how far this is: whoever comes next goes on from here."""
+        changed = sorted(self._changed)
+        async with self._connection.transaction():
+            await self._connection.execute(
+                query("write_tallies"),
+                [batch for batch, _ in changed],
+                [segment for _, segment in changed],
+                [self._segments[place].tobytes() for place in changed],
+            )
+            await self._connection.execute(
+                query("write_checks"), list(self._looked), list(self._looked.values())
+            )
+        self._changed.clear()
+        self._kept_at = time.monotonic()
+
+    async def _windows(self, rows_max: int) -> list[Window]:
+        """What to look at now: the oldest of all shards, as a code may have been on another one before."""
+        windows = []
+        horizon: int | None = None
+        for row in await self._connection.fetch(query("read_unchecked")):
+            checked = self._looked.setdefault(row["shard"], row["checked"])
+            end = min(row["seq"], checked + rows_max)
+            if end > checked:
+                windows.append(Window(row["shard"], checked, end))
+            if end < row["seq"]:
+                ms = await self._connection.fetchval(query("read_row_ms"), row["shard"], end)
+                horizon = ms if horizon is None or ms is None else min(horizon, ms)
+        if horizon is None or len(windows) == 1:
+            return windows
+        ends = [
+            await self._connection.fetchval(query("read_checked_until"), *window, horizon)
+            for window in windows
+        ]
+        return [
+            Window(window.shard, window.checked, end)
+            for window, end in zip(windows, ends, strict=True)
+            if end is not None
+        ]
+
+    async def _take(self, rows: NDArray[Any]) -> None:
+        numbers = np.unique(rows["batch"]).tolist()
+        found = await self._connection.fetch(query("read_rules"), numbers)
+        rules = {row["id"]: Rules(row["kind"], row["allowed"]) for row in found}
+        rows = rows[np.isin(rows["batch"], list(rules)) & (rows["serial"] >= 0)]
+        if not len(rows):
+            return
+        codes = _of_batch(rows, {batch: rule.codes_together for batch, rule in rules.items()})
+        places = np.unique(np.stack([rows["batch"], rows["serial"] // codes], axis=1), axis=0)
+        touched = [(int(batch), int(segment)) for batch, segment in places]
+        await self._load([place for place in touched if place not in self._segments], rules)
+        running = add(self._segments, rows, rules)
+        self._changed.update(touched)
+        allowed = _of_batch(rows, {batch: rule.allowed for batch, rule in rules.items()})
+        at = np.flatnonzero((_changes(rows, rules) > 0) & (running > allowed))
+        if len(at):
+            kinds = [_KINDS[rules[int(batch)].kind] for batch in rows["batch"][at]]
+            columns = (rows["shard"], rows["seq"], running, allowed)
+            await self._record(kinds, *(column[at].tolist() for column in columns))
+
+    async def _load(self, places: list[Place], rules: Mapping[int, Rules]) -> None:
+        for batch, segment in places:
+            self._segments[batch, segment] = np.zeros(rules[batch].codes_together, rules[batch].tally)
+        columns = [batch for batch, _ in places], [segment for _, segment in places]
+        for row in await self._connection.fetch(query("read_tallies"), *columns):
+            tally = np.frombuffer(row["used"], rules[row["batch"]].tally)
+            self._segments[row["batch"], row["segment"]] = tally.copy()
+
+    async def _record(self, *columns: list[Any]) -> None:
+        """Those that are known already, from before a new start, are not told again."""
+        for conflict in await self._connection.fetch(query("insert_conflicts"), *columns):
+            metrics.CONFLICTS.labels(conflict["kind"]).inc()
+            logger.error("a code succeeded more often than it may", extra=dict(conflict))
+
+
+def _columns(windows: list[Window]) -> tuple[list[int], list[int], list[int]]:
+    return (
+        [window.shard for window in windows],
+        [window.checked for window in windows],
+        [window.seq for window in windows],
+    )
+
+
+def add(
+    tallies: Mapping[Place, NDArray[Any]], rows: NDArray[Any], rules: Mapping[int, Rules]
+) -> NDArray[np.int64]:
+    """Add rows, which are in their order, to the tallies; answers what their code had used behind each."""
+    codes = (rows["batch"].astype(np.int64) << 32) | rows["serial"]
+    order = np.argsort(codes, kind="stable")
+    changes = _changes(rows, rules)[order]
+    first = np.flatnonzero(np.diff(codes[order], prepend=-1))  # of each code
+    last = np.append(first[1:], len(order)) - 1
+    of_code = rows[order][first]
+    together = _of_batch(of_code, {batch: rule.codes_together for batch, rule in rules.items()})
+    segments, offsets = np.divmod(of_code["serial"].astype(np.int64), together)
+    names = (of_code["batch"].astype(np.int64) << 32) | segments  # codes are in order, and so are these
+    begins = np.flatnonzero(np.diff(names, prepend=-1))
+    spans = [
+        (tallies[int(names[begin]) >> 32, int(names[begin]) & 0xFFFFFFFF], slice(begin, end))
+        for begin, end in zip(begins, np.append(begins[1:], len(names)), strict=True)
+    ]
+    before = np.zeros(len(first), np.int64)
+    for tally, span in spans:
+        before[span] = tally[offsets[span]]
+    sums = np.cumsum(changes)
+    running = sums + np.repeat(before - sums[first] + changes[first], np.diff(np.append(first, len(order))))
+    after = running[last]
+    for tally, span in spans:
+        limits = np.iinfo(tally.dtype)
+        tally[offsets[span]] = np.clip(after[span], limits.min, limits.max)
+    answer = np.empty_like(running)
+    answer[order] = running
+    return answer
+
+
+def _changes(rows: NDArray[Any], rules: Mapping[int, Rules]) -> NDArray[np.int64]:
+    """How much more each row uses of its code, or less."""
+    signs = np.where((rows["type"] == ROLLED_BACK) | (rows["type"] == ADJUSTED), -1, 1)
+    is_balance = _of_batch(rows, {batch: rule.kind == "balance" for batch, rule in rules.items()})
+    return np.where(is_balance, rows["amount"].astype(np.int64), 1) * signs
+
+
+def _of_batch(rows: NDArray[Any], values: Mapping[int, int]) -> NDArray[np.int64]:
+    batches, at = np.unique(rows["batch"], return_inverse=True)
+    return np.array([values[int(batch)] for batch in batches], np.int64)[at]

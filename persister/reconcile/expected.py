@@ -1,0 +1,263 @@
+"""What Redis must hold of codes, campaigns, users, holds and rollbacks, as far as the ledger has been told.
+
+Made from one snapshot of the ledger, then told the events behind it. Codes with a plain story, one
+redemption, are counted in arrays; the others one after the other, each by its ``Story``, of which only what
+counts is kept.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+
+from engine.store import idempotency, keys
+from persister.copy_format import BinaryRows
+from persister.ingest.entries import StreamId
+from persister.queries import query
+from persister.reconcile.code_state import Held, Rules, Story, Told
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+FETCH_ROWS: Final = 5000
+_PLAIN: Final = (("batch", 4), ("serial", 4), ("amount", 8))
+
+
+class Illegal(NamedTuple):
+    """An event that cannot have happened."""
+
+    event: str
+    batch: int
+    serial: int
+    what: str
+
+
+@dataclass(slots=True)
+class Batch:
+    """A batch: the two bits of each code; of codes that do not succeed once, how often or how much of it."""
+
+    id: int
+    campaign: str
+    rules: Rules
+    pinned_shard: int | None
+    per_user_limited: bool
+    states: NDArray[np.uint8]
+    used: NDArray[np.int64]
+
+    def place(self, serial: int, shards: int) -> keys.Place:
+        """Where one of its codes is."""
+        return keys.place(serial, shards, self.pinned_shard)
+
+    def here(self, shard: int, shards: int) -> slice:
+        """Its serials on a shard, in the order of their places."""
+        if self.pinned_shard is None:
+            return slice(shard, None, shards)
+        return slice(None) if self.pinned_shard == shard else slice(0, 0)
+
+
+class LiveHold(NamedTuple):
+    """A hold, and whose it is."""
+
+    batch: int
+    serial: int
+    held: Held
+
+
+@dataclass(slots=True)
+class Expected:
+    """All of it.
+
+    Attributes:
+        at, entries: of each shard the last entry told, and how many its stream had had by then.
+        seqs: of each shard the row of the ledger that was told last.
+        uses, spent: by shard and campaign.
+        users: by campaign and user, where a campaign limits them.
+        names: the users by campaign and digest, as Redis names them.
+        rolled_back: by batch and redemption, the shard and how much was given back.
+        limited: campaigns that limit users, and their shards.
+        detached, detached_campaigns: batches whose rows were taken out of the ledger; they are not looked at.
+        holds: by id.
+        told_since: names that were counted behind the snapshot.
+        lost_uses: by campaign, how many uses were given back to an erased name.
+    """
+
+    shards: int
+    pseudonyms: set[str] = field(default_factory=set)
+    batches: dict[int, Batch] = field(default_factory=dict)
+    at: dict[int, StreamId] = field(default_factory=dict)
+    seqs: dict[int, int] = field(default_factory=dict)
+    limited: dict[str, int] = field(default_factory=dict)
+    detached: set[int] = field(default_factory=set)
+    detached_campaigns: set[str] = field(default_factory=set)
+    entries: dict[int, int] = field(default_factory=dict)
+    uses: Counter[tuple[int, str]] = field(default_factory=Counter)
+    spent: Counter[tuple[int, str]] = field(default_factory=Counter)
+    users: Counter[tuple[str, str]] = field(default_factory=Counter)
+    names: dict[tuple[str, bytes], str] = field(default_factory=dict)
+    rolled_back: dict[tuple[int, str], tuple[int, int]] = field(default_factory=dict)
+    holds: dict[str, LiveHold] = field(default_factory=dict)
+    holds_of: dict[tuple[int, int], set[str]] = field(default_factory=dict)
+    told_since: set[tuple[str, bytes]] = field(default_factory=set)
+    lost_uses: Counter[str] = field(default_factory=Counter)
+    illegal: list[Illegal] = field(default_factory=list)
+    stories: int = 0
+
+    async def read_batches(self, connection: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
+        """Know those batches that are new."""
+        for row in await connection.fetch(query("audit_detached")):
+            self.detached.add(row["id"])
+            self.detached_campaigns.add(row["campaign"])
+        for row in await connection.fetch(query("audit_batches")):
+            if row["per_user_limited"] and row["pinned_shard"] is not None:
+                self.limited[row["campaign"]] = row["pinned_shard"]
+            if row["id"] not in self.batches:
+                rules = Rules(row["kind"], row["amount"], row["max_uses"])
+                self.batches[row["id"]] = Batch(
+                    id=row["id"],
+                    campaign=row["campaign"],
+                    rules=rules,
+                    pinned_shard=row["pinned_shard"],
+                    per_user_limited=row["per_user_limited"],
+                    states=np.zeros(row["count"], np.uint8),
+                    used=np.zeros(0 if rules.kind == "single" else row["count"], np.int64),
+                )
+
+    async def read_pseudonyms(self, connection: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
+        """Know whose names were erased."""
+        rows = await connection.fetch(query("audit_pseudonyms"))
+        self.pseudonyms.update(row["pseudonym"] for row in rows)
+
+    def take_plain(self, rows: NDArray[Any]) -> None:
+        """Count codes of which there is nothing but one redemption."""
+        batches, at = np.unique(rows["batch"], return_inverse=True)
+        for number, batch_id in enumerate(batches):
+            batch, own = self.batches[int(batch_id)], rows[at == number]
+            serials, amounts = own["serial"].astype(np.int64), own["amount"].astype(np.int64)
+            if batch.rules.kind == "single":
+                batch.states[serials] = keys.REDEEMED
+            else:
+                batch.used[serials] = amounts if batch.rules.kind == "balance" else 1
+            shards = serials % self.shards if batch.pinned_shard is None else np.zeros_like(serials)
+            for shard in np.unique(shards):
+                place = int(shard) if batch.pinned_shard is None else batch.pinned_shard, batch.campaign
+                here = shards == shard
+                self.uses[place] += int(np.count_nonzero(here))
+                self.spent[place] += int(amounts[here].sum())
+        self.stories += len(rows)
+
+    def tell(self, batch_id: int, serial: int, events: Iterable[tuple[str, Told]]) -> None:
+        """Go on with a code by some events, each with its name for whoever wants to find it."""
+        batch = self.batches.get(batch_id)
+        if batch is None or not 0 <= serial < len(batch.states):
+            return  # told elsewhere: there is no such code
+        story = self._story(batch, serial)
+        counter = batch.place(serial, self.shards).shard, batch.campaign
+        for name, told in events:
+            if told.type == "rolled_back":
+                before = self.rolled_back.get((batch_id, told.redemption))
+                story.given_back = {} if before is None else {told.redemption: before[1]}
+            effect = story.apply(told)
+            self.uses[counter] += effect.uses
+            self.spent[counter] += effect.spent
+            if batch.per_user_limited and told.user and effect.uses:
+                self.count_user(batch.campaign, told.user, effect.uses)
+                if effect.uses < 0 and told.user in self.pseudonyms:
+                    self.lost_uses[batch.campaign] += 1
+            if told.type == "rolled_back":
+                total = story.given_back[told.redemption]
+                self.rolled_back[batch_id, told.redemption] = counter[0], total
+            if effect.illegal:
+                self.illegal.append(Illegal(name, batch_id, serial, effect.illegal))
+        self._keep(batch, serial, story)
+
+    def _story(self, batch: Batch, serial: int) -> Story:
+        state = int(batch.states[serial])
+        holds = {id_: self.holds[id_].held for id_ in self.holds_of.get((batch.id, serial), ())}
+        if batch.rules.kind == "single":
+            used = int(state == keys.REDEEMED) + len(holds)
+        else:
+            used = int(batch.used[serial])
+        return Story(
+            batch.rules,
+            used=used,
+            redeemed=state == keys.REDEEMED,
+            void=state == keys.VOID,
+            holds=holds,
+            names_erased=self.pseudonyms,
+        )
+
+    def _keep(self, batch: Batch, serial: int, story: Story) -> None:
+        batch.states[serial] = story.state
+        if batch.rules.kind != "single":
+            batch.used[serial] = story.used
+        code = batch.id, serial
+        before = self.holds_of.pop(code, set())
+        for id_ in before:
+            del self.holds[id_]
+        for id_, held in story.holds.items():
+            self.holds[id_] = LiveHold(*code, held)
+        if story.holds:
+            self.holds_of[code] = set(story.holds)
+
+    def count_user(self, campaign: str, user: str, uses: int) -> None:
+        """Add to a user's successes."""
+        digest = idempotency.bucketed(user, keys.USER_BUCKETS)[1]
+        self.names[campaign, digest] = user
+        self.told_since.add((campaign, digest))
+        self.users[campaign, user] += uses
+
+
+def told(row: Any) -> Told:  # noqa: ANN401 - asyncpg is untyped
+    """An event as the queries for the audit answer it."""
+    return Told(
+        type=row["type"],
+        redemption=row["redemption"],
+        user=row["user_id"],
+        order=row["order_ref"] or "",
+        amount=row["amount"],
+        redeemed=row["redeemed"],
+        known=row["type"] != "rolled_back" or row["known"],
+    )
+
+
+async def read(connection: Any, shards: int) -> Expected:  # noqa: ANN401 - asyncpg is untyped
+    """From one snapshot of the ledger; ``connection`` is in a transaction that has one, and may write."""
+    expected = Expected(shards)
+    await expected.read_pseudonyms(connection)
+    for row in await connection.fetch(query("audit_offsets")):
+        expected.at[row["shard"]] = StreamId(row["stream_ms"], row["stream_seq"])
+        expected.seqs[row["shard"]] = row["seq"]
+        expected.entries[row["shard"]] = row["seq"] + row["rejects"]
+    await expected.read_batches(connection)
+    await connection.execute(query("audit_odd"))
+    await connection.execute("ANALYZE odd_codes")
+    reading = BinaryRows(_PLAIN, expected.take_plain)
+    await connection.copy_from_query(query("audit_plain"), output=reading.take, format="binary")
+    expected.take_plain(reading.finish())
+    limited = sorted(expected.limited)
+    async for row in connection.cursor(query("audit_plain_users"), limited, prefetch=FETCH_ROWS):
+        expected.count_user(row["campaign"], row["user_id"], row["uses"])
+    story: list[Any] = []
+    async for row in connection.cursor(query("audit_stories"), prefetch=FETCH_ROWS):
+        if story and (row["batch"], row["serial"]) != (story[0]["batch"], story[0]["serial"]):
+            expected.tell(story[0]["batch"], story[0]["serial"], _named(story))
+            expected.stories += 1
+            story = []
+        story.append(row)
+        if len(story) == FETCH_ROWS:  # a shared word: as much as is there, the rest goes on from it
+            expected.tell(row["batch"], row["serial"], _named(story))
+            story = []
+    if story:
+        expected.tell(story[0]["batch"], story[0]["serial"], _named(story))
+        expected.stories += 1
+    expected.told_since.clear()
+    return expected
+
+
+def _named(rows: Iterable[Any]) -> Iterator[tuple[str, Told]]:
+    return ((f"{row['shard']}:{row['seq']}", told(row)) for row in rows)

@@ -1,0 +1,134 @@
+"""The ledger against itself: numbers without gaps, the hash chain, codes that exist, erased names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from persister.ingest import chain
+from persister.queries import query
+from persister.reconcile.findings import Head
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from persister.reconcile.findings import Report
+
+LINK_ROWS: Final = 10_000
+"""Rows that are read together: links are small where there is little to do."""
+_FETCH_ROWS: Final = 5000
+
+
+async def audit(
+    connection: Any,  # noqa: ANN401 - asyncpg is untyped
+    report: Report,
+    anchors: Mapping[int, list[tuple[int, bytes]]],
+    progress: Callable[[str, int], None],
+) -> None:
+    """Look at one snapshot of the ledger; ``connection`` is in a transaction that has one.
+
+    ``anchors``: of shards, digests that were noted earlier, each with the row it stood behind.
+    """
+    offsets = await connection.fetch(query("audit_offsets"))
+    await _look_at_numbers(connection, report, offsets)
+    for row in offsets:
+        await _look_at_chain(connection, report, row, dict(anchors.get(row["shard"], [])), progress)
+    for shard in anchors.keys() - {row["shard"] for row in offsets}:
+        report.add("chain", f"shard {shard}", "a chain", "no such shard")
+    async for row in connection.cursor(query("audit_strays"), prefetch=_FETCH_ROWS):
+        item = f"{row['shard']}:{row['seq']}"
+        report.add("codes", item, "a code of its campaign", f"batch {row['batch']}, serial {row['serial']}")
+    for row in await connection.fetch(query("audit_erased")):
+        report.look("erasures")
+        if row["events"] is None or row["rows"] > row["events"]:
+            told = "no such act" if row["events"] is None else f"{row['events']} events in the act"
+            report.add("erasures", row["user_id"], told, f"{row['rows']} rows")
+
+
+async def _look_at_numbers(connection: Any, report: Report, offsets: list[Any]) -> None:  # noqa: ANN401 - asyncpg is untyped
+    ends = {row["shard"]: row["seq"] for row in offsets}
+    last = {row["shard"]: row["kept_until"] for row in offsets}
+    for row in await connection.fetch(query("audit_gaps")):
+        report.look("numbers", row["rows"])
+        last[row["shard"]] = max(last.get(row["shard"], 0), row["last_seq"])
+    for shard, seq in last.items():
+        if seq != ends.get(shard, 0):
+            report.add("numbers", f"shard {shard}", f"last row {ends.get(shard, 0)}", f"last row {seq}")
+    async for row in connection.cursor(query("audit_disorder"), prefetch=_FETCH_ROWS):
+        item = f"{row['shard']}:{row['seq']}"
+        if row["before"] != row["seq"] - 1:
+            report.add("numbers", item, f"behind row {row['seq'] - 1}", f"behind row {row['before']}")
+        else:
+            report.add("numbers", item, "a later entry than the row before", "an earlier one")
+
+
+async def _look_at_chain(
+    connection: Any,  # noqa: ANN401 - asyncpg is untyped
+    report: Report,
+    offset: Any,  # noqa: ANN401 - asyncpg is untyped
+    anchors: dict[int, bytes],
+    progress: Callable[[str, int], None],
+) -> None:
+    shard, before, seq = offset["shard"], chain.BEGINNING, offset["chain_after"]
+    await _look_at_kept(connection, report, offset)
+    async for links in _groups(connection, shard):
+        first, last = links[0]["first_seq"], links[-1]["last_seq"]
+        rows = await connection.fetch(query("audit_rows"), shard, first, last)
+        at = 0
+        for link in links:
+            end = at
+            while end < len(rows) and rows[end]["seq"] <= link["last_seq"]:
+                end += 1
+            own, at = rows[at:end], end
+            item = f"shard {shard}, rows {link['first_seq']} to {link['last_seq']}"
+            if link["first_seq"] != seq + 1:
+                report.add("chain", item, f"rows from {seq + 1}", f"rows from {link['first_seq']}")
+            whole = link["last_seq"] > offset["kept_until"]
+            digest = chain.link(before, list(zip(*own, strict=True))) if whole and _is_sealed(own) else b""
+            if whole and digest != link["digest"]:
+                report.add("chain", item, link["digest"].hex(), digest.hex() or "rows that are missing")
+            before, seq = link["digest"], link["last_seq"]
+            _look_at_anchor(report, shard, seq, before, anchors)
+        report.look("chain", len(links))
+        progress("rows of the chain verified", seq)
+    if (seq, before) != (offset["seq"], offset["chain_digest"]):
+        wanted = f"ends with row {offset['seq']}, {offset['chain_digest'].hex()}"
+        report.add("chain", f"shard {shard}", wanted, f"ends with row {seq}, {before.hex()}")
+    for anchor, digest in anchors.items():
+        report.add("chain", f"shard {shard}, row {anchor}", digest.hex(), "no link ends there")
+    report.heads.append(Head(shard, seq, before.hex()))
+
+
+async def _look_at_kept(connection: Any, report: Report, offset: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
+    """What is left of rows of which some were taken out is what it was then."""
+    if not offset["kept_until"]:
+        return
+    report.look("kept", offset["kept_rows"])
+    kept = offset["kept_rows"], offset["kept_digest"]
+    rows, digest = await chain.of_kept(connection, offset["shard"], offset["kept_until"])
+    if (rows, digest) != kept:
+        item = f"shard {offset['shard']}, what is left up to row {offset['kept_until']}"
+        report.add("kept", item, f"{kept[0]} rows, {kept[1].hex()}", f"{rows} rows, {digest.hex()}")
+
+
+def _is_sealed(rows: list[Any]) -> bool:
+    return bool(rows) and all(row["user_seal"] is not None for row in rows)
+
+
+def _look_at_anchor(report: Report, shard: int, seq: int, digest: bytes, anchors: dict[int, bytes]) -> None:
+    noted = anchors.pop(seq, None)
+    if noted is not None:
+        report.look("anchors")
+        if noted != digest:
+            report.add("anchors", f"shard {shard}, row {seq}", noted.hex(), digest.hex())
+
+
+async def _groups(connection: Any, shard: int) -> AsyncIterator[list[Any]]:  # noqa: ANN401 - asyncpg is untyped
+    """Links that follow each other, some together."""
+    links: list[Any] = []
+    async for link in connection.cursor(query("audit_links"), shard, prefetch=_FETCH_ROWS):
+        links.append(link)
+        if link["last_seq"] - links[0]["first_seq"] >= LINK_ROWS:
+            yield links
+            links = []
+    if links:
+        yield links

@@ -1,0 +1,216 @@
+"""Goes through all of Redis and compares with what is expected, segment by segment; nothing is held still.
+
+What differs here need not be wrong: it may have changed meanwhile. ``redis_audit`` looks again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from engine.store import keys
+from persister.reconcile.comparisons import Item, agree, parse, wanted
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from numpy.typing import NDArray
+    from redis.asyncio import Redis
+
+    from persister.reconcile.expected import Batch, Expected
+    from persister.reconcile.findings import Report
+
+SCAN_KEYS: Final = 1000
+READ_KEYS: Final = 50  # whole values together: a segment of balances has 32 KiB
+_WHOLE: Final = frozenset({"state", "spent", "uses", "users", "rolled_back", "campaign"})
+_CHECKS: Final = {"uses": "uses", "users": "users", "rolled_back": "rollbacks", "holds": "holds"}
+
+
+class Walk:
+    """One way through Redis. ``differing`` has all that looked different; ``strays`` keys of no use."""
+
+    def __init__(
+        self, redis: Redis, expected: Expected, report: Report, progress: Callable[[str, int], None]
+    ) -> None:
+        self._redis = redis
+        self._expected = expected
+        self._report = report
+        self._progress = progress
+        self._seen: set[str] = set()
+        self._found: set[Item] = set()
+        self.differing: dict[Item, Any] = {}
+        self.strays: list[str] = []
+
+    async def run(self) -> None:
+        """Read everything there is, then look for what is missing."""
+        waiting: list[str] = []
+        scanned = 0
+        async for raw in self._redis.scan_iter(match="{s[0-9]*}:*", count=SCAN_KEYS):
+            scanned += 1
+            key = raw.decode()
+            kind = key.split(":")[1]
+            if kind in _WHOLE and key.count(":") > 1 and key not in self._seen:
+                self._seen.add(key)
+                waiting.append(key)
+            if len(waiting) == READ_KEYS:
+                await self._read(waiting)
+                waiting = []
+            self._progress("keys of Redis", scanned)
+        await self._read(waiting)
+        for shard in range(self._expected.shards):
+            await self._read_fields(keys.holds(shard), "holds", shard, ())
+        self._look_for_missing()
+
+    async def read_strays(self) -> None:
+        """Look again at keys of batches that were unknown: they may have been made meanwhile."""
+        again, self.strays = self.strays, []
+        for key in again:
+            await self._read([key.partition(",")[0]])
+
+    async def _read(self, names: list[str]) -> None:
+        pipeline = self._redis.pipeline(transaction=False)
+        strings = [name for name in names if name.split(":")[1] in {"state", "spent"}]
+        for name in strings:
+            pipeline.get(name)
+        for name, value in zip(strings, await pipeline.execute(), strict=True):
+            self._compare_segment(name, value or b"")
+        for name in names:
+            tag, kind, *rest = name.split(":")
+            if kind in {"state", "spent"}:
+                continue
+            shard = int(tag[2:-1])
+            if kind == "campaign":
+                await self._compare_campaign(name, shard, rest[0])
+            elif kind == "users":
+                await self._read_fields(name, "users", shard, (rest[0],))
+            elif self._batch(name, shard, rest[0]) is not None:
+                await self._read_fields(name, _CHECKS[kind], shard, (int(rest[0]),))
+
+    def _batch(self, key: str, shard: int, batch_id: str) -> Batch | None:
+        """The batch that a key is of, if it is one to be looked at."""
+        batch = self._expected.batches.get(int(batch_id))
+        if batch is not None and batch.pinned_shard in {None, shard}:
+            return batch
+        if int(batch_id) not in self._expected.detached:
+            self.strays.append(key)
+        return None
+
+    def _compare_segment(self, key: str, value: bytes) -> None:
+        tag, kind, batch_id, segment = key.split(":")
+        shard = int(tag[2:-1])
+        batch = self._batch(key, shard, batch_id)
+        if batch is None:
+            return
+        size = keys.SEGMENT_CODES if kind == "state" else keys.SPENT_SEGMENT_CODES
+        here = batch.here(shard, self._expected.shards)
+        begin = int(segment) * size
+        if kind == "state":
+            found: NDArray[Any] = _states(value)
+            mine: NDArray[Any] = batch.states[here][begin : begin + size]
+        else:
+            found = np.frombuffer(value[: len(value) // 8 * 8], ">i8").astype(np.int64)
+            mine = batch.used[here][begin : begin + size] if batch.rules.kind == "balance" else batch.used[:0]
+        check = "states" if kind == "state" else "balances"
+        self._report.look(check, len(mine))
+        length = max(len(found), len(mine))
+        both = np.zeros((2, length), np.int64)
+        both[0, : len(mine)], both[1, : len(found)] = mine, found
+        different = np.flatnonzero(both[0] != both[1])
+        if len(different) and different[-1] >= len(mine):
+            self.strays.append(f"{key}, codes that were never issued")
+        for at in different[different < len(mine)]:
+            item = Item(check, shard, (batch.id, self._serial(batch, shard, begin + int(at))))
+            self.differing[item] = int(both[1, at])
+
+    def _serial(self, batch: Batch, shard: int, index: int) -> int:
+        return index if batch.pinned_shard is not None else index * self._expected.shards + shard
+
+    async def _compare_campaign(self, key: str, shard: int, campaign: str) -> None:
+        if campaign in self._expected.detached_campaigns:
+            return
+        values: list[Any] = await self._redis.hmget(key, ["uses", "spent"])
+        for name, value in zip(("uses", "spent"), values, strict=True):
+            self._compare(Item("campaigns", shard, (campaign, name)), value)
+
+    async def _read_fields(self, key: str, check: str, shard: int, prefix: tuple[Any, ...]) -> None:
+        async for field, value in self._fields(key):
+            name: Any = field
+            if check == "uses":
+                name = int(field)
+                if not 0 <= name < len(self._expected.batches[prefix[0]].used):
+                    self.strays.append(f"{key}, serial {name}")
+                    continue
+            elif check != "users":
+                name = field.decode()
+            if check == "users" and not self._is_limited(prefix[0]):
+                continue
+            self._compare(Item(check, shard, (*prefix, name)), value)
+
+    def _is_limited(self, campaign: str) -> bool:
+        return campaign in self._expected.limited
+
+    async def _fields(self, key: str) -> AsyncIterator[tuple[bytes, bytes]]:
+        async for field, value in self._redis.hscan_iter(key, count=SCAN_KEYS):
+            yield field, value
+
+    def _compare(self, item: Item, value: Any) -> None:  # noqa: ANN401 - whatever Redis sent
+        if item in self._found:
+            return
+        self._found.add(item)
+        self._report.look(item.check)
+        found = parse(item.check, value)
+        if not agree(wanted(item, self._expected), found):
+            self.differing[item] = found
+
+    def _look_for_missing(self) -> None:
+        """What Redis has not at all."""
+        expected = self._expected
+        for batch in expected.batches.values():
+            for shard in range(expected.shards) if batch.pinned_shard is None else [batch.pinned_shard]:
+                self._look_for_segments(batch, shard)
+        for counter, name in ((expected.uses, "uses"), (expected.spent, "spent")):
+            for shard, campaign in counter:
+                self._look_for(Item("campaigns", shard, (campaign, name)))
+        for campaign, digest in expected.names:
+            if campaign in expected.limited:
+                self._look_for(Item("users", expected.limited[campaign], (campaign, digest)))
+        for (batch_id, redemption), (shard, _) in expected.rolled_back.items():
+            self._look_for(Item("rollbacks", shard, (batch_id, redemption)))
+        for hold_id in expected.holds:
+            shard_text, _, stream_id = hold_id.partition("-")
+            self._look_for(Item("holds", int(shard_text), (stream_id,)))
+
+    def _look_for(self, item: Item) -> None:
+        if item not in self._found:
+            self._report.look(item.check)
+            none = parse(item.check, None)
+            if not agree(wanted(item, self._expected), none):
+                self.differing[item] = none
+
+    def _look_for_segments(self, batch: Batch, shard: int) -> None:
+        here = batch.here(shard, self._expected.shards)
+        states = batch.states[here]
+        for begin in range(0, len(states), keys.SEGMENT_CODES):
+            if keys.state(shard, batch.id, begin // keys.SEGMENT_CODES) not in self._seen:
+                self._all_missing("states", batch, shard, begin, states[begin : begin + keys.SEGMENT_CODES])
+        used = batch.used[here]
+        if batch.rules.kind == "balance":
+            for begin in range(0, len(used), keys.SPENT_SEGMENT_CODES):
+                if keys.spent(shard, batch.id, begin // keys.SPENT_SEGMENT_CODES) not in self._seen:
+                    part = used[begin : begin + keys.SPENT_SEGMENT_CODES]
+                    self._all_missing("balances", batch, shard, begin, part)
+        elif batch.rules.kind == "multi":
+            for at in np.flatnonzero(used):
+                self._look_for(Item("uses", shard, (batch.id, self._serial(batch, shard, int(at)))))
+
+    def _all_missing(self, check: str, batch: Batch, shard: int, begin: int, part: NDArray[Any]) -> None:
+        self._report.look(check, len(part))
+        for at in np.flatnonzero(part):
+            self.differing[Item(check, shard, (batch.id, self._serial(batch, shard, begin + int(at))))] = 0
+
+
+def _states(value: bytes) -> NDArray[np.uint8]:
+    """As BITFIELD has them: the first code in the two highest bits of the first byte."""
+    content = np.frombuffer(value, np.uint8)
+    return np.stack([content >> 6, content >> 4 & 3, content >> 2 & 3, content & 3], axis=1).reshape(-1)

@@ -1,0 +1,203 @@
+"""One endpoint: its messages in their order, one at a time, each until it is delivered or given up.
+
+Whatever an endpoint does or does not do, it is in the way of nobody else: it has a task of its own, which
+holds nothing that others need while it waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+from engine.ledger.feed import BEGINNING
+from persister import metrics
+from persister.ingest.ledger_writer import describe
+
+if TYPE_CHECKING:
+    from engine.ledger.feed import Cursor
+    from persister.webhooks.endpoint import Endpoint, Progress
+    from persister.webhooks.messages import Message
+    from persister.webhooks.retry_schedule import Ladder
+    from persister.webhooks.sender import Result, Sender
+    from persister.webhooks.store import Store
+
+logger = logging.getLogger(__name__)
+
+PASS_INTERVAL_S: Final = 5.0
+"""How often it is written down that events passed which the endpoint does not want."""
+BACKOFF_S: Final = 1.0
+GONE_S: Final = 60.0
+"""An endpoint that asked to be disabled is not called again in the moment until it is."""
+
+
+class Delivery:
+    """The task of one endpoint: ``run`` it, tell it of news and changes, ``stop`` it."""
+
+    def __init__(self, endpoint: Endpoint, store: Store, sender: Sender, ladder: Ladder) -> None:
+        self._endpoint = endpoint
+        self._store = store
+        self._sender = sender
+        self._ladder = ladder
+        self._stopping = False
+        self._latest = BEGINNING
+        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._passed: tuple[Cursor, Cursor] | None = None  # what the ledger says, and how far we looked
+        self._written_at = time.monotonic()
+        self._trouble = ""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Whom it is for, as last told."""
+        return self._endpoint
+
+    def change(self, endpoint: Endpoint) -> None:
+        """The endpoint was changed, or is to replay something: look again."""
+        self._endpoint = endpoint
+        self._passed = None
+        self._changed.set()
+        self._news.set()
+
+    def tell(self, latest: Cursor) -> None:
+        """The ledger has events up to here."""
+        self._latest = latest
+        self._news.set()
+
+    def stop(self) -> None:
+        """End, after the call that is under way."""
+        self._stopping = True
+        self._changed.set()
+        self._news.set()
+
+    async def run(self) -> None:
+        """Deliver until stopped. While PostgreSQL cannot be used, it waits."""
+        while not self._stopping:
+            try:
+                await self._step()
+            except Exception as error:  # noqa: BLE001 - whatever it is: told, and tried again
+                self._tell(describe(error))
+                await _wait(self._changed, BACKOFF_S)
+            else:
+                self._trouble = ""
+
+    async def _step(self) -> None:
+        """What is to be done now, or the wait for something to do."""
+        self._changed.clear()
+        self._news.clear()
+        endpoint = self._endpoint
+        progress = await self._store.progress(endpoint)
+        if progress is None:  # it was removed; soon we are told
+            await self._changed.wait()
+            return
+        if progress.replays:
+            await self._replay(endpoint)
+        if progress.due_s <= 0:
+            await self._go_on(endpoint, progress)
+        elif not progress.replays:
+            await _wait(self._changed, progress.due_s)
+
+    async def _go_on(self, endpoint: Endpoint, progress: Progress) -> None:
+        """Deliver what is behind the cursor; where there is nothing, wait for news."""
+        began = cursor = self._looked_from(progress.cursor)
+        self._show_lag(endpoint, cursor)
+        found: list[Message] = []
+        if progress.pending is not None:
+            found = await self._store.begun(endpoint, progress.cursor, progress.pending)
+            cursor = progress.pending
+        elif not cursor.reaches(self._latest):
+            found, cursor = await self._store.behind(endpoint, cursor)
+        if found:
+            if progress.pending is None and (endpoint.batch_max is not None or began != progress.cursor):
+                await self._store.begin(endpoint, progress.cursor, found[0])
+            await self._deliver(endpoint, found[:1] if progress.replays else found, progress.failures)
+        else:
+            await self._pass_over(endpoint, progress, cursor)
+
+    async def _pass_over(self, endpoint: Endpoint, progress: Progress, cursor: Cursor) -> None:
+        """There is nothing for this endpoint up to a cursor: note that now and then, and wait for news."""
+        self._passed = (progress.cursor, cursor)
+        overdue = time.monotonic() - self._written_at >= PASS_INTERVAL_S
+        if progress.pending is not None or (overdue and cursor != progress.cursor):
+            await self._store.passed(endpoint, progress.cursor, cursor)
+            self._written_at = time.monotonic()
+        elif cursor.reaches(self._latest) and not progress.replays:
+            await _wait(self._news, None if cursor == progress.cursor else PASS_INTERVAL_S)
+
+    def _looked_from(self, written: Cursor) -> Cursor:
+        """Where to look on: behind what was looked at before, if nobody moved the cursor since."""
+        if self._passed is None or self._passed[0] != written:
+            return written
+        return self._passed[1]
+
+    async def _deliver(self, endpoint: Endpoint, found: list[Message], failures: int) -> None:
+        """Send messages in their order, up to the first that is not taken."""
+        for message in found:
+            result = await self._sender.send(endpoint, message)
+            moved = await self._note(endpoint, message, failures + 1, result)
+            if not moved or self._changed.is_set():
+                return
+            failures = 0
+            self._show_lag(endpoint, message.until)
+
+    async def _note(self, endpoint: Endpoint, message: Message, attempt: int, result: Result) -> bool:
+        """Write down what came of a try; answers whether the next message may be sent."""
+        if result.error is None:
+            moved = await self._store.delivered(endpoint, message, attempt, result)
+            self._count(endpoint, "delivered")
+            return moved
+        pause_s = self._ladder.pause_s(attempt, result.retry_after_s)
+        if pause_s is None and not result.gone:
+            await self._store.given_up(endpoint, message, attempt, result)
+            self._count(endpoint, "given_up")
+            logger.error("a webhook message was given up", extra=self._about(endpoint, message, result))
+            return False
+        pause_s = max(pause_s or 0.0, GONE_S) if result.gone else pause_s
+        await self._store.failed(endpoint, message, attempt, result, pause_s or 0.0)
+        self._count(endpoint, "failed")
+        if result.gone:
+            logger.warning("a webhook asked to be disabled", extra=self._about(endpoint, message, result))
+        elif attempt == 1:
+            logger.warning("a webhook fails", extra=self._about(endpoint, message, result))
+        return False
+
+    async def _replay(self, endpoint: Endpoint) -> None:
+        """Try a dead letter once more."""
+        letter = await self._store.letter(endpoint)
+        if letter is None:
+            return
+        result = None if letter.message is None else await self._sender.send(endpoint, letter.message)
+        await self._store.replayed(endpoint, letter, result)
+        self._count(endpoint, "delivered" if result and result.error is None else "failed")
+
+    def _show_lag(self, endpoint: Endpoint, cursor: Cursor) -> None:
+        behind = sum(self._latest.seqs) - sum(cursor.seqs)
+        metrics.WEBHOOK_LAG.labels(endpoint.id).set(max(0, behind))
+
+    def _count(self, endpoint: Endpoint, outcome: str) -> None:
+        metrics.WEBHOOK_ATTEMPTS.labels(endpoint.id, outcome).inc()
+
+    def _tell(self, trouble: str) -> None:
+        """Log a trouble when it begins, not with each try."""
+        if trouble != self._trouble:
+            logger.warning("webhooks stand still", extra={"webhook": self._endpoint.id, "error": trouble})
+        self._trouble = trouble
+
+    @staticmethod
+    def _about(endpoint: Endpoint, message: Message, result: Result) -> dict[str, object]:
+        return {
+            "webhook": endpoint.id,
+            "message_id": message.id,
+            "status": result.status,
+            "error": result.error,
+        }
+
+
+async def _wait(event: asyncio.Event, seconds: float | None) -> bool:
+    """Wait for an event; False when the time is over before."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
