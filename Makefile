@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 SOURCES := engine lua persister loadtest tests examples
+TOUCH_REDIS := $(addprefix tests/,lua store redemption lookup control ledger imports http lane health persister)
 
 .PHONY: run test test-long chaos test-redis bench bench-peers check lint types luacheck imports lock clean
 
@@ -20,7 +21,7 @@ chaos: $(VENV)/.installed  ## everything is killed, stopped and cut off 200 time
 	$(PYTEST) -m long -s tests/system/test_chaos.py
 
 test-redis: $(VENV)/.installed  ## what touches Redis, against the machine's redis-server (7.0 or later)
-	REDEEM_TEST_REDIS_SERVER=$$(command -v redis-server) $(PYTEST) -n 4 -m "not long" tests/lua tests/engine tests/persister
+	REDEEM_TEST_REDIS_SERVER=$$(command -v redis-server) $(PYTEST) -n 4 -m "not long" $(TOUCH_REDIS)
 
 bench: $(VENV)/.installed  ## redemptions a second beside two baselines, as ratios
 	$(BIN)/python -m loadtest.bench --json build/bench.json

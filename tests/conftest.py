@@ -20,18 +20,21 @@ from engine.database import Database
 from engine.settings import Settings
 from engine.store import keys
 from persister.migrations import initialise, migrate
-from tests.hanging import pytest_timeout_set_timer  # noqa: F401 - pytest finds hooks by their names
-from tests.keyspace import complaints
-from tests.servers import RUN_TIMEOUT_S, Servers, run_aside
+from tests.support.hanging import pytest_timeout_set_timer  # noqa: F401 - pytest finds hooks by their names
+from tests.support.keyspace import complaints
+from tests.support.servers import RUN_TIMEOUT_S, Servers, run_aside
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-SYSTEM: Final = Path(__file__).parent / "system"
+IN_PROCESSES_OF_THEIR_OWN: Final = tuple(
+    Path(__file__).parent / room
+    for room in ("system", "cli", "bundled", "processes", "examples", "contract", "loadtest")
+)
 REPEATING: Final = frozenset(
     (
         *("test_model", "test_life", "test_races", "test_lanes_alike", "test_conservation"),
-        *("test_records", "test_record_lists", "test_killed", "test_webhooks_killed", "test_import_calls"),
+        *("test_records", "test_record_lists", "test_killed", "test_imports"),
     )
 )
 MINT_KEYS: Final = "k1:" + "5a" * 32
@@ -47,7 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     shows what other tests show already.
     """
     for item in items:
-        if item.path.is_relative_to(SYSTEM) or item.path.stem in REPEATING:
+        if any(map(item.path.is_relative_to, IN_PROCESSES_OF_THEIR_OWN)) or item.path.stem in REPEATING:
             item.add_marker(pytest.mark.no_cover)
 
 

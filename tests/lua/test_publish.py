@@ -1,4 +1,4 @@
-"""The script alone; what the control plane does with it is in tests/engine/test_control.py."""
+"""The script alone; what the control plane does with it is in tests/control/test_publishing.py."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from redis.exceptions import ResponseError
 from engine.store import keys
 from engine.store.events import decode
 from lua import loader
-from tests.keyspace import snapshot
 from tests.lua.conftest import evaluate
+from tests.support.keyspace import snapshot
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

@@ -18,8 +18,8 @@ from engine.store import keys
 from engine.store.call import SIGNATURE, pack_fields
 from engine.store.events import FIELDS
 from engine.store.keys import FRESH, HELD, REDEEMED, VOID
-from tests.keyspace import snapshot
 from tests.lua.conftest import evaluate
+from tests.support.keyspace import snapshot
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Protocol
 import asyncpg
 import pytest
 
-from tests.persister.streams import Ledger, PersisterProcess, Stream
-from tests.servers import RUN_TIMEOUT_S
+from tests.support.servers import RUN_TIMEOUT_S
+from tests.support.streams import Ledger, PersisterProcess, Stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.servers import Servers
+    from tests.support.servers import Servers
 
 Connection: TypeAlias = Any  # asyncpg is untyped
 

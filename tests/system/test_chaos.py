@@ -19,10 +19,10 @@ from engine.cli.connect import plane_on
 from engine.ledger.conflicts import page
 from engine.store import keys
 from persister.reconcile.report import audit
-from tests.endpoints import Receiver, receiving
-from tests.servers import temporary_directory
-from tests.system.chaos import ONCE, SHARDS, Deployment, Reader, Shop, Told, Trouble, open_shops
-from tests.waiting import wait_until_async
+from tests.support.chaos import ONCE, SHARDS, Deployment, Reader, Shop, Told, Trouble, open_shops
+from tests.support.endpoints import Receiver, receiving
+from tests.support.servers import temporary_directory
+from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

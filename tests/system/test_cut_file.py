@@ -14,8 +14,8 @@ import pytest
 from redis.asyncio import Redis
 
 from engine.store import events, keys
-from tests.deployment import engine_in_process, issue
-from tests.servers import ValkeyProcess
+from tests.support.deployment import engine_in_process, issue
+from tests.support.servers import ValkeyProcess
 from tests.system.test_kill import marked_as_redeemed, own_directory, redis_url, valkey
 
 if TYPE_CHECKING:

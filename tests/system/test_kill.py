@@ -24,9 +24,9 @@ import pytest
 from engine.bundled import run_directory
 from engine.control import api_keys
 from engine.store import keys
-from tests.deployment import Merchant, Process, issue
-from tests.servers import ValkeyProcess, temporary_directory
-from tests.waiting import wait_until_async
+from tests.support.deployment import Merchant, Process, issue
+from tests.support.servers import ValkeyProcess, temporary_directory
+from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

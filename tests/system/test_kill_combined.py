@@ -15,9 +15,9 @@ import aiohttp
 import pytest
 
 from engine.store import keys
-from tests.deployment import Merchant, issue
+from tests.support.deployment import Merchant, issue
+from tests.support.waiting import wait_until_async
 from tests.system.test_kill import front_end, own_directory, redis_url, valkey, worker_pids
-from tests.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

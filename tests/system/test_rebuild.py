@@ -12,10 +12,10 @@ import pytest
 
 from engine.bundled import run_directory
 from engine.settings import Settings
-from tests.deployment import Merchant, Process, client_session
-from tests.servers import temporary_directory
-from tests.system.test_cli import COMMAND, ROOT
-from tests.waiting import wait_until_async
+from tests.cli.test_cli import COMMAND, ROOT
+from tests.support.deployment import Merchant, Process, client_session
+from tests.support.servers import temporary_directory
+from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

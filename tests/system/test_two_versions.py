@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from engine.control import api_keys
 from engine.redemption.core import SCRIPTS
-from tests.deployment import Merchant, Process, client_session, issue
-from tests.waiting import wait_until_async
+from tests.support.deployment import Merchant, Process, client_session, issue
+from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
     import pytest

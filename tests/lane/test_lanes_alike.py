@@ -1,0 +1,493 @@
+"""Both lanes answer the same requests with the same answers, and the same comes of it in Redis.
+
+Two workers on one Redis, one with the fast lane and one without; each is sent the same bytes but
+for the codes, which are those of a campaign of its own, and the keys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import socket
+import struct
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from engine.control import api_keys
+from engine.http import redemptions
+from engine.lane.connection import Connection
+from engine.lane.protocol import FastLane
+from engine.store import keys
+from engine.store.events import FIELDS
+from engine.worker import serving
+from tests.http.test_bad_input import Raw, malformed_http, read_answer, wrong_bodies
+from tests.support.deployment import Merchant, client_session, engine_in_process, issue, wait_until_ready
+from tests.support.waiting import wait_until_async
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from redis.asyncio import Redis
+
+    from engine.control.change import ControlPlane
+
+LIMIT_S: Final = 60.0
+BLANK: Final = b"\r\n\r\n"
+CODE: Final = b"<code>"  # stands for a new code
+AGAIN: Final = b"<same>"  # stands for the latest of them
+KEY: Final = b"<key>"  # stands for the API key
+BODY: Final = b'{"code": "<code>", "user": "ann"}'
+CODE_BYTES: Final = 19
+VARIES: Final = {"id", "campaign", "code", "redeemed_at"}  # between any two redemptions
+SAME: Final = ("type", "serial", "user", "amount", "currency", "order", "key")
+
+
+class Read:
+    """How many bytes the workers have read: so a piece is read by itself, before the next is sent."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.bytes = 0
+        self._depth = 0
+        for owner, name in (
+            *((FastLane, "data_received"), (Connection, "data_received")),
+            *((FastLane, "resume"), (Connection, "take_over")),  # in which the same bytes are passed on
+        ):
+            monkeypatch.setattr(owner, name, self._counting(getattr(owner, name), name == "data_received"))
+
+    def _counting(self, method: Any, counts: bool) -> Any:  # noqa: ANN401 - any of those above
+        def counting(protocol: Any, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - passed on
+            if counts and not self._depth:
+                self.bytes += len(arguments[0])
+            self._depth += 1
+            try:
+                return method(protocol, *arguments, **named)
+            finally:
+                self._depth -= 1
+
+        return counting
+
+
+@dataclass
+class Lane:
+    """A worker, and the codes that are redeemed there, one for each request."""
+
+    raw: Raw
+    campaign: str
+    codes: list[str]
+    read: Read
+    latest: bytes = b"0000-0000-0000-0000"
+
+    def _code(self, found: re.Match[bytes]) -> bytes:
+        if found[0] == CODE:
+            self.latest = self.codes.pop(0).encode()
+        return self.latest
+
+    async def exchange(self, template: bytes, cuts: Sequence[int] = ()) -> list[tuple[Any, ...]]:
+        """Send it in these pieces, say no more, and read all answers."""
+        data = re.sub(CODE + b"|" + AGAIN, self._code, template)
+        data = data.replace(KEY, self.raw.merchant.key.encode())
+        reader, writer = await self.raw.connect()
+        reading = asyncio.create_task(read_all(reader))
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                at = 0
+                with contextlib.suppress(OSError):  # hung up on
+                    for cut in (*sorted(cut % (len(data) + 1) for cut in cuts), len(data)):
+                        target = self.read.bytes + cut - at
+                        writer.write(data[at:cut])
+                        at = cut
+                        while self.read.bytes < target and not reading.done():  # noqa: ASYNC110 - in turns
+                            await asyncio.sleep(0)
+                    writer.write_eof()
+                return answers(await reading)
+        finally:
+            reading.cancel()
+            writer.transport.abort()
+
+
+async def read_all(reader: asyncio.StreamReader) -> bytes:
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := await reader.read(2**16):
+            received += piece
+    return received
+
+
+def answers(stream: bytes) -> list[tuple[Any, ...]]:
+    """All answers of a connection, without what differs between any two."""
+    found: list[tuple[Any, ...]] = []
+    while stream:
+        head, blank, stream = stream.partition(BLANK)
+        assert blank
+        status_line, *lines = head.decode().split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        body, stream = (
+            stream[: (length := int(headers.pop("content-length", 0)))],
+            stream[length:],
+        )
+        assert len(body) == length
+        assert status_line.endswith("Continue") or headers.pop("date")
+        document = json.loads(body) if body else None
+        if isinstance(document, dict) and "campaign" in document:
+            document = {name: value for name, value in document.items() if name not in VARIES}
+        found.append((status_line, headers, document))
+    return found
+
+
+@dataclass
+class Both:
+    """The two lanes; ``by_aiohttp`` counts what the first did not answer itself."""
+
+    fast: Lane
+    slow: Lane
+    redis: Redis
+    by_aiohttp: dict[str, int]
+
+    async def check(self, template: bytes, cuts: Sequence[int] = ()) -> list[tuple[Any, ...]]:
+        """Their answers, which are alike."""
+        fast = await self.fast.exchange(template, cuts)
+        slow = await self.slow.exchange(template, cuts)
+        assert fast == slow, template
+        return fast
+
+    async def check_effects(self) -> int:
+        """What has come of it, which is alike; how many events."""
+        events: Any = await self.redis.xrange(keys.events(0))
+        seen: dict[bytes, list[list[bytes]]] = {lane.campaign.encode(): [] for lane in (self.fast, self.slow)}
+        assert len(FIELDS) >= len(SAME)
+        for _, event in events:
+            seen[event[b"campaign"]].append([event[name.encode()] for name in SAME])
+        fast, slow = seen.values()
+        assert fast == slow
+        assert len(self.fast.codes) == len(self.slow.codes)
+        return len(fast)
+
+
+@contextlib.asynccontextmanager
+async def both_lanes(
+    plane: ControlPlane,
+    redis: Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    **changes: Any,  # noqa: ANN401 - settings, by name
+) -> AsyncIterator[Both]:
+    read = Read(monkeypatch)
+    redeem = redemptions.Handlers.redeem
+    counted = {"requests": 0}
+
+    async def counting(self: redemptions.Handlers, request: Any) -> Any:  # noqa: ANN401 - passed on
+        counted["requests"] += self._settings.fast_lane
+        return await redeem(self, request)
+
+    monkeypatch.setattr(redemptions.Handlers, "redeem", counting)
+    campaign, codes = await issue(plane, count, amount=500, currency="EUR")
+    other_campaign, other_codes = await issue(plane, count, amount=500, currency="EUR")
+    async with (
+        engine_in_process(plane, **changes) as fast,
+        engine_in_process(plane, fast_lane=False, **changes) as slow,
+    ):
+        lanes = Lane(Raw(fast), campaign, codes, read), Lane(Raw(slow), other_campaign, other_codes, read)
+        for lane in lanes:  # so that its key is known
+            assert await lane.exchange(request(b'{"code": "nothing", "user": "ann"}'))
+        counted["requests"] = 0
+        yield Both(*lanes, redis, counted)
+
+
+def request(
+    body: bytes = BODY,
+    *headers: bytes,
+    line: bytes = b"POST /v1/redemptions HTTP/1.1",
+    standard: bool = True,
+    length: int | None = None,
+) -> bytes:
+    places = body.count(CODE) + body.count(AGAIN)
+    size = len(body) + places * (CODE_BYTES - len(CODE)) if length is None else length
+    usual = (
+        b"Host: localhost",
+        b"Authorization: Bearer " + KEY,
+        b"Content-Type: application/json",
+        b"Content-Length: %d" % size,
+    )
+    return b"\r\n".join((line, *(usual if standard else ()), *headers, b"", body))
+
+
+def plain() -> dict[str, bytes]:
+    """What the fast lane answers itself, each of them."""
+    return {
+        "a redemption": request(),
+        "with a key": request(BODY, b"Idempotency-Key: k-1"),
+        "the key again, for another code": request(BODY, b"Idempotency-Key: k-1"),
+        "the code again": request(b'{"code": "<same>", "user": "bob"}'),
+        "all fields": request(
+            b'{"code": "<code>", "user": "ann", "amount": 500, "order": "o-1",'
+            b' "client": {"ip": "::1", "device": "d"}, "metadata": {"a": [1, {"b": null}]}}'
+        ),
+        "another amount": request(b'{"code": "<code>", "user": "ann", "amount": 7}'),
+        "an unknown code": request(b'{"code": "0000-0000-0000-0000", "user": "ann"}'),
+        "no code at all": request(b'{"code": "?", "user": "ann"}'),
+        "the code as a user": request(b'{"code": "<code>", "user": "0000-0000"}'),
+        "a long key": request(BODY, b"Idempotency-Key: " + b"k" * 300),
+        "a key with a space": request(BODY, b"Idempotency-Key: a b"),
+        "a key that does not print": request(BODY, b"Idempotency-Key: a\tb"),
+        "headers in lower case": request(
+            BODY,
+            *(b"host: a", b"authorization: bearer <key>", b"content-type: APPLICATION/JSON"),
+            *(b"content-length: %d" % (len(BODY) + CODE_BYTES - len(CODE)), b"x-a: b"),
+            standard=False,
+        ),
+        "a charset": request(
+            BODY,
+            *(b"Host: a", b"Authorization: Bearer <key>", b"Content-Type: application/json; charset=utf-8"),
+            b"Content-Length: %d" % (len(BODY) + CODE_BYTES - len(CODE)),
+            standard=False,
+        ),
+        "the last": request(BODY, b"Connection: close"),
+        "kept alive": request(BODY, b"Connection: Keep-Alive"),
+        "an odd header": request(BODY, b"X-Odd: \xc3\xa9\xff\t;,=\"'"),
+    }
+
+
+def odd() -> dict[str, bytes]:
+    """What goes to aiohttp, or begins in the one lane and ends in the other."""
+    length = len(BODY) + CODE_BYTES - len(CODE)
+    bare = (b"Host: a", b"Authorization: Bearer <key>", b"Content-Type: application/json")
+
+    def made(*headers: bytes, body: bytes = BODY) -> bytes:
+        return request(body, *headers, standard=False)
+
+    sized = b"Content-Length: %d" % length
+    return {
+        "glued": request() * 3,
+        "glued with keys": b"".join(request(BODY, b"Idempotency-Key: g-%d" % at) for at in range(3)),
+        "glued with refusals": (request(b"{}") + request() + request(b"[]")) * 2,
+        "nothing": b"",
+        "empty lines": b"\r\n\r\n" + request(),
+        "another call between": request() + request(line=b"GET /healthz HTTP/1.1", body=b"") + request(),
+        "a query": request(line=b"POST /v1/redemptions?a=b HTTP/1.1"),
+        "an empty query": request(line=b"POST /v1/redemptions? HTTP/1.1"),
+        "a fragment": request(line=b"POST /v1/redemptions#a HTTP/1.1"),
+        "a slash behind": request(line=b"POST /v1/redemptions/ HTTP/1.1"),
+        "escapes": request(line=b"POST /v1/%72edemptions HTTP/1.1"),
+        "an absolute target": request(line=b"POST http://localhost/v1/redemptions HTTP/1.1"),
+        "HTTP/1.0": request(line=b"POST /v1/redemptions HTTP/1.0"),
+        "HTTP/1.0 kept alive": request(
+            BODY, b"Connection: keep-alive", line=b"POST /v1/redemptions HTTP/1.0"
+        ),
+        "two spaces": request(line=b"POST  /v1/redemptions HTTP/1.1"),
+        "no host": made(*bare[1:], sized),
+        "two hosts": request(BODY, b"Host: b"),
+        "no key": made(bare[0], bare[2], sized),
+        "an unknown key": made(bare[0], b"Authorization: Bearer nobody", bare[2], sized),
+        "two keys": request(BODY, b"Authorization: Bearer nobody"),
+        "another scheme": made(bare[0], b"Authorization: Basic <key>", bare[2], sized),
+        "spaces around the key": made(bare[0], b"Authorization: \t Bearer  <key> \t", bare[2], sized),
+        "no type": made(*bare[:2], sized),
+        "another type": made(*bare[:2], b"Content-Type: text/plain", sized),
+        "a type with parameters": made(*bare[:2], b'Content-Type: application/json;a="b;c"', sized),
+        "a space behind the type": made(*bare[:2], b"Content-Type: application/json ", sized),
+        "an encoding": request(BODY, b"Content-Encoding: gzip"),
+        "the encoding identity": request(BODY, b"Content-Encoding: identity"),
+        "no length": made(*bare),
+        "the length 0": made(*bare, b"Content-Length: 0", body=b""),
+        "a length with zeros": made(*bare, b"Content-Length: 000%d" % length),
+        "a length with a space": made(*bare, b"Content-Length: %d " % length),
+        "a length too short": made(*bare, b"Content-Length: %d" % (length - 1)),
+        "a length too long": made(*bare, b"Content-Length: %d" % (length + 1)),
+        "a long body": request(b" " * 20_000 + BODY),
+        "a long body as told": made(*bare, b"Content-Length: 99999999999"),
+        "two lengths": request(BODY, sized),
+        "chunks": made(*bare, b"Transfer-Encoding: chunked", body=b"%x\r\n%b\r\n0\r\n\r\n" % (length, BODY)),
+        "chunks and a length": request(BODY, b"Transfer-Encoding: chunked"),
+        "expecting": request(BODY, b"Expect: 100-continue"),
+        "expecting something else": request(BODY, b"Expect: nothing"),
+        "an upgrade": request(BODY, b"Upgrade: h2c", b"Connection: Upgrade"),
+        "an upgrade to WebSocket": request(BODY, b"Upgrade: websocket", b"Connection: Upgrade"),
+        "a connection of a kind of its own": request(BODY, b"Connection: x"),
+        "closed and kept alive": request(BODY, b"Connection: close, keep-alive"),
+        "two connections": request(BODY, b"Connection: keep-alive", b"Connection: close"),
+        "by a proxy": request(BODY, b"Proxy-Connection: close"),
+        "two idempotency keys": request(BODY, b"Idempotency-Key: a", b"Idempotency-Key: a"),
+        "two in other letters": request(BODY, b"Idempotency-Key: a", b"IDEMPOTENCY-KEY: a"),
+        "an empty idempotency key": request(BODY, b"Idempotency-Key:"),
+        "a space behind the idempotency key": request(BODY, b"Idempotency-Key: s "),
+        "an idempotency key that is no ASCII": request(BODY, b"Idempotency-Key: \xc3\xa9"),
+        "a header twice": request(BODY, b"X-A: a", b"X-A: b"),
+        "a folded header": request(BODY, b"X-A: a", b" b"),
+        "a header without an end": request(BODY, b"X-A: a\nX-B: b"),
+        "NUL": request(BODY, b"X-A: \0"),
+        "many headers": request(BODY, *(b"X-%d: a" % at for at in range(100))),
+        "too many headers": request(BODY, *(b"X-%d: a" % at for at in range(200))),
+        "a long header": request(BODY, b"X-A: " + b"a" * 8000),
+        "too long a header": request(BODY, b"X-A: " + b"a" * 9000),
+        "line ends of their own": request().replace(b"\r\n", b"\n"),
+        "one such line end": request(BODY, b"X-A: a").replace(b"a\r\n\r\n", b"a\n\r\n"),
+        "garbage behind": request() + b"\0garbage\r\n\r\n",
+        "a redemption behind a wrong one": request(BODY, b" x") + request(),
+        "half a redemption behind": request() + request()[:60],
+    }
+
+
+async def test_both_lanes_answer_what_is_well_formed_alike(
+    plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with both_lanes(plane, redis, monkeypatch, 60) as both:
+        for name, data in plain().items():
+            assert await both.check(data), name
+            assert both.by_aiohttp["requests"] == 0, name
+        assert await both.check_effects() >= len(plain()) - 8
+
+
+async def test_both_lanes_answer_what_is_odd_alike(
+    plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with both_lanes(plane, redis, monkeypatch, 400, request_timeout_s=5) as both:
+        for data in odd().values():
+            await both.check(data)
+            await both.check(request() + data)  # found in the middle of a connection
+        assert await both.check_effects() > len(odd())
+
+
+async def test_both_lanes_answer_what_is_hostile_alike(
+    plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with both_lanes(plane, redis, monkeypatch, 500) as both:
+        code = "0000-0000-0000-0000"
+        for body, _ in wrong_bodies(code).values():
+            await both.check(request(body.replace(code.encode(), AGAIN), length=len(body)))
+        assert both.by_aiohttp["requests"] <= 3  # too large, or empty
+        raw = both.fast.raw
+        for data in malformed_http(raw, code).values():
+            await both.check(data.replace(raw.merchant.key.encode(), KEY))
+        assert await both.check_effects() == 0
+
+
+async def test_both_lanes_say_alike_that_nothing_is_on_disk(
+    plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with both_lanes(plane, redis, monkeypatch, 4, durability="memory") as both:
+        for body in (BODY, b"{}"):
+            ((_, headers, _),) = await both.check(request(body))
+            assert headers["redeem-durability"] == "memory"
+        assert both.by_aiohttp["requests"] == 0
+
+
+async def test_both_lanes_say_alike_when_to_come_again(
+    plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with both_lanes(plane, redis, monkeypatch, 4, attempt_deadline_ms=300, retry_after_s=7) as both:
+        await redis.client_pause(1500)
+        ((status, headers, _),) = await both.check(request())
+        assert (status, headers["retry-after"]) == ("HTTP/1.1 503 Service Unavailable", "7")
+        assert both.by_aiohttp["requests"] == 0
+        await wait_until_async(redis.ping)
+
+
+async def test_who_vanishes_has_redeemed_all_the_same_once_and_is_told_so_the_next_time(
+    plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with both_lanes(plane, redis, monkeypatch, 4) as both:
+        for lane in (both.fast, both.slow):
+            merchant = lane.raw.merchant
+            code = lane.codes.pop()
+            body = json.dumps({"code": code, "user": "ann"}).encode()
+            await redis.client_pause(300)
+            _, writer = await lane.raw.connect()
+            both.fast.read.bytes = 0
+            writer.write(lane.raw.request(body, "Idempotency-Key: once"))
+            await wait_until_async(lambda: both.fast.read.bytes > 0)
+            reset = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            writer.transport.abort()
+            status, answer = await merchant.redeem(code, key="once")
+            assert (status, answer["replayed"]) == (200, True)
+        assert both.by_aiohttp["requests"] == 0
+        assert await both.check_effects() == 1
+
+
+@pytest.mark.parametrize("fast_lane", [True, False])
+async def test_what_is_in_flight_when_a_worker_stops_is_answered(
+    plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch, *, fast_lane: bool
+) -> None:
+    _, (code,) = await issue(plane, 1)
+    settings = replace(plane.settings, port=0, fast_lane=fast_lane)
+    key = (await api_keys.create(plane, "merchant", ["redeem"])).value.key
+    read = Read(monkeypatch)
+    async with client_session() as session, serving(settings, None) as port:
+        merchant = Merchant(session, f"http://{settings.host}:{port}", key)
+        await wait_until_ready(merchant)
+        raw = Raw(merchant)
+        assert (await raw.post(b"{}")).status == 400  # its key is known
+        await redis.client_pause(300)
+        reader, writer = await raw.connect()
+        data = raw.request(json.dumps({"code": code, "user": "ann"}).encode())
+        target = read.bytes + len(data)
+        writer.write(data)
+        await wait_until_async(lambda: read.bytes == target)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    answer = await read_answer(reader)
+    assert answer is not None
+    assert answer.status == 200
+    assert await reader.read() == b""
+    writer.close()
+
+
+NAMES: Final = st.sampled_from(
+    (b"X-A", b"Idempotency-Key", b"Connection", b"Content-Type", b"Accept", b"Expect", b"Content-Length")
+)
+VALUES: Final = st.sampled_from(
+    (b"a", b"k-1", b"close", b"keep-alive", b"application/json", b"", b" a ", b"\xff", b"5", b"100-continue")
+) | st.binary(max_size=4)
+HEADERS: Final = st.lists(
+    st.builds(
+        lambda name, gap, value: name + b":" + gap + value, NAMES, st.sampled_from((b" ", b"")), VALUES
+    ),
+    max_size=2,
+)
+LINES: Final = st.sampled_from(
+    (
+        *[b"POST /v1/redemptions HTTP/1.1"] * 6,
+        *(b"POST /v1/redemptions HTTP/1.0", b"GET /healthz HTTP/1.1", b"POST /v1/codes/check HTTP/1.1"),
+        *(b"PUT /v1/redemptions HTTP/1.1", b"POST /v1/redemptions?a HTTP/1.1"),
+    )
+)
+BODIES: Final = st.sampled_from((*[BODY] * 4, b"{}", b"", b'{"code": "<code>", "user": "a", "amount": -1}'))
+REQUESTS: Final = st.builds(
+    lambda line, headers, body: request(body, *headers, line=line), LINES, HEADERS, BODIES
+)
+DAMAGE: Final = st.lists(
+    st.tuples(st.integers(0, 2000), st.integers(0, 2), st.binary(max_size=2)), max_size=1
+)
+
+
+def damaged(data: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
+    for place, removed, inserted in edits:
+        at = place % (len(data) + 1)
+        data = data[:at] + inserted + data[at + removed :]
+    return data
+
+
+async def test_both_lanes_answer_anything_alike_however_it_is_cut(
+    plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with both_lanes(plane, redis, monkeypatch, 4000, request_timeout_s=5) as both:
+        loop = asyncio.get_running_loop()
+
+        @hypothesis_settings(
+            max_examples=250, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        )
+        @given(st.lists(REQUESTS, min_size=1, max_size=3), DAMAGE, st.lists(st.integers(0, 2000), max_size=3))
+        @example([request(), request(line=b"GET /healthz HTTP/1.1", body=b""), request()], [], [])
+        def alike(parts: list[bytes], edits: list[tuple[int, int, bytes]], cuts: list[int]) -> None:
+            data = damaged(b"".join(parts), edits)
+            asyncio.run_coroutine_threadsafe(both.check(data, cuts), loop).result(2 * LIMIT_S)
+
+        await asyncio.to_thread(alike)
+        assert await both.check_effects() > 20

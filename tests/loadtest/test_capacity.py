@@ -1,0 +1,143 @@
+"""What the capacity report makes of its steps."""
+
+from __future__ import annotations
+
+import re
+from xml.dom import minidom
+
+import msgspec
+import pytest
+
+from loadtest.capacity_page import HEIGHT, WIDTH, page
+from loadtest.machine import GENERATOR
+from loadtest.sampling import Sample
+from loadtest.steps import Limits, Report, StepFigures, broken, first_to_give, others_cores
+from loadtest.thresholds import Figures, Thresholds, judge
+from loadtest.verifier import Findings
+from tests.loadtest.test_verifier import PLAN
+
+LIMITS = Limits()
+
+
+def step(rate: float, p99_ms: float = 5.0, **others: object) -> StepFigures:
+    made = StepFigures(
+        per_second=rate,
+        done_per_s=rate,
+        latency_ms=[1.0, p99_ms, p99_ms * 2],
+        errors={},
+        unsent=0,
+        sent_late_ms=0.1,
+        began=rate,
+        ended=rate + 1,
+        lag_s=0.1,
+    )
+    for name, value in others.items():
+        setattr(made, name, value)
+    made.broken = broken(made, 1000, LIMITS)
+    return made
+
+
+def sample(at: float, machine: float = 0.5, fsync: float = 0.1, **cores: float) -> Sample:
+    return Sample(at=at, lag_s=0.1, fsync_share=fsync, cores=cores, busiest=cores, machine=machine)
+
+
+@pytest.mark.parametrize(
+    ("others", "why"),
+    [
+        ({"p99_ms": 51.0}, "p99 51 ms"),
+        ({"errors": {"overloaded": 2}}, "most of them overloaded"),
+        ({"unsent": 1}, "only"),
+        ({"done_per_s": 96.0}, "only 96/s"),
+        ({"lag_s": 5.1}, "5.1 s behind"),
+    ],
+)
+def test_a_step_breaks_by_any_of_its_limits(others: dict[str, float], why: str) -> None:
+    assert not step(100, errors={"overloaded": 1}).broken
+    assert why in "; ".join(step(100, **others).broken)
+
+
+def test_the_knee_is_the_highest_rate_that_held_below_the_lowest_that_did_not() -> None:
+    report = Report(
+        PLAN, LIMITS, [step(100), step(200), step(400, 90), step(300, 60), step(300, 61), step(350)]
+    )
+    assert report.knee is not None
+    assert (report.knee.per_second, report.broke and report.broke.per_second) == (200, 300)
+
+
+def test_a_rate_that_held_when_it_was_tried_again_has_held() -> None:
+    report = Report(PLAN, LIMITS, [step(100), step(200, 90), step(200), step(400, 90), step(400, 90)])
+    assert report.knee is not None
+    assert report.knee.per_second == 200
+
+
+@pytest.mark.parametrize(
+    ("seen", "others", "gives"),
+    [
+        ({"Valkey": 0.95, GENERATOR: 0.99}, {}, "Valkey (95% of one core)"),
+        ({"front end": 0.9}, {}, "the front end (90% of one core)"),
+        ({GENERATOR: 0.99}, {}, "the load generator (99% of one core): the engine may take more"),
+        ({"front end": 0.8, "machine": 0.97, "everything else": 1.0}, {}, "everything else 1.00"),
+        ({"front end": 0.3, "fsync": 0.9}, {}, "the disk"),
+        ({"front end": 0.3}, {"lag_s": 9.0}, "the persister"),
+        ({"front end": 0.3}, {"errors": {"overloaded": 900}}, "overloaded"),
+        ({"front end": 0.3}, {}, "nothing at its limit"),
+    ],
+)
+def test_the_first_to_give_is_what_was_at_its_limit(
+    seen: dict[str, float], others: dict[str, float], gives: str
+) -> None:
+    bad = step(100, 90.0, **others)
+    idle = sample(99.0, Valkey=1.0)  # before it began
+    assert gives in first_to_give(bad, [idle, sample(100.5, **seen)], LIMITS)
+
+
+def test_the_page_says_it_in_one_sentence_and_its_plots_stay_within_their_frames() -> None:
+    report = Report(PLAN, LIMITS, [step(100, 0.7), step(200), step(400, 9_000)])
+    report.samples = [sample(100.0 + number, **{"front end": 0.1 * number}) for number in range(9)]
+    report.first_to_give = "the <disk>"
+    text = page(report)
+    sentence = "This box takes 200 redemptions/s at p99 5.0 ms; the first thing to give is the &lt;disk&gt;."
+    assert f"<h1>{sentence}</h1>" in text
+    assert "no difference" in text
+    assert not re.search(r"(?:src|href)=|url\(|@import", text)
+    plots = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    assert len(plots) == 4
+    for drawn in plots:
+        minidom.parseString(drawn)  # noqa: S318 - ours
+        for x, y in re.findall(r"[ML]([\d.-]+) ([\d.-]+)", drawn):
+            assert 0 <= float(x) <= WIDTH
+            assert 0 <= float(y) <= HEIGHT
+
+
+def test_what_is_measured_below_the_knee_is_shown_and_does_not_move_it() -> None:
+    report = Report(PLAN, LIMITS, [step(100), step(200), step(400, 9_000)], below=[step(50, 77.5)])
+    assert report.knee is not None
+    assert report.broke is not None
+    assert (report.knee.per_second, report.broke.per_second) == (200, 400)
+    assert "<td>77.50</td>" in page(report)
+    assert [
+        one["per_second"] for one in msgspec.json.decode(msgspec.json.encode(report.document()))["below"]
+    ] == [50]
+
+
+def test_the_sentence_says_when_the_machine_was_not_the_engines_alone() -> None:
+    seen = [sample(100.0 + number, **{"front end": 0.3, "everything else": 1.25}) for number in range(3)]
+    report = Report(PLAN, LIMITS, [step(100)], seen, others_cores=others_cores(seen))
+    assert report.headline.startswith("This box, while everything else on it took 1.2 cores, takes 100 ")
+    assert Report(PLAN, LIMITS, [step(100)]).headline.startswith("This box takes 100 ")
+
+
+def test_the_page_does_not_hide_that_answers_and_ledger_differ() -> None:
+    findings = Findings()
+    findings.add("lost", "0-1-0", "it is gone")
+    assert "1 differences" in page(Report(PLAN, LIMITS, [step(100)], findings=findings))
+
+
+def test_thresholds_that_were_not_measured_are_not_met() -> None:
+    found = Figures(
+        attempts=100, unsent=1, errors=1, seconds=1.0, latency_ms={"all": [1, 9, 9]}, answers={}, lag_s=None
+    )
+    assert judge(found, Thresholds()) == []
+    assert judge(found, Thresholds(p99_ms=9, error_share=0.01, unsent_share=0.01)) == []
+    missed = judge(found, Thresholds(p99_ms=8.9, error_share=0.009, unsent_share=0.009, lag_s=1))
+    assert [line.split()[0] for line in missed] == ["p99_ms", "error_share", "unsent_share", "lag_s"]

@@ -1,0 +1,278 @@
+"""The audit finds every difference there is (P9), and, beside live traffic, none that there is not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from engine.control.publishing import publish
+from engine.errors import Refusal
+from engine.ledger import users
+from engine.store import keys
+from engine.store.idempotency import bucketed
+from persister.rebuild.rebuild import rebuild
+from persister.reconcile.findings import Report  # noqa: TC001 - fixtures' types are looked up
+from persister.reconcile.report import audit
+from tests.support.deployment import Merchant, engine_in_process
+from tests.support.shoppers import Shopper, issue_all
+from tests.support.streams import persisting
+from tests.support.waiting import wait_until_async
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from engine.control.change import ControlPlane
+
+SCOPES: Final = ("redeem", "read", "admin")
+
+
+def silent(*_: object) -> None:
+    """No progress."""
+
+
+async def audited(plane: ControlPlane, **changes: Any) -> Report:  # noqa: ANN401 - settings, by name
+    return await audit(replace(plane.settings, **changes), {}, silent)
+
+
+async def persisted(plane: ControlPlane) -> None:
+    """Until the ledger has all that the streams have."""
+
+    async def complete() -> bool:
+        async with plane.database.connection() as connection:
+            for row in await connection.fetch("SELECT shard, stream_ms, stream_seq FROM ledger_offsets"):
+                entries: Any = await plane.redis.xrevrange(keys.events(row["shard"]), count=1)
+                if entries and tuple(map(int, entries[0][0].split(b"-"))) > (
+                    row["stream_ms"],
+                    row["stream_seq"],
+                ):
+                    return False
+        return True
+
+    await wait_until_async(complete)
+
+
+@pytest.fixture
+async def merchant(plane: ControlPlane) -> AsyncIterator[Merchant]:
+    async with engine_in_process(plane, scopes=SCOPES) as merchant:
+        yield merchant
+
+
+@pytest.fixture
+async def busy(plane: ControlPlane, merchant: Merchant) -> AsyncIterator[dict[str, list[str]]]:
+    """Something of everything has happened, and a persister runs."""
+    codes = await issue_all(plane, 12)
+    async with persisting(plane.settings):
+        await asyncio.gather(*(Shopper(merchant, codes, seed).act(40) for seed in range(3)))
+        for kind in codes:
+            amount: dict[str, Any] = {"amount": 5} if kind == "balance" else {}
+            for number in (0, 1, 2):
+                await merchant.call(
+                    "POST", "/v1/codes/unvoid", json={"code": codes[kind][number], "reason": "x"}
+                )
+            status, done = await merchant.redeem(codes[kind][0], "ann", **amount)
+            if status == 200:
+                path = f"/v1/redemptions/{done['id']}/rollback"
+                await merchant.call("POST", path, json={"reason": "x"})
+            await merchant.redeem(codes[kind][1], "ann", **amount)
+            hold = {"code": codes[kind][2], "user": "ann", "order": "o", **amount}
+            await merchant.call("POST", "/v1/holds", json=hold)
+        await persisted(plane)
+        yield codes
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+async def test_beside_live_traffic_nothing_is_found(plane: ControlPlane, merchant: Merchant) -> None:
+    codes = await issue_all(plane, 60)
+    async with persisting(plane.settings):
+        shoppers = [Shopper(merchant, codes, seed) for seed in range(4)]
+        acting = asyncio.gather(*(shopper.act(60) for shopper in shoppers))
+        reports = []
+        while not acting.done():
+            reports.append(await audited(plane))
+            name = shoppers[len(reports) % len(shoppers)].name
+            with contextlib.suppress(Refusal):
+                await users.erase(plane, name, actor="cli")
+        await acting
+        await persisted(plane)
+        reports.append(await audited(plane))
+    assert len(reports) > 2
+    assert [report.findings for report in reports] == [[]] * len(reports)
+    assert all(
+        reports[-1].looked_at[check] for check in ("chain", "stories", "states", "balances", "erasures")
+    )
+
+
+async def test_where_no_persister_runs_the_streams_are_read(plane: ControlPlane, merchant: Merchant) -> None:
+    codes = await issue_all(plane, 20)
+    await asyncio.gather(*(Shopper(merchant, codes, seed).act(60) for seed in range(3)))
+    report = await audited(plane, audit_wait_s=0)
+    assert report.findings == []
+    await flip_a_state(plane)
+    assert set((await audited(plane, audit_wait_s=0)).differing) == {"states"}
+
+
+@pytest.mark.parametrize("shards", [2])
+async def test_what_was_rebuilt_agrees_and_goes_on_to(plane: ControlPlane, merchant: Merchant) -> None:
+    codes = await issue_all(plane, 20)
+    await asyncio.gather(*(Shopper(merchant, codes, seed).act(60) for seed in range(3)))
+    async with persisting(plane.settings):
+        await users.erase(plane, "user-1", actor="cli")
+    await rebuild(plane.settings, silent)
+    await publish(plane.redis, plane.database)
+    assert (await audited(plane)).findings == []
+    async with persisting(plane.settings):
+        await asyncio.gather(*(Shopper(merchant, codes, seed).act(30) for seed in range(3)))
+        await persisted(plane)
+        assert (await audited(plane)).findings == []
+
+
+async def _one(plane: ControlPlane, pattern: str) -> str:
+    """A key that there is."""
+    async for key in plane.redis.scan_iter(match=pattern):
+        return str(key.decode())
+    raise AssertionError(pattern)
+
+
+async def flip_a_state(plane: ControlPlane) -> None:
+    key = keys.state(0, 0, 0)
+    await plane.redis.setbit(key, 9, 1 - await plane.redis.getbit(key, 9))
+
+
+async def lose_the_states(plane: ControlPlane) -> None:
+    await plane.redis.delete(keys.state(0, 0, 0))
+
+
+async def change_a_balance(plane: ControlPlane) -> None:
+    await plane.redis.execute_command("BITFIELD", keys.spent(0, 3, 0), "INCRBY", "i64", "#4", 1)  # type: ignore[no-untyped-call] # redis-py's is untyped
+
+
+async def change_uses(plane: ControlPlane) -> None:
+    await plane.redis.hincrby(keys.uses(0, 2), "3", 1)
+
+
+async def forget_uses(plane: ControlPlane) -> None:
+    await plane.redis.hdel(keys.uses(0, 2), "1")
+
+
+async def change_a_counter(plane: ControlPlane) -> None:
+    await plane.redis.hincrby(keys.campaign(0, "cmp_2"), "uses", -1)
+
+
+async def change_a_sum(plane: ControlPlane) -> None:
+    await plane.redis.hincrby(keys.campaign(0, "cmp_4"), "spent", 1)
+
+
+async def forget_a_user(plane: ControlPlane) -> None:
+    bucket, digest = bucketed("ann", keys.USER_BUCKETS)
+    assert await plane.redis.hdel(keys.users(0, "cmp_2", bucket), digest)
+
+
+async def count_a_stranger(plane: ControlPlane) -> None:
+    bucket, digest = bucketed("nobody", keys.USER_BUCKETS)
+    await plane.redis.hset(keys.users(0, "cmp_2", bucket), digest, "1")
+
+
+async def forget_a_rollback(plane: ControlPlane) -> None:
+    key = await _one(plane, "{s0}:rolled_back:*")
+    field: Any = (await plane.redis.hkeys(key))[0]
+    await plane.redis.hdel(key, field)
+
+
+async def lose_a_hold(plane: ControlPlane) -> None:
+    held: Any = await plane.redis.hgetall(keys.holds(0))
+    live = next(id_ for id_, record in held.items() if b"\nann\n" in record)
+    await plane.redis.hdel(keys.holds(0), live)
+
+
+async def invent_a_segment(plane: ControlPlane) -> None:
+    await plane.redis.setbit(keys.state(0, 77, 0), 1, 1)
+
+
+async def invent_a_serial(plane: ControlPlane) -> None:
+    await plane.redis.setbit(keys.state(0, 0, 0), 2 * 5000 + 1, 1)
+
+
+async def lose_entries(plane: ControlPlane) -> None:
+    stream = await plane.redis.xinfo_stream(keys.events(0))
+    last, added = stream["last-generated-id"], stream["entries-added"]
+    await plane.redis.execute_command("XSETID", keys.events(0), last, "ENTRIESADDED", added - 2)  # type: ignore[no-untyped-call] # redis-py's
+
+
+@pytest.mark.parametrize(
+    ("plant", "check"),
+    [
+        (flip_a_state, "states"),
+        (lose_the_states, "states"),
+        (change_a_balance, "balances"),
+        (change_uses, "uses"),
+        (forget_uses, "uses"),
+        (change_a_counter, "campaigns"),
+        (change_a_sum, "campaigns"),
+        (forget_a_user, "users"),
+        (count_a_stranger, "users"),
+        (forget_a_rollback, "rollbacks"),
+        (lose_a_hold, "holds"),
+        (invent_a_segment, "keys"),
+        (invent_a_serial, "keys"),
+        (lose_entries, "streams"),
+    ],
+)
+@pytest.mark.usefixtures("busy")
+async def test_what_is_changed_in_redis_is_found(
+    plane: ControlPlane, plant: Callable[[ControlPlane], Awaitable[None]], check: str
+) -> None:
+    assert (await audited(plane)).findings == []
+    await plant(plane)
+    report = await audited(plane)
+    assert set(report.differing) == {check}, report.findings
+    assert not report.clean
+
+
+SOME: Final = "WHERE seq = (SELECT seq FROM ledger WHERE type = 'redeemed' ORDER BY seq LIMIT 1 OFFSET 3)"
+ERASED: Final = (
+    "UPDATE ledger SET user_id = 'eve', user_seal = sha256(user_seal || convert_to(user_id, 'UTF8'))"
+)
+ONE_MORE: Final = """
+INSERT INTO ledger
+SELECT shard, stream_ms + 1, 0, seq + 1, 'redeemed', redemption, campaign, batch, serial, last4, user_id,
+       amount, currency, order_ref, idempotency_key, actor, at_ms, user_seal
+FROM ledger WHERE seq = (SELECT max(seq) FROM ledger)
+"""
+
+
+@pytest.mark.parametrize(
+    ("statement", "checks"),
+    [
+        ("UPDATE ledger SET actor = 'cli' SOME", "chain"),
+        ("UPDATE ledger SET order_ref = '' SOME", "chain"),
+        ("UPDATE ledger SET user_id = 'eve' SOME", "chain"),
+        (ERASED + " SOME", "erasures"),
+        ("UPDATE ledger SET amount = 7 SOME", "chain stories"),
+        ("UPDATE ledger SET serial = 5000 SOME", "chain codes"),
+        ("UPDATE ledger SET batch = 77 SOME", "chain codes"),
+        ("UPDATE ledger SET type = 'released' SOME", "chain stories"),
+        ("UPDATE ledger SET seq = CASE seq WHEN -2 THEN 3 ELSE 2 END WHERE seq < 0", "chain numbers"),
+        ("DELETE FROM ledger SOME", "chain numbers"),
+        ("DELETE FROM ledger WHERE seq = (SELECT max(seq) FROM ledger)", "chain numbers"),
+        (ONE_MORE, "numbers"),
+        ("DELETE FROM ledger_chain WHERE last_seq = (SELECT max(last_seq) FROM ledger_chain)", "chain"),
+        ("DELETE FROM ledger_chain WHERE first_seq = 1", "chain"),
+        ("UPDATE ledger_offsets SET chain_digest = sha256('x')", "chain"),
+        ("UPDATE ledger_chain SET digest = sha256('x') WHERE first_seq = 1", "chain"),
+    ],
+)
+@pytest.mark.usefixtures("busy")
+async def test_what_is_changed_in_the_ledger_is_found(
+    plane: ControlPlane, statement: str, checks: str
+) -> None:
+    async with plane.database.connection() as connection:
+        if "seq < 0" in statement:  # two rows change places
+            await connection.execute("UPDATE ledger SET seq = -seq WHERE seq IN (2, 3)")
+        done = await connection.execute(statement.replace("SOME", SOME))
+    assert not done.endswith(" 0")
+    report = await audited(plane)
+    assert set(checks.split()) <= set(report.differing), report.findings

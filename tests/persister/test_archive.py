@@ -1,0 +1,283 @@
+"""Taking months out of the ledger: only what is over for good leaves, all else goes on as before."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+import pytest
+
+from engine.control import campaigns
+from engine.control.campaigns import CampaignChange
+from engine.control.publishing import publish
+from engine.ledger import users
+from engine.store import keys
+from persister import archive
+from persister.archive import DAY_MS, DetachRefused, detach
+from persister.ingest.partitions import end_ms, month_of
+from persister.rebuild.rebuild import rebuild
+from persister.reconcile import conflicts
+from persister.reconcile.report import audit
+from tests.persister.reconcile.test_report import persisted, silent
+from tests.support.deployment import Merchant, engine_in_process, issue
+from tests.support.streams import persisting
+from tests.support.waiting import wait_until_async
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from engine.control.change import ControlPlane
+    from persister.archive import Detached
+
+SCOPES: Final = ("redeem", "read", "admin", "events")
+THIS_MONTH: Final = month_of(int(datetime.now(UTC).timestamp()) * 1000)
+NEXT_MONTH: Final = month_of(int(end_ms(THIS_MONTH)))
+LATER_MS: Final = int(end_ms(NEXT_MONTH)) + 100 * DAY_MS
+pytestmark = pytest.mark.parametrize("shards", [2])
+
+
+@pytest.fixture(autouse=True)
+def conflicts_are_noted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conflicts, "KEEP_INTERVAL_S", 0.05)
+
+
+@pytest.fixture
+async def merchant(plane: ControlPlane) -> AsyncIterator[Merchant]:
+    async with engine_in_process(plane, scopes=SCOPES) as merchant:
+        yield merchant
+
+
+async def later(plane: ControlPlane) -> None:
+    """From here on events are of the next month: their ids go on from the newest."""
+    for shard in range(plane.settings.shards):
+        await plane.redis.execute_command(  # type: ignore[no-untyped-call] # redis-py's is untyped
+            "XSETID", keys.events(shard), f"{int(end_ms(THIS_MONTH)) + 1000}-0"
+        )
+
+
+async def some(merchant: Merchant, codes: list[str]) -> dict[str, Any]:
+    """All codes but the last are redeemed, the first is rolled back; answers the redemptions by code."""
+    done = {code: (await merchant.redeem(code, "ann"))[1] for code in codes[:-1]}
+    path = f"/v1/redemptions/{done[codes[0]]['id']}/rollback"
+    assert (await merchant.call("POST", path, json={"reason": "x"}))[0] == 200
+    return done
+
+
+async def end(plane: ControlPlane, campaign: str) -> None:
+    assert (await campaigns.update(plane, campaign, CampaignChange(state="ended"))).published
+
+
+async def checked(plane: ControlPlane) -> None:
+    """Until conflicts were looked for everywhere."""
+
+    async def all_looked_at() -> bool:
+        async with plane.database.connection() as connection:
+            return not await connection.fetchval(
+                "SELECT count(*) FROM ledger_offsets AS o LEFT JOIN ledger_checks AS c USING (shard)"
+                " WHERE o.seq > coalesce(c.seq, 0)"
+            )
+
+    await wait_until_async(all_looked_at)
+
+
+async def taken_out(plane: ControlPlane, month: datetime = THIS_MONTH) -> Detached:
+    return await detach(plane.settings, month, "cli", silent, now_ms=LATER_MS)
+
+
+async def findings(plane: ControlPlane) -> list[Any]:
+    return list((await audit(plane.settings, {}, silent)).findings)
+
+
+class Story:
+    """Three campaigns: over, over in the next month only, and going on."""
+
+    def __init__(self, plane: ControlPlane, merchant: Merchant) -> None:
+        self.plane, self.merchant = plane, merchant
+        self.campaigns: dict[str, str] = {}
+        self.codes: dict[str, list[str]] = {}
+        self.done: dict[str, dict[str, Any]] = {}
+
+    async def happen(self) -> None:
+        limits: dict[str, dict[str, Any]] = {
+            "over": {"per_user_limit": 100},
+            "later": {"stock": 100},
+            "on": {"per_user_limit": 9},
+        }
+        for name, limit in limits.items():
+            self.campaigns[name], self.codes[name] = await issue(self.plane, 12, **limit)
+            self.done[name] = await some(self.merchant, self.codes[name][:7])
+        void = {"batch": await self.batch("over"), "first_serial": 9, "last_serial": 10, "reason": "x"}
+        status, answer = await self.merchant.call("POST", "/v1/codes/void", json=void)
+        assert status == 200, answer
+        await end(self.plane, self.campaigns["over"])
+        await later(self.plane)
+        for name in ("later", "on"):
+            self.done[name] |= await some(self.merchant, self.codes[name][7:10])
+        await end(self.plane, self.campaigns["later"])
+        await persisted(self.plane)
+        await checked(self.plane)
+
+    async def batch(self, name: str) -> int:
+        async with self.plane.database.connection() as connection:
+            return int(
+                await connection.fetchval("SELECT id FROM batches WHERE campaign = $1", self.campaigns[name])
+            )
+
+
+@pytest.fixture
+async def story(plane: ControlPlane, merchant: Merchant) -> AsyncIterator[Story]:
+    async with persisting(plane.settings):
+        story = Story(plane, merchant)
+        await story.happen()
+        yield story
+
+
+async def test_what_is_over_leaves_and_all_else_is_as_before(story: Story) -> None:
+    plane, merchant = story.plane, story.merchant
+    assert await findings(plane) == []
+    done = await taken_out(plane)
+    (table,) = done.tables
+    assert done.campaigns == [story.campaigns["over"]]
+    assert table.rows == len(story.done["over"]) + 1  # a rollback
+    async with plane.database.connection() as connection:
+        there = await connection.fetch("SELECT DISTINCT campaign FROM ledger WHERE last4 <> '' ORDER BY 1")
+        assert [row[0] for row in there] == sorted((story.campaigns["later"], story.campaigns["on"]))
+        kept = await connection.fetchval(
+            f"SELECT count(*) FROM {table.name} WHERE campaign = $1 AND last4 <> ''",  # noqa: S608 - its own name
+            story.campaigns["over"],
+        )
+        assert kept == table.rows
+        assert await connection.fetchval("SELECT details->>'campaigns' FROM acts WHERE act = 'detach_ledger'")
+    assert await findings(plane) == []
+
+    gone, still = story.done["over"][story.codes["over"][1]], story.done["on"][story.codes["on"][1]]
+    assert (await merchant.call("GET", f"/v1/redemptions/{gone['id']}"))[0] == 404
+    assert (await merchant.call("GET", f"/v1/redemptions/{still['id']}"))[0] == 200
+    path = f"/v1/redemptions/{still['id']}/rollback"
+    assert (await merchant.call("POST", path, json={"reason": "x"}))[0] == 200
+    assert (await merchant.redeem(story.codes["on"][11], "bob"))[0] == 200
+    assert (await merchant.redeem(story.codes["over"][1], "bob"))[0] != 200
+    _, page = await merchant.call("GET", "/v1/events?limit=1000")
+    assert {item["campaign"] for item in page["items"] if item["last4"]} == {
+        story.campaigns["later"],
+        story.campaigns["on"],
+    }
+    await persisted(plane)
+    assert await findings(plane) == []
+
+
+async def test_the_next_month_takes_what_is_over_since_and_so_on(story: Story) -> None:
+    await taken_out(story.plane)
+    assert (await taken_out(story.plane)).tables == []
+    done = await taken_out(story.plane, NEXT_MONTH)
+    assert done.campaigns == [story.campaigns["later"]]
+    assert [table.rows for table in done.tables] == [7, 3]
+    assert len({table.name for table in done.tables}) == 2
+    assert await findings(story.plane) == []
+    await end(story.plane, story.campaigns["on"])
+    done = await taken_out(story.plane, NEXT_MONTH)
+    assert (done.campaigns, [table.rows for table in done.tables]) == ([story.campaigns["on"]], [7, 3])
+    assert await findings(story.plane) == []
+    async with story.plane.database.connection() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM ledger WHERE last4 <> ''") == 0
+
+
+async def test_what_was_redeemed_stays_redeemed_when_redis_is_made_again(
+    plane: ControlPlane, merchant: Merchant
+) -> None:
+    story = Story(plane, merchant)
+    async with persisting(plane.settings):
+        await story.happen()
+        await taken_out(plane)
+    await rebuild(plane.settings, silent)
+    await publish(plane.redis, plane.database)
+    assert await findings(plane) == []
+    status, body = await merchant.redeem(story.codes["on"][1], "bob")
+    assert (status, body["code"]) == (409, "already_redeemed")
+    for code in story.codes["over"] + story.codes["later"]:  # what the ledger has, or that it is over
+        assert (await merchant.redeem(code, "bob"))[0] == 409
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE ledger SET amount = 7 WHERE seq = (SELECT min(seq) FROM ledger WHERE last4 <> '')",
+        "DELETE FROM ledger WHERE shard = 1 AND seq = (SELECT min(seq) FROM ledger WHERE shard = 1)",
+        "UPDATE ledger_kept SET rows = rows - 1 WHERE shard = 0",
+    ],
+)
+async def test_what_was_kept_cannot_be_changed_without_being_found(story: Story, statement: str) -> None:
+    await taken_out(story.plane)
+    async with story.plane.database.connection() as connection:
+        await connection.execute(statement)
+    assert "kept" in {finding.check for finding in await findings(story.plane)}
+    with pytest.raises(DetachRefused, match="not as it was written"):
+        await taken_out(story.plane, NEXT_MONTH)
+
+
+async def test_a_ledger_that_was_changed_is_not_taken_apart(story: Story) -> None:
+    async with story.plane.database.connection() as connection:
+        await connection.execute("UPDATE ledger SET actor = 'eve' WHERE seq = 2")
+    with pytest.raises(DetachRefused, match="not as it was written"):
+        await taken_out(story.plane)
+
+
+async def test_a_name_is_erased_from_what_was_kept_and_the_chain_holds(story: Story) -> None:
+    await taken_out(story.plane)
+    await users.erase(story.plane, "ann", actor="cli")
+    assert await findings(story.plane) == []
+
+
+async def test_a_month_must_be_over_for_long(plane: ControlPlane) -> None:
+    for now_ms, days in ((end_ms(THIS_MONTH) - 1, 0), (end_ms(THIS_MONTH) + 34 * DAY_MS, 35)):
+        settings = replace(plane.settings, ledger_detach_days_min=days)
+        with pytest.raises(DetachRefused, match="is not over for"):
+            await detach(settings, THIS_MONTH, "cli", silent, now_ms=int(now_ms))
+    with pytest.raises(DetachRefused, match="is not over for"):
+        await detach(plane.settings, THIS_MONTH, "cli", silent)  # by PostgreSQL's clock
+
+
+async def test_who_is_still_to_be_told_is_waited_for(story: Story) -> None:
+    async with story.plane.database.connection() as connection:
+        await connection.execute(
+            "INSERT INTO webhooks (id, url, created_by) VALUES ('wh_9', 'https://x', 'k')"
+        )
+        beginning = (await story.merchant.call("GET", "/v1/events?limit=1"))[1]["next"]
+        await connection.execute(
+            "INSERT INTO webhook_progress (webhook, cursor) VALUES ('wh_9', $1)", beginning
+        )
+        with pytest.raises(DetachRefused, match="wh_9"):
+            await taken_out(story.plane)
+        await connection.execute("UPDATE webhooks SET enabled = false")
+        assert (await taken_out(story.plane)).tables
+
+
+async def test_what_was_not_looked_at_for_conflicts_stays(plane: ControlPlane, merchant: Merchant) -> None:
+    async with persisting(plane.settings):
+        await Story(plane, merchant).happen()
+    async with plane.database.connection() as connection:
+        await connection.execute("UPDATE ledger_checks SET seq = 0")
+    with pytest.raises(DetachRefused, match="conflicts were not looked for"):
+        await taken_out(plane)
+
+
+async def test_others_are_not_kept_waiting_and_nothing_is_half_done(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "LOCK_TRIES", 2)
+    monkeypatch.setattr(archive, "LOCK_TIMEOUT_MS", 50)
+    reading = await asyncpg.connect(story.plane.settings.database_url)
+    try:
+        async with reading.transaction():
+            before = await reading.fetchval("SELECT count(*) FROM ledger")
+            with pytest.raises(DetachRefused, match="without a pause"):
+                await taken_out(story.plane)
+            assert (await story.merchant.redeem(story.codes["on"][11], "bob"))[0] == 200
+            await persisted(story.plane)
+        assert await reading.fetchval("SELECT count(*) FROM ledger") == before + 1
+        assert await findings(story.plane) == []
+        assert (await taken_out(story.plane)).tables  # now
+    finally:
+        await reading.close()

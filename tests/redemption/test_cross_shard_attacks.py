@@ -1,0 +1,184 @@
+"""What others do to a combined redemption over several shards, and what its worker leaves when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis.asyncio import Redis  # noqa: TC002 - the fixtures' type is read
+
+from engine.control import api_keys
+from engine.control.change import ControlPlane  # noqa: TC001 - likewise
+from engine.errors import OutcomeUnknown
+from engine.redemption import cross_shard
+from engine.store import keys
+from tests.redemption.test_cross_shard import combined, nothing_is_left
+from tests.support.deployment import Merchant, engine_in_process, engine_of_processes, issue
+from tests.support.waiting import wait_until_async
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+ROUNDS = 20
+
+
+@pytest.fixture
+def shards() -> int:
+    return 3
+
+
+@pytest.fixture
+async def merchant(plane: ControlPlane) -> AsyncIterator[Merchant]:
+    async with engine_in_process(plane) as merchant:
+        yield merchant
+
+
+async def die(*_: object) -> None:
+    """In place of a step: the worker is gone before it."""
+    raise OutcomeUnknown("the worker is gone")
+
+
+async def holds(redis: Redis) -> list[str]:
+    found = []
+    for shard in range(3):
+        ids: Any = await redis.hkeys(keys.holds(shard))
+        found += [f"{shard}-{stream_id.decode()}" for stream_id in ids]
+    return found
+
+
+async def test_nobody_else_ends_the_holds_of_a_combined_redemption(
+    merchant: Merchant, plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cross_shard, "ABANDONED_MS", 100)
+    _, codes = await issue(plane, 5)
+    with monkeypatch.context() as killed:
+        killed.setattr(cross_shard, "_complete", die)
+        assert (await combined(merchant, codes, key="k"))[1]["code"] == "outcome_unknown"
+        for hold in await holds(redis):
+            for end in ("release", "confirm"):
+                status, body = await merchant.call("POST", f"/v1/holds/{hold}/{end}", json={})
+                assert (status, body["code"]) == (404, "hold_not_found")
+
+    async def complete() -> bool:
+        return await nothing_is_left(redis)
+
+    await wait_until_async(complete)
+    for code in codes:
+        assert (await merchant.redeem(code))[1]["code"] == "already_redeemed"
+    assert (await combined(merchant, codes, key="k"))[1]["replayed"]
+
+
+async def test_what_cannot_be_completed_is_in_nobody_s_way(
+    merchant: Merchant, plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decided hold is lost, as only a bug can do it: other holds end in time all the same."""
+    monkeypatch.setattr(cross_shard, "ABANDONED_MS", 100)
+    _, codes = await issue(plane, 6)
+    with monkeypatch.context() as killed:
+        killed.setattr(cross_shard, "_complete", die)
+        await combined(merchant, codes[:5], key="k")
+        lost = (await holds(redis))[0]
+        await redis.hdel(keys.holds(int(lost[0])), lost[2:])
+    body = {"code": codes[5], "user": "bob", "order": "o", "ttl_s": 1}
+    assert (await merchant.call("POST", "/v1/holds", json=body))[0] == 200
+
+    async def free() -> bool:
+        return (await merchant.redeem(codes[5]))[0] == 200
+
+    await wait_until_async(free)
+    assert await redis.hlen(keys.spans(0)) + await redis.hlen(keys.spans(1)) + await redis.hlen(keys.spans(2))
+
+
+async def test_another_body_with_the_key_of_what_was_decided_gets_nothing_of_it(
+    merchant: Merchant, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, codes = await issue(plane, 8)
+    with monkeypatch.context() as killed:
+        killed.setattr(cross_shard, "_complete", die)
+        await combined(merchant, codes[:4], key="k")
+    status, body = await combined(merchant, codes[4:], key="k", order="another")
+    assert (status, body["code"]) == (422, "idempotency_key_reused")
+
+
+async def test_two_bodies_with_one_key_at_one_instant_are_not_both_done(
+    merchant: Merchant, plane: ControlPlane
+) -> None:
+    _, codes = await issue(plane, 8 * ROUNDS)
+    for at in range(ROUNDS):
+        mine, others = codes[8 * at : 8 * at + 4], codes[8 * at + 4 : 8 * at + 8]
+        answers = await asyncio.gather(
+            combined(merchant, mine, key=f"k{at}", order="mine"),
+            combined(merchant, others, key=f"k{at}", order="others"),
+        )
+        assert sorted(status for status, _ in answers) == [200, 422]
+
+
+async def test_a_key_of_a_single_redemption_and_of_a_combined_one_is_used_once(
+    merchant: Merchant, plane: ControlPlane
+) -> None:
+    _, codes = await issue(plane, 5 * ROUNDS)
+    for at in range(ROUNDS):
+        here = codes[5 * at : 5 * at + 5]
+        answers = await asyncio.gather(
+            combined(merchant, here[:4], key=f"k{at}"), merchant.redeem(here[4], key=f"k{at}")
+        )
+        assert sorted(status for status, _ in answers) == [200, 422]
+
+
+async def test_a_retry_is_not_in_the_way_of_itself(
+    merchant: Merchant, plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker is gone when it has held all: the retry, ten seconds later, takes over what it had held."""
+    _, cards = await issue(plane, 3, kind="balance", amount=100, currency="EUR")
+    _, codes = await issue(plane, 2)
+    wanted: list[str | tuple[str, object]] = [*((card, 60) for card in cards), *codes]
+    with monkeypatch.context() as killed:
+        killed.setattr(cross_shard._Begun, "step", _begin_only(cross_shard._Begun.step))
+        assert (await combined(merchant, wanted, key="k"))[1]["code"] == "outcome_unknown"
+    assert len(await holds(redis)) == 5
+    await let_ten_seconds_pass(redis)
+    status, body = await combined(merchant, wanted, key="k")
+    assert (status, body.get("replayed")) == (200, False), body
+    assert await nothing_is_left(redis)
+
+
+def _begin_only(step: Any) -> Any:  # noqa: ANN401 - a method
+    async def begin(self: Any, name: str, payload: bytes = b"") -> Any:  # noqa: ANN401 - as it is
+        if name != "begin":
+            raise OutcomeUnknown("the worker is gone")
+        return await step(self, name, payload)
+
+    return begin
+
+
+async def let_ten_seconds_pass(redis: Redis) -> None:
+    """For who began a combined redemption: nobody waits for it any more."""
+    for shard in range(3):
+        spans: Any = await redis.hgetall(keys.spans(shard))
+        for span_id, record in spans.items():
+            state, nonce, _, rest = record.split(b"\n", 3)
+            await redis.hset(keys.spans(shard), span_id, b"\n".join((state, nonce, b"1", rest)))
+
+
+async def test_an_amount_that_is_none_is_remembered(merchant: Merchant, plane: ControlPlane) -> None:
+    _, cards = await issue(plane, 2, kind="balance", amount=100, currency="EUR")
+    wanted: list[str | tuple[str, object]] = [(cards[0], 0), (cards[1], 10)]
+    status, body = await combined(merchant, wanted, key="k")
+    assert (status, body["code"]) == (400, "invalid_amount")
+    assert (await combined(merchant, wanted, key="k"))[1] == body | {"replayed": True}
+
+
+async def test_a_key_that_was_revoked_is_answered_so(plane: ControlPlane) -> None:
+    """Whatever worker hears of it late: no call is left without an answer."""
+    _, codes = await issue(plane, 60)
+    async with engine_of_processes(plane, workers=2) as merchant:
+        for at in range(10):
+            made = (await api_keys.create(plane, "short-lived", ["redeem"])).value
+            caller = Merchant(merchant.session, merchant.url, made.key)
+            assert (await combined(caller, codes[6 * at : 6 * at + 2]))[0] == 200
+            assert (await api_keys.revoke(plane, made.api_key.id)).published
+            answers = await asyncio.gather(
+                *(combined(caller, [codes[6 * at + more]]) for more in (2, 3, 4, 5))
+            )
+            assert {(status, body["code"]) for status, body in answers} == {(401, "unauthenticated")}

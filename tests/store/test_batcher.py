@@ -1,0 +1,102 @@
+"""Batches are as full as the load makes them: nobody waits for company, and at saturation all go together."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from engine.api.bodies import RedeemRequest
+from engine.control import api_keys
+from engine.observability.metrics import Telemetry
+from engine.redemption.core import Core
+from engine.redemption.redeem import Redemption
+from engine.store import keys
+from engine.store.configuration import Registry
+from tests.support.deployment import issue
+from tests.support.proxy import Calls, Fate, Proxy, Way
+from tests.support.waiting import wait_until_async
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from engine.control.change import ControlPlane
+    from engine.store.configuration import ApiKey
+
+BATCH_MAX = 16
+DECODING_TURNS = 3  # of the event loop: codes of one turn are decoded together in the next
+pytestmark = pytest.mark.parametrize("shards", [1, 2])
+
+
+class Sizes(Telemetry):
+    """Keeps the size of every batch that went out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def batch_size(self, attempts: int) -> None:
+        self.seen.append(attempts)
+
+
+class Worker:
+    """A core whose calls go through a proxy; ``redeem`` submits at once and answers a future."""
+
+    def __init__(self, core: Core, sizes: Sizes, proxy: Proxy, api_key: ApiKey) -> None:
+        self.core, self.sizes, self.proxy, self._api_key = core, sizes, proxy, api_key
+
+    def redeem(self, code: str) -> asyncio.Future[int]:
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        request = RedeemRequest(code=code, user="ann", amount=None, order=None)
+        attempt = Redemption(self.core, request, None, self._api_key)
+        attempt.on_done = lambda status, _body, _retry: answer.set_result(status)
+        self.core.submit(attempt, code)
+        return answer
+
+
+@pytest.fixture
+async def worker(plane: ControlPlane) -> AsyncIterator[Worker]:
+    async with Proxy(plane.settings.redis_url) as proxy:
+        settings = replace(
+            plane.settings, redis_url=proxy.url, batch_max=BATCH_MAX, attempt_deadline_ms=30_000
+        )
+        registry, sizes = Registry(plane.redis), Sizes()
+        key = (await api_keys.create(plane, "shop", ["redeem"])).value.key
+        await registry.refresh()
+        core = Core(settings, registry, plane.redis, sizes)
+        core.open()
+        await wait_until_async(lambda: core.ready)
+        yield Worker(core, sizes, proxy, registry.api_keys[api_keys.digest(key).hex()])
+        await core.close()
+
+
+async def test_alone_nobody_waits_for_company(plane: ControlPlane, worker: Worker) -> None:
+    _, codes = await issue(plane, 10)
+    await worker.core.registry.refresh()
+    for number, code in enumerate(codes, start=1):
+        answer = worker.redeem(code)
+        for _ in range(DECODING_TURNS):
+            await asyncio.sleep(0)
+        assert worker.sizes.seen == [1] * number
+        assert await answer == 200
+
+
+async def test_what_comes_during_a_call_goes_together(
+    plane: ControlPlane, worker: Worker, shards: int
+) -> None:
+    _, codes = await issue(plane, shards * (1 + 2 * BATCH_MAX + BATCH_MAX // 2))
+    await worker.core.registry.refresh()
+    of_shard: list[list[str]] = [[] for _ in range(shards)]
+    for serial, code in enumerate(codes):
+        of_shard[keys.place(serial, shards, None).shard].append(code)
+    held = worker.proxy.rule = Calls(Way.TO_SERVER, Fate.HOLD, times=shards)
+    answers = [worker.redeem(some[0]) for some in of_shard]
+    await wait_until_async(lambda: held.seen == shards)
+    assert worker.sizes.seen == [1] * shards
+    answers += [worker.redeem(code) for some in of_shard for code in some[1:]]
+    worker.proxy.release()
+    assert set(await asyncio.gather(*answers)) == {200}
+    together = sorted(worker.sizes.seen[shards:], reverse=True)
+    assert together == [*[BATCH_MAX] * 2 * shards, *[BATCH_MAX // 2] * shards]

@@ -1,0 +1,421 @@
+"""Everything is killed, stopped and cut off while shops do all that can be done to codes.
+
+A ``Deployment`` of real processes with its own servers, reached through proxies; ``Shop``s, which retry
+until they have an answer for good, and keep what they were told; a ``Reader`` of the event feed, an endpoint
+for webhooks; and the ``Trouble`` that befalls all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import aiohttp
+import psutil  # type: ignore[import-untyped] # it has no types
+
+from engine.bundled import Postgres
+from engine.cli.connect import plane_on
+from engine.cli.initialise import initialise
+from engine.control import api_keys
+from engine.settings import Settings
+from engine.webhooks import changes
+from engine.webhooks.changes import NewWebhook
+from tests.conftest import MINT_KEYS
+from tests.support.deployment import Merchant, Process, client_session, issue
+from tests.support.proxy import Fate, Proxy, Way, pass_all
+from tests.support.servers import PostgresProcess, ValkeyProcess
+from tests.support.waiting import wait_until_async
+from tests.system.test_kill import worker_pids
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+SHARDS: Final = 2
+WORKERS: Final = 2
+PATIENCE_S: Final = 120.0  # what a dead worker held for a combined redemption is free after a minute
+PAUSE_S: Final = 1.5
+CUT_ONE_IN: Final = 40  # pieces of data
+OK: Final = 200
+TRY_AGAIN: Final = 500
+ONCE: Final = "-once"  # the name of who redeems without a key
+WEBHOOK_TRIES: Final = 600  # a second each: whatever befalls the endpoint ends before
+
+
+class Deployment:
+    """Own servers, two workers, two persisters and two deliverers, of which one each stands by.
+
+    An async context manager.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.valkey = ValkeyProcess(directory / "valkey")
+        self.postgres = PostgresProcess(directory / "postgres")
+        self._directory = directory
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        self.valkey.spawn()
+        self.postgres.spawn()
+        self._stack.callback(self.postgres.stop)
+        self._stack.callback(self.valkey.stop)
+        await self.valkey.wait_ready()
+        await self.postgres.wait_ready()
+        server = self.postgres.server
+        if not isinstance(server, Postgres):
+            raise TypeError
+        self.settings = Settings(
+            redis_url=self.valkey.url,
+            database_url=server.database_url("postgres"),
+            data_dir=self._directory,
+            port=0,
+            workers=WORKERS,
+            shards=SHARDS,
+            demo=False,
+            mint_keys=MINT_KEYS,
+            attempt_deadline_ms=1000,
+            database_timeout_s=3,
+            persist_timeout_s=3,
+            persist_backoff_s_max=1,
+            persist_batch_max=50,
+            heal_interval_s=1,
+            webhooks_allow_private=True,
+            webhook_timeout_s=2,
+            webhook_retry_s=",".join(["1"] * WEBHOOK_TRIES),
+        )
+        await initialise(self.settings)
+        self.front = await self._stack.enter_async_context(Proxy(self.valkey.url))
+        self.behind = await self._stack.enter_async_context(Proxy(self.valkey.url))
+        self.ledger = await self._stack.enter_async_context(Proxy(self.settings.database_url))
+        self.serving = self._process(self.front, "engine.cli", "serve")
+        self.persisters = [self._process(self.behind, "persister") for _ in range(2)]
+        self.deliverers = [self._process(self.behind, "engine.cli", "deliver") for _ in range(2)]
+        word, _, self.url = (await asyncio.to_thread(self.serving.line)).partition(" ")
+        if word != "ready":
+            raise RuntimeError("the front end did not start")
+        return self
+
+    def _process(self, proxy: Proxy, *arguments: str) -> Process:
+        settings = replace(self.settings, redis_url=proxy.url, database_url=self.ledger.url)
+        process = Process(settings, *arguments)
+        return self._stack.enter_context(process)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+
+@dataclass
+class Told:
+    """What the shops were told has happened: ids of events, or of what they are about."""
+
+    redemptions: list[str] = field(default_factory=list)
+    holds: set[str] = field(default_factory=set)
+    ended: Counter[str] = field(default_factory=Counter)  # holds, by id
+    rolled_back: Counter[str] = field(default_factory=Counter)  # redemptions, by id
+    others: Counter[str] = field(default_factory=Counter)  # voided, unvoided, adjusted
+    unknown: int = 0  # without a key: perhaps done
+    answers: Counter[str] = field(default_factory=Counter)
+    tries: int = 0
+
+
+class Shop:
+    """One client. Whatever it begins it asks for until it has an answer for good."""
+
+    def __init__(
+        self, name: str, merchant: Merchant, codes: dict[str, list[str]], told: Told, chance: random.Random
+    ) -> None:
+        self.name, self.merchant, self.codes, self.told, self.chance = name, merchant, codes, told, chance
+        self._number = 0
+        self._holds: list[tuple[str, str]] = []  # kind, id
+        self._redemptions: list[tuple[str, str]] = []
+
+    async def ask(self, path: str, body: dict[str, Any], *, keyed: bool = True) -> dict[str, Any] | None:
+        """The body of a success; None where it was refused."""
+        self._number += 1
+        headers = {"Idempotency-Key": f"{self.name}-{self._number}"} if keyed else {}
+        last: list[Any] = []
+
+        async def definite() -> bool:
+            self.told.tries += 1
+            try:
+                last[:] = await self.merchant.call("POST", path, json=body, headers=headers)
+            except (aiohttp.ClientError, TimeoutError) as error:
+                last[:] = 0, repr(error)
+            return bool(0 < last[0] < TRY_AGAIN)
+
+        try:
+            await wait_until_async(definite, PATIENCE_S)
+        except AssertionError as error:
+            raise AssertionError(f"no answer for good to {path}; the last was {last}") from error
+        status, found = last
+        self.told.answers[path.rpartition("/")[2] if status == 200 else found["code"]] += 1
+        return found if status == 200 else None
+
+    def pick(self, kind: str) -> str:
+        return self.chance.choice(self.codes[kind])
+
+    def part(self, kind: str) -> dict[str, int]:
+        return {"amount": self.chance.randint(1, 30)} if kind == "balance" else {}
+
+    async def act(self) -> None:
+        """Do one thing."""
+        kinds: list[Callable[[str], Awaitable[None]]] = [
+            self.redeem,
+            self.redeem,
+            self.redeem_once,
+            self.hold,
+            self.end,
+            self.roll_back,
+        ]
+        rare = [self.combined, self.several, self.check, self.void, self.adjust]
+        await self.chance.choice([*kinds, self.chance.choice(rare)])(self.chance.choice(list(self.codes)))
+
+    async def redeem(self, kind: str) -> None:
+        body = {"code": self.pick(kind), "user": self.name, **self.part(kind)}
+        if answer := await self.ask("/v1/redemptions", body):
+            self.redeemed(kind, answer)
+
+    async def redeem_once(self, kind: str) -> None:
+        """Without a key: whoever has no answer does not know, and does not ask again."""
+        body = {"code": self.pick(kind), "user": self.name + ONCE, **self.part(kind)}
+        try:
+            status, answer = await self.merchant.call("POST", "/v1/redemptions", json=body)
+        except (aiohttp.ClientError, TimeoutError):
+            status, answer = 503, {"code": "outcome_unknown"}
+        self.told.answers["once" if status == OK else answer["code"]] += 1
+        if status == OK:
+            self.redeemed(kind, answer)
+        elif answer["code"] == "outcome_unknown":
+            self.told.unknown += 1
+
+    def redeemed(self, kind: str, answer: dict[str, Any]) -> None:
+        self.told.redemptions.append(answer["id"])
+        self._redemptions.append((kind, answer["id"]))
+
+    async def hold(self, kind: str) -> None:
+        body = {
+            "code": self.pick(kind),
+            "user": self.name,
+            "order": f"{self.name}-{self._number}",
+            "ttl_s": self.chance.choice((1, 3600)),  # over at once, or not before the run is
+            **self.part(kind),
+        }
+        if answer := await self.ask("/v1/holds", body):
+            self.told.holds.add(answer["id"])
+            self._holds.append((kind, answer["id"]))
+
+    async def end(self, _: str) -> None:
+        if not self._holds:
+            return
+        kind, hold = self._holds.pop()
+        what = self.chance.choice(("confirm", "confirm", "release"))
+        answer = await self.ask(f"/v1/holds/{hold}/{what}", {})
+        if answer and what == "confirm":
+            self.redeemed(kind, answer)
+        elif answer:
+            self.told.ended[hold] += 1
+
+    async def roll_back(self, _: str) -> None:
+        if self._redemptions:
+            kind, redemption = self.chance.choice(self._redemptions)
+            body = {"reason": "a change of mind", **self.part(kind)}
+            if await self.ask(f"/v1/redemptions/{redemption}/rollback", body):
+                self.told.rolled_back[redemption] += 1
+
+    async def several(self, kind: str) -> None:
+        """In one call, each of which counts by itself."""
+        self._number += 1
+        items = [
+            {
+                "code": self.pick(kind),
+                "user": self.name,
+                "idempotency_key": f"{self.name}-{self._number}-{at}",
+            }
+            | self.part(kind)
+            for at in range(3)
+        ]
+        while items:
+            answer = await self.ask("/v1/redemptions/batch", {"items": items}, keyed=False)
+            results = answer["results"] if answer else []
+            for result in results:
+                if result["status"] == OK:
+                    self.redeemed(kind, result["body"])
+            items = [
+                item for item, result in zip(items, results, strict=True) if result["status"] >= TRY_AGAIN
+            ]
+
+    async def check(self, kind: str) -> None:
+        await self.ask("/v1/codes/check", {"code": self.pick(kind)}, keyed=False)
+
+    async def void(self, kind: str) -> None:
+        """A code is void for a moment."""
+        body = {"code": self.pick(kind), "reason": "lost"}
+        for path in ("/v1/codes/void", "/v1/codes/unvoid"):
+            if answer := await self.ask(path, body):
+                self.told.others[answer["status"]] += answer["changed"]  # by others, where it was so already
+
+    async def adjust(self, kind: str) -> None:
+        body = {"code": self.pick(kind), "amount": 5, "reason": "goodwill"}
+        if await self.ask("/v1/codes/adjust", body):
+            self.told.others["adjusted"] += 1
+
+    async def combined(self, kind: str) -> None:
+        items = [{"code": self.pick(kind), **self.part(kind)} for _ in range(3)]
+        body = {"codes": items, "user": self.name, "order": f"{self.name}-{self._number}"}
+        if answer := await self.ask("/v1/redemptions/combined", body):
+            for redemption in answer["redemptions"]:
+                self.redeemed(kind, redemption)
+
+
+class Reader:
+    """Reads the feed, page by page, whatever happens to the workers that it asks."""
+
+    def __init__(self, merchant: Merchant) -> None:
+        self.merchant = merchant
+        self.events: list[dict[str, Any]] = []
+        self._after = ""
+
+    async def read(self) -> None:
+        """For ever."""
+        while True:
+            after = f"&after={self._after}" if self._after else ""
+            try:
+                status, page = await self.merchant.call("GET", f"/v1/events?limit=200&wait_s=1{after}")
+            except (aiohttp.ClientError, TimeoutError):
+                status, page = 503, None
+            if status == 200:
+                self.events += page["items"]
+                self._after = page["next"]
+            else:
+                await asyncio.sleep(0.05)
+
+
+class Trouble:
+    """What can befall a deployment; one at a time, and each is over when its method returns."""
+
+    def __init__(self, deployment: Deployment, chance: random.Random) -> None:
+        self._of = deployment
+        self._chance = chance
+        self.befell: Counter[str] = Counter()
+        self._kinds: dict[str, Callable[[], Awaitable[None]]] = {
+            "valkey killed": self._kill_valkey,
+            "valkey stopped": self._stop_valkey,
+            "postgres killed": self._kill_postgres,
+            "postgres stopped": self._stop_postgres,
+            "persister killed": lambda: self._kill(self._of.persisters),
+            "persister stopped": lambda: self._stop(self._of.persisters),
+            "deliverer killed": lambda: self._kill(self._of.deliverers),
+            "deliverer stopped": lambda: self._stop(self._of.deliverers),
+            "worker killed": self._kill_worker,
+            "worker stopped": self._stop_worker,
+            "cut": self._cut,
+            "cut halfway": self._cut_halfway,
+            "delayed": self._delay,
+        }
+
+    async def befall(self) -> None:
+        """Whatever comes."""
+        name = self._chance.choice(list(self._kinds))
+        self.befell[name] += 1
+        await self._kinds[name]()
+
+    async def _kill_valkey(self) -> None:
+        await asyncio.to_thread(self._of.valkey.kill)
+        self._of.valkey.spawn()
+        await self._of.valkey.wait_ready()
+
+    async def _stop_valkey(self) -> None:
+        self._of.valkey.pause()
+        await asyncio.sleep(PAUSE_S)
+        self._of.valkey.resume()
+
+    async def _kill_postgres(self) -> None:
+        await asyncio.to_thread(self._of.postgres.kill)
+        self._of.postgres.spawn()
+        await self._of.postgres.wait_ready()
+
+    async def _stop_postgres(self) -> None:
+        self._of.postgres.pause()
+        await asyncio.sleep(PAUSE_S)
+        self._of.postgres.resume()
+
+    async def _kill(self, processes: list[Process]) -> None:
+        process = self._chance.choice(processes)
+        process.kill()
+        process.restart()
+
+    async def _stop(self, processes: list[Process]) -> None:
+        pid = self._chance.choice(processes).running.pid
+        os.kill(pid, signal.SIGSTOP)
+        await asyncio.sleep(PAUSE_S)
+        os.kill(pid, signal.SIGCONT)
+
+    async def _kill_worker(self) -> None:
+        for pid in self._a_worker():
+            os.kill(pid, signal.SIGKILL)
+
+    async def _stop_worker(self) -> None:
+        for pid in self._a_worker():
+            os.kill(pid, signal.SIGSTOP)
+            await asyncio.sleep(PAUSE_S)
+            with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+                os.kill(pid, signal.SIGCONT)
+
+    def _a_worker(self) -> list[int]:
+        return self._chance.sample(pids, 1) if (pids := worker_pids(self._of.serving)) else []
+
+    def _proxy(self) -> Proxy:
+        return self._chance.choice((self._of.front, self._of.front, self._of.behind, self._of.ledger))
+
+    async def _cut(self) -> None:
+        proxy = self._proxy()
+        proxy.refusing = True
+        proxy.cut()
+        await asyncio.sleep(self._chance.random())
+        proxy.refusing = False
+
+    async def _cut_halfway(self) -> None:
+        proxy = self._proxy()
+
+        def rule(_connection: int, _way: Way, _data: bytes) -> Fate:
+            unlucky = not self._chance.randrange(CUT_ONE_IN)
+            return self._chance.choice((Fate.CUT, Fate.CUT_HALFWAY)) if unlucky else Fate.PASS
+
+        proxy.rule = rule
+        await asyncio.sleep(PAUSE_S)
+        proxy.rule = pass_all
+
+    async def _delay(self) -> None:
+        proxy = self._proxy()
+        proxy.rule = lambda _connection, way, _data: Fate.HOLD if way is Way.TO_ENGINE else Fate.PASS
+        await asyncio.sleep(self._chance.random())
+        proxy.release()
+
+
+async def open_shops(
+    deployment: Deployment, count: int, chance: random.Random, hook: str
+) -> tuple[list[Shop], Told, Reader, str]:
+    """Campaigns of every kind, shops that fight over their codes, and a reader; all with one key.
+
+    Webhooks go to ``hook``; their secret comes last.
+    """
+    told = Told()
+    async with plane_on(deployment.settings) as plane:
+        codes = {
+            "single": (await issue(plane, 300))[1],
+            "multi": (await issue(plane, 6, kind="multi", max_uses=40, per_user_limit=20))[1],
+            "balance": (await issue(plane, 20, kind="balance", amount=500, currency="EUR", budget=6000))[1],
+        }
+        key = (await api_keys.create(plane, "shops", ("redeem", "read", "events", "admin"))).value.key
+        webhook = (await changes.create(plane, NewWebhook(url=hook), actor="cli")).value
+    merchants = [Merchant(client_session(), deployment.url, key) for _ in range(count + 1)]
+    shops = [
+        Shop(f"shop-{number}", merchant, codes, told, chance) for number, merchant in enumerate(merchants[1:])
+    ]
+    return shops, told, Reader(merchants[0]), webhook.secret

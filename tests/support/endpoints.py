@@ -1,0 +1,152 @@
+"""Endpoints for webhooks that behave as a test wants them to, and a ledger with events in it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+from aiohttp import web
+from standardwebhooks import Webhook
+
+from persister.webhooks.main import run
+from tests.support.waiting import wait_until_async
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from engine.settings import Settings
+
+STOP_TIMEOUT_S: Final = 60.0
+
+
+@dataclass
+class Received:
+    """One call, as it came in."""
+
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def id(self) -> str:
+        return self.headers["webhook-id"]
+
+    @property
+    def json(self) -> Any:  # noqa: ANN401 - JSON
+        return orjson.loads(self.body)
+
+    def verify(self, secret: str) -> None:
+        """By the library, as a receiver does it."""
+        Webhook(secret).verify(self.body, self.headers)
+
+
+@dataclass
+class Receiver:
+    """An endpoint: what it was sent, and what it answers."""
+
+    url: str = ""
+    calls: list[Received] = field(default_factory=list)
+    answer: Callable[[Received], Awaitable[web.StreamResponse]] | None = None
+    """What it does with a call, which has been noted already; None: 200."""
+    status: int = 200
+    requests: list[web.Request] = field(default_factory=list)
+
+    @property
+    def ids(self) -> list[str]:
+        return [call.id for call in self.calls]
+
+    async def receive(self, request: web.Request) -> web.StreamResponse:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        call = Received(headers, await request.read())
+        self.requests.append(request)
+        self.calls.append(call)
+        if self.answer is not None:
+            return await self.answer(call)
+        return web.Response(status=self.status)
+
+    async def has(self, count: int) -> None:
+        """Wait for so many calls."""
+        await wait_until_async(lambda: len(self.calls) >= count)
+
+
+@contextlib.asynccontextmanager
+async def receiving(port: int = 0) -> AsyncIterator[Receiver]:
+    """An endpoint on a port of its own."""
+    receiver = Receiver()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", receiver.receive)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", port)
+    await site.start()
+    receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
+    try:
+        yield receiver
+    finally:
+        await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def delivering(settings: Settings) -> AsyncIterator[asyncio.Event]:
+    """A deliverer in this process, stopped in order at the end; it must end."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(run(settings, settings.database_url, stop))
+    try:
+        yield stop
+        stop.set()
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await task
+    finally:
+        task.cancel()
+        _, late = await asyncio.wait({task}, timeout=STOP_TIMEOUT_S)
+        assert not late, "the deliverer does not end"
+
+
+@dataclass
+class Events:
+    """Writes a shard's ledger as the persister does."""
+
+    connection: Any
+    shard: int = 0
+    seq: int = 0
+
+    async def add(self, count: int, **changes: object) -> list[str]:
+        """So many more; answers their ids."""
+        rows = [
+            {
+                "shard": self.shard,
+                "stream_ms": 1_795_376_794_500 + seq,
+                "stream_seq": 0,
+                "seq": seq,
+                "type": "redeemed",
+                "redemption": f"{self.shard}-{1_795_376_794_500 + seq}-0",
+                "campaign": "cmp_1",
+                "batch": 0,
+                "serial": seq,
+                "last4": "JK4M",
+                "user_id": "ann",
+                "amount": 500,
+                "currency": "EUR",
+                "order_ref": None,
+                "idempotency_key": None,
+                "actor": "key_1",
+                "at_ms": 1_795_376_794_500 + seq,
+            }
+            | changes
+            for seq in range(self.seq + 1, self.seq + count + 1)
+        ]
+        names = list(rows[0])
+        async with self.connection.transaction():
+            await self.connection.copy_records_to_table(
+                "ledger", records=[tuple(row[name] for name in names) for row in rows], columns=names
+            )
+            await self.connection.execute(
+                "UPDATE ledger_offsets SET seq = $2, stream_ms = $3 WHERE shard = $1",
+                self.shard,
+                rows[-1]["seq"],
+                rows[-1]["stream_ms"],
+            )
+        self.seq += count
+        return [f"{self.shard}-{row['stream_ms']}-0" for row in rows]

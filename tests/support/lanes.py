@@ -1,0 +1,155 @@
+"""A front end with fast lanes, and nothing behind it: the test says what is answered, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import web
+
+from engine.lane import protocol
+from engine.lane.connection import Connections
+from engine.lane.lanes import Lanes
+from engine.settings import Settings
+from tests.http.test_bad_input import Answer, read_answer
+from tests.support.waiting import wait_until_async
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import pytest
+
+    from engine.redemption.attempt import OnDone
+
+LIMIT_S: Final = 30.0
+OTHER: Final = b"GET /other HTTP/1.1\r\nHost: localhost\r\n\r\n"
+SLOW: Final = "/slow"  # answered when ``Front.may_answer`` is set
+
+
+def post(body: bytes, *headers: str) -> bytes:
+    lines = (
+        "POST /v1/redemptions HTTP/1.1",
+        "Host: localhost",
+        "Authorization: Bearer key",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        *headers,
+    )
+    return "\r\n".join((*lines, "", "")).encode() + body
+
+
+@dataclass
+class Front:
+    """A worker's front end: its lanes, and what came through each of them.
+
+    ``asked`` holds the bodies that the fast lane took, ``others`` what aiohttp was asked.
+    """
+
+    settings: Settings
+    at_once: bool = True
+    known: bool = True
+    asked: list[bytes] = field(default_factory=list)
+    waiting: list[OnDone] = field(default_factory=list)
+    others: list[tuple[str, bytes]] = field(default_factory=list)
+    port: int = 0
+    may_answer: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def redeem(self, authorization: str, key: str | None, body: bytes, on_done: OnDone) -> bool:
+        assert authorization == "Bearer key"
+        if not self.known:
+            return False
+        self.asked.append(body)
+        self.waiting.append(on_done)
+        if self.at_once:
+            self.answer(key)
+        return True
+
+    def answer(self, key: str | None = None) -> None:
+        """Answer the first that waits, with its body, and what key it came with."""
+        on_done = self.waiting.pop(0)
+        body = self.asked[len(self.asked) - len(self.waiting) - 1]
+        on_done(200, json.dumps([body.decode(), key]).encode(), 0)
+
+    async def other(self, request: web.BaseRequest) -> web.Response:
+        """What aiohttp answers: the same, so that only ``others`` tells who it was."""
+        body = await request.read()
+        if request.path == SLOW:
+            await self.may_answer.wait()
+        self.others.append((request.path, body))
+        return web.Response(body=json.dumps([body.decode() or "other", None]).encode())
+
+    async def send(self, writer: asyncio.StreamWriter, first: bytes, *behind: bytes) -> None:
+        """Send requests in pieces; those behind the first once that is in flight."""
+        taken = len(self.asked)
+        writer.write(first)
+        await wait_until_async(lambda: len(self.asked) > taken)
+        for piece in behind:
+            writer.write(piece)
+            await turns()
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+
+@contextlib.asynccontextmanager
+async def front_end(
+    *,
+    stop_s: float = 10.0,
+    **changes: Any,  # noqa: ANN401 - settings, by name
+) -> AsyncIterator[tuple[Front, Lanes]]:
+    front = Front(Settings(**changes))
+    server = web.Server(front.other)
+    lanes = Lanes(Connections(server, front.settings), front.redeem, front.settings)
+    loop = asyncio.get_running_loop()
+    listener = await loop.create_server(lanes, "127.0.0.1", 0)
+    front.port = listener.sockets[0].getsockname()[1]
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            yield front, lanes
+    finally:
+        listener.close()
+        await asyncio.gather(lanes.close(stop_s), server.shutdown(1))
+        await wait_until_async(lambda: lanes.connections.open == 0)
+
+
+async def turns(number: int = 5) -> None:
+    """Let the event loop read what is there."""
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+async def bodies(reader: asyncio.StreamReader, number: int) -> list[str]:
+    """What so many answers say."""
+    answers = [await read_answer(reader) for _ in range(number)]
+    return [said(answer) for answer in answers]
+
+
+def said(answer: Answer | None) -> str:
+    assert answer is not None
+    assert answer.status == 200
+    return str(json.loads(answer.body)[0])
+
+
+def shrink_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that little is enough to fill them."""
+    made = protocol.FastLane.connection_made
+
+    def connection_made(lane: protocol.FastLane, transport: asyncio.Transport) -> None:
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        transport.set_write_buffer_limits(high=4096)
+        made(lane, transport)
+
+    monkeypatch.setattr(protocol.FastLane, "connection_made", connection_made)
+
+
+async def connect_small(front: Front) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A client that takes little before it must be read from."""
+    small = socket.socket()
+    small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    small.setblocking(False)  # noqa: FBT003 - the socket module's signature
+    await asyncio.get_running_loop().sock_connect(small, ("127.0.0.1", front.port))
+    return await asyncio.open_connection(sock=small, limit=512)

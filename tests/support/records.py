@@ -1,0 +1,70 @@
+"""What tests of records share: lists as a merchant pages through them, and a ledger that has everything."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from persister.main import run as run_persister
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from engine.control.change import ControlPlane
+    from engine.settings import Settings
+    from tests.support.deployment import Merchant
+
+
+async def persist(settings: Settings) -> None:
+    """Bring all that the streams hold into the ledger."""
+    stop = asyncio.Event()
+    stop.set()
+    await run_persister(settings, settings.redis_url, settings.database_url, stop)
+
+
+async def whole_list(merchant: Merchant, query: str, limit: int = 1000) -> list[dict[str, Any]]:
+    """All pages of a list."""
+    items: list[dict[str, Any]] = []
+    after, pages = "", 0
+    while True:
+        status, page = await merchant.call("GET", f"/v1/redemptions?{query}&limit={limit}{after}")
+        assert status == 200, page
+        assert len(page["items"]) <= limit
+        items += page["items"]
+        if page["next"] is None:
+            return items
+        after = f"&after={page['next']}"
+        pages += 1
+        assert pages < 500, "pages go round in a circle"
+
+
+def ids(items: list[dict[str, Any]]) -> list[str]:
+    return [item["id"] for item in items]
+
+
+class Moving:
+    """Redis, with a persister that moves everything just before or just after a stream is read.
+
+    ``reads_left``: it does so from the read on that follows as many others.
+    """
+
+    def __init__(self, plane: ControlPlane, *, before: bool) -> None:
+        self._plane = plane
+        self._before = before
+        self.reads_left = 0
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - all else is as it is
+        return getattr(self._plane.redis, name)
+
+    async def xrevrange(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - by their names
+        return await self._around(self._plane.redis.xrevrange(*arguments, **options))
+
+    async def _around(self, reading: Awaitable[Any]) -> Any:  # noqa: ANN401 - by their names
+        self.reads_left -= 1
+        moves = self.reads_left < 0
+        if moves and self._before:
+            await persist(self._plane.settings)
+        found = await reading
+        if moves and not self._before:
+            await persist(self._plane.settings)
+        return found
