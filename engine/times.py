@@ -1,7 +1,8 @@
-"""Times as they come in: ISO 8601 with a zone, to the millisecond."""
+"""Times: ISO 8601 with a zone in requests, UTC to the millisecond in answers and Redis."""
 
 from __future__ import annotations
 
+import functools
 import re
 from datetime import UTC, datetime
 from typing import Final
@@ -36,8 +37,20 @@ def parse_instant(name: str, text: str) -> datetime:
 
 
 def milliseconds(at: datetime) -> int:
-    """A time as Redis counts it: since the epoch."""
+    """Milliseconds since the epoch, as Redis counts them."""
     return round(at.timestamp() * 1000)
+
+
+@functools.lru_cache(maxsize=256)  # the redemptions of one call share their millisecond
+def instant(at_ms: int) -> str:
+    """ISO 8601 in UTC, to the millisecond, of milliseconds since the epoch."""
+    second, rest = divmod(at_ms, 1000)
+    return f"{datetime.fromtimestamp(second, UTC).isoformat().removesuffix('+00:00')}.{rest:03}Z"
+
+
+def shown_instant(at: datetime) -> str:
+    """ISO 8601 in UTC, to the millisecond."""
+    return instant(milliseconds(at))
 
 
 def _malformed(detail: str) -> Refusal:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -21,7 +22,8 @@ from aiohttp import web
 
 from engine import settings as settings_module
 from engine.app import open_app
-from engine.http.redemptions import HANDLERS
+from engine.http.redemptions import redeem_at_once
+from engine.http.services import SERVICES
 from engine.lane.connection import Connections
 from engine.lane.lanes import Lanes
 from engine.observability.logs import log_to_stderr
@@ -52,7 +54,7 @@ async def serving(settings: Settings, metrics_dir: Path | None) -> AsyncIterator
         if runner.server is None:
             raise RuntimeError("the runner has no server after its setup")
         connections = Connections(runner.server, settings)
-        lanes = Lanes(connections, app[HANDLERS].redeem_at_once, settings)
+        lanes = Lanes(connections, functools.partial(redeem_at_once, app[SERVICES]), settings)
         listener = await loop.create_server(
             lanes if settings.fast_lane else connections,
             settings.host,

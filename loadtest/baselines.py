@@ -19,12 +19,17 @@ from redis.asyncio import BlockingConnectionPool, Redis
 
 from engine import settings as all_settings
 from engine.api import bodies
+from engine.api.answers import encode_outcome
+from engine.api.outcomes import Redeemed
+from engine.api.problems import PROBLEM_TYPE, plain_problem
 from engine.codes.formats import normalise, split
+from engine.encoding import JSON_TYPE
 from engine.lookup.decoder import Decoder
 from engine.redemption.redeem import Redemption
 from engine.store import keys
 from engine.store.call import pack_fields
 from engine.store.configuration import Registry
+from engine.times import instant
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -33,17 +38,18 @@ if TYPE_CHECKING:
     from engine.settings import Settings
 
 POOL_CONNECTIONS: Final = 64
-ANSWER: Final = bodies.redeemed(
-    redemption="0-1795376794500-3",
-    campaign="cmp_1",
-    masked_code="••••-••••-••••-JKLM",
-    user="user-123456",
-    amount=500,
-    currency="EUR",
-    balance=None,
-    redeemed_at=bodies.instant(1795376794500),
-    replayed=False,
-)
+ANSWER: Final = encode_outcome(
+    Redeemed(
+        id="0-1795376794500-3",
+        campaign="cmp_1",
+        code="••••-••••-••••-JKLM",
+        user="user-123456",
+        amount=500,
+        currency="EUR",
+        redeemed_at=instant(1795376794500),
+    ),
+    1,
+).body
 
 SCRIPT: Final = Redemption.script
 
@@ -51,7 +57,7 @@ SCRIPT: Final = Redemption.script
 async def bare(request: web.Request) -> web.Response:
     """Read, and answer."""
     await request.read()
-    return web.Response(body=ANSWER, content_type=bodies.JSON_TYPE)
+    return web.Response(body=ANSWER, content_type=JSON_TYPE)
 
 
 class Naive:
@@ -75,18 +81,16 @@ class Naive:
         if word != "redeemed":
             return _refusal(word)
         stream_id, amount = words
-        body = bodies.redeemed(
-            redemption=f"{place.shard}-{stream_id}",
+        redeemed = Redeemed(
+            id=f"{place.shard}-{stream_id}",
             campaign=campaign.id,
-            masked_code="••••-••••-••••-" + code.symbols[-4:].decode(),
+            code="••••-••••-••••-" + code.symbols[-4:].decode(),
             user=asked.user,
             amount=int(amount) if amount else None,
             currency=campaign.currency,
-            balance=None,
-            redeemed_at=bodies.instant(int(stream_id.partition("-")[0])),
-            replayed=False,
+            redeemed_at=instant(int(stream_id.partition("-")[0])),
         )
-        return web.Response(body=body, content_type=bodies.JSON_TYPE)
+        return web.Response(body=encode_outcome(redeemed, 1).body, content_type=JSON_TYPE)
 
     async def _call(self, code: Issued, campaign: str, place: keys.Place, user: str) -> list[str]:
         """The words of the script's answer to one attempt."""
@@ -136,8 +140,8 @@ async def naive(settings: Settings) -> Callable[[web.Request], Awaitable[web.Res
 
 
 def _refusal(code: str) -> web.Response:
-    status, body = bodies.plain_problem(code)
-    return web.Response(status=status, body=body, content_type=bodies.PROBLEM_TYPE)
+    status, body = plain_problem(code)
+    return web.Response(status=status, body=body, content_type=PROBLEM_TYPE)
 
 
 async def _serve(settings: Settings, kind: str) -> None:

@@ -21,12 +21,13 @@ import msgspec
 import uvloop
 from redis.asyncio import Redis
 
+from engine.api.answers import encode_outcome
 from engine.api.bodies import RedeemRequest
 from engine.control import api_keys
 from engine.control.change import ControlPlane
 from engine.database import open_database
 from engine.observability.metrics import Telemetry
-from engine.redemption.core import Core
+from engine.redemption.operations import make_core
 from engine.redemption.redeem import Redemption
 from engine.store import keys
 from engine.store.configuration import Registry
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from engine.control.campaigns import NewCampaign
+    from engine.redemption.core import Core
     from engine.settings import Settings
     from engine.store.configuration import ApiKey
 
@@ -74,8 +76,10 @@ class Bench:
         user, order, key = f"user-{code[:7]}", None, None
         if with_keys:
             order, key = f"order-{code[5:12]}", f"4f1d7c02-9c5e-{code[:4]}-{code[5:9]}"
-        attempt = Redemption(self.core, RedeemRequest(code=code, user=user, order=order), key, self.api_key)
-        attempt.on_done = lambda status, _body, _retry: answer.set_result(status)
+        attempt = Redemption(
+            self.core.dispatcher, RedeemRequest(code=code, user=user, order=order), key, self.api_key
+        )
+        attempt.on_done = lambda outcome: answer.set_result(encode_outcome(outcome, 1).status)
         self.core.submit(attempt, code)
         return answer
 
@@ -123,9 +127,9 @@ async def _measure(settings: Settings, options: argparse.Namespace) -> dict[str,
 
 @asynccontextmanager
 async def _connected(settings: Settings, registry: Registry, redis: Redis) -> AsyncIterator[Core]:
-    core = Core(settings, registry, redis, Telemetry())
-    core.open()
-    while not core.ready:  # noqa: ASYNC110 - it connects in a callback, and tells nobody
+    core = make_core(settings, registry, redis, Telemetry())
+    core.dispatcher.open()
+    while not core.dispatcher.ready:  # noqa: ASYNC110 - it connects in a callback, and tells nobody
         await asyncio.sleep(0.01)
     yield core
     await core.close()

@@ -1,39 +1,30 @@
-"""What travels over HTTP on the redeem path: the request, checked, and every answer as bytes.
+"""Request bodies of the calls about codes, parsed and checked.
 
-The call for one code and the batch call use these, so that the same request gets the same bytes.
+A refusal never quotes the body: it may contain a code.
 """
 
 from __future__ import annotations
 
-import functools
-from datetime import UTC, datetime
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import msgspec
-import orjson
 
-from engine.errors import PROBLEMS, Refusal
-from engine.store.idempotency import canonical
+from engine.api.checks import (
+    AMOUNT_MAX,
+    Client,
+    check_amount,
+    check_customer,
+    check_idempotency_key,
+    check_text,
+)
+from engine.errors import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from engine.settings import Settings
 
-AMOUNT_MAX: Final = 2**53 - 1  # minor units; what JSON numbers and Lua hold exactly
 UP_TO_BALANCE: Final = "up_to_balance"  # instead of an amount: what is there
-CLIENT_FIELD_LENGTH_MAX: Final = 256
-
-JSON_TYPE: Final = "application/json"
-PROBLEM_TYPE: Final = "application/problem+json"
-
-
-class Client(msgspec.Struct, forbid_unknown_fields=True):
-    """Who the merchant's customer is, as far as the merchant tells."""
-
-    ip: str | None = None
-    device: str | None = None
 
 
 class RedeemRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -62,9 +53,78 @@ class BatchRequest(msgspec.Struct, forbid_unknown_fields=True):
     items: list[msgspec.Raw]
 
 
-_decode_redeem_request = msgspec.json.Decoder(RedeemRequest).decode
-_decode_batch_item = msgspec.json.Decoder(BatchItem).decode
-_decode_batch_request = msgspec.json.Decoder(BatchRequest).decode
+class HoldRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of ``POST /v1/holds``. ``ttl_s``: how long the hold lasts, in seconds."""
+
+    code: str
+    user: str
+    order: str
+    amount: int | Literal["up_to_balance"] | None = None
+    ttl_s: int | None = None
+    client: Client | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class ConfirmRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of ``POST /v1/holds/{id}/confirm``: less than what a balance's hold holds."""
+
+    amount: int | None = None
+
+
+class ReleaseRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of ``POST /v1/holds/{id}/release``."""
+
+
+class RollbackRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of ``POST /v1/redemptions/{id}/rollback``. ``void``: the code is not to be used again."""
+
+    reason: str
+    amount: int | None = None
+    void: bool = False
+
+
+class CheckRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of ``POST /v1/codes/check``."""
+
+    code: str
+    user: str | None = None
+
+
+class AdjustRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of ``POST /v1/codes/adjust``. ``amount``: what is added to the balance; it may be negative."""
+
+    code: str
+    amount: int
+    reason: str
+
+
+class CombinedItem(msgspec.Struct, forbid_unknown_fields=True):
+    """One of the codes of a combined redemption."""
+
+    code: str
+    amount: int | Literal["up_to_balance"] | None = None
+
+
+class CombinedRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of ``POST /v1/redemptions/combined``: all of the codes or none, for one order."""
+
+    codes: list[CombinedItem]
+    user: str
+    order: str
+    client: Client | None = None
+    metadata: dict[str, Any] | None = None
+
+
+_decode_redeem_request: Final = msgspec.json.Decoder(RedeemRequest).decode
+_decode_batch_item: Final = msgspec.json.Decoder(BatchItem).decode
+_decode_batch_request: Final = msgspec.json.Decoder(BatchRequest).decode
+_decode_hold: Final = msgspec.json.Decoder(HoldRequest).decode
+_decode_confirm: Final = msgspec.json.Decoder(ConfirmRequest).decode
+_decode_release: Final = msgspec.json.Decoder(ReleaseRequest).decode
+_decode_rollback: Final = msgspec.json.Decoder(RollbackRequest).decode
+_decode_check: Final = msgspec.json.Decoder(CheckRequest).decode
+_decode_adjust: Final = msgspec.json.Decoder(AdjustRequest).decode
+_decode_combined: Final = msgspec.json.Decoder(CombinedRequest).decode
 T = TypeVar("T")
 R = TypeVar("R", bound=RedeemRequest)
 
@@ -122,141 +182,69 @@ def _checked(request: R, settings: Settings) -> R:
     return request
 
 
-class Customer(Protocol):
-    """A request that says for whom, and for which of their orders."""
-
-    user: str
-    client: Client | None
-    metadata: dict[str, Any] | None
-
-
-def check_customer(request: Customer, settings: Settings) -> None:
-    """Refuse a user, an order or what else is told of them that cannot be kept.
+def parse_hold(body: bytes, settings: Settings) -> HoldRequest:
+    """The request in a body.
 
     Raises:
-        Refusal: ``malformed_request``.
+        Refusal: ``malformed_request`` or ``invalid_amount``, with what is wrong; so all of these do.
     """
-    check_text("user", request.user, settings.user_length_max)
-    order = getattr(request, "order", None)
-    if order is not None:
-        check_text("order", order, settings.order_length_max)
-    if request.client is not None:
-        for name in ("ip", "device"):
-            value = getattr(request.client, name)
-            if value is not None:
-                check_text(f"client.{name}", value, CLIENT_FIELD_LENGTH_MAX)
-    if request.metadata is not None:
-        _check_metadata(request.metadata, settings.metadata_bytes_max)
+    request = decoded(_decode_hold, body)
+    check_customer(request, settings)
+    check_amount(request.amount)
+    if request.ttl_s is not None and not 1 <= request.ttl_s <= settings.hold_ttl_max_s:
+        raise Refusal("malformed_request", f"ttl_s must be between 1 and {settings.hold_ttl_max_s}")
+    return request
 
 
-def check_amount(amount: int | str | None) -> None:
-    """Refuse an amount that no code can have.
-
-    Raises:
-        Refusal: ``invalid_amount``.
-    """
-    if isinstance(amount, int) and not 0 <= amount <= AMOUNT_MAX:
-        raise Refusal("invalid_amount", f"amount must be between 0 and {AMOUNT_MAX} minor units")
+def parse_confirm(body: bytes) -> ConfirmRequest:
+    """The request in a body, which may be empty."""
+    request = decoded(_decode_confirm, body or b"{}")
+    check_amount(request.amount)
+    return request
 
 
-def _check_metadata(metadata: dict[str, Any], bytes_max: int) -> None:
-    try:
-        size = len(canonical([metadata])) - 2  # as deep as a fingerprint has it
-    except orjson.JSONEncodeError:  # nested too deep, or an integer past 64 bits
-        raise Refusal("malformed_request", "metadata cannot be kept as it is") from None
-    if size > bytes_max:
-        raise Refusal("malformed_request", f"metadata is larger than {bytes_max} bytes")
+def parse_release(body: bytes) -> None:
+    """Nothing, or an empty object."""
+    decoded(_decode_release, body or b"{}")
 
 
-def check_text(name: str, value: str, length_max: int) -> None:
-    """Refuse text that is empty, too long, or has characters that do not print.
-
-    Raises:
-        Refusal: ``malformed_request``, naming the field.
-    """
-    if not 0 < len(value) <= length_max:
-        raise Refusal("malformed_request", f"{name} must have 1 to {length_max} characters")
-    if not value.isprintable():
-        raise Refusal("malformed_request", f"{name} has characters that do not print")
+def parse_rollback(body: bytes, settings: Settings) -> RollbackRequest:
+    """The request in a body."""
+    request = decoded(_decode_rollback, body)
+    check_text("reason", request.reason, settings.reason_length_max)
+    check_amount(request.amount)
+    return request
 
 
-def check_idempotency_key(value: str, settings: Settings) -> None:
-    """Refuse an Idempotency-Key that is empty, too long, or not of visible ASCII characters.
+def parse_check(body: bytes, settings: Settings) -> CheckRequest:
+    """The request in a body."""
+    request = decoded(_decode_check, body)
+    if request.user is not None:
+        check_text("user", request.user, settings.user_length_max)
+    return request
 
-    Raises:
-        Refusal: ``malformed_request``.
-    """
-    if not value.isascii():
-        raise Refusal("malformed_request", "Idempotency-Key must be ASCII")
-    check_text("Idempotency-Key", value, settings.idempotency_key_length_max)
+
+def parse_adjust(body: bytes, settings: Settings) -> AdjustRequest:
+    """The request in a body."""
+    request = decoded(_decode_adjust, body)
+    check_text("reason", request.reason, settings.reason_length_max)
+    if request.amount == 0 or abs(request.amount) > AMOUNT_MAX:
+        raise Refusal("invalid_amount", f"amount must be at most {AMOUNT_MAX} minor units, and not 0")
+    return request
+
+
+def parse_combined(body: bytes, settings: Settings) -> CombinedRequest:
+    """The request in a body."""
+    request = decoded(_decode_combined, body)
+    check_customer(request, settings)
+    if not 0 < len(request.codes) <= settings.combined_items_max:
+        raise Refusal("malformed_request", f"codes must be 1 to {settings.combined_items_max}")
+    for item in request.codes:
+        check_amount(item.amount)
+    return request
 
 
 def _without_values(message: str) -> str:
     """A validation message that names our fields and types only: what the caller sent may be a code."""
     ours = message.startswith(("Expected ", "Object missing required field "))
     return message if ours else "The body has a field this call does not take."
-
-
-encode = orjson.dumps
-
-
-def problem(code: str, detail: str = "", **extra: object) -> tuple[int, bytes]:
-    """Status and body of a refusal or fault: ``application/problem+json`` (RFC 9457, section 3)."""
-    status, meaning = PROBLEMS[code]
-    body = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail or meaning,
-        "code": code,
-        **extra,
-    }
-    return status, orjson.dumps(body)
-
-
-_PLAIN: Final = {code: problem(code) for code in PROBLEMS}
-_REPLAYED: Final = {code: problem(code, replayed=True) for code in PROBLEMS}
-
-
-def plain_problem(code: str, *, replayed: bool = False) -> tuple[int, bytes]:
-    """The problem of a code with nothing to add, made once."""
-    return (_REPLAYED if replayed else _PLAIN)[code]
-
-
-@functools.lru_cache(maxsize=256)  # what one call redeems is redeemed in one millisecond
-def instant(milliseconds: int) -> str:
-    """A time as ISO 8601 in UTC, to the millisecond."""
-    second, rest = divmod(milliseconds, 1000)
-    return f"{datetime.fromtimestamp(second, UTC).isoformat().removesuffix('+00:00')}.{rest:03}Z"
-
-
-def redeemed(
-    *,
-    redemption: str,
-    campaign: str,
-    masked_code: str,
-    user: str,
-    amount: int | None,
-    currency: str | None,
-    balance: int | None,
-    redeemed_at: str,
-    replayed: bool,
-) -> bytes:
-    """Body of a success. ``masked_code`` shows the last four symbols only.
-
-    ``balance``: what is left on a code that holds an amount; None, and not shown, for any other.
-    """
-    return encode(
-        {
-            "id": redemption,
-            "status": "redeemed",
-            "campaign": campaign,
-            "code": masked_code,
-            "user": user,
-            "amount": amount,
-            "currency": currency,
-            **({} if balance is None else {"balance": balance}),
-            "redeemed_at": redeemed_at,
-            "replayed": replayed,
-        }
-    )

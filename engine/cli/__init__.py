@@ -81,8 +81,9 @@ _SILENT: Final = "a server gave no answer in time (`redeem doctor` says which)"
 
 def _told(error: Exception) -> str:
     """One line on why a command failed."""
+    from engine.api.problems import PROBLEMS  # noqa: PLC0415 - only where it is needed
     from engine.codes.mint_keys import MintKeyError  # noqa: PLC0415 - only where it is needed
-    from engine.errors import PROBLEMS, Fault, Refusal  # noqa: PLC0415 - only where it is needed
+    from engine.errors import Fault, Refusal  # noqa: PLC0415 - only where it is needed
     from engine.processes.process import StartError  # noqa: PLC0415 - only where it is needed
     from engine.settings import SettingsError  # noqa: PLC0415 - only where it is needed
     from persister.archive import DetachRefused  # noqa: PLC0415 - only where it is needed

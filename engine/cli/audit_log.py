@@ -6,7 +6,7 @@ import click
 
 from engine.cli.connect import echo_json, run
 from engine.control import audit_log as audit
-from engine.control.campaigns import shown_instant
+from engine.times import shown_instant
 
 
 @click.command()

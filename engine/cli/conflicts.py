@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from engine.cli.connect import echo_json, run
-from engine.control.campaigns import shown_instant
 from engine.ledger import conflicts as found_conflicts
+from engine.times import shown_instant
 
 
 @click.command()

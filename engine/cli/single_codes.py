@@ -5,26 +5,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-import orjson
+import msgspec
 
-from engine.api.bodies import check_amount, check_text
-from engine.api.code_bodies import CheckRequest
+from engine.api.bodies import CheckRequest
+from engine.api.checks import check_amount, check_text
+from engine.api.outcomes import Refused
 from engine.cli.connect import echo_json, run
 from engine.errors import Refusal, StoreUnavailable
 from engine.observability.metrics import Telemetry
+from engine.redemption.audited import correct
 from engine.redemption.check import Check
-from engine.redemption.core import Core
-from engine.redemption.correct import Adjustment, Unvoiding, Voiding, correct
+from engine.redemption.correct import Adjustment, Unvoiding, Voiding
+from engine.redemption.operations import make_core
 from engine.store.configuration import Registry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from engine.api.outcomes import Outcome
     from engine.control.change import ControlPlane
+    from engine.redemption.core import Core
 
 ACTOR: Final = "cli"
 STDIN: Final = "-"
@@ -37,11 +40,11 @@ async def _open_core(plane: ControlPlane) -> AsyncIterator[Core]:
     timeout_s = plane.settings.attempt_deadline_ms / 1000
     registry = Registry(plane.redis, timeout_s=timeout_s)
     await registry.refresh()
-    core = Core(plane.settings, registry, plane.redis, Telemetry())
-    core.open()
+    core = make_core(plane.settings, registry, plane.redis, Telemetry())
+    core.dispatcher.open()
     try:
         async with asyncio.timeout(timeout_s):
-            while not core.ready:  # noqa: ASYNC110 - its links tell their batchers only
+            while not core.dispatcher.ready:  # noqa: ASYNC110 - its links tell their batchers only
                 await asyncio.sleep(_POLL_S)
         yield core
     except TimeoutError:
@@ -62,8 +65,8 @@ def declare(code: str, reason: str, *, void: bool) -> dict[str, Any]:
     async def act(plane: ControlPlane) -> dict[str, Any]:
         check_text("reason", reason, plane.settings.reason_length_max)
         async with _open_core(plane) as core:
-            attempt = kind(core, reason, key=None, api_key=None, actor=ACTOR)
-            return _document(*await correct(core, plane.database, attempt, code))
+            attempt = kind(core.dispatcher, reason, key=None, api_key=None, actor=ACTOR)
+            return _document(await correct(core, plane.database, attempt, code))
 
     return run(act)
 
@@ -79,7 +82,7 @@ def check(code: str, user: str | None, *, as_json: bool) -> None:
     async def act(plane: ControlPlane) -> dict[str, Any]:
         async with _open_core(plane) as core:
             request = CheckRequest(code=text, user=user)
-            return _document(*await core.answer(Check(core, request, None), text))
+            return _document(await core.answer(Check(core.dispatcher, request, None), text))
 
     found = run(act)
     if as_json:
@@ -114,8 +117,8 @@ def adjust(code: str, amount: int, reason: str, *, as_json: bool) -> None:
         check_amount(abs(amount))
         check_text("reason", reason, plane.settings.reason_length_max)
         async with _open_core(plane) as core:
-            attempt = Adjustment(core, amount, reason, key=None, api_key=None, actor=ACTOR)
-            return _document(*await correct(core, plane.database, attempt, text))
+            attempt = Adjustment(core.dispatcher, amount, reason, key=None, api_key=None, actor=ACTOR)
+            return _document(await correct(core, plane.database, attempt, text))
 
     adjusted = run(act)
     if as_json:
@@ -124,13 +127,13 @@ def adjust(code: str, amount: int, reason: str, *, as_json: bool) -> None:
         click.echo(adjusted["balance"])
 
 
-def _document(status: int, body: bytes, _: int) -> dict[str, Any]:
-    """The answer, where it is a success.
+def _document(outcome: Outcome) -> dict[str, Any]:
+    """What the API would answer to a success.
 
     Raises:
         Refusal: it is none.
     """
-    document: dict[str, Any] = orjson.loads(body)
-    if status != HTTPStatus.OK:
-        raise Refusal(document["code"], document["detail"])
+    if isinstance(outcome, Refused):
+        raise Refusal(outcome.code, outcome.detail)
+    document: dict[str, Any] = msgspec.to_builtins(outcome)
     return document

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from engine.cli.connect import all_pages, echo_json, run
-from engine.control.campaigns import shown_instant
 from engine.ledger.feed import TYPES
+from engine.times import shown_instant
 from engine.webhooks import changes, endpoints
 
 if TYPE_CHECKING:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from engine.control import audit_log
-from engine.control.campaigns import check_name, shown_instant
+from engine.control.campaigns import check_name
 from engine.control.change import Change, Changed, ControlPlane, change
 from engine.database import queries
 from engine.errors import Refusal
 from engine.store import configuration
 from engine.store.configuration import SCOPES
+from engine.times import shown_instant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import orjson
 
-from engine.control.campaigns import shown_instant
 from engine.database import queries
+from engine.times import shown_instant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -24,11 +24,11 @@ from engine.codes.formats import (
     refuse_guessable,
 )
 from engine.control import audit_log, campaigns
-from engine.control.campaigns import shown_instant
 from engine.control.change import Change, Changed, ControlPlane, change
 from engine.database import queries
 from engine.errors import Fault, Refusal, StoreUnavailable
 from engine.store.configuration import IMPORTED
+from engine.times import shown_instant
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

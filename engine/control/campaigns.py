@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from engine.api.bodies import AMOUNT_MAX, instant
+from engine.api.checks import AMOUNT_MAX
 from engine.control.change import Change, Changed, ControlPlane, change
 from engine.database import queries
 from engine.errors import Refusal
-from engine.times import milliseconds, parse_instant
+from engine.times import parse_instant, shown_instant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -289,11 +289,6 @@ async def page(plane: ControlPlane, *, after: str | None, limit: int) -> list[Ca
         else:
             rows = await connection.fetch(_SQL["page_after"], limit, after)
     return [_campaign(row) for row in rows]
-
-
-def shown_instant(at: datetime) -> str:
-    """A time as all answers show it."""
-    return instant(milliseconds(at))
 
 
 _ID: Final = re.compile(r"cmp_[1-9][0-9]{0,18}")

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from engine.api.bodies import check_text
+from engine.api.checks import check_text
 from engine.control import audit_log, batches
-from engine.control.campaigns import shown_instant
 from engine.control.change import Change, Changed, ControlPlane, change
 from engine.database import queries
 from engine.errors import Refusal
 from engine.store.void_ranges import VoidRanges
+from engine.times import shown_instant
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -1,24 +1,23 @@
-"""HTTP for the control plane: campaigns, batches, voids, API keys, acts (DESIGN section 8, scope ``admin``).
+"""HTTP for the control plane: campaigns, batches, voids, API keys, the audit log.
 
-Handlers raise ``Refusal`` and faults; the app's middleware turns them into problem documents
-and checks the scope that ``routes`` names. What an answer to a change says besides, and what an
-Idempotency-Key does, is in ``admin_requests``.
+Handlers raise ``Refusal`` and faults. ``changes`` answers every change, and makes it once for its
+Idempotency-Key.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from aiohttp import web
 
-from engine.api.bodies import check_text
+from engine.api.checks import check_text
 from engine.control import api_keys, audit_log, batches, campaigns, voids
 from engine.errors import Refusal
+from engine.http.auth import API_KEY
 from engine.http.changes import (
-    API_KEY,
     NO_STORE,
     answer,
     answer_change,
@@ -28,31 +27,17 @@ from engine.http.changes import (
     read_body,
     read_page,
 )
-from engine.http.requests import Handler, idempotency_key
+from engine.http.codes import declare_code
+from engine.http.requests import idempotency_key
+from engine.http.routes import Route
 from engine.ledger import conflicts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from engine.store.configuration import ApiKey
-
-    Route = tuple[str, str, str, Handler]
-
 CSV_TYPE: Final = "text/csv"
 NDJSON_TYPE: Final = "application/x-ndjson"
 _INTEGER: Final = re.compile(r"[0-9]{1,10}")
-
-
-class SingleCodes(Protocol):
-    """Voids one code by its text; the core does, as it alone reads codes."""
-
-    async def void(
-        self, _: web.Request, code: str, /, *, void: bool, reason: str, key: str | None, api_key: ApiKey
-    ) -> web.StreamResponse:
-        """Make it void, or good again, and answer; ``key`` is the Idempotency-Key."""
-
-
-SINGLE_CODES: web.AppKey[SingleCodes] = web.AppKey("single_codes")
 
 
 class VoidRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -66,24 +51,24 @@ class VoidRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 def routes() -> list[Route]:
-    """Every call as (method, path, scope, handler)."""
+    """The calls of this file."""
     return [
-        ("POST", "/v1/campaigns", "admin", create_campaign),
-        ("GET", "/v1/campaigns", "admin", list_campaigns),
-        ("GET", "/v1/campaigns/{id}", "admin", show_campaign),
-        ("PATCH", "/v1/campaigns/{id}", "admin", update_campaign),
-        ("POST", "/v1/campaigns/{id}/batches", "admin", mint_batch),
-        ("GET", "/v1/campaigns/{id}/batches", "admin", list_batches),
-        ("GET", "/v1/batches/{id}", "admin", show_batch),
-        ("GET", "/v1/batches/{id}/codes", "admin", export_codes),
-        ("GET", "/v1/batches/{id}/voids", "admin", list_voids),
-        ("POST", "/v1/codes/void", "admin", void_codes),
-        ("POST", "/v1/codes/unvoid", "admin", unvoid_codes),
-        ("POST", "/v1/keys", "admin", create_key),
-        ("GET", "/v1/keys", "admin", list_keys),
-        ("DELETE", "/v1/keys/{id}", "admin", revoke_key),
-        ("GET", "/v1/acts", "admin", list_acts),
-        ("GET", "/v1/conflicts", "admin", list_conflicts),
+        Route("POST", "/v1/campaigns", "admin", create_campaign),
+        Route("GET", "/v1/campaigns", "admin", list_campaigns),
+        Route("GET", "/v1/campaigns/{id}", "admin", show_campaign),
+        Route("PATCH", "/v1/campaigns/{id}", "admin", update_campaign),
+        Route("POST", "/v1/campaigns/{id}/batches", "admin", mint_batch),
+        Route("GET", "/v1/campaigns/{id}/batches", "admin", list_batches),
+        Route("GET", "/v1/batches/{id}", "admin", show_batch),
+        Route("GET", "/v1/batches/{id}/codes", "admin", export_codes),
+        Route("GET", "/v1/batches/{id}/voids", "admin", list_voids),
+        Route("POST", "/v1/codes/void", "admin", void_codes),
+        Route("POST", "/v1/codes/unvoid", "admin", unvoid_codes),
+        Route("POST", "/v1/keys", "admin", create_key),
+        Route("GET", "/v1/keys", "admin", list_keys),
+        Route("DELETE", "/v1/keys/{id}", "admin", revoke_key),
+        Route("GET", "/v1/acts", "admin", list_acts),
+        Route("GET", "/v1/conflicts", "admin", list_conflicts),
     ]
 
 
@@ -197,8 +182,7 @@ async def _void(request: web.Request, *, void: bool) -> web.StreamResponse:
     of_batch = (asked.batch, asked.first_serial, asked.last_serial)
     if asked.code is not None and of_batch == (None, None, None):
         check_text("reason", asked.reason, plane_of(request).settings.reason_length_max)
-        single_codes = request.app[SINGLE_CODES]
-        return await single_codes.void(
+        return await declare_code(
             request, asked.code, void=void, reason=asked.reason, key=key, api_key=api_key
         )
     if asked.code is not None or asked.batch is None:

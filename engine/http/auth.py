@@ -1,4 +1,4 @@
-"""Who calls: the API key of a request, and whether it may.
+"""Who calls: the API key of a request, and whether it may make this call.
 
 A key is looked up by its SHA-256 in the worker's copy of the configuration. A key that is
 not there may have been made a moment ago, so the copy is refreshed before it is refused.
@@ -6,14 +6,18 @@ not there may have been made a moment ago, so the copy is refreshed before it is
 
 from __future__ import annotations
 
+import enum
 from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
 
 from engine.control import api_keys
 from engine.errors import Refusal, StoreUnavailable
+from engine.store.configuration import ApiKey
 
 if TYPE_CHECKING:
     from engine.database import Database
-    from engine.store.configuration import ApiKey, Registry
+    from engine.store.configuration import Registry
 
 _SCHEME: Final = "bearer "
 KEY_LENGTH_MAX: Final = 256
@@ -50,6 +54,11 @@ class Authenticator:
         api_key = self._registry.api_keys.get(api_keys.digest(secret).hex())
         return None if api_key is None or api_key.revoked else api_key
 
+    def known_with(self, authorization: str, scope: str) -> ApiKey | None:
+        """``known``, where the key has the scope."""
+        api_key = self.known(authorization)
+        return api_key if api_key is not None and scope in api_key.scopes else None
+
     async def authorize_change(self, authorization: str | None, scope: str) -> ApiKey:
         """``authorize`` for calls that change PostgreSQL: where Redis is away, that answers.
 
@@ -81,6 +90,45 @@ class Authenticator:
                 await self._registry.confirm()
             api_key = self.known(authorization)
         return _may(api_key, scope)
+
+
+API_KEY: Final = web.RequestKey("api_key", ApiKey)
+"""Who calls, once the scope is checked."""
+SCOPE: Final = web.RequestKey("scope", str)
+
+
+class Access(enum.Enum):
+    """How a call notices that its key was revoked a moment ago."""
+
+    SCRIPT = "the script that the call ends in refuses it"
+    REDIS = "the configuration is compared with Redis first"
+    STORE = "as REDIS; while Redis is away, PostgreSQL is asked, so that changes go on"
+
+
+async def admit(request: web.Request, authenticator: Authenticator, scope: str, access: Access) -> None:
+    """Let a request in whose key has the scope.
+
+    Raises:
+        Refusal, StoreUnavailable: as ``Authenticator.authorize``.
+    """
+    authorization = request.headers.get("Authorization")
+    if access is Access.STORE:
+        api_key = await authenticator.authorize_change(authorization, scope)
+    else:
+        api_key = await authenticator.authorize(authorization, scope, fresh=access is Access.REDIS)
+    request[API_KEY], request[SCOPE] = api_key, scope
+
+
+async def admit_again(request: web.Request, authenticator: Authenticator) -> ApiKey:
+    """Check the key once more: the body may have taken its time, and the key may be revoked by now.
+
+    Raises:
+        Refusal, StoreUnavailable: as ``Authenticator.authorize``.
+    """
+    request[API_KEY] = await authenticator.authorize(
+        request.headers.get("Authorization"), request[SCOPE], fresh=False
+    )
+    return request[API_KEY]
 
 
 def secret_of(authorization: str) -> str | None:

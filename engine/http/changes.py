@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 import msgspec
 from aiohttp import web
 
-from engine.api.bodies import check_text, decoded
-from engine.control.change import ControlPlane, try_publish
+from engine.api.bodies import decoded
+from engine.api.checks import check_text
+from engine.control.change import try_publish
 from engine.control.idempotency import Receipt, Replayed, fingerprint
 from engine.errors import ContractViolation, Refusal
-from engine.http.auth import secret_of
+from engine.http.auth import API_KEY, secret_of
 from engine.http.requests import idempotency_key, json_response, page_limit, read_json
-from engine.store import configuration, idempotency
+from engine.http.services import services_of
+from engine.store import idempotency
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from engine.control.change import Changed
+    from engine.control.change import Changed, ControlPlane
 
-CONTROL_PLANE: Final = web.AppKey("control_plane", ControlPlane)
-API_KEY: Final = web.RequestKey("api_key", configuration.ApiKey)  # who calls, once the scope is checked
 _BODY: Final = web.RequestKey("body", bytes)
 
 FILTER_LENGTH_MAX: Final = 200
@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 def plane_of(request: web.Request) -> ControlPlane:
     """The control plane of this process."""
-    return request.app[CONTROL_PLANE]
+    return services_of(request).plane
 
 
 async def read_body(request: web.Request, body_type: type[T]) -> T:

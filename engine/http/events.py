@@ -1,6 +1,5 @@
 """HTTP for the event feed: a page, at once or once there is something, or a stream (server-sent events).
 
-As in ``admin``, handlers raise refusals and faults, and the app checks the scope that ``routes`` names.
 The form of the stream is that of HTML's section 9.2; an event's ``id`` is the cursor behind it.
 """
 
@@ -13,11 +12,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import orjson
 from aiohttp import web
 
-from engine.api.bodies import check_text
+from engine.api.checks import check_text
 from engine.errors import Refusal, StoreUnavailable
-from engine.http.auth import Authenticator
 from engine.http.changes import FILTER_LENGTH_MAX, NO_STORE, answer, plane_of
 from engine.http.requests import page_limit
+from engine.http.routes import Route
+from engine.http.services import services_of
 from engine.lane.connection import Connection
 from engine.ledger.feed import BEGINNING, TYPES, Cursor, Page, parse_cursor
 from engine.ledger.feed_readers import Feed, Wanted
@@ -25,12 +25,9 @@ from engine.ledger.feed_readers import Feed, Wanted
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.http.admin import Route
     from engine.ledger.feed import FeedEvent
     from engine.settings import Settings
 
-FEED: Final = web.AppKey("feed", Feed)
-AUTHENTICATOR: Final = web.AppKey("authenticator", Authenticator)
 SCOPE: Final = "events"
 STREAM_TYPE: Final = "text/event-stream"
 RETRY_MS: Final = 1000  # when a client comes back by itself
@@ -42,8 +39,8 @@ _LOOK_S: Final = 1.0  # how often a reader who waits is looked after: it may hav
 
 
 def routes() -> list[Route]:
-    """Every call as (method, path, scope, handler)."""
-    return [("GET", "/v1/events", SCOPE, list_events)]
+    """The calls of this file."""
+    return [Route("GET", "/v1/events", SCOPE, list_events)]
 
 
 class _Asked(NamedTuple):
@@ -56,7 +53,7 @@ class _Asked(NamedTuple):
 
 async def list_events(request: web.Request) -> web.StreamResponse:
     """Events behind a cursor: a page of them, or a stream that goes on."""
-    feed, settings = request.app[FEED], plane_of(request).settings
+    feed, settings = services_of(request).feed, plane_of(request).settings
     streamed = STREAM_TYPE in request.headers.get("Accept", "").lower()
     asked = _parsed(request, settings, streamed=streamed)
     if streamed:
@@ -142,7 +139,7 @@ class _Stream:
         self._beat_at = self._clock() + self._settings.feed_heartbeat_s
         with contextlib.suppress(StoreUnavailable):
             authorization = self._request.headers.get("Authorization")
-            await self._request.app[AUTHENTICATOR].authorize_change(authorization, SCOPE)
+            await services_of(self._request).authenticator.authorize_change(authorization, SCOPE)
         await self._write(b": heartbeat\nid: %b\n\n" % str(cursor).encode())
 
     async def _end(self) -> None:

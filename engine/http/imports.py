@@ -1,7 +1,4 @@
-"""HTTP for imports: a stream of codes comes in, how far it is and which lines gave no code go out.
-
-As in ``admin``, handlers raise refusals and faults, and the app checks the scope that ``routes`` names.
-"""
+"""HTTP for imports: a stream of codes comes in, how far it is and which lines gave no code go out."""
 
 from __future__ import annotations
 
@@ -13,31 +10,32 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from engine.errors import Refusal
 from engine.http.admin import CSV_TYPE, NDJSON_TYPE
-from engine.http.changes import API_KEY, NO_STORE, answer, listed, plane_of, read_page
+from engine.http.auth import API_KEY
+from engine.http.changes import NO_STORE, answer, listed, plane_of, read_page
 from engine.http.requests import idempotency_key
+from engine.http.routes import Route
+from engine.http.services import services_of
 from engine.imports import records
-from engine.imports.importer import Importer, Upload
+from engine.imports.importer import Upload
 from engine.imports.parser import Form
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from engine.http.admin import Route
 
-IMPORTER: Final = web.AppKey("importer", Importer)
 FORMS: Final = {CSV_TYPE: Form.CSV, NDJSON_TYPE: Form.NDJSON}
 _CHARSETS: Final = frozenset(("utf-8", "utf8", "us-ascii"))
 _GO_ON: Final = "The same request, sent again, goes on where this one ended."
 
 
 def routes() -> list[Route]:
-    """Every call as (method, path, scope, handler)."""
+    """The calls of this file."""
     return [
-        ("POST", "/v1/campaigns/{id}/imports", "admin", import_codes),
-        ("GET", "/v1/campaigns/{id}/imports", "admin", list_imports),
-        ("GET", "/v1/imports/{id}", "admin", show_import),
-        ("GET", "/v1/imports/{id}/problems", "admin", list_problems),
-        ("DELETE", "/v1/imports/{id}", "admin", discard_import),
+        Route("POST", "/v1/campaigns/{id}/imports", "admin", import_codes),
+        Route("GET", "/v1/campaigns/{id}/imports", "admin", list_imports),
+        Route("GET", "/v1/imports/{id}", "admin", show_import),
+        Route("GET", "/v1/imports/{id}/problems", "admin", list_problems),
+        Route("DELETE", "/v1/imports/{id}", "admin", discard_import),
     ]
 
 
@@ -57,7 +55,7 @@ async def import_codes(request: web.Request) -> web.Response:
         created_by=request[API_KEY].id,
         key=idempotency_key(request, plane_of(request).settings),
     )
-    outcome = await request.app[IMPORTER].run(upload)
+    outcome = await services_of(request).importer.run(upload)
     headers = {"Location": f"/v1/imports/{outcome.imported.name}"}
     return answer(outcome.document(), status=201, headers=headers)
 

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import orjson
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from engine.api.bodies import JSON_TYPE, PROBLEM_TYPE, check_idempotency_key
+from engine.api.answers import encode_outcome
+from engine.api.checks import check_idempotency_key
+from engine.api.headers import response_headers
+from engine.encoding import JSON_TYPE
 from engine.errors import Refusal
+from engine.http.auth import admit_again
+from engine.http.services import services_of
 
 if TYPE_CHECKING:
-    from engine.redemption.core import Answer
+    from engine.api.outcomes import Outcome
     from engine.settings import Settings
+    from engine.store.configuration import ApiKey
 
 PAGE_LIMIT_DEFAULT: Final = 100
-CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}  # RFC 9110, section 11.6.1
 _DIGITS_MAX: Final = 10
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 async def read_json(request: web.Request, bytes_max: int, timeout_s: int) -> bytes:
@@ -77,25 +79,27 @@ def idempotency_key(request: web.Request, settings: Settings) -> str | None:
     return given[0]
 
 
-def response(answer: Answer) -> web.Response:
-    """An answer of the core as a response."""
-    status, body, retry_after_s = answer
+async def read_admitted(
+    request: web.Request, bytes_max: int | None = None, *, may_be_empty: bool = False
+) -> tuple[ApiKey, bytes]:
+    """The caller's key and the body of a call about codes, whose script refuses a key revoked after this.
+
+    Raises:
+        Refusal, StoreUnavailable: as ``read_json`` and ``Authenticator.authorize``.
+    """
+    services = services_of(request)
+    settings = services.settings
+    body = b""
+    if request.can_read_body or not may_be_empty:
+        most = settings.body_bytes_max if bytes_max is None else bytes_max
+        body = await read_json(request, most, settings.request_timeout_s)
+    return await admit_again(request, services.authenticator), body
+
+
+def response(request: web.Request, outcome: Outcome) -> web.Response:
+    """An outcome of the core as a response."""
+    status, body, retry_after_s = encode_outcome(outcome, services_of(request).settings.retry_after_s)
     return web.Response(status=status, body=body, headers=response_headers(status, retry_after_s))
-
-
-def response_headers(status: int, retry_after_s: int) -> dict[str, str]:
-    """The headers that an answer of the core has of its own; ``retry_after_s`` 0 for none."""
-    headers = {"Content-Type": JSON_TYPE if status == HTTPStatus.OK else PROBLEM_TYPE}
-    if retry_after_s:
-        headers["Retry-After"] = str(retry_after_s)
-    if status == HTTPStatus.UNAUTHORIZED:
-        headers |= CHALLENGE
-    return headers
-
-
-def durability_headers(settings: Settings) -> dict[str, str]:
-    """The headers that say of a change that it may be lost, where it may."""
-    return {} if settings.durability == "disk" else {"Redeem-Durability": "memory"}
 
 
 def page_limit(text: str | None, most: int) -> int:

@@ -1,7 +1,4 @@
-"""HTTP for users: what one has redeemed in all, and the erasure of a name.
-
-As in ``admin``, handlers raise refusals and faults, and the app checks the scope that ``routes`` names.
-"""
+"""HTTP for users: what one has redeemed in all, and the erasure of a name."""
 
 from __future__ import annotations
 
@@ -9,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.http.changes import API_KEY, answer, answer_change, plane_of, read_body
+from engine.http.auth import API_KEY
+from engine.http.changes import answer, answer_change, plane_of, read_body
+from engine.http.routes import Route
 from engine.ledger import users
 
 if TYPE_CHECKING:
     from aiohttp import web
-
-    from engine.http.admin import Route
 
 
 class ErasureRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -25,10 +22,10 @@ class ErasureRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def routes() -> list[Route]:
-    """Every call as (method, path, scope, handler)."""
+    """The calls of this file."""
     return [
-        ("GET", "/v1/users/{id:[^/]+}", "read", show_user),
-        ("POST", "/v1/users/{id:[^/]+}/erasure", "admin", erase_user),
+        Route("GET", "/v1/users/{id:[^/]+}", "read", show_user),
+        Route("POST", "/v1/users/{id:[^/]+}/erasure", "admin", erase_user),
     ]
 
 

@@ -1,14 +1,11 @@
-"""HTTP for webhooks: who is told of events, what was tried, what was given up, and to try it again.
-
-As in ``admin``, handlers raise refusals and faults, and the app checks the scope that ``routes`` names.
-"""
+"""HTTP for webhooks: who is told of events, what was tried, what was given up, and to try it again."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.http.auth import API_KEY
 from engine.http.changes import (
-    API_KEY,
     answer,
     answer_change,
     listed,
@@ -17,27 +14,26 @@ from engine.http.changes import (
     read_body,
     read_page,
 )
+from engine.http.routes import Route
 from engine.webhooks import changes, endpoints
 from engine.webhooks.changes import NewWebhook, Replay, SecretRotation, WebhookChange
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from engine.http.admin import Route
-
 
 def routes() -> list[Route]:
-    """Every call as (method, path, scope, handler)."""
+    """The calls of this file."""
     return [
-        ("POST", "/v1/webhooks", "admin", create_webhook),
-        ("GET", "/v1/webhooks", "admin", list_webhooks),
-        ("GET", "/v1/webhooks/{id}", "admin", show_webhook),
-        ("PATCH", "/v1/webhooks/{id}", "admin", update_webhook),
-        ("DELETE", "/v1/webhooks/{id}", "admin", delete_webhook),
-        ("POST", "/v1/webhooks/{id}/rotate", "admin", rotate_secret),
-        ("POST", "/v1/webhooks/{id}/replay", "admin", replay_events),
-        ("GET", "/v1/webhooks/{id}/attempts", "admin", list_attempts),
-        ("GET", "/v1/webhooks/{id}/dead-letters", "admin", list_dead_letters),
+        Route("POST", "/v1/webhooks", "admin", create_webhook),
+        Route("GET", "/v1/webhooks", "admin", list_webhooks),
+        Route("GET", "/v1/webhooks/{id}", "admin", show_webhook),
+        Route("PATCH", "/v1/webhooks/{id}", "admin", update_webhook),
+        Route("DELETE", "/v1/webhooks/{id}", "admin", delete_webhook),
+        Route("POST", "/v1/webhooks/{id}/rotate", "admin", rotate_secret),
+        Route("POST", "/v1/webhooks/{id}/replay", "admin", replay_events),
+        Route("GET", "/v1/webhooks/{id}/attempts", "admin", list_attempts),
+        Route("GET", "/v1/webhooks/{id}/dead-letters", "admin", list_dead_letters),
     ]
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from engine.control import audit_log, campaigns
-from engine.control.campaigns import shown_instant
 from engine.database import queries
 from engine.errors import Refusal
 from engine.imports.index import CHUNK_ROWS, ImportIndex
+from engine.times import shown_instant
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

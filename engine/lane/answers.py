@@ -9,22 +9,26 @@ from typing import TYPE_CHECKING
 
 from aiohttp.http import SERVER_SOFTWARE
 
-from engine.http.requests import response_headers
+from engine.api.answers import encode_outcome
+from engine.api.headers import durability_headers, response_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from engine.api.outcomes import Outcome
+    from engine.settings import Settings
 
 
 class Answers:
-    """Makes answers; ``always`` are headers that every one has. Heads are kept for as long as their date."""
+    """Encodes answers. Heads are kept for as long as their date."""
 
-    def __init__(self, always: Mapping[str, str]) -> None:
-        self._always = always
+    def __init__(self, settings: Settings) -> None:
+        self._fault_retry_after_s = settings.retry_after_s
+        self._always = durability_headers(settings)
         self._second = 0
         self._heads: dict[tuple[int, int, bool], bytes] = {}
 
-    def of(self, status: int, body: bytes, retry_after_s: int, *, is_last: bool) -> bytes:
-        """An answer of the core as bytes; ``is_last`` says that the connection is closed after it."""
+    def of(self, outcome: Outcome, *, is_last: bool) -> bytes:
+        """Head and body; ``is_last`` says that the connection is closed after it."""
+        status, body, retry_after_s = encode_outcome(outcome, self._fault_retry_after_s)
         second = int(time.time())
         if second != self._second:
             self._second = second

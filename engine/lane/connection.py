@@ -14,7 +14,7 @@ from aiohttp import hdrs, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 
-from engine.api.bodies import PROBLEM_TYPE, plain_problem, problem
+from engine.api.problems import PROBLEM_TYPE, plain_problem, problem
 from engine.lane.head import BLANK, LINE
 
 if TYPE_CHECKING:

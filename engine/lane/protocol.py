@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp.tcp_helpers import tcp_keepalive
 
-from engine.api.bodies import plain_problem
+from engine.api.outcomes import Refused
 from engine.lane.connection import log_failure
 from engine.lane.head import BLANK, HEAD_BYTES_MAX, LINE, WAITING_BYTES_MAX, PlainHead
 
 if TYPE_CHECKING:
-    from engine.lane.lanes import Lanes
+    from engine.api.outcomes import Outcome
+    from engine.lane.shared import Shared
 
 PIECES_MAX: Final = 64  # in which a request is passed on as it came
 # A request that is not whole after this goes to aiohttp, and with it the question of its time limits.
@@ -29,12 +30,12 @@ class FastLane(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_body_at", "_closing", "_has_answered", "_head", "_in_flight", "_key", "_lanes", "_number",
-        "_pieces", "_reading_paused", "_received", "_says_no_more", "_since", "_transport", "_writing_paused",
+        "_body_at", "_closing", "_has_answered", "_head", "_in_flight", "_key", "_number", "_pieces",
+        "_reading_paused", "_received", "_says_no_more", "_shared", "_since", "_transport", "_writing_paused",
     )  # fmt: skip
 
-    def __init__(self, lanes: Lanes) -> None:
-        self._lanes = lanes
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
         self._head: PlainHead = _NO_HEAD
         self._key: str | None = None
         self._transport: asyncio.Transport | None = None  # None: gone, or handed over
@@ -44,7 +45,7 @@ class FastLane(asyncio.Protocol):
         self._number = 0  # of the redemption in flight, or the last one
         self._in_flight = self._has_answered = False
         self._says_no_more = self._reading_paused = self._writing_paused = self._closing = False
-        self._since = lanes.now()  # what it waits for, it waits for since then
+        self._since = shared.now()  # what it waits for, it waits for since then
 
     # what the transport calls
 
@@ -52,18 +53,18 @@ class FastLane(asyncio.Protocol):
         """Take the client, unless there are too many."""
         self._transport = transport  # type: ignore[assignment] # stream protocols get a Transport
         tcp_keepalive(transport)  # type: ignore[arg-type] # the same
-        self._lanes.enter(self)
-        if not self._lanes.connections.admit(transport):  # type: ignore[arg-type] # the same
+        self._shared.enter(self)
+        if not self._shared.connections.admit(transport):  # type: ignore[arg-type] # the same
             self._closing = True
-        elif self._lanes.stopping:
+        elif self._shared.stopping:
             self._close()
 
     def connection_lost(self, _: Exception | None) -> None:
         """The client is gone; what it asked for goes on."""
         self._transport = None
         self._received = b""
-        self._lanes.leave(self)
-        self._lanes.connections.left()
+        self._shared.leave(self)
+        self._shared.connections.left()
 
     def eof_received(self) -> bool:
         """A client that says no more may still wait for its answers."""
@@ -84,7 +85,7 @@ class FastLane(asyncio.Protocol):
         else:
             self._pieces = [data]
             if self._has_answered and not self._in_flight:
-                self._since = self._lanes.now()
+                self._since = self._shared.now()
         self._received = data
         if not self._in_flight and not self._writing_paused:
             self._go_on()
@@ -151,7 +152,7 @@ class FastLane(asyncio.Protocol):
         self._hand_over()
 
     def _read(self, head: bytes) -> bool:
-        read = self._lanes.heads.read(head)
+        read = self._shared.heads.read(head)
         if read is None:
             return False
         self._head, self._key = read
@@ -163,7 +164,7 @@ class FastLane(asyncio.Protocol):
         self._in_flight = True
         on_done = functools.partial(self._answered, self._number)
         try:
-            taken = self._lanes.redeem(self._head.authorization, self._key, body, on_done)
+            taken = self._shared.redeem(self._head.authorization, self._key, body, on_done)
         except Exception as error:  # noqa: BLE001 - a bug of ours: told as aiohttp's lane tells it
             self._fail(error)
             return True
@@ -171,7 +172,7 @@ class FastLane(asyncio.Protocol):
             self._in_flight = False
         return taken
 
-    def _answered(self, number: int, status: int, body: bytes, retry_after_s: int) -> None:
+    def _answered(self, number: int, outcome: Outcome) -> None:
         """Send the answer to the redemption of that number, unless it has one."""
         if number != self._number or not self._in_flight:
             return
@@ -179,10 +180,10 @@ class FastLane(asyncio.Protocol):
         if self._transport is None:
             return
         is_last = self._head.is_last
-        self._transport.write(self._lanes.answers.of(status, body, retry_after_s, is_last=is_last))
+        self._transport.write(self._shared.answers.of(outcome, is_last=is_last))
         self._has_answered = True
-        self._since = self._lanes.now()
-        if is_last or self._lanes.stopping:
+        self._since = self._shared.now()
+        if is_last or self._shared.stopping:
             self._close()
         elif self._received or self._says_no_more or self._reading_paused:
             self._go_on()
@@ -191,7 +192,7 @@ class FastLane(asyncio.Protocol):
         """Answer with our own bug, and hang up."""
         log_failure(error)
         if self._in_flight and self._transport is not None:
-            self._transport.write(self._lanes.answers.of(*plain_problem("internal_error"), 0, is_last=True))
+            self._transport.write(self._shared.answers.of(Refused("internal_error"), is_last=True))
         self._in_flight = False
         self._close()
 
@@ -202,7 +203,7 @@ class FastLane(asyncio.Protocol):
         waited_s = now - self._since
         if self._transport is None or self._in_flight or self._closing:
             return
-        settings = self._lanes.settings
+        settings = self._shared.settings
         if self._writing_paused:
             if waited_s > settings.keepalive_s:
                 self._transport.abort()
@@ -230,7 +231,7 @@ class FastLane(asyncio.Protocol):
         """Take the client back, with what it has sent since its last answer."""
         self._transport = transport
         self._has_answered = True
-        self._lanes.enter(self)
+        self._shared.enter(self)
         transport.set_protocol(self)
         self.data_received(data)
 
@@ -242,8 +243,8 @@ class FastLane(asyncio.Protocol):
         self._transport = None
         self._received, self._pieces = b"", []
         self._body_at = 0
-        self._lanes.leave(self)
-        connection = self._lanes.connections()
+        self._shared.leave(self)
+        connection = self._shared.connections()
         transport.set_protocol(connection)
         if self._reading_paused and not self._says_no_more:
             self._reading_paused = False
@@ -251,7 +252,7 @@ class FastLane(asyncio.Protocol):
         connection.take_over(
             transport,
             pieces,
-            waited_s=self._lanes.now() - self._since,
+            waited_s=self._shared.now() - self._since,
             says_no_more=self._says_no_more,
             give_back=self.resume,
         )

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from engine.control.campaigns import shown_instant
 from engine.database import queries
+from engine.times import shown_instant
 
 if TYPE_CHECKING:
     from datetime import datetime

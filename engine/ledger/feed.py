@@ -13,10 +13,10 @@ import heapq
 import itertools
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from engine.api.bodies import instant
 from engine.database import queries
 from engine.errors import Refusal
 from engine.store.events import Event, EventId
+from engine.times import instant
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence

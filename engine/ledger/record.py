@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from engine.api.bodies import instant
 from engine.store.events import Event, EventId
+from engine.times import instant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from redis.exceptions import RedisError
 
-from engine.api.bodies import check_text, instant
+from engine.api.checks import check_text
 from engine.control import audit_log
 from engine.control.change import Changed, ControlPlane
 from engine.database import queries
@@ -24,6 +24,7 @@ from engine.ledger.record import REDEMPTIONS, ROLLED_BACK, Found, Position, foun
 from engine.ledger.stream_tail import behind, entry_position, ledger_offsets, read_tail
 from engine.store import events, keys
 from engine.store.events import EventId
+from engine.times import instant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

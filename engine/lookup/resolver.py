@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class Wanted(ABC):
-    """Somebody who wants to know which code was typed; exactly one of the first three is called, once.
+class PendingLookup(ABC):
+    """A lookup of a code that was typed. One of ``found``, ``refused`` and ``failed`` is called, once.
 
     Attributes:
         normalised: what was typed, as ``formats.normalise`` has it.
@@ -71,9 +71,9 @@ class Resolver:
         self._decoder = Decoder(settings, registry)
         self._imported = ImportedCodes(settings, registry)
         self._loop = asyncio.get_running_loop()
-        self._undecoded: list[Wanted] = []
-        self._not_minted: list[Wanted] = []
-        self._unresolved: list[Wanted] = []
+        self._undecoded: list[PendingLookup] = []
+        self._not_minted: list[PendingLookup] = []
+        self._unresolved: list[PendingLookup] = []
         self._looking_up: asyncio.Task[None] | None = None
         self._confirming: asyncio.Task[None] | None = None
 
@@ -90,15 +90,15 @@ class Resolver:
             await asyncio.gather(self._confirming, return_exceptions=True)
         await self._imported.close()
 
-    def read(self, typed: str, wanted: Wanted) -> bool:
+    def read(self, typed: str, lookup: PendingLookup) -> bool:
         """Take what was typed; False where it cannot be a code, whatever was issued."""
         normalised = normalise(typed, characters_max=self._settings.code_length_max)
         if not normalised:
             return False
-        wanted.normalised = normalised
-        wanted.readings = split(normalised, self._registry.prefixes)
-        wanted.version = self._registry.version
-        wanted.deadline = self._loop.time() + self._settings.attempt_deadline_ms / 1000
+        lookup.normalised = normalised
+        lookup.readings = split(normalised, self._registry.prefixes)
+        lookup.version = self._registry.version
+        lookup.deadline = self._loop.time() + self._settings.attempt_deadline_ms / 1000
         return len(normalised) >= self._settings.import_code_symbols_min
 
     def code_of(self, batch: int, serial: int) -> bytes | None:
@@ -120,7 +120,7 @@ class Resolver:
             code is not None and (code.batch.id, code.serial) == (batch, serial) for code in found.codes
         )
 
-    def find(self, wanted: Wanted) -> None:
+    def find(self, lookup: PendingLookup) -> None:
         """Find the code that ``read`` took.
 
         Raises:
@@ -129,14 +129,14 @@ class Resolver:
         waiting = len(self._undecoded) + len(self._not_minted) + len(self._unresolved)
         if waiting >= self._settings.queue_max:
             raise Overloaded(f"{self._settings.queue_max} codes wait to be looked up")
-        self._undecoded.append(wanted)
+        self._undecoded.append(lookup)
         if len(self._undecoded) == 1:
             self._loop.call_soon(self._decode)
 
     def _decode(self) -> None:
         """Decode all codes that came in one turn of the event loop, and send them on."""
-        wanted, self._undecoded = self._undecoded, []
-        unresolved = self._resolve(wanted)
+        lookups, self._undecoded = self._undecoded, []
+        unresolved = self._resolve(lookups)
         if not unresolved:
             return
         if self._decoder.imported_batches == 0:
@@ -146,7 +146,7 @@ class Resolver:
         if self._looking_up is None or self._looking_up.done():
             self._looking_up = asyncio.create_task(self._look_up_all())
 
-    def _leave_to_confirm(self, unresolved: list[Wanted]) -> None:
+    def _leave_to_confirm(self, unresolved: list[PendingLookup]) -> None:
         self._unresolved += unresolved
         if self._confirming is None or self._confirming.done():
             self._confirming = asyncio.create_task(self._confirm())
@@ -154,34 +154,34 @@ class Resolver:
     async def _look_up_all(self) -> None:
         """Look up what was not minted; all that comes during one look-up is in the next."""
         while self._not_minted:
-            wanted, self._not_minted = self._not_minted, []
-            unresolved = await self._look_up(wanted)
+            lookups, self._not_minted = self._not_minted, []
+            unresolved = await self._look_up(lookups)
             if unresolved:
                 self._leave_to_confirm(unresolved)
 
-    async def _look_up(self, all_wanted: list[Wanted]) -> list[Wanted]:
+    async def _look_up(self, lookups: list[PendingLookup]) -> list[PendingLookup]:
         """Send on all that are imported codes; those that are none come back."""
         if self._decoder.imported_batches == 0:
-            return all_wanted
+            return lookups
         latest = self._loop.time() + self._imported.patience_s
-        for wanted in [wanted for wanted in all_wanted if wanted.deadline <= latest]:
-            wanted.failed(Overloaded("waited too long"))
-        all_wanted = [wanted for wanted in all_wanted if wanted.deadline > latest]
+        for lookup in [lookup for lookup in lookups if lookup.deadline <= latest]:
+            lookup.failed(Overloaded("waited too long"))
+        lookups = [lookup for lookup in lookups if lookup.deadline > latest]
         try:
             found = await self._imported.find(
-                [wanted.normalised for wanted in all_wanted],
+                [lookup.normalised for lookup in lookups],
                 self._decoder.digesters,
                 self._decoder.imported_batches,
             )
         except Exception as error:  # noqa: BLE001 - everybody gets an answer, whatever it is
             fault = _fault_of(error)
-            for wanted in all_wanted:
-                wanted.failed(fault)
+            for lookup in lookups:
+                lookup.failed(fault)
             return []
-        unresolved = self._send_on(all_wanted, found.codes)
+        unresolved = self._send_on(lookups, found.codes)
         if unresolved and not found.complete:
-            for wanted in unresolved:
-                wanted.failed(StoreUnavailable("Redis does not have all imported codes yet"))
+            for lookup in unresolved:
+                lookup.failed(StoreUnavailable("Redis does not have all imported codes yet"))
             return []
         return unresolved
 
@@ -194,53 +194,53 @@ class Resolver:
                     await self._registry.confirm()
             except Exception as error:  # noqa: BLE001 - everybody gets an answer, whatever it is
                 fault = _fault_of(error)
-                for wanted in unresolved:
-                    wanted.failed(fault)
+                for lookup in unresolved:
+                    lookup.failed(fault)
                 continue
             if self._registry.version != unresolved[0].version:  # of all, the first saw the oldest
-                unresolved = [wanted for wanted in unresolved if wanted.still_allowed()]
-                for wanted in unresolved:
-                    wanted.readings = split(wanted.normalised, self._registry.prefixes)
+                unresolved = [lookup for lookup in unresolved if lookup.still_allowed()]
+                for lookup in unresolved:
+                    lookup.readings = split(lookup.normalised, self._registry.prefixes)
                 unresolved = await self._look_up(self._resolve(unresolved))
-            for wanted in unresolved:
-                self._not_found(wanted)
+            for lookup in unresolved:
+                self._not_found(lookup)
 
-    def _resolve(self, all_wanted: list[Wanted]) -> list[Wanted]:
+    def _resolve(self, lookups: list[PendingLookup]) -> list[PendingLookup]:
         """Send on all whose code was issued; the others come back."""
         try:
-            issued = self._decoder.find([wanted.readings for wanted in all_wanted])
+            issued = self._decoder.find([lookup.readings for lookup in lookups])
         except Exception as error:  # noqa: BLE001 - everybody gets an answer, whatever it is
             away = isinstance(error, MintKeyError)
             reason = str(error) if away else type(error).__name__
             _log.error("codes cannot be decoded", extra={"error": reason})
-            for wanted in all_wanted:
-                wanted.failed(StoreUnavailable(reason) if away else ContractViolation(reason))
+            for lookup in lookups:
+                lookup.failed(StoreUnavailable(reason) if away else ContractViolation(reason))
             return []
-        return self._send_on(all_wanted, issued)
+        return self._send_on(lookups, issued)
 
-    def _send_on(self, all_wanted: list[Wanted], issued: list[Issued | None]) -> list[Wanted]:
+    def _send_on(self, lookups: list[PendingLookup], issued: list[Issued | None]) -> list[PendingLookup]:
         """Tell all whose code was found; the others come back."""
         unresolved = []
-        for wanted, code in zip(all_wanted, issued, strict=True):
+        for lookup, code in zip(lookups, issued, strict=True):
             if code is None:
-                unresolved.append(wanted)
+                unresolved.append(lookup)
                 continue
             try:
-                wanted.found(code)
+                lookup.found(code)
             except Fault as fault:
-                wanted.failed(fault)
+                lookup.failed(fault)
             except Exception:  # noqa: BLE001 - a bug of ours must not leave it, or those behind it, unanswered
                 _log.exception("a code that was found could not be sent on")
-                wanted.failed(ContractViolation("the code could not be sent on"))
+                lookup.failed(ContractViolation("the code could not be sent on"))
         return unresolved
 
-    def _not_found(self, wanted: Wanted) -> None:
+    def _not_found(self, lookup: PendingLookup) -> None:
         """No code that was issued; or one that cannot be read here, which is for us to mend."""
         if self.missing_mint_keys:
-            wanted.failed(StoreUnavailable("mint keys are missing"))
+            lookup.failed(StoreUnavailable("mint keys are missing"))
         else:
-            could_be = wanted.readings or self._decoder.imported_batches
-            wanted.refused("code_not_found" if could_be else "code_malformed")
+            could_be = lookup.readings or self._decoder.imported_batches
+            lookup.refused("code_not_found" if could_be else "code_malformed")
 
 
 def _fault_of(error: Exception) -> Fault:

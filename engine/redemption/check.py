@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.api.bodies import UP_TO_BALANCE, encode, instant
-from engine.redemption.attempt import Attempt, load_script
+from msgspec import UNSET
+
+from engine.api.bodies import UP_TO_BALANCE
+from engine.api.outcomes import Checked
+from engine.redemption.attempt import Attempt
+from engine.redemption.call_fields import load_script
+from engine.times import instant
 
 if TYPE_CHECKING:
-    from engine.api.code_bodies import CheckRequest
+    from engine.api.bodies import CheckRequest
     from engine.lookup.decoder import Issued
-    from engine.redemption.core import Core
     from engine.store.configuration import ApiKey
+    from engine.store.dispatcher import Dispatcher
 
 
 class Check(Attempt):
@@ -21,40 +26,40 @@ class Check(Attempt):
     script = load_script("check")
     success = "redeemable"
 
-    def __init__(self, core: Core, request: CheckRequest, api_key: ApiKey | None) -> None:
-        super().__init__(core, api_key=api_key, user=request.user or "")
+    def __init__(self, dispatcher: Dispatcher, request: CheckRequest, api_key: ApiKey | None) -> None:
+        super().__init__(dispatcher, api_key=api_key, user=request.user or "")
 
     def found(self, code: Issued) -> None:
         """Of a balance, ask for all of it: one with nothing left cannot be redeemed."""
-        self.is_about(code)
+        self.bind_code(code)
         if self.campaign.kind == "balance":
             self.amount = UP_TO_BALANCE
-        self.core.send(self)
+        self.dispatcher.send(self)
 
     def answered(self, answer: bytes) -> None:
-        """Turn the script's answer into that of the API."""
+        """Turn the script's answer into the code's state."""
         verdict, campaign_state, state, used, starts_at_ms, ends_at_ms, max_uses = answer.decode().split("\n")
         outcome, _, seconds = verdict.partition(" ")
         if outcome in {"due", "unpublished"}:
             super().answered(verdict.encode())
             return
         campaign = self.campaign
-        document: dict[str, object] = {
-            "redeemable": outcome == "redeemable",
-            "refusal": None if outcome == "redeemable" else outcome,
-            **({"retry_after_s": int(seconds)} if seconds else {}),
-            "campaign": campaign.id,
-            "campaign_state": campaign_state,
-            "kind": campaign.kind,
-            "code": self.masked,
-            "state": state,
-            "amount": campaign.amount,
-            "currency": campaign.currency,
-        }
-        if campaign.kind == "balance":
-            document["balance"] = (campaign.amount or 0) - int(used)
-        elif campaign.kind == "multi":
-            document["uses_left"] = max(0, int(max_uses) - int(used))
-        for name, at_ms in (("starts_at", starts_at_ms), ("ends_at", ends_at_ms)):
-            document[name] = instant(int(at_ms)) if at_ms else None
-        self.finish(outcome, 200, encode(document))
+        self.finish(
+            outcome,
+            Checked(
+                redeemable=outcome == "redeemable",
+                refusal=None if outcome == "redeemable" else outcome,
+                retry_after_s=int(seconds) if seconds else UNSET,
+                campaign=campaign.id,
+                campaign_state=campaign_state,
+                kind=campaign.kind,
+                code=self.masked,
+                state=state,
+                amount=campaign.amount,
+                currency=campaign.currency,
+                balance=(campaign.amount or 0) - int(used) if campaign.kind == "balance" else UNSET,
+                uses_left=max(0, int(max_uses) - int(used)) if campaign.kind == "multi" else UNSET,
+                starts_at=instant(int(starts_at_ms)) if starts_at_ms else None,
+                ends_at=instant(int(ends_at_ms)) if ends_at_ms else None,
+            ),
+        )

@@ -1,148 +1,65 @@
 """Redeeming several codes together: all of them, or none, for one order.
 
-Codes of one shard are one script call. Codes of several are held first, all of them, and then
-confirmed, all of them (``engine.redemption.cross_shard``).
+Codes of one shard are one script call. Codes of several shards are held first, all of them, and then
+confirmed, all of them (``cross_shard``).
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import orjson
-
-from engine.api.bodies import RedeemRequest, encode, plain_problem, problem
-from engine.errors import RETRYABLE_STATUS, Fault, StoreUnavailable
-from engine.redemption.attempt import load_script
-from engine.redemption.cross_shard import redeem_spanning
-from engine.redemption.redeem import Redemption, redeemed_body
+from engine.api.bodies import RedeemRequest
+from engine.api.outcomes import RedeemedTogether, Refused, RefusedTogether
+from engine.errors import Fault, Refusal, StoreUnavailable
+from engine.redemption.call_fields import load_script
+from engine.redemption.cross_shard import CombinedOrder, redeem_across_shards
+from engine.redemption.redeem import Redemption, client_context, redeemed
 from engine.store import idempotency
 
 if TYPE_CHECKING:
-    from engine.api.code_bodies import CombinedRequest
+    from engine.api.bodies import CombinedRequest
+    from engine.api.outcomes import Outcome
     from engine.lookup.decoder import Issued
     from engine.redemption.attempt import OnDone
     from engine.redemption.core import Core
     from engine.store.call import Call
     from engine.store.configuration import ApiKey
-    from engine.store.keys import Place
-
-
-class Part(Redemption):
-    """One code of a combined redemption: what the resolver finds out goes to the whole."""
-
-    __slots__ = ("_whole",)
-
-    def __init__(self, whole: Combined, *arguments: Any) -> None:  # noqa: ANN401 - those of a Redemption
-        super().__init__(*arguments)
-        self._whole = whole
-
-    def seen(self) -> list[object]:
-        """The whole has one receipt."""
-        return []
-
-    def found(self, code: Issued) -> None:
-        """Take the identity of the code."""
-        self.is_about(code)
-        self._whole.part_is_in(self, "")
-
-    def refused(self, outcome: str, *, replayed: bool = False) -> None:  # noqa: ARG002 - as its base has it
-        """Tell the whole."""
-        self._whole.part_is_in(self, outcome)
-
-    def failed(self, fault: Fault) -> None:
-        """Tell the whole."""
-        self._whole.part_is_in(self, fault.code)
+    from engine.store.dispatcher import Dispatcher
 
 
 class Combined:
-    """An attempt to redeem several codes together. To the batcher it is one attempt."""
+    """An attempt to redeem several codes of one shard. To the batcher it is one attempt."""
 
     script = load_script("combined")
     on_done: OnDone
-    place: Place
 
-    def __init__(self, core: Core, request: CombinedRequest, key: str | None, api_key: ApiKey) -> None:
-        self.core = core
-        self.request = request
-        self.key = key
-        self.api_key = api_key
-        self.actor = api_key.id
-        self.deadline = core.deadline()
-        self.receipt_name = idempotency.name(api_key.id, key) if key else ""
-        self.fingerprint = b""
+    def __init__(self, dispatcher: Dispatcher, order: CombinedOrder) -> None:
+        self.dispatcher = dispatcher
+        self.api_key: ApiKey | None = order.api_key
+        self.actor = order.api_key.id
+        self.key = order.key
+        self.deadline = order.deadline
+        self.receipt_name, self.fingerprint = order.receipt_name, order.fingerprint
         self.claimed = False
-        self.parts = [
-            Part(
-                self,
-                core,
-                RedeemRequest(
-                    code=item.code,
-                    user=request.user,
-                    amount=item.amount,
-                    order=request.order,
-                    client=request.client,
-                    metadata=request.metadata,
-                ),
-                key,
-                api_key,
-            )
-            for item in request.codes
-        ]
-        self._outstanding = len(self.parts)
-        self._refusals: dict[int, str] = {}
-        self._spanning: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Have the codes found; the answer goes to ``on_done``."""
-        for part in self.parts:
-            self.core.submit(part, part.request.code)
-
-    def part_is_in(self, part: Part, refusal: str) -> None:
-        """One of the codes is found, or is none."""
-        if refusal:
-            self._refusals[self.parts.index(part)] = refusal
-        self._outstanding -= 1
-        if self._outstanding:
-            return
-        if self._refusals:
-            self.refuse(self._refusals)
-            return
-        if self.key:
-            codes = [(part.batch, part.serial) for part in self.parts]
-            known = idempotency.known_half(self.request.user, self.request.order, codes)
-            self.fingerprint = self.parts[0].fingerprint = idempotency.fingerprint(known, self._seen())
-        self.place = self.parts[0].place
-        if len({part.place.shard for part in self.parts}) > 1:
-            self._spanning = asyncio.create_task(redeem_spanning(self))
-            return
-        try:
-            self.core.send(self)
-        except Fault as fault:
-            self.failed(fault)
-
-    def _seen(self) -> list[object]:
-        request, client = self.request, self.request.client
-        codes = [[part.batch, part.serial, part.amount] for part in self.parts]
-        told = [client and client.ip, client and client.device, request.metadata]
-        return ["combined", request.user, request.order, codes, *told]
-
-    # what the batcher asks (batcher.Attempt)
+        self.place = order.parts[0].place
+        self._order = order.request.order
+        self._parts = order.parts
 
     def write_to(self, call: Call) -> None:
         """Append the fields of every part."""
-        for part in self.parts:
+        for part in self._parts:
             part.write_to(call)
 
     def still_allowed(self) -> bool:
-        """Whether the key that sent it is still one."""
-        if self.core.registry.is_valid(self.api_key):
+        """Whether the key that sent it is still valid."""
+        if self.api_key is None or self.dispatcher.registry.is_valid(self.api_key):
             return True
         self.refused("unauthenticated")
         return False
 
     def answered(self, answer: bytes) -> None:
-        """Turn the script's answer into that of the API."""
+        """Turn the script's answer into an outcome, or wait until there can be one."""
         text = answer.decode()
         replayed = text.startswith("replayed ")
         lines = text.removeprefix("replayed ").split("\n")
@@ -150,18 +67,23 @@ class Combined:
             words = [line.split(" ") for line in lines[1:]]
             refusals = {at: word[0] for at, word in enumerate(words) if word[0] != "redeemed"}
             waits = [int(word[1]) for word in words if word[0] == "held_by_another_order"]
-            self.refuse(refusals, max(waits, default=0), replayed=replayed)
+            refused = RefusedTogether(refusals, max(waits, default=0), replayed)
+            self._finish(refused.code, refused)
         elif lines[0] == "due":
-            self.core.send_when_swept(self)
+            self.dispatcher.retry_after_expiry(self)
         elif lines[0] == "unpublished":
             self.failed(StoreUnavailable("the shard does not have the campaign yet"))
         elif lines[0] == "idempotency_key_reused":
             self.refused(lines[0])
         else:
-            # Behind a single one, a receipt that was made again may have its hold's record.
-            self._succeed([line.split(" ")[1:] for line in lines[: len(self.parts)]], replayed=replayed)
-
-    # answers
+            # Behind a single one, an idempotency record made again may have its hold's record.
+            redemptions = [
+                redeemed(part, line.split(" ")[1:], replayed=replayed)
+                for part, line in zip(self._parts, lines, strict=False)
+            ]
+            self._finish(
+                "replayed" if replayed else "redeemed", RedeemedTogether(self._order, redemptions, replayed)
+            )
 
     def failed(self, fault: Fault) -> None:
         """Answer with the fault."""
@@ -169,41 +91,98 @@ class Combined:
 
     def refused(self, outcome: str, *, replayed: bool = False) -> None:
         """Answer with a refusal of the whole."""
-        self._finish(outcome, *plain_problem(outcome, replayed=replayed))
+        self._finish(outcome, Refused(outcome, replayed=replayed))
 
-    def refuse(self, refusals: dict[int, str], retry_after_s: int = 0, *, replayed: bool = False) -> None:
-        """The first refusal is the answer's; all are named, by the position of their code."""
-        first, code = min(refusals.items())
-        listed = [{"item": at, "code": refusal} for at, refusal in sorted(refusals.items())]
-        extra: dict[str, Any] = {"item": first, "refusals": listed}
-        if retry_after_s:
-            extra["retry_after_s"] = retry_after_s
-        if replayed:
-            extra["replayed"] = True
-        self._finish(code, *problem(code, **extra), retry_after_s)
+    def _finish(self, counted_as: str, outcome: Outcome) -> None:
+        self.dispatcher.telemetry.outcome(self.script.name, counted_as)
+        self.on_done(outcome)
 
-    def answer_whole(self, whole: bytes, *, replayed: bool) -> None:
-        """Answer with what ``spanning`` has kept: the bodies of all redemptions, or the refusals."""
-        kept = orjson.loads(whole)
-        if isinstance(kept, dict):
-            self.refuse({int(at): code for at, code in kept["refusals"].items()}, replayed=replayed)
-        else:
-            self._redeemed([body | {"replayed": replayed} for body in kept], replayed=replayed)
 
-    def _succeed(self, redemptions: list[list[str]], *, replayed: bool) -> None:
-        bodies = [
-            orjson.Fragment(redeemed_body(part, words, part.user, replayed=replayed))
-            for part, words in zip(self.parts, redemptions, strict=True)
-        ]
-        self._redeemed(bodies, replayed=replayed)
+async def redeem_together(
+    core: Core, request: CombinedRequest, *, key: str | None, api_key: ApiKey
+) -> Outcome:
+    """Redeem all codes of a request, or none."""
+    dispatcher = core.dispatcher
+    deadline = dispatcher.deadline()
+    found = await asyncio.gather(
+        *(_find(core, item.code, request.user, request.order, key) for item in request.codes)
+    )
+    if refusals := {at: one for at, one in enumerate(found) if isinstance(one, str)}:
+        return _counted(dispatcher, RefusedTogether(refusals))
+    if not core.registry.is_valid(api_key):  # revoked while the codes were looked up
+        return _counted(dispatcher, Refused("unauthenticated"))
+    parts = [
+        _part(dispatcher, request, at, code, key=key, api_key=api_key)
+        for at, code in enumerate(found)
+        if not isinstance(code, str)
+    ]
+    order = CombinedOrder(
+        request=request,
+        parts=parts,
+        key=key,
+        api_key=api_key,
+        receipt_name=parts[0].receipt_name,
+        fingerprint=_fingerprint(request, parts) if key else b"",
+        deadline=deadline,
+    )
+    parts[0].fingerprint = order.fingerprint  # the idempotency record of all is the first one's
+    if len({part.place.shard for part in parts}) == 1:
+        return await core.answer_bound(Combined(dispatcher, order), deadline)
+    try:
+        outcome: Outcome = await redeem_across_shards(core, order)
+    except Fault as fault:
+        outcome = Refused(fault.code)
+    return _counted(dispatcher, outcome)
 
-    def _redeemed(self, bodies: list[Any], *, replayed: bool) -> None:
-        body = {"order": self.request.order, "redemptions": bodies, "replayed": replayed}
-        self._finish("replayed" if replayed else "redeemed", 200, encode(body))
 
-    def _finish(self, outcome: str, status: int, body: bytes, retry_after_s: int = 0) -> None:
-        core = self.core
-        core.telemetry.outcome(self.script.name, outcome)
-        if status == RETRYABLE_STATUS:
-            retry_after_s = core.settings.retry_after_s
-        self.on_done(status, body, retry_after_s)
+async def _find(core: Core, code: str, *stored: str | None) -> Issued | str:
+    """The code, or why it cannot be redeemed."""
+    try:
+        return await core.find(code, *stored)
+    except (Refusal, Fault) as error:
+        return error.code
+
+
+def _part(
+    dispatcher: Dispatcher,
+    request: CombinedRequest,
+    at: int,
+    code: Issued,
+    *,
+    key: str | None,
+    api_key: ApiKey,
+) -> Redemption:
+    item = request.codes[at]
+    part = Redemption(
+        dispatcher,
+        RedeemRequest(
+            code=item.code,
+            user=request.user,
+            amount=item.amount,
+            order=request.order,
+            client=request.client,
+            metadata=request.metadata,
+        ),
+        key,
+        api_key,
+    )
+    part.bind_code(code)
+    return part
+
+
+def _fingerprint(request: CombinedRequest, parts: list[Redemption]) -> bytes:
+    known = idempotency.known_half(request.user, request.order, [(part.batch, part.serial) for part in parts])
+    codes = [[part.batch, part.serial, part.amount] for part in parts]
+    context = client_context(request) or [None, None, None]
+    return idempotency.fingerprint(known, ["combined", request.user, request.order, codes, *context])
+
+
+def _counted(dispatcher: Dispatcher, outcome: Outcome) -> Outcome:
+    if isinstance(outcome, RedeemedTogether):
+        counted_as = "replayed" if outcome.replayed else "redeemed"
+    elif isinstance(outcome, Refused | RefusedTogether):
+        counted_as = outcome.code
+    else:
+        return outcome
+    dispatcher.telemetry.outcome(Combined.script.name, counted_as)
+    return outcome

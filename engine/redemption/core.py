@@ -1,187 +1,121 @@
-"""The core of a worker: an attempt comes in, and its answer goes to a callback.
+"""The core of a worker: an attempt comes in, and its outcome goes to a callback.
 
-``submit`` has the code found and hands the attempt to the batcher of its script and shard. It makes
-no task and no future; ``answer`` is a thin awaitable on top for ordinary handlers.
+``submit`` has the code looked up, then the attempt sends itself to its shard. It makes no task and no
+future; ``answer`` is a thin awaitable on top for ordinary handlers.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import unicodedata
-from collections import defaultdict
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Protocol
 
-from engine.api.bodies import problem
+from engine.api.outcomes import Refused
 from engine.codes.formats import FORMATS, all_symbols, normalise
-from engine.errors import Fault, Overloaded, Refusal
-from engine.lookup.resolver import Resolver, Wanted
-from engine.redemption.attempt import Claim
-from engine.redemption.check import Check
-from engine.redemption.combined import Combined
-from engine.redemption.correct import Adjustment, Rollback, Voiding
-from engine.redemption.cross_shard import SpanStep
-from engine.redemption.hold import Confirmation, Hold, Release
-from engine.redemption.hold_expiry import sweep
-from engine.redemption.redeem import Redemption
-from engine.store.batcher import Batcher
-from engine.store.idempotency import home_of
-from engine.store.link import Link
+from engine.errors import Fault, Refusal
+from engine.lookup.resolver import PendingLookup, Resolver
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from redis.asyncio import Redis
 
+    from engine.api.outcomes import Outcome
     from engine.lookup.decoder import Issued
-    from engine.observability.metrics import Telemetry
-    from engine.redemption.attempt import Attempt
-    from engine.settings import Settings
-    from engine.store.configuration import Registry
+    from engine.redemption.attempt import Attempt, OnDone
+    from engine.store.dispatcher import Dispatcher, Sendable
 
-SCRIPTS: Final = tuple(
-    kind.script
-    for kind in (
-        *(Redemption, Combined, SpanStep, Claim),
-        *(Hold, Confirmation, Release),
-        *(Rollback, Voiding, Adjustment, Check),
-    )
-)
-# What begins something new, and is refused while Redis is short of memory; all else goes on.
-_BEGINNINGS: Final = frozenset(kind.script.name for kind in (Redemption, Combined, Hold))
+    class Answerable(Sendable, Protocol):
+        """An attempt whose outcome can be awaited."""
+
+        on_done: OnDone
+
+
 _SHORTEST_CODE: Final = min(fmt.length for fmt in FORMATS.values())
 _REPEATED: Final = "The code may stand in no other field."
 
 
-class Answer(NamedTuple):
-    """An answer as HTTP has it; ``retry_after_s`` is 0 where there is no Retry-After."""
-
-    status: int
-    body: bytes
-    retry_after_s: int = 0
-
-
 class Core:
-    """What a worker knows, and for each shard a link, and a batcher for each script on it.
+    """Looks codes up, and answers attempts on them.
 
-    ``verify`` is awaited with a shard's number before a new connection to it is used.
+    Attributes:
+        redis: for reads that need no script.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        registry: Registry,
-        redis: Redis,
-        telemetry: Telemetry,
-        verify: Callable[[int], Awaitable[None]] | None = None,
-    ) -> None:
-        self.settings = settings
-        self.registry = registry
+    def __init__(self, dispatcher: Dispatcher, redis: Redis) -> None:
+        self.dispatcher = dispatcher
         self.redis = redis
-        self.telemetry = telemetry
-        self._verify = verify
-        self._resolver = Resolver(settings, registry)
+        self.settings = dispatcher.settings
+        self.registry = dispatcher.registry
+        self._resolver = Resolver(dispatcher.settings, dispatcher.registry)
         self._loop = asyncio.get_running_loop()
-        self._links: list[Link] = []
-        self._batchers: list[dict[str, Batcher]] = []
-        for shard in range(registry.shards):
-            self._add_shard(shard)
-        self._waiting: defaultdict[int, list[Attempt | Combined]] = defaultdict(list)  # for a sweep, by shard
-        self._sweeps: dict[int, asyncio.Task[None]] = {}
-
-    def _add_shard(self, shard: int) -> None:
-        batchers: dict[str, Batcher] = {}
-
-        def dispatch_all() -> None:
-            for batcher in batchers.values():
-                batcher.dispatch()
-
-        link = Link(
-            self.settings.redis_url,
-            SCRIPTS,
-            on_ready=dispatch_all,
-            verify=functools.partial(self._verify, shard) if self._verify else None,
-        )
-        for script in SCRIPTS:
-            batchers[script.name] = Batcher(
-                shard,
-                script,
-                link,
-                batch_max=1 if script is Combined.script else self.settings.batch_max,
-                settings=self.settings,
-                registry=self.registry,
-                telemetry=self.telemetry,
-            )
-        self._links.append(link)
-        self._batchers.append(batchers)
-
-    @property
-    def ready(self) -> bool:
-        """Whether every shard can be called."""
-        return all(link.ready for link in self._links)
 
     @property
     def missing_mint_keys(self) -> frozenset[str]:
         """Names of mint keys that codes were issued under, and that this process was not given."""
         return self._resolver.missing_mint_keys
 
-    def open(self) -> None:
-        """Connect to every shard."""
-        for link in self._links:
-            link.open()
-
-    def reconnect(self) -> None:
-        """Give up every connection; each is verified anew before it is used again."""
-        for link in self._links:
-            link.abort()
-
     async def close(self) -> None:
         """Answer what is under way, then disconnect."""
         await self._resolver.close()
-        await asyncio.gather(*self._sweeps.values(), return_exceptions=True)
-        batchers = [batcher for of_shard in self._batchers for batcher in of_shard.values()]
-        await asyncio.gather(*(batcher.drain() for batcher in batchers))
-        await asyncio.gather(*(link.close() for link in self._links))
-        await asyncio.gather(*(batcher.close() for batcher in batchers))
+        await self.dispatcher.close()
 
-    async def answer(self, attempt: Attempt | Combined, code: str | None = None) -> Answer:
-        """``submit`` where there is a code, else ``send``; awaited."""
-        answered: asyncio.Future[Answer] = self._loop.create_future()
+    def submit(self, attempt: Attempt, code: str) -> None:
+        """Make an attempt on the code that was typed; ``on_done`` is called once, now or by its deadline.
 
-        def on_done(status: int, body: bytes, retry_after_s: int) -> None:
-            if not answered.done():
-                answered.set_result(Answer(status, body, retry_after_s))
-
-        attempt.on_done = on_done
-        if isinstance(attempt, Combined):
-            attempt.start()
-        elif code is not None:
-            self.submit(attempt, code)
+        The fields of the attempt have been checked, and its API key may do this.
+        """
+        if not self._resolver.read(code, attempt):
+            attempt.refused("code_malformed")
+        elif _repeats_code(attempt.normalised, attempt.user, attempt.order, attempt.key):
+            attempt.finish("malformed_request", Refused("malformed_request", _REPEATED))
         else:
-            attempt.deadline = self.deadline()
             try:
-                self.send(attempt)
+                self._resolver.find(attempt)
             except Fault as fault:
                 attempt.failed(fault)
-        return await answered
 
-    async def find(self, code: str, *kept: str | None) -> Issued:
-        """The code that was typed; ``kept`` are texts that come to rest, and so must not contain it.
+    async def answer(self, attempt: Attempt, code: str) -> Outcome:
+        """``submit``, awaited."""
+        outcome = self._await_outcome(attempt)
+        self.submit(attempt, code)
+        return await outcome
+
+    async def answer_bound(self, attempt: Answerable, deadline: float | None = None) -> Outcome:
+        """Make an attempt that knows its code already, and await its outcome."""
+        outcome = self._await_outcome(attempt)
+        attempt.deadline = self.dispatcher.deadline() if deadline is None else deadline
+        try:
+            self.dispatcher.send(attempt)
+        except Fault as fault:
+            attempt.failed(fault)
+        return await outcome
+
+    def _await_outcome(self, attempt: Attempt | Answerable) -> asyncio.Future[Outcome]:
+        done: asyncio.Future[Outcome] = self._loop.create_future()
+
+        def on_done(outcome: Outcome) -> None:
+            if not done.done():
+                done.set_result(outcome)
+
+        attempt.on_done = on_done
+        return done
+
+    async def find(self, code: str, *stored: str | None) -> Issued:
+        """The code that was typed; ``stored`` are texts that are kept, and so must not contain it.
 
         Raises:
-            Refusal: it is none, or stands in one of the texts.
+            Refusal: there is no such code, or one of the texts contains it.
             Fault: nobody can tell.
         """
         lookup = _Lookup(self._loop.create_future())
         if not self._resolver.read(code, lookup):
             raise Refusal("code_malformed")
-        if _repeats_code(lookup.normalised, *kept):
+        if _repeats_code(lookup.normalised, *stored):
             raise Refusal("malformed_request", _REPEATED)
         self._resolver.find(lookup)
         return await lookup.answered
 
-    async def refuse_code_of(self, batch: int, serial: int, *kept: str | None) -> None:
-        """Refuse texts that come to rest and contain a code that was not typed, but is known.
+    async def refuse_code_of(self, batch: int, serial: int, *stored: str | None) -> None:
+        """Refuse texts that are kept and contain a code that was not typed, but is known.
 
         An imported code is known by its digest only: it is found where it is the text, or a word of it.
 
@@ -189,7 +123,7 @@ class Core:
             Refusal: ``malformed_request``.
             Fault: nobody can tell.
         """
-        texts = [text for text in kept if text]
+        texts = [text for text in stored if text]
         if not texts:
             return
         code = self._resolver.code_of(batch, serial)
@@ -200,68 +134,9 @@ class Core:
         if repeated:
             raise Refusal("malformed_request", _REPEATED)
 
-    def deadline(self) -> float:
-        """When an attempt that comes now must have its answer."""
-        return self._loop.time() + self.settings.attempt_deadline_ms / 1000
 
-    def submit(self, attempt: Attempt, code: str) -> None:
-        """Do it to the code that was typed; ``attempt.on_done`` is called once, now or by its deadline.
-
-        The fields of the attempt have been checked, and its API key may do this.
-        """
-        if not self._resolver.read(code, attempt):
-            attempt.refused("code_malformed")
-        elif _repeats_code(attempt.normalised, *attempt.texts()):
-            attempt.finish("malformed_request", *problem("malformed_request", _REPEATED))
-        else:
-            try:
-                self._resolver.find(attempt)
-            except Fault as fault:
-                attempt.failed(fault)
-
-    def send(self, attempt: Attempt | Combined) -> None:
-        """Hand an attempt that knows its place to the batcher of its script there.
-
-        Raises:
-            Overloaded, StoreUnavailable: it cannot be taken.
-        """
-        if self.registry.memory_short and attempt.script.name in _BEGINNINGS:
-            raise Overloaded("Redis is short of memory")
-        shards = self.registry.shards
-        if shards > 1 and attempt.receipt_name and not attempt.claimed:
-            home = home_of(attempt.receipt_name, shards)
-            if home != attempt.place.shard:
-                claim = Claim(attempt, home)
-                self._batchers[home][claim.script.name].add(claim)
-                return
-        self._batchers[attempt.place.shard][attempt.script.name].add(attempt)
-
-    def send_when_swept(self, attempt: Attempt | Combined) -> None:
-        """Send it again once the holds of its shard that have expired are given back."""
-        shard = attempt.place.shard
-        self._waiting[shard].append(attempt)
-        if shard not in self._sweeps:
-            self._sweeps[shard] = asyncio.create_task(self._sweep(shard))
-
-    async def _sweep(self, shard: int) -> None:
-        failure = None
-        try:
-            await sweep(self, shard)
-        except Fault as fault:
-            failure = fault
-        finally:
-            del self._sweeps[shard]
-        for attempt in self._waiting.pop(shard):
-            try:
-                if failure is not None:
-                    raise failure
-                self.send(attempt)
-            except Fault as fault:
-                attempt.failed(fault)
-
-
-class _Lookup(Wanted):
-    """Somebody who waits for the code that was typed."""
+class _Lookup(PendingLookup):
+    """A lookup that somebody awaits."""
 
     __slots__ = ("answered",)
 

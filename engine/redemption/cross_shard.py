@@ -1,8 +1,9 @@
-"""Combined redemptions whose codes live on several shards: hold all, then confirm all.
+"""Combined redemptions whose codes live on several shards: hold all, decide, then confirm all.
 
-What was begun is kept on one shard, where the request's idempotency key belongs. Until it is decided, every
-hold ends by itself. From then on every hold is confirmed, whatever has happened to its campaign or
-its code meanwhile: by who began it, or, if that worker is gone, by the sweep (``complete_decided``).
+The transaction's commit record is on one shard, where the request's idempotency key belongs. Until it is
+decided, every hold ends by itself. From then on every hold is confirmed, whatever has happened to its
+campaign or its code meanwhile: by the worker that began it, or, if that is gone, with the next expiry of
+holds (``complete_decided``).
 """
 
 from __future__ import annotations
@@ -13,206 +14,187 @@ import secrets
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
-import orjson
 from redis.exceptions import RedisError
 
-from engine.api.bodies import plain_problem
-from engine.api.code_bodies import HoldRequest
-from engine.errors import Fault, OutcomeUnknown, Overloaded, StoreUnavailable
-from engine.redemption.attempt import READ_AGAIN, Attempt, load_script
-from engine.redemption.hold import EXPIRED, OWN_MARK, Confirmation, Hold, parse_record, read_records, release
+from engine.api.bodies import HoldRequest
+from engine.api.outcomes import Held, Redeemed, RedeemedTogether, Refused, RefusedTogether, Retry
+from engine.errors import RETRYABLE_FAULTS, Fault, OutcomeUnknown, Overloaded, StoreUnavailable
+from engine.redemption.cross_shard_step import CommitRecord, CrossShardStep, StepResult
+from engine.redemption.hold import EXPIRED, OWN_MARK, Confirmation, Hold, parse_record
+from engine.redemption.hold_calls import read_records, release
 from engine.store import keys
 from engine.store.events import EventId, parse_id
 from engine.store.idempotency import bucketed, home_of
 
 if TYPE_CHECKING:
-    from engine.redemption.combined import Combined, Part
-    from engine.redemption.core import Answer, Core
-    from engine.store.call import Call
+    from collections.abc import Sequence
+
+    from engine.api.bodies import CombinedRequest
+    from engine.api.outcomes import Outcome
+    from engine.redemption.core import Core
+    from engine.redemption.redeem import Redemption
+    from engine.store.configuration import ApiKey
+    from engine.store.dispatcher import Dispatcher
 
 _log = logging.getLogger(__name__)
 HOLD_TTL_S: Final = 60
 ABANDONED_MS: Final = 5000  # what was decided so long ago is not under way any more
 _POLL_S: Final = 0.02
 _TRIES: Final = 5
-_OK: Final = 200
-_BAD_REQUEST: Final = 400
-_CONFLICT: Final = 409
-_FINAL: Final = frozenset((_OK, _BAD_REQUEST, _CONFLICT))
+# A retry may fare better after these: they are not stored under the request's key.
+_NOT_FINAL: Final = RETRYABLE_FAULTS | {"internal_error", "unauthenticated"}
 
 
-class Span(msgspec.Struct, frozen=True):
-    """What was decided: everything it takes to confirm it all, and to answer. ``holds`` are their ids."""
+class CombinedOrder(NamedTuple):
+    """A combined request whose codes were found.
 
-    holds: tuple[str, ...]
-    actor: str
-    key: str
+    Attributes:
+        parts: one for each code, bound to it.
+        receipt_name, fingerprint: of the idempotency record of all; empty without a key.
+        deadline: by the event loop's clock.
+    """
+
+    request: CombinedRequest
+    parts: list[Redemption]
+    key: str | None
+    api_key: ApiKey
     receipt_name: str
     fingerprint: bytes
+    deadline: float
 
 
-class SpanStep(Attempt):
-    """One step of a span, on the shard where it is kept. ``outcome`` is the script's first word."""
+class _Refusals(msgspec.Struct):
+    """The stored answer to a refused request: the refusal of each code, by its position."""
 
-    __slots__ = ("_payload", "_step", "outcome", "rest")
-    script = load_script("span", "spans_at", "step", "span_id", "nonce", "payload_at")
-
-    def __init__(
-        self, core: Core, span: Span, shard: int, step: tuple[str, str, str], payload: bytes
-    ) -> None:
-        super().__init__(core, api_key=None, actor=span.actor, key=span.key or None)
-        self.receipt_name, self.fingerprint = span.receipt_name, span.fingerprint
-        self.claimed = True
-        self.is_about_none(shard)
-        self._step, self._payload = step, payload
-        self.outcome, self.rest = "", b""
-
-    def write_to(self, call: Call) -> None:
-        """Append the fields of ``span.lua``."""
-        super().write_to(call)
-        call.fields += (call.key(keys.spans(self.place.shard)), *self._step, call.raw(self._payload))
-
-    def answered(self, answer: bytes) -> None:
-        """Take the answer as it is."""
-        head, _, self.rest = answer.partition(b"\n")
-        self.outcome, _, replay = head.decode().partition(" ")
-        if self.outcome == "replayed":
-            self.rest = replay.encode()
-        self.on_done(_OK, b"", 0)
-
-    def failed(self, fault: Fault) -> None:
-        """Remember the fault."""
-        self.outcome = fault.code
-        self.on_done(0, b"", 0)
+    refusals: dict[int, str]
 
 
-class _Begun(NamedTuple):
-    """A span that is worked on here."""
+class _Transaction(NamedTuple):
+    """A transaction that is worked on here; ``nonce`` tells this worker's try from others."""
 
     core: Core
-    span: Span
+    record: CommitRecord
     shard: int
-    span_id: str
+    id: str
     nonce: str
 
-    async def step(self, name: str, payload: bytes = b"") -> SpanStep:
-        step = SpanStep(self.core, self.span, self.shard, (name, self.span_id, self.nonce), payload)
-        await self.core.answer(step)
-        return step
+    async def step(self, name: str, payload: bytes = b"") -> StepResult:
+        dispatcher = self.core.dispatcher
+        taken: asyncio.Future[StepResult] = asyncio.get_running_loop().create_future()
+        step = CrossShardStep(
+            dispatcher, self.record, self.shard, (name, self.id, self.nonce), payload, taken=taken
+        )
+        step.deadline = dispatcher.deadline()
+        try:
+            dispatcher.send(step)
+        except Fault as fault:
+            step.failed(fault)
+        return await taken
 
 
-async def redeem_spanning(combined: Combined) -> None:
-    """Redeem the codes of a combined redemption, and answer it. ``combined`` has found all of them."""
-    try:
-        await _redeem(combined)
-    except Fault as fault:
-        combined.failed(fault)
+async def redeem_across_shards(core: Core, order: CombinedOrder) -> Outcome:
+    """Redeem all codes of an order, or none.
 
-
-async def _redeem(combined: Combined) -> None:
-    core = combined.core
-    if core.registry.memory_short:  # each step keeps something, the first one the claim of the key
+    Raises:
+        Fault: as its code says.
+    """
+    if core.registry.memory_short:  # each step stores something, the first one the reservation of the key
         raise Overloaded("Redis is short of memory")
-    name = combined.receipt_name
-    span = Span((), combined.actor, combined.key or "", name, combined.fingerprint)
+    name = order.receipt_name
+    record = CommitRecord((), order.api_key.id, order.key or "", name, order.fingerprint)
     nonce = secrets.token_hex(12)
-    shards = core.registry.shards
-    home = home_of(name or nonce, shards)
-    begun = _Begun(core, span, home, _span_id(name) if name else nonce, nonce)
+    shard = home_of(name or nonce, core.registry.shards)
+    transaction = _Transaction(core, record, shard, _transaction_id(name) if name else nonce, nonce)
+    first = await _begin(transaction, order.deadline)
+    if first.word == "replayed":
+        return _stored(order, first.rest, replayed=True)
+    if first.word == "idempotency_key_reused":
+        return Refused(first.word)
+    if first.word == "resume":
+        redeemed = await _complete(core, shard, transaction.id, first.rest)
+        return RedeemedTogether(order.request.order, _replayed(redeemed), replayed=True)
+    if first.word != "begun":
+        raise StoreUnavailable(first.word)
+    if first.rest:
+        await _release_abandoned(core, order, first.rest.decode())
+    return await _hold_and_decide(order, transaction)
+
+
+async def _begin(transaction: _Transaction, deadline: float) -> StepResult:
     while True:
-        first = await begun.step("begin")
-        if first.outcome != "busy":
-            break
-        if asyncio.get_running_loop().time() >= combined.deadline:
+        first = await transaction.step("begin")
+        if first.word != "busy":
+            return first
+        if asyncio.get_running_loop().time() >= deadline:
             raise Overloaded("the same request is under way")
         await asyncio.sleep(_POLL_S)
-    if first.outcome == "replayed":
-        combined.answer_whole(first.rest, replayed=True)
-    elif first.outcome == "idempotency_key_reused":
-        combined.refused(first.outcome)
-    elif first.outcome == "resume":
-        combined.answer_whole(await _complete(core, home, begun.span_id, first.rest), replayed=True)
-    elif first.outcome == "begun":
-        if first.rest:
-            await _release_abandoned(combined, first.rest.decode())
-        await _hold_and_decide(combined, begun)
-    else:
-        raise StoreUnavailable(first.outcome)
 
 
-async def _hold_and_decide(combined: Combined, begun: _Begun) -> None:
+async def _hold_and_decide(order: CombinedOrder, transaction: _Transaction) -> Outcome:
     """Hold all codes. If that can be done, it is decided, and then they are confirmed."""
-    core = combined.core
-    holds = [_hold(combined, part, _mark(begun.nonce, at)) for at, part in enumerate(combined.parts)]
-    answers = _with_repeats(combined, await asyncio.gather(*(core.answer(hold) for hold in holds)))
-    if any(answer.status != _OK for answer in answers):
-        await _release(core, combined, answers)
-        await _refuse(combined, begun, answers)
-        return
-    ids = tuple(orjson.loads(answer.body)["id"] for answer in answers)
-    span = msgspec.structs.replace(begun.span, holds=ids)
-    decision = await begun.step("decide", msgspec.json.encode(span))
-    if decision.outcome == "lost":
-        await _release(core, combined, answers)
+    core, nonce = transaction.core, transaction.nonce
+    holds = [_hold(core.dispatcher, order, part, _mark(nonce, at)) for at, part in enumerate(order.parts)]
+    outcomes = await asyncio.gather(*(core.answer_bound(hold) for hold in holds))
+    outcomes = _refuse_repeats(order, outcomes)
+    ids = tuple(outcome.id for outcome in outcomes if isinstance(outcome, Held))
+    if len(ids) != len(outcomes):
+        await _release(core, order, ids)
+        return await _refuse(transaction, outcomes)
+    record = msgspec.json.encode(msgspec.structs.replace(transaction.record, holds=ids))
+    decision = await transaction.step("decide", record)
+    if decision.word == "lost":
+        await _release(core, order, ids)
         raise Overloaded("it took too long to hold all codes")
-    if decision.outcome != "decided":
-        raise OutcomeUnknown(decision.outcome)
-    record = b"\n".join((b"decided", begun.nonce.encode(), b"0", msgspec.json.encode(span)))
-    combined.answer_whole(await _complete(core, begun.shard, begun.span_id, record), replayed=False)
+    if decision.word != "decided":
+        raise OutcomeUnknown(decision.word)
+    decided = b"\n".join((b"decided", nonce.encode(), b"0", record))
+    redeemed = await _complete(core, transaction.shard, transaction.id, decided)
+    return RedeemedTogether(order.request.order, redeemed)
 
 
-def _hold(combined: Combined, part: Part, mark: str) -> Hold:
+def _hold(dispatcher: Dispatcher, order: CombinedOrder, part: Redemption, mark: str) -> Hold:
     """Each part has a hold of its own, so that a code named twice is used twice, or refused."""
-    request = combined.request
-    hold = Hold(
-        combined.core,
-        HoldRequest(
-            code="",
-            user=request.user,
-            order=request.order + mark,
-            amount=part.request.amount,
-            ttl_s=HOLD_TTL_S,
-        ),
-        None,
-        combined.api_key,
+    request = HoldRequest(
+        code="",
+        user=order.request.user,
+        order=order.request.order + mark,
+        amount=part.request.amount,
+        ttl_s=HOLD_TTL_S,
     )
-    hold.is_the_code_of(part)
+    hold = Hold(dispatcher, request, None, order.api_key)
+    hold.copy_code(part)
     return hold
 
 
-def _with_repeats(combined: Combined, answers: list[Answer]) -> list[Answer]:
+def _refuse_repeats(order: CombinedOrder, outcomes: list[Outcome]) -> list[Outcome]:
     """A code that is used whole is held by the part that names it first: another is refused."""
-    firsts: dict[tuple[int, int], Answer] = {}
-    told = []
-    for part, answer in zip(combined.parts, answers, strict=True):
-        first = firsts.setdefault((part.batch, part.serial), answer)
-        if first is answer or first.status != _OK or part.campaign.kind != "single":
-            told.append(answer)
-        else:
-            status, body = plain_problem("already_redeemed")
-            told.append(answer._replace(status=status, body=body, retry_after_s=0))
-    return told
+    firsts: dict[tuple[int, int], Outcome] = {}
+    seen: list[Outcome] = []
+    for part, outcome in zip(order.parts, outcomes, strict=True):
+        first = firsts.setdefault((part.batch, part.serial), outcome)
+        repeated = first is not outcome and isinstance(first, Held) and part.campaign.kind == "single"
+        seen.append(Refused("already_redeemed") if repeated else outcome)
+    return seen
 
 
-async def _release(core: Core, combined: Combined, answers: list[Answer]) -> None:
-    """Give back what was held; what that fails for ends by itself."""
-    ids = [orjson.loads(answer.body)["id"] for answer in answers if answer.status == _OK]
+async def _release(core: Core, order: CombinedOrder, holds: Sequence[str]) -> None:
+    """Give back what was held; a hold for which that fails ends by itself."""
     await asyncio.gather(
-        *(release(core, hold, key=None, api_key=combined.api_key, of_a_span=True) for hold in ids),
+        *(release(core, hold, key=None, api_key=order.api_key, internal=True) for hold in holds),
         return_exceptions=True,
     )
 
 
-async def _release_abandoned(combined: Combined, nonce: str) -> None:
+async def _release_abandoned(core: Core, order: CombinedOrder, nonce: str) -> None:
     """Give back what an earlier try of the same request had held when its worker died.
 
     It would be in this one's way.
     """
-    core, found = combined.core, []
-    for at, part in enumerate(combined.parts):
+    found = []
+    for at, part in enumerate(order.parts):
         shard = part.place.shard
-        order = combined.request.order + _mark(nonce, at)
-        field = f"{part.batch}:{part.serial}" + ("" if part.campaign.kind == "single" else f":{order}")
+        name = order.request.order + _mark(nonce, at)
+        field = f"{part.batch}:{part.serial}" + ("" if part.campaign.kind == "single" else f":{name}")
         try:
             stream_id: Any = await core.redis.hget(keys.held(shard), field)
         except (OSError, RedisError) as error:
@@ -220,64 +202,69 @@ async def _release_abandoned(combined: Combined, nonce: str) -> None:
         if stream_id is None:
             continue
         (record,) = await read_records(core, shard, [stream_id.decode()])
-        if record is not None and record != EXPIRED and parse_record(record.decode()).order == order:
+        if record is not None and record != EXPIRED and parse_record(record.decode()).order == name:
             found.append(f"{shard}-{stream_id.decode()}")
     await asyncio.gather(
-        *(release(core, hold, key=None, api_key=combined.api_key, of_a_span=True) for hold in found)
+        *(release(core, hold, key=None, api_key=order.api_key, internal=True) for hold in found)
     )
 
 
 def _mark(nonce: str, at: int) -> str:
-    """What makes the hold of the code at that position a span's own."""
+    """Makes the hold of the code at that position the transaction's own."""
     return f"{OWN_MARK}{nonce} {at}"
 
 
-async def _refuse(combined: Combined, begun: _Begun, answers: list[Answer]) -> None:
-    """Answer with why; where a retry may fare better, no receipt is kept."""
-    refusals: dict[int, str] = {}
-    wait_s = 0
-    for at, answer in enumerate(answers):
-        if answer.status != _OK:
-            refusals[at] = orjson.loads(answer.body)["code"]
-            wait_s = max(wait_s, answer.retry_after_s)
-    final = all(answer.status in _FINAL and not answer.retry_after_s for answer in answers)
-    body = msgspec.json.encode({"refusals": {str(at): code for at, code in refusals.items()}})
-    await begun.step("end", body if final else b"")
-    if any(answer.status not in _FINAL and answer.retry_after_s for answer in answers):
+async def _refuse(transaction: _Transaction, outcomes: list[Outcome]) -> RefusedTogether:
+    """The refusals; stored under the request's key unless a retry may fare better."""
+    refused = {at: outcome for at, outcome in enumerate(outcomes) if isinstance(outcome, Refused)}
+    refusals = {at: one.code for at, one in refused.items()}
+    is_final = all(one.code not in _NOT_FINAL and not one.retry_after_s for one in refused.values())
+    await transaction.step("end", msgspec.json.encode(_Refusals(refusals)) if is_final else b"")
+    if any(code in RETRYABLE_FAULTS for code in refusals.values()):
         raise StoreUnavailable("a code could not be held")
-    combined.refuse(refusals, wait_s)
+    return RefusedTogether(refusals, max(one.retry_after_s for one in refused.values()))
 
 
-async def _complete(core: Core, shard: int, span_id: str, record: bytes) -> bytes:
-    """Confirm everything that was decided, as often as it takes; the bodies of all redemptions.
+def _stored(order: CombinedOrder, answer: bytes, *, replayed: bool) -> RedeemedTogether | RefusedTogether:
+    """The answer that was stored under the request's key."""
+    stored = msgspec.json.decode(answer, type=list[Redeemed] | _Refusals)
+    if isinstance(stored, _Refusals):
+        return RefusedTogether(stored.refusals, replayed=replayed)
+    return RedeemedTogether(order.request.order, _replayed(stored), replayed)
+
+
+def _replayed(redeemed: list[Redeemed]) -> list[Redeemed]:
+    return [msgspec.structs.replace(one, replayed=True) for one in redeemed]
+
+
+async def _complete(core: Core, shard: int, transaction_id: str, decided: bytes) -> list[Redeemed]:
+    """Confirm everything that was decided, as often as it takes.
 
     Raises:
-        OutcomeUnknown: not all of it could be done now; the sweep will.
+        OutcomeUnknown: not all of it could be done now; it is done with the next expiry of holds.
     """
-    _, nonce, _, payload = record.split(b"\n", 3)
-    span = msgspec.json.decode(payload, type=Span)
-    bodies = await asyncio.gather(
-        *(_confirm(core, span, f"{nonce.decode()} {at}", hold) for at, hold in enumerate(span.holds))
+    _, nonce, _, payload = decided.split(b"\n", 3)
+    record = msgspec.json.decode(payload, type=CommitRecord)
+    redeemed = await asyncio.gather(
+        *(_confirm(core, record, f"{nonce.decode()} {at}", hold) for at, hold in enumerate(record.holds))
     )
-    whole = b"[" + b",".join(bodies) + b"]"
-    begun = _Begun(core, span, shard, span_id, nonce.decode())
-    await begun.step("end", whole)
-    return whole
+    transaction = _Transaction(core, record, shard, transaction_id, nonce.decode())
+    await transaction.step("end", msgspec.json.encode(redeemed))
+    return redeemed
 
 
-async def _confirm(core: Core, span: Span, receipt_name: str, hold: str) -> bytes:
-    """The body of one redemption, whether it is made now or was made before."""
+async def _confirm(core: Core, record: CommitRecord, receipt_name: str, hold: str) -> Redeemed:
+    """One redemption, whether it is made now or was made before."""
     hold_id = parse_id(hold)
     if hold_id is None:
         raise OutcomeUnknown("a hold without an id")
     for _ in range(_TRIES):
-        (record,) = await read_records(core, hold_id.shard, [hold_id.stream_id])
-        confirmation = _Decided(core, hold_id, record, span, receipt_name)
-        answer = await core.answer(confirmation)
-        if answer.status == _OK:
-            document: dict[str, Any] = orjson.loads(answer.body)
-            return orjson.dumps(document | {"replayed": False})
-        if answer.status != READ_AGAIN:
+        (hold_record,) = await read_records(core, hold_id.shard, [hold_id.stream_id])
+        confirmation = _Decided(core.dispatcher, hold_id, hold_record, record, receipt_name)
+        outcome = await core.answer_bound(confirmation)
+        if isinstance(outcome, Redeemed):
+            return msgspec.structs.replace(outcome, replayed=False)
+        if outcome is not Retry.STALE_HOLD:
             break
     raise OutcomeUnknown("a decided hold could not be confirmed")
 
@@ -290,19 +277,26 @@ class _Decided(Confirmation):
     heeds_voids = False
 
     def __init__(
-        self, core: Core, hold_id: EventId, record: bytes | None, span: Span, receipt_name: str
+        self,
+        dispatcher: Dispatcher,
+        hold_id: EventId,
+        hold_record: bytes | None,
+        record: CommitRecord,
+        receipt_name: str,
     ) -> None:
-        super().__init__(core, hold_id, record, api_key=None, actor=span.actor, key=span.key or None)
+        super().__init__(
+            dispatcher, hold_id, hold_record, api_key=None, actor=record.actor, key=record.key or None
+        )
         self.receipt_name = receipt_name
         self.claimed = True
         self.fingerprint = b"decided\0"
 
 
 async def complete_decided(core: Core, shard: int) -> frozenset[str]:
-    """Complete what was decided on a shard and left: its worker is gone.
+    """Complete the decided transactions of a shard whose worker is gone.
 
-    Answers the holds of what could not be completed: these must not expire. One that cannot be is in the
-    way of nothing else.
+    Answers the holds of transactions that are not complete: these must not expire. One transaction that
+    cannot be completed does not stop the others.
 
     Raises:
         StoreUnavailable: Redis cannot be asked.
@@ -314,24 +308,24 @@ async def complete_decided(core: Core, shard: int) -> frozenset[str]:
     except (OSError, RedisError) as error:
         raise StoreUnavailable(str(error)) from error
     now_ms = seconds * 1000 + microseconds // 1000
-    for span_id, record in records.items():
-        state, nonce, since_ms, _ = record.split(b"\n", 3)
+    for transaction_id, record in records.items():
+        state, nonce, since_ms, payload = record.split(b"\n", 3)
         if state == b"decided" and now_ms - int(since_ms) > ABANDONED_MS:
             try:
-                await _complete(core, shard, span_id.decode(), record)
+                await _complete(core, shard, transaction_id.decode(), record)
             except Fault as fault:
                 _log.error(
                     "a combined redemption that was decided cannot be completed",
-                    extra={"shard": shard, "span": span_id.decode(), "reason": str(fault)},
+                    extra={"shard": shard, "transaction": transaction_id.decode(), "reason": str(fault)},
                 )
-                needed.update(msgspec.json.decode(record.split(b"\n", 3)[3], type=Span).holds)
+                needed.update(msgspec.json.decode(payload, type=CommitRecord).holds)
         elif state == b"begun" and now_ms - int(since_ms) > HOLD_TTL_S * 1000:
-            nothing = Span((), "", "", "", b"")
-            await _Begun(core, nothing, shard, span_id.decode(), nonce.decode()).step("end")
-        elif state == b"decided":  # somebody is at it
-            needed.update(msgspec.json.decode(record.split(b"\n", 3)[3], type=Span).holds)
+            nothing = CommitRecord((), "", "", "", b"")
+            await _Transaction(core, nothing, shard, transaction_id.decode(), nonce.decode()).step("end")
+        elif state == b"decided":  # a worker is completing it
+            needed.update(msgspec.json.decode(payload, type=CommitRecord).holds)
     return frozenset(needed)
 
 
-def _span_id(receipt_name: str) -> str:
+def _transaction_id(receipt_name: str) -> str:
     return bucketed(receipt_name, 1)[1].hex()

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
 
-from engine.errors import RETRYABLE_STATUS, Fault, StoreUnavailable
+from engine.api.outcomes import Refused
+from engine.errors import RETRYABLE_FAULTS, Fault, StoreUnavailable
 from engine.redemption.cross_shard import complete_decided
-from engine.redemption.hold import Expiry, read_records
+from engine.redemption.hold import Expiry
+from engine.redemption.hold_calls import read_records
 from engine.store import keys
 from engine.store.events import EventId
 
@@ -28,8 +30,8 @@ OWNER_TTL_MS: Final = 5000
 _MILLISECONDS: Final = 1000
 
 
-async def keep_sweeping(core: Core) -> None:
-    """Sweep for ever, if no other worker does."""
+async def keep_expiring(core: Core) -> None:
+    """End expired holds for ever, where no other worker does."""
     name = secrets.token_hex(8)
     interval_s = core.settings.sweep_interval_ms / _MILLISECONDS
     while True:
@@ -56,7 +58,7 @@ async def _owns(core: Core, name: str) -> bool:
     return holder in {None, name.encode()}
 
 
-async def sweep(core: Core, shard: int) -> None:
+async def expire_holds(core: Core, shard: int) -> None:
     """Give back all holds of a shard whose time is over, and remove the traces of old ones.
 
     What was decided and left is completed first, as it may rest on holds whose time is over by now.
@@ -98,9 +100,15 @@ async def _give_back(core: Core, shard: int, needed: frozenset[str]) -> None:
 async def _expire(core: Core, shard: int, ids: list[str]) -> None:
     records = await read_records(core, shard, ids)
     expiries = [
-        Expiry(core, EventId(shard, *map(int, stream_id.split("-"))), record, api_key=None, actor=ACTOR)
+        Expiry(
+            core.dispatcher,
+            EventId(shard, *map(int, stream_id.split("-"))),
+            record,
+            api_key=None,
+            actor=ACTOR,
+        )
         for stream_id, record in zip(ids, records, strict=True)
     ]
-    answers = await asyncio.gather(*(core.answer(expiry) for expiry in expiries))
-    if any(answer.status == RETRYABLE_STATUS for answer in answers):
+    outcomes = await asyncio.gather(*(core.answer_bound(expiry) for expiry in expiries))
+    if any(isinstance(outcome, Refused) and outcome.code in RETRYABLE_FAULTS for outcome in outcomes):
         raise StoreUnavailable("expired holds could not be given back")

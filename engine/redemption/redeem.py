@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from engine.api.bodies import redeemed
-from engine.redemption.attempt import Attempt, load_script, number
+from msgspec import UNSET
+
+from engine.api.outcomes import Redeemed
+from engine.redemption.attempt import Attempt, number
+from engine.redemption.call_fields import load_script
 
 if TYPE_CHECKING:
     from engine.api.bodies import RedeemRequest
-    from engine.api.code_bodies import HoldRequest
-    from engine.redemption.core import Core
+    from engine.api.checks import Customer
     from engine.store.configuration import ApiKey
+    from engine.store.dispatcher import Dispatcher
+
+_REDEEMED: Final = b"redeemed "
 
 
 class Redemption(Attempt):
@@ -21,9 +26,11 @@ class Redemption(Attempt):
     script = load_script("redeem")
     success = "redeemed"
 
-    def __init__(self, core: Core, request: RedeemRequest, key: str | None, api_key: ApiKey) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, request: RedeemRequest, key: str | None, api_key: ApiKey
+    ) -> None:
         super().__init__(
-            core,
+            dispatcher,
             api_key=api_key,
             user=request.user,
             amount="" if request.amount is None else request.amount,
@@ -32,37 +39,48 @@ class Redemption(Attempt):
         )
         self.request = request
 
-    def seen(self) -> list[object]:
+    def fingerprint_fields(self) -> list[object]:
         """The code's identity, not its text: typed in lower case it is the same."""
         request = self.request
-        return [self.batch, self.serial, request.user, request.amount, request.order, *told(request)]
+        return [
+            *(self.batch, self.serial, request.user, request.amount, request.order),
+            *client_context(request),
+        ]
 
-    def succeeded(self, words: list[str], *, replayed: bool) -> bytes:
+    def answered(self, answer: bytes) -> None:
+        """Take the plain success, which most answers are, by the shortest way."""
+        if not answer.startswith(_REDEEMED):
+            super().answered(answer)
+            return
+        words = answer[len(_REDEEMED) :].decode().split(" ")
+        self.finish(self.success, redeemed(self, words, replayed=False))
+
+    def succeeded(self, words: list[str], *, replayed: bool) -> Redeemed:
         """The redemption."""
-        return redeemed_body(self, words, self.user, replayed=replayed)
+        return redeemed(self, words, replayed=replayed)
 
 
-def told(request: RedeemRequest | HoldRequest) -> list[object]:
-    """What a request says beside what is done, if anything."""
+def client_context(request: Customer) -> list[object]:
+    """What a request says of the client, and its metadata; nothing where it says neither."""
     client = request.client
     if client is None and request.metadata is None:
         return []
     return [client and client.ip, client and client.device, request.metadata]
 
 
-def redeemed_body(attempt: Attempt, words: list[str], user: str, *, replayed: bool) -> bytes:
-    """Body of a success, from the words `<event's id> <amount>[ <balance left>]`."""
+def redeemed(attempt: Attempt, words: list[str], *, replayed: bool) -> Redeemed:
+    """The redemption, from the words ``<event's id> <amount>[ <balance left>]``."""
     word, amount, *balance = words
     event_id, redeemed_at = attempt.event(word)
     campaign = attempt.campaign
-    return redeemed(
-        redemption=event_id,
+    return Redeemed(
+        id=event_id,
         campaign=campaign.id,
-        masked_code=attempt.masked,
-        user=user,
+        code=attempt.masked,
+        user=attempt.user,
         amount=number(amount),
         currency=campaign.currency,
-        balance=number(balance[0]) if balance else None,
+        balance=int(balance[0]) if balance and balance[0] else UNSET,
         redeemed_at=redeemed_at,
         replayed=replayed,
     )

@@ -34,8 +34,8 @@ AWAY_S: Final = 0.25
 STALE_RETRY_S: Final = 0.005
 
 
-class Attempt(Protocol):
-    """What the batcher must know of an attempt (``attempt.Attempt``)."""
+class Queued(Protocol):
+    """What the batcher must know of an attempt."""
 
     deadline: float
 
@@ -76,8 +76,8 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         # Half of an attempt's time is for waiting, the other half for the reply to its call.
         self._patience_s = settings.attempt_deadline_ms / 2000
-        self._queue: deque[Attempt] = deque()
-        self._under_way: list[Attempt] = []
+        self._queue: deque[Queued] = deque()
+        self._under_way: list[Queued] = []
         self._sent_at = 0.0
         self._epoch = int(time.time()) // keys.RECEIPT_WINDOW_S
         self._tick: asyncio.TimerHandle | None = None
@@ -99,7 +99,7 @@ class Batcher:
         if self._tick:
             self._tick.cancel()
 
-    def add(self, attempt: Attempt) -> None:
+    def add(self, attempt: Queued) -> None:
         """Take an attempt; it is answered by its deadline, whatever happens.
 
         Raises:
@@ -124,8 +124,8 @@ class Batcher:
         if self._refresh and not self._refresh.done():
             return
         latest = self._loop.time() + self._patience_s
-        batch: list[Attempt] = []
-        late: list[Attempt] = []
+        batch: list[Queued] = []
+        late: list[Queued] = []
         while self._queue and len(batch) < self._batch_max:
             attempt = self._queue.popleft()
             (batch if attempt.deadline > latest else late).append(attempt)
@@ -145,7 +145,7 @@ class Batcher:
             _log.exception("a script could not be called", extra={"script": self._script.name})
             self._fail_under_way(ContractViolation("the call could not be made"))
 
-    def _command(self, attempts: list[Attempt]) -> bytes:
+    def _command(self, attempts: list[Queued]) -> bytes:
         call = Call(self._shard, self._epoch)
         for attempt in attempts:
             attempt.write_to(call)
@@ -246,7 +246,7 @@ class Batcher:
             self._queue = deque(attempt for attempt in self._queue if attempt.deadline > latest)
             self._fail_late(late)
 
-    def _fail_late(self, late: list[Attempt]) -> None:
+    def _fail_late(self, late: list[Queued]) -> None:
         fault = Overloaded("waited too long") if self._link.ready else StoreUnavailable("Redis is away")
         for attempt in late:
             attempt.failed(fault)

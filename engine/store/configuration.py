@@ -49,6 +49,10 @@ class Campaign(msgspec.Struct, frozen=True):
     pinned_shard: int | None
 
 
+NO_CAMPAIGN: Final = Campaign("", "", None, None, per_user_limited=False, pinned_shard=None)
+"""Stands for the campaign of an attempt that is about no code."""
+
+
 class Batch(msgspec.Struct, frozen=True):
     """A batch: serials 0 to ``count - 1`` were issued, in this format, under this mint key.
 

@@ -6,9 +6,9 @@ import hashlib
 import time
 from typing import TYPE_CHECKING, Final, cast
 
-import orjson
 from redis.exceptions import RedisError
 
+from engine.encoding import canonical
 from engine.store import keys
 
 if TYPE_CHECKING:
@@ -66,11 +66,6 @@ def fingerprint(known: bytes, seen: list[object]) -> bytes:
     """What two requests with one idempotency key must share: 64 bits of BLAKE2b."""
     digest = _digest(seen)
     return known + (digest if digest != REBUILT else b"\1" * _HALF)
-
-
-def canonical(value: object) -> bytes:
-    """The same bytes for the same JSON value."""
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
 
 
 def _digest(value: object) -> bytes:

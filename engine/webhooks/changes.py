@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from engine.api.bodies import check_text
+from engine.api.checks import check_text
 from engine.control import audit_log
 from engine.control.change import Changed, ControlPlane
 from engine.database import queries

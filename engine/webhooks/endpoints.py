@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from engine.control.campaigns import shown_instant
 from engine.database import queries
 from engine.errors import Refusal
+from engine.times import shown_instant
 
 if TYPE_CHECKING:
     from engine.control.change import ControlPlane

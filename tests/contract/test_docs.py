@@ -8,8 +8,8 @@ from pathlib import Path
 
 from prometheus_client import REGISTRY
 
+from engine.api.problems import PROBLEMS
 from engine.cli import COMMANDS
-from engine.errors import PROBLEMS
 from engine.observability.metrics import store_metrics
 from engine.settings import Settings, variable
 from persister.metrics import OWNER

@@ -10,9 +10,10 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from engine.api import bodies, code_bodies
+from engine.api import bodies, checks
+from engine.api.problems import PROBLEM_TYPE, PROBLEMS
 from engine.control import api_keys, batches, campaigns
-from engine.errors import PROBLEMS
+from engine.encoding import JSON_TYPE
 from engine.http import admin, users
 from engine.ledger.feed import TYPES
 from engine.settings import Settings
@@ -23,10 +24,10 @@ DOCUMENT: Final = Document()
 REQUESTS: Final[dict[str, type[msgspec.Struct]]] = {
     struct.__name__: struct
     for struct in (
-        *(bodies.Client, bodies.RedeemRequest, bodies.BatchItem, bodies.BatchRequest),
-        *(code_bodies.CombinedItem, code_bodies.CombinedRequest, code_bodies.RollbackRequest),
-        *(code_bodies.HoldRequest, code_bodies.ConfirmRequest, code_bodies.ReleaseRequest),
-        *(code_bodies.CheckRequest, code_bodies.AdjustRequest, admin.VoidRequest, users.ErasureRequest),
+        *(checks.Client, bodies.RedeemRequest, bodies.BatchItem, bodies.BatchRequest),
+        *(bodies.CombinedItem, bodies.CombinedRequest, bodies.RollbackRequest),
+        *(bodies.HoldRequest, bodies.ConfirmRequest, bodies.ReleaseRequest),
+        *(bodies.CheckRequest, bodies.AdjustRequest, admin.VoidRequest, users.ErasureRequest),
         *(changes.NewWebhook, changes.WebhookChange),
         *(changes.SecretRotation, changes.Replay),
         *(campaigns.NewCampaign, campaigns.CampaignChange, batches.NewBatch, api_keys.NewApiKey),
@@ -54,7 +55,7 @@ LIMITS: Final = {
 
 def problems_of(response: dict[str, Any]) -> tuple[int, set[str]]:
     """The status and the codes of a response that is a problem."""
-    properties = DOCUMENT.closed(response["content"][bodies.PROBLEM_TYPE]["schema"])["properties"]
+    properties = DOCUMENT.closed(response["content"][PROBLEM_TYPE]["schema"])["properties"]
     return properties["status"]["const"], set(properties["code"]["enum"])
 
 
@@ -62,7 +63,7 @@ def test_every_problem_is_the_answer_of_some_call_with_its_status() -> None:
     described: set[tuple[str, int]] = set()
     for operation in DOCUMENT.operations.values():
         for status, response in DOCUMENT.responses(operation).items():
-            if bodies.PROBLEM_TYPE in response.get("content", {}):
+            if PROBLEM_TYPE in response.get("content", {}):
                 told, codes = problems_of(response)
                 assert told == status, operation.id
                 described |= {(code, status) for code in codes}
@@ -103,7 +104,7 @@ def test_every_request_is_one_that_the_engine_reads() -> None:
         media["schema"]["$ref"].rpartition("/")[2]
         for operation in DOCUMENT.operations.values()
         for kind, media in operation.request.items()
-        if kind == bodies.JSON_TYPE
+        if kind == JSON_TYPE
     }
     parts = {"Client", "BatchItem", "CombinedItem"}
     assert described | parts == REQUESTS.keys()

@@ -3,23 +3,26 @@ from __future__ import annotations
 import gzip
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from engine.api.problems import PROBLEMS
 from engine.control import batches
-from engine.errors import PROBLEMS, Fault, Refusal
+from engine.errors import Fault, Refusal
 from engine.http import admin
-from engine.http.changes import API_KEY, CONTROL_PLANE
+from engine.http.auth import API_KEY
+from engine.http.services import SERVICES, Services
 from engine.store import configuration
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from engine.control.change import ControlPlane
-    from engine.http.requests import Handler
+    from engine.http.routes import Handler
 
     Client = TestClient[web.Request, web.Application]
 
@@ -42,11 +45,11 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
 @pytest.fixture
 async def client(plane: ControlPlane) -> AsyncIterator[Client]:
     app = web.Application(middlewares=[problems], client_max_size=BODY_BYTES_MAX)
-    app[CONTROL_PLANE] = replace(
-        plane, settings=replace(plane.settings, page_limit_max=3, admin_body_bytes_max=BODY_BYTES_MAX)
-    )
-    for method, path, _, handler in admin.routes():
-        app.router.add_route(method, path, handler)
+    settings = replace(plane.settings, page_limit_max=3, admin_body_bytes_max=BODY_BYTES_MAX)
+    services = SimpleNamespace(plane=replace(plane, settings=settings))  # administration needs no more
+    app[SERVICES] = cast("Services", services)
+    for route in admin.routes():
+        app.router.add_route(route.method, route.path, route.handler)
     async with TestClient(TestServer(app)) as started:
         yield started
 
@@ -65,7 +68,7 @@ async def made(client: Client, path: str, body: object) -> Any:  # noqa: ANN401 
 
 
 def test_every_route_of_the_control_plane_needs_admin() -> None:
-    assert {scope for _, _, scope, _ in admin.routes()} == {"admin"}
+    assert {route.scope for route in admin.routes()} == {"admin"}
 
 
 async def test_a_campaign_lives_from_draft_to_its_end(client: Client) -> None:

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from engine.api.problems import PROBLEMS
 from engine.control import api_keys
-from engine.errors import PROBLEMS
 from engine.http import redemptions
 from engine.processes.reservations import reserve_port
 from engine.store import keys

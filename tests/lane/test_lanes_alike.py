@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from engine.control import api_keys
 from engine.http import redemptions
+from engine.http.services import services_of
 from engine.lane.connection import Connection
 from engine.lane.protocol import FastLane
 from engine.store import keys
@@ -34,6 +35,7 @@ from tests.support.waiting import wait_until_async
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from aiohttp import web
     from redis.asyncio import Redis
 
     from engine.control.change import ControlPlane
@@ -179,14 +181,14 @@ async def both_lanes(
     **changes: Any,  # noqa: ANN401 - settings, by name
 ) -> AsyncIterator[Both]:
     read = Read(monkeypatch)
-    redeem = redemptions.Handlers.redeem
+    redeem = redemptions.redeem
     counted = {"requests": 0}
 
-    async def counting(self: redemptions.Handlers, request: Any) -> Any:  # noqa: ANN401 - passed on
-        counted["requests"] += self._settings.fast_lane
-        return await redeem(self, request)
+    async def counting(request: web.Request) -> web.Response:
+        counted["requests"] += services_of(request).settings.fast_lane
+        return await redeem(request)
 
-    monkeypatch.setattr(redemptions.Handlers, "redeem", counting)
+    monkeypatch.setattr(redemptions, "redeem", counting)
     campaign, codes = await issue(plane, count, amount=500, currency="EUR")
     other_campaign, other_codes = await issue(plane, count, amount=500, currency="EUR")
     async with (

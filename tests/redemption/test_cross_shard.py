@@ -18,6 +18,7 @@ from tests.support.waiting import wait_until_async
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from engine.api.outcomes import Redeemed
     from tests.support.deployment import Merchant
 
 
@@ -141,7 +142,7 @@ async def test_what_was_decided_is_completed_though_its_worker_is_gone(
     await redis.set(keys.sweeper(), "nobody", px=60_000)  # no sweep sees half of what is changed below
     complete = cross_shard._complete
 
-    async def gone(*_: object) -> bytes:
+    async def gone(*_: object) -> list[Redeemed]:
         raise OutcomeUnknown("as if it had been killed")
 
     monkeypatch.setattr(cross_shard, "_complete", gone)
@@ -176,7 +177,7 @@ async def test_half_of_it_was_done_when_the_worker_went(
     _, codes = await issue(plane, 6, amount=5, currency="EUR")
     confirm, done = cross_shard._confirm, list[object]()
 
-    async def half(*arguments: Any) -> bytes:  # noqa: ANN401 - those of the function it stands before
+    async def half(*arguments: Any) -> Redeemed:  # noqa: ANN401 - those of the function it stands before
         if len(done) == 3:
             raise OutcomeUnknown("as if it had been killed")
         done.append(arguments)

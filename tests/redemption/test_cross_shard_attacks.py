@@ -134,7 +134,7 @@ async def test_a_retry_is_not_in_the_way_of_itself(
     _, codes = await issue(plane, 2)
     wanted: list[str | tuple[str, object]] = [*((card, 60) for card in cards), *codes]
     with monkeypatch.context() as killed:
-        killed.setattr(cross_shard._Begun, "step", _begin_only(cross_shard._Begun.step))
+        killed.setattr(cross_shard._Transaction, "step", _begin_only(cross_shard._Transaction.step))
         assert (await combined(merchant, wanted, key="k"))[1]["code"] == "outcome_unknown"
     assert len(await holds(redis)) == 5
     await let_ten_seconds_pass(redis)

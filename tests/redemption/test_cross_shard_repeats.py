@@ -17,6 +17,7 @@ from tests.support.deployment import engine_in_process, issue
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from engine.api.outcomes import Redeemed
     from tests.support.deployment import Merchant
 
 
@@ -71,7 +72,7 @@ async def test_what_was_decided_is_done_whatever_happens_in_between(
     campaign, codes = await issue(plane, 4)
     complete = cross_shard._complete
 
-    async def change_then_complete(*arguments: Any) -> bytes:  # noqa: ANN401 - those of the function it stands before
+    async def change_then_complete(*arguments: Any) -> list[Redeemed]:  # noqa: ANN401 - those of the function it stands before
         if what == "batch void":
             await merchant.call("POST", "/v1/codes/void", json={"batch": 0, "reason": "leaked"})
             await merchant.call("POST", "/v1/codes/check", json={"code": codes[0]})  # now the worker knows

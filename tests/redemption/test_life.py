@@ -26,19 +26,26 @@ from hypothesis.stateful import (
 )
 from redis.asyncio import Redis
 
-from engine.api.bodies import RedeemRequest
-from engine.api.code_bodies import CheckRequest, CombinedItem, CombinedRequest, HoldRequest, RollbackRequest
+from engine.api.answers import encode_outcome
+from engine.api.bodies import (
+    CheckRequest,
+    CombinedItem,
+    CombinedRequest,
+    HoldRequest,
+    RedeemRequest,
+    RollbackRequest,
+)
 from engine.control import api_keys, campaigns, voids
 from engine.control.campaigns import CampaignChange, NewCampaign
 from engine.control.change import ControlPlane
 from engine.control.publishing import publish
 from engine.database import open_database
-from engine.redemption import hold as holds
+from engine.redemption import hold_calls
 from engine.redemption.check import Check
-from engine.redemption.combined import Combined
+from engine.redemption.combined import redeem_together
 from engine.redemption.correct import Adjustment, Rollback, Unvoiding, Voiding
 from engine.redemption.hold import Hold as HoldAttempt
-from engine.redemption.hold_expiry import sweep
+from engine.redemption.hold_expiry import expire_holds
 from engine.redemption.redeem import Redemption as RedeemAttempt
 from engine.store import keys
 from engine.store.events import EventId, parse_id
@@ -52,9 +59,12 @@ from tests.support.servers import ValkeyProcess, temporary_directory
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
+    from engine.api.answers import Answer
+    from engine.api.outcomes import Outcome
     from engine.redemption.attempt import Attempt
-    from engine.redemption.core import Answer, Core
+    from engine.redemption.core import Core
     from engine.settings import Settings
+    from engine.store.dispatcher import Dispatcher
 
 USERS: Final = ("ann", "bob")
 ORDERS: Final = ("", "o1", "o2")
@@ -148,8 +158,8 @@ class Machine(RuleBasedStateMachine):
     def call(self, make: Callable[[Core, str | None], Any], key: str | None) -> Answer:
         """Do it on one of the workers."""
         worker = self.world.workers[next(self.turns) % 2]
-        answer: Answer = self.world.run(make(worker, key))
-        return answer
+        outcome: Outcome = self.world.run(make(worker, key))
+        return encode_outcome(outcome, self.world.settings.retry_after_s)
 
     def ask(self, make: Callable[[Core, str | None], Any], expected: str, *, keyed: bool) -> dict[str, Any]:
         """The body of the answer, which must be as expected: ``""``, or the code of a refusal."""
@@ -162,11 +172,11 @@ class Machine(RuleBasedStateMachine):
         return body
 
     def attempt(
-        self, make: Callable[[Core, str | None, Any], Attempt | Combined], text: str | None = None
+        self, make: Callable[[Dispatcher, str | None, Any], Attempt], text: str | None = None
     ) -> Callable[[Core, str | None], Any]:
         def ask(core: Core, key: str | None) -> Any:  # noqa: ANN401 - a coroutine
-            api_key = core.registry.api_keys[self.world.digest]
-            return core.answer(make(core, key, api_key), text)
+            attempt = make(core.dispatcher, key, core.registry.api_keys[self.world.digest])
+            return core.answer_bound(attempt) if text is None else core.answer(attempt, text)
 
         return ask
 
@@ -199,7 +209,7 @@ class Machine(RuleBasedStateMachine):
         expected, taken = self.model.redeem(chosen, user, amount, order)
         request = RedeemRequest(code=chosen.text, user=user, amount=amount, order=order or None)
         made = self.attempt(
-            lambda core, key, api_key: RedeemAttempt(core, request, key, api_key), chosen.text
+            lambda dispatcher, key, api_key: RedeemAttempt(dispatcher, request, key, api_key), chosen.text
         )
         self.redeemed(chosen, user, taken, self.ask(made, expected, keyed=keyed))
 
@@ -220,9 +230,12 @@ class Machine(RuleBasedStateMachine):
         refusals = [refusal for refusal, _ in outcomes if refusal]
         items = [CombinedItem(code.text, amount) for code in codes]
         request = CombinedRequest(items, user, order)
-        made = self.attempt(lambda core, key, api_key: Combined(core, request, key, api_key))
         body = self.ask(
-            made, refusals[0] if refusals else "", keyed=keyed and "held_by_another_order" not in refusals
+            lambda core, key: redeem_together(
+                core, request, key=key, api_key=core.registry.api_keys[self.world.digest]
+            ),
+            refusals[0] if refusals else "",
+            keyed=keyed and "held_by_another_order" not in refusals,
         )
         if refusals:
             assert [refusal["code"] for refusal in body["refusals"]] == refusals
@@ -244,7 +257,9 @@ class Machine(RuleBasedStateMachine):
         chosen = self.pick(code)
         expected, taken, held = self.model.hold(chosen, user, amount, order)
         request = HoldRequest(code=chosen.text, user=user, order=order, amount=amount)
-        made = self.attempt(lambda core, key, api_key: HoldAttempt(core, request, key, api_key), chosen.text)
+        made = self.attempt(
+            lambda dispatcher, key, api_key: HoldAttempt(dispatcher, request, key, api_key), chosen.text
+        )
         body = self.ask(made, expected, keyed=keyed)
         if held is not None:
             assert body["amount"] == taken
@@ -256,7 +271,7 @@ class Machine(RuleBasedStateMachine):
     def confirm(self, hold: int, amount: int | None, *, keyed: bool) -> None:
         held = self.any_hold(hold)
         expected, taken = self.model.confirm(held, amount)
-        body = self.ask(self.end(holds.confirm, held, amount=amount), expected, keyed=keyed)
+        body = self.ask(self.end(hold_calls.confirm, held, amount=amount), expected, keyed=keyed)
         self.redeemed(held.code, held.user, taken, body)
 
     @precondition(lambda self: self.model.holds or self.model.traces)
@@ -264,7 +279,7 @@ class Machine(RuleBasedStateMachine):
     def release(self, hold: int, *, keyed: bool) -> None:
         held = self.any_hold(hold)
         expected, _ = self.model.release(held)
-        self.ask(self.end(holds.release, held), expected, keyed=keyed)
+        self.ask(self.end(hold_calls.release, held), expected, keyed=keyed)
 
     def any_hold(self, number: int) -> life.Hold:
         """One that is there, or the trace of one."""
@@ -303,7 +318,9 @@ class Machine(RuleBasedStateMachine):
         for worker in self.world.workers:  # as the handler does where it does not know the batch
             self.world.run(worker.registry.refresh())
         made = self.attempt(
-            lambda core, key, api_key: Rollback(core, event_id, record, request, key=key, api_key=api_key)
+            lambda dispatcher, key, api_key: Rollback(
+                dispatcher, event_id, record, request, key=key, api_key=api_key
+            )
         )
         body = self.ask(made, expected, keyed=keyed)
         if returned is not None:
@@ -315,7 +332,8 @@ class Machine(RuleBasedStateMachine):
         expected, _ = self.model.set_void(chosen, void=void)
         kind = Voiding if void else Unvoiding
         made = self.attempt(
-            lambda core, key, api_key: kind(core, "a reason", key=key, api_key=api_key), chosen.text
+            lambda dispatcher, key, api_key: kind(dispatcher, "a reason", key=key, api_key=api_key),
+            chosen.text,
         )
         self.ask(made, expected, keyed=keyed)
 
@@ -324,7 +342,9 @@ class Machine(RuleBasedStateMachine):
         chosen = self.pick(code)
         expected, _ = self.model.adjust(chosen, amount)
         made = self.attempt(
-            lambda core, key, api_key: Adjustment(core, amount, "a reason", key=key, api_key=api_key),
+            lambda dispatcher, key, api_key: Adjustment(
+                dispatcher, amount, "a reason", key=key, api_key=api_key
+            ),
             chosen.text,
         )
         body = self.ask(made, expected, keyed=keyed)
@@ -335,7 +355,7 @@ class Machine(RuleBasedStateMachine):
         chosen = self.pick(code)
         expected, _ = self.model.check(chosen, user)
         request = CheckRequest(code=chosen.text, user=user)
-        made = self.attempt(lambda core, _, api_key: Check(core, request, api_key), chosen.text)
+        made = self.attempt(lambda dispatcher, _, api_key: Check(dispatcher, request, api_key), chosen.text)
         body = orjson.loads(self.call(made, None).body)
         assert (body["redeemable"], body["refusal"] or "") == (not expected, expected)
 
@@ -356,7 +376,8 @@ class Machine(RuleBasedStateMachine):
         """Another call with the same key."""
         request = RedeemRequest(code=self.pick(code).text, user="somebody else", order="another")
         made = self.attempt(
-            lambda core, key, api_key: RedeemAttempt(core, request, key, api_key), self.pick(code).text
+            lambda dispatcher, key, api_key: RedeemAttempt(dispatcher, request, key, api_key),
+            self.pick(code).text,
         )
         answer = self.call(made, self.kept[which % len(self.kept)][0])
         assert (answer.status, orjson.loads(answer.body)["code"]) == (422, "idempotency_key_reused")
@@ -404,7 +425,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def sweep(self) -> None:
         for shard in range(self.world.settings.shards):
-            self.world.run(sweep(self.world.workers[0], shard))
+            self.world.run(expire_holds(self.world.workers[0], shard))
             self.model.sweep(shard)
 
     @precondition(lambda self: self.model.holds and len(self.model.redemptions) > 1)

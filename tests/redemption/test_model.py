@@ -22,7 +22,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from msgspec import UNSET
 from redis.asyncio import Redis
 
+from engine.api.answers import encode_outcome
 from engine.api.bodies import RedeemRequest
+from engine.api.problems import PROBLEMS
 from engine.codes import mint_keys
 from engine.codes.codec import Codec
 from engine.codes.formats import DEFAULT_FORMAT, mask
@@ -30,7 +32,6 @@ from engine.control import api_keys, campaigns
 from engine.control.campaigns import LIMITS, TRANSITIONS, CampaignChange, NewCampaign
 from engine.control.change import ControlPlane
 from engine.database import Database, open_database
-from engine.errors import PROBLEMS
 from engine.redemption.redeem import Redemption
 from engine.store import events, keys
 from engine.store.idempotency import bucketed
@@ -40,6 +41,7 @@ from tests.support.waiting import wait_until_async
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
+    from engine.api.outcomes import Outcome
     from engine.redemption.core import Core
     from engine.settings import Settings
     from engine.store.configuration import ApiKey
@@ -223,13 +225,12 @@ class Engine:
             answer: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
             answers.append(answer)
 
-            def on_done(
-                status: int, body: bytes, _: int, to: asyncio.Future[tuple[int, bytes]] = answer
-            ) -> None:
+            def on_done(outcome: Outcome, to: asyncio.Future[tuple[int, bytes]] = answer) -> None:
+                status, body, _ = encode_outcome(outcome, 1)
                 to.set_result((status, body))  # raises if it is called twice
 
             request = RedeemRequest(code=sent.text, user=sent.user, amount=sent.amount, order=sent.order)
-            attempt = Redemption(worker, request, sent.key, self.api_key(worker))
+            attempt = Redemption(worker.dispatcher, request, sent.key, self.api_key(worker))
             attempt.on_done = on_done
             worker.submit(attempt, request.code)
             if self.settings.shards > 1:  # one with a key goes to its key's shard first: others overtake it

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from engine.api.answers import encode_outcome
 from engine.api.bodies import RedeemRequest
 from engine.control import api_keys
 from engine.observability.metrics import Telemetry
-from engine.redemption.core import Core
+from engine.redemption.operations import make_core
 from engine.redemption.redeem import Redemption
 from engine.store import keys
 from engine.store.configuration import Registry
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from engine.control.change import ControlPlane
+    from engine.redemption.core import Core
     from engine.store.configuration import ApiKey
 
 BATCH_MAX = 16
@@ -50,8 +52,8 @@ class Worker:
     def redeem(self, code: str) -> asyncio.Future[int]:
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         request = RedeemRequest(code=code, user="ann", amount=None, order=None)
-        attempt = Redemption(self.core, request, None, self._api_key)
-        attempt.on_done = lambda status, _body, _retry: answer.set_result(status)
+        attempt = Redemption(self.core.dispatcher, request, None, self._api_key)
+        attempt.on_done = lambda outcome: answer.set_result(encode_outcome(outcome, 1).status)
         self.core.submit(attempt, code)
         return answer
 
@@ -65,9 +67,9 @@ async def worker(plane: ControlPlane) -> AsyncIterator[Worker]:
         registry, sizes = Registry(plane.redis), Sizes()
         key = (await api_keys.create(plane, "shop", ["redeem"])).value.key
         await registry.refresh()
-        core = Core(settings, registry, plane.redis, sizes)
-        core.open()
-        await wait_until_async(lambda: core.ready)
+        core = make_core(settings, registry, plane.redis, sizes)
+        core.dispatcher.open()
+        await wait_until_async(lambda: core.dispatcher.ready)
         yield Worker(core, sizes, proxy, registry.api_keys[api_keys.digest(key).hex()])
         await core.close()
 

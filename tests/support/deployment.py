@@ -23,7 +23,7 @@ from engine.control.batches import NewBatch
 from engine.control.campaigns import NewCampaign
 from engine.observability.metrics import Telemetry
 from engine.processes.process import _leash
-from engine.redemption.core import Core
+from engine.redemption.operations import make_core
 from engine.settings import without_settings
 from engine.store.configuration import Registry
 from engine.worker import serving
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from engine.control.change import ControlPlane
+    from engine.redemption.core import Core
     from engine.settings import Settings
 
 ANSWER_TIMEOUT_S: Final = 90.0
@@ -83,9 +84,9 @@ async def connected_core(settings: Settings, redis: Redis) -> Core:
     """A worker without its HTTP, once it is connected to every shard."""
     registry = Registry(redis)
     await registry.refresh()
-    core = Core(settings, registry, redis, Telemetry())
-    core.open()
-    await wait_until_async(lambda: core.ready)
+    core = make_core(settings, registry, redis, Telemetry())
+    core.dispatcher.open()
+    await wait_until_async(lambda: core.dispatcher.ready)
     return core
 
 

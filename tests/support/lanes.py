@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
+from engine.api.answers import encode_outcome
+from engine.api.outcomes import Redeemed
 from engine.lane import protocol
 from engine.lane.connection import Connections
 from engine.lane.lanes import Lanes
@@ -40,6 +42,11 @@ def post(body: bytes, *headers: str) -> bytes:
         *headers,
     )
     return "\r\n".join((*lines, "", "")).encode() + body
+
+
+def echo(body: str, key: str | None = None) -> Redeemed:
+    """An outcome that tells which request it answers, and under which key that came."""
+    return Redeemed(id=body, campaign=key or "", code="", user="", amount=None, currency=None, redeemed_at="")
 
 
 @dataclass
@@ -72,7 +79,7 @@ class Front:
         """Answer the first that waits, with its body, and what key it came with."""
         on_done = self.waiting.pop(0)
         body = self.asked[len(self.asked) - len(self.waiting) - 1]
-        on_done(200, json.dumps([body.decode(), key]).encode(), 0)
+        on_done(echo(body.decode(), key))
 
     async def other(self, request: web.BaseRequest) -> web.Response:
         """What aiohttp answers: the same, so that only ``others`` tells who it was."""
@@ -80,7 +87,7 @@ class Front:
         if request.path == SLOW:
             await self.may_answer.wait()
         self.others.append((request.path, body))
-        return web.Response(body=json.dumps([body.decode() or "other", None]).encode())
+        return web.Response(body=encode_outcome(echo(body.decode() or "other"), 0).body)
 
     async def send(self, writer: asyncio.StreamWriter, first: bytes, *behind: bytes) -> None:
         """Send requests in pieces; those behind the first once that is in flight."""
@@ -113,7 +120,7 @@ async def front_end(
     finally:
         listener.close()
         await asyncio.gather(lanes.close(stop_s), server.shutdown(1))
-        await wait_until_async(lambda: lanes.connections.open == 0)
+        await wait_until_async(lambda: lanes._shared.connections.open == 0)
 
 
 async def turns(number: int = 5) -> None:
@@ -131,7 +138,7 @@ async def bodies(reader: asyncio.StreamReader, number: int) -> list[str]:
 def said(answer: Answer | None) -> str:
     assert answer is not None
     assert answer.status == 200
-    return str(json.loads(answer.body)[0])
+    return str(json.loads(answer.body)["id"])
 
 
 def shrink_buffers(monkeypatch: pytest.MonkeyPatch) -> None:

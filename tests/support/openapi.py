@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from jsonschema_rs import Draft202012Validator
 
-from engine.api.bodies import JSON_TYPE, PROBLEM_TYPE
+from engine.api.problems import PROBLEM_TYPE
+from engine.encoding import JSON_TYPE
 from engine.store.configuration import SCOPES
 from persister.main import run as run_persister
 from tests.support.deployment import engine_in_process

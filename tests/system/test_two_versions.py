@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.control import api_keys
-from engine.redemption.core import SCRIPTS
+from engine.redemption.operations import OPERATIONS
 from tests.support.deployment import Merchant, Process, client_session, issue
 from tests.support.waiting import wait_until_async
 
@@ -30,7 +30,7 @@ async def scripts(redis: Redis) -> int:
 
 async def all_known(redis: Redis) -> bool:
     """Whether a worker has loaded its scripts; it may be ready before."""
-    return all(await redis.script_exists(*(script.sha for script in SCRIPTS)))
+    return all(await redis.script_exists(*(operation.script.sha for operation in OPERATIONS)))
 
 
 async def test_scripts_of_an_older_version_run_beside_those_of_this_one(

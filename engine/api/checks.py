@@ -1,0 +1,96 @@
+"""Checks of fields that several requests share.
+
+A refusal names the field, never its value: it may be a code.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import msgspec
+import orjson
+
+from engine.encoding import canonical
+from engine.errors import Refusal
+
+if TYPE_CHECKING:
+    from engine.settings import Settings
+
+AMOUNT_MAX: Final = 2**53 - 1  # minor units; what JSON numbers and Lua hold exactly
+CLIENT_FIELD_LENGTH_MAX: Final = 256
+
+
+class Client(msgspec.Struct, forbid_unknown_fields=True):
+    """Who the merchant's customer is, as far as the merchant tells."""
+
+    ip: str | None = None
+    device: str | None = None
+
+
+class Customer(Protocol):
+    """A request that names a user, and may name an order, a client and metadata."""
+
+    user: str
+    client: Client | None
+    metadata: dict[str, Any] | None
+
+
+def check_customer(request: Customer, settings: Settings) -> None:
+    """Refuse a user, an order, a client or metadata that cannot be stored.
+
+    Raises:
+        Refusal: ``malformed_request``.
+    """
+    check_text("user", request.user, settings.user_length_max)
+    order = getattr(request, "order", None)
+    if order is not None:
+        check_text("order", order, settings.order_length_max)
+    if request.client is not None:
+        for name in ("ip", "device"):
+            value = getattr(request.client, name)
+            if value is not None:
+                check_text(f"client.{name}", value, CLIENT_FIELD_LENGTH_MAX)
+    if request.metadata is not None:
+        _check_metadata(request.metadata, settings.metadata_bytes_max)
+
+
+def check_amount(amount: int | str | None) -> None:
+    """Refuse an amount that no code can have.
+
+    Raises:
+        Refusal: ``invalid_amount``.
+    """
+    if isinstance(amount, int) and not 0 <= amount <= AMOUNT_MAX:
+        raise Refusal("invalid_amount", f"amount must be between 0 and {AMOUNT_MAX} minor units")
+
+
+def _check_metadata(metadata: dict[str, Any], bytes_max: int) -> None:
+    try:
+        size = len(canonical([metadata])) - 2  # as deep as a fingerprint has it
+    except orjson.JSONEncodeError:  # nested too deep, or an integer past 64 bits
+        raise Refusal("malformed_request", "metadata cannot be kept as it is") from None
+    if size > bytes_max:
+        raise Refusal("malformed_request", f"metadata is larger than {bytes_max} bytes")
+
+
+def check_text(name: str, value: str, length_max: int) -> None:
+    """Refuse text that is empty, too long, or has characters that do not print.
+
+    Raises:
+        Refusal: ``malformed_request``, naming the field.
+    """
+    if not 0 < len(value) <= length_max:
+        raise Refusal("malformed_request", f"{name} must have 1 to {length_max} characters")
+    if not value.isprintable():
+        raise Refusal("malformed_request", f"{name} has characters that do not print")
+
+
+def check_idempotency_key(value: str, settings: Settings) -> None:
+    """Refuse an Idempotency-Key that is empty, too long, or not of visible ASCII characters.
+
+    Raises:
+        Refusal: ``malformed_request``.
+    """
+    if not value.isascii():
+        raise Refusal("malformed_request", "Idempotency-Key must be ASCII")
+    check_text("Idempotency-Key", value, settings.idempotency_key_length_max)

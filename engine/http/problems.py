@@ -1,0 +1,56 @@
+"""The middleware that turns every refusal and fault into a problem document, and nothing else does."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import HttpVersion10, web
+
+from engine.api.headers import CHALLENGE
+from engine.api.problems import PROBLEM_TYPE, RETRYABLE_STATUS, problem
+from engine.errors import ContractViolation, Fault, Refusal
+
+if TYPE_CHECKING:
+    from engine.http.routes import Handler
+    from engine.settings import Settings
+
+_log = logging.getLogger(__name__)
+# What aiohttp itself refuses, in the words of the API.
+_CODE_OF_STATUS: Final = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+
+
+def answering_problems(settings: Settings) -> Any:  # noqa: ANN401 - aiohttp has a private type for it
+    """A middleware for the application."""
+
+    def respond(code: str, detail: str = "", **headers: str) -> web.Response:
+        status, body = problem(code, detail)
+        if status == RETRYABLE_STATUS:
+            headers["Retry-After"] = str(settings.retry_after_s)
+        if status == web.HTTPUnauthorized.status_code:
+            headers |= CHALLENGE
+        return web.Response(status=status, body=body, content_type=PROBLEM_TYPE, headers=headers)
+
+    @web.middleware
+    async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            _check_version(request)
+            return await handler(request)
+        except Refusal as refusal:
+            return respond(refusal.code, refusal.detail)
+        except Fault as fault:
+            if fault.code == ContractViolation.code:
+                _log.exception("a fault of our own")
+            return respond(fault.code)
+        except web.HTTPMethodNotAllowed as error:
+            return respond("method_not_allowed", Allow=error.headers["Allow"])
+        except web.HTTPException as error:
+            return respond(_CODE_OF_STATUS.get(error.status, "malformed_request"))
+
+    return answer_problems
+
+
+def _check_version(request: web.Request) -> None:
+    """A request line without a version would be HTTP/0.9, which aiohttp lets through."""
+    if request.version < HttpVersion10:
+        raise Refusal("malformed_request", "This is not a valid HTTP request.")

@@ -1,0 +1,114 @@
+"""What an attempt writes into the call of its script: the fields that every script takes, in their order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from engine.store import keys
+from engine.store.call import SIGNATURE
+from engine.store.configuration import NO_CAMPAIGN
+from engine.store.idempotency import bucketed
+from lua import loader
+
+if TYPE_CHECKING:
+    from engine.store.call import Call
+    from engine.store.configuration import Campaign, Registry
+    from engine.store.keys import Place
+    from lua.loader import Script
+
+_FIELDS: Final = (
+    *("campaign_at", "state_at", "used_at", "users_at", "receipts_at", "receipts_before_at"),
+    *("offset", "used_field", "user_digest_at", "receipt_digest_at", "fingerprint_at"),
+    *("batch", "serial", "last4", "user", "amount", "order", "key", "actor"),
+)
+
+
+def load_script(name: str, *more: str) -> Script:
+    """A script that takes attempts; ``more`` are its own fields, behind those of every attempt.
+
+    Raises:
+        ScriptError: the script binds other keys, arguments or fields.
+    """
+    return loader.load(
+        name,
+        keys=("events_key", "version_key", "holds_key", "expiry_key", "held_key"),
+        arguments=SIGNATURE,
+        attempt=(*_FIELDS, *more),
+    )
+
+
+class CallFields:
+    """An attempt as its script sees it.
+
+    Attributes:
+        campaign: ``NO_CAMPAIGN`` where it is about no code.
+        receipt_name, fingerprint: of its idempotency record; both empty where it has no key.
+        claimed: its idempotency key is reserved where it belongs.
+    """
+
+    __slots__ = ()
+
+    script: ClassVar[Script]
+    # Whether a batch or range that was made void voids it; else only the code's own state counts.
+    heeds_voids: ClassVar[bool] = True
+
+    registry: Registry
+    campaign: Campaign
+    batch: int
+    serial: int
+    last4: str
+    place: Place
+    user: str
+    amount: int | str
+    order: str
+    key: str | None
+    actor: str
+    receipt_name: str
+    fingerprint: bytes
+    claimed: bool
+
+    def write_to(self, call: Call) -> None:
+        """Append the fields that every script takes, in their order."""
+        shard = self.place.shard
+        campaign_at = state_at = used_at = users_at = receipts_at = receipts_before_at = 0
+        used_field = user_digest_at = receipt_digest_at = fingerprint_at = 0
+        if self.campaign is not NO_CAMPAIGN:
+            registry = self.registry
+            campaign = registry.campaigns[self.campaign.id]
+            campaign_at = call.key(keys.campaign(shard, campaign.id))
+            if not (self.heeds_voids and registry.is_void(self.batch, self.serial)):
+                state_at = call.key(keys.state(shard, self.batch, self.place.segment))
+            if campaign.kind == "multi":
+                used_at, used_field = call.key(keys.uses(shard, self.batch)), self.serial
+            elif campaign.kind == "balance":
+                segment, used_field = keys.spent_place(self.place)
+                used_at = call.key(keys.spent(shard, self.batch, segment))
+            if campaign.per_user_limited and self.user:
+                bucket, digest = bucketed(self.user, keys.USER_BUCKETS)
+                users_at, user_digest_at = call.key(keys.users(shard, campaign.id, bucket)), call.raw(digest)
+        if self.receipt_name:
+            bucket, digest = bucketed(self.receipt_name, keys.RECEIPT_BUCKETS)
+            receipts_at = call.key(keys.receipts(shard, call.epoch, bucket))
+            receipts_before_at = call.key(keys.receipts(shard, call.epoch - 1, bucket))
+            receipt_digest_at, fingerprint_at = call.raw(digest), call.raw(self.fingerprint)
+        call.fields += (
+            campaign_at,
+            state_at,
+            used_at,
+            users_at,
+            receipts_at,
+            receipts_before_at,
+            self.place.offset,
+            used_field,
+            user_digest_at,
+            receipt_digest_at,
+            fingerprint_at,
+            self.batch,
+            self.serial,
+            self.last4,
+            self.user,
+            str(self.amount),
+            self.order,
+            self.key or "",
+            self.actor,
+        )

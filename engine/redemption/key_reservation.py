@@ -1,0 +1,46 @@
+"""Reserves the idempotency key of an attempt on the shard where the key belongs, then sends the attempt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.errors import Fault, OutcomeUnknown, StoreUnavailable
+from engine.redemption.attempt import Attempt
+from engine.redemption.call_fields import load_script
+
+if TYPE_CHECKING:
+    from engine.store.dispatcher import Dispatcher, Sendable
+
+
+class KeyReservation(Attempt):
+    """An attempt on a key, not on a code."""
+
+    __slots__ = ("_attempt",)
+    script = load_script("claim")
+    success = "claimed"
+
+    def __init__(self, dispatcher: Dispatcher, attempt: Sendable, shard: int) -> None:
+        super().__init__(dispatcher, api_key=attempt.api_key, actor=attempt.actor, key=attempt.key)
+        self._attempt = attempt
+        self.receipt_name, self.fingerprint = attempt.receipt_name, attempt.fingerprint
+        self.deadline = attempt.deadline
+        self.bind_shard(shard)
+
+    def answered(self, answer: bytes) -> None:
+        """Send the attempt, or refuse it."""
+        if answer != self.success.encode():
+            self._attempt.refused(answer.decode())
+            return
+        self._attempt.claimed = True
+        try:
+            self.dispatcher.send(self._attempt)
+        except Fault as fault:
+            self._attempt.failed(fault)
+
+    def failed(self, fault: Fault) -> None:
+        """Fail the attempt: nothing was done to the code, whatever became of the reservation."""
+        self._attempt.failed(StoreUnavailable(str(fault)) if isinstance(fault, OutcomeUnknown) else fault)
+
+    def refused(self, outcome: str, *, replayed: bool = False) -> None:
+        """Refuse the attempt."""
+        self._attempt.refused(outcome, replayed=replayed)

@@ -1,0 +1,193 @@
+"""Sends attempts to their shards: owns one Redis link per shard and one batcher per script and shard.
+
+It knows no operation: which scripts there are, what reserves an idempotency key, and what ends expired
+holds, it is told (``engine.redemption.operations``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections import defaultdict
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from engine.errors import Fault, Overloaded
+from engine.store.batcher import Batcher, Queued
+from engine.store.idempotency import home_of
+from engine.store.link import Link
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from engine.observability.metrics import Telemetry
+    from engine.settings import Settings
+    from engine.store.configuration import ApiKey, Registry
+    from engine.store.keys import Place
+    from lua.loader import Script
+
+
+class Operation(NamedTuple):
+    """What the dispatcher must know of an operation.
+
+    Attributes:
+        starts_new: it takes something that was free, so it is refused while Redis is short of memory.
+        batch_max: attempts in one call of its script; None for the setting.
+    """
+
+    script: Script
+    starts_new: bool = False
+    batch_max: int | None = None
+
+
+class Sendable(Queued, Protocol):
+    """An attempt that knows its shard.
+
+    Attributes:
+        receipt_name, fingerprint: of its idempotency record; empty where it has no key.
+        claimed: its idempotency key is reserved where the key belongs, or needs no reservation.
+    """
+
+    @property
+    def script(self) -> Script:
+        """The script that decides it."""
+
+    place: Place
+    api_key: ApiKey | None
+    actor: str
+    key: str | None
+    receipt_name: str
+    fingerprint: bytes
+    claimed: bool
+
+    def refused(self, outcome: str, *, replayed: bool = False) -> None:
+        """Answer with a refusal."""
+
+
+class Dispatcher:
+    """What every attempt of a worker shares: the way to the shards, the configuration, the counters.
+
+    Attributes:
+        reserve_key: makes the attempt that reserves another's idempotency key on a shard, then sends that.
+        expire_holds: ends the holds of a shard whose time is over.
+    """
+
+    reserve_key: Callable[[Sendable, int], Sendable]
+    expire_holds: Callable[[int], Awaitable[None]]
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        telemetry: Telemetry,
+        operations: Sequence[Operation],
+        verify: Callable[[int], Awaitable[None]] | None = None,
+    ) -> None:
+        """``verify`` is awaited with a shard's number before a new connection to it is used."""
+        self.settings = settings
+        self.registry = registry
+        self.telemetry = telemetry
+        self._verify = verify
+        self._loop = asyncio.get_running_loop()
+        self._starts_new = frozenset(
+            operation.script.name for operation in operations if operation.starts_new
+        )
+        self._links: list[Link] = []
+        self._batchers: list[dict[str, Batcher]] = []
+        for shard in range(registry.shards):
+            self._add_shard(shard, operations)
+        self._waiting: defaultdict[int, list[Sendable]] = defaultdict(list)  # for expired holds, by shard
+        self._expiring: dict[int, asyncio.Task[None]] = {}
+
+    def _add_shard(self, shard: int, operations: Sequence[Operation]) -> None:
+        batchers: dict[str, Batcher] = {}
+
+        def dispatch_all() -> None:
+            for batcher in batchers.values():
+                batcher.dispatch()
+
+        link = Link(
+            self.settings.redis_url,
+            tuple(operation.script for operation in operations),
+            on_ready=dispatch_all,
+            verify=functools.partial(self._verify, shard) if self._verify else None,
+        )
+        for operation in operations:
+            batchers[operation.script.name] = Batcher(
+                shard,
+                operation.script,
+                link,
+                batch_max=operation.batch_max or self.settings.batch_max,
+                settings=self.settings,
+                registry=self.registry,
+                telemetry=self.telemetry,
+            )
+        self._links.append(link)
+        self._batchers.append(batchers)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every shard can be called."""
+        return all(link.ready for link in self._links)
+
+    def open(self) -> None:
+        """Connect to every shard."""
+        for link in self._links:
+            link.open()
+
+    def reconnect(self) -> None:
+        """Give up every connection; each is verified anew before it is used again."""
+        for link in self._links:
+            link.abort()
+
+    async def close(self) -> None:
+        """Answer what is under way, then disconnect."""
+        await asyncio.gather(*self._expiring.values(), return_exceptions=True)
+        batchers = [batcher for of_shard in self._batchers for batcher in of_shard.values()]
+        await asyncio.gather(*(batcher.drain() for batcher in batchers))
+        await asyncio.gather(*(link.close() for link in self._links))
+        await asyncio.gather(*(batcher.close() for batcher in batchers))
+
+    def deadline(self) -> float:
+        """When an attempt that comes now must have its answer, by the event loop's clock."""
+        return self._loop.time() + self.settings.attempt_deadline_ms / 1000
+
+    def send(self, attempt: Sendable) -> None:
+        """Hand an attempt to the batcher of its script on its shard.
+
+        An idempotency key belongs to one shard, whatever code it is used with. Where that is not the code's
+        shard, the key is reserved there first: so a key that is used again with another code is noticed.
+
+        Raises:
+            Overloaded, StoreUnavailable: it cannot be taken.
+        """
+        if self.registry.memory_short and attempt.script.name in self._starts_new:
+            raise Overloaded("Redis is short of memory")
+        shards = self.registry.shards
+        if shards > 1 and attempt.receipt_name and not attempt.claimed:
+            home = home_of(attempt.receipt_name, shards)
+            if home != attempt.place.shard:
+                attempt = self.reserve_key(attempt, home)
+        self._batchers[attempt.place.shard][attempt.script.name].add(attempt)
+
+    def retry_after_expiry(self, attempt: Sendable) -> None:
+        """Send an attempt again once the expired holds of its shard have ended."""
+        shard = attempt.place.shard
+        self._waiting[shard].append(attempt)
+        if shard not in self._expiring:
+            self._expiring[shard] = asyncio.create_task(self._expire(shard))
+
+    async def _expire(self, shard: int) -> None:
+        failure = None
+        try:
+            await self.expire_holds(shard)
+        except Fault as fault:
+            failure = fault
+        finally:
+            del self._expiring[shard]
+        for attempt in self._waiting.pop(shard):
+            try:
+                if failure is not None:
+                    raise failure
+                self.send(attempt)
+            except Fault as fault:
+                attempt.failed(fault)
