@@ -6,7 +6,7 @@ PYTEST := $(BIN)/python -m pytest
 SOURCES := engine lua persister loadtest tests examples
 TOUCH_REDIS := $(addprefix tests/,lua store redemption lookup control ledger imports http lane health persister)
 
-.PHONY: run test test-long chaos test-redis bench bench-peers check lint types luacheck imports lock clean
+.PHONY: run test test-long test-calendar chaos test-redis bench bench-peers check lint types luacheck imports lock clean
 
 run: $(VENV)/.installed  ## start everything, with a demo campaign the first time
 	$(BIN)/redeem up
@@ -16,6 +16,9 @@ test: check  ## the whole suite, on servers of its own
 
 test-long: $(VENV)/.installed  ## the slow forms
 	$(PYTEST) -m long
+
+test-calendar: $(VENV)/.installed  ## what depends on dates, with the clock at the ends of months and of years; slow
+	$(BIN)/python -m tests.support.other_clocks -n 4 tests/lua tests/persister tests/cli/test_ledger.py tests/cli/test_doctor.py
 
 chaos: $(VENV)/.installed  ## everything is killed, stopped and cut off 200 times, under load
 	$(PYTEST) -m long -s tests/system/test_chaos.py

@@ -7,7 +7,9 @@ gets a new database, cloned from a migrated template; ``redis`` is empty at its 
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,13 +21,15 @@ from engine.control.change import ControlPlane
 from engine.database import Database
 from engine.settings import Settings
 from engine.store import keys
+from persister.ingest.partitions import end_ms, month_of
 from persister.migrations import initialise, migrate
 from tests.support.hanging import pytest_timeout_set_timer  # noqa: F401 - pytest finds hooks by their names
 from tests.support.keyspace import complaints
 from tests.support.servers import RUN_TIMEOUT_S, Servers, run_aside
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from datetime import datetime
 
 IN_PROCESSES_OF_THEIR_OWN: Final = tuple(
     Path(__file__).parent / room
@@ -39,6 +43,7 @@ REPEATING: Final = frozenset(
 )
 MINT_KEYS: Final = "k1:" + "5a" * 32
 DATABASE_CONNECTIONS_MAX: Final = 8
+MONTH_LEFT_S_MIN: Final = 30
 
 _numbers = itertools.count(1)
 
@@ -61,20 +66,28 @@ def servers() -> Iterator[Servers]:
 
 
 @pytest.fixture(scope="session")
-def template_database(servers: Servers) -> str:
-    """A database with the schema and nothing in it; nobody may stay connected to it."""
-    name = f"{servers.database_prefix}template"
+def template_database(servers: Servers) -> Callable[[], str]:
+    """Makes a database with the schema and nothing in it, once a month; nobody may stay connected to it.
 
-    async def make() -> None:
-        await _execute(servers.admin_database_url, f'CREATE DATABASE "{name}"')
-        connection = await asyncpg.connect(servers.database_url(name))
-        try:
-            await migrate(connection)
-        finally:
-            await connection.close()
+    The ledger's first table is that of the month in which the schema was made.
+    """
 
-    run_aside(make())
-    return name
+    @functools.cache
+    def of(month: datetime) -> str:
+        name = f"{servers.database_prefix}template_{month:%Y_%m}"
+
+        async def make() -> None:
+            await _execute(servers.admin_database_url, f'CREATE DATABASE "{name}"')
+            connection = await asyncpg.connect(servers.database_url(name))
+            try:
+                await migrate(connection)
+            finally:
+                await connection.close()
+
+        run_aside(make())
+        return name
+
+    return lambda: of(month_of(_now_ms()))
 
 
 @pytest.fixture
@@ -84,10 +97,18 @@ def shards() -> int:
 
 
 @pytest.fixture
-async def fresh_database_url(servers: Servers, template_database: str, shards: int) -> AsyncIterator[str]:
-    """A database of this test alone: migrated, initialised, empty. For tests that alter it."""
+async def fresh_database_url(
+    servers: Servers, template_database: Callable[[], str], shards: int
+) -> AsyncIterator[str]:
+    """A database of this test alone: migrated, initialised, empty. For tests that alter it.
+
+    Its ledger begins with this month, which does not end during the test: the next one is waited for instead.
+    """
+    left_s = (end_ms(month_of(now_ms := _now_ms())) - now_ms) / 1000
+    if left_s < MONTH_LEFT_S_MIN:
+        await asyncio.sleep(left_s + 1)
     name = f"{servers.database_prefix}{next(_numbers)}"
-    await _clone(servers, template_database, name)
+    await _clone(servers, template_database(), name)
     url = servers.database_url(name)
     await _initialise(url, shards)
     yield url
@@ -95,10 +116,10 @@ async def fresh_database_url(servers: Servers, template_database: str, shards: i
 
 
 @pytest.fixture(scope="session")
-def common_database_url(servers: Servers, template_database: str) -> str:
+def common_database_url(servers: Servers, template_database: Callable[[], str]) -> str:
     """The database that the tests of this process take turns with."""
     name = f"{servers.database_prefix}common"
-    run_aside(_clone(servers, template_database, name))
+    run_aside(_clone(servers, template_database(), name))
     return servers.database_url(name)
 
 
@@ -179,6 +200,10 @@ BEGIN
     END LOOP;
 END $$
 """
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 async def _clone(servers: Servers, template: str, name: str) -> None:

@@ -116,9 +116,9 @@ class Shard:
         answer: list[Any] = await evaluate(self.redis, Redemption.script, names, (*arguments, *raw))
         return answer
 
-    async def redeem(self, *attempts: Attempt) -> list[str]:
+    async def redeem(self, *attempts: Attempt, epoch: int | None = None) -> list[str]:
         """One answer for each attempt."""
-        status, *answers = await self.call(*attempts)
+        status, *answers = await self.call(*attempts, epoch=epoch)
         assert status == b"ok"
         assert len(answers) == len(attempts)
         return [answer.decode() for answer in answers]
@@ -598,19 +598,21 @@ async def test_ids_increase_within_a_batch_and_from_batch_to_batch(shard: Shard)
     assert [event_id for event_id, _ in await shard.events()] == [f"{ms}-{seq}" for ms, seq in ids]
 
 
-@pytest.mark.parametrize("ahead_ms", [60_000, 3_600_000])
+@pytest.mark.parametrize("ahead_ms", [60_000, 3_600_000, 86_400_000])
 @pytest.mark.parametrize("trimmed", [False, True])
 async def test_ids_go_on_from_a_stream_that_is_ahead_of_the_clock(
     shard: Shard, ahead_ms: int, trimmed: bool
 ) -> None:
+    """A day ahead is always in another receipt window than the clock, an hour sometimes."""
     await shard.add_campaign(ends_at_ms=FAR_MS)
     now_s, _ = await shard.redis.time()
     ahead = now_s * 1000 + ahead_ms
     await shard.redis.xadd(keys.events(0), {"v": "1"}, id=f"{ahead}-41")
     if trimmed:
         await shard.redis.xtrim(keys.events(0), maxlen=0, approximate=False)
-    answers = await shard.redeem(Attempt(), Attempt(offset=6))
-    answers += await shard.redeem(Attempt(offset=7))
+    epoch = ahead // 1000 // shard.window_s
+    answers = await shard.redeem(Attempt(), Attempt(offset=6), epoch=epoch)
+    answers += await shard.redeem(Attempt(offset=7), epoch=epoch)
     assert [stream_id(answer) for answer in answers] == [(ahead, 42), (ahead, 43), (ahead, 44)]
     events = (await shard.events())[-3:]
     assert [fields["redemption"] for _, fields in events] == [f"0-{ahead}-{seq}" for seq in (42, 43, 44)]

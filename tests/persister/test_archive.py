@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
@@ -27,15 +27,22 @@ from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from datetime import datetime
 
     from engine.control.change import ControlPlane
     from persister.archive import Detached
 
 SCOPES: Final = ("redeem", "read", "admin", "events")
-THIS_MONTH: Final = month_of(int(datetime.now(UTC).timestamp()) * 1000)
-NEXT_MONTH: Final = month_of(int(end_ms(THIS_MONTH)))
-LATER_MS: Final = int(end_ms(NEXT_MONTH)) + 100 * DAY_MS
 pytestmark = pytest.mark.parametrize("shards", [2])
+
+
+def this_month() -> datetime:
+    """It does not end during a test: see `fresh_database_url`."""
+    return month_of(int(time.time() * 1000))
+
+
+def next_month() -> datetime:
+    return month_of(int(end_ms(this_month())))
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +60,7 @@ async def later(plane: ControlPlane) -> None:
     """From here on events are of the next month: their ids go on from the newest."""
     for shard in range(plane.settings.shards):
         await plane.redis.execute_command(  # type: ignore[no-untyped-call] # redis-py's is untyped
-            "XSETID", keys.events(shard), f"{int(end_ms(THIS_MONTH)) + 1000}-0"
+            "XSETID", keys.events(shard), f"{int(end_ms(this_month())) + 1000}-0"
         )
 
 
@@ -82,8 +89,10 @@ async def checked(plane: ControlPlane) -> None:
     await wait_until_async(all_looked_at)
 
 
-async def taken_out(plane: ControlPlane, month: datetime = THIS_MONTH) -> Detached:
-    return await detach(plane.settings, month, "cli", silent, now_ms=LATER_MS)
+async def taken_out(plane: ControlPlane, month: datetime | None = None) -> Detached:
+    """Take out a month, or this one, long after it."""
+    later_ms = int(end_ms(next_month())) + 100 * DAY_MS
+    return await detach(plane.settings, month or this_month(), "cli", silent, now_ms=later_ms)
 
 
 async def findings(plane: ControlPlane) -> list[Any]:
@@ -171,13 +180,13 @@ async def test_what_is_over_leaves_and_all_else_is_as_before(story: Story) -> No
 async def test_the_next_month_takes_what_is_over_since_and_so_on(story: Story) -> None:
     await taken_out(story.plane)
     assert (await taken_out(story.plane)).tables == []
-    done = await taken_out(story.plane, NEXT_MONTH)
+    done = await taken_out(story.plane, next_month())
     assert done.campaigns == [story.campaigns["later"]]
     assert [table.rows for table in done.tables] == [7, 3]
     assert len({table.name for table in done.tables}) == 2
     assert await findings(story.plane) == []
     await end(story.plane, story.campaigns["on"])
-    done = await taken_out(story.plane, NEXT_MONTH)
+    done = await taken_out(story.plane, next_month())
     assert (done.campaigns, [table.rows for table in done.tables]) == ([story.campaigns["on"]], [7, 3])
     assert await findings(story.plane) == []
     async with story.plane.database.connection() as connection:
@@ -214,7 +223,7 @@ async def test_what_was_kept_cannot_be_changed_without_being_found(story: Story,
         await connection.execute(statement)
     assert "kept" in {finding.check for finding in await findings(story.plane)}
     with pytest.raises(DetachRefused, match="not as it was written"):
-        await taken_out(story.plane, NEXT_MONTH)
+        await taken_out(story.plane, next_month())
 
 
 async def test_a_ledger_that_was_changed_is_not_taken_apart(story: Story) -> None:
@@ -231,12 +240,13 @@ async def test_a_name_is_erased_from_what_was_kept_and_the_chain_holds(story: St
 
 
 async def test_a_month_must_be_over_for_long(plane: ControlPlane) -> None:
-    for now_ms, days in ((end_ms(THIS_MONTH) - 1, 0), (end_ms(THIS_MONTH) + 34 * DAY_MS, 35)):
+    month = this_month()
+    for now_ms, days in ((end_ms(month) - 1, 0), (end_ms(month) + 34 * DAY_MS, 35)):
         settings = replace(plane.settings, ledger_detach_days_min=days)
         with pytest.raises(DetachRefused, match="is not over for"):
-            await detach(settings, THIS_MONTH, "cli", silent, now_ms=int(now_ms))
+            await detach(settings, month, "cli", silent, now_ms=int(now_ms))
     with pytest.raises(DetachRefused, match="is not over for"):
-        await detach(plane.settings, THIS_MONTH, "cli", silent)  # by PostgreSQL's clock
+        await detach(plane.settings, month, "cli", silent)  # by PostgreSQL's clock
 
 
 async def test_who_is_still_to_be_told_is_waited_for(story: Story) -> None:

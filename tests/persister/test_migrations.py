@@ -13,7 +13,7 @@ from persister.migrations import MigrationError, initialise, load, migrate
 from persister.queries import directory
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from tests.support.servers import Servers
@@ -82,7 +82,7 @@ async def test_several_migrators_at_once_apply_the_schema_once(empty_database_ur
 
 
 async def test_a_database_grown_step_by_step_is_like_a_fresh_one(
-    servers: Servers, template_database: str, bare: Connection, tmp_path: Path
+    servers: Servers, template_database: Callable[[], str], bare: Connection, tmp_path: Path
 ) -> None:
     for file in sorted(directory().joinpath("migrations").iterdir(), key=lambda file: file.name):
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -90,7 +90,7 @@ async def test_a_database_grown_step_by_step_is_like_a_fresh_one(
     grown = await catalogue(bare)
     name = f"{servers.database_prefix}fresh_{next(_numbers)}"
     admin = await asyncpg.connect(servers.admin_database_url)
-    await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template_database}"')
+    await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template_database()}"')
     fresh = await asyncpg.connect(servers.database_url(name))
     assert await catalogue(fresh) == grown
     assert ("column", "ledger.seq", "bigint true ") in grown
