@@ -16,7 +16,7 @@ import asyncio
 import gc
 import statistics
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
 import uvloop
@@ -30,6 +30,7 @@ from persister.main import run
 from persister.migrations import initialise, migrate
 
 if TYPE_CHECKING:
+    from engine.postgres_types import Connection
     from persister.ingest.entries import Entry, Record
 
 SHARD: Final = 0
@@ -62,7 +63,7 @@ def _flat(values: tuple[str, ...]) -> list[bytes]:
     return [part.encode() for pair in zip(FIELDS, values, strict=True) for part in pair]
 
 
-async def bare_copy(connection: Any, records: list[Record], batch: int) -> float:  # noqa: ANN401 - asyncpg is untyped
+async def bare_copy(connection: Connection, records: list[Record], batch: int) -> float:
     """Seconds for all rows, in COPYs of ``batch``."""
     began = time.perf_counter()
     for start in range(0, len(records), batch):
@@ -87,7 +88,7 @@ async def persist(client: Redis, args: argparse.Namespace) -> tuple[float, list[
     return time.perf_counter() - began, records
 
 
-async def _empty(connection: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
+async def _empty(connection: Connection) -> None:
     await connection.execute("TRUNCATE ledger; CHECKPOINT")
 
 
@@ -117,7 +118,7 @@ async def compare(args: argparse.Namespace) -> None:
     await client.aclose()
 
 
-async def _round(client: Redis, connection: Any, args: argparse.Namespace) -> dict[str, float]:  # noqa: ANN401 - asyncpg is untyped
+async def _round(client: Redis, connection: Connection, args: argparse.Namespace) -> dict[str, float]:
     before = await connection.fetchval("SELECT seq FROM ledger_offsets")
     await _empty(connection)
     seconds = {}

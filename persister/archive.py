@@ -24,6 +24,7 @@ from persister.reconcile.findings import Report
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from engine.postgres_types import Connection, Row
     from engine.settings import Settings
 
 _PREFIX: Final = "ledger_"
@@ -72,7 +73,7 @@ class _Copy:
     swap: str
 
 
-async def months(connection: Any) -> list[Month]:  # noqa: ANN401 - asyncpg is untyped
+async def months(connection: Connection) -> list[Month]:
     """The months that have a table, the oldest first."""
     found = []
     for row in await connection.fetch(query("list_months")):
@@ -143,7 +144,7 @@ def _over_for(settings: Settings, month: datetime, now_ms: int) -> float:
     return until_ms
 
 
-async def _verify(connection: Any, progress: Callable[[str, int], None]) -> None:  # noqa: ANN401 - asyncpg is untyped
+async def _verify(connection: Connection, progress: Callable[[str, int], None]) -> None:
     report = Report(1)
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         await ledger.audit(connection, report, {}, progress)
@@ -151,7 +152,7 @@ async def _verify(connection: Any, progress: Callable[[str, int], None]) -> None
         raise DetachRefused(f"the ledger is not as it was written: {report.findings[0]}; run `redeem audit`")
 
 
-async def _detach(connection: Any, month: datetime, until_ms: int, actor: str) -> Detached:  # noqa: ANN401 - asyncpg is untyped
+async def _detach(connection: Connection, month: datetime, until_ms: int, actor: str) -> Detached:
     # No table comes or goes meanwhile.
     await connection.execute("LOCK TABLE ONLY ledger IN SHARE UPDATE EXCLUSIVE MODE")
     over = [row["id"] for row in await connection.fetch(query("detach_over"), until_ms)]
@@ -184,7 +185,7 @@ def _require_read(ends: list[Any], readers: list[Any]) -> None:
                 )
 
 
-async def _copy(connection: Any, month: Any, over: list[str]) -> _Copy | None:  # noqa: ANN401 - asyncpg is untyped
+async def _copy(connection: Connection, month: Row, over: list[str]) -> _Copy | None:
     """Put what stays of a month's table into a new one; None where all of it stays."""
     name, kept = month["name"], f"{month['name']}_kept"
     await connection.execute(f"LOCK TABLE {name} IN SHARE MODE")  # no name is erased meanwhile
@@ -216,7 +217,7 @@ async def _copy(connection: Any, month: Any, over: list[str]) -> _Copy | None:  
     return _Copy(Table(detached, rows, int(done.rpartition(" ")[2])), "; ".join(swap))
 
 
-async def _alone(connection: Any, statement: str) -> None:  # noqa: ANN401 - asyncpg is untyped
+async def _alone(connection: Connection, statement: str) -> None:
     """Do what needs the ledger for itself, in a moment when nobody has it.
 
     Raises:

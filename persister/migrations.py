@@ -12,13 +12,15 @@ import logging
 import re
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from persister.queries import directory, query
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from importlib.resources.abc import Traversable
+
+    from engine.postgres_types import Connection
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ class Migration:
     sql: str
 
 
-async def migrate(connection: Any, migrations: Traversable | None = None) -> list[str]:  # noqa: ANN401 - asyncpg is untyped
+async def migrate(connection: Connection, migrations: Traversable | None = None) -> list[str]:
     """Apply what is missing and answer the names applied, in order.
 
     Waits while another process migrates the same database: what that applied is not applied again.
@@ -64,7 +66,7 @@ async def migrate(connection: Any, migrations: Traversable | None = None) -> lis
     return [migration.name for migration in pending]
 
 
-async def pending(connection: Any) -> list[str]:  # noqa: ANN401 - asyncpg is untyped
+async def pending(connection: Connection) -> list[str]:
     """The names of the migrations that ``migrate`` would apply. Changes nothing.
 
     Raises:
@@ -78,7 +80,7 @@ async def pending(connection: Any) -> list[str]:  # noqa: ANN401 - asyncpg is un
     return [migration.name for migration in missing]
 
 
-async def initialise(connection: Any, shards: int) -> None:  # noqa: ANN401 - asyncpg is untyped
+async def initialise(connection: Connection, shards: int) -> None:
     """Fix the number of shards of this deployment, and begin each shard's ledger; repeatable.
 
     Raises:
@@ -139,7 +141,7 @@ def _pending(known: list[Migration], applied: list[tuple[int, str, str]]) -> lis
 
 
 @asynccontextmanager
-async def _lock(connection: Any) -> AsyncIterator[None]:  # noqa: ANN401 - asyncpg is untyped
+async def _lock(connection: Connection) -> AsyncIterator[None]:
     await connection.execute("SELECT pg_advisory_lock($1)", ADVISORY_LOCK)
     try:
         yield

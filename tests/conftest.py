@@ -27,6 +27,8 @@ from tests.support.servers import RUN_TIMEOUT_S, Servers, run_aside
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from engine.postgres_types import Pool
+
 IN_PROCESSES_OF_THEIR_OWN: Final = tuple(
     Path(__file__).parent / room
     for room in ("system", "cli", "bundled", "processes", "examples", "contract", "loadtest")
@@ -137,7 +139,7 @@ async def pool(database_url: str) -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-def database(pool: Any) -> Database:  # noqa: ANN401 - asyncpg has no types
+def database(pool: Pool) -> Database:
     return Database(pool, timeout_s=30)
 
 

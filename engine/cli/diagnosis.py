@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from engine.health.redis_checks import StoreFacts
+    from engine.postgres_types import Connection
     from engine.settings import Settings
 
 ANSWER_TIMEOUT_S: Final = 5.0
@@ -182,7 +183,7 @@ async def _open_database(servers: _Servers, stack: contextlib.AsyncExitStack) ->
     return found
 
 
-async def _schema(database: Any) -> list[Finding]:  # noqa: ANN401 - asyncpg is untyped
+async def _schema(database: Connection) -> list[Finding]:
     try:
         missing = await migrations.pending(database)
     except migrations.MigrationError as error:

@@ -30,6 +30,8 @@ from persister.queries import query
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from engine.postgres_types import Connection
+
 BEGINNING: Final = bytes(32)
 """The digest before the first link's."""
 
@@ -56,7 +58,7 @@ def link(before: bytes, columns: Sequence[Sequence[Any]]) -> bytes:
 
 
 async def of_kept(
-    connection: Any,  # noqa: ANN401 - asyncpg is untyped
+    connection: Connection,
     shard: int,
     until_seq: int,
     until_ms: int = 0,

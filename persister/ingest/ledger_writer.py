@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import asyncpg
 
@@ -18,6 +18,7 @@ from persister.queries import query
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
+    from engine.postgres_types import Connection
     from engine.settings import Settings
     from persister.ingest.entries import Entries, Entry
 
@@ -55,7 +56,7 @@ class Offset(NamedTuple):
 class Sink:
     """The writing side of one shard, on a connection of its own."""
 
-    def __init__(self, connection: Any, shard: int) -> None:  # noqa: ANN401 - asyncpg is untyped
+    def __init__(self, connection: Connection, shard: int) -> None:
         self._connection = connection
         self._shard = shard
         self._months = Months(connection)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from persister.queries import query
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from engine.postgres_types import Connection
 
 AHEAD_MS: Final = 7 * 24 * 3600 * 1000
 """How long before a month begins it gets its table, so that nobody waits for that at midnight."""
@@ -18,7 +20,7 @@ _LAST: Final = datetime(9999, 12, 1, tzinfo=UTC)
 class Months:
     """What a writer knows of the tables there are."""
 
-    def __init__(self, connection: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._since_ms = self._until_ms = 0.0
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from engine.postgres_types import Connection, Row
+
 SUCCESSES: Final = "rebuild_uses"
 ROLLBACKS: Final = "rebuild_rolled_back"
 ADJUSTMENTS: Final = "rebuild_adjusted"
@@ -115,7 +117,7 @@ class Restored:
             self.uses[counter] += int(np.count_nonzero(here)) if sign > 0 else 0
             self.spent[counter] += sign * int(amounts[here].sum())
 
-    def take_rollback(self, row: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
+    def take_rollback(self, row: Row) -> None:
         """Know what was given back of a redemption; whole, its use is given back, too."""
         self.rolled_back[row["redemption"]] = row["batch"], row["serial"], row["given_back"]
         if row["whole"]:
@@ -139,7 +141,7 @@ class Restored:
             batch.used[hold.serial] += 1 if batch.kind == "multi" else hold.amount or 0
 
 
-async def read(connection: Any, shards: int, report: Callable[[int], None]) -> Restored:  # noqa: ANN401 - asyncpg is untyped
+async def read(connection: Connection, shards: int, report: Callable[[int], None]) -> Restored:
     """What Redis must hold, from one snapshot; ``connection`` is in a transaction that has one.
 
     Args:
@@ -172,7 +174,9 @@ async def read(connection: Any, shards: int, report: Callable[[int], None]) -> R
     return restored
 
 
-async def _count(connection: Any, restored: Restored, name: str, report: Callable[[int], None]) -> None:  # noqa: ANN401 - asyncpg is untyped
+async def _count(
+    connection: Connection, restored: Restored, name: str, report: Callable[[int], None]
+) -> None:
     def take(rows: NDArray[Any]) -> None:
         restored.take(rows, name)
         report(restored.events)
@@ -182,14 +186,14 @@ async def _count(connection: Any, restored: Restored, name: str, report: Callabl
     take(reading.finish())
 
 
-async def pages(connection: Any, sql: str, *arguments: object) -> AsyncIterator[list[Any]]:  # noqa: ANN401 - asyncpg is untyped
+async def pages(connection: Connection, sql: str, *arguments: object) -> AsyncIterator[list[Any]]:
     """The rows of a query, many at a time; ``connection`` is in a transaction."""
     cursor = await connection.cursor(sql, *arguments)
     while rows := await cursor.fetch(_FETCH_ROWS):
         yield rows
 
 
-async def _live_holds(connection: Any, names_erased: Collection[str]) -> Any:  # noqa: ANN401 - asyncpg is untyped
+async def _live_holds(connection: Connection, names_erased: Collection[str]) -> AsyncIterator[LiveHold]:
     code: tuple[int, int] | None = None
     live: dict[str, Any] = {}
     async for row in connection.cursor(query("rebuild_holds"), prefetch=_FETCH_ROWS):
@@ -202,7 +206,7 @@ async def _live_holds(connection: Any, names_erased: Collection[str]) -> Any:  #
         yield hold
 
 
-def follow(live: dict[str, Any], row: Any, names_erased: Collection[str]) -> Any:  # noqa: ANN401 - asyncpg is untyped
+def follow(live: dict[str, Any], row: Row, names_erased: Collection[str]) -> Row | None:
     """Keep track of the holds of one code, by id; answers the one that an event ended, or renewed.
 
     A confirmation does not name its hold: it is its order's, or, of several, one of the same amount.
@@ -241,7 +245,7 @@ def _as_holds(live: dict[str, Any]) -> Iterator[LiveHold]:
         )
 
 
-async def balances(connection: Any, restored: Restored, since_ms: int) -> dict[str, int]:  # noqa: ANN401 - asyncpg is untyped
+async def balances(connection: Connection, restored: Restored, since_ms: int) -> dict[str, int]:
     """What was left of a code behind each of its events; of codes that were answered under a key since."""
     batches = [batch.id for batch in restored.batches.values() if batch.kind == "balance"]
     left: dict[str, int] = {}

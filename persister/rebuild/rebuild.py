@@ -27,6 +27,7 @@ from persister.rebuild.bulk_writer import writing
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from engine.postgres_types import Connection, Row
     from engine.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ async def rebuild(settings: Settings, report: Callable[[str, int], None]) -> int
     return events
 
 
-async def _own(connection: Any, shards: range) -> None:  # noqa: ANN401 - asyncpg is untyped
+async def _own(connection: Connection, shards: range) -> None:
     """Be the only one who writes the ledger. A persister whose Redis is behind lets go again and again."""
     sinks = {shard: Sink(connection, shard) for shard in shards}
     deadline = time.monotonic() + OWN_TIMEOUT_S
@@ -113,7 +114,7 @@ async def _refuse_live_holds(redis: Redis, shards: int) -> None:
         )
 
 
-async def _drain(connection: Any, redis: Redis, settings: Settings, shard: int) -> None:  # noqa: ANN401 - asyncpg is untyped
+async def _drain(connection: Connection, redis: Redis, settings: Settings, shard: int) -> None:
     """Bring to the ledger what the stream still has; whoever lost events may have taken others since."""
     redis.set_response_callback("XRANGE", lambda response, **_: response)
     sink, reader = Sink(connection, shard), StreamReader(redis, shard, settings)
@@ -137,7 +138,7 @@ async def _remove_everything(redis: Redis, report: Callable[[str, int], None]) -
 
 
 async def _restore(
-    connection: Any,  # noqa: ANN401 - asyncpg is untyped
+    connection: Connection,
     settings: Settings,
     report: Callable[[str, int], None],
 ) -> int:
@@ -155,7 +156,7 @@ async def _restore(
     return everything.events
 
 
-async def _begin_stream(redis: Redis, row: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
+async def _begin_stream(redis: Redis, row: Row) -> None:
     """An empty stream that goes on behind the last event of the ledger, and has had as many."""
     if row["entries"]:
         name, last = keys.events(row["shard"]), f"{row['stream_ms']}-{row['stream_seq']}"

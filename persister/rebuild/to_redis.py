@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from engine.postgres_types import Connection, Row
     from persister.rebuild.bulk_writer import Writer
     from persister.rebuild.from_ledger import Batch, LiveHold, Restored
 
@@ -103,7 +104,7 @@ async def _write_hold(writer: Writer, hold: LiveHold, restored: Restored, ttl_ms
 
 async def write_users(
     writer: Writer,
-    connection: Any,  # noqa: ANN401 - asyncpg is untyped
+    connection: Connection,
     restored: Restored,
     report: Callable[[int], None],
 ) -> None:
@@ -137,7 +138,7 @@ async def write_users(
 
 async def write_receipts(
     writer: Writer,
-    connection: Any,  # noqa: ANN401 - asyncpg is untyped
+    connection: Connection,
     restored: Restored,
     since_ms: int,
     hold_ttl_ms: int,
@@ -195,7 +196,7 @@ def _redeemed(event: str, amount: int | None, left: Mapping[str, int]) -> str:
     return f"redeemed {event} {_text(amount)}" + ("" if balance is None else f" {balance}")
 
 
-def _answer(row: Any, left: Mapping[str, int], hold_ttl_ms: int) -> str:  # noqa: ANN401 - asyncpg is untyped
+def _answer(row: Row, left: Mapping[str, int], hold_ttl_ms: int) -> str:
     """What the script answered; see the head of each in ``lua``."""
     kind, event, amount = row["type"], row["event"], _text(row["amount"])
     balance = left.get(event)
@@ -215,7 +216,7 @@ def _answer(row: Any, left: Mapping[str, int], hold_ttl_ms: int) -> str:  # noqa
     return f"{kind} {event} 0"  # voided, unvoided; whether by a range, too, is not known any more
 
 
-def _ended(row: Any) -> str:  # noqa: ANN401 - asyncpg is untyped
+def _ended(row: Row) -> str:
     """The record of a hold that is no more."""
     fields = (row["order_ref"], row["user_id"], _text(row["amount"]), row["campaign"], row["batch"])
     return "\n".join(map(str, (0, *fields, row["serial"], row["last4"], row["actor"], "")))

@@ -14,6 +14,7 @@ from persister.reconcile.expected import FETCH_ROWS, told
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from engine.postgres_types import Connection
     from persister.reconcile.expected import Expected
 
 _POLL_S: Final = 0.05
@@ -23,7 +24,7 @@ _PAGE_ENTRIES: Final = 1000
 class Follower:
     """Brings ``expected`` to an exact place in each shard's stream. ``wait_s``: for the ledger."""
 
-    def __init__(self, connection: Any, redis: Redis, expected: Expected, wait_s: float) -> None:  # noqa: ANN401 - asyncpg is untyped
+    def __init__(self, connection: Connection, redis: Redis, expected: Expected, wait_s: float) -> None:
         self._connection = connection
         self._redis = redis
         self.expected = expected

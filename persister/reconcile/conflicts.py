@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from engine.postgres_types import Connection
     from engine.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ class ConflictWatch:
 class Tallies:
     """What each code has used, as far as the ledger was looked at; for the owner of the lock alone."""
 
-    def __init__(self, connection: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._segments: dict[Place, NDArray[Any]] = {}
         self._changed: set[Place] = set()

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from engine.postgres_types import Connection, Row
+
 FETCH_ROWS: Final = 5000
 _PLAIN: Final = (("batch", 4), ("serial", 4), ("amount", 8))
 
@@ -107,7 +109,7 @@ class Expected:
     illegal: list[Illegal] = field(default_factory=list)
     stories: int = 0
 
-    async def read_batches(self, connection: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
+    async def read_batches(self, connection: Connection) -> None:
         """Know those batches that are new."""
         for row in await connection.fetch(query("audit_detached")):
             self.detached.add(row["id"])
@@ -127,7 +129,7 @@ class Expected:
                     used=np.zeros(0 if rules.kind == "single" else row["count"], np.int64),
                 )
 
-    async def read_pseudonyms(self, connection: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
+    async def read_pseudonyms(self, connection: Connection) -> None:
         """Know whose names were erased."""
         rows = await connection.fetch(query("audit_pseudonyms"))
         self.pseudonyms.update(row["pseudonym"] for row in rows)
@@ -212,7 +214,7 @@ class Expected:
         self.users[campaign, user] += uses
 
 
-def told(row: Any) -> Told:  # noqa: ANN401 - asyncpg is untyped
+def told(row: Row) -> Told:
     """An event as the queries for the audit answer it."""
     return Told(
         type=row["type"],
@@ -225,7 +227,7 @@ def told(row: Any) -> Told:  # noqa: ANN401 - asyncpg is untyped
     )
 
 
-async def read(connection: Any, shards: int) -> Expected:  # noqa: ANN401 - asyncpg is untyped
+async def read(connection: Connection, shards: int) -> Expected:
     """From one snapshot of the ledger; ``connection`` is in a transaction that has one, and may write."""
     expected = Expected(shards)
     await expected.read_pseudonyms(connection)

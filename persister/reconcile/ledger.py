@@ -11,6 +11,7 @@ from persister.reconcile.findings import Head
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
+    from engine.postgres_types import Connection, Row
     from persister.reconcile.findings import Report
 
 LINK_ROWS: Final = 10_000
@@ -19,7 +20,7 @@ _FETCH_ROWS: Final = 5000
 
 
 async def audit(
-    connection: Any,  # noqa: ANN401 - asyncpg is untyped
+    connection: Connection,
     report: Report,
     anchors: Mapping[int, list[tuple[int, bytes]]],
     progress: Callable[[str, int], None],
@@ -44,7 +45,7 @@ async def audit(
             report.add("erasures", row["user_id"], told, f"{row['rows']} rows")
 
 
-async def _look_at_numbers(connection: Any, report: Report, offsets: list[Any]) -> None:  # noqa: ANN401 - asyncpg is untyped
+async def _look_at_numbers(connection: Connection, report: Report, offsets: list[Any]) -> None:
     ends = {row["shard"]: row["seq"] for row in offsets}
     last = {row["shard"]: row["kept_until"] for row in offsets}
     for row in await connection.fetch(query("audit_gaps")):
@@ -62,9 +63,9 @@ async def _look_at_numbers(connection: Any, report: Report, offsets: list[Any]) 
 
 
 async def _look_at_chain(
-    connection: Any,  # noqa: ANN401 - asyncpg is untyped
+    connection: Connection,
     report: Report,
-    offset: Any,  # noqa: ANN401 - asyncpg is untyped
+    offset: Row,
     anchors: dict[int, bytes],
     progress: Callable[[str, int], None],
 ) -> None:
@@ -98,7 +99,7 @@ async def _look_at_chain(
     report.heads.append(Head(shard, seq, before.hex()))
 
 
-async def _look_at_kept(connection: Any, report: Report, offset: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
+async def _look_at_kept(connection: Connection, report: Report, offset: Row) -> None:
     """What is left of rows of which some were taken out is what it was then."""
     if not offset["kept_until"]:
         return
@@ -122,7 +123,7 @@ def _look_at_anchor(report: Report, shard: int, seq: int, digest: bytes, anchors
             report.add("anchors", f"shard {shard}, row {seq}", noted.hex(), digest.hex())
 
 
-async def _groups(connection: Any, shard: int) -> AsyncIterator[list[Any]]:  # noqa: ANN401 - asyncpg is untyped
+async def _groups(connection: Connection, shard: int) -> AsyncIterator[list[Any]]:
     """Links that follow each other, some together."""
     links: list[Any] = []
     async for link in connection.cursor(query("audit_links"), shard, prefetch=_FETCH_ROWS):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
+    from engine.postgres_types import Connection
     from persister.reconcile.expected import Expected
     from persister.reconcile.findings import Report
 
@@ -37,7 +38,7 @@ Different = tuple[Item, Any, Any]
 
 
 async def audit(
-    connection: Any,  # noqa: ANN401 - asyncpg is untyped
+    connection: Connection,
     redis: Redis,
     expected: Expected,
     report: Report,

@@ -27,6 +27,7 @@ from persister.webhooks.store import Store, endpoints
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from engine.postgres_types import Connection, Pool
     from engine.settings import Settings
     from persister.webhooks.retry_schedule import Ladder
     from persister.webhooks.sender import Sender
@@ -99,7 +100,7 @@ class Deliverer:
                     await _cancel([task for _, task in self._tasks.values()])
                     self._tasks = {}
 
-    async def _become_active(self, connection: Any) -> bool:  # noqa: ANN401 - asyncpg is untyped
+    async def _become_active(self, connection: Connection) -> bool:
         """Stand by until nobody else delivers; False when stopped before."""
         told = False
         while not await connection.fetchval(query("own_shard"), *ADVISORY_LOCK):
@@ -112,7 +113,7 @@ class Deliverer:
         logger.info("delivering webhooks")
         return True
 
-    async def _watch(self, connection: Any, store: Store, sender: Sender) -> None:  # noqa: ANN401 - asyncpg is untyped
+    async def _watch(self, connection: Connection, store: Store, sender: Sender) -> None:
         """Look for news and changes, and tell the endpoints' tasks, until stopped."""
         while not self._stop.is_set():
             latest = await newest(connection)
@@ -133,7 +134,7 @@ class Deliverer:
             self._trouble = ""
             await self._pause(self._settings.webhook_poll_ms / 1000)
 
-    async def _forget(self, connection: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
+    async def _forget(self, connection: Connection) -> None:
         """Remove attempts that are old enough, now and then."""
         if time.monotonic() - self._forgot_at >= FORGET_INTERVAL_S:
             self._forgot_at = time.monotonic()
@@ -160,7 +161,7 @@ class Deliverer:
                 await self._stop.wait()
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Any]:
+    async def _connection(self) -> AsyncIterator[Connection]:
         """The connection that the lock belongs to. The server notices within a minute that we are gone."""
         connection = await asyncpg.connect(
             self._database_url,
@@ -182,7 +183,7 @@ class Deliverer:
                 await connection.close(timeout=CLOSE_TIMEOUT_S)
 
     @asynccontextmanager
-    async def _pool(self) -> AsyncIterator[Any]:
+    async def _pool(self) -> AsyncIterator[Pool]:
         """Connections for what the tasks read and write."""
         pool = await asyncpg.create_pool(
             self._database_url,

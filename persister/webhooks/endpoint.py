@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.ledger.feed import parse_cursor
 
 if TYPE_CHECKING:
     from engine.ledger.feed import Cursor
+    from engine.postgres_types import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Endpoint:
     secrets: tuple[str, ...] = field(repr=False)
 
     @staticmethod
-    def of(row: Any) -> Endpoint:  # noqa: ANN401 - asyncpg has no types
+    def of(row: Row) -> Endpoint:
         """What ``webhook_endpoints`` reads."""
         return Endpoint(
             id=row["id"],
@@ -59,7 +60,7 @@ class Progress:
     replays: int
 
     @staticmethod
-    def of(row: Any) -> Progress:  # noqa: ANN401 - asyncpg has no types
+    def of(row: Row) -> Progress:
         """What ``webhook_progress`` reads."""
         return Progress(
             cursor=parse_cursor(row["cursor"]),

@@ -6,7 +6,7 @@ A cursor is only moved from where the deliverer read it: a replay in between win
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from engine.ledger.feed import Page, parse_cursor, read_page
 from persister.queries import query
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from engine.ledger.feed import Cursor, FeedEvent
+    from engine.postgres_types import Connection, Pool
     from persister.webhooks.messages import Message
     from persister.webhooks.sender import Result
 
@@ -34,7 +35,7 @@ class Letter(NamedTuple):
     message: Message | None
 
 
-async def endpoints(connection: Any) -> dict[str, Endpoint]:  # noqa: ANN401 - asyncpg is untyped
+async def endpoints(connection: Connection) -> dict[str, Endpoint]:
     """All that are enabled, by id."""
     rows = await connection.fetch(query("webhook_endpoints"))
     return {row["id"]: Endpoint.of(row) for row in rows}
@@ -43,7 +44,7 @@ async def endpoints(connection: Any) -> dict[str, Endpoint]:  # noqa: ANN401 - a
 class Store:
     """What the deliverer reads and writes, on connections of a pool that it holds for no longer than that."""
 
-    def __init__(self, pool: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def progress(self, endpoint: Endpoint) -> Progress | None:
@@ -146,7 +147,7 @@ class Store:
     @asynccontextmanager
     async def _noting(
         self, endpoint: Endpoint, message: Message, attempt: int, result: Result
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncIterator[Connection]:
         """A transaction that notes a try, and what the block adds."""
         async with self._pool.acquire() as connection, connection.transaction():
             await _note(connection, endpoint, message, attempt, result)
@@ -154,7 +155,7 @@ class Store:
 
 
 async def _note(
-    connection: Any,  # noqa: ANN401 - asyncpg is untyped
+    connection: Connection,
     endpoint: Endpoint,
     message: Message,
     attempt: int,
@@ -175,7 +176,7 @@ async def _note(
 
 
 async def _span(
-    connection: Any,  # noqa: ANN401 - asyncpg is untyped
+    connection: Connection,
     endpoint: Endpoint | None,
     after: Cursor,
     until: Cursor,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from engine.postgres_types import Connection
     from tests.support.servers import Servers
 
-Connection: TypeAlias = Any  # asyncpg is untyped
 
 _numbers = itertools.count(1)
 
