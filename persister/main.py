@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from persister import metrics
 from persister.ingest.shard import ShardPersister
+from persister.program import stop_on_signals
 from persister.reconcile.conflicts import ConflictWatch
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ async def run(
     """
     if stop is None:
         stop = asyncio.Event()
-        with stopped_by_signals(stop):
+        with stop_on_signals(stop):
             await run(settings, redis_url, database_url, stop)
         return
     with metrics.served(settings.host, settings.metrics_port), _rare_collection():
@@ -73,17 +73,3 @@ def _rare_collection() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
-
-
-@contextmanager
-def stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
-    """While the block lasts, SIGTERM and SIGINT set the event."""
-    loop = asyncio.get_running_loop()
-    names = (signal.SIGTERM, signal.SIGINT)
-    for name in names:
-        loop.add_signal_handler(name, stop.set)
-    try:
-        yield
-    finally:
-        for name in names:
-            loop.remove_signal_handler(name)

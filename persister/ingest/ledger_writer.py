@@ -13,7 +13,9 @@ import asyncpg
 from persister.ingest import chain
 from persister.ingest.entries import COLUMNS, Record, Reject, StreamId
 from persister.ingest.partitions import Months
+from persister.ownership import SHARD_LOCK_CLASS, try_lock
 from persister.queries import query
+from persister.servers import KEEPALIVES, describe_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ADVISORY_CLASS: Final = 0x5245444D
-"""First half of the advisory lock that makes an owner ("REDM"); the second is the shard."""
 CLOSE_TIMEOUT_S: Final = 5.0
 
 REFUSED: Final = (
@@ -63,7 +63,7 @@ class Sink:
 
     async def own(self) -> bool:
         """Become the shard's only writer, for as long as this connection lasts; False if another is."""
-        return bool(await self._connection.fetchval(query("own_shard"), ADVISORY_CLASS, self._shard))
+        return await try_lock(self._connection, (SHARD_LOCK_CLASS, self._shard))
 
     async def offset(self, shards: int) -> Offset:
         """Where to go on.
@@ -141,7 +141,7 @@ class Sink:
         except REFUSED as error:
             if len(rows) == 1:
                 (entry_id, raw), _ = rows[0]
-                refused.append(Reject(StreamId.parse(entry_id), raw, describe(error)))
+                refused.append(Reject(StreamId.parse(entry_id), raw, describe_error(error)))
                 return
             half = len(rows) // 2
             await self._sift(rows[:half], after, written, refused)
@@ -188,13 +188,7 @@ async def open_sink(settings: Settings, database_url: str, shard: int) -> AsyncI
         database_url,
         timeout=settings.persist_timeout_s,
         command_timeout=settings.persist_timeout_s,
-        server_settings={
-            "application_name": f"redeem-persister-{shard}",
-            # The server notices within a minute that this machine is gone, and lets go of the lock.
-            "tcp_keepalives_idle": "20",
-            "tcp_keepalives_interval": "10",
-            "tcp_keepalives_count": "3",
-        },
+        server_settings={"application_name": f"redeem-persister-{shard}", **KEEPALIVES},
     )
     try:
         await connection.execute(query("require_durable_commits"))
@@ -202,10 +196,3 @@ async def open_sink(settings: Settings, database_url: str, shard: int) -> AsyncI
     finally:
         with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             await connection.close(timeout=CLOSE_TIMEOUT_S)
-
-
-def describe(error: BaseException) -> str:
-    """An error in one line without the values of the row it is about (PostgreSQL's DETAIL has them)."""
-    code = getattr(error, "sqlstate", None)
-    message = str(error if isinstance(error, OSError) or not error.args else error.args[0])
-    return " ".join(part for part in (type(error).__name__, code, message) if part)

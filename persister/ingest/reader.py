@@ -12,13 +12,10 @@ from redis.exceptions import ResponseError
 
 from engine.store import keys
 from persister.ingest.entries import Entries, StreamId, decode
+from persister.servers import REPLY_TIMEOUT_S
 
 if TYPE_CHECKING:
     from engine.settings import Settings
-
-REPLY_TIMEOUT_S: Final = 10.0
-"""How long Redis may take for a reply, beyond the time it was asked to wait."""
-
 
 PAGE_ENTRIES: Final = 1000
 """Entries of one reply: few enough that what else happens meanwhile, like a COPY, is not kept waiting."""

@@ -17,9 +17,10 @@ import asyncpg
 from redis.exceptions import RedisError
 
 from persister import metrics
-from persister.ingest.ledger_writer import NotInitialised, OffsetMoved, describe, open_sink
+from persister.ingest.ledger_writer import NotInitialised, OffsetMoved, open_sink
 from persister.ingest.reader import StreamBehind, StreamReader, connect
 from persister.ingest.trimming import Trimmer
+from persister.servers import describe_error
 
 if TYPE_CHECKING:
     from engine.settings import Settings
@@ -229,7 +230,7 @@ class ShardPersister:
             logger.log(
                 level,
                 trouble,
-                extra={"shard": self._shard, "error": describe(error)},
+                extra={"shard": self._shard, "error": describe_error(error)},
                 exc_info=error if trouble == UNEXPECTED else None,
             )
         self._trouble = trouble

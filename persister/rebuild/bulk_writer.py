@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import hiredis
 from redis import Redis
 
-from persister.ingest.reader import REPLY_TIMEOUT_S
+from persister.servers import REPLY_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -19,10 +19,11 @@ from redis.asyncio import Redis
 
 from engine.store import keys
 from persister.ingest.ledger_writer import Sink
-from persister.ingest.reader import REPLY_TIMEOUT_S, StreamBehind, StreamReader
+from persister.ingest.reader import StreamBehind, StreamReader
 from persister.queries import query
 from persister.rebuild import from_ledger, to_redis
 from persister.rebuild.bulk_writer import writing
+from persister.servers import REPLY_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,8 +20,9 @@ import numpy as np
 
 from persister import metrics
 from persister.copy_format import BinaryRows
-from persister.ingest.ledger_writer import ADVISORY_CLASS, describe
+from persister.ownership import CONFLICTS_LOCK, try_lock
 from persister.queries import query
+from persister.servers import describe_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CHECKER: Final = -1
-"""In the place of a shard in the advisory lock: one process looks at all of them."""
 SEGMENT_BYTES: Final = 1 << 14
 ROWS_MAX: Final = 20_000
 """Of each shard, in one look."""
@@ -97,7 +96,7 @@ class ConflictWatch:
             await asyncio.sleep(self._settings.persist_backoff_s_max)
 
     def _tell(self, error: Exception, level: int) -> None:
-        trouble = describe(error)
+        trouble = describe_error(error)
         if trouble != self._trouble:
             logger.log(level, "conflicts cannot be looked for", extra={"error": trouble})
         self._trouble = trouble
@@ -111,7 +110,7 @@ class ConflictWatch:
             server_settings={"application_name": "redeem-conflicts"},
         )
         try:
-            while not await connection.fetchval(query("own_shard"), ADVISORY_CLASS, CHECKER):
+            while not await try_lock(connection, CONFLICTS_LOCK):
                 await self._rest()
             tallies = Tallies(connection)
             while True:

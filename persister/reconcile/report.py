@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import asyncpg
 from redis.asyncio import Redis
 
-from persister.ingest.reader import REPLY_TIMEOUT_S
 from persister.queries import query
 from persister.reconcile import expected as expecting
 from persister.reconcile import ledger
 from persister.reconcile import redis as redis_side
 from persister.reconcile.findings import Report
+from persister.servers import REPLY_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

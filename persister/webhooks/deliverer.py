@@ -18,8 +18,9 @@ import asyncpg
 
 from engine.ledger.feed import newest
 from persister import metrics
-from persister.ingest.ledger_writer import describe
+from persister.ownership import WEBHOOKS_LOCK, try_lock
 from persister.queries import query
+from persister.servers import KEEPALIVES, describe_error
 from persister.webhooks.endpoint_task import Delivery
 from persister.webhooks.sender import open_sender
 from persister.webhooks.store import Store, endpoints
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ADVISORY_LOCK: Final = (0x52454457, 0)
-"""What makes the deliverer the only one ("REDW")."""
 CONNECTIONS_MAX: Final = 4
 CLOSE_TIMEOUT_S: Final = 1.0
 STANDBY_S: Final = 1.0
@@ -78,7 +77,7 @@ class Deliverer:
             try:
                 await self._serve()
             except Exception as error:  # noqa: BLE001 - whatever it is: told, and tried again
-                trouble = describe(error)
+                trouble = describe_error(error)
                 if trouble != self._trouble:
                     logger.warning("webhooks are not delivered", extra={"error": trouble})
                 self._trouble = trouble
@@ -103,7 +102,7 @@ class Deliverer:
     async def _become_active(self, connection: Connection) -> bool:
         """Stand by until nobody else delivers; False when stopped before."""
         told = False
-        while not await connection.fetchval(query("own_shard"), *ADVISORY_LOCK):
+        while not await try_lock(connection, WEBHOOKS_LOCK):
             if not told:
                 logger.info("standing by: another process delivers webhooks")
             told = True
@@ -167,12 +166,7 @@ class Deliverer:
             self._database_url,
             timeout=self._settings.persist_timeout_s,
             command_timeout=self._settings.persist_timeout_s,
-            server_settings={
-                "application_name": "redeem-deliverer",
-                "tcp_keepalives_idle": "20",
-                "tcp_keepalives_interval": "10",
-                "tcp_keepalives_count": "3",
-            },
+            server_settings={"application_name": "redeem-deliverer", **KEEPALIVES},
         )
         self._open.append(connection)
         try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from engine.ledger.feed import BEGINNING
 from persister import metrics
-from persister.ingest.ledger_writer import describe
+from persister.servers import describe_error
 
 if TYPE_CHECKING:
     from engine.ledger.feed import Cursor
@@ -78,7 +78,7 @@ class Delivery:
             try:
                 await self._step()
             except Exception as error:  # noqa: BLE001 - whatever it is: told, and tried again
-                self._tell(describe(error))
+                self._tell(describe_error(error))
                 await _wait(self._changed, BACKOFF_S)
             else:
                 self._trouble = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from persister.main import stopped_by_signals
+from persister.program import stop_on_signals
 from persister.webhooks import retry_schedule
 from persister.webhooks.deliverer import Deliverer
 
@@ -23,7 +23,7 @@ async def run(settings: Settings, database_url: str, stop: asyncio.Event | None 
     """
     if stop is None:
         stop = asyncio.Event()
-        with stopped_by_signals(stop):
+        with stop_on_signals(stop):
             await run(settings, database_url, stop)
         return
     await Deliverer(settings, database_url, retry_schedule.parse(settings.webhook_retry_s), stop).run()
