@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 
 from engine.ledger.feed import parse_cursor
+from engine.queries import queries
 from persister.ingest import chain
 from persister.ingest.partitions import end_ms, month_of
-from persister.queries import query
 from persister.reconcile import ledger
 from persister.reconcile.findings import Report
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from engine.postgres_types import Connection, Row
     from engine.settings import Settings
 
+_SQL: Final = queries(__package__, "archive")
 _PREFIX: Final = "ledger_"
 DAY_MS: Final = 24 * 3600 * 1000
 LOCK_TRIES: Final = 20
@@ -76,7 +77,7 @@ class _Copy:
 async def months(connection: Connection) -> list[Month]:
     """The months that have a table, the oldest first."""
     found = []
-    for row in await connection.fetch(query("list_months")):
+    for row in await connection.fetch(_SQL["months"]):
         rows = await connection.fetchval(f"SELECT count(*) FROM {row['name']}")  # noqa: S608 - a table of ours
         found.append(Month(row["name"].removeprefix(_PREFIX).replace("_", "-"), rows, row["bytes"]))
     return found
@@ -155,20 +156,20 @@ async def _verify(connection: Connection, progress: Callable[[str, int], None]) 
 async def _detach(connection: Connection, month: datetime, until_ms: int, actor: str) -> Detached:
     # No table comes or goes meanwhile.
     await connection.execute("LOCK TABLE ONLY ledger IN SHARE UPDATE EXCLUSIVE MODE")
-    over = [row["id"] for row in await connection.fetch(query("detach_over"), until_ms)]
-    ends = await connection.fetch(query("detach_until"), until_ms)
-    _require_read(ends, await connection.fetch(query("detach_readers")))
+    over = [row["id"] for row in await connection.fetch(_SQL["ended_campaigns"], until_ms)]
+    ends = await connection.fetch(_SQL["ends"], until_ms)
+    _require_read(ends, await connection.fetch(_SQL["webhook_cursors"]))
     last = f"{_PREFIX}{month:%Y_%m}"
-    names = [row for row in await connection.fetch(query("list_months")) if row["name"] <= last]
+    names = [row for row in await connection.fetch(_SQL["months"]) if row["name"] <= last]
     copies = [copy for row in names if (copy := await _copy(connection, row, over))]
     if copies:
         for row in ends:
             kept = await chain.of_kept(connection, row["shard"], row["until_seq"], until_ms, over)
-            await connection.execute(query("detach_keep"), row["shard"], row["until_seq"], *kept)
+            await connection.execute(_SQL["record_remaining"], row["shard"], row["until_seq"], *kept)
         await _alone(connection, "; ".join(copy.swap for copy in copies))
-        await connection.execute(query("detach_mark"), over)
+        await connection.execute(_SQL["mark_campaigns"], over)
         details = {"tables": {copy.table.name: copy.table.rows for copy in copies}, "campaigns": over}
-        await connection.execute(query("detach_act"), actor, f"ledger:{month:%Y-%m}", json.dumps(details))
+        await connection.execute(_SQL["audit_log"], actor, f"ledger:{month:%Y-%m}", json.dumps(details))
     return Detached(f"{month:%Y-%m}", [copy.table for copy in copies], over)
 
 
@@ -206,7 +207,7 @@ async def _copy(connection: Connection, month: Row, over: list[str]) -> _Copy | 
     within = f"stream_ms < {until}" + ("" if month["oldest"] else f" AND stream_ms >= {since}")
     # So PostgreSQL need not look at each row while everybody waits.
     await connection.execute(f"ALTER TABLE {kept} ADD CONSTRAINT within CHECK ({within})")
-    detached = await connection.fetchval(query("detach_name"), name)
+    detached = await connection.fetchval(_SQL["table_name"], name)
     swap = (
         f"ALTER TABLE ledger DETACH PARTITION {name}",
         f"ALTER TABLE {name} RENAME TO {detached}",

@@ -12,9 +12,10 @@ import logging
 import re
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib import resources
 from typing import TYPE_CHECKING, Final
 
-from persister.queries import directory, query
+from engine.queries import queries
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from engine.postgres_types import Connection
 
 logger = logging.getLogger(__name__)
+_DEPLOYMENT: Final = queries("persister", "deployment")
+_SQL: Final = queries(__package__, "migrations")
 
 ADVISORY_LOCK: Final = 0x52454445_454D0001  # "REDEEM", 1; one lock of the database, free for others to avoid
 _FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql", re.ASCII)
@@ -42,6 +45,11 @@ class Migration:
     sql: str
 
 
+def directory() -> Traversable:
+    """Where the migrations are, in a source tree or an installed package."""
+    return resources.files("persister").joinpath("sql", "migrations")
+
+
 async def migrate(connection: Connection, migrations: Traversable | None = None) -> list[str]:
     """Apply what is missing and answer the names applied, in order.
 
@@ -51,17 +59,15 @@ async def migrate(connection: Connection, migrations: Traversable | None = None)
         MigrationError: an applied migration was changed or is missing here, one that is missing in
             the database should have come earlier, or the files are not numbered 1, 2, 3 …
     """
-    known = load(migrations or directory().joinpath("migrations"))
+    known = load(migrations or directory())
     async with _lock(connection):
-        await connection.execute(query("create_schema_migrations"))
-        applied = await connection.fetch(query("applied_migrations"))
+        await connection.execute(_SQL["create_table"])
+        applied = await connection.fetch(_SQL["applied"])
         pending = _pending(known, [(row["number"], row["name"], row["checksum"]) for row in applied])
         for migration in pending:
             async with connection.transaction():
                 await connection.execute(migration.sql)
-                await connection.execute(
-                    query("record_migration"), migration.number, migration.name, migration.checksum
-                )
+                await connection.execute(_SQL["record"], migration.number, migration.name, migration.checksum)
             logger.info("migration applied", extra={"migration": migration.name})
     return [migration.name for migration in pending]
 
@@ -72,10 +78,10 @@ async def pending(connection: Connection) -> list[str]:
     Raises:
         MigrationError: as ``migrate``.
     """
-    known = load(directory().joinpath("migrations"))
+    known = load(directory())
     if await connection.fetchval("SELECT to_regclass('schema_migrations')") is None:
         return [migration.name for migration in known]
-    applied = await connection.fetch(query("applied_migrations"))
+    applied = await connection.fetch(_SQL["applied"])
     missing = _pending(known, [(row["number"], row["name"], row["checksum"]) for row in applied])
     return [migration.name for migration in missing]
 
@@ -87,13 +93,13 @@ async def initialise(connection: Connection, shards: int) -> None:
         MigrationError: the deployment has another number of shards, which cannot be changed.
     """
     async with connection.transaction():
-        await connection.execute(query("insert_deployment"), shards)
-        stored = await connection.fetchval("SELECT shards FROM deployment")
+        await connection.execute(_DEPLOYMENT["insert"], shards)
+        stored = await connection.fetchval(_DEPLOYMENT["shards"])
         if stored != shards:
             raise MigrationError(
                 f"this deployment has {stored} shards, not {shards}; `redeem rebuild` changes that"
             )
-        await connection.execute(query("insert_offsets"), shards)
+        await connection.execute(_DEPLOYMENT["insert_offsets"], shards)
 
 
 def load(migrations: Traversable) -> list[Migration]:

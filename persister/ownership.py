@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from persister.queries import query
+from engine.queries import queries
 
 if TYPE_CHECKING:
     from engine.postgres_types import Connection
 
+_SQL: Final = queries(__package__, "ownership")
 SHARD_LOCK_CLASS: Final = 0x5245444D
 """First half of the lock on a shard's ledger ("REDM"). The second half is the shard."""
 CONFLICTS_LOCK: Final = (SHARD_LOCK_CLASS, -1)
@@ -19,4 +20,4 @@ WEBHOOKS_LOCK: Final = (0x52454457, 0)
 
 async def try_lock(connection: Connection, lock: tuple[int, int]) -> bool:
     """Take the lock for as long as the connection lasts. False: another connection has it."""
-    return bool(await connection.fetchval(query("own_shard"), *lock))
+    return bool(await connection.fetchval(_SQL["try_lock"], *lock))

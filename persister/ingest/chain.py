@@ -24,14 +24,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from engine.queries import queries
 from persister.ingest.entries import COLUMNS, SALT_BYTES
-from persister.queries import query
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.postgres_types import Connection
 
+_SQL: Final = queries(__package__, "ledger")
 BEGINNING: Final = bytes(32)
 """The digest before the first link's."""
 
@@ -71,7 +72,7 @@ async def of_kept(
     digest, count = BEGINNING, 0
     rows: list[Any] = []
     async for row in connection.cursor(
-        query("read_kept"), shard, until_seq, until_ms, list(campaigns), prefetch=KEPT_LINK_ROWS
+        _SQL["remaining_rows"], shard, until_seq, until_ms, list(campaigns), prefetch=KEPT_LINK_ROWS
     ):
         rows.append(row)
         if len(rows) == KEPT_LINK_ROWS:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import asyncpg
 
+from engine.queries import queries
 from persister.ingest import chain
 from persister.ingest.entries import COLUMNS, Record, Reject, StreamId
 from persister.ingest.partitions import Months
 from persister.ownership import SHARD_LOCK_CLASS, try_lock
-from persister.queries import query
 from persister.servers import KEEPALIVES, describe_error
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from persister.ingest.entries import Entries, Entry
 
 logger = logging.getLogger(__name__)
+_SQL: Final = queries(__package__, "ledger")
 
 CLOSE_TIMEOUT_S: Final = 5.0
 
@@ -72,7 +73,7 @@ class Sink:
             NotInitialised: there is no such shard, or the deployment has another number of them.
         """
         try:
-            row = await self._connection.fetchrow(query("read_offset"), self._shard)
+            row = await self._connection.fetchrow(_SQL["offset"], self._shard)
         except asyncpg.UndefinedTableError as error:
             raise NotInitialised("the database has no schema yet") from error
         if row is None:
@@ -156,14 +157,14 @@ class Sink:
         """The rest of the transaction: what was set aside, the link, and the offset, if it is still ours."""
         if rejects:
             await self._connection.executemany(
-                query("insert_reject"),
+                _SQL["insert_reject"],
                 [
                     (self._shard, reject.id.ms, reject.id.sequence, reject.raw, reject.reason)
                     for reject in rejects
                 ],
             )
         moved = await self._connection.fetchval(
-            query("advance_offset"),
+            _SQL["advance_offset"],
             self._shard,
             *end.id,
             end.seq,
@@ -191,7 +192,7 @@ async def open_sink(settings: Settings, database_url: str, shard: int) -> AsyncI
         server_settings={"application_name": f"redeem-persister-{shard}", **KEEPALIVES},
     )
     try:
-        await connection.execute(query("require_durable_commits"))
+        await connection.execute(_SQL["require_durable_commits"])
         yield Sink(connection, shard)
     finally:
         with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):

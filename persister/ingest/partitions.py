@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from persister.queries import query
+from engine.queries import queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.postgres_types import Connection
 
+_SQL: Final = queries(__package__, "ledger")
 AHEAD_MS: Final = 7 * 24 * 3600 * 1000
 """How long before a month begins it gets its table, so that nobody waits for that at midnight."""
 _LAST: Final = datetime(9999, 12, 1, tzinfo=UTC)
@@ -30,7 +31,7 @@ class Months:
         if self._since_ms <= first and soon < self._until_ms:
             return
         for begin in sorted({month_of(ms) for ms in (*times_ms, soon)}):
-            await self._connection.execute(query("create_month"), _ms(begin))
+            await self._connection.execute(_SQL["create_month"], _ms(begin))
         self._since_ms = _ms(month_of(last))
         self._until_ms = end_ms(month_of(soon))
 

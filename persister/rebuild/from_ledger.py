@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from engine.queries import queries
 from engine.store import keys
 from persister.copy_format import BinaryRows
-from persister.queries import query
 from persister.reconcile.code_state import may_be_same
+from persister.reconcile.expected import read_pseudonyms
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterator
@@ -24,9 +25,15 @@ if TYPE_CHECKING:
 
     from engine.postgres_types import Connection, Row
 
-SUCCESSES: Final = "rebuild_uses"
-ROLLBACKS: Final = "rebuild_rolled_back"
-ADJUSTMENTS: Final = "rebuild_adjusted"
+_SQL: Final = queries(__package__, "rebuild")
+SUCCESSES: Final = "successes"
+ROLLBACKS: Final = "rollbacks"
+ADJUSTMENTS: Final = "adjustments"
+_COUNTED: Final = {
+    SUCCESSES: _SQL["uses"],
+    ROLLBACKS: _SQL["rolled_back"],
+    ADJUSTMENTS: _SQL["adjusted"],
+}
 _FETCH_ROWS: Final = 5000
 _COLUMNS: Final = (("batch", 4), ("serial", 4), ("amount", 8))
 
@@ -86,26 +93,26 @@ class Restored:
     holds: list[LiveHold] = field(default_factory=list)
     events: int = 0
 
-    def take(self, rows: NDArray[Any], query_name: str) -> None:
-        """Count events that use codes, or give back; ``query_name`` says which of the three they are."""
+    def take(self, rows: NDArray[Any], kind: str) -> None:
+        """Count events that use codes, or give back; ``kind`` says which of the three they are."""
         self.events += len(rows)
         if not len(rows):
             return
         of_batch = rows["batch"]
         if (of_batch == of_batch[0]).all():
-            self._take(self.batches[int(of_batch[0])], rows, query_name)
+            self._take(self.batches[int(of_batch[0])], rows, kind)
             return
         batches, at = np.unique(of_batch, return_inverse=True)
         for number, batch_id in enumerate(batches):
-            self._take(self.batches[int(batch_id)], rows[at == number], query_name)
+            self._take(self.batches[int(batch_id)], rows[at == number], kind)
 
-    def _take(self, batch: Batch, rows: NDArray[Any], query_name: str) -> None:
+    def _take(self, batch: Batch, rows: NDArray[Any], kind: str) -> None:
         serials, amounts = rows["serial"].astype(np.int64), rows["amount"].astype(np.int64)
-        sign = 1 if query_name == SUCCESSES else -1
+        sign = 1 if kind == SUCCESSES else -1
         # Of the type of what it is added to: numpy is 60 times as slow where it must convert.
         change = sign * amounts if batch.kind == "balance" else batch.used.dtype.type(sign)
         np.add.at(batch.used, serials, change)
-        if query_name == ADJUSTMENTS:
+        if kind == ADJUSTMENTS:
             return
         if batch.pinned_shard is None:
             places = serials % self.shards
@@ -149,9 +156,8 @@ async def read(connection: Connection, shards: int, report: Callable[[int], None
         shards: that there will be; a campaign pinned to a higher one goes to that modulo their number.
         report: is told how many events were read.
     """
-    erased = {row["pseudonym"] for row in await connection.fetch(query("audit_pseudonyms"))}
-    restored = Restored(shards, erased)
-    for row in await connection.fetch(query("rebuild_batches")):
+    restored = Restored(shards, await read_pseudonyms(connection))
+    for row in await connection.fetch(_SQL["batches"]):
         pinned = row["pinned_shard"]
         restored.batches[row["id"]] = Batch(
             id=row["id"],
@@ -163,11 +169,11 @@ async def read(connection: Connection, shards: int, report: Callable[[int], None
             used=np.zeros(row["count"], np.int8 if row["kind"] == "single" else np.int64),
         )
 
-    for name in (SUCCESSES, ROLLBACKS, ADJUSTMENTS):
-        await _count(connection, restored, name, report)
-    async for row in connection.cursor(query("rebuild_rollbacks"), prefetch=_FETCH_ROWS):
+    for kind in _COUNTED:
+        await _count(connection, restored, kind, report)
+    async for row in connection.cursor(_SQL["rollbacks"], prefetch=_FETCH_ROWS):
         restored.take_rollback(row)
-    async for row in connection.cursor(query("rebuild_voids"), prefetch=_FETCH_ROWS):
+    async for row in connection.cursor(_SQL["voids"], prefetch=_FETCH_ROWS):
         restored.batches[row["batch"]].void.append(row["serial"])
     for hold in [hold async for hold in _live_holds(connection, restored.names_erased)]:
         restored.take_hold(hold)
@@ -175,14 +181,14 @@ async def read(connection: Connection, shards: int, report: Callable[[int], None
 
 
 async def _count(
-    connection: Connection, restored: Restored, name: str, report: Callable[[int], None]
+    connection: Connection, restored: Restored, kind: str, report: Callable[[int], None]
 ) -> None:
     def take(rows: NDArray[Any]) -> None:
-        restored.take(rows, name)
+        restored.take(rows, kind)
         report(restored.events)
 
     reading = BinaryRows(_COLUMNS, take)
-    await connection.copy_from_query(query(name), output=reading.take, format="binary")
+    await connection.copy_from_query(_COUNTED[kind], output=reading.take, format="binary")
     take(reading.finish())
 
 
@@ -196,7 +202,7 @@ async def pages(connection: Connection, sql: str, *arguments: object) -> AsyncIt
 async def _live_holds(connection: Connection, names_erased: Collection[str]) -> AsyncIterator[LiveHold]:
     code: tuple[int, int] | None = None
     live: dict[str, Any] = {}
-    async for row in connection.cursor(query("rebuild_holds"), prefetch=_FETCH_ROWS):
+    async for row in connection.cursor(_SQL["holds"], prefetch=_FETCH_ROWS):
         if (row["batch"], row["serial"]) != code:
             for hold in _as_holds(live):
                 yield hold
@@ -253,7 +259,7 @@ async def balances(connection: Connection, restored: Restored, since_ms: int) ->
     live: defaultdict[tuple[int, int], dict[str, Any]] = defaultdict(dict)
     if not batches:
         return left
-    async for row in connection.cursor(query("rebuild_balances"), since_ms, batches, prefetch=_FETCH_ROWS):
+    async for row in connection.cursor(_SQL["balance_events"], since_ms, batches, prefetch=_FETCH_ROWS):
         code = row["batch"], row["serial"]
         before = follow(live[code], row, restored.names_erased)
         amount = row["amount"] or 0

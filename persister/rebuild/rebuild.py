@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 from redis.asyncio import Redis
 
+from engine.queries import queries
 from engine.store import keys
 from persister.ingest.ledger_writer import Sink
 from persister.ingest.reader import StreamBehind, StreamReader
-from persister.queries import query
 from persister.rebuild import from_ledger, to_redis
 from persister.rebuild.bulk_writer import writing
 from persister.servers import REPLY_TIMEOUT_S
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from engine.settings import Settings
 
 logger = logging.getLogger(__name__)
+_DEPLOYMENT: Final = queries("persister", "deployment")
+_SQL: Final = queries(__package__, "rebuild")
 
 OWN_TIMEOUT_S: Final = 15.0
 RECEIPTS_KEPT_MS: Final = keys.RECEIPT_WINDOW_S * 1000
@@ -65,7 +67,7 @@ async def rebuild(settings: Settings, report: Callable[[str, int], None]) -> int
     redis = Redis.from_url(settings.redis_url, socket_timeout=REPLY_TIMEOUT_S, decode_responses=False)
     connection = await asyncpg.connect(settings.database_url, timeout=settings.persist_timeout_s)
     try:
-        before = int(await connection.fetchval(query("shards")))
+        before = int(await connection.fetchval(_DEPLOYMENT["shards"]))
         after = settings.shards
         shards = range(max(before, after))
         await _own(connection, shards)
@@ -75,13 +77,13 @@ async def rebuild(settings: Settings, report: Callable[[str, int], None]) -> int
             await redis.set(keys.rebuilding(shard), 1)
             await redis.delete(keys.version(shard))
         for shard in range(before):
-            await _drain(connection, redis, settings, shard)
+            await _drain(connection, redis, settings, shard, before)
         await _remove_everything(redis, report)
         events = await _restore(connection, settings, report)
         async with connection.transaction():
-            await connection.execute(query("insert_offsets"), after)
-            await connection.execute(query("change_shards"), after)
-        for row in await connection.fetch(query("read_ends"), after):
+            await connection.execute(_DEPLOYMENT["insert_offsets"], after)
+            await connection.execute(_SQL["change_shards"], after)
+        for row in await connection.fetch(_SQL["stream_ends"], after):
             await _begin_stream(redis, row)
         for shard in shards:
             await redis.delete(keys.rebuilding(shard))
@@ -115,12 +117,11 @@ async def _refuse_live_holds(redis: Redis, shards: int) -> None:
         )
 
 
-async def _drain(connection: Connection, redis: Redis, settings: Settings, shard: int) -> None:
+async def _drain(connection: Connection, redis: Redis, settings: Settings, shard: int, shards: int) -> None:
     """Bring to the ledger what the stream still has; whoever lost events may have taken others since."""
     redis.set_response_callback("XRANGE", lambda response, **_: response)
     sink, reader = Sink(connection, shard), StreamReader(redis, shard, settings)
-    row = await connection.fetchrow(query("read_offset"), shard)
-    offset = await sink.offset(row["shards"])
+    offset = await sink.offset(shards)
     with contextlib.suppress(StreamBehind):
         while entries := (await reader.read(offset.id)).entries:
             offset, _ = await sink.write(entries, offset)

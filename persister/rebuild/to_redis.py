@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from engine.queries import queries
 from engine.store import idempotency, keys
-from persister.queries import query
 from persister.rebuild.from_ledger import balances, pages
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from persister.rebuild.bulk_writer import Writer
     from persister.rebuild.from_ledger import Batch, LiveHold, Restored
 
+_SQL: Final = queries(__package__, "rebuild")
 _NO_AMOUNT: Final = ""
 _REDEMPTIONS: Final = frozenset({"redeemed", "confirmed"})
 _NAME: Final = itemgetter("name")
@@ -122,7 +123,7 @@ async def write_users(
             writer.put(keys.users(pinned[campaign], campaign, bucket), digest, count)
 
     written = 0
-    async for rows in pages(connection, query("rebuild_users"), list(pinned)):
+    async for rows in pages(connection, _SQL["users"], list(pinned)):
         for campaign, user, redemptions in rows:
             put(campaign, user, redemptions + corrections.pop((campaign, user), 0))
         await writer.make_room()
@@ -149,7 +150,7 @@ async def write_receipts(
     left = await balances(connection, restored, since_ms)
     latest: list[Any] = []  # of one key; it may go on with the next page
     read = 0
-    async for page in pages(connection, query("rebuild_keyed"), since_ms):
+    async for page in pages(connection, _SQL["keyed_events"], since_ms):
         calls, latest = groupby(latest + page, _NAME), []
         for _, rows in calls:
             if latest:

@@ -6,8 +6,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from engine.queries import queries
 from persister.ingest.entries import StreamId, decode
-from persister.queries import query
 from persister.reconcile.code_state import SUCCESSES, Told
 from persister.reconcile.expected import FETCH_ROWS, told
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from engine.postgres_types import Connection
     from persister.reconcile.expected import Expected
 
+_SQL: Final = queries(__package__, "audit")
 _POLL_S: Final = 0.05
 _PAGE_ENTRIES: Final = 1000
 
@@ -55,14 +56,14 @@ class Follower:
                 await self._tell_stream(shard, end)
 
     async def _written(self, shard: int) -> StreamId:
-        row = await self._connection.fetchrow(query("read_offset"), shard)
+        row = await self._connection.fetchrow(_SQL["written"], shard)
         return StreamId(row["stream_ms"], row["stream_seq"])
 
     async def _tell_ledger(self, shard: int, end: StreamId) -> None:
         expected = self.expected
         async with self._connection.transaction():
             async for row in self._connection.cursor(
-                query("audit_events"), shard, *expected.at[shard], *end, prefetch=FETCH_ROWS
+                _SQL["events_between"], shard, *expected.at[shard], *end, prefetch=FETCH_ROWS
             ):
                 expected.seqs[shard] = row["seq"]
                 if row["last4"]:
@@ -70,7 +71,7 @@ class Follower:
                     if event.type == "rolled_back" and not event.known:
                         event = await self._with_redemption(event, row["batch"], row["serial"])
                     expected.tell(row["batch"], row["serial"], [(f"{shard}:{row['seq']}", event)])
-        rejects = await self._connection.fetchval(query("audit_rejects"), shard, *end)
+        rejects = await self._connection.fetchval(_SQL["rejects"], shard, *end)
         expected.entries[shard] = expected.seqs[shard] + rejects
         expected.at[shard] = end
 
@@ -111,5 +112,5 @@ class Follower:
         if event.redemption in self._amounts:
             return event._replace(redeemed=self._amounts[event.redemption], known=True)
         place = [int(part) for part in event.redemption.split("-")]
-        row = await self._connection.fetchrow(query("audit_redemption"), *place, batch, serial)
+        row = await self._connection.fetchrow(_SQL["redemption_amount"], *place, batch, serial)
         return event._replace(redeemed=row and row["amount"], known=row is not None)

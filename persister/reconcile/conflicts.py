@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import asyncpg
 import numpy as np
 
+from engine.queries import queries
 from persister import metrics
 from persister.copy_format import BinaryRows
 from persister.ownership import CONFLICTS_LOCK, try_lock
-from persister.queries import query
 from persister.servers import describe_error
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from engine.settings import Settings
 
 logger = logging.getLogger(__name__)
+_SQL: Final = queries(__package__, "conflicts")
 
 SEGMENT_BYTES: Final = 1 << 14
 ROWS_MAX: Final = 20_000
@@ -140,7 +141,7 @@ class Tallies:
         reading = BinaryRows(_ROW)
         if windows:
             await self._connection.copy_from_query(
-                query("read_uses"), *_columns(windows), output=reading.take, format="binary"
+                _SQL["uses"], *_columns(windows), output=reading.take, format="binary"
             )
             await self._take(reading.finish())
             self._looked.update({window.shard: window.seq for window in windows})
@@ -156,13 +157,13 @@ class Tallies:
         changed = sorted(self._changed)
         async with self._connection.transaction():
             await self._connection.execute(
-                query("write_tallies"),
+                _SQL["write_tallies"],
                 [batch for batch, _ in changed],
                 [segment for _, segment in changed],
                 [self._segments[place].tobytes() for place in changed],
             )
             await self._connection.execute(
-                query("write_checks"), list(self._looked), list(self._looked.values())
+                _SQL["write_checks"], list(self._looked), list(self._looked.values())
             )
         self._changed.clear()
         self._kept_at = time.monotonic()
@@ -171,19 +172,18 @@ class Tallies:
         """What to look at now: the oldest of all shards, as a code may have been on another one before."""
         windows = []
         horizon: int | None = None
-        for row in await self._connection.fetch(query("read_unchecked")):
+        for row in await self._connection.fetch(_SQL["unchecked"]):
             checked = self._looked.setdefault(row["shard"], row["checked"])
             end = min(row["seq"], checked + rows_max)
             if end > checked:
                 windows.append(Window(row["shard"], checked, end))
             if end < row["seq"]:
-                ms = await self._connection.fetchval(query("read_row_ms"), row["shard"], end)
+                ms = await self._connection.fetchval(_SQL["row_ms"], row["shard"], end)
                 horizon = ms if horizon is None or ms is None else min(horizon, ms)
         if horizon is None or len(windows) == 1:
             return windows
         ends = [
-            await self._connection.fetchval(query("read_checked_until"), *window, horizon)
-            for window in windows
+            await self._connection.fetchval(_SQL["checked_until"], *window, horizon) for window in windows
         ]
         return [
             Window(window.shard, window.checked, end)
@@ -193,7 +193,7 @@ class Tallies:
 
     async def _take(self, rows: NDArray[Any]) -> None:
         numbers = np.unique(rows["batch"]).tolist()
-        found = await self._connection.fetch(query("read_rules"), numbers)
+        found = await self._connection.fetch(_SQL["limits"], numbers)
         rules = {row["id"]: Rules(row["kind"], row["allowed"]) for row in found}
         rows = rows[np.isin(rows["batch"], list(rules)) & (rows["serial"] >= 0)]
         if not len(rows):
@@ -215,13 +215,13 @@ class Tallies:
         for batch, segment in places:
             self._segments[batch, segment] = np.zeros(rules[batch].codes_together, rules[batch].tally)
         columns = [batch for batch, _ in places], [segment for _, segment in places]
-        for row in await self._connection.fetch(query("read_tallies"), *columns):
+        for row in await self._connection.fetch(_SQL["tallies"], *columns):
             tally = np.frombuffer(row["used"], rules[row["batch"]].tally)
             self._segments[row["batch"], row["segment"]] = tally.copy()
 
     async def _record(self, *columns: list[Any]) -> None:
         """Those that are known already, from before a new start, are not told again."""
-        for conflict in await self._connection.fetch(query("insert_conflicts"), *columns):
+        for conflict in await self._connection.fetch(_SQL["insert"], *columns):
             metrics.CONFLICTS.labels(conflict["kind"]).inc()
             logger.error("a code succeeded more often than it may", extra=dict(conflict))
 

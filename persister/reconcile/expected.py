@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from engine.queries import queries
 from engine.store import idempotency, keys
 from persister.copy_format import BinaryRows
 from persister.ingest.entries import StreamId
-from persister.queries import query
 from persister.reconcile.code_state import Held, Rules, Story, Told
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from engine.postgres_types import Connection, Row
 
+_SQL: Final = queries(__package__, "audit")
 FETCH_ROWS: Final = 5000
 _PLAIN: Final = (("batch", 4), ("serial", 4), ("amount", 8))
 
@@ -111,10 +112,10 @@ class Expected:
 
     async def read_batches(self, connection: Connection) -> None:
         """Know those batches that are new."""
-        for row in await connection.fetch(query("audit_detached")):
+        for row in await connection.fetch(_SQL["detached_batches"]):
             self.detached.add(row["id"])
             self.detached_campaigns.add(row["campaign"])
-        for row in await connection.fetch(query("audit_batches")):
+        for row in await connection.fetch(_SQL["batches"]):
             if row["per_user_limited"] and row["pinned_shard"] is not None:
                 self.limited[row["campaign"]] = row["pinned_shard"]
             if row["id"] not in self.batches:
@@ -131,8 +132,7 @@ class Expected:
 
     async def read_pseudonyms(self, connection: Connection) -> None:
         """Know whose names were erased."""
-        rows = await connection.fetch(query("audit_pseudonyms"))
-        self.pseudonyms.update(row["pseudonym"] for row in rows)
+        self.pseudonyms |= await read_pseudonyms(connection)
 
     def take_plain(self, rows: NDArray[Any]) -> None:
         """Count codes of which there is nothing but one redemption."""
@@ -227,25 +227,30 @@ def told(row: Row) -> Told:
     )
 
 
+async def read_pseudonyms(connection: Connection) -> set[str]:
+    """The pseudonyms that stand in the ledger for erased names."""
+    return {row["pseudonym"] for row in await connection.fetch(_SQL["pseudonyms"])}
+
+
 async def read(connection: Connection, shards: int) -> Expected:
     """From one snapshot of the ledger; ``connection`` is in a transaction that has one, and may write."""
     expected = Expected(shards)
     await expected.read_pseudonyms(connection)
-    for row in await connection.fetch(query("audit_offsets")):
+    for row in await connection.fetch(_SQL["offsets"]):
         expected.at[row["shard"]] = StreamId(row["stream_ms"], row["stream_seq"])
         expected.seqs[row["shard"]] = row["seq"]
         expected.entries[row["shard"]] = row["seq"] + row["rejects"]
     await expected.read_batches(connection)
-    await connection.execute(query("audit_odd"))
+    await connection.execute(_SQL["create_odd_codes"])
     await connection.execute("ANALYZE odd_codes")
     reading = BinaryRows(_PLAIN, expected.take_plain)
-    await connection.copy_from_query(query("audit_plain"), output=reading.take, format="binary")
+    await connection.copy_from_query(_SQL["single_redemptions"], output=reading.take, format="binary")
     expected.take_plain(reading.finish())
     limited = sorted(expected.limited)
-    async for row in connection.cursor(query("audit_plain_users"), limited, prefetch=FETCH_ROWS):
+    async for row in connection.cursor(_SQL["single_redemptions_by_user"], limited, prefetch=FETCH_ROWS):
         expected.count_user(row["campaign"], row["user_id"], row["uses"])
     story: list[Any] = []
-    async for row in connection.cursor(query("audit_stories"), prefetch=FETCH_ROWS):
+    async for row in connection.cursor(_SQL["odd_code_events"], prefetch=FETCH_ROWS):
         if story and (row["batch"], row["serial"]) != (story[0]["batch"], story[0]["serial"]):
             expected.tell(story[0]["batch"], story[0]["serial"], _named(story))
             expected.stories += 1

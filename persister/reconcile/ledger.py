@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from engine.queries import queries
 from persister.ingest import chain
-from persister.queries import query
 from persister.reconcile.findings import Head
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from engine.postgres_types import Connection, Row
     from persister.reconcile.findings import Report
 
+_SQL: Final = queries(__package__, "audit")
 LINK_ROWS: Final = 10_000
 """Rows that are read together: links are small where there is little to do."""
 _FETCH_ROWS: Final = 5000
@@ -29,16 +30,16 @@ async def audit(
 
     ``anchors``: of shards, digests that were noted earlier, each with the row it stood behind.
     """
-    offsets = await connection.fetch(query("audit_offsets"))
+    offsets = await connection.fetch(_SQL["offsets"])
     await _look_at_numbers(connection, report, offsets)
     for row in offsets:
         await _look_at_chain(connection, report, row, dict(anchors.get(row["shard"], [])), progress)
     for shard in anchors.keys() - {row["shard"] for row in offsets}:
         report.add("chain", f"shard {shard}", "a chain", "no such shard")
-    async for row in connection.cursor(query("audit_strays"), prefetch=_FETCH_ROWS):
+    async for row in connection.cursor(_SQL["strays"], prefetch=_FETCH_ROWS):
         item = f"{row['shard']}:{row['seq']}"
         report.add("codes", item, "a code of its campaign", f"batch {row['batch']}, serial {row['serial']}")
-    for row in await connection.fetch(query("audit_erased")):
+    for row in await connection.fetch(_SQL["erased"]):
         report.look("erasures")
         if row["events"] is None or row["rows"] > row["events"]:
             told = "no such act" if row["events"] is None else f"{row['events']} events in the act"
@@ -48,13 +49,13 @@ async def audit(
 async def _look_at_numbers(connection: Connection, report: Report, offsets: list[Any]) -> None:
     ends = {row["shard"]: row["seq"] for row in offsets}
     last = {row["shard"]: row["kept_until"] for row in offsets}
-    for row in await connection.fetch(query("audit_gaps")):
+    for row in await connection.fetch(_SQL["row_counts"]):
         report.look("numbers", row["rows"])
         last[row["shard"]] = max(last.get(row["shard"], 0), row["last_seq"])
     for shard, seq in last.items():
         if seq != ends.get(shard, 0):
             report.add("numbers", f"shard {shard}", f"last row {ends.get(shard, 0)}", f"last row {seq}")
-    async for row in connection.cursor(query("audit_disorder"), prefetch=_FETCH_ROWS):
+    async for row in connection.cursor(_SQL["disorder"], prefetch=_FETCH_ROWS):
         item = f"{row['shard']}:{row['seq']}"
         if row["before"] != row["seq"] - 1:
             report.add("numbers", item, f"behind row {row['seq'] - 1}", f"behind row {row['before']}")
@@ -73,7 +74,7 @@ async def _look_at_chain(
     await _look_at_kept(connection, report, offset)
     async for links in _groups(connection, shard):
         first, last = links[0]["first_seq"], links[-1]["last_seq"]
-        rows = await connection.fetch(query("audit_rows"), shard, first, last)
+        rows = await connection.fetch(_SQL["rows"], shard, first, last)
         at = 0
         for link in links:
             end = at
@@ -126,7 +127,7 @@ def _look_at_anchor(report: Report, shard: int, seq: int, digest: bytes, anchors
 async def _groups(connection: Connection, shard: int) -> AsyncIterator[list[Any]]:
     """Links that follow each other, some together."""
     links: list[Any] = []
-    async for link in connection.cursor(query("audit_links"), shard, prefetch=_FETCH_ROWS):
+    async for link in connection.cursor(_SQL["links"], shard, prefetch=_FETCH_ROWS):
         links.append(link)
         if link["last_seq"] - links[0]["first_seq"] >= LINK_ROWS:
             yield links

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
 from redis.asyncio import Redis
 
-from persister.queries import query
+from engine.queries import queries
 from persister.reconcile import expected as expecting
 from persister.reconcile import ledger
 from persister.reconcile import redis as redis_side
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from engine.settings import Settings
+
+
+_DEPLOYMENT: Final = queries("persister", "deployment")
 
 
 async def audit(
@@ -42,7 +45,7 @@ async def audit(
     connection = await asyncpg.connect(settings.database_url, timeout=settings.persist_timeout_s)
     async with contextlib.aclosing(redis):
         try:
-            shards = int(await connection.fetchval(query("shards")))
+            shards = int(await connection.fetchval(_DEPLOYMENT["shards"]))
             async with connection.transaction(isolation="repeatable_read"):
                 await ledger.audit(connection, report, anchors, progress)
                 expected = await expecting.read(connection, shards)

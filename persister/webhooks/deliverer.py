@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 
 from engine.ledger.feed import newest
+from engine.queries import queries
 from persister import metrics
 from persister.ownership import WEBHOOKS_LOCK, try_lock
-from persister.queries import query
 from persister.servers import KEEPALIVES, describe_error
 from persister.webhooks.endpoint_task import Delivery
 from persister.webhooks.sender import open_sender
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from persister.webhooks.sender import Sender
 
 logger = logging.getLogger(__name__)
+_SQL: Final = queries(__package__, "delivery")
 
 CONNECTIONS_MAX: Final = 4
 CLOSE_TIMEOUT_S: Final = 1.0
@@ -138,7 +139,7 @@ class Deliverer:
         if time.monotonic() - self._forgot_at >= FORGET_INTERVAL_S:
             self._forgot_at = time.monotonic()
             await connection.execute(
-                query("webhook_forget"), self._settings.webhook_attempts_kept_h, FORGET_MAX
+                _SQL["forget_attempts"], self._settings.webhook_attempts_kept_h, FORGET_MAX
             )
 
     async def _drain(self) -> None:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from engine.ledger.feed import Page, parse_cursor, read_page
-from persister.queries import query
+from engine.queries import queries
 from persister.webhooks import messages
 from persister.webhooks.endpoint import Endpoint, Progress
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from persister.webhooks.messages import Message
     from persister.webhooks.sender import Result
 
+_SQL: Final = queries(__package__, "delivery")
 PAGE_EVENTS: Final = 100
 """Events read together for an endpoint that gets them one by one."""
 SPAN_EVENTS: Final = 1000
@@ -37,7 +38,7 @@ class Letter(NamedTuple):
 
 async def endpoints(connection: Connection) -> dict[str, Endpoint]:
     """All that are enabled, by id."""
-    rows = await connection.fetch(query("webhook_endpoints"))
+    rows = await connection.fetch(_SQL["endpoints"])
     return {row["id"]: Endpoint.of(row) for row in rows}
 
 
@@ -50,7 +51,7 @@ class Store:
     async def progress(self, endpoint: Endpoint) -> Progress | None:
         """How far an endpoint is; None: it is there no more."""
         async with self._pool.acquire() as connection:
-            row = await connection.fetchrow(query("webhook_progress"), endpoint.id)
+            row = await connection.fetchrow(_SQL["progress"], endpoint.id)
         return None if row is None else Progress.of(row)
 
     async def behind(self, endpoint: Endpoint, cursor: Cursor) -> tuple[list[Message], Cursor]:
@@ -69,9 +70,7 @@ class Store:
         """Note where the next message is, and where a batch ends: after a crash it is the same."""
         pending = None if endpoint.batch_max is None else str(message.until)
         async with self._pool.acquire() as connection:
-            await connection.execute(
-                query("webhook_begin"), endpoint.id, str(written), str(message.after), pending
-            )
+            await connection.execute(_SQL["begin"], endpoint.id, str(written), str(message.after), pending)
 
     async def begun(self, endpoint: Endpoint, after: Cursor, until: Cursor) -> list[Message]:
         """The batch that was begun there, as it was."""
@@ -82,7 +81,7 @@ class Store:
     async def letter(self, endpoint: Endpoint) -> Letter | None:
         """The oldest of the dead letters that are to be delivered again."""
         async with self._pool.acquire() as connection:
-            row = await connection.fetchrow(query("webhook_replay"), endpoint.id)
+            row = await connection.fetchrow(_SQL["replay"], endpoint.id)
             if row is None:
                 return None
             after, until = parse_cursor(row["after"]), parse_cursor(row["until"])
@@ -101,13 +100,13 @@ class Store:
     async def passed(self, endpoint: Endpoint, after: Cursor, until: Cursor) -> None:
         """Nothing was there for this endpoint: go on behind it."""
         async with self._pool.acquire() as connection:
-            await connection.execute(query("webhook_passed"), endpoint.id, str(after), str(until))
+            await connection.execute(_SQL["passed"], endpoint.id, str(after), str(until))
 
     async def delivered(self, endpoint: Endpoint, message: Message, attempt: int, result: Result) -> bool:
         """Note a success and go on; False: somebody moved the cursor meanwhile."""
         places = (str(message.after), str(message.until))
         async with self._noting(endpoint, message, attempt, result) as connection:
-            done = await connection.execute(query("webhook_delivered"), endpoint.id, *places)
+            done = await connection.execute(_SQL["delivered"], endpoint.id, *places)
         return bool(done == MOVED)
 
     async def failed(
@@ -115,15 +114,15 @@ class Store:
     ) -> None:
         """Note a failure, and when to try again; an endpoint that is gone is disabled."""
         async with self._noting(endpoint, message, attempt, result) as connection:
-            await connection.execute(query("webhook_failed"), endpoint.id, str(message.after), pause_s)
+            await connection.execute(_SQL["failed"], endpoint.id, str(message.after), pause_s)
             if result.gone:
-                await connection.execute(query("webhook_disable"), endpoint.id, result.error)
+                await connection.execute(_SQL["disable"], endpoint.id, result.error)
 
     async def given_up(self, endpoint: Endpoint, message: Message, attempt: int, result: Result) -> None:
         """Note the last failure, keep the message as a dead letter, and go on."""
         async with self._noting(endpoint, message, attempt, result) as connection:
             await connection.execute(
-                query("webhook_given_up"),
+                _SQL["given_up"],
                 endpoint.id,
                 str(message.after),
                 str(message.until),
@@ -140,9 +139,9 @@ class Store:
                 await _note(connection, endpoint, letter.message, letter.attempts + 1, result)
             error = "its events are not in the ledger any more" if result is None else result.error
             if error is None:
-                await connection.execute(query("webhook_replayed"), letter.id)
+                await connection.execute(_SQL["replayed"], letter.id)
             else:
-                await connection.execute(query("webhook_replay_failed"), letter.id, error)
+                await connection.execute(_SQL["replay_failed"], letter.id, error)
 
     @asynccontextmanager
     async def _noting(
@@ -162,7 +161,7 @@ async def _note(
     result: Result,
 ) -> None:
     await connection.execute(
-        query("webhook_attempt"),
+        _SQL["attempt"],
         endpoint.id,
         message.id,
         len(message.events),

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from engine.database import queries
-from persister.queries import query
+from engine.queries import queries as queries_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,7 @@ OF_THE_LEDGER: Final = {
         ("users", "named", "'{0,0}', '{1000007,1000008}', '{0,0}'"),
     ],
     "ledger_seq": [
-        ("persister", "audit_rows", "0, 100, 200"),
+        ("persister.reconcile.audit", "rows", "0, 100, 200"),
         ("feed", "page", "'{5}', 200, 100, NULL, NULL"),
     ],
     "ledger_user": [
@@ -70,9 +70,9 @@ OF_OTHERS: Final = {
     "imported_codes_batch": [("imports", "codes", "3, 0, 100")],
     "webhook_secrets_webhook": [("webhooks", "count_secrets", "'wh_7'")],
     "webhook_dead_letters_webhook": [("webhooks", "dead_letters", "'wh_7', 9000000, 101")],
-    "webhook_dead_letters_replay": [("persister", "webhook_replay", "'wh_7'")],
+    "webhook_dead_letters_replay": [("persister.webhooks.delivery", "replay", "'wh_7'")],
     "webhook_attempts_webhook": [("webhooks", "attempts", "'wh_7', 9000000, 101, NULL")],
-    "webhook_attempts_at": [("persister", "webhook_forget", "168, 1000")],
+    "webhook_attempts_at": [("persister.webhooks.delivery", "forget_attempts", "168, 1000")],
 }
 
 FILL: Final = """
@@ -146,7 +146,8 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 async def explain(connection: Connection, file: str, name: str, arguments: str) -> list[dict[str, Any]]:
     """How a named query would be carried out, with these arguments in SQL."""
-    text = query(name) if file == "persister" else queries(file)[name]
+    package, _, room_file = file.rpartition(".")
+    text = (queries_of(package, room_file) if package else queries(file))[name]
     await connection.execute(f"PREPARE asked AS {text}")
     try:
         plan = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE asked ({arguments})")
