@@ -25,13 +25,13 @@ from redis.asyncio import Redis
 from engine.settings import Settings
 from engine.store import keys
 from engine.store.events import FIELDS
-from persister.ingest.entries import COLUMNS, decode
+from persister.ingest.entries import COLUMNS, decode_entries
 from persister.main import run
 from persister.migrations import initialise, migrate
 
 if TYPE_CHECKING:
     from engine.postgres_types import Connection
-    from persister.ingest.entries import Entry, Record
+    from persister.ingest.entries import Entry, LedgerRow
 
 SHARD: Final = 0
 FILL_BATCH: Final = 2000
@@ -63,7 +63,7 @@ def _flat(values: tuple[str, ...]) -> list[bytes]:
     return [part.encode() for pair in zip(FIELDS, values, strict=True) for part in pair]
 
 
-async def bare_copy(connection: Connection, records: list[Record], batch: int) -> float:
+async def bare_copy(connection: Connection, records: list[LedgerRow], batch: int) -> float:
     """Seconds for all rows, in COPYs of ``batch``."""
     began = time.perf_counter()
     for start in range(0, len(records), batch):
@@ -73,10 +73,10 @@ async def bare_copy(connection: Connection, records: list[Record], batch: int) -
     return time.perf_counter() - began
 
 
-async def persist(client: Redis, args: argparse.Namespace) -> tuple[float, list[Record]]:
+async def persist(client: Redis, args: argparse.Namespace) -> tuple[float, list[LedgerRow]]:
     """Seconds from start to orderly stop of a persister that finds all rows waiting; and those rows."""
     entries = await fill(client, args.rows)
-    records = list(decode(entries).records(SHARD, 1))
+    records = list(decode_entries(entries).records(SHARD, 1))
     stop = asyncio.Event()
     stop.set()  # it ends once the stream is empty
     settings = Settings(persist_batch_max=args.batch, stop_timeout_s=600)

@@ -164,7 +164,9 @@ async def _detach(connection: Connection, month: datetime, until_ms: int, actor:
     copies = [copy for row in names if (copy := await _copy(connection, row, over))]
     if copies:
         for row in ends:
-            kept = await chain.of_kept(connection, row["shard"], row["until_seq"], until_ms, over)
+            kept = await chain.digest_remaining_rows(
+                connection, row["shard"], row["until_seq"], until_ms, over
+            )
             await connection.execute(_SQL["record_remaining"], row["shard"], row["until_seq"], *kept)
         await _alone(connection, "; ".join(copy.swap for copy in copies))
         await connection.execute(_SQL["mark_campaigns"], over)

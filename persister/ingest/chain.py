@@ -33,22 +33,22 @@ if TYPE_CHECKING:
     from engine.postgres_types import Connection
 
 _SQL: Final = queries(__package__, "ledger")
-BEGINNING: Final = bytes(32)
+CHAIN_BEGINNING: Final = bytes(32)
 """The digest before the first link's."""
 
-KEPT_LINK_ROWS: Final = 5000
+REMAINING_LINK_ROWS: Final = 5000
 _HEAD: Final = b"redeem ledger 1"
 _INTEGERS: Final = frozenset({"shard", "stream_ms", "stream_seq", "seq", "batch", "serial", "at_ms"})
 _NULLABLE: Final = frozenset({"amount", "currency", "order_ref", "idempotency_key"})
 
 
-def link(before: bytes, columns: Sequence[Sequence[Any]]) -> bytes:
+def link_digest(before: bytes, columns: Sequence[Sequence[Any]]) -> bytes:
     """The digest of a link: ``columns`` are those of ``COLUMNS``, each with the values of all its rows."""
     named = dict(zip(COLUMNS, columns, strict=True))
     digest = hashlib.sha256(_HEAD + before)
     for name in COLUMNS[:-1]:
         if name == "user_id":
-            content = sealed(named[name], named["user_seal"])
+            content = seal_users(named[name], named["user_seal"])
         elif name in _INTEGERS:
             content = np.array(named[name], ">i8").tobytes()
         else:
@@ -58,7 +58,7 @@ def link(before: bytes, columns: Sequence[Sequence[Any]]) -> bytes:
     return digest.digest()
 
 
-async def of_kept(
+async def digest_remaining_rows(
     connection: Connection,
     shard: int,
     until_seq: int,
@@ -67,22 +67,22 @@ async def of_kept(
 ) -> tuple[int, bytes]:
     """How many rows there are up to one, without those of some campaigns until some time, and their digest.
 
-    That is the last one of a chain over them, of links of ``KEPT_LINK_ROWS`` rows each, the last one fewer.
+    The digest is the last one of a chain over them, in links of ``REMAINING_LINK_ROWS`` rows.
     """
-    digest, count = BEGINNING, 0
+    digest, count = CHAIN_BEGINNING, 0
     rows: list[Any] = []
     async for row in connection.cursor(
-        _SQL["remaining_rows"], shard, until_seq, until_ms, list(campaigns), prefetch=KEPT_LINK_ROWS
+        _SQL["remaining_rows"], shard, until_seq, until_ms, list(campaigns), prefetch=REMAINING_LINK_ROWS
     ):
         rows.append(row)
-        if len(rows) == KEPT_LINK_ROWS:
-            digest, count, rows = link(digest, list(zip(*rows, strict=True))), count + len(rows), []
+        if len(rows) == REMAINING_LINK_ROWS:
+            digest, count, rows = link_digest(digest, list(zip(*rows, strict=True))), count + len(rows), []
     if rows:
-        digest, count = link(digest, list(zip(*rows, strict=True))), count + len(rows)
+        digest, count = link_digest(digest, list(zip(*rows, strict=True))), count + len(rows)
     return count, digest
 
 
-def sealed(users: Sequence[str], seals: Sequence[bytes]) -> bytes:
+def seal_users(users: Sequence[str], seals: Sequence[bytes]) -> bytes:
     """What the chain has of each user."""
     sha256 = hashlib.sha256
     return b"".join(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Entry: TypeAlias = "tuple[bytes, list[bytes]]"
 """A stream entry: its id, and ``[name, value, name, value, …]``. Redis's reply has a list of both."""
 
-Record: TypeAlias = "tuple[object, ...]"
+LedgerRow: TypeAlias = "tuple[object, ...]"
 """A row of the ledger, in the order of ``COLUMNS``."""
 
 COLUMNS: Final = (
@@ -69,7 +69,7 @@ class StreamId(NamedTuple):
         return cls(int(ms), int(sequence))
 
 
-BEGINNING: Final = StreamId(0, 0)
+STREAM_BEGINNING: Final = StreamId(0, 0)
 """Before every entry: the offset of a ledger that has seen none."""
 
 
@@ -127,13 +127,13 @@ class Entries:
         rows = len(ms)
         return [[shard] * rows, ms, sequence, range(first_seq, first_seq + rows), *fields]
 
-    def records(self, shard: int, first_seq: int) -> Iterator[Record]:
+    def records(self, shard: int, first_seq: int) -> Iterator[LedgerRow]:
         """The rows, numbered from ``first_seq``. An iterator: no list of rows is ever made."""
         ms, sequence, *fields = self.columns
         return zip(repeat(shard), ms, sequence, count(first_seq), *fields, strict=False)
 
 
-def decode(entries: list[Entry]) -> Entries:
+def decode_entries(entries: list[Entry]) -> Entries:
     """From at least one entry; nothing is lost, and nothing raises."""
     first, last = StreamId.parse(entries[0][0]), StreamId.parse(entries[-1][0])
     try:

@@ -12,8 +12,8 @@ import asyncpg
 
 from engine.queries import queries
 from persister.ingest import chain
-from persister.ingest.entries import COLUMNS, Record, Reject, StreamId
-from persister.ingest.partitions import Months
+from persister.ingest.entries import COLUMNS, LedgerRow, Reject, StreamId
+from persister.ingest.partitions import MonthPartitions
 from persister.ownership import SHARD_LOCK_CLASS, try_lock
 from persister.servers import KEEPALIVES, describe_error
 
@@ -29,7 +29,7 @@ _SQL: Final = queries(__package__, "ledger")
 
 CLOSE_TIMEOUT_S: Final = 5.0
 
-REFUSED: Final = (
+UNSTORABLE: Final = (
     asyncpg.DataError,  # class 22: a value that cannot be stored
     asyncpg.CheckViolationError,
     asyncpg.NotNullViolationError,
@@ -46,27 +46,27 @@ class NotInitialised(Exception):
     """The database has no ledger for this shard, or for another number of shards."""
 
 
-class Offset(NamedTuple):
+class LedgerOffset(NamedTuple):
     """How far the ledger has come: the last entry it has seen, its last row, the chain's newest digest."""
 
     id: StreamId
     seq: int
-    digest: bytes = chain.BEGINNING
+    digest: bytes = chain.CHAIN_BEGINNING
 
 
-class Sink:
+class LedgerWriter:
     """The writing side of one shard, on a connection of its own."""
 
     def __init__(self, connection: Connection, shard: int) -> None:
         self._connection = connection
         self._shard = shard
-        self._months = Months(connection)
+        self._months = MonthPartitions(connection)
 
     async def own(self) -> bool:
         """Become the shard's only writer, for as long as this connection lasts; False if another is."""
         return await try_lock(self._connection, (SHARD_LOCK_CLASS, self._shard))
 
-    async def offset(self, shards: int) -> Offset:
+    async def offset(self, shards: int) -> LedgerOffset:
         """Where to go on.
 
         Raises:
@@ -80,9 +80,9 @@ class Sink:
             raise NotInitialised(f"the database has no shard {self._shard}")
         if row["shards"] != shards:
             raise NotInitialised(f"the deployment has {row['shards']} shards, the settings say {shards}")
-        return Offset(StreamId(row["stream_ms"], row["stream_seq"]), row["seq"], row["chain_digest"])
+        return LedgerOffset(StreamId(row["stream_ms"], row["stream_seq"]), row["seq"], row["chain_digest"])
 
-    async def write(self, entries: Entries, begin: Offset) -> tuple[Offset, list[Reject]]:
+    async def write(self, entries: Entries, begin: LedgerOffset) -> tuple[LedgerOffset, list[Reject]]:
         """Write entries that follow ``begin``; answers the new offset, and the entries set aside.
 
         Rows are numbered on from ``begin`` without a gap. An entry that PostgreSQL refuses is kept
@@ -96,7 +96,7 @@ class Sink:
         try:
             try:
                 return await self._write_whole(entries, begin)
-            except REFUSED:
+            except UNSTORABLE:
                 return await self._write_sifted(entries, begin)
         except asyncpg.UniqueViolationError as error:  # of either way to write
             raise OffsetMoved(f"the ledger of shard {self._shard} goes beyond {begin.id}") from error
@@ -105,33 +105,33 @@ class Sink:
         """Drop the connection without a word; every call under way fails at once."""
         self._connection.terminate()
 
-    async def _write_whole(self, entries: Entries, begin: Offset) -> tuple[Offset, list[Reject]]:
+    async def _write_whole(self, entries: Entries, begin: LedgerOffset) -> tuple[LedgerOffset, list[Reject]]:
         columns = entries.ledger_columns(self._shard, begin.seq + 1)
         linking = asyncio.create_task(_link(begin.digest, columns))
         try:
             async with self._connection.transaction():
                 if entries.events:
                     await self._copy(entries.records(self._shard, begin.seq + 1))
-                end = Offset(entries.last, begin.seq + len(entries.events), await linking)
+                end = LedgerOffset(entries.last, begin.seq + len(entries.events), await linking)
                 await self._finish(entries.rejects, begin, end)
         finally:
             linking.cancel()
         return end, entries.rejects
 
-    async def _write_sifted(self, entries: Entries, begin: Offset) -> tuple[Offset, list[Reject]]:
+    async def _write_sifted(self, entries: Entries, begin: LedgerOffset) -> tuple[LedgerOffset, list[Reject]]:
         rows = list(zip(entries.events, entries.records(self._shard, 0), strict=True))
         async with self._connection.transaction():
-            written: list[Record] = []
+            written: list[LedgerRow] = []
             refused: list[Reject] = []
             await self._sift(rows, begin.seq, written, refused)
             rejects = sorted([*entries.rejects, *refused], key=lambda reject: reject.id)
             digest = await _link(begin.digest, list(zip(*written, strict=True)))
-            end = Offset(entries.last, begin.seq + len(written), digest)
+            end = LedgerOffset(entries.last, begin.seq + len(written), digest)
             await self._finish(rejects, begin, end)
         return end, rejects
 
     async def _sift(
-        self, rows: list[tuple[Entry, Record]], after: int, written: list[Record], refused: list[Reject]
+        self, rows: list[tuple[Entry, LedgerRow]], after: int, written: list[LedgerRow], refused: list[Reject]
     ) -> None:
         """Write all rows but those refused, found by halving; numbers go on from ``after``."""
         first = after + len(written) + 1
@@ -139,7 +139,7 @@ class Sink:
         try:
             async with self._connection.transaction():  # a savepoint
                 await self._copy(records)
-        except REFUSED as error:
+        except UNSTORABLE as error:
             if len(rows) == 1:
                 (entry_id, raw), _ = rows[0]
                 refused.append(Reject(StreamId.parse(entry_id), raw, describe_error(error)))
@@ -150,10 +150,10 @@ class Sink:
             return
         written += records
 
-    async def _copy(self, records: Iterable[Record]) -> None:
+    async def _copy(self, records: Iterable[LedgerRow]) -> None:
         await self._connection.copy_records_to_table("ledger", records=records, columns=COLUMNS)
 
-    async def _finish(self, rejects: list[Reject], begin: Offset, end: Offset) -> None:
+    async def _finish(self, rejects: list[Reject], begin: LedgerOffset, end: LedgerOffset) -> None:
         """The rest of the transaction: what was set aside, the link, and the offset, if it is still ours."""
         if rejects:
             await self._connection.executemany(
@@ -179,12 +179,16 @@ class Sink:
 
 async def _link(before: bytes, columns: Sequence[Sequence[object]]) -> bytes:
     """The newest digest; hashed aside, as it takes its time."""
-    return await asyncio.to_thread(chain.link, before, columns) if columns and len(columns[0]) else before
+    return (
+        await asyncio.to_thread(chain.link_digest, before, columns) if columns and len(columns[0]) else before
+    )
 
 
 @asynccontextmanager
-async def open_sink(settings: Settings, database_url: str, shard: int) -> AsyncIterator[Sink]:
-    """A sink on a new connection. Closing it lets another persister become the owner."""
+async def open_ledger_writer(
+    settings: Settings, database_url: str, shard: int
+) -> AsyncIterator[LedgerWriter]:
+    """A writer on a new connection. Closing it lets another persister become the owner."""
     connection = await asyncpg.connect(
         database_url,
         timeout=settings.persist_timeout_s,
@@ -193,7 +197,7 @@ async def open_sink(settings: Settings, database_url: str, shard: int) -> AsyncI
     )
     try:
         await connection.execute(_SQL["require_durable_commits"])
-        yield Sink(connection, shard)
+        yield LedgerWriter(connection, shard)
     finally:
         with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             await connection.close(timeout=CLOSE_TIMEOUT_S)

@@ -18,7 +18,7 @@ AHEAD_MS: Final = 7 * 24 * 3600 * 1000
 _LAST: Final = datetime(9999, 12, 1, tzinfo=UTC)
 
 
-class Months:
+class MonthPartitions:
     """What a writer knows of the tables there are."""
 
     def __init__(self, connection: Connection) -> None:

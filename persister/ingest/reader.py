@@ -11,7 +11,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
 from engine.store import keys
-from persister.ingest.entries import Entries, StreamId, decode
+from persister.ingest.entries import Entries, StreamId, decode_entries
 from persister.servers import REPLY_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ class StreamBehind(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class StreamPage:
     """What one look at the stream found: the next entries, if any, and how many it holds in all."""
 
     entries: Entries | None
     stream_length: int
 
 
-def connect(settings: Settings, redis_url: str) -> Redis:
+def open_stream_client(settings: Settings, redis_url: str) -> Redis:
     """A client for one shard. It does not retry: the persister does, from the offset."""
     client = Redis.from_url(
         redis_url,
@@ -55,7 +55,7 @@ class StreamReader:
         self._entries_max = settings.persist_batch_max
         self._block_ms = settings.persist_block_ms
 
-    async def read(self, after: StreamId, count: int | None = None) -> Page:
+    async def read(self, after: StreamId, count: int | None = None) -> StreamPage:
         """The entries that follow, at most ``count`` (``persist_batch_max``); returns at once.
 
         Raises:
@@ -67,9 +67,9 @@ class StreamReader:
         while page.entries and page.entries.size == PAGE_ENTRIES and entries and entries.size < most:
             page = await self._read_page(entries.last, most - entries.size)
             entries = entries.followed_by(page.entries) if page.entries else entries
-        return Page(entries, length)
+        return StreamPage(entries, length)
 
-    async def _read_page(self, after: StreamId, count: int) -> Page:
+    async def _read_page(self, after: StreamId, count: int) -> StreamPage:
         pipeline = self._client.pipeline(transaction=False)
         pipeline.xinfo_stream(self._key)
         pipeline.xrange(self._key, min=f"({after}", count=min(count, PAGE_ENTRIES))
@@ -81,7 +81,7 @@ class StreamReader:
                 raise reply
         if StreamId.parse(stream["last-generated-id"]) < after:
             raise StreamBehind(f"{self._key} ends before {after}")
-        return Page(decode(entries) if entries else None, stream["length"])
+        return StreamPage(decode_entries(entries) if entries else None, stream["length"])
 
     async def wait(self, after: StreamId) -> bool:
         """Wait until an entry follows, at most ``persist_block_ms``; answers whether one does."""

@@ -17,16 +17,16 @@ import asyncpg
 from redis.exceptions import RedisError
 
 from persister import metrics
-from persister.ingest.ledger_writer import NotInitialised, OffsetMoved, open_sink
-from persister.ingest.reader import StreamBehind, StreamReader, connect
+from persister.ingest.ledger_writer import NotInitialised, OffsetMoved, open_ledger_writer
+from persister.ingest.reader import StreamBehind, StreamReader, open_stream_client
 from persister.ingest.trimming import Trimmer
 from persister.servers import describe_error
 
 if TYPE_CHECKING:
     from engine.settings import Settings
     from persister.ingest.entries import Entries, Reject, StreamId
-    from persister.ingest.ledger_writer import Offset, Sink
-    from persister.ingest.reader import Page
+    from persister.ingest.ledger_writer import LedgerOffset, LedgerWriter
+    from persister.ingest.reader import StreamPage
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +47,10 @@ class ShardPersister:
         self._settings = settings
         self._database_url = database_url
         self._stop = stop
-        self._redis = connect(settings, redis_url)
+        self._redis = open_stream_client(settings, redis_url)
         self._reader = StreamReader(self._redis, shard, settings)
         self._trimmer = Trimmer(self._redis, shard, settings.persist_batch_max, settings.stream_retained_max)
-        self._sink: Sink | None = None
+        self._writer: LedgerWriter | None = None
         self._owner = False
         self._committed: StreamId | None = None  # as far as is known
         self._trouble: str | None = None
@@ -70,8 +70,8 @@ class ShardPersister:
 
     def abandon(self) -> None:
         """Drop the connection to PostgreSQL, which rolls back what is under way; cancel ``run`` next."""
-        if self._sink is not None:
-            self._sink.abandon()
+        if self._writer is not None:
+            self._writer.abandon()
 
     async def _tried(self) -> bool:
         """One try; answers whether it ended because it was asked to, or can do no more."""
@@ -87,20 +87,20 @@ class ShardPersister:
     async def _serve(self) -> None:
         """From becoming the owner to letting go; returns when stopped."""
         owners = metrics.OWNER.labels(self._label)
-        async with open_sink(self._settings, self._database_url, self._shard) as sink:
-            self._sink = sink
-            if not await self._become_owner(sink):
+        async with open_ledger_writer(self._settings, self._database_url, self._shard) as writer:
+            self._writer = writer
+            if not await self._become_owner(writer):
                 return
             owners.set(1)
             try:
-                await self._persist(sink)
+                await self._persist(writer)
             finally:
                 owners.set(0)
 
-    async def _become_owner(self, sink: Sink) -> bool:
+    async def _become_owner(self, writer: LedgerWriter) -> bool:
         """Stand by until the shard is free; False when stopped before."""
         told = False
-        while not await sink.own():
+        while not await writer.own():
             _heed_cancellation()
             if not told:
                 logger.info("standing by: another persister owns the shard", extra={"shard": self._shard})
@@ -113,9 +113,9 @@ class ShardPersister:
         self._owner = True
         return True
 
-    async def _persist(self, sink: Sink) -> None:
+    async def _persist(self, writer: LedgerWriter) -> None:
         """The loop: entries are written while the next ones are read."""
-        offset = await sink.offset(self._settings.shards)
+        offset = await writer.offset(self._settings.shards)
         self._committed = offset.id
         page = await self._reader.read(offset.id)
         await self._trimmer.trim(offset.id)
@@ -126,12 +126,12 @@ class ShardPersister:
                 self._well()
                 page = await self._idle(offset)
             else:
-                offset, page = await self._write(sink, page.entries, offset)
+                offset, page = await self._write(writer, page.entries, offset)
         self._observe(page)
         if self._trimmer.retained:
             await self._trimmer.trim(offset.id)
 
-    async def _idle(self, offset: Offset) -> Page:
+    async def _idle(self, offset: LedgerOffset) -> StreamPage:
         """Wait for news; where none come, that is the moment to trim."""
         news = await self._news(offset)
         page = await self._reader.read(offset.id)
@@ -139,7 +139,9 @@ class ShardPersister:
             await self._trimmer.trim(offset.id)
         return page
 
-    async def _write(self, sink: Sink, entries: Entries, begin: Offset) -> tuple[Offset, Page]:
+    async def _write(
+        self, writer: LedgerWriter, entries: Entries, begin: LedgerOffset
+    ) -> tuple[LedgerOffset, StreamPage]:
         """Write entries and read what follows: at the same time, where more is known to be there.
 
         A few are not committed faster than ``persist_interval_ms``: each commit costs both
@@ -149,7 +151,7 @@ class ShardPersister:
         full = entries.size >= self._settings.persist_batch_max
         ahead = asyncio.create_task(self._trim_and_read(begin.id, entries.last)) if full else None
         try:
-            end, rejects = await sink.write(entries, begin)
+            end, rejects = await writer.write(entries, begin)
             self._count(entries, rejects)
             if ahead is not None:
                 return end, await ahead
@@ -159,7 +161,7 @@ class ShardPersister:
         await self._pause(began + self._settings.persist_interval_ms / 1000 - time.monotonic())
         return end, await self._trim_and_read(end.id, end.id)
 
-    async def _trim_and_read(self, committed: StreamId, after: StreamId) -> Page:
+    async def _trim_and_read(self, committed: StreamId, after: StreamId) -> StreamPage:
         if self._trimmer.due:
             await self._trimmer.trim(committed)
         return await self._reader.read(after)
@@ -176,7 +178,7 @@ class ShardPersister:
                 extra={"shard": self._shard, "entry": str(reject.id), "reason": reject.reason},
             )
 
-    async def _news(self, offset: Offset) -> bool:
+    async def _news(self, offset: LedgerOffset) -> bool:
         """Whether an entry follows the offset; waits for one, but not once we are to stop."""
         news = asyncio.create_task(self._reader.wait(offset.id))
         stopped = asyncio.create_task(self._stop.wait())
@@ -202,7 +204,7 @@ class ShardPersister:
         else:
             await self._pause(delay_s * _jitter())
 
-    def _observe(self, page: Page) -> None:
+    def _observe(self, page: StreamPage) -> None:
         self._show_lag(page.stream_length, page.entries.first if page.entries else None)
 
     async def _watch(self) -> None:

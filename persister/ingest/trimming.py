@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 
 from engine.store import keys
 from persister import metrics
-from persister.ingest.entries import BEGINNING, StreamId
+from persister.ingest.entries import STREAM_BEGINNING, StreamId
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ WALK_ENTRIES: Final = 1000
 """Entries of one reply while the stream is gone through."""
 
 
-class Floor(NamedTuple):
+class GroupFloor(NamedTuple):
     """The oldest entry that a consumer group still needs, and the group."""
 
     id: StreamId
@@ -68,19 +68,19 @@ class Trimmer:
 
     async def trim(self, committed: StreamId) -> int:
         """Remove the entries up to and including the committed one that no group needs; answers how many."""
-        if committed == BEGINNING:
+        if committed == STREAM_BEGINNING:
             return 0  # nothing is committed: nothing to remove, and Redis need not be asked
         self._gathered = 0
         known = self.retained  # more may come into the ledger meanwhile, above the offset
         floor = await self._floor()
         if floor is None or floor.id > committed:
-            removed = await self._remove_below(after(committed))
+            removed = await self._remove_below(next_stream_id(committed))
             self.retained -= known
             self._counted, self._told = True, False
             return removed
         return await self._trim_behind(floor, committed, known)
 
-    async def _trim_behind(self, floor: Floor, committed: StreamId, known: int) -> int:
+    async def _trim_behind(self, floor: GroupFloor, committed: StreamId, known: int) -> int:
         """Remove what is before the floor, and of the rest what is too much."""
         removed = await self._remove_below(floor.id)
         if self._counted:
@@ -104,7 +104,7 @@ class Trimmer:
             )
         return removed + lost
 
-    async def _floor(self) -> Floor | None:
+    async def _floor(self) -> GroupFloor | None:
         """The floor of the group that is furthest behind; None where there are no groups."""
         try:
             groups: list[dict[str, Any]] = await self._client.xinfo_groups(self._key)
@@ -114,12 +114,12 @@ class Trimmer:
             raise
         floors = []
         for group in groups:
-            oldest = after(StreamId.parse(group["last-delivered-id"]))
+            oldest = next_stream_id(StreamId.parse(group["last-delivered-id"]))
             if group["pending"]:
                 pending: dict[str, Any] = await self._client.xpending(self._key, group["name"])
                 if pending["min"] is not None:  # it may have been acknowledged meanwhile
                     oldest = min(oldest, StreamId.parse(pending["min"]))
-            floors.append(Floor(oldest, group["name"].decode(errors="replace")))
+            floors.append(GroupFloor(oldest, group["name"].decode(errors="replace")))
         return min(floors, default=None)
 
     async def _remove_below(self, oldest: StreamId) -> int:
@@ -136,7 +136,7 @@ class Trimmer:
             if passed + len(page) > number:
                 return StreamId.parse(page[number - passed][0])
             passed += len(page)
-        return after(committed)
+        return next_stream_id(committed)
 
     async def _walk(self, committed: StreamId) -> AsyncIterator[list[Any]]:
         """The entries up to and including the committed one, some at a time."""
@@ -149,7 +149,7 @@ class Trimmer:
             begin = f"({StreamId.parse(page[-1][0])}"
 
 
-def after(entry: StreamId) -> StreamId:
+def next_stream_id(entry: StreamId) -> StreamId:
     """The id that follows this one."""
     if entry.sequence == SEQUENCE_MAX:
         return StreamId(entry.ms + 1, 0)

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 
 from engine.queries import queries
 from engine.store import keys
-from persister.ingest.ledger_writer import Sink
+from persister.ingest.ledger_writer import LedgerWriter
 from persister.ingest.reader import StreamBehind, StreamReader
 from persister.rebuild import from_ledger, to_redis
 from persister.rebuild.bulk_writer import writing
@@ -95,17 +95,17 @@ async def rebuild(settings: Settings, report: Callable[[str, int], None]) -> int
 
 async def _own(connection: Connection, shards: range) -> None:
     """Be the only one who writes the ledger. A persister whose Redis is behind lets go again and again."""
-    sinks = {shard: Sink(connection, shard) for shard in shards}
+    writers = {shard: LedgerWriter(connection, shard) for shard in shards}
     deadline = time.monotonic() + OWN_TIMEOUT_S
-    while sinks:
-        for shard in list(sinks):
-            if await sinks[shard].own():
-                del sinks[shard]
-        if sinks and time.monotonic() > deadline:
+    while writers:
+        for shard in list(writers):
+            if await writers[shard].own():
+                del writers[shard]
+        if writers and time.monotonic() > deadline:
             raise RebuildRefused(
-                f"a persister writes the ledger of shard {min(sinks)}; stop `redeem up` or `redeem persist`"
+                f"a persister writes the ledger of shard {min(writers)}; stop `redeem up` or `redeem persist`"
             )
-        await asyncio.sleep(_POLL_S if sinks else 0)
+        await asyncio.sleep(_POLL_S if writers else 0)
 
 
 async def _refuse_live_holds(redis: Redis, shards: int) -> None:
@@ -120,11 +120,11 @@ async def _refuse_live_holds(redis: Redis, shards: int) -> None:
 async def _drain(connection: Connection, redis: Redis, settings: Settings, shard: int, shards: int) -> None:
     """Bring to the ledger what the stream still has; whoever lost events may have taken others since."""
     redis.set_response_callback("XRANGE", lambda response, **_: response)
-    sink, reader = Sink(connection, shard), StreamReader(redis, shard, settings)
-    offset = await sink.offset(shards)
+    writer, reader = LedgerWriter(connection, shard), StreamReader(redis, shard, settings)
+    offset = await writer.offset(shards)
     with contextlib.suppress(StreamBehind):
         while entries := (await reader.read(offset.id)).entries:
-            offset, _ = await sink.write(entries, offset)
+            offset, _ = await writer.write(entries, offset)
 
 
 async def _remove_everything(redis: Redis, report: Callable[[str, int], None]) -> None:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from engine.queries import queries
-from persister.ingest.entries import StreamId, decode
+from persister.ingest.entries import StreamId, decode_entries
 from persister.reconcile.code_state import SUCCESSES, Told
 from persister.reconcile.expected import FETCH_ROWS, told
 
@@ -90,7 +90,7 @@ class Follower:
             flat = [
                 (entry_id, [part for pair in fields.items() for part in pair]) for entry_id, fields in page
             ]
-            entries = decode(flat)
+            entries = decode_entries(flat)
             for record in entries.records(shard, 0):
                 await self._tell_record(shard, record)
             expected.entries[shard] += entries.size

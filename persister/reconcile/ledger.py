@@ -70,7 +70,7 @@ async def _look_at_chain(
     anchors: dict[int, bytes],
     progress: Callable[[str, int], None],
 ) -> None:
-    shard, before, seq = offset["shard"], chain.BEGINNING, offset["chain_after"]
+    shard, before, seq = offset["shard"], chain.CHAIN_BEGINNING, offset["chain_after"]
     await _look_at_kept(connection, report, offset)
     async for links in _groups(connection, shard):
         first, last = links[0]["first_seq"], links[-1]["last_seq"]
@@ -85,7 +85,9 @@ async def _look_at_chain(
             if link["first_seq"] != seq + 1:
                 report.add("chain", item, f"rows from {seq + 1}", f"rows from {link['first_seq']}")
             whole = link["last_seq"] > offset["kept_until"]
-            digest = chain.link(before, list(zip(*own, strict=True))) if whole and _is_sealed(own) else b""
+            digest = (
+                chain.link_digest(before, list(zip(*own, strict=True))) if whole and _is_sealed(own) else b""
+            )
             if whole and digest != link["digest"]:
                 report.add("chain", item, link["digest"].hex(), digest.hex() or "rows that are missing")
             before, seq = link["digest"], link["last_seq"]
@@ -106,7 +108,7 @@ async def _look_at_kept(connection: Connection, report: Report, offset: Row) -> 
         return
     report.look("kept", offset["kept_rows"])
     kept = offset["kept_rows"], offset["kept_digest"]
-    rows, digest = await chain.of_kept(connection, offset["shard"], offset["kept_until"])
+    rows, digest = await chain.digest_remaining_rows(connection, offset["shard"], offset["kept_until"])
     if (rows, digest) != kept:
         item = f"shard {offset['shard']}, what is left up to row {offset['kept_until']}"
         report.add("kept", item, f"{kept[0]} rows, {kept[1].hex()}", f"{rows} rows, {digest.hex()}")

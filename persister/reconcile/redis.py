@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import ResponseError
 
 from engine.store import keys
-from persister.ingest.entries import BEGINNING, StreamId
+from persister.ingest.entries import STREAM_BEGINNING, StreamId
 from persister.reconcile.catch_up import Follower
 from persister.reconcile.comparisons import Hold, Item, agree, command, parse, wanted
 from persister.reconcile.redis_scan import Walk
@@ -124,7 +124,7 @@ async def _end_of_stream(redis: Redis, shard: int) -> tuple[StreamId, int]:
 def _end(stream: Any) -> tuple[StreamId, int]:  # noqa: ANN401 - whatever Redis sent
     """The last entry that a stream ever had, and how many it has had."""
     if isinstance(stream, ResponseError) and "no such key" in str(stream):
-        return BEGINNING, 0
+        return STREAM_BEGINNING, 0
     if isinstance(stream, Exception):
         raise stream
     answers: Mapping[Any, Any] = (

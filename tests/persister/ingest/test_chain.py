@@ -178,14 +178,14 @@ async def test_an_anchor_shows_that_all_of_a_chain_was_made_anew(
 
 async def make_anew(ledger: Ledger) -> None:
     """What somebody can do who may write everything."""
-    digest = chain.BEGINNING
+    digest = chain.CHAIN_BEGINNING
     for link in await links(ledger):
         rows = await ledger.connection.fetch(
             f"SELECT {', '.join(COLUMNS)} FROM ledger WHERE seq BETWEEN $1 AND $2 ORDER BY seq",  # noqa: S608 - its columns
             link["first_seq"],
             link["last_seq"],
         )
-        digest = chain.link(digest, list(zip(*rows, strict=True)))
+        digest = chain.link_digest(digest, list(zip(*rows, strict=True)))
         await ledger.connection.execute(
             "UPDATE ledger_chain SET digest = $1 WHERE last_seq = $2", digest, link["last_seq"]
         )
@@ -221,7 +221,7 @@ def test_no_two_contents_have_one_digest() -> None:
     tables = [[variant] for variant in variants]
     tables += [[row, row], [row | {"order_ref": None}, row], [row, row | {"order_ref": None}]]
     digests = [
-        chain.link(before, [[line[name] for line in table] for name in COLUMNS])
+        chain.link_digest(before, [[line[name] for line in table] for name in COLUMNS])
         for table, before in itertools.product(tables, (bytes(32), b"\1" * 32))
     ]
     assert len(set(digests)) == 2 * len(tables)
