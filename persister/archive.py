@@ -18,8 +18,8 @@ from engine.ledger.feed import parse_cursor
 from engine.queries import queries
 from persister.ingest import chain
 from persister.ingest.partitions import end_ms, month_of
-from persister.reconcile import ledger
-from persister.reconcile.findings import Report
+from persister.reconcile.findings import ReconciliationReport
+from persister.reconcile.ledger import reconcile_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,9 +146,9 @@ def _over_for(settings: Settings, month: datetime, now_ms: int) -> float:
 
 
 async def _verify(connection: Connection, progress: Callable[[str, int], None]) -> None:
-    report = Report(1)
+    report = ReconciliationReport(1)
     async with connection.transaction(isolation="repeatable_read", readonly=True):
-        await ledger.audit(connection, report, {}, progress)
+        await reconcile_ledger(connection, report, {}, progress)
     if not report.clean:
         raise DetachRefused(f"the ledger is not as it was written: {report.findings[0]}; run `redeem audit`")
 

@@ -15,8 +15,8 @@ import numpy as np
 from engine.queries import queries
 from engine.store import keys
 from persister.copy_format import BinaryRows
-from persister.reconcile.code_state import may_be_same
-from persister.reconcile.expected import read_pseudonyms
+from persister.reconcile.code_state import may_be_same_user
+from persister.reconcile.expected_state import read_pseudonyms
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterator
@@ -229,7 +229,7 @@ def follow(live: dict[str, Any], row: Row, names_erased: Collection[str]) -> Row
         id_
         for id_, hold in live.items()
         if hold["order_ref"] == row["order_ref"]
-        and may_be_same(hold["user_id"], row["user_id"], names_erased)
+        and may_be_same_user(hold["user_id"], row["user_id"], names_erased)
     ]
     same = [id_ for id_ in own if live[id_]["amount"] == row["amount"]]
     return live.pop((same or own)[0]) if own else None

@@ -18,7 +18,7 @@ SUCCESSES: Final = frozenset({"redeemed", "confirmed"})
 TYPES: Final = SUCCESSES | {"held", "released", "expired", "rolled_back", "voided", "unvoided", "adjusted"}
 
 
-class Told(NamedTuple):
+class CodeEvent(NamedTuple):
     """An event about one code.
 
     Attributes:
@@ -37,7 +37,7 @@ class Told(NamedTuple):
     known: bool = True
 
 
-class Rules(NamedTuple):
+class CampaignRules(NamedTuple):
     """What the code's campaign says: ``face`` is what it is worth, or what a balance begins with."""
 
     kind: str
@@ -54,7 +54,7 @@ class Effect(NamedTuple):
 
 
 @dataclass(slots=True)
-class Held:
+class CodeHold:
     """A hold that is live."""
 
     user: str
@@ -63,7 +63,7 @@ class Held:
 
 
 @dataclass(slots=True)
-class Story:
+class CodeState:
     """A code so far.
 
     Attributes:
@@ -73,11 +73,11 @@ class Story:
         names_erased: pseudonyms: whoever has one had a name before that no event tells any more.
     """
 
-    rules: Rules
+    rules: CampaignRules
     used: int = 0
     redeemed: bool = False
     void: bool = False
-    holds: dict[str, Held] = field(default_factory=dict)
+    holds: dict[str, CodeHold] = field(default_factory=dict)
     given_back: dict[str, int] = field(default_factory=dict)
     names_erased: Collection[str] = ()
 
@@ -91,7 +91,7 @@ class Story:
             return keys.VOID
         return keys.HELD if single and self.holds else keys.FRESH
 
-    def apply(self, event: Told) -> Effect:
+    def apply(self, event: CodeEvent) -> Effect:
         """Go on by one event."""
         if event.type == "redeemed":
             return self._redeemed(event)
@@ -124,7 +124,7 @@ class Story:
             return "used more often than max_uses" if self.used > self.rules.max_uses else ""
         return ""
 
-    def _redeemed(self, event: Told) -> Effect:
+    def _redeemed(self, event: CodeEvent) -> Effect:
         amount = event.amount or 0
         illegal = ""
         if self.rules.kind == "single":
@@ -138,7 +138,7 @@ class Story:
         self._use(1, amount)
         return Effect(1, amount, illegal or self._too_much(amount))
 
-    def _held(self, event: Told) -> Effect:
+    def _held(self, event: CodeEvent) -> Effect:
         amount, before = event.amount or 0, self.holds.get(event.redemption)
         illegal = "held while it is void" if self.void else ""
         if self.rules.kind == "single":
@@ -146,7 +146,7 @@ class Story:
                 illegal = "held after it was redeemed"
             elif self.holds and before is None:
                 illegal = "held twice"
-        self.holds[event.redemption] = Held(event.user, event.order, amount)
+        self.holds[event.redemption] = CodeHold(event.user, event.order, amount)
         if before is None:
             self._use(1, amount)
             return Effect(1, amount, illegal or self._too_much(amount))
@@ -155,7 +155,7 @@ class Story:
         self._use(0, amount - before.amount)
         return Effect(0, amount - before.amount, illegal or self._too_much(amount))
 
-    def _confirmed(self, event: Told) -> Effect:
+    def _confirmed(self, event: CodeEvent) -> Effect:
         amount, hold_id = event.amount or 0, self._hold_of(event)
         illegal = "succeeds a second time" if self.redeemed else ""
         if self.rules.kind == "single":
@@ -169,16 +169,16 @@ class Story:
         self._use(0, amount - held.amount)
         return Effect(0, amount - held.amount, illegal)
 
-    def _hold_of(self, event: Told) -> str | None:
+    def _hold_of(self, event: CodeEvent) -> str | None:
         """What an event confirms, unnamed: its order's hold; of several, one of that amount."""
         own = [id_ for id_, hold in self.holds.items() if self._is_of(hold, event)]
         same = [id_ for id_ in own if self.holds[id_].amount == (event.amount or 0)]
         return next(iter(same or own), None)
 
-    def _is_of(self, hold: Held, event: Told) -> bool:
-        return may_be_same(hold.user, event.user, self.names_erased) and hold.order == event.order
+    def _is_of(self, hold: CodeHold, event: CodeEvent) -> bool:
+        return may_be_same_user(hold.user, event.user, self.names_erased) and hold.order == event.order
 
-    def _ended(self, event: Told) -> Effect:
+    def _ended(self, event: CodeEvent) -> Effect:
         held = self.holds.pop(event.redemption, None)
         if held is None:
             return Effect(illegal=f"{event.type} without a hold")
@@ -188,7 +188,7 @@ class Story:
         )
         return Effect(-1, -held.amount, illegal)
 
-    def _rolled_back(self, event: Told) -> Effect:
+    def _rolled_back(self, event: CodeEvent) -> Effect:
         amount, before = event.amount or 0, self.given_back.get(event.redemption)
         total = (before or 0) + amount
         self.given_back[event.redemption] = total
@@ -216,7 +216,7 @@ class Story:
         self.void = void
         return Effect(illegal=illegal)
 
-    def _adjusted(self, event: Told) -> Effect:
+    def _adjusted(self, event: CodeEvent) -> Effect:
         if self.rules.kind != "balance":
             return Effect(illegal="adjusted without a balance")
         illegal = "adjusted while it is void" if self.void else ""
@@ -225,6 +225,6 @@ class Story:
         return Effect(illegal=illegal or ("the balance is below zero" if below else ""))
 
 
-def may_be_same(user: str, other: str, names_erased: Collection[str]) -> bool:
+def may_be_same_user(user: str, other: str, names_erased: Collection[str]) -> bool:
     """Whether two events can be of one user, whose name a pseudonym may have replaced in either."""
     return user == other or user in names_erased or other in names_erased

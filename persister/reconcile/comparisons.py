@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from engine.store import keys
 
 if TYPE_CHECKING:
-    from persister.reconcile.expected import Expected
+    from persister.reconcile.expected_state import ExpectedState
 
-MARK: Final = "\x1f"
+HIDDEN_ORDER_MARK: Final = "\x1f"
 """In an order: what stands behind it nobody is told (lua/lib/pending.lua)."""
 EXPIRED: Final = "expired"
 
-Command = tuple[str | bytes | int, ...]
+RedisCommand = tuple[str | bytes | int, ...]
 
 
-class Item(NamedTuple):
+class ComparedValue(NamedTuple):
     """One thing. ``name`` says which one, by what its kind (``check``) is named by."""
 
     check: str
@@ -31,7 +31,7 @@ class Item(NamedTuple):
         return ", ".join(["shard " + str(self.shard), *map(str, self.name)])
 
 
-class Hold(NamedTuple):
+class ComparedHold(NamedTuple):
     """A hold, as far as both sides know it. ``user`` is None where a name was erased."""
 
     batch: int
@@ -41,7 +41,7 @@ class Hold(NamedTuple):
     user: str | None
 
 
-def command(item: Item, expected: Expected) -> Command:
+def read_command(item: ComparedValue, expected: ExpectedState) -> RedisCommand:
     """How one thing is read."""
     check, shard, name = item
     if check in {"states", "balances"}:
@@ -68,33 +68,35 @@ def user_bucket(digest: bytes) -> int:
     return int.from_bytes(digest[:2]) % keys.USER_BUCKETS
 
 
-def parse(check: str, reply: Any) -> Any:  # noqa: ANN401 - a number or a hold
+def parse_reply(check: str, reply: Any) -> Any:  # noqa: ANN401 - a number or a hold
     """What was read, comparable to ``wanted``."""
     if check in {"states", "balances"}:
         return reply[0]
     if check == "holds":
-        return parse_hold(reply)
+        return parse_hold_record(reply)
     if check == "rollbacks":
         return None if reply is None else int(reply)
     return int(reply or 0)
 
 
-def parse_hold(reply: bytes | None) -> Hold | None:
+def parse_hold_record(reply: bytes | None) -> ComparedHold | None:
     """A hold's record (lua/lib/holds.lua); None of one that has expired."""
     if reply is None or reply.decode() == EXPIRED:
         return None
     _, order, user, amount, _, batch, serial, *_ = reply.decode().split("\n")
-    return Hold(int(batch), int(serial), order.partition(MARK)[0], int(amount or 0), user)
+    return ComparedHold(
+        int(batch), int(serial), order.partition(HIDDEN_ORDER_MARK)[0], int(amount or 0), user
+    )
 
 
-def agree(ours: Any, found: Any) -> bool:  # noqa: ANN401 - numbers or holds
+def is_equal(ours: Any, found: Any) -> bool:  # noqa: ANN401 - numbers or holds
     """Whether what was read is what was wanted."""
-    if isinstance(ours, Hold) and isinstance(found, Hold) and ours.user is None:
+    if isinstance(ours, ComparedHold) and isinstance(found, ComparedHold) and ours.user is None:
         return ours == found._replace(user=None)
     return bool(ours == found)
 
 
-def wanted(item: Item, expected: Expected) -> Any:  # noqa: ANN401 - a number or a hold
+def expected_value(item: ComparedValue, expected: ExpectedState) -> Any:  # noqa: ANN401 - a number or a hold
     """What the ledger says of one thing."""
     check, shard, name = item
     if check == "states":
@@ -108,13 +110,13 @@ def wanted(item: Item, expected: Expected) -> Any:  # noqa: ANN401 - a number or
         return counter.get((shard, name[0]), 0)
     if check == "rollbacks":
         return expected.rolled_back[name][1] if name in expected.rolled_back else None
-    return wanted_hold(f"{shard}-{name[0]}", expected)
+    return expected_hold(f"{shard}-{name[0]}", expected)
 
 
-def wanted_hold(hold_id: str, expected: Expected) -> Hold | None:
+def expected_hold(hold_id: str, expected: ExpectedState) -> ComparedHold | None:
     """A hold as the ledger has it."""
     hold = expected.holds.get(hold_id)
     if hold is None:
         return None
     user = None if hold.held.user in expected.pseudonyms else hold.held.user
-    return Hold(hold.batch, hold.serial, hold.held.order, hold.held.amount, user)
+    return ComparedHold(hold.batch, hold.serial, hold.held.order, hold.held.amount, user)

@@ -48,7 +48,7 @@ _ROW: Final = (("shard", 2), ("seq", 8), ("batch", 4), ("serial", 4), ("type", 2
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class UseLimit:
     """What the codes of a batch may: how often they succeed, or the balance they begin with."""
 
     kind: str
@@ -65,7 +65,7 @@ class Rules:
         return SEGMENT_BYTES // np.dtype(self.tally).itemsize
 
 
-class Window(NamedTuple):
+class LedgerWindow(NamedTuple):
     """A piece of a shard's ledger: rows behind ``checked``, up to ``seq``."""
 
     shard: int
@@ -73,7 +73,7 @@ class Window(NamedTuple):
     seq: int
 
 
-Place = tuple[int, int]
+SegmentId = tuple[int, int]
 """Batch and segment."""
 
 
@@ -113,7 +113,7 @@ class ConflictWatch:
         try:
             while not await try_lock(connection, CONFLICTS_LOCK):
                 await self._rest()
-            tallies = Tallies(connection)
+            tallies = CodeTallies(connection)
             while True:
                 if not await tallies.check(ROWS_MAX):
                     await self._rest()
@@ -125,13 +125,13 @@ class ConflictWatch:
         await asyncio.sleep(self._settings.conflict_interval_ms / 1000)
 
 
-class Tallies:
+class CodeTallies:
     """What each code has used, as far as the ledger was looked at; for the owner of the lock alone."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._segments: dict[Place, NDArray[Any]] = {}
-        self._changed: set[Place] = set()
+        self._segments: dict[SegmentId, NDArray[Any]] = {}
+        self._changed: set[SegmentId] = set()
         self._looked: dict[int, int] = {}  # of each shard the last row
         self._kept_at = time.monotonic()
 
@@ -168,7 +168,7 @@ class Tallies:
         self._changed.clear()
         self._kept_at = time.monotonic()
 
-    async def _windows(self, rows_max: int) -> list[Window]:
+    async def _windows(self, rows_max: int) -> list[LedgerWindow]:
         """What to look at now: the oldest of all shards, as a code may have been on another one before."""
         windows = []
         horizon: int | None = None
@@ -176,7 +176,7 @@ class Tallies:
             checked = self._looked.setdefault(row["shard"], row["checked"])
             end = min(row["seq"], checked + rows_max)
             if end > checked:
-                windows.append(Window(row["shard"], checked, end))
+                windows.append(LedgerWindow(row["shard"], checked, end))
             if end < row["seq"]:
                 ms = await self._connection.fetchval(_SQL["row_ms"], row["shard"], end)
                 horizon = ms if horizon is None or ms is None else min(horizon, ms)
@@ -186,7 +186,7 @@ class Tallies:
             await self._connection.fetchval(_SQL["checked_until"], *window, horizon) for window in windows
         ]
         return [
-            Window(window.shard, window.checked, end)
+            LedgerWindow(window.shard, window.checked, end)
             for window, end in zip(windows, ends, strict=True)
             if end is not None
         ]
@@ -194,7 +194,7 @@ class Tallies:
     async def _take(self, rows: NDArray[Any]) -> None:
         numbers = np.unique(rows["batch"]).tolist()
         found = await self._connection.fetch(_SQL["limits"], numbers)
-        rules = {row["id"]: Rules(row["kind"], row["allowed"]) for row in found}
+        rules = {row["id"]: UseLimit(row["kind"], row["allowed"]) for row in found}
         rows = rows[np.isin(rows["batch"], list(rules)) & (rows["serial"] >= 0)]
         if not len(rows):
             return
@@ -202,7 +202,7 @@ class Tallies:
         places = np.unique(np.stack([rows["batch"], rows["serial"] // codes], axis=1), axis=0)
         touched = [(int(batch), int(segment)) for batch, segment in places]
         await self._load([place for place in touched if place not in self._segments], rules)
-        running = add(self._segments, rows, rules)
+        running = add_to_tallies(self._segments, rows, rules)
         self._changed.update(touched)
         allowed = _of_batch(rows, {batch: rule.allowed for batch, rule in rules.items()})
         at = np.flatnonzero((_changes(rows, rules) > 0) & (running > allowed))
@@ -211,7 +211,7 @@ class Tallies:
             columns = (rows["shard"], rows["seq"], running, allowed)
             await self._record(kinds, *(column[at].tolist() for column in columns))
 
-    async def _load(self, places: list[Place], rules: Mapping[int, Rules]) -> None:
+    async def _load(self, places: list[SegmentId], rules: Mapping[int, UseLimit]) -> None:
         for batch, segment in places:
             self._segments[batch, segment] = np.zeros(rules[batch].codes_together, rules[batch].tally)
         columns = [batch for batch, _ in places], [segment for _, segment in places]
@@ -226,7 +226,7 @@ class Tallies:
             logger.error("a code succeeded more often than it may", extra=dict(conflict))
 
 
-def _columns(windows: list[Window]) -> tuple[list[int], list[int], list[int]]:
+def _columns(windows: list[LedgerWindow]) -> tuple[list[int], list[int], list[int]]:
     return (
         [window.shard for window in windows],
         [window.checked for window in windows],
@@ -234,8 +234,8 @@ def _columns(windows: list[Window]) -> tuple[list[int], list[int], list[int]]:
     )
 
 
-def add(
-    tallies: Mapping[Place, NDArray[Any]], rows: NDArray[Any], rules: Mapping[int, Rules]
+def add_to_tallies(
+    tallies: Mapping[SegmentId, NDArray[Any]], rows: NDArray[Any], rules: Mapping[int, UseLimit]
 ) -> NDArray[np.int64]:
     """Add rows, which are in their order, to the tallies; answers what their code had used behind each."""
     codes = (rows["batch"].astype(np.int64) << 32) | rows["serial"]
@@ -266,7 +266,7 @@ def add(
     return answer
 
 
-def _changes(rows: NDArray[Any], rules: Mapping[int, Rules]) -> NDArray[np.int64]:
+def _changes(rows: NDArray[Any], rules: Mapping[int, UseLimit]) -> NDArray[np.int64]:
     """How much more each row uses of its code, or less."""
     signs = np.where((rows["type"] == ROLLED_BACK) | (rows["type"] == ADJUSTED), -1, 1)
     is_balance = _of_batch(rows, {batch: rule.kind == "balance" for batch, rule in rules.items()})

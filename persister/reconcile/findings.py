@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
-class Finding(NamedTuple):
+class ReportedDifference(NamedTuple):
     """Something that is not as it should be: what was looked at, which one, what should be, what is."""
 
     check: str
@@ -16,7 +16,7 @@ class Finding(NamedTuple):
     found: str
 
 
-class Head(NamedTuple):
+class ChainHead(NamedTuple):
     """Where a shard's chain ends: whoever keeps this notices later if all of it was made anew."""
 
     shard: int
@@ -25,14 +25,14 @@ class Head(NamedTuple):
 
 
 @dataclass(slots=True)
-class Report:
-    """All of it. Findings are counted without end, and kept up to ``kept_max`` of each check."""
+class ReconciliationReport:
+    """All of it. Findings are counted without end, and kept up to ``findings_max`` of each check."""
 
-    kept_max: int
+    findings_max: int
     looked_at: Counter[str] = field(default_factory=Counter)
     differing: Counter[str] = field(default_factory=Counter)
-    findings: list[Finding] = field(default_factory=list)
-    heads: list[Head] = field(default_factory=list)
+    findings: list[ReportedDifference] = field(default_factory=list)
+    heads: list[ChainHead] = field(default_factory=list)
 
     @property
     def clean(self) -> bool:
@@ -42,8 +42,8 @@ class Report:
     def add(self, check: str, item: str, expected: object, found: object) -> None:
         """Count a finding, and keep it if there are not too many."""
         self.differing[check] += 1
-        if self.differing[check] <= self.kept_max:
-            self.findings.append(Finding(check, item, str(expected), str(found)))
+        if self.differing[check] <= self.findings_max:
+            self.findings.append(ReportedDifference(check, item, str(expected), str(found)))
 
     def look(self, check: str, items: int = 1) -> None:
         """Count what was looked at."""

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from engine.queries import queries
 from persister.ingest import chain
-from persister.reconcile.findings import Head
+from persister.reconcile.findings import ChainHead
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from engine.postgres_types import Connection, Row
-    from persister.reconcile.findings import Report
+    from persister.reconcile.findings import ReconciliationReport
 
 _SQL: Final = queries(__package__, "audit")
 LINK_ROWS: Final = 10_000
@@ -20,9 +20,9 @@ LINK_ROWS: Final = 10_000
 _FETCH_ROWS: Final = 5000
 
 
-async def audit(
+async def reconcile_ledger(
     connection: Connection,
-    report: Report,
+    report: ReconciliationReport,
     anchors: Mapping[int, list[tuple[int, bytes]]],
     progress: Callable[[str, int], None],
 ) -> None:
@@ -31,9 +31,9 @@ async def audit(
     ``anchors``: of shards, digests that were noted earlier, each with the row it stood behind.
     """
     offsets = await connection.fetch(_SQL["offsets"])
-    await _look_at_numbers(connection, report, offsets)
+    await _check_numbers(connection, report, offsets)
     for row in offsets:
-        await _look_at_chain(connection, report, row, dict(anchors.get(row["shard"], [])), progress)
+        await _check_chain(connection, report, row, dict(anchors.get(row["shard"], [])), progress)
     for shard in anchors.keys() - {row["shard"] for row in offsets}:
         report.add("chain", f"shard {shard}", "a chain", "no such shard")
     async for row in connection.cursor(_SQL["strays"], prefetch=_FETCH_ROWS):
@@ -46,7 +46,7 @@ async def audit(
             report.add("erasures", row["user_id"], told, f"{row['rows']} rows")
 
 
-async def _look_at_numbers(connection: Connection, report: Report, offsets: list[Any]) -> None:
+async def _check_numbers(connection: Connection, report: ReconciliationReport, offsets: list[Any]) -> None:
     ends = {row["shard"]: row["seq"] for row in offsets}
     last = {row["shard"]: row["kept_until"] for row in offsets}
     for row in await connection.fetch(_SQL["row_counts"]):
@@ -63,15 +63,15 @@ async def _look_at_numbers(connection: Connection, report: Report, offsets: list
             report.add("numbers", item, "a later entry than the row before", "an earlier one")
 
 
-async def _look_at_chain(
+async def _check_chain(
     connection: Connection,
-    report: Report,
+    report: ReconciliationReport,
     offset: Row,
     anchors: dict[int, bytes],
     progress: Callable[[str, int], None],
 ) -> None:
     shard, before, seq = offset["shard"], chain.CHAIN_BEGINNING, offset["chain_after"]
-    await _look_at_kept(connection, report, offset)
+    await _check_remaining_rows(connection, report, offset)
     async for links in _groups(connection, shard):
         first, last = links[0]["first_seq"], links[-1]["last_seq"]
         rows = await connection.fetch(_SQL["rows"], shard, first, last)
@@ -91,7 +91,7 @@ async def _look_at_chain(
             if whole and digest != link["digest"]:
                 report.add("chain", item, link["digest"].hex(), digest.hex() or "rows that are missing")
             before, seq = link["digest"], link["last_seq"]
-            _look_at_anchor(report, shard, seq, before, anchors)
+            _check_anchor(report, shard, seq, before, anchors)
         report.look("chain", len(links))
         progress("rows of the chain verified", seq)
     if (seq, before) != (offset["seq"], offset["chain_digest"]):
@@ -99,26 +99,28 @@ async def _look_at_chain(
         report.add("chain", f"shard {shard}", wanted, f"ends with row {seq}, {before.hex()}")
     for anchor, digest in anchors.items():
         report.add("chain", f"shard {shard}, row {anchor}", digest.hex(), "no link ends there")
-    report.heads.append(Head(shard, seq, before.hex()))
+    report.heads.append(ChainHead(shard, seq, before.hex()))
 
 
-async def _look_at_kept(connection: Connection, report: Report, offset: Row) -> None:
+async def _check_remaining_rows(connection: Connection, report: ReconciliationReport, offset: Row) -> None:
     """What is left of rows of which some were taken out is what it was then."""
     if not offset["kept_until"]:
         return
-    report.look("kept", offset["kept_rows"])
+    report.look("remaining", offset["kept_rows"])
     kept = offset["kept_rows"], offset["kept_digest"]
     rows, digest = await chain.digest_remaining_rows(connection, offset["shard"], offset["kept_until"])
     if (rows, digest) != kept:
         item = f"shard {offset['shard']}, what is left up to row {offset['kept_until']}"
-        report.add("kept", item, f"{kept[0]} rows, {kept[1].hex()}", f"{rows} rows, {digest.hex()}")
+        report.add("remaining", item, f"{kept[0]} rows, {kept[1].hex()}", f"{rows} rows, {digest.hex()}")
 
 
 def _is_sealed(rows: list[Any]) -> bool:
     return bool(rows) and all(row["user_seal"] is not None for row in rows)
 
 
-def _look_at_anchor(report: Report, shard: int, seq: int, digest: bytes, anchors: dict[int, bytes]) -> None:
+def _check_anchor(
+    report: ReconciliationReport, shard: int, seq: int, digest: bytes, anchors: dict[int, bytes]
+) -> None:
     noted = anchors.pop(seq, None)
     if noted is not None:
         report.look("anchors")

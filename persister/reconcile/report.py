@@ -9,10 +9,10 @@ import asyncpg
 from redis.asyncio import Redis
 
 from engine.queries import queries
-from persister.reconcile import expected as expecting
-from persister.reconcile import ledger
-from persister.reconcile import redis as redis_side
-from persister.reconcile.findings import Report
+from persister.reconcile.expected_state import read_expected_state
+from persister.reconcile.findings import ReconciliationReport
+from persister.reconcile.ledger import reconcile_ledger
+from persister.reconcile.redis import reconcile_redis
 from persister.servers import REPLY_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 _DEPLOYMENT: Final = queries("persister", "deployment")
 
 
-async def audit(
+async def reconcile(
     settings: Settings, anchors: Mapping[int, list[tuple[int, bytes]]], progress: Callable[[str, int], None]
-) -> Report:
+) -> ReconciliationReport:
     """Look at everything, beside whatever is going on.
 
     Memory: two bits' worth of a byte for each code issued, eight more where a code has a balance or several
@@ -40,22 +40,22 @@ async def audit(
     Raises:
         RedisError, OSError, asyncpg.PostgresError: a server cannot be used.
     """
-    report = Report(settings.audit_findings_max)
+    report = ReconciliationReport(settings.audit_findings_max)
     redis = Redis.from_url(settings.redis_url, socket_timeout=REPLY_TIMEOUT_S)
     connection = await asyncpg.connect(settings.database_url, timeout=settings.persist_timeout_s)
     async with contextlib.aclosing(redis):
         try:
             shards = int(await connection.fetchval(_DEPLOYMENT["shards"]))
             async with connection.transaction(isolation="repeatable_read"):
-                await ledger.audit(connection, report, anchors, progress)
-                expected = await expecting.read(connection, shards)
-            report.look("stories", expected.stories)
-            await redis_side.audit(
+                await reconcile_ledger(connection, report, anchors, progress)
+                expected = await read_expected_state(connection, shards)
+            report.look("code_states", expected.code_states)
+            await reconcile_redis(
                 connection, redis, expected, report, wait_s=settings.audit_wait_s, progress=progress
             )
             for event, batch, serial, what in expected.illegal:
                 report.add(
-                    "stories", f"event {event}", f"a legal one of batch {batch}, serial {serial}", what
+                    "code_states", f"event {event}", f"a legal one of batch {batch}, serial {serial}", what
                 )
         finally:
             await connection.close()

@@ -19,7 +19,7 @@ from persister.archive import DAY_MS, DetachRefused, detach
 from persister.ingest.partitions import end_ms, month_of
 from persister.rebuild.rebuild import rebuild
 from persister.reconcile import conflicts
-from persister.reconcile.report import audit
+from persister.reconcile.report import reconcile
 from tests.persister.reconcile.test_report import persisted, silent
 from tests.support.deployment import Merchant, engine_in_process, issue
 from tests.support.streams import persisting
@@ -87,7 +87,7 @@ async def taken_out(plane: ControlPlane, month: datetime = THIS_MONTH) -> Detach
 
 
 async def findings(plane: ControlPlane) -> list[Any]:
-    return list((await audit(plane.settings, {}, silent)).findings)
+    return list((await reconcile(plane.settings, {}, silent)).findings)
 
 
 class Story:
@@ -212,7 +212,7 @@ async def test_what_was_kept_cannot_be_changed_without_being_found(story: Story,
     await taken_out(story.plane)
     async with story.plane.database.connection() as connection:
         await connection.execute(statement)
-    assert "kept" in {finding.check for finding in await findings(story.plane)}
+    assert "remaining" in {finding.check for finding in await findings(story.plane)}
     with pytest.raises(DetachRefused, match="not as it was written"):
         await taken_out(story.plane, NEXT_MONTH)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from persister.ingest import chain
 from persister.ingest.entries import COLUMNS, SALT_BYTES
 from persister.migrations import directory, initialise, migrate
-from persister.reconcile.report import audit
+from persister.reconcile.report import reconcile
 from tests.support.streams import Ledger, Stream, persisting, values
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ async def test_rows_older_than_the_chain_are_left_out_of_it(
         pass
     assert (await ledger.offset())[2] == 14
     await verify(ledger, after=4)
-    report = await audit(dataclasses.replace(settings, audit_wait_s=0), {}, silent)
+    report = await reconcile(dataclasses.replace(settings, audit_wait_s=0), {}, silent)
     assert not report.differing["chain"], report.findings
     assert not report.differing["numbers"], report.findings
 
@@ -165,15 +165,15 @@ async def test_an_anchor_shows_that_all_of_a_chain_was_made_anew(
     await stream.add(20)
     async with persisting(settings):
         await ledger.reaches(stream)
-    (head,) = (await audit(settings, {}, silent)).heads
+    (head,) = (await reconcile(settings, {}, silent)).heads
     noted = {0: [(head.seq, bytes.fromhex(head.digest))]}
-    assert not (await audit(settings, noted, silent)).differing["anchors"]
+    assert not (await reconcile(settings, noted, silent)).differing["anchors"]
     await ledger.connection.execute("UPDATE ledger SET order_ref = 'another' WHERE seq = 3")
     await make_anew(ledger)
-    assert not (await audit(settings, {}, silent)).differing["chain"]
-    assert (await audit(settings, noted, silent)).differing["anchors"] == 1
+    assert not (await reconcile(settings, {}, silent)).differing["chain"]
+    assert (await reconcile(settings, noted, silent)).differing["anchors"] == 1
     elsewhere = {0: [(head.seq + 100, bytes(32))], 7: [(1, bytes(32))]}
-    assert (await audit(settings, elsewhere, silent)).differing["chain"] == 2
+    assert (await reconcile(settings, elsewhere, silent)).differing["chain"] == 2
 
 
 async def make_anew(ledger: Ledger) -> None:

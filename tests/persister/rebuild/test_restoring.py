@@ -17,7 +17,7 @@ from persister import copy_format
 from persister.rebuild import bulk_writer, from_ledger
 from persister.rebuild.bulk_writer import writing
 from persister.rebuild.rebuild import rebuild
-from persister.reconcile.report import audit
+from persister.reconcile.report import reconcile
 from tests.support.deployment import Merchant, engine_in_process, issue
 from tests.support.shoppers import Shopper, issue_all
 
@@ -133,7 +133,7 @@ async def test_whatever_was_done_is_restored_as_the_scripts_had_written_it(plane
     lost = [answer for name, (_, answer) in receipts_before.items() if name not in receipts_after]
     assert not [answer for answer in lost if _OF_AN_EVENT.match(answer)]
     assert successes(after) == successes(before)
-    assert not (await audit(plane.settings, {}, silent)).findings
+    assert not (await reconcile(plane.settings, {}, silent)).findings
 
 
 async def test_fields_are_written_whatever_their_order_and_end_when_they_are_to(

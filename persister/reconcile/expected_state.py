@@ -1,8 +1,8 @@
-"""What Redis must hold of codes, campaigns, users, holds and rollbacks, as far as the ledger has been told.
+"""What Redis must hold of codes, campaigns, users, holds and rollbacks, up to a place in each stream.
 
-Made from one snapshot of the ledger, then told the events behind it. Codes with a plain story, one
-redemption, are counted in arrays; the others one after the other, each by its ``Story``, of which only what
-counts is kept.
+It is read from one snapshot of the ledger; the events that follow are applied to it later. Codes with one
+redemption and nothing else are counted in arrays. Every other code is replayed, event by event, by its
+``CodeState``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from engine.queries import queries
 from engine.store import idempotency, keys
 from persister.copy_format import BinaryRows
 from persister.ingest.entries import StreamId
-from persister.reconcile.code_state import Held, Rules, Story, Told
+from persister.reconcile.code_state import CampaignRules, CodeEvent, CodeHold, CodeState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 _SQL: Final = queries(__package__, "audit")
 FETCH_ROWS: Final = 5000
-_PLAIN: Final = (("batch", 4), ("serial", 4), ("amount", 8))
+_COLUMNS: Final = (("batch", 4), ("serial", 4), ("amount", 8))
 
 
-class Illegal(NamedTuple):
+class IllegalEvent(NamedTuple):
     """An event that cannot have happened."""
 
     event: str
@@ -41,12 +41,12 @@ class Illegal(NamedTuple):
 
 
 @dataclass(slots=True)
-class Batch:
+class ExpectedBatch:
     """A batch: the two bits of each code; of codes that do not succeed once, how often or how much of it."""
 
     id: int
     campaign: str
-    rules: Rules
+    rules: CampaignRules
     pinned_shard: int | None
     per_user_limited: bool
     states: NDArray[np.uint8]
@@ -63,16 +63,16 @@ class Batch:
         return slice(None) if self.pinned_shard == shard else slice(0, 0)
 
 
-class LiveHold(NamedTuple):
+class ExpectedHold(NamedTuple):
     """A hold, and whose it is."""
 
     batch: int
     serial: int
-    held: Held
+    held: CodeHold
 
 
 @dataclass(slots=True)
-class Expected:
+class ExpectedState:
     """All of it.
 
     Attributes:
@@ -85,13 +85,13 @@ class Expected:
         limited: campaigns that limit users, and their shards.
         detached, detached_campaigns: batches whose rows were taken out of the ledger; they are not looked at.
         holds: by id.
-        told_since: names that were counted behind the snapshot.
+        users_counted_since: names that were counted behind the snapshot.
         lost_uses: by campaign, how many uses were given back to an erased name.
     """
 
     shards: int
     pseudonyms: set[str] = field(default_factory=set)
-    batches: dict[int, Batch] = field(default_factory=dict)
+    batches: dict[int, ExpectedBatch] = field(default_factory=dict)
     at: dict[int, StreamId] = field(default_factory=dict)
     seqs: dict[int, int] = field(default_factory=dict)
     limited: dict[str, int] = field(default_factory=dict)
@@ -103,12 +103,12 @@ class Expected:
     users: Counter[tuple[str, str]] = field(default_factory=Counter)
     names: dict[tuple[str, bytes], str] = field(default_factory=dict)
     rolled_back: dict[tuple[int, str], tuple[int, int]] = field(default_factory=dict)
-    holds: dict[str, LiveHold] = field(default_factory=dict)
+    holds: dict[str, ExpectedHold] = field(default_factory=dict)
     holds_of: dict[tuple[int, int], set[str]] = field(default_factory=dict)
-    told_since: set[tuple[str, bytes]] = field(default_factory=set)
+    users_counted_since: set[tuple[str, bytes]] = field(default_factory=set)
     lost_uses: Counter[str] = field(default_factory=Counter)
-    illegal: list[Illegal] = field(default_factory=list)
-    stories: int = 0
+    illegal: list[IllegalEvent] = field(default_factory=list)
+    code_states: int = 0
 
     async def read_batches(self, connection: Connection) -> None:
         """Know those batches that are new."""
@@ -119,8 +119,8 @@ class Expected:
             if row["per_user_limited"] and row["pinned_shard"] is not None:
                 self.limited[row["campaign"]] = row["pinned_shard"]
             if row["id"] not in self.batches:
-                rules = Rules(row["kind"], row["amount"], row["max_uses"])
-                self.batches[row["id"]] = Batch(
+                rules = CampaignRules(row["kind"], row["amount"], row["max_uses"])
+                self.batches[row["id"]] = ExpectedBatch(
                     id=row["id"],
                     campaign=row["campaign"],
                     rules=rules,
@@ -134,7 +134,7 @@ class Expected:
         """Know whose names were erased."""
         self.pseudonyms |= await read_pseudonyms(connection)
 
-    def take_plain(self, rows: NDArray[Any]) -> None:
+    def count_single_redemptions(self, rows: NDArray[Any]) -> None:
         """Count codes of which there is nothing but one redemption."""
         batches, at = np.unique(rows["batch"], return_inverse=True)
         for number, batch_id in enumerate(batches):
@@ -150,41 +150,41 @@ class Expected:
                 here = shards == shard
                 self.uses[place] += int(np.count_nonzero(here))
                 self.spent[place] += int(amounts[here].sum())
-        self.stories += len(rows)
+        self.code_states += len(rows)
 
-    def tell(self, batch_id: int, serial: int, events: Iterable[tuple[str, Told]]) -> None:
+    def apply_events(self, batch_id: int, serial: int, events: Iterable[tuple[str, CodeEvent]]) -> None:
         """Go on with a code by some events, each with its name for whoever wants to find it."""
         batch = self.batches.get(batch_id)
         if batch is None or not 0 <= serial < len(batch.states):
             return  # told elsewhere: there is no such code
-        story = self._story(batch, serial)
+        code = self._load_code(batch, serial)
         counter = batch.place(serial, self.shards).shard, batch.campaign
-        for name, told in events:
-            if told.type == "rolled_back":
-                before = self.rolled_back.get((batch_id, told.redemption))
-                story.given_back = {} if before is None else {told.redemption: before[1]}
-            effect = story.apply(told)
+        for name, event in events:
+            if event.type == "rolled_back":
+                before = self.rolled_back.get((batch_id, event.redemption))
+                code.given_back = {} if before is None else {event.redemption: before[1]}
+            effect = code.apply(event)
             self.uses[counter] += effect.uses
             self.spent[counter] += effect.spent
-            if batch.per_user_limited and told.user and effect.uses:
-                self.count_user(batch.campaign, told.user, effect.uses)
-                if effect.uses < 0 and told.user in self.pseudonyms:
+            if batch.per_user_limited and event.user and effect.uses:
+                self.count_user(batch.campaign, event.user, effect.uses)
+                if effect.uses < 0 and event.user in self.pseudonyms:
                     self.lost_uses[batch.campaign] += 1
-            if told.type == "rolled_back":
-                total = story.given_back[told.redemption]
-                self.rolled_back[batch_id, told.redemption] = counter[0], total
+            if event.type == "rolled_back":
+                total = code.given_back[event.redemption]
+                self.rolled_back[batch_id, event.redemption] = counter[0], total
             if effect.illegal:
-                self.illegal.append(Illegal(name, batch_id, serial, effect.illegal))
-        self._keep(batch, serial, story)
+                self.illegal.append(IllegalEvent(name, batch_id, serial, effect.illegal))
+        self._store_code(batch, serial, code)
 
-    def _story(self, batch: Batch, serial: int) -> Story:
+    def _load_code(self, batch: ExpectedBatch, serial: int) -> CodeState:
         state = int(batch.states[serial])
         holds = {id_: self.holds[id_].held for id_ in self.holds_of.get((batch.id, serial), ())}
         if batch.rules.kind == "single":
             used = int(state == keys.REDEEMED) + len(holds)
         else:
             used = int(batch.used[serial])
-        return Story(
+        return CodeState(
             batch.rules,
             used=used,
             redeemed=state == keys.REDEEMED,
@@ -193,30 +193,29 @@ class Expected:
             names_erased=self.pseudonyms,
         )
 
-    def _keep(self, batch: Batch, serial: int, story: Story) -> None:
-        batch.states[serial] = story.state
+    def _store_code(self, batch: ExpectedBatch, serial: int, code: CodeState) -> None:
+        batch.states[serial] = code.state
         if batch.rules.kind != "single":
-            batch.used[serial] = story.used
-        code = batch.id, serial
-        before = self.holds_of.pop(code, set())
-        for id_ in before:
+            batch.used[serial] = code.used
+        place = batch.id, serial
+        for id_ in self.holds_of.pop(place, set()):
             del self.holds[id_]
-        for id_, held in story.holds.items():
-            self.holds[id_] = LiveHold(*code, held)
-        if story.holds:
-            self.holds_of[code] = set(story.holds)
+        for id_, held in code.holds.items():
+            self.holds[id_] = ExpectedHold(*place, held)
+        if code.holds:
+            self.holds_of[place] = set(code.holds)
 
     def count_user(self, campaign: str, user: str, uses: int) -> None:
         """Add to a user's successes."""
         digest = idempotency.bucketed(user, keys.USER_BUCKETS)[1]
         self.names[campaign, digest] = user
-        self.told_since.add((campaign, digest))
+        self.users_counted_since.add((campaign, digest))
         self.users[campaign, user] += uses
 
 
-def told(row: Row) -> Told:
+def code_event(row: Row) -> CodeEvent:
     """An event as the queries for the audit answer it."""
-    return Told(
+    return CodeEvent(
         type=row["type"],
         redemption=row["redemption"],
         user=row["user_id"],
@@ -232,9 +231,9 @@ async def read_pseudonyms(connection: Connection) -> set[str]:
     return {row["pseudonym"] for row in await connection.fetch(_SQL["pseudonyms"])}
 
 
-async def read(connection: Connection, shards: int) -> Expected:
+async def read_expected_state(connection: Connection, shards: int) -> ExpectedState:
     """From one snapshot of the ledger; ``connection`` is in a transaction that has one, and may write."""
-    expected = Expected(shards)
+    expected = ExpectedState(shards)
     await expected.read_pseudonyms(connection)
     for row in await connection.fetch(_SQL["offsets"]):
         expected.at[row["shard"]] = StreamId(row["stream_ms"], row["stream_seq"])
@@ -243,28 +242,28 @@ async def read(connection: Connection, shards: int) -> Expected:
     await expected.read_batches(connection)
     await connection.execute(_SQL["create_odd_codes"])
     await connection.execute("ANALYZE odd_codes")
-    reading = BinaryRows(_PLAIN, expected.take_plain)
+    reading = BinaryRows(_COLUMNS, expected.count_single_redemptions)
     await connection.copy_from_query(_SQL["single_redemptions"], output=reading.take, format="binary")
-    expected.take_plain(reading.finish())
+    expected.count_single_redemptions(reading.finish())
     limited = sorted(expected.limited)
     async for row in connection.cursor(_SQL["single_redemptions_by_user"], limited, prefetch=FETCH_ROWS):
         expected.count_user(row["campaign"], row["user_id"], row["uses"])
-    story: list[Any] = []
+    rows: list[Any] = []  # of one code
     async for row in connection.cursor(_SQL["odd_code_events"], prefetch=FETCH_ROWS):
-        if story and (row["batch"], row["serial"]) != (story[0]["batch"], story[0]["serial"]):
-            expected.tell(story[0]["batch"], story[0]["serial"], _named(story))
-            expected.stories += 1
-            story = []
-        story.append(row)
-        if len(story) == FETCH_ROWS:  # a shared word: as much as is there, the rest goes on from it
-            expected.tell(row["batch"], row["serial"], _named(story))
-            story = []
-    if story:
-        expected.tell(story[0]["batch"], story[0]["serial"], _named(story))
-        expected.stories += 1
-    expected.told_since.clear()
+        if rows and (row["batch"], row["serial"]) != (rows[0]["batch"], rows[0]["serial"]):
+            expected.apply_events(rows[0]["batch"], rows[0]["serial"], _named_events(rows))
+            expected.code_states += 1
+            rows = []
+        rows.append(row)
+        if len(rows) == FETCH_ROWS:  # a shared word has many more: the next rows go on from its state
+            expected.apply_events(row["batch"], row["serial"], _named_events(rows))
+            rows = []
+    if rows:
+        expected.apply_events(rows[0]["batch"], rows[0]["serial"], _named_events(rows))
+        expected.code_states += 1
+    expected.users_counted_since.clear()
     return expected
 
 
-def _named(rows: Iterable[Any]) -> Iterator[tuple[str, Told]]:
-    return ((f"{row['shard']}:{row['seq']}", told(row)) for row in rows)
+def _named_events(rows: Iterable[Any]) -> Iterator[tuple[str, CodeEvent]]:
+    return ((f"{row['shard']}:{row['seq']}", code_event(row)) for row in rows)
