@@ -26,7 +26,7 @@ from engine.settings import Settings
 from engine.store import keys
 from engine.store.events import FIELDS
 from persister.ingest.entries import COLUMNS, decode_entries
-from persister.main import run
+from persister.main import run_persister
 from persister.migrations import initialise, migrate
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ async def persist(client: Redis, args: argparse.Namespace) -> tuple[float, list[
     gc.collect()
     gc.freeze()  # a persister does not have all rows in memory for its collector to go through
     began = time.perf_counter()
-    await run(settings, args.redis_url, args.database_url, stop)
+    await run_persister(settings, args.redis_url, args.database_url, stop)
     return time.perf_counter() - began, records
 
 

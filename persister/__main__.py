@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from persister.main import run
+from persister.main import run_persister
 from persister.program import run_program
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _persist(settings: Settings) -> Coroutine[Any, Any, None]:
-    return run(settings, settings.redis_url, settings.database_url)
+    return run_persister(settings, settings.redis_url, settings.database_url)
 
 
 if __name__ == "__main__":

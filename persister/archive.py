@@ -35,12 +35,12 @@ LOCK_TIMEOUT_MS: Final = 500
 """How long others may have to wait behind us for the ledger, each time we try; less than deadlock_timeout."""
 
 
-class DetachRefused(Exception):
+class ArchiveRefused(Exception):
     """The months cannot be taken out, or not now; nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Month:
+class LedgerMonth:
     """A month (``YYYY-MM``) of the ledger; its size with the indexes."""
 
     month: str
@@ -49,7 +49,7 @@ class Month:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ArchivedTable:
     """A month's rows, in a table of their own now: how many left the ledger, and how many are in both."""
 
     name: str
@@ -58,11 +58,11 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Detached:
+class Archived:
     """What was done."""
 
     month: str
-    tables: list[Table]
+    tables: list[ArchivedTable]
     campaigns: list[str]
 
 
@@ -70,16 +70,16 @@ class Detached:
 class _Copy:
     """A table of what stays, and how it takes the place of the other."""
 
-    table: Table
+    table: ArchivedTable
     swap: str
 
 
-async def months(connection: Connection) -> list[Month]:
+async def list_months(connection: Connection) -> list[LedgerMonth]:
     """The months that have a table, the oldest first."""
     found = []
     for row in await connection.fetch(_SQL["months"]):
         rows = await connection.fetchval(f"SELECT count(*) FROM {row['name']}")  # noqa: S608 - a table of ours
-        found.append(Month(row["name"].removeprefix(_PREFIX).replace("_", "-"), rows, row["bytes"]))
+        found.append(LedgerMonth(row["name"].removeprefix(_PREFIX).replace("_", "-"), rows, row["bytes"]))
     return found
 
 
@@ -92,13 +92,13 @@ def parse_month(text: str) -> datetime:
     return datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC)
 
 
-async def detach(
+async def archive_months(
     settings: Settings,
     month: datetime,
     actor: str,
     progress: Callable[[str, int], None],
     now_ms: int | None = None,
-) -> Detached:
+) -> Archived:
     """Take out a month and all before it.
 
     The ledger is audited first. Beside live traffic; whoever writes or reads the ledger waits at most
@@ -112,8 +112,8 @@ async def detach(
         now_ms: the time, if not PostgreSQL's.
 
     Raises:
-        DetachRefused: the month is not long enough over, somebody has not read it yet, the ledger is not what
-            it was when it was written, or others use it without a pause.
+        ArchiveRefused: the month ended too recently, somebody has not read it yet, the ledger differs from
+            what was written, or others use it without a pause.
         OSError, asyncpg.PostgresError: PostgreSQL cannot be used; nothing was changed.
     """
     connection = await asyncpg.connect(settings.database_url, timeout=settings.persist_timeout_s)
@@ -123,7 +123,7 @@ async def detach(
         until_ms = _over_for(settings, month, now_ms)
         await _verify(connection, progress)
         async with connection.transaction():
-            return await _detach(connection, month, int(until_ms), actor)
+            return await _archive(connection, month, int(until_ms), actor)
     finally:
         await connection.close()
 
@@ -132,13 +132,13 @@ def _over_for(settings: Settings, month: datetime, now_ms: int) -> float:
     """When the month ended.
 
     Raises:
-        DetachRefused: that is not long enough ago.
+        ArchiveRefused: that is not long enough ago.
     """
     until_ms = end_ms(month)
     wait_ms = max(settings.ledger_detach_days_min * DAY_MS, settings.hold_ttl_max_s * 1000)
     if until_ms + wait_ms > now_ms:
         newest = month_of(int(month_of(now_ms - wait_ms).timestamp()) * 1000 - 1)
-        raise DetachRefused(
+        raise ArchiveRefused(
             f"{month:%Y-%m} is not over for {wait_ms / DAY_MS:.0f} days (REDEEM_LEDGER_DETACH_DAYS_MIN);"
             f" {newest:%Y-%m} is"
         )
@@ -150,10 +150,10 @@ async def _verify(connection: Connection, progress: Callable[[str, int], None]) 
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         await reconcile_ledger(connection, report, {}, progress)
     if not report.clean:
-        raise DetachRefused(f"the ledger is not as it was written: {report.findings[0]}; run `redeem audit`")
+        raise ArchiveRefused(f"the ledger is not as it was written: {report.findings[0]}; run `redeem audit`")
 
 
-async def _detach(connection: Connection, month: datetime, until_ms: int, actor: str) -> Detached:
+async def _archive(connection: Connection, month: datetime, until_ms: int, actor: str) -> Archived:
     # No table comes or goes meanwhile.
     await connection.execute("LOCK TABLE ONLY ledger IN SHARE UPDATE EXCLUSIVE MODE")
     over = [row["id"] for row in await connection.fetch(_SQL["ended_campaigns"], until_ms)]
@@ -172,18 +172,18 @@ async def _detach(connection: Connection, month: datetime, until_ms: int, actor:
         await connection.execute(_SQL["mark_campaigns"], over)
         details = {"tables": {copy.table.name: copy.table.rows for copy in copies}, "campaigns": over}
         await connection.execute(_SQL["audit_log"], actor, f"ledger:{month:%Y-%m}", json.dumps(details))
-    return Detached(f"{month:%Y-%m}", [copy.table for copy in copies], over)
+    return Archived(f"{month:%Y-%m}", [copy.table for copy in copies], over)
 
 
 def _require_read(ends: list[Any], readers: list[Any]) -> None:
     for row in ends:
         if row["checked"] < row["seq"]:
-            raise DetachRefused(
+            raise ArchiveRefused(
                 f"conflicts were not looked for yet up to row {row['seq']} of shard {row['shard']}"
             )
         for reader in readers:
             if parse_cursor(reader["cursor"]).of(row["shard"]) < row["seq"]:
-                raise DetachRefused(
+                raise ArchiveRefused(
                     f"webhook {reader['id']} was not told of all of it yet; wait for it, or disable it"
                 )
 
@@ -217,14 +217,14 @@ async def _copy(connection: Connection, month: Row, over: list[str]) -> _Copy | 
         f"ALTER TABLE ledger ATTACH PARTITION {name} FOR VALUES {bounds}",
         f"ALTER TABLE {name} DROP CONSTRAINT within",
     )
-    return _Copy(Table(detached, rows, int(done.rpartition(" ")[2])), "; ".join(swap))
+    return _Copy(ArchivedTable(detached, rows, int(done.rpartition(" ")[2])), "; ".join(swap))
 
 
 async def _alone(connection: Connection, statement: str) -> None:
     """Do what needs the ledger for itself, in a moment when nobody has it.
 
     Raises:
-        DetachRefused: there was none.
+        ArchiveRefused: there was none.
     """
     await connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
     for _ in range(LOCK_TRIES):
@@ -235,4 +235,4 @@ async def _alone(connection: Connection, statement: str) -> None:
             await asyncio.sleep(LOCK_TIMEOUT_MS / 1000)
         else:
             return
-    raise DetachRefused("others use the ledger without a pause, an audit or a backup; try again later")
+    raise ArchiveRefused("others use the ledger without a pause, an audit or a backup; try again later")

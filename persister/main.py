@@ -25,7 +25,7 @@ CANCEL_AGAIN_S: Final = 2.0
 """Longer than a shard's persister takes to tidy up, which the next cancellation would cut short."""
 
 
-async def run(
+async def run_persister(
     settings: Settings, redis_url: str, database_url: str, stop: asyncio.Event | None = None
 ) -> None:
     """Persist all shards until ``stop`` is set, or without one until SIGTERM or SIGINT.
@@ -36,9 +36,9 @@ async def run(
     if stop is None:
         stop = asyncio.Event()
         with stop_on_signals(stop):
-            await run(settings, redis_url, database_url, stop)
+            await run_persister(settings, redis_url, database_url, stop)
         return
-    with metrics.served(settings.host, settings.metrics_port), _rare_collection():
+    with metrics.serve_metrics(settings.host, settings.metrics_port), _rare_collection():
         await _run_shards(settings, redis_url, database_url, stop)
 
 

@@ -60,7 +60,7 @@ OWNER: Final = Gauge(
 
 
 @contextmanager
-def served(host: str, port: int) -> Iterator[None]:
+def serve_metrics(host: str, port: int) -> Iterator[None]:
     """Answer /metrics on a port of our own, from a thread; port 0 means not at all."""
     if port == 0:
         yield

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 _DEPLOYMENT: Final = queries("persister", "deployment")
 _SQL: Final = queries(__package__, "migrations")
 
-ADVISORY_LOCK: Final = 0x52454445_454D0001  # "REDEEM", 1; one lock of the database, free for others to avoid
+MIGRATION_LOCK: Final = 0x52454445_454D0001  # "REDEEM", 1; one lock of the database, free for others to avoid
 _FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql", re.ASCII)
 
 
@@ -45,7 +45,7 @@ class Migration:
     sql: str
 
 
-def directory() -> Traversable:
+def migrations_directory() -> Traversable:
     """Where the migrations are, in a source tree or an installed package."""
     return resources.files("persister").joinpath("sql", "migrations")
 
@@ -59,7 +59,7 @@ async def migrate(connection: Connection, migrations: Traversable | None = None)
         MigrationError: an applied migration was changed or is missing here, one that is missing in
             the database should have come earlier, or the files are not numbered 1, 2, 3 …
     """
-    known = load(migrations or directory())
+    known = load_migrations(migrations or migrations_directory())
     async with _lock(connection):
         await connection.execute(_SQL["create_table"])
         applied = await connection.fetch(_SQL["applied"])
@@ -72,13 +72,13 @@ async def migrate(connection: Connection, migrations: Traversable | None = None)
     return [migration.name for migration in pending]
 
 
-async def pending(connection: Connection) -> list[str]:
+async def pending_migrations(connection: Connection) -> list[str]:
     """The names of the migrations that ``migrate`` would apply. Changes nothing.
 
     Raises:
         MigrationError: as ``migrate``.
     """
-    known = load(directory())
+    known = load_migrations(migrations_directory())
     if await connection.fetchval("SELECT to_regclass('schema_migrations')") is None:
         return [migration.name for migration in known]
     applied = await connection.fetch(_SQL["applied"])
@@ -102,7 +102,7 @@ async def initialise(connection: Connection, shards: int) -> None:
         await connection.execute(_DEPLOYMENT["insert_offsets"], shards)
 
 
-def load(migrations: Traversable) -> list[Migration]:
+def load_migrations(migrations: Traversable) -> list[Migration]:
     """The migrations of a directory, in order.
 
     Raises:
@@ -148,9 +148,9 @@ def _pending(known: list[Migration], applied: list[tuple[int, str, str]]) -> lis
 
 @asynccontextmanager
 async def _lock(connection: Connection) -> AsyncIterator[None]:
-    await connection.execute("SELECT pg_advisory_lock($1)", ADVISORY_LOCK)
+    await connection.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK)
     try:
         yield
     finally:
         if not connection.is_closed():
-            await connection.execute("SELECT pg_advisory_unlock($1)", ADVISORY_LOCK)
+            await connection.execute("SELECT pg_advisory_unlock($1)", MIGRATION_LOCK)

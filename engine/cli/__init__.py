@@ -85,7 +85,7 @@ def _told(error: Exception) -> str:
     from engine.errors import PROBLEMS, Fault, Refusal  # noqa: PLC0415 - only where it is needed
     from engine.processes.process import StartError  # noqa: PLC0415 - only where it is needed
     from engine.settings import SettingsError  # noqa: PLC0415 - only where it is needed
-    from persister.archive import DetachRefused  # noqa: PLC0415 - only where it is needed
+    from persister.archive import ArchiveRefused  # noqa: PLC0415 - only where it is needed
     from persister.migrations import MigrationError  # noqa: PLC0415 - only where it is needed
     from persister.rebuild.rebuild import RebuildRefused  # noqa: PLC0415 - only where it is needed
 
@@ -98,7 +98,7 @@ def _told(error: Exception) -> str:
         | MigrationError
         | MintKeyError
         | RebuildRefused
-        | DetachRefused
+        | ArchiveRefused
         | Fault
         | OSError,
     ):

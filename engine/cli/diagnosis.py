@@ -185,7 +185,7 @@ async def _open_database(servers: _Servers, stack: contextlib.AsyncExitStack) ->
 
 async def _schema(database: Connection) -> list[Finding]:
     try:
-        missing = await migrations.pending(database)
+        missing = await migrations.pending_migrations(database)
     except migrations.MigrationError as error:
         do = "run the version of the engine that the database was migrated by"
         return [Finding("schema", Verdict.WRONG, str(error), do)]

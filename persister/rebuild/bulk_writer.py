@@ -26,14 +26,14 @@ Value = str | bytes | int
 
 
 @contextlib.asynccontextmanager
-async def writing(redis_url: str) -> AsyncIterator[Writer]:
+async def open_bulk_writer(redis_url: str) -> AsyncIterator[BulkWriter]:
     """A writer, which is flushed at the end.
 
     Raises:
         RedisError: a command failed, or there is no connection; now or in any of the writer's calls.
     """
     redis = Redis.from_url(redis_url, socket_timeout=REPLY_TIMEOUT_S)
-    writer = Writer(await asyncio.to_thread(redis.connection_pool.get_connection))
+    writer = BulkWriter(await asyncio.to_thread(redis.connection_pool.get_connection))
     try:
         yield writer
         await writer.flush()
@@ -42,7 +42,7 @@ async def writing(redis_url: str) -> AsyncIterator[Writer]:
         redis.close()
 
 
-class Writer:
+class BulkWriter:
     """Writes over one connection, in the order of its calls, except for fields, which come when they come."""
 
     def __init__(self, connection: Any) -> None:  # noqa: ANN401 - redis-py has no one type for its connections

@@ -26,20 +26,20 @@ if TYPE_CHECKING:
     from engine.postgres_types import Connection, Row
 
 _SQL: Final = queries(__package__, "rebuild")
-SUCCESSES: Final = "successes"
-ROLLBACKS: Final = "rollbacks"
-ADJUSTMENTS: Final = "adjustments"
+_SUCCESSES: Final = "successes"
+_ROLLBACKS: Final = "rollbacks"
+_ADJUSTMENTS: Final = "adjustments"
 _COUNTED: Final = {
-    SUCCESSES: _SQL["uses"],
-    ROLLBACKS: _SQL["rolled_back"],
-    ADJUSTMENTS: _SQL["adjusted"],
+    _SUCCESSES: _SQL["uses"],
+    _ROLLBACKS: _SQL["rolled_back"],
+    _ADJUSTMENTS: _SQL["adjusted"],
 }
 _FETCH_ROWS: Final = 5000
 _COLUMNS: Final = (("batch", 4), ("serial", 4), ("amount", 8))
 
 
 @dataclass(slots=True)
-class Batch:
+class RebuiltBatch:
     """A batch, and what became of its codes.
 
     Attributes:
@@ -64,7 +64,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class LiveHold:
+class LedgerHold:
     """A hold that has not ended, as the ledger knows it."""
 
     id: str
@@ -80,17 +80,17 @@ class LiveHold:
 
 
 @dataclass(slots=True)
-class Restored:
+class RebuiltState:
     """All of it, for ``shards`` shards."""
 
     shards: int
     names_erased: Collection[str] = ()  # pseudonyms
-    batches: dict[int, Batch] = field(default_factory=dict)
+    batches: dict[int, RebuiltBatch] = field(default_factory=dict)
     uses: Counter[tuple[int, str]] = field(default_factory=Counter)  # by shard and campaign
     spent: Counter[tuple[int, str]] = field(default_factory=Counter)
     users: Counter[tuple[str, str]] = field(default_factory=Counter)  # by campaign and user
     rolled_back: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # batch, serial, amount
-    holds: list[LiveHold] = field(default_factory=list)
+    holds: list[LedgerHold] = field(default_factory=list)
     events: int = 0
 
     def take(self, rows: NDArray[Any], kind: str) -> None:
@@ -106,13 +106,13 @@ class Restored:
         for number, batch_id in enumerate(batches):
             self._take(self.batches[int(batch_id)], rows[at == number], kind)
 
-    def _take(self, batch: Batch, rows: NDArray[Any], kind: str) -> None:
+    def _take(self, batch: RebuiltBatch, rows: NDArray[Any], kind: str) -> None:
         serials, amounts = rows["serial"].astype(np.int64), rows["amount"].astype(np.int64)
-        sign = 1 if kind == SUCCESSES else -1
+        sign = 1 if kind == _SUCCESSES else -1
         # Of the type of what it is added to: numpy is 60 times as slow where it must convert.
         change = sign * amounts if batch.kind == "balance" else batch.used.dtype.type(sign)
         np.add.at(batch.used, serials, change)
-        if kind == ADJUSTMENTS:
+        if kind == _ADJUSTMENTS:
             return
         if batch.pinned_shard is None:
             places = serials % self.shards
@@ -133,7 +133,7 @@ class Restored:
             if batch.per_user_limited:
                 self.users[batch.campaign, row["user_id"]] -= 1
 
-    def take_hold(self, hold: LiveHold) -> None:
+    def take_hold(self, hold: LedgerHold) -> None:
         """Count a hold as if it were redeemed."""
         batch = self.batches[hold.batch]
         self.holds.append(hold)
@@ -148,7 +148,9 @@ class Restored:
             batch.used[hold.serial] += 1 if batch.kind == "multi" else hold.amount or 0
 
 
-async def read(connection: Connection, shards: int, report: Callable[[int], None]) -> Restored:
+async def read_rebuilt_state(
+    connection: Connection, shards: int, report: Callable[[int], None]
+) -> RebuiltState:
     """What Redis must hold, from one snapshot; ``connection`` is in a transaction that has one.
 
     Args:
@@ -156,10 +158,10 @@ async def read(connection: Connection, shards: int, report: Callable[[int], None
         shards: that there will be; a campaign pinned to a higher one goes to that modulo their number.
         report: is told how many events were read.
     """
-    restored = Restored(shards, await read_pseudonyms(connection))
+    state = RebuiltState(shards, await read_pseudonyms(connection))
     for row in await connection.fetch(_SQL["batches"]):
         pinned = row["pinned_shard"]
-        restored.batches[row["id"]] = Batch(
+        state.batches[row["id"]] = RebuiltBatch(
             id=row["id"],
             campaign=row["campaign"],
             kind=row["kind"],
@@ -170,36 +172,36 @@ async def read(connection: Connection, shards: int, report: Callable[[int], None
         )
 
     for kind in _COUNTED:
-        await _count(connection, restored, kind, report)
+        await _count(connection, state, kind, report)
     async for row in connection.cursor(_SQL["rollbacks"], prefetch=_FETCH_ROWS):
-        restored.take_rollback(row)
+        state.take_rollback(row)
     async for row in connection.cursor(_SQL["voids"], prefetch=_FETCH_ROWS):
-        restored.batches[row["batch"]].void.append(row["serial"])
-    for hold in [hold async for hold in _live_holds(connection, restored.names_erased)]:
-        restored.take_hold(hold)
-    return restored
+        state.batches[row["batch"]].void.append(row["serial"])
+    for hold in [hold async for hold in _live_holds(connection, state.names_erased)]:
+        state.take_hold(hold)
+    return state
 
 
 async def _count(
-    connection: Connection, restored: Restored, kind: str, report: Callable[[int], None]
+    connection: Connection, state: RebuiltState, kind: str, report: Callable[[int], None]
 ) -> None:
     def take(rows: NDArray[Any]) -> None:
-        restored.take(rows, kind)
-        report(restored.events)
+        state.take(rows, kind)
+        report(state.events)
 
     reading = BinaryRows(_COLUMNS, take)
     await connection.copy_from_query(_COUNTED[kind], output=reading.take, format="binary")
     take(reading.finish())
 
 
-async def pages(connection: Connection, sql: str, *arguments: object) -> AsyncIterator[list[Any]]:
+async def fetch_pages(connection: Connection, sql: str, *arguments: object) -> AsyncIterator[list[Any]]:
     """The rows of a query, many at a time; ``connection`` is in a transaction."""
     cursor = await connection.cursor(sql, *arguments)
     while rows := await cursor.fetch(_FETCH_ROWS):
         yield rows
 
 
-async def _live_holds(connection: Connection, names_erased: Collection[str]) -> AsyncIterator[LiveHold]:
+async def _live_holds(connection: Connection, names_erased: Collection[str]) -> AsyncIterator[LedgerHold]:
     code: tuple[int, int] | None = None
     live: dict[str, Any] = {}
     async for row in connection.cursor(_SQL["holds"], prefetch=_FETCH_ROWS):
@@ -207,12 +209,12 @@ async def _live_holds(connection: Connection, names_erased: Collection[str]) -> 
             for hold in _as_holds(live):
                 yield hold
             code, live = (row["batch"], row["serial"]), {}
-        follow(live, row, names_erased)
+        track_hold(live, row, names_erased)
     for hold in _as_holds(live):
         yield hold
 
 
-def follow(live: dict[str, Any], row: Row, names_erased: Collection[str]) -> Row | None:
+def track_hold(live: dict[str, Any], row: Row, names_erased: Collection[str]) -> Row | None:
     """Keep track of the holds of one code, by id; answers the one that an event ended, or renewed.
 
     A confirmation does not name its hold: it is its order's, or, of several, one of the same amount.
@@ -235,9 +237,9 @@ def follow(live: dict[str, Any], row: Row, names_erased: Collection[str]) -> Row
     return live.pop((same or own)[0]) if own else None
 
 
-def _as_holds(live: dict[str, Any]) -> Iterator[LiveHold]:
+def _as_holds(live: dict[str, Any]) -> Iterator[LedgerHold]:
     for row in live.values():
-        yield LiveHold(
+        yield LedgerHold(
             id=row["redemption"],
             campaign=row["campaign"],
             batch=row["batch"],
@@ -251,9 +253,9 @@ def _as_holds(live: dict[str, Any]) -> Iterator[LiveHold]:
         )
 
 
-async def balances(connection: Connection, restored: Restored, since_ms: int) -> dict[str, int]:
+async def balances_after_events(connection: Connection, state: RebuiltState, since_ms: int) -> dict[str, int]:
     """What was left of a code behind each of its events; of codes that were answered under a key since."""
-    batches = [batch.id for batch in restored.batches.values() if batch.kind == "balance"]
+    batches = [batch.id for batch in state.batches.values() if batch.kind == "balance"]
     left: dict[str, int] = {}
     used: defaultdict[tuple[int, int], int] = defaultdict(int)
     live: defaultdict[tuple[int, int], dict[str, Any]] = defaultdict(dict)
@@ -261,7 +263,7 @@ async def balances(connection: Connection, restored: Restored, since_ms: int) ->
         return left
     async for row in connection.cursor(_SQL["balance_events"], since_ms, batches, prefetch=_FETCH_ROWS):
         code = row["batch"], row["serial"]
-        before = follow(live[code], row, restored.names_erased)
+        before = track_hold(live[code], row, state.names_erased)
         amount = row["amount"] or 0
         held = before["amount"] if before is not None else 0
         change = {
@@ -274,5 +276,5 @@ async def balances(connection: Connection, restored: Restored, since_ms: int) ->
             "adjusted": -amount,
         }
         used[code] += change.get(row["type"], 0)
-        left[row["event"]] = restored.batches[row["batch"]].face - used[code]
+        left[row["event"]] = state.batches[row["batch"]].face - used[code]
     return left

@@ -22,7 +22,7 @@ from engine.store import keys
 from persister.ingest.ledger_writer import LedgerWriter
 from persister.ingest.reader import StreamBehind, StreamReader
 from persister.rebuild import from_ledger, to_redis
-from persister.rebuild.bulk_writer import writing
+from persister.rebuild.bulk_writer import open_bulk_writer
 from persister.servers import REPLY_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _DEPLOYMENT: Final = queries("persister", "deployment")
 _SQL: Final = queries(__package__, "rebuild")
 
 OWN_TIMEOUT_S: Final = 15.0
-RECEIPTS_KEPT_MS: Final = keys.RECEIPT_WINDOW_S * 1000
+IDEMPOTENCY_KEPT_MS: Final = keys.RECEIPT_WINDOW_S * 1000
 _OURS: Final = "{s[0-9]*}:*"  # the name of every key of ours
 _SCAN_KEYS: Final = 1000
 _POLL_S: Final = 0.2
@@ -70,7 +70,7 @@ async def rebuild(settings: Settings, report: Callable[[str, int], None]) -> int
         before = int(await connection.fetchval(_DEPLOYMENT["shards"]))
         after = settings.shards
         shards = range(max(before, after))
-        await _own(connection, shards)
+        await _own_shards(connection, shards)
         if before != after:
             await _refuse_live_holds(redis, before)
         for shard in shards:
@@ -79,7 +79,7 @@ async def rebuild(settings: Settings, report: Callable[[str, int], None]) -> int
         for shard in range(before):
             await _drain(connection, redis, settings, shard, before)
         await _remove_everything(redis, report)
-        events = await _restore(connection, settings, report)
+        events = await _write_redis(connection, settings, report)
         async with connection.transaction():
             await connection.execute(_DEPLOYMENT["insert_offsets"], after)
             await connection.execute(_SQL["change_shards"], after)
@@ -93,7 +93,7 @@ async def rebuild(settings: Settings, report: Callable[[str, int], None]) -> int
     return events
 
 
-async def _own(connection: Connection, shards: range) -> None:
+async def _own_shards(connection: Connection, shards: range) -> None:
     """Be the only one who writes the ledger. A persister whose Redis is behind lets go again and again."""
     writers = {shard: LedgerWriter(connection, shard) for shard in shards}
     deadline = time.monotonic() + OWN_TIMEOUT_S
@@ -139,7 +139,7 @@ async def _remove_everything(redis: Redis, report: Callable[[str, int], None]) -
         report("keys removed", removed)
 
 
-async def _restore(
+async def _write_redis(
     connection: Connection,
     settings: Settings,
     report: Callable[[str, int], None],
@@ -147,15 +147,19 @@ async def _restore(
     hold_ttl_ms = settings.hold_ttl_s * 1000
     async with (
         connection.transaction(isolation="repeatable_read", readonly=True),
-        writing(settings.redis_url) as writer,
+        open_bulk_writer(settings.redis_url) as writer,
     ):
-        everything = await from_ledger.read(connection, settings.shards, partial(report, "events read"))
-        await to_redis.write(writer, everything, hold_ttl_ms)
-        await to_redis.write_users(writer, connection, everything, partial(report, "users counted"))
-        since_ms = int(time.time() * 1000) - RECEIPTS_KEPT_MS
+        state = await from_ledger.read_rebuilt_state(
+            connection, settings.shards, partial(report, "events read")
+        )
+        await to_redis.write_state(writer, state, hold_ttl_ms)
+        await to_redis.write_users(writer, connection, state, partial(report, "users counted"))
+        since_ms = int(time.time() * 1000) - IDEMPOTENCY_KEPT_MS
         read = partial(report, "events under a key read")
-        await to_redis.write_receipts(writer, connection, everything, since_ms, hold_ttl_ms, report=read)
-    return everything.events
+        await to_redis.write_idempotency_records(
+            writer, connection, state, since_ms, hold_ttl_ms, report=read
+        )
+    return state.events
 
 
 async def _begin_stream(redis: Redis, row: Row) -> None:

@@ -6,8 +6,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from persister.program import run_program
-from persister.webhooks import retry_schedule
-from persister.webhooks.main import run
+from persister.webhooks.main import run_deliverer
+from persister.webhooks.retry_schedule import parse_retry_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def _deliver(settings: Settings) -> Coroutine[Any, Any, None]:
-    retry_schedule.parse(settings.webhook_retry_s)  # a wrong setting ends the program before it starts
-    return run(settings, settings.database_url)
+    parse_retry_schedule(settings.webhook_retry_s)  # a wrong setting ends the program before it starts
+    return run_deliverer(settings, settings.database_url)
 
 
 if __name__ == "__main__":

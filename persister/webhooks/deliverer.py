@@ -21,16 +21,16 @@ from engine.queries import queries
 from persister import metrics
 from persister.ownership import WEBHOOKS_LOCK, try_lock
 from persister.servers import KEEPALIVES, describe_error
-from persister.webhooks.endpoint_task import Delivery
+from persister.webhooks.endpoint_task import EndpointDelivery
 from persister.webhooks.sender import open_sender
-from persister.webhooks.store import Store, endpoints
+from persister.webhooks.store import DeliveryStore, read_endpoints
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from engine.postgres_types import Connection, Pool
     from engine.settings import Settings
-    from persister.webhooks.retry_schedule import Ladder
+    from persister.webhooks.retry_schedule import RetrySchedule
     from persister.webhooks.sender import Sender
 
 logger = logging.getLogger(__name__)
@@ -48,12 +48,14 @@ FORGET_MAX: Final = 10_000
 class Deliverer:
     """Delivers until ``stop`` is set, or when cancelled."""
 
-    def __init__(self, settings: Settings, database_url: str, ladder: Ladder, stop: asyncio.Event) -> None:
+    def __init__(
+        self, settings: Settings, database_url: str, schedule: RetrySchedule, stop: asyncio.Event
+    ) -> None:
         self._settings = settings
         self._database_url = database_url
-        self._ladder = ladder
+        self._schedule = schedule
         self._stop = stop
-        self._tasks: dict[str, tuple[Delivery, asyncio.Task[None]]] = {}
+        self._tasks: dict[str, tuple[EndpointDelivery, asyncio.Task[None]]] = {}
         self._open: list[Any] = []  # connections, or pools of them
         self._forgot_at = float("-inf")
         self._trouble = ""
@@ -92,7 +94,7 @@ class Deliverer:
             async with self._pool() as pool, open_sender(self._settings) as sender:
                 metrics.DELIVERER.set(1)
                 try:
-                    await self._watch(connection, Store(pool), sender)
+                    await self._watch(connection, DeliveryStore(pool), sender)
                     await self._drain()
                 finally:
                     metrics.DELIVERER.set(0)
@@ -113,23 +115,23 @@ class Deliverer:
         logger.info("delivering webhooks")
         return True
 
-    async def _watch(self, connection: Connection, store: Store, sender: Sender) -> None:
+    async def _watch(self, connection: Connection, store: DeliveryStore, sender: Sender) -> None:
         """Look for news and changes, and tell the endpoints' tasks, until stopped."""
         while not self._stop.is_set():
             latest = await newest(connection)
-            found = await endpoints(connection)
+            found = await read_endpoints(connection)
             for webhook_id in self._tasks.keys() - found.keys():
                 _, task = self._tasks.pop(webhook_id)
                 await _cancel([task])
             for webhook_id, endpoint in found.items():
                 if webhook_id not in self._tasks:
-                    delivery = Delivery(endpoint, store, sender, self._ladder)
+                    delivery = EndpointDelivery(endpoint, store, sender, self._schedule)
                     task = asyncio.create_task(delivery.run(), name=f"deliver-{webhook_id}")
                     self._tasks[webhook_id] = delivery, task
                 delivery, _ = self._tasks[webhook_id]
                 if delivery.endpoint != endpoint:
                     delivery.change(endpoint)
-                delivery.tell(latest)
+                delivery.announce(latest)
             await self._forget(connection)
             self._trouble = ""
             await self._pause(self._settings.webhook_poll_ms / 1000)

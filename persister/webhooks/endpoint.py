@@ -42,7 +42,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class EndpointProgress:
     """How far an endpoint is.
 
     Attributes:
@@ -60,9 +60,9 @@ class Progress:
     replays: int
 
     @staticmethod
-    def of(row: Row) -> Progress:
+    def of(row: Row) -> EndpointProgress:
         """What ``webhook_progress`` reads."""
-        return Progress(
+        return EndpointProgress(
             cursor=parse_cursor(row["cursor"]),
             pending=None if row["pending"] is None else parse_cursor(row["pending"]),
             failures=row["failures"],

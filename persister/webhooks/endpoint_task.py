@@ -18,11 +18,11 @@ from persister.servers import describe_error
 
 if TYPE_CHECKING:
     from engine.ledger.feed import Cursor
-    from persister.webhooks.endpoint import Endpoint, Progress
-    from persister.webhooks.messages import Message
-    from persister.webhooks.retry_schedule import Ladder
-    from persister.webhooks.sender import Result, Sender
-    from persister.webhooks.store import Store
+    from persister.webhooks.endpoint import Endpoint, EndpointProgress
+    from persister.webhooks.messages import WebhookMessage
+    from persister.webhooks.retry_schedule import RetrySchedule
+    from persister.webhooks.sender import DeliveryResult, Sender
+    from persister.webhooks.store import DeliveryStore
 
 logger = logging.getLogger(__name__)
 
@@ -33,14 +33,16 @@ GONE_S: Final = 60.0
 """An endpoint that asked to be disabled is not called again in the moment until it is."""
 
 
-class Delivery:
+class EndpointDelivery:
     """The task of one endpoint: ``run`` it, tell it of news and changes, ``stop`` it."""
 
-    def __init__(self, endpoint: Endpoint, store: Store, sender: Sender, ladder: Ladder) -> None:
+    def __init__(
+        self, endpoint: Endpoint, store: DeliveryStore, sender: Sender, schedule: RetrySchedule
+    ) -> None:
         self._endpoint = endpoint
         self._store = store
         self._sender = sender
-        self._ladder = ladder
+        self._schedule = schedule
         self._stopping = False
         self._latest = BEGINNING
         self._news = asyncio.Event()
@@ -61,7 +63,7 @@ class Delivery:
         self._changed.set()
         self._news.set()
 
-    def tell(self, latest: Cursor) -> None:
+    def announce(self, latest: Cursor) -> None:
         """The ledger has events up to here."""
         self._latest = latest
         self._news.set()
@@ -99,11 +101,11 @@ class Delivery:
         elif not progress.replays:
             await _wait(self._changed, progress.due_s)
 
-    async def _go_on(self, endpoint: Endpoint, progress: Progress) -> None:
+    async def _go_on(self, endpoint: Endpoint, progress: EndpointProgress) -> None:
         """Deliver what is behind the cursor; where there is nothing, wait for news."""
         began = cursor = self._looked_from(progress.cursor)
         self._show_lag(endpoint, cursor)
-        found: list[Message] = []
+        found: list[WebhookMessage] = []
         if progress.pending is not None:
             found = await self._store.begun(endpoint, progress.cursor, progress.pending)
             cursor = progress.pending
@@ -116,7 +118,7 @@ class Delivery:
         else:
             await self._pass_over(endpoint, progress, cursor)
 
-    async def _pass_over(self, endpoint: Endpoint, progress: Progress, cursor: Cursor) -> None:
+    async def _pass_over(self, endpoint: Endpoint, progress: EndpointProgress, cursor: Cursor) -> None:
         """There is nothing for this endpoint up to a cursor: note that now and then, and wait for news."""
         self._passed = (progress.cursor, cursor)
         overdue = time.monotonic() - self._written_at >= PASS_INTERVAL_S
@@ -132,7 +134,7 @@ class Delivery:
             return written
         return self._passed[1]
 
-    async def _deliver(self, endpoint: Endpoint, found: list[Message], failures: int) -> None:
+    async def _deliver(self, endpoint: Endpoint, found: list[WebhookMessage], failures: int) -> None:
         """Send messages in their order, up to the first that is not taken."""
         for message in found:
             result = await self._sender.send(endpoint, message)
@@ -142,13 +144,15 @@ class Delivery:
             failures = 0
             self._show_lag(endpoint, message.until)
 
-    async def _note(self, endpoint: Endpoint, message: Message, attempt: int, result: Result) -> bool:
+    async def _note(
+        self, endpoint: Endpoint, message: WebhookMessage, attempt: int, result: DeliveryResult
+    ) -> bool:
         """Write down what came of a try; answers whether the next message may be sent."""
         if result.error is None:
             moved = await self._store.delivered(endpoint, message, attempt, result)
             self._count(endpoint, "delivered")
             return moved
-        pause_s = self._ladder.pause_s(attempt, result.retry_after_s)
+        pause_s = self._schedule.pause_s(attempt, result.retry_after_s)
         if pause_s is None and not result.gone:
             await self._store.given_up(endpoint, message, attempt, result)
             self._count(endpoint, "given_up")
@@ -186,7 +190,7 @@ class Delivery:
         self._trouble = trouble
 
     @staticmethod
-    def _about(endpoint: Endpoint, message: Message, result: Result) -> dict[str, object]:
+    def _about(endpoint: Endpoint, message: WebhookMessage, result: DeliveryResult) -> dict[str, object]:
         return {
             "webhook": endpoint.id,
             "message_id": message.id,

@@ -6,14 +6,14 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from persister.program import stop_on_signals
-from persister.webhooks import retry_schedule
 from persister.webhooks.deliverer import Deliverer
+from persister.webhooks.retry_schedule import parse_retry_schedule
 
 if TYPE_CHECKING:
     from engine.settings import Settings
 
 
-async def run(settings: Settings, database_url: str, stop: asyncio.Event | None = None) -> None:
+async def run_deliverer(settings: Settings, database_url: str, stop: asyncio.Event | None = None) -> None:
     """Deliver webhooks until ``stop`` is set, or without one until SIGTERM or SIGINT.
 
     Calls that are under way then have ``stop_timeout_s`` to end. What is not delivered is for the next start.
@@ -24,6 +24,7 @@ async def run(settings: Settings, database_url: str, stop: asyncio.Event | None 
     if stop is None:
         stop = asyncio.Event()
         with stop_on_signals(stop):
-            await run(settings, database_url, stop)
+            await run_deliverer(settings, database_url, stop)
         return
-    await Deliverer(settings, database_url, retry_schedule.parse(settings.webhook_retry_s), stop).run()
+    schedule = parse_retry_schedule(settings.webhook_retry_s)
+    await Deliverer(settings, database_url, schedule, stop).run()

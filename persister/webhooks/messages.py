@@ -17,7 +17,7 @@ BATCH_ID_BYTES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class WebhookMessage:
     """One message.
 
     Attributes:
@@ -35,22 +35,22 @@ class Message:
     until: Cursor
 
 
-def single(after: Cursor, page: Page) -> list[Message]:
+def event_messages(after: Cursor, page: Page) -> list[WebhookMessage]:
     """A message for each event of a page, whose id is the event's."""
     found = []
     for number, item in enumerate(page.items, 1):
         last = number == len(page.items)
         until = page.next if last else after.moved(item.event.id.shard, item.seq)
         event_id = str(item.event.id)
-        found.append(Message(event_id, (event_id,), orjson.dumps(item.document()), after, until))
+        found.append(WebhookMessage(event_id, (event_id,), orjson.dumps(item.document()), after, until))
         after = until
     return found
 
 
-def batch(after: Cursor, items: Sequence[FeedEvent], until: Cursor) -> Message:
+def batch_message(after: Cursor, items: Sequence[FeedEvent], until: Cursor) -> WebhookMessage:
     """One message of several events; the same events make the same message, however they were read."""
     ordered = sorted(items, key=lambda item: (item.event.id.stream_ms, item.event.id.shard, item.seq))
     ids = tuple(str(item.event.id) for item in ordered)
     digest = hashlib.blake2b(",".join(ids).encode(), digest_size=BATCH_ID_BYTES).hexdigest()
     body = orjson.dumps({"events": [item.document() for item in ordered]})
-    return Message(f"batch_{digest}", ids, body, after, until)
+    return WebhookMessage(f"batch_{digest}", ids, body, after, until)

@@ -14,7 +14,7 @@ RETRY_AFTER_S_MAX: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Ladder:
+class RetrySchedule:
     """The pauses between the tries of a message, in seconds: one try more than there are of them."""
 
     pauses_s: tuple[float, ...]
@@ -31,8 +31,8 @@ class Ladder:
         return max(pause_s, min(retry_after_s or 0.0, RETRY_AFTER_S_MAX))
 
 
-def parse(text: str) -> Ladder:
-    """A ladder as the setting has it: seconds, separated by commas.
+def parse_retry_schedule(text: str) -> RetrySchedule:
+    """A schedule as the setting has it: seconds, separated by commas.
 
     Raises:
         SettingsError: it is none.
@@ -43,4 +43,4 @@ def parse(text: str) -> Ladder:
         pauses_s = (-1.0,)
     if not all(0 <= pause_s < float("inf") for pause_s in pauses_s):
         raise SettingsError(f"{variable('webhook_retry_s')} must be seconds, separated by commas")
-    return Ladder(pauses_s)
+    return RetrySchedule(pauses_s)

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 
 from engine.webhooks.addresses import is_public
-from persister.webhooks.signing import signed
+from persister.webhooks.signing import signed_headers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from engine.settings import Settings
     from persister.webhooks.endpoint import Endpoint
-    from persister.webhooks.messages import Message
+    from persister.webhooks.messages import WebhookMessage
 
 USER_AGENT: Final = "redeem-webhooks/1"
 ERROR_LENGTH_MAX: Final = 300
@@ -41,7 +41,7 @@ class AddressRefused(OSError):
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class DeliveryResult:
     """What came of one try.
 
     Attributes:
@@ -74,7 +74,7 @@ class Sender:
         self._bytes_max = settings.webhook_response_bytes_max
         self._schemes = {"https", "http"} if settings.webhooks_allow_private else {"https"}
 
-    async def send(self, endpoint: Endpoint, message: Message) -> Result:
+    async def send(self, endpoint: Endpoint, message: WebhookMessage) -> DeliveryResult:
         """One try; whatever goes wrong is its result. A status of 2xx is what delivers a message."""
         at, began = datetime.now(UTC), time.monotonic()
         status, body, retry_after_s, trouble = None, bytearray(), None, ""
@@ -89,12 +89,12 @@ class Sender:
             delivered = HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
             trouble = "" if delivered else f"answered {status}"
         response_text = _text(body) if trouble else None
-        return Result(at, duration_ms, status, trouble or None, response_text or None, retry_after_s)
+        return DeliveryResult(at, duration_ms, status, trouble or None, response_text or None, retry_after_s)
 
-    def _post(self, endpoint: Endpoint, message: Message, at: datetime) -> Any:  # noqa: ANN401 - aiohttp's own context
+    def _post(self, endpoint: Endpoint, message: WebhookMessage, at: datetime) -> Any:  # noqa: ANN401 - aiohttp's own context
         if endpoint.url.partition(":")[0].lower() not in self._schemes:
             raise ValueError("its URL does not begin with https://")
-        headers = signed(endpoint.secrets, message.id, at, message.body)
+        headers = signed_headers(endpoint.secrets, message.id, at, message.body)
         headers |= {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         return self._session.post(endpoint.url, data=message.body, headers=headers, allow_redirects=False)
 

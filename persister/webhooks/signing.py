@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 
-def signed(secrets: Sequence[str], message_id: str, at: datetime, body: bytes) -> dict[str, str]:
+def signed_headers(secrets: Sequence[str], message_id: str, at: datetime, body: bytes) -> dict[str, str]:
     """The three headers of a message. ``at`` is in UTC; the secrets are as an endpoint has them."""
     text = body.decode()
     return {

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from engine.ledger.feed import Page, parse_cursor, read_page
 from engine.queries import queries
 from persister.webhooks import messages
-from persister.webhooks.endpoint import Endpoint, Progress
+from persister.webhooks.endpoint import Endpoint, EndpointProgress
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from engine.ledger.feed import Cursor, FeedEvent
     from engine.postgres_types import Connection, Pool
-    from persister.webhooks.messages import Message
-    from persister.webhooks.sender import Result
+    from persister.webhooks.messages import WebhookMessage
+    from persister.webhooks.sender import DeliveryResult
 
 _SQL: Final = queries(__package__, "delivery")
 PAGE_EVENTS: Final = 100
@@ -28,33 +28,33 @@ SPAN_EVENTS: Final = 1000
 MOVED: Final = "UPDATE 1"
 
 
-class Letter(NamedTuple):
+class DeadLetter(NamedTuple):
     """A dead letter that is to be delivered again; without a message where the ledger has it no more."""
 
     id: int
     attempts: int
-    message: Message | None
+    message: WebhookMessage | None
 
 
-async def endpoints(connection: Connection) -> dict[str, Endpoint]:
+async def read_endpoints(connection: Connection) -> dict[str, Endpoint]:
     """All that are enabled, by id."""
     rows = await connection.fetch(_SQL["endpoints"])
     return {row["id"]: Endpoint.of(row) for row in rows}
 
 
-class Store:
+class DeliveryStore:
     """What the deliverer reads and writes, on connections of a pool that it holds for no longer than that."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def progress(self, endpoint: Endpoint) -> Progress | None:
+    async def progress(self, endpoint: Endpoint) -> EndpointProgress | None:
         """How far an endpoint is; None: it is there no more."""
         async with self._pool.acquire() as connection:
             row = await connection.fetchrow(_SQL["progress"], endpoint.id)
-        return None if row is None else Progress.of(row)
+        return None if row is None else EndpointProgress.of(row)
 
-    async def behind(self, endpoint: Endpoint, cursor: Cursor) -> tuple[list[Message], Cursor]:
+    async def behind(self, endpoint: Endpoint, cursor: Cursor) -> tuple[list[WebhookMessage], Cursor]:
         """Messages behind a cursor, and the cursor behind what was looked at for them.
 
         Of an endpoint with batches one at most.
@@ -63,22 +63,22 @@ class Store:
             limit = endpoint.batch_max or PAGE_EVENTS
             page = await read_page(connection, cursor, limit, endpoint.types, endpoint.campaigns)
         if endpoint.batch_max is None or not page.items:
-            return messages.single(cursor, page), page.next
-        return [messages.batch(cursor, page.items, page.next)], page.next
+            return messages.event_messages(cursor, page), page.next
+        return [messages.batch_message(cursor, page.items, page.next)], page.next
 
-    async def begin(self, endpoint: Endpoint, written: Cursor, message: Message) -> None:
+    async def begin(self, endpoint: Endpoint, written: Cursor, message: WebhookMessage) -> None:
         """Note where the next message is, and where a batch ends: after a crash it is the same."""
         pending = None if endpoint.batch_max is None else str(message.until)
         async with self._pool.acquire() as connection:
             await connection.execute(_SQL["begin"], endpoint.id, str(written), str(message.after), pending)
 
-    async def begun(self, endpoint: Endpoint, after: Cursor, until: Cursor) -> list[Message]:
+    async def begun(self, endpoint: Endpoint, after: Cursor, until: Cursor) -> list[WebhookMessage]:
         """The batch that was begun there, as it was."""
         async with self._pool.acquire() as connection:
             items = await _span(connection, endpoint, after, until)
-        return [messages.batch(after, items, until)] if items else []
+        return [messages.batch_message(after, items, until)] if items else []
 
-    async def letter(self, endpoint: Endpoint) -> Letter | None:
+    async def letter(self, endpoint: Endpoint) -> DeadLetter | None:
         """The oldest of the dead letters that are to be delivered again."""
         async with self._pool.acquire() as connection:
             row = await connection.fetchrow(_SQL["replay"], endpoint.id)
@@ -92,17 +92,19 @@ class Store:
             ]
         message = None
         if len(items) == 1 and len(row["events"]) == 1:
-            [message] = messages.single(after, Page(items, until))
+            [message] = messages.event_messages(after, Page(items, until))
         elif items:
-            message = messages.batch(after, items, until)
-        return Letter(row["id"], row["attempts"], message)
+            message = messages.batch_message(after, items, until)
+        return DeadLetter(row["id"], row["attempts"], message)
 
     async def passed(self, endpoint: Endpoint, after: Cursor, until: Cursor) -> None:
         """Nothing was there for this endpoint: go on behind it."""
         async with self._pool.acquire() as connection:
             await connection.execute(_SQL["passed"], endpoint.id, str(after), str(until))
 
-    async def delivered(self, endpoint: Endpoint, message: Message, attempt: int, result: Result) -> bool:
+    async def delivered(
+        self, endpoint: Endpoint, message: WebhookMessage, attempt: int, result: DeliveryResult
+    ) -> bool:
         """Note a success and go on; False: somebody moved the cursor meanwhile."""
         places = (str(message.after), str(message.until))
         async with self._noting(endpoint, message, attempt, result) as connection:
@@ -110,7 +112,12 @@ class Store:
         return bool(done == MOVED)
 
     async def failed(
-        self, endpoint: Endpoint, message: Message, attempt: int, result: Result, pause_s: float
+        self,
+        endpoint: Endpoint,
+        message: WebhookMessage,
+        attempt: int,
+        result: DeliveryResult,
+        pause_s: float,
     ) -> None:
         """Note a failure, and when to try again; an endpoint that is gone is disabled."""
         async with self._noting(endpoint, message, attempt, result) as connection:
@@ -118,7 +125,9 @@ class Store:
             if result.gone:
                 await connection.execute(_SQL["disable"], endpoint.id, result.error)
 
-    async def given_up(self, endpoint: Endpoint, message: Message, attempt: int, result: Result) -> None:
+    async def given_up(
+        self, endpoint: Endpoint, message: WebhookMessage, attempt: int, result: DeliveryResult
+    ) -> None:
         """Note the last failure, keep the message as a dead letter, and go on."""
         async with self._noting(endpoint, message, attempt, result) as connection:
             await connection.execute(
@@ -132,7 +141,7 @@ class Store:
                 result.error,
             )
 
-    async def replayed(self, endpoint: Endpoint, letter: Letter, result: Result | None) -> None:
+    async def replayed(self, endpoint: Endpoint, letter: DeadLetter, result: DeliveryResult | None) -> None:
         """Note what came of a dead letter: it is delivered, and forgotten, or stays. None: it is lost."""
         async with self._pool.acquire() as connection, connection.transaction():
             if letter.message is not None and result is not None:
@@ -145,7 +154,7 @@ class Store:
 
     @asynccontextmanager
     async def _noting(
-        self, endpoint: Endpoint, message: Message, attempt: int, result: Result
+        self, endpoint: Endpoint, message: WebhookMessage, attempt: int, result: DeliveryResult
     ) -> AsyncIterator[Connection]:
         """A transaction that notes a try, and what the block adds."""
         async with self._pool.acquire() as connection, connection.transaction():
@@ -156,9 +165,9 @@ class Store:
 async def _note(
     connection: Connection,
     endpoint: Endpoint,
-    message: Message,
+    message: WebhookMessage,
     attempt: int,
-    result: Result,
+    result: DeliveryResult,
 ) -> None:
     await connection.execute(
         _SQL["attempt"],

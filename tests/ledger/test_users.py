@@ -17,7 +17,7 @@ from engine.errors import Refusal, StoreUnavailable
 from engine.ledger import users
 from engine.store import keys
 from engine.store.events import FIELDS
-from persister.main import run as run_persister
+from persister.main import run_persister
 from tests.support.deployment import engine_in_process, issue
 from tests.support.records import Moving, ids, persist, whole_list
 

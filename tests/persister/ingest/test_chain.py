@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from persister.ingest import chain
 from persister.ingest.entries import COLUMNS, SALT_BYTES
-from persister.migrations import directory, initialise, migrate
+from persister.migrations import initialise, migrate, migrations_directory
 from persister.reconcile.report import reconcile
 from tests.support.streams import Ledger, Stream, persisting, values
 
@@ -133,7 +133,7 @@ async def test_rows_older_than_the_chain_are_left_out_of_it(
 ) -> None:
     old = tmp_path / "migrations"
     old.mkdir()
-    for file in directory().iterdir():
+    for file in migrations_directory().iterdir():
         if file.name.endswith(".sql") and int(file.name[:4]) < 6:
             (old / file.name).write_bytes(file.read_bytes())
     await ledger.connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")

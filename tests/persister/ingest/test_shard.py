@@ -17,7 +17,7 @@ from persister.ingest.entries import STREAM_BEGINNING, StreamId
 from persister.ingest.ledger_writer import LedgerOffset, NotInitialised, OffsetMoved, open_ledger_writer
 from persister.ingest.reader import StreamReader, open_stream_client
 from persister.ingest.shard import ShardPersister
-from persister.main import run
+from persister.main import run_persister
 from tests.support.streams import Ledger, Stream, persisting, values
 from tests.support.waiting import TIMEOUT_S, wait_until_async
 
@@ -142,7 +142,9 @@ async def test_cancelling_ends_it_and_writes_nothing(
     other = await asyncpg.connect(database_url)
     async with other.transaction():
         await other.execute("LOCK TABLE ledger IN SHARE MODE")
-        task = asyncio.create_task(run(settings, settings.redis_url, settings.database_url, asyncio.Event()))
+        task = asyncio.create_task(
+            run_persister(settings, settings.redis_url, settings.database_url, asyncio.Event())
+        )
         await wait_until_async(lambda: metric("redeem_persister_owner") == 1)
         await wait_until_async(lambda: metric("redeem_stream_length") == 5)
         task.cancel()
