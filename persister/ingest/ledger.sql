@@ -11,7 +11,7 @@ SELECT o.stream_ms, o.stream_seq, o.seq, o.chain_digest, d.shards
  WHERE o.shard = $1;
 
 -- name: advance_offset
--- Fencing: moves only from where the writer began; another writer's move makes this update no row.
+-- Moves only from where the writer began. If another writer moved the offset, no row is updated.
 WITH moved AS (
     UPDATE ledger_offsets
        SET stream_ms = $2, stream_seq = $3, seq = $4, chain_digest = $5, updated_at = now()
@@ -28,14 +28,15 @@ INSERT INTO ledger_rejects (shard, stream_ms, stream_seq, raw, reason)
 VALUES ($1, $2, $3, $4, $5);
 
 -- name: create_month
--- Who begins to write does not wait for who takes months out, where nothing is to be made.
+-- If the partition exists, this takes no lock, so a writer does not wait for an archiving process.
 SELECT create_ledger_month($1)
  WHERE NOT EXISTS (
        SELECT FROM ledger_months WHERE name = ledger_month($1) OR oldest AND name > ledger_month($1)
        );
 
 -- name: remaining_rows
--- In the order of persister/ingest/entries.py's COLUMNS. Rows without a seal are older than the chain. Not those that leave.
+-- Columns in the order of COLUMNS (persister/ingest/entries.py). Rows without a seal are older than the chain.
+-- Leaves out the rows that an archive takes.
 SELECT shard, stream_ms, stream_seq, seq, type, redemption, campaign, batch, serial, last4, user_id, amount, currency,
        order_ref, idempotency_key, actor, at_ms, user_seal
   FROM ledger

@@ -35,19 +35,19 @@ UNSTORABLE: Final = (
     asyncpg.NotNullViolationError,
     asyncpg.ProgramLimitExceededError,  # too large for an index
 )
-"""What PostgreSQL says of a row it will never take, however often it is asked."""
+"""Errors of a row that PostgreSQL will never accept: trying again does not help."""
 
 
 class OffsetMoved(Exception):
-    """The offset in PostgreSQL is not where this writer left it; nothing was written."""
+    """Another writer moved the offset in PostgreSQL; nothing was written."""
 
 
 class NotInitialised(Exception):
-    """The database has no ledger for this shard, or for another number of shards."""
+    """The database has no ledger for this shard, or has another number of shards."""
 
 
 class LedgerOffset(NamedTuple):
-    """How far the ledger has come: the last entry it has seen, its last row, the chain's newest digest."""
+    """How far the ledger is: last stream entry, last row number, newest digest of the chain."""
 
     id: StreamId
     seq: int
@@ -55,7 +55,7 @@ class LedgerOffset(NamedTuple):
 
 
 class LedgerWriter:
-    """The writing side of one shard, on a connection of its own."""
+    """Writes one shard, on one connection, which it does not share."""
 
     def __init__(self, connection: Connection, shard: int) -> None:
         self._connection = connection
@@ -63,14 +63,14 @@ class LedgerWriter:
         self._months = MonthPartitions(connection)
 
     async def own(self) -> bool:
-        """Become the shard's only writer, for as long as this connection lasts; False if another is."""
+        """Become the shard's only writer while this connection lasts. False: another process is."""
         return await try_lock(self._connection, (SHARD_LOCK_CLASS, self._shard))
 
     async def offset(self, shards: int) -> LedgerOffset:
-        """Where to go on.
+        """Read the offset from which to go on.
 
         Raises:
-            NotInitialised: there is no such shard, or the deployment has another number of them.
+            NotInitialised: schema or shard is missing, or the deployment has another number of shards.
         """
         try:
             row = await self._connection.fetchrow(_SQL["offset"], self._shard)
@@ -83,13 +83,13 @@ class LedgerWriter:
         return LedgerOffset(StreamId(row["stream_ms"], row["stream_seq"]), row["seq"], row["chain_digest"])
 
     async def write(self, entries: Entries, begin: LedgerOffset) -> tuple[LedgerOffset, list[Reject]]:
-        """Write entries that follow ``begin``; answers the new offset, and the entries set aside.
+        """Write the entries that follow ``begin``. Returns the new offset and the rejected entries.
 
-        Rows are numbered on from ``begin`` without a gap. An entry that PostgreSQL refuses is kept
-        in ``ledger_rejects`` instead, and takes no number.
+        Row numbers go on from ``begin`` without a gap. An entry that PostgreSQL refuses goes to
+        ``ledger_rejects`` and gets no number.
 
         Raises:
-            OffsetMoved: someone else wrote; nothing of these entries is written.
+            OffsetMoved: another writer wrote; none of these entries is written.
         """
         if entries.events:
             await self._months.ensure(entries.times_ms)
@@ -98,11 +98,11 @@ class LedgerWriter:
                 return await self._write_whole(entries, begin)
             except UNSTORABLE:
                 return await self._write_sifted(entries, begin)
-        except asyncpg.UniqueViolationError as error:  # of either way to write
+        except asyncpg.UniqueViolationError as error:  # from either of the two
             raise OffsetMoved(f"the ledger of shard {self._shard} goes beyond {begin.id}") from error
 
     def abandon(self) -> None:
-        """Drop the connection without a word; every call under way fails at once."""
+        """Drop the connection at once; every call in progress fails."""
         self._connection.terminate()
 
     async def _write_whole(self, entries: Entries, begin: LedgerOffset) -> tuple[LedgerOffset, list[Reject]]:
@@ -133,7 +133,7 @@ class LedgerWriter:
     async def _sift(
         self, rows: list[tuple[Entry, LedgerRow]], after: int, written: list[LedgerRow], refused: list[Reject]
     ) -> None:
-        """Write all rows but those refused, found by halving; numbers go on from ``after``."""
+        """Write all rows except refused ones, which it finds by halving. Numbers go on from ``after``."""
         first = after + len(written) + 1
         records = [(*record[:3], number, *record[4:]) for number, (_, record) in enumerate(rows, first)]
         try:
@@ -154,7 +154,7 @@ class LedgerWriter:
         await self._connection.copy_records_to_table("ledger", records=records, columns=COLUMNS)
 
     async def _finish(self, rejects: list[Reject], begin: LedgerOffset, end: LedgerOffset) -> None:
-        """The rest of the transaction: what was set aside, the link, and the offset, if it is still ours."""
+        """Finish the transaction: rejects, chain link and offset, if no other writer moved it."""
         if rejects:
             await self._connection.executemany(
                 _SQL["insert_reject"],
@@ -178,7 +178,7 @@ class LedgerWriter:
 
 
 async def _link(before: bytes, columns: Sequence[Sequence[object]]) -> bytes:
-    """The newest digest; hashed aside, as it takes its time."""
+    """The newest digest, computed in a thread because hashing is slow."""
     return (
         await asyncio.to_thread(chain.link_digest, before, columns) if columns and len(columns[0]) else before
     )
@@ -188,7 +188,7 @@ async def _link(before: bytes, columns: Sequence[Sequence[object]]) -> bytes:
 async def open_ledger_writer(
     settings: Settings, database_url: str, shard: int
 ) -> AsyncIterator[LedgerWriter]:
-    """A writer on a new connection. Closing it lets another persister become the owner."""
+    """Open a writer on a new connection. Once it is closed, another persister can become the owner."""
     connection = await asyncpg.connect(
         database_url,
         timeout=settings.persist_timeout_s,

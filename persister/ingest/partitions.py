@@ -1,4 +1,4 @@
-"""The ledger's tables, one for each month (UTC) of the stream's time: there before they are written to."""
+"""Creates the ledger's partitions, one for each month (UTC) of the stream's time, before rows need them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 _SQL: Final = queries(__package__, "ledger")
 AHEAD_MS: Final = 7 * 24 * 3600 * 1000
-"""How long before a month begins it gets its table, so that nobody waits for that at midnight."""
+"""A month's partition is created this long before the month begins, so that no write waits for it."""
 _LAST: Final = datetime(9999, 12, 1, tzinfo=UTC)
 
 
 class MonthPartitions:
-    """What a writer knows of the tables there are."""
+    """Remembers which partitions exist, for one writer."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._since_ms = self._until_ms = 0.0
 
     async def ensure(self, times_ms: Sequence[int]) -> None:
-        """Have a table for each of these moments (ascending), and for what comes soon behind the last."""
+        """Create the partitions for these times (ms, ascending) and for ``AHEAD_MS`` after the last."""
         first, last, soon = times_ms[0], times_ms[-1], times_ms[-1] + AHEAD_MS
         if self._since_ms <= first and soon < self._until_ms:
             return
@@ -37,7 +37,7 @@ class MonthPartitions:
 
 
 def month_of(ms: int) -> datetime:
-    """The month, by its beginning, of a moment in ms since the epoch; the last one goes on for ever."""
+    """First moment of the month of ``ms`` (since the epoch). December 9999 never ends."""
     try:
         moment = datetime.fromtimestamp(ms / 1000, UTC)
     except (OverflowError, ValueError, OSError):  # beyond the year 9999
@@ -46,7 +46,7 @@ def month_of(ms: int) -> datetime:
 
 
 def end_ms(month: datetime) -> float:
-    """When the next one begins; of the last, never."""
+    """When the next month begins, in ms since the epoch; infinity for December 9999."""
     return float("inf") if month == _LAST else _ms((month + timedelta(days=32)).replace(day=1))
 
 
