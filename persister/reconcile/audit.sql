@@ -8,11 +8,11 @@ SELECT o.shard, o.stream_ms, o.stream_seq, o.seq, o.chain_digest, o.chain_after,
  ORDER BY o.shard;
 
 -- name: row_counts
--- Rows of each shard, and the last of them.
+-- Number of rows and last row of each shard.
 SELECT shard, count(*) AS rows, max(seq) AS last_seq FROM ledger GROUP BY shard ORDER BY shard;
 
 -- name: disorder
--- Rows that are numbered otherwise than their entries were, and those behind a gap; not of those that were kept.
+-- Rows whose number is out of the order of their entries, and rows after a gap, except where rows were archived.
 SELECT shard, seq, before, disorder
   FROM (SELECT shard, seq,
                greatest(lag(seq, 1, 0::bigint) OVER w, coalesce(until_seq, 0)) AS before,
@@ -27,7 +27,7 @@ SELECT shard, seq, before, disorder
 SELECT first_seq, last_seq, digest FROM ledger_chain WHERE shard = $1 ORDER BY last_seq;
 
 -- name: rows
--- In the order of persister/ingest/entries.py's COLUMNS.
+-- Columns in the order of COLUMNS (persister/ingest/entries.py).
 SELECT shard, stream_ms, stream_seq, seq, type, redemption, campaign, batch, serial, last4, user_id, amount, currency,
        order_ref, idempotency_key, actor, at_ms, user_seal
   FROM ledger
@@ -35,14 +35,14 @@ SELECT shard, stream_ms, stream_seq, seq, type, redemption, campaign, batch, ser
  ORDER BY seq;
 
 -- name: strays
--- Events of codes that were never issued, or of another campaign than theirs.
+-- Events of codes that were never issued, or with a campaign that is not the code's.
 SELECT l.shard, l.seq, l.batch, l.serial
   FROM ledger AS l LEFT JOIN batches AS b ON b.id = l.batch
  WHERE b.id IS NULL OR b.campaign <> l.campaign OR (l.last4 <> '' AND l.serial NOT BETWEEN 0 AND b.count - 1)
  ORDER BY l.shard, l.seq;
 
 -- name: erased
--- Rows that say that their user was erased, and what the audit log says of it.
+-- Rows whose seal says that the user was erased, and the number of events in the audit log.
 SELECT l.user_id, count(*) AS rows, max((a.details->>'events')::bigint) AS events
   FROM ledger AS l LEFT JOIN acts AS a ON a.act = 'erase_user' AND a.subject = 'user:' || l.user_id
  WHERE octet_length(l.user_seal) = 32
@@ -54,7 +54,7 @@ SELECT b.id, b.count, b.campaign, c.kind, coalesce(c.amount, 0) AS amount, coale
   FROM whole_batches AS b JOIN campaigns AS c ON c.id = b.campaign;
 
 -- name: detached_batches
--- Batches of campaigns whose rows were taken out of the ledger: nothing is known of what Redis should have.
+-- Batches of campaigns in an archive: the ledger no longer says what Redis must hold.
 SELECT b.id, b.campaign FROM batches AS b JOIN campaigns AS c ON c.id = b.campaign WHERE c.ledger_detached;
 
 -- name: pseudonyms
@@ -63,7 +63,7 @@ SELECT substr(subject, length('user:') + 1) AS pseudonym
  WHERE act = 'erase_user';
 
 -- name: create_odd_codes
--- Codes of which more is to be told than one redemption of what they are worth.
+-- Codes with anything but one redemption of their full amount.
 CREATE TEMPORARY TABLE odd_codes ON COMMIT DROP AS
 SELECT l.batch, l.serial
   FROM ledger AS l JOIN whole_batches AS b ON b.id = l.batch JOIN campaigns AS c ON c.id = b.campaign
@@ -75,7 +75,7 @@ HAVING count(*) > 1
                            ELSE l.amount IS DISTINCT FROM c.amount END);
 
 -- name: single_redemptions
--- One redemption for each of the other codes; of a width that never varies.
+-- The one redemption of each other code. All columns have a fixed width.
 SELECT l.batch, l.serial, coalesce(l.amount, 0)
   FROM ledger AS l JOIN whole_batches AS b ON b.id = l.batch AND l.serial BETWEEN 0 AND b.count - 1
  WHERE l.last4 <> '' AND NOT EXISTS (SELECT FROM odd_codes AS o WHERE o.batch = l.batch AND o.serial = l.serial);
@@ -88,7 +88,7 @@ SELECT l.campaign, l.user_id, count(*) AS uses
  GROUP BY l.campaign, l.user_id;
 
 -- name: odd_code_events
--- The story of each odd code, behind each other. Of a rollback also what its redemption was worth, if there is one.
+-- All events of each odd code, code by code. For a rollback also the amount of its redemption, if there is one.
 SELECT l.shard, l.seq, l.batch, l.serial, l.type, l.redemption, l.user_id, l.order_ref, l.amount,
        r.amount AS redeemed, r.shard IS NOT NULL AS known
   FROM odd_codes AS o
@@ -104,7 +104,7 @@ SELECT l.shard, l.seq, l.batch, l.serial, l.type, l.redemption, l.user_id, l.ord
  ORDER BY l.batch, l.serial, l.stream_ms, l.stream_seq, l.shard;
 
 -- name: events_between
--- What a shard's ledger has between two entries of the stream; as the stories have it.
+-- A shard's events between two entries of the stream, with the columns of odd_code_events.
 SELECT l.shard, l.seq, l.batch, l.serial, l.last4, l.type, l.redemption, l.user_id, l.order_ref, l.amount,
        r.amount AS redeemed, r.shard IS NOT NULL AS known
   FROM ledger AS l

@@ -1,4 +1,4 @@
-"""Tells what is expected the events behind its snapshot: from the ledger, or, if that is late, the stream."""
+"""Applies events after the snapshot to the expected state: from the ledger or, if it is late, the stream."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PAGE_ENTRIES: Final = 1000
 
 
 class CatchUp:
-    """Brings ``expected`` to an exact place in each shard's stream. ``wait_s``: for the ledger."""
+    """Brings ``expected`` to an exact place in each shard's stream. Waits ``wait_s`` for a late ledger."""
 
     def __init__(self, connection: Connection, redis: Redis, expected: ExpectedState, wait_s: float) -> None:
         self._connection = connection
@@ -31,13 +31,13 @@ class CatchUp:
         self.expected = expected
         self.erased_meanwhile: set[str] = set()
         self._wait_s = wait_s
-        self._late: set[int] = set()  # shards whose ledger nobody writes, as it seems
+        self._late: set[int] = set()  # shards whose ledger seems to have no writer
         self._amounts: dict[
             str, int | None
         ] = {}  # of redemptions that the ledger had not when they were told
 
     async def advance(self, shard: int, end: StreamId) -> None:
-        """Tell everything up to and including this entry; the ledger is waited for."""
+        """Apply every event up to and including the entry ``end``."""
         deadline = time.monotonic() + (0 if shard in self._late else self._wait_s)
         await self.expected.read_batches(self._connection)
         before = set(self.expected.pseudonyms)
@@ -76,7 +76,10 @@ class CatchUp:
         expected.at[shard] = end
 
     async def _apply_stream(self, shard: int, end: StreamId) -> None:
-        """What the ledger has not; for as long as nobody writes it, as only then nobody trims the stream."""
+        """Apply entries that the ledger lacks.
+
+        Stops when someone writes the ledger, as the stream may then be trimmed.
+        """
         expected = self.expected
         written = await self._written(shard)
         while expected.at[shard] < end and expected.at[shard] >= written:
@@ -108,7 +111,7 @@ class CatchUp:
         self.expected.apply_events(batch, serial, [(f"{shard}-{ms}-{sequence}", event)])
 
     async def _with_redemption(self, event: CodeEvent, batch: int, serial: int) -> CodeEvent:
-        """A rollback, with what its redemption was worth."""
+        """Add the amount of its redemption to a rollback."""
         if event.redemption in self._amounts:
             return event._replace(redeemed=self._amounts[event.redemption], known=True)
         place = [int(part) for part in event.redemption.split("-")]

@@ -1,7 +1,7 @@
-"""The life of one code, told by its events: what it is then, what each event changes, and which is not legal.
+"""State machine of one code: what each event changes, and which events are illegal.
 
-A machine that knows neither Redis nor PostgreSQL. It follows ``lua/`` as the events tell it: an event that
-cannot have happened is applied all the same, as far as that goes, and said to be illegal.
+It uses neither Redis nor PostgreSQL, and follows the rules in ``lua/``. An illegal event is applied as far as
+possible, and reported.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ TYPES: Final = SUCCESSES | {"held", "released", "expired", "rolled_back", "voide
 
 
 class CodeEvent(NamedTuple):
-    """An event about one code.
+    """An event of one code.
 
     Attributes:
-        redemption: what it is about: itself, a hold, or the redemption that is rolled back.
-        amount: minor units; None where the code has none.
-        redeemed: of a rollback, the amount of the redemption that is rolled back.
-        known: of a rollback, whether there is such a redemption of this code before it.
+        redemption: id of the redemption, of the hold, or of the redemption that is rolled back.
+        amount: minor units; None: the code has no amount.
+        redeemed: for a rollback, the amount of the redemption that is rolled back.
+        known: for a rollback, whether the code has such a redemption before it.
     """
 
     type: str
@@ -38,7 +38,7 @@ class CodeEvent(NamedTuple):
 
 
 class CampaignRules(NamedTuple):
-    """What the code's campaign says: ``face`` is what it is worth, or what a balance begins with."""
+    """Limits from the campaign. ``face``: the code's amount, or the initial balance, in minor units."""
 
     kind: str
     face: int = 0
@@ -46,7 +46,7 @@ class CampaignRules(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """What an event adds to the counters of campaign and user; what is illegal about it, or nothing."""
+    """What an event adds to the counters of campaign and user. ``illegal``: why it is, or empty."""
 
     uses: int = 0
     spent: int = 0
@@ -55,7 +55,7 @@ class Effect(NamedTuple):
 
 @dataclass(slots=True)
 class CodeHold:
-    """A hold that is live."""
+    """A live hold."""
 
     user: str
     order: str
@@ -64,13 +64,13 @@ class CodeHold:
 
 @dataclass(slots=True)
 class CodeState:
-    """A code so far.
+    """State of a code after the events so far.
 
     Attributes:
-        used: how often it has succeeded and is held; of a balance, how much of it.
-        holds: those that are live, by id.
-        given_back: of each redemption that was rolled back, how much; 0 where there is no amount.
-        names_erased: pseudonyms: whoever has one had a name before that no event tells any more.
+        used: number of successes and live holds; for a balance, the amount used and held.
+        holds: live holds by id.
+        given_back: amount given back by redemption; 0 if the code has no amount.
+        names_erased: the pseudonyms of erased users. Earlier events may have had the name instead.
     """
 
     rules: CampaignRules
@@ -83,7 +83,7 @@ class CodeState:
 
     @property
     def state(self) -> int:
-        """The two bits of the code."""
+        """The code's two bits in Redis."""
         single = self.rules.kind == "single"
         if single and self.redeemed:
             return keys.REDEEMED
@@ -92,7 +92,7 @@ class CodeState:
         return keys.HELD if single and self.holds else keys.FRESH
 
     def apply(self, event: CodeEvent) -> Effect:
-        """Go on by one event."""
+        """Apply one event."""
         if event.type == "redeemed":
             return self._redeemed(event)
         if event.type == "held":
@@ -113,7 +113,7 @@ class CodeState:
         self.used += amount if self.rules.kind == "balance" else uses
 
     def _too_much(self, amount: int) -> str:
-        """What is wrong with using so much, now that it is used."""
+        """Why ``amount``, already applied, is illegal, or empty."""
         if self.rules.kind == "balance" and amount <= 0:
             return "nothing was taken from the balance"
         if self.rules.kind != "balance" and amount != self.rules.face:
@@ -170,7 +170,7 @@ class CodeState:
         return Effect(0, amount - held.amount, illegal)
 
     def _hold_of(self, event: CodeEvent) -> str | None:
-        """What an event confirms, unnamed: its order's hold; of several, one of that amount."""
+        """The hold that a confirmation ends: its order's; of several, one of the same amount."""
         own = [id_ for id_, hold in self.holds.items() if self._is_of(hold, event)]
         same = [id_ for id_ in own if self.holds[id_].amount == (event.amount or 0)]
         return next(iter(same or own), None)
@@ -226,5 +226,5 @@ class CodeState:
 
 
 def may_be_same_user(user: str, other: str, names_erased: Collection[str]) -> bool:
-    """Whether two events can be of one user, whose name a pseudonym may have replaced in either."""
+    """Whether two names can be one user: equal, or one is the pseudonym of an erased user."""
     return user == other or user in names_erased or other in names_erased

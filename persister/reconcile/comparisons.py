@@ -1,4 +1,4 @@
-"""The single things in Redis that an audit compares: how each is read, and what the ledger says of it."""
+"""The values in Redis that a reconciliation compares: how to read each, and what the ledger expects."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from persister.reconcile.expected_state import ExpectedState
 
 HIDDEN_ORDER_MARK: Final = "\x1f"
-"""In an order: what stands behind it nobody is told (lua/lib/pending.lua)."""
+"""In an order, text after this mark is internal (lua/lib/pending.lua)."""
 EXPIRED: Final = "expired"
 
 RedisCommand = tuple[str | bytes | int, ...]
 
 
 class ComparedValue(NamedTuple):
-    """One thing. ``name`` says which one, by what its kind (``check``) is named by."""
+    """One value in Redis. ``name`` identifies it within its ``check``, e.g. (batch, serial)."""
 
     check: str
     shard: int
@@ -32,7 +32,7 @@ class ComparedValue(NamedTuple):
 
 
 class ComparedHold(NamedTuple):
-    """A hold, as far as both sides know it. ``user`` is None where a name was erased."""
+    """What ledger and Redis both know of a hold. ``user`` None: the name was erased."""
 
     batch: int
     serial: int
@@ -42,7 +42,7 @@ class ComparedHold(NamedTuple):
 
 
 def read_command(item: ComparedValue, expected: ExpectedState) -> RedisCommand:
-    """How one thing is read."""
+    """The Redis command that reads a value."""
     check, shard, name = item
     if check in {"states", "balances"}:
         batch_id, serial = name
@@ -64,12 +64,12 @@ def read_command(item: ComparedValue, expected: ExpectedState) -> RedisCommand:
 
 
 def user_bucket(digest: bytes) -> int:
-    """The bucket that a user's digest is in (engine/store/idempotency.py)."""
+    """The bucket of a user's digest (engine/store/idempotency.py)."""
     return int.from_bytes(digest[:2]) % keys.USER_BUCKETS
 
 
 def parse_reply(check: str, reply: Any) -> Any:  # noqa: ANN401 - a number or a hold
-    """What was read, comparable to ``wanted``."""
+    """Convert a reply for comparison with ``expected_value``."""
     if check in {"states", "balances"}:
         return reply[0]
     if check == "holds":
@@ -80,7 +80,7 @@ def parse_reply(check: str, reply: Any) -> Any:  # noqa: ANN401 - a number or a 
 
 
 def parse_hold_record(reply: bytes | None) -> ComparedHold | None:
-    """A hold's record (lua/lib/holds.lua); None of one that has expired."""
+    """Parse a hold's record (lua/lib/holds.lua). None: there is none, or it has expired."""
     if reply is None or reply.decode() == EXPIRED:
         return None
     _, order, user, amount, _, batch, serial, *_ = reply.decode().split("\n")
@@ -90,14 +90,14 @@ def parse_hold_record(reply: bytes | None) -> ComparedHold | None:
 
 
 def is_equal(ours: Any, found: Any) -> bool:  # noqa: ANN401 - numbers or holds
-    """Whether what was read is what was wanted."""
+    """Compare. An expected hold of an erased user matches a hold of any user."""
     if isinstance(ours, ComparedHold) and isinstance(found, ComparedHold) and ours.user is None:
         return ours == found._replace(user=None)
     return bool(ours == found)
 
 
 def expected_value(item: ComparedValue, expected: ExpectedState) -> Any:  # noqa: ANN401 - a number or a hold
-    """What the ledger says of one thing."""
+    """The value that the ledger expects."""
     check, shard, name = item
     if check == "states":
         return int(expected.batches[name[0]].states[name[1]])
@@ -114,7 +114,7 @@ def expected_value(item: ComparedValue, expected: ExpectedState) -> Any:  # noqa
 
 
 def expected_hold(hold_id: str, expected: ExpectedState) -> ComparedHold | None:
-    """A hold as the ledger has it."""
+    """The hold that the ledger expects. None: no live hold."""
     hold = expected.holds.get(hold_id)
     if hold is None:
         return None

@@ -1,10 +1,10 @@
-"""Looks for what must not happen: codes that succeed more often, or for more, than they may.
+"""Finds conflicts: codes that succeeded more often, or for more, than allowed.
 
-Only a Redis that lost what the ledger has can let that happen, or a fault of ours. It runs right behind the
-writing, with an offset of its own, so that the writing neither waits for it nor needs another index: what
-each code has used so far is kept in memory, some codes together, and now and then, with the offset that
-belongs to it, in ``ledger_tallies``. Whoever begins again counts on from there. Nothing is refused or
-dropped: a conflict is a row of ``conflicts``, an error in the log and a metric.
+They can come only from a Redis that lost what the ledger has, or from a fault of ours. The search follows the
+ledger with its own offset, so the writer does not wait for it and needs no other index. What each code has
+used is kept in memory by segment, and stored from time to time in ``ledger_tallies`` with the offset; a new
+process goes on from there. Nothing is refused or dropped: a conflict is a row of ``conflicts``, an error in
+the log and a metric.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _SQL: Final = queries(__package__, "conflicts")
 
 SEGMENT_BYTES: Final = 1 << 14
 ROWS_MAX: Final = 20_000
-"""Of each shard, in one look."""
+"""Rows of each shard in one step."""
 KEEP_INTERVAL_S: Final = 30.0
 MEMORY_BYTES_MAX: Final = 1 << 28
-"""Of tallies; past it they are kept in the database and read again when they are asked for."""
+"""Size of the tallies in memory. Above it they are stored, dropped, and read again when needed."""
 ROLLED_BACK: Final = 2
 ADJUSTED: Final = 3
 _KINDS: Final = {"single": "redeemed_twice", "multi": "uses_exceeded", "balance": "overdrawn"}
@@ -49,24 +49,24 @@ _ROW: Final = (("shard", 2), ("seq", 8), ("batch", 4), ("serial", 4), ("type", 2
 
 @dataclass(frozen=True, slots=True)
 class UseLimit:
-    """What the codes of a batch may: how often they succeed, or the balance they begin with."""
+    """What each code of a batch may use: a number of successes, or its initial balance."""
 
     kind: str
     allowed: int
 
     @property
     def tally(self) -> str:
-        """The type of a tally."""
+        """Type of one code's tally, for numpy."""
         return "<i1" if self.kind == "single" else "<i8"
 
     @property
     def codes_together(self) -> int:
-        """How many are in one string."""
+        """Number of codes in one segment."""
         return SEGMENT_BYTES // np.dtype(self.tally).itemsize
 
 
 class LedgerWindow(NamedTuple):
-    """A piece of a shard's ledger: rows behind ``checked``, up to ``seq``."""
+    """Rows of a shard's ledger: after ``checked``, up to ``seq``."""
 
     shard: int
     checked: int
@@ -78,7 +78,7 @@ SegmentId = tuple[int, int]
 
 
 class ConflictWatch:
-    """Looks at all shards' ledgers. ``run`` it until cancelled; whatever fails is tried again."""
+    """Checks the ledgers of all shards. ``run`` retries after errors, until it is cancelled."""
 
     def __init__(self, settings: Settings, database_url: str) -> None:
         self._settings = settings
@@ -86,13 +86,13 @@ class ConflictWatch:
         self._trouble = ""
 
     async def run(self) -> None:
-        """Look at what is new, again and again; one process does, others stand by."""
+        """Check new rows, for ever. One process does it; others stand by."""
         while True:
             try:
                 await self._watch()
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
                 self._tell(error, logging.WARNING)
-            except Exception as error:  # noqa: BLE001 - told, and tried again: the ledger must go on
+            except Exception as error:  # noqa: BLE001 - logged and retried: persisting must go on
                 self._tell(error, logging.ERROR)
             await asyncio.sleep(self._settings.persist_backoff_s_max)
 
@@ -119,24 +119,24 @@ class ConflictWatch:
                     await self._rest()
                 self._trouble = ""
         finally:
-            connection.terminate()  # without a word: a server that hangs must not keep a stop waiting
+            connection.terminate()  # at once: a hanging server must not delay a stop
 
     async def _rest(self) -> None:
         await asyncio.sleep(self._settings.conflict_interval_ms / 1000)
 
 
 class CodeTallies:
-    """What each code has used, as far as the ledger was looked at; for the owner of the lock alone."""
+    """What each code has used, up to the rows checked. Only the owner of ``CONFLICTS_LOCK`` may use it."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._segments: dict[SegmentId, NDArray[Any]] = {}
         self._changed: set[SegmentId] = set()
-        self._looked: dict[int, int] = {}  # of each shard the last row
+        self._looked: dict[int, int] = {}  # last row checked, by shard
         self._kept_at = time.monotonic()
 
     async def check(self, rows_max: int) -> int:
-        """Look at the next rows of each shard, at most so many; answers how many it looked at."""
+        """Check the next rows, at most ``rows_max`` of each shard. Returns how many it checked."""
         windows = await self._windows(rows_max)
         reading = BinaryRows(_ROW)
         if windows:
@@ -153,7 +153,7 @@ class CodeTallies:
         return sum(window.seq - window.checked for window in windows)
 
     async def keep(self) -> None:
-        """Let the database know how far this is: whoever comes next goes on from here."""
+        """Store tallies and offsets, so that the next process goes on from here."""
         changed = sorted(self._changed)
         async with self._connection.transaction():
             await self._connection.execute(
@@ -169,7 +169,7 @@ class CodeTallies:
         self._kept_at = time.monotonic()
 
     async def _windows(self, rows_max: int) -> list[LedgerWindow]:
-        """What to look at now: the oldest of all shards, as a code may have been on another one before."""
+        """The rows to check next: the oldest of all shards, since a code may have changed its shard."""
         windows = []
         horizon: int | None = None
         for row in await self._connection.fetch(_SQL["unchecked"]):
@@ -220,7 +220,7 @@ class CodeTallies:
             self._segments[row["batch"], row["segment"]] = tally.copy()
 
     async def _record(self, *columns: list[Any]) -> None:
-        """Those that are known already, from before a new start, are not told again."""
+        """Insert conflicts. Those already stored before a restart are not reported again."""
         for conflict in await self._connection.fetch(_SQL["insert"], *columns):
             metrics.CONFLICTS.labels(conflict["kind"]).inc()
             logger.error("a code succeeded more often than it may", extra=dict(conflict))
@@ -237,7 +237,7 @@ def _columns(windows: list[LedgerWindow]) -> tuple[list[int], list[int], list[in
 def add_to_tallies(
     tallies: Mapping[SegmentId, NDArray[Any]], rows: NDArray[Any], rules: Mapping[int, UseLimit]
 ) -> NDArray[np.int64]:
-    """Add rows, which are in their order, to the tallies; answers what their code had used behind each."""
+    """Add rows, in order, to the tallies. Returns for each row what its code had used after it."""
     codes = (rows["batch"].astype(np.int64) << 32) | rows["serial"]
     order = np.argsort(codes, kind="stable")
     changes = _changes(rows, rules)[order]
@@ -267,7 +267,7 @@ def add_to_tallies(
 
 
 def _changes(rows: NDArray[Any], rules: Mapping[int, UseLimit]) -> NDArray[np.int64]:
-    """How much more each row uses of its code, or less."""
+    """What each row adds to the use of its code; negative for rollbacks and adjustments."""
     signs = np.where((rows["type"] == ROLLED_BACK) | (rows["type"] == ADJUSTED), -1, 1)
     is_balance = _of_batch(rows, {batch: rule.kind == "balance" for batch, rule in rules.items()})
     return np.where(is_balance, rows["amount"].astype(np.int64), 1) * signs

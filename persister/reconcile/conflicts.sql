@@ -1,7 +1,7 @@
 -- Used by persister/reconcile/conflicts.py.
 
 -- name: unchecked
--- Shards of which the ledger goes beyond what was looked at.
+-- Shards with rows that were not checked yet.
 SELECT o.shard, coalesce(c.seq, 0) AS checked, o.seq
   FROM ledger_offsets AS o LEFT JOIN ledger_checks AS c USING (shard)
  WHERE o.seq > coalesce(c.seq, 0)
@@ -11,11 +11,11 @@ SELECT o.shard, coalesce(c.seq, 0) AS checked, o.seq
 SELECT stream_ms FROM ledger WHERE shard = $1 AND seq = $2;
 
 -- name: checked_until
--- The last row of a shard, of some, that is not younger than any of the others' last.
+-- The last row of a shard within a window and not after a time.
 SELECT max(seq) FROM ledger WHERE shard = $1 AND seq > $2 AND seq <= $3 AND stream_ms <= $4;
 
 -- name: uses
--- All that changes how often, or how much of, a code was used, in its order; of a width that never varies.
+-- Every event that changes the use of a code, in order. All columns have a fixed width.
 SELECT l.shard, l.seq, l.batch, l.serial,
        (CASE type WHEN 'rolled_back' THEN 2 WHEN 'adjusted' THEN 3 ELSE 1 END)::smallint,
        coalesce(l.amount, 0)

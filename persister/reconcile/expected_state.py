@@ -32,7 +32,7 @@ _COLUMNS: Final = (("batch", 4), ("serial", 4), ("amount", 8))
 
 
 class IllegalEvent(NamedTuple):
-    """An event that cannot have happened."""
+    """An illegal event, by its place in ledger or stream."""
 
     event: str
     batch: int
@@ -42,7 +42,7 @@ class IllegalEvent(NamedTuple):
 
 @dataclass(slots=True)
 class ExpectedBatch:
-    """A batch: the two bits of each code; of codes that do not succeed once, how often or how much of it."""
+    """A batch. ``states``: two bits a code. ``used``: uses or amount a code; empty for single-use codes."""
 
     id: int
     campaign: str
@@ -53,18 +53,18 @@ class ExpectedBatch:
     used: NDArray[np.int64]
 
     def place(self, serial: int, shards: int) -> keys.Place:
-        """Where one of its codes is."""
+        """Shard, segment and offset of one of its codes."""
         return keys.place(serial, shards, self.pinned_shard)
 
     def here(self, shard: int, shards: int) -> slice:
-        """Its serials on a shard, in the order of their places."""
+        """Slice of its serials that live on a shard, in order."""
         if self.pinned_shard is None:
             return slice(shard, None, shards)
         return slice(None) if self.pinned_shard == shard else slice(0, 0)
 
 
 class ExpectedHold(NamedTuple):
-    """A hold, and whose it is."""
+    """A live hold and its code."""
 
     batch: int
     serial: int
@@ -73,20 +73,21 @@ class ExpectedHold(NamedTuple):
 
 @dataclass(slots=True)
 class ExpectedState:
-    """All of it.
+    """What Redis must hold.
 
     Attributes:
-        at, entries: of each shard the last entry told, and how many its stream had had by then.
-        seqs: of each shard the row of the ledger that was told last.
+        at, entries: by shard, the last entry applied, and how many entries the stream had had by then.
+        seqs: by shard, the last row of the ledger that was applied.
         uses, spent: by shard and campaign.
-        users: by campaign and user, where a campaign limits them.
-        names: the users by campaign and digest, as Redis names them.
-        rolled_back: by batch and redemption, the shard and how much was given back.
-        limited: campaigns that limit users, and their shards.
-        detached, detached_campaigns: batches whose rows were taken out of the ledger; they are not looked at.
-        holds: by id.
-        users_counted_since: names that were counted behind the snapshot.
-        lost_uses: by campaign, how many uses were given back to an erased name.
+        users: successes by campaign and user, for campaigns with a per-user limit.
+        names: users by campaign and digest (Redis stores the digest).
+        rolled_back: by batch and redemption, the shard and the amount given back.
+        limited: the shard of each campaign with a per-user limit.
+        detached, detached_campaigns: batches and campaigns in an archive; they are not compared.
+        holds: live holds by id.
+        users_counted_since: users counted after the snapshot.
+        lost_uses: by campaign, number of uses given back to a pseudonym.
+        code_states: number of codes whose state was computed.
     """
 
     shards: int
@@ -111,7 +112,7 @@ class ExpectedState:
     code_states: int = 0
 
     async def read_batches(self, connection: Connection) -> None:
-        """Know those batches that are new."""
+        """Add batches made since the last call."""
         for row in await connection.fetch(_SQL["detached_batches"]):
             self.detached.add(row["id"])
             self.detached_campaigns.add(row["campaign"])
@@ -131,11 +132,11 @@ class ExpectedState:
                 )
 
     async def read_pseudonyms(self, connection: Connection) -> None:
-        """Know whose names were erased."""
+        """Add users erased since the last call."""
         self.pseudonyms |= await read_pseudonyms(connection)
 
     def count_single_redemptions(self, rows: NDArray[Any]) -> None:
-        """Count codes of which there is nothing but one redemption."""
+        """Count codes that have one redemption and no other event."""
         batches, at = np.unique(rows["batch"], return_inverse=True)
         for number, batch_id in enumerate(batches):
             batch, own = self.batches[int(batch_id)], rows[at == number]
@@ -153,10 +154,10 @@ class ExpectedState:
         self.code_states += len(rows)
 
     def apply_events(self, batch_id: int, serial: int, events: Iterable[tuple[str, CodeEvent]]) -> None:
-        """Go on with a code by some events, each with its name for whoever wants to find it."""
+        """Apply events to a code. Each comes with its place, for the report."""
         batch = self.batches.get(batch_id)
         if batch is None or not 0 <= serial < len(batch.states):
-            return  # told elsewhere: there is no such code
+            return  # reconcile_ledger reports codes that do not exist
         code = self._load_code(batch, serial)
         counter = batch.place(serial, self.shards).shard, batch.campaign
         for name, event in events:
@@ -206,7 +207,7 @@ class ExpectedState:
             self.holds_of[place] = set(code.holds)
 
     def count_user(self, campaign: str, user: str, uses: int) -> None:
-        """Add to a user's successes."""
+        """Add ``uses`` (negative for a rollback) to a user's successes."""
         digest = idempotency.bucketed(user, keys.USER_BUCKETS)[1]
         self.names[campaign, digest] = user
         self.users_counted_since.add((campaign, digest))
@@ -214,7 +215,7 @@ class ExpectedState:
 
 
 def code_event(row: Row) -> CodeEvent:
-    """An event as the queries for the audit answer it."""
+    """An event from a row of ``odd_code_events`` or ``events_between``."""
     return CodeEvent(
         type=row["type"],
         redemption=row["redemption"],
@@ -232,7 +233,10 @@ async def read_pseudonyms(connection: Connection) -> set[str]:
 
 
 async def read_expected_state(connection: Connection, shards: int) -> ExpectedState:
-    """From one snapshot of the ledger; ``connection`` is in a transaction that has one, and may write."""
+    """Read one snapshot of the ledger.
+
+    ``connection`` is in a repeatable-read transaction that may write, as it makes a temporary table.
+    """
     expected = ExpectedState(shards)
     await expected.read_pseudonyms(connection)
     for row in await connection.fetch(_SQL["offsets"]):

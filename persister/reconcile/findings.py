@@ -1,4 +1,4 @@
-"""What an audit has looked at, and what it found different."""
+"""The report of a reconciliation: how many things were checked, and which differ."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class ReportedDifference(NamedTuple):
-    """Something that is not as it should be: what was looked at, which one, what should be, what is."""
+    """One difference: the check, the item, the expected value and the value found."""
 
     check: str
     item: str
@@ -17,7 +17,7 @@ class ReportedDifference(NamedTuple):
 
 
 class ChainHead(NamedTuple):
-    """Where a shard's chain ends: whoever keeps this notices later if all of it was made anew."""
+    """End of a shard's chain. Noted elsewhere, it later shows whether the whole chain was made anew."""
 
     shard: int
     seq: int
@@ -26,7 +26,7 @@ class ChainHead(NamedTuple):
 
 @dataclass(slots=True)
 class ReconciliationReport:
-    """All of it. Findings are counted without end, and kept up to ``findings_max`` of each check."""
+    """Counts every difference and keeps the first ``findings_max`` of each check."""
 
     findings_max: int
     looked_at: Counter[str] = field(default_factory=Counter)
@@ -36,21 +36,21 @@ class ReconciliationReport:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing was found."""
+        """True: no difference was found."""
         return not self.differing.total()
 
     def add(self, check: str, item: str, expected: object, found: object) -> None:
-        """Count a finding, and keep it if there are not too many."""
+        """Count a difference, and keep it if the check has fewer than ``findings_max``."""
         self.differing[check] += 1
         if self.differing[check] <= self.findings_max:
             self.findings.append(ReportedDifference(check, item, str(expected), str(found)))
 
     def look(self, check: str, items: int = 1) -> None:
-        """Count what was looked at."""
+        """Count items as checked."""
         self.looked_at[check] += items
 
     def document(self) -> dict[str, object]:
-        """As JSON shows it."""
+        """The document that ``redeem audit --json`` prints."""
         return {
             "clean": self.clean,
             "checks": [

@@ -1,4 +1,4 @@
-"""The ledger against itself: numbers without gaps, the hash chain, codes that exist, erased names."""
+"""Checks the ledger by itself: row numbers, hash chain, codes that exist, erased names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _SQL: Final = queries(__package__, "audit")
 LINK_ROWS: Final = 10_000
-"""Rows that are read together: links are small where there is little to do."""
+"""Rows read in one query. Links are small in quiet times, so several are read together."""
 _FETCH_ROWS: Final = 5000
 
 
@@ -26,9 +26,9 @@ async def reconcile_ledger(
     anchors: Mapping[int, list[tuple[int, bytes]]],
     progress: Callable[[str, int], None],
 ) -> None:
-    """Look at one snapshot of the ledger; ``connection`` is in a transaction that has one.
+    """Check one snapshot of the ledger; ``connection`` is in a repeatable-read transaction.
 
-    ``anchors``: of shards, digests that were noted earlier, each with the row it stood behind.
+    ``anchors``: by shard, digests of the chain that were noted earlier, each with its last row.
     """
     offsets = await connection.fetch(_SQL["offsets"])
     await _check_numbers(connection, report, offsets)
@@ -103,7 +103,7 @@ async def _check_chain(
 
 
 async def _check_remaining_rows(connection: Connection, report: ReconciliationReport, offset: Row) -> None:
-    """What is left of rows of which some were taken out is what it was then."""
+    """Check the rows that stayed when others were archived against the digest taken then."""
     if not offset["kept_until"]:
         return
     report.look("remaining", offset["kept_rows"])
@@ -129,7 +129,7 @@ def _check_anchor(
 
 
 async def _groups(connection: Connection, shard: int) -> AsyncIterator[list[Any]]:
-    """Links that follow each other, some together."""
+    """Consecutive links, in groups of about ``LINK_ROWS`` rows."""
     links: list[Any] = []
     async for link in connection.cursor(_SQL["links"], shard, prefetch=_FETCH_ROWS):
         links.append(link)

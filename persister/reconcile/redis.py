@@ -1,8 +1,8 @@
-"""Redis against the ledger, beside live traffic and without false alarms.
+"""Compares Redis with the ledger, beside live traffic and without false alarms.
 
-First all of Redis is gone through as it is, and what differs from a snapshot of the ledger is noted: much of
-it has only changed meanwhile. Then each of these is read once more together with its stream's last entry, in
-one transaction of Redis, and compared with what the ledger says at exactly that entry.
+First it scans all of Redis and notes what differs from a snapshot of the ledger; most of that has only
+changed since. Then it reads each of these values again, in one Redis transaction with the last entry of the
+stream, and compares it with what the ledger expects at exactly that entry.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 READ_ITEMS: Final = 500  # in one transaction of Redis
 
 LOOKS_MAX: Final = 10
-"""Times that users are looked at anew because others were told of meanwhile."""
+"""Most attempts to read all users of a campaign at one moment."""
 
 Difference = tuple[ComparedValue, Any, Any]
-"""Something, what the ledger says of it, and what Redis has."""
+"""A value, what the ledger expects, and what Redis has."""
 
 
 async def reconcile_redis(
@@ -53,7 +53,7 @@ async def reconcile_redis(
     wait_s: float,
     progress: Callable[[str, int], None],
 ) -> None:
-    """Compare; ``expected`` is told what happens meanwhile. ``wait_s``: for a ledger that is late."""
+    """Compare. Events that happen meanwhile are applied to ``expected``; ``wait_s`` is for a late ledger."""
     scan = RedisScan(redis, expected, report, progress)
     await scan.run()
     catch_up = CatchUp(connection, redis, expected, wait_s)
@@ -79,12 +79,12 @@ async def reconcile_redis(
 
 
 def _has_come_true(item: ComparedValue, found: Any, expected: ExpectedState) -> bool:  # noqa: ANN401 - a number or a hold
-    """Whether what looked different is what the ledger says by now. A sum may be so by chance."""
+    """Whether the value found is what the ledger expects by now. Not for sums, which may match by chance."""
     return item.check in {"states", "rollbacks", "holds"} and is_equal(expected_value(item, expected), found)
 
 
 def _pieces(items: Iterable[ComparedValue]) -> Iterator[list[ComparedValue]]:
-    """Some at a time; at least one piece, so that each shard's stream is looked at."""
+    """Groups of ``READ_ITEMS``; at least one group, so that every shard's stream is checked."""
     rest = iter(items)
     yield list(islice(rest, READ_ITEMS))
     while piece := list(islice(rest, READ_ITEMS)):
@@ -100,7 +100,7 @@ async def _look(
     *,
     first: bool,
 ) -> list[Difference]:
-    """Read some things of one shard at one moment, and what the ledger says of that moment."""
+    """Read values of one shard at one moment, and what the ledger expects at that moment."""
     expected = catch_up.expected
     pipeline = redis.pipeline(transaction=True)
     pipeline.execute_command("XINFO", "STREAM", keys.events(shard))
@@ -135,7 +135,7 @@ async def _end_of_stream(redis: Redis, shard: int) -> tuple[StreamId, int]:
 
 
 def _end(stream: Any) -> tuple[StreamId, int]:  # noqa: ANN401 - whatever Redis sent
-    """The last entry that a stream ever had, and how many it has had."""
+    """Last id that the stream generated, and number of entries it has had."""
     if isinstance(stream, ResponseError) and "no such key" in str(stream):
         return STREAM_BEGINNING, 0
     if isinstance(stream, Exception):
@@ -150,7 +150,7 @@ def _end(stream: Any) -> tuple[StreamId, int]:  # noqa: ANN401 - whatever Redis 
 async def _report_users(
     redis: Redis, catch_up: CatchUp, report: ReconciliationReport, different: list[ComparedValue]
 ) -> None:
-    """Counts of users that differ."""
+    """Report users whose counts differ."""
     expected = catch_up.expected
     for campaign in {item.name[0] for item in different}:
         items = {item for item in different if item.name[0] == campaign}
@@ -167,15 +167,15 @@ async def _report_users(
 async def _report_erased(
     redis: Redis, catch_up: CatchUp, report: ReconciliationReport, campaign: str, items: set[ComparedValue]
 ) -> None:
-    """Counts of a campaign's users, of whom some names were erased: only sums agree.
+    """Compare the totals of a campaign that has erased users.
 
-    Redis goes on counting the name, and the ledger its pseudonym. What the pseudonym is given back Redis
-    cannot take from the name, so that it may have that much more.
+    Redis keeps counting the name, the ledger the pseudonym. A rollback for the pseudonym is not taken from
+    the name in Redis, so Redis may count that much more.
     """
     expected, shard = catch_up.expected, catch_up.expected.limited[campaign]
     looked: list[Difference] = []
     for _ in range(LOOKS_MAX):
-        # Of whose name was erased a moment ago, both names may have been told.
+        # A user erased a moment ago may have been counted under both names.
         items |= {
             ComparedValue("users", shard, name)
             for name in expected.users_counted_since
@@ -201,7 +201,7 @@ async def _report_erased(
 
 
 def _without_twins(different: list[Difference]) -> list[Difference]:
-    """Holds of one order on one code that are alike: which of them was confirmed, no event says."""
+    """Drop pairs of equal holds of one order on one code: no event says which of them was confirmed."""
     missing = Counter(ours._replace(user=None) for _, ours, found in different if found is None)
     surplus = Counter(found._replace(user=None) for _, ours, found in different if ours is None)
     twins = missing & surplus

@@ -1,6 +1,6 @@
-"""Goes through all of Redis and compares with what is expected, segment by segment; nothing is held still.
+"""Scans all of Redis and compares it with the expected state, segment by segment, beside live traffic.
 
-What differs here need not be wrong: it may have changed meanwhile. ``redis_audit`` looks again.
+A difference found here may only be a change made meanwhile. ``reconcile_redis`` reads it again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CHECKS: Final = {"uses": "uses", "users": "users", "rolled_back": "rollbacks", 
 
 
 class RedisScan:
-    """One way through Redis. ``differing`` has all that looked different; ``strays`` keys of no use."""
+    """One scan. ``differing``: values that seemed different. ``strays``: keys of codes that do not exist."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class RedisScan:
         self.strays: list[str] = []
 
     async def run(self) -> None:
-        """Read everything there is, then look for what is missing."""
+        """Read every key, then note the expected values that have none."""
         waiting: list[str] = []
         scanned = 0
         async for raw in self._redis.scan_iter(match="{s[0-9]*}:*", count=SCAN_KEYS):
@@ -67,7 +67,7 @@ class RedisScan:
         self._look_for_missing()
 
     async def read_strays(self) -> None:
-        """Look again at keys of batches that were unknown: they may have been made meanwhile."""
+        """Read again the keys of unknown batches: they may have been made meanwhile."""
         again, self.strays = self.strays, []
         for key in again:
             await self._read([key.partition(",")[0]])
@@ -92,7 +92,7 @@ class RedisScan:
                 await self._read_fields(name, _CHECKS[kind], shard, (int(rest[0]),))
 
     def _batch(self, key: str, shard: int, batch_id: str) -> ExpectedBatch | None:
-        """The batch that a key is of, if it is one to be looked at."""
+        """The batch of a key. None: an unknown batch (noted as a stray) or an archived one."""
         batch = self._expected.batches.get(int(batch_id))
         if batch is not None and batch.pinned_shard in {None, shard}:
             return batch
@@ -168,7 +168,7 @@ class RedisScan:
             self.differing[item] = found
 
     def _look_for_missing(self) -> None:
-        """What Redis has not at all."""
+        """Note expected values that Redis does not have at all."""
         expected = self._expected
         for batch in expected.batches.values():
             for shard in range(expected.shards) if batch.pinned_shard is None else [batch.pinned_shard]:
@@ -219,6 +219,6 @@ class RedisScan:
 
 
 def _states(value: bytes) -> NDArray[np.uint8]:
-    """As BITFIELD has them: the first code in the two highest bits of the first byte."""
+    """Two bits a code, as BITFIELD stores them: the first code in the highest bits of the first byte."""
     content = np.frombuffer(value, np.uint8)
     return np.stack([content >> 6, content >> 4 & 3, content >> 2 & 3, content & 3], axis=1).reshape(-1)

@@ -1,4 +1,4 @@
-"""Proves that ledger, Redis and counters agree, or lists where they do not (promise P9)."""
+"""Proves that ledger, Redis and counters agree, or lists the differences (promise P9)."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _DEPLOYMENT: Final = queries("persister", "deployment")
 async def reconcile(
     settings: Settings, anchors: Mapping[int, list[tuple[int, bytes]]], progress: Callable[[str, int], None]
 ) -> ReconciliationReport:
-    """Look at everything, beside whatever is going on.
+    """Compare everything, beside live traffic.
 
-    Memory: two bits' worth of a byte for each code issued, eight more where a code has a balance or several
-    uses; and an object for each live hold, each rollback, and each user of a campaign that limits them.
+    Memory: one byte for each issued code, eight more for a code with a balance or several uses, and an object
+    for each live hold, each rollback, and each user of a campaign with a per-user limit.
 
     Args:
         settings: with the URLs of both servers.
-        anchors: digests of the chain that were noted earlier, by shard, each with the row it stood behind.
-        progress: is told what is looked at, and how much of it, again and again.
+        anchors: by shard, digests of the chain that were noted earlier, each with its last row.
+        progress: called repeatedly with what is being checked and how many.
 
     Raises:
         RedisError, OSError, asyncpg.PostgresError: a server cannot be used.
