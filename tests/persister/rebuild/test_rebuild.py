@@ -55,7 +55,7 @@ async def test_an_interrupted_rebuild_lets_nobody_redeem_and_is_begun_again(
     _, (code, other) = await issue(plane, 2)
     async with engine_in_process(plane) as merchant:
         assert (await merchant.redeem(code))[0] == 200
-        for name in ("_remove_everything", "_restore", "_begin_stream"):
+        for name in ("_remove_everything", "_write_redis", "_begin_stream"):
 
             async def fail(*_: object) -> None:
                 raise OSError("interrupted")
