@@ -1,7 +1,7 @@
-"""Takes months that are long over out of the ledger: their rows stay in the database, in tables of their own.
+"""Archives old months of the ledger: their rows move to tables of their own in the same database.
 
-A row leaves only together with all others of its campaign, and only once that is ended for good: what the
-ledger has of any other campaign is whole, so that Redis can be made again from it, and audited against it.
+Rows leave only with all rows of their campaign, after it ended for good. The ledger stays complete for every
+other campaign, so that Redis can be rebuilt from it and compared with it.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _PREFIX: Final = "ledger_"
 DAY_MS: Final = 24 * 3600 * 1000
 LOCK_TRIES: Final = 20
 LOCK_TIMEOUT_MS: Final = 500
-"""How long others may have to wait behind us for the ledger, each time we try; less than deadlock_timeout."""
+"""How long one try may delay other users of the ledger. Less than PostgreSQL's deadlock_timeout."""
 
 
 class ArchiveRefused(Exception):
-    """The months cannot be taken out, or not now; nothing was changed."""
+    """The months cannot be archived, or not now; nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerMonth:
-    """A month (``YYYY-MM``) of the ledger; its size with the indexes."""
+    """A month (``YYYY-MM``) of the ledger. The size includes indexes."""
 
     month: str
     rows: int
@@ -50,7 +50,7 @@ class LedgerMonth:
 
 @dataclass(frozen=True, slots=True)
 class ArchivedTable:
-    """A month's rows, in a table of their own now: how many left the ledger, and how many are in both."""
+    """A table of archived rows. ``rows``: rows that left the ledger. ``kept``: rows that are in both."""
 
     name: str
     rows: int
@@ -59,7 +59,7 @@ class ArchivedTable:
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """What was done."""
+    """The result: last month, tables and campaigns that were archived."""
 
     month: str
     tables: list[ArchivedTable]
@@ -68,14 +68,14 @@ class Archived:
 
 @dataclass(frozen=True, slots=True)
 class _Copy:
-    """A table of what stays, and how it takes the place of the other."""
+    """A copy of the rows that stay, and the statements that put it in place of the month's table."""
 
     table: ArchivedTable
     swap: str
 
 
 async def list_months(connection: Connection) -> list[LedgerMonth]:
-    """The months that have a table, the oldest first."""
+    """The ledger's months, oldest first."""
     found = []
     for row in await connection.fetch(_SQL["months"]):
         rows = await connection.fetchval(f"SELECT count(*) FROM {row['name']}")  # noqa: S608 - a table of ours
@@ -84,10 +84,10 @@ async def list_months(connection: Connection) -> list[LedgerMonth]:
 
 
 def parse_month(text: str) -> datetime:
-    """The month of ``YYYY-MM``.
+    """First moment (UTC) of the month ``YYYY-MM``.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not a month.
     """
     return datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC)
 
@@ -99,17 +99,16 @@ async def archive_months(
     progress: Callable[[str, int], None],
     now_ms: int | None = None,
 ) -> Archived:
-    """Take out a month and all before it.
+    """Archive a month and all months before it, beside live traffic.
 
-    The ledger is audited first. Beside live traffic; whoever writes or reads the ledger waits at most
-    ``LOCK_TIMEOUT_MS`` at a time.
+    The ledger is checked first. Writers and readers of the ledger wait at most ``LOCK_TIMEOUT_MS`` at a time.
 
     Args:
         settings: with the URL of PostgreSQL.
-        month: its beginning.
-        actor: whom the audit log is to name.
-        progress: is told what is being done, and of how much, again and again.
-        now_ms: the time, if not PostgreSQL's.
+        month: its first moment.
+        actor: name for the audit log.
+        progress: called repeatedly with what is being done and how many.
+        now_ms: the time; PostgreSQL's by default.
 
     Raises:
         ArchiveRefused: the month ended too recently, somebody has not read it yet, the ledger differs from
@@ -129,10 +128,10 @@ async def archive_months(
 
 
 def _over_for(settings: Settings, month: datetime, now_ms: int) -> float:
-    """When the month ended.
+    """When the month ended, in ms since the epoch.
 
     Raises:
-        ArchiveRefused: that is not long enough ago.
+        ArchiveRefused: it ended too recently.
     """
     until_ms = end_ms(month)
     wait_ms = max(settings.ledger_detach_days_min * DAY_MS, settings.hold_ttl_max_s * 1000)
@@ -154,7 +153,7 @@ async def _verify(connection: Connection, progress: Callable[[str, int], None]) 
 
 
 async def _archive(connection: Connection, month: datetime, until_ms: int, actor: str) -> Archived:
-    # No table comes or goes meanwhile.
+    # No partition is added or removed meanwhile.
     await connection.execute("LOCK TABLE ONLY ledger IN SHARE UPDATE EXCLUSIVE MODE")
     over = [row["id"] for row in await connection.fetch(_SQL["ended_campaigns"], until_ms)]
     ends = await connection.fetch(_SQL["ends"], until_ms)
@@ -189,7 +188,7 @@ def _require_read(ends: list[Any], readers: list[Any]) -> None:
 
 
 async def _copy(connection: Connection, month: Row, over: list[str]) -> _Copy | None:
-    """Put what stays of a month's table into a new one; None where all of it stays."""
+    """Copy the rows that stay to a new table. None: all rows of the month stay."""
     name, kept = month["name"], f"{month['name']}_kept"
     await connection.execute(f"LOCK TABLE {name} IN SHARE MODE")  # no name is erased meanwhile
     rows = await connection.fetchval(
@@ -207,7 +206,7 @@ async def _copy(connection: Connection, month: Row, over: list[str]) -> _Copy | 
     since, until = int(begin.timestamp()) * 1000, int(end_ms(begin))
     bounds = f"FROM ({'MINVALUE' if month['oldest'] else since}) TO ({until})"
     within = f"stream_ms < {until}" + ("" if month["oldest"] else f" AND stream_ms >= {since}")
-    # So PostgreSQL need not look at each row while everybody waits.
+    # With this constraint PostgreSQL need not scan the rows during ATTACH, while everybody waits.
     await connection.execute(f"ALTER TABLE {kept} ADD CONSTRAINT within CHECK ({within})")
     detached = await connection.fetchval(_SQL["table_name"], name)
     swap = (
@@ -221,10 +220,10 @@ async def _copy(connection: Connection, month: Row, over: list[str]) -> _Copy | 
 
 
 async def _alone(connection: Connection, statement: str) -> None:
-    """Do what needs the ledger for itself, in a moment when nobody has it.
+    """Run a statement that needs an exclusive lock on the ledger.
 
     Raises:
-        ArchiveRefused: there was none.
+        ArchiveRefused: the lock could not be had in ``LOCK_TRIES`` tries.
     """
     await connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
     for _ in range(LOCK_TRIES):

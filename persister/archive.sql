@@ -1,11 +1,11 @@
 -- Used by persister/archive.py.
 
 -- name: months
--- The ledger's tables, the oldest first, with their indexes' bytes, too.
+-- The ledger's partitions, oldest first; bytes include indexes.
 SELECT oid, name, oldest, pg_total_relation_size(oid) AS bytes FROM ledger_months ORDER BY name;
 
 -- name: ended_campaigns
--- Campaigns that are over for good, and have rows, but none since a moment.
+-- Ended campaigns that have rows, but none since a time.
 SELECT c.id FROM campaigns AS c
  WHERE c.state = 'ended'
    AND NOT EXISTS (SELECT FROM ledger AS l WHERE l.campaign = c.id AND l.stream_ms >= $1)
@@ -13,8 +13,8 @@ SELECT c.id FROM campaigns AS c
  ORDER BY c.id;
 
 -- name: ends
--- Of each shard the last row before a moment, and up to where rows are missing then: to the end of its link, if
--- it is in one, and at least as far as already.
+-- For each shard the last row before a time, and the row up to which rows will be missing: the end of its link in
+-- the chain, and never less than before.
 SELECT o.shard, r.seq, coalesce(c.seq, 0) AS checked,
        greatest(k.until_seq, (
            SELECT min(last_seq) FROM ledger_chain AS l WHERE l.shard = o.shard AND l.last_seq >= r.seq
@@ -29,11 +29,11 @@ SELECT o.shard, r.seq, coalesce(c.seq, 0) AS checked,
  ORDER BY o.shard;
 
 -- name: webhook_cursors
--- Who is still told of what the ledger has.
+-- How far each enabled webhook has read the ledger.
 SELECT w.id, p.cursor FROM webhooks AS w JOIN webhook_progress AS p ON p.webhook = w.id WHERE w.enabled ORDER BY w.id;
 
 -- name: table_name
--- What a month's table is called once it is detached: it may happen to it again.
+-- Name for the archived table. One month can be archived several times.
 SELECT $1::text || '_detached_' || count(*) + 1 FROM pg_class
  WHERE starts_with(relname, $1 || '_detached_') AND relkind = 'r';
 

@@ -1,8 +1,8 @@
-"""Brings a database's schema to the one this code expects, and a new deployment to its first rows.
+"""Migrates a database to this code's schema, and inserts the first rows of a new deployment.
 
 Migrations are the files ``sql/migrations/NNNN_name.sql``, numbered from 1 without gaps. Each is
-applied in one transaction together with its row in ``schema_migrations``, so it must not contain
-COMMIT, nor what PostgreSQL refuses in a transaction (CREATE INDEX CONCURRENTLY).
+applied in one transaction with its row in ``schema_migrations``, so it must not contain COMMIT, nor
+statements that PostgreSQL refuses in a transaction (CREATE INDEX CONCURRENTLY).
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ logger = logging.getLogger(__name__)
 _DEPLOYMENT: Final = queries("persister", "deployment")
 _SQL: Final = queries(__package__, "migrations")
 
-MIGRATION_LOCK: Final = 0x52454445_454D0001  # "REDEEM", 1; one lock of the database, free for others to avoid
+MIGRATION_LOCK: Final = 0x52454445_454D0001  # "REDEEM", 1; other users of the database must not take it
 _FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql", re.ASCII)
 
 
 class MigrationError(Exception):
-    """Code and database do not belong together; the message says in what."""
+    """Code and database do not match; the message says how."""
 
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One step of the schema; ``name`` is the file's, without its ending."""
+    """One step of the schema. ``name``: the file's, without ``.sql``. ``checksum``: its SHA-256, hex."""
 
     number: int
     name: str
@@ -51,13 +51,13 @@ def migrations_directory() -> Traversable:
 
 
 async def migrate(connection: Connection, migrations: Traversable | None = None) -> list[str]:
-    """Apply what is missing and answer the names applied, in order.
+    """Apply the missing migrations and return their names in order.
 
-    Waits while another process migrates the same database: what that applied is not applied again.
+    Waits while another process migrates the same database, and does not repeat its migrations.
 
     Raises:
-        MigrationError: an applied migration was changed or is missing here, one that is missing in
-            the database should have come earlier, or the files are not numbered 1, 2, 3 …
+        MigrationError: an applied migration was changed or is missing here, a later one was applied
+            before a missing one, or the files are not numbered 1, 2, 3 …
     """
     known = load_migrations(migrations or migrations_directory())
     async with _lock(connection):
@@ -87,10 +87,10 @@ async def pending_migrations(connection: Connection) -> list[str]:
 
 
 async def initialise(connection: Connection, shards: int) -> None:
-    """Fix the number of shards of this deployment, and begin each shard's ledger; repeatable.
+    """Store the number of shards and insert each shard's first offset. May be repeated.
 
     Raises:
-        MigrationError: the deployment has another number of shards, which cannot be changed.
+        MigrationError: the deployment has another number of shards.
     """
     async with connection.transaction():
         await connection.execute(_DEPLOYMENT["insert"], shards)

@@ -1,7 +1,7 @@
-"""What the ledger says Redis must hold: states and amounts of codes, counters, users, holds, rollbacks.
+"""Reads from the ledger what Redis must hold: states of codes, amounts, counters, users, holds, rollbacks.
 
-Codes are counted in arrays, a batch each, that take memory only where codes were used, straight from
-what PostgreSQL sends (``binary``): a redemption costs no Python object.
+Codes are counted in one array for each batch, straight from COPY's binary rows (``copy_format``): a redemption
+costs no Python object, and the arrays take memory only where codes were used.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _COLUMNS: Final = (("batch", 4), ("serial", 4), ("amount", 8))
 
 @dataclass(slots=True)
 class RebuiltBatch:
-    """A batch, and what became of its codes.
+    """A batch and the state of its codes.
 
     Attributes:
-        face: minor units; 0 where its codes hold none.
-        used: for each serial, how often it was used; of a balance, how much of it.
+        face: amount of a code in minor units; 0: its codes have none.
+        used: by serial, the number of uses; for balances, the amount used.
         void, held: serials.
     """
 
@@ -59,13 +59,13 @@ class RebuiltBatch:
     held: list[int] = field(default_factory=list)
 
     def shard_of(self, serial: int, shards: int) -> int:
-        """Where one of its codes lives."""
+        """The shard of one of its codes."""
         return keys.shard_of(serial, shards, self.pinned_shard)
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerHold:
-    """A hold that has not ended, as the ledger knows it."""
+    """A live hold, from its event in the ledger."""
 
     id: str
     campaign: str
@@ -81,7 +81,7 @@ class LedgerHold:
 
 @dataclass(slots=True)
 class RebuiltState:
-    """All of it, for ``shards`` shards."""
+    """What Redis must hold, for ``shards`` shards."""
 
     shards: int
     names_erased: Collection[str] = ()  # pseudonyms
@@ -94,7 +94,7 @@ class RebuiltState:
     events: int = 0
 
     def take(self, rows: NDArray[Any], kind: str) -> None:
-        """Count events that use codes, or give back; ``kind`` says which of the three they are."""
+        """Count events. ``kind`` says whether they are successes, rollbacks or adjustments."""
         self.events += len(rows)
         if not len(rows):
             return
@@ -109,7 +109,7 @@ class RebuiltState:
     def _take(self, batch: RebuiltBatch, rows: NDArray[Any], kind: str) -> None:
         serials, amounts = rows["serial"].astype(np.int64), rows["amount"].astype(np.int64)
         sign = 1 if kind == _SUCCESSES else -1
-        # Of the type of what it is added to: numpy is 60 times as slow where it must convert.
+        # Of the array's own type: numpy is 60 times as slow if it must convert.
         change = sign * amounts if batch.kind == "balance" else batch.used.dtype.type(sign)
         np.add.at(batch.used, serials, change)
         if kind == _ADJUSTMENTS:
@@ -125,7 +125,7 @@ class RebuiltState:
             self.spent[counter] += sign * int(amounts[here].sum())
 
     def take_rollback(self, row: Row) -> None:
-        """Know what was given back of a redemption; whole, its use is given back, too."""
+        """Add what was given back of a redemption. A whole rollback gives back the use as well."""
         self.rolled_back[row["redemption"]] = row["batch"], row["serial"], row["given_back"]
         if row["whole"]:
             batch = self.batches[row["batch"]]
@@ -134,7 +134,7 @@ class RebuiltState:
                 self.users[batch.campaign, row["user_id"]] -= 1
 
     def take_hold(self, hold: LedgerHold) -> None:
-        """Count a hold as if it were redeemed."""
+        """Count a live hold as a use."""
         batch = self.batches[hold.batch]
         self.holds.append(hold)
         place = batch.shard_of(hold.serial, self.shards), batch.campaign
@@ -151,12 +151,12 @@ class RebuiltState:
 async def read_rebuilt_state(
     connection: Connection, shards: int, report: Callable[[int], None]
 ) -> RebuiltState:
-    """What Redis must hold, from one snapshot; ``connection`` is in a transaction that has one.
+    """Read one snapshot; ``connection`` is in a repeatable-read transaction.
 
     Args:
-        connection: asyncpg's.
-        shards: that there will be; a campaign pinned to a higher one goes to that modulo their number.
-        report: is told how many events were read.
+        connection: to PostgreSQL.
+        shards: the new number. A campaign pinned to a higher shard moves to that shard modulo ``shards``.
+        report: called with the number of events read so far.
     """
     state = RebuiltState(shards, await read_pseudonyms(connection))
     for row in await connection.fetch(_SQL["batches"]):
@@ -195,7 +195,7 @@ async def _count(
 
 
 async def fetch_pages(connection: Connection, sql: str, *arguments: object) -> AsyncIterator[list[Any]]:
-    """The rows of a query, many at a time; ``connection`` is in a transaction."""
+    """The rows of a query in pages; ``connection`` is in a transaction."""
     cursor = await connection.cursor(sql, *arguments)
     while rows := await cursor.fetch(_FETCH_ROWS):
         yield rows
@@ -215,9 +215,9 @@ async def _live_holds(connection: Connection, names_erased: Collection[str]) -> 
 
 
 def track_hold(live: dict[str, Any], row: Row, names_erased: Collection[str]) -> Row | None:
-    """Keep track of the holds of one code, by id; answers the one that an event ended, or renewed.
+    """Apply an event to the live holds of one code. Returns the hold that it ended or renewed.
 
-    A confirmation does not name its hold: it is its order's, or, of several, one of the same amount.
+    A confirmation does not name its hold: it is its order's; of several, one of the same amount.
     """
     if row["type"] == "held":
         before = live.get(row["redemption"])
@@ -254,7 +254,7 @@ def _as_holds(live: dict[str, Any]) -> Iterator[LedgerHold]:
 
 
 async def balances_after_events(connection: Connection, state: RebuiltState, since_ms: int) -> dict[str, int]:
-    """What was left of a code behind each of its events; of codes that were answered under a key since."""
+    """The balance after each event, for codes used under an idempotency key since ``since_ms``."""
     batches = [batch.id for batch in state.batches.values() if batch.kind == "balance"]
     left: dict[str, int] = {}
     used: defaultdict[tuple[int, int], int] = defaultdict(int)

@@ -1,8 +1,8 @@
-"""Makes Redis again from PostgreSQL (promise P8), and so also changes the number of shards.
+"""Rebuilds Redis from PostgreSQL (promise P8). This can also change the number of shards.
 
-Every script refuses a shard without configuration, so that is what is taken away first and given
-back last; between the two a mark keeps everybody from publishing. Whatever interrupts a rebuild,
-the mark stays, and the next one begins from the beginning.
+Every script refuses a shard without configuration. So the configuration is removed first and published last;
+meanwhile a mark in Redis prevents publishing. If a rebuild is interrupted, the mark stays, and the next
+rebuild starts from the beginning.
 """
 
 from __future__ import annotations
@@ -44,25 +44,25 @@ _GROUP: Final = "rebuild"
 
 
 class RebuildRefused(Exception):
-    """A rebuild would lose something, or cannot be done now; nothing was changed."""
+    """A rebuild would lose data or cannot run now; nothing was changed."""
 
 
 async def rebuild(settings: Settings, report: Callable[[str, int], None]) -> int:
-    """Make all of Redis again, for ``settings.shards`` shards; answers how many events it was made from.
+    """Rebuild Redis for ``settings.shards`` shards. Returns the number of events read.
 
-    The configuration is not published: that is the caller's, and only with it redemptions go on.
+    The caller must publish the configuration afterwards; until then, no redemption succeeds.
 
-    What only Redis knows is lost: receipts of refusals, of codes of several shards together, and when a
-    hold was to end.
+    Data that only Redis has is lost: idempotency records of refusals and of codes of several shards together,
+    and the expiry of holds.
 
     Args:
         settings: with the URLs of both servers.
-        report: is told what is being done, and of how much of it, again and again.
+        report: called repeatedly with what is being done and how many.
 
     Raises:
         RebuildRefused: another process writes the ledger; or holds are live, and the number of shards
             is to change.
-        RedisError, OSError, asyncpg.PostgresError: a server cannot be used; what was begun must be repeated.
+        RedisError, OSError, asyncpg.PostgresError: a server cannot be used; run the rebuild again.
     """
     redis = Redis.from_url(settings.redis_url, socket_timeout=REPLY_TIMEOUT_S, decode_responses=False)
     connection = await asyncpg.connect(settings.database_url, timeout=settings.persist_timeout_s)
@@ -94,7 +94,7 @@ async def rebuild(settings: Settings, report: Callable[[str, int], None]) -> int
 
 
 async def _own_shards(connection: Connection, shards: range) -> None:
-    """Be the only one who writes the ledger. A persister whose Redis is behind lets go again and again."""
+    """Become the ledger's only writer. A persister whose Redis is behind keeps releasing its shard."""
     writers = {shard: LedgerWriter(connection, shard) for shard in shards}
     deadline = time.monotonic() + OWN_TIMEOUT_S
     while writers:
@@ -109,7 +109,7 @@ async def _own_shards(connection: Connection, shards: range) -> None:
 
 
 async def _refuse_live_holds(redis: Redis, shards: int) -> None:
-    """A hold's id names its shard, so holds do not move."""
+    """Refuse to change the number of shards while holds are live: a hold's id names its shard."""
     live = sum([int(await redis.hlen(keys.held(shard))) for shard in range(shards)])
     if live:
         raise RebuildRefused(
@@ -118,7 +118,7 @@ async def _refuse_live_holds(redis: Redis, shards: int) -> None:
 
 
 async def _drain(connection: Connection, redis: Redis, settings: Settings, shard: int, shards: int) -> None:
-    """Bring to the ledger what the stream still has; whoever lost events may have taken others since."""
+    """Write the stream's remaining entries to the ledger: a Redis that lost events may have newer ones."""
     redis.set_response_callback("XRANGE", lambda response, **_: response)
     writer, reader = LedgerWriter(connection, shard), StreamReader(redis, shard, settings)
     offset = await writer.offset(shards)
@@ -128,7 +128,7 @@ async def _drain(connection: Connection, redis: Redis, settings: Settings, shard
 
 
 async def _remove_everything(redis: Redis, report: Callable[[str, int], None]) -> None:
-    """All of our keys but the marks."""
+    """Remove all our keys except the rebuilding marks."""
     mark = keys.rebuilding(0).rpartition(":")[2].encode()
     removed, cursor = 0, -1
     while cursor:
@@ -163,7 +163,7 @@ async def _write_redis(
 
 
 async def _begin_stream(redis: Redis, row: Row) -> None:
-    """An empty stream that goes on behind the last event of the ledger, and has had as many."""
+    """Create an empty stream that continues after the ledger's last event, with the same entry count."""
     if row["entries"]:
         name, last = keys.events(row["shard"]), f"{row['stream_ms']}-{row['stream_seq']}"
         await redis.xgroup_create(name, _GROUP, mkstream=True)

@@ -5,7 +5,7 @@ SELECT b.id, b.count, b.campaign, c.kind, c.amount, c.pinned_shard, c.per_user_l
   FROM batches AS b JOIN campaigns AS c ON c.id = b.campaign;
 
 -- name: uses
--- All successes, in whatever order; of a width that never varies. An IN would compare texts more slowly than the OR.
+-- All successes, in any order. All columns have a fixed width. IN would be slower than OR here.
 SELECT batch, serial, coalesce(amount, 0)
   FROM ledger
  WHERE type = 'redeemed' OR type = 'confirmed';
@@ -21,7 +21,7 @@ SELECT batch, serial, coalesce(amount, 0)
  WHERE type NOT IN ('redeemed', 'confirmed') AND type = 'adjusted';
 
 -- name: rollbacks
--- What was given back of each redemption, and whether that is all of it.
+-- The amount given back of each redemption, and whether that is the whole amount.
 WITH given AS (
     SELECT redemption, batch, serial, sum(coalesce(amount, 0))::bigint AS given_back
       FROM ledger
@@ -36,7 +36,7 @@ SELECT g.redemption, g.batch, g.serial, g.given_back, l.campaign, l.user_id,
                   AND l.stream_seq = split_part(g.redemption, '-', 3)::bigint;
 
 -- name: voids
--- Single codes that are void; ranges, whose events have no last symbols, are configuration.
+-- Codes that were voided one by one. Events of ranges have no last4; ranges are configuration.
 SELECT batch, serial
   FROM (SELECT DISTINCT ON (batch, serial) batch, serial, type
           FROM ledger
@@ -45,7 +45,7 @@ SELECT batch, serial
  WHERE type = 'voided';
 
 -- name: holds
--- Holds that were neither released nor have expired, and what may have confirmed them, code by code, in their order.
+-- Holds that were not released and did not expire, and events that may have confirmed them, in order, by code.
 WITH unended AS MATERIALIZED (
     SELECT h.*
       FROM ledger AS h
@@ -53,15 +53,15 @@ WITH unended AS MATERIALIZED (
        AND NOT EXISTS (SELECT FROM ledger AS e
                         WHERE e.redemption = h.redemption
                           AND e.type NOT IN ('redeemed', 'confirmed') AND e.type IN ('released', 'expired'))
-), told AS (
+), events AS (
     SELECT * FROM unended
      UNION ALL
     SELECT * FROM ledger AS c
-     WHERE EXISTS (SELECT FROM unended)  -- else the ledger is not gone through at all
+     WHERE EXISTS (SELECT FROM unended)  -- if not, the ledger is not scanned at all
        AND c.type = 'confirmed' AND (c.batch, c.serial) IN (SELECT batch, serial FROM unended)
 )
 SELECT type, redemption, campaign, batch, serial, last4, user_id, amount, order_ref, actor, at_ms
-  FROM told
+  FROM events
  ORDER BY batch, serial, stream_ms, stream_seq, shard;
 
 -- name: users
@@ -71,8 +71,8 @@ SELECT campaign, user_id, count(*) AS redemptions
  GROUP BY campaign, user_id;
 
 -- name: keyed_events
--- What was answered under an Idempotency-Key since a moment; all events of one key behind each other.
--- An event's place in its stream is never before its time, and it is by place that the ledger is parted and indexed.
+-- Events under an Idempotency-Key since a time, key by key. An event's stream id is never before its time, and the
+-- ledger is partitioned and indexed by stream id.
 SELECT actor || ' ' || idempotency_key AS name, type, batch, serial, user_id, coalesce(order_ref, '') AS order_ref, amount,
        shard || '-' || stream_ms || '-' || stream_seq AS event, stream_ms, redemption, campaign, last4, actor,
        CASE type WHEN 'rolled_back' THEN (
@@ -85,7 +85,7 @@ SELECT actor || ' ' || idempotency_key AS name, type, batch, serial, user_id, co
  ORDER BY l.actor, l.idempotency_key, shard, l.stream_ms, stream_seq;
 
 -- name: balance_events
--- The whole story of each code with an amount that was answered something under a key since a moment.
+-- All events of each code with an amount that was used under an idempotency key since a time.
 SELECT shard || '-' || stream_ms || '-' || stream_seq AS event, type, redemption, batch, serial, user_id, amount, order_ref
   FROM ledger
  WHERE batch = ANY ($2::int[])
@@ -94,7 +94,7 @@ SELECT shard || '-' || stream_ms || '-' || stream_seq AS event, type, redemption
  ORDER BY batch, serial, stream_ms, stream_seq, shard;
 
 -- name: change_shards
--- Pinned campaigns go to the shard that their old one becomes; everything that names a shard has a new version.
+-- Pinned campaigns move to their shard modulo the new number; what names a shard gets a new version.
 WITH changed AS (
     UPDATE deployment SET shards = $1, control_version = control_version + 1 WHERE shards <> $1
     RETURNING control_version
@@ -104,7 +104,7 @@ UPDATE campaigns SET pinned_shard = pinned_shard % $1, version = changed.control
  WHERE pinned_shard >= $1;
 
 -- name: stream_ends
--- Where each stream must go on, and how many entries it has had.
+-- The id from which each stream must go on, and how many entries it has had.
 SELECT o.shard, o.stream_ms, o.stream_seq,
        o.seq + (SELECT count(*) FROM ledger_rejects AS r WHERE r.shard = o.shard) AS entries
   FROM ledger_offsets AS o

@@ -1,4 +1,4 @@
-"""Writes into an empty Redis what the ledger says it must hold: whole segments of codes, many fields."""
+"""Writes the rebuilt state into an empty Redis: whole segments of codes, then hash fields."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NAME: Final = itemgetter("name")
 
 
 async def write_state(writer: BulkWriter, state: RebuiltState, hold_ttl_ms: int) -> None:
-    """All but users and receipts. A hold's end is not in the ledger: it gets ``hold_ttl_ms``."""
+    """Write all but users and idempotency records. Holds expire after ``hold_ttl_ms``: the ledger lacks it."""
     for batch in state.batches.values():
         await _write_batch(writer, batch, state.shards)
     for (shard, campaign), uses in state.uses.items():
@@ -65,7 +65,7 @@ async def _write_batch(writer: BulkWriter, batch: RebuiltBatch, shards: int) -> 
 
 
 def _segments(values: NDArray[Any], size: int) -> Iterator[tuple[int, NDArray[Any]]]:
-    """The pieces of an array that are not all zero, without the zeros at their end."""
+    """Segments that are not all zero, without trailing zeros, and their numbers."""
     for begin in range(0, len(values), size):
         part = values[begin : begin + size]
         found = np.flatnonzero(part)
@@ -74,7 +74,7 @@ def _segments(values: NDArray[Any], size: int) -> Iterator[tuple[int, NDArray[An
 
 
 def _two_bits(states: NDArray[np.uint8]) -> bytes:
-    """As BITFIELD has them: the first code in the two highest bits of the first byte."""
+    """Two bits a code, as BITFIELD stores them: the first code in the highest bits of the first byte."""
     padded = np.zeros(-(-len(states) // 4) * 4, np.uint8)
     padded[: len(states)] = states
     first, second, third, fourth = padded.reshape(-1, 4).T
@@ -82,7 +82,7 @@ def _two_bits(states: NDArray[np.uint8]) -> bytes:
 
 
 def _hold_record(hold: LedgerHold, expires_at_ms: int) -> str:
-    """As ``lua/lib/holds.lua`` writes it."""
+    """A hold's record, as ``lua/lib/holds.lua`` writes it."""
     amount = _NO_AMOUNT if hold.amount is None else hold.amount
     fields = (hold.order, hold.user, amount, hold.campaign, hold.batch, hold.serial, hold.last4, hold.actor)
     return "\n".join(map(str, (expires_at_ms, *fields, "")))
@@ -100,16 +100,13 @@ async def _write_hold(writer: BulkWriter, hold: LedgerHold, state: RebuiltState,
     await writer.make_room()
 
 
-# users
-
-
 async def write_users(
     writer: BulkWriter,
     connection: Connection,
     state: RebuiltState,
     report: Callable[[int], None],
 ) -> None:
-    """How often each user has succeeded, where a campaign limits them; straight from the ledger."""
+    """Write each user's number of successes, for campaigns with a per-user limit."""
     pinned = {
         batch.campaign: batch.pinned_shard or 0 for batch in state.batches.values() if batch.per_user_limited
     }
@@ -132,9 +129,6 @@ async def write_users(
         await writer.make_room()
 
 
-# receipts
-
-
 async def write_idempotency_records(
     writer: BulkWriter,
     connection: Connection,
@@ -144,9 +138,9 @@ async def write_idempotency_records(
     *,
     report: Callable[[int], None],
 ) -> None:
-    """What was answered under an Idempotency-Key since then, as far as the ledger tells."""
+    """Write the idempotency records since ``since_ms``, as far as the ledger has them."""
     left = await balances_after_events(connection, state, since_ms)
-    latest: list[Any] = []  # of one key; it may go on with the next page
+    latest: list[Any] = []  # rows of one key, which may continue on the next page
     read = 0
     async for page in fetch_pages(connection, _SQL["keyed_events"], since_ms):
         calls, latest = groupby(latest + page, _NAME), []
@@ -171,30 +165,30 @@ def _put_idempotency_record(
         answer = _redeemed(event, amount, left)
     else:
         if any(state.batches[row["batch"]].shard_of(row["serial"], state.shards) != shard for row in rows):
-            return  # codes of several shards together: their answer is not made of events alone
+            return  # codes of several shards together: events alone do not give the answer
         redemptions = [row for row in rows if row["type"] in _REDEMPTIONS]
         codes = [(row["batch"], row["serial"]) for row in redemptions] or codes
         if len(redemptions) > 1:
             answer = "\n".join(_redeemed(row["event"], row["amount"], left) for row in redemptions)
         else:
             answer = _answer(rows[0], left, hold_ttl_ms)
-    receipt = idempotency.known_half(user, order, codes) + idempotency.REBUILT
+    record = idempotency.known_half(user, order, codes) + idempotency.REBUILT
     bucket, digest = idempotency.bucketed(name, keys.RECEIPT_BUCKETS)
     epoch = stream_ms // 1000 // keys.RECEIPT_WINDOW_S
     ends_at_s = (epoch + 2) * keys.RECEIPT_WINDOW_S
-    writer.put(keys.receipts(shard, epoch, bucket), digest, receipt + answer.encode(), ends_at_s)
+    writer.put(keys.receipts(shard, epoch, bucket), digest, record + answer.encode(), ends_at_s)
     if state.shards > 1 and (home := idempotency.home_of(name, state.shards)) != shard:
-        writer.put(keys.receipts(home, epoch, bucket), digest, receipt + b"claimed", ends_at_s)
+        writer.put(keys.receipts(home, epoch, bucket), digest, record + b"claimed", ends_at_s)
 
 
 def _redeemed(event: str, amount: int | None, left: Mapping[str, int]) -> str:
-    """The event whole, as the code may be on another shard now than it was then."""
+    """The full event id, since the code may have changed its shard."""
     balance = left.get(event)
     return f"redeemed {event} {_text(amount)}" + ("" if balance is None else f" {balance}")
 
 
 def _answer(row: Row, left: Mapping[str, int], hold_ttl_ms: int) -> str:
-    """What the script answered; see the head of each in ``lua``."""
+    """The answer of the script; each script in ``lua`` documents its own."""
     kind, event, amount = row["type"], row["event"], _text(row["amount"])
     balance = left.get(event)
     if kind == "redeemed":
@@ -210,11 +204,11 @@ def _answer(row: Row, left: Mapping[str, int], hold_ttl_ms: int) -> str:
         return f"rolled_back {event} {amount} {row['given_back']} {_text(balance)}"
     if kind == "adjusted":
         return f"adjusted {event} {balance}"
-    return f"{kind} {event} 0"  # voided, unvoided; whether by a range, too, is not known any more
+    return f"{kind} {event} 0"  # voided, unvoided; the ledger does not say whether a range did it, too
 
 
 def _ended(row: Row) -> str:
-    """The record of a hold that is no more."""
+    """The record of a hold that has ended."""
     fields = (row["order_ref"], row["user_id"], _text(row["amount"]), row["campaign"], row["batch"])
     return "\n".join(map(str, (0, *fields, row["serial"], row["last4"], row["actor"], "")))
 

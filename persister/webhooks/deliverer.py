@@ -1,7 +1,7 @@
-"""The deliverer: one process at a time, a task for each endpoint, one look at PostgreSQL for all of them.
+"""Runs one task for each endpoint, in one process at a time, and polls PostgreSQL once for all of them.
 
-The advisory lock that makes it the only one belongs to the connection that looks for news: when that breaks,
-all tasks end at once, and another process, or this one again, takes over.
+The connection that polls also holds the advisory lock. If it breaks, all tasks end at once, and this process
+or another one takes over.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Deliverer:
         self._trouble = ""
 
     async def run(self) -> None:
-        """Deliver; once it is to stop, let calls that are under way end, within ``stop_timeout_s``."""
+        """Deliver until stopped, then wait for calls in progress, at most ``stop_timeout_s``."""
         serving = asyncio.create_task(self._keep_serving())
         stopping = asyncio.create_task(self._stop.wait())
         try:
@@ -75,11 +75,11 @@ class Deliverer:
                 await _cancel([serving])
 
     async def _keep_serving(self) -> None:
-        """Deliver; while PostgreSQL cannot be used, wait for it."""
+        """Deliver, and retry while PostgreSQL cannot be used."""
         while not self._stop.is_set():
             try:
                 await self._serve()
-            except Exception as error:  # noqa: BLE001 - whatever it is: told, and tried again
+            except Exception as error:  # noqa: BLE001 - any error is logged and retried
                 trouble = describe_error(error)
                 if trouble != self._trouble:
                     logger.warning("webhooks are not delivered", extra={"error": trouble})
@@ -87,7 +87,7 @@ class Deliverer:
                 await self._pause(BACKOFF_S * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
 
     async def _serve(self) -> None:
-        """From becoming the only one to the end of it."""
+        """Take the lock and deliver until stopped."""
         async with self._connection() as connection:
             if not await self._become_active(connection):
                 return
@@ -98,12 +98,12 @@ class Deliverer:
                     await self._drain()
                 finally:
                     metrics.DELIVERER.set(0)
-                    pool.terminate()  # what is under way there is not waited for
+                    pool.terminate()  # queries in progress are dropped
                     await _cancel([task for _, task in self._tasks.values()])
                     self._tasks = {}
 
     async def _become_active(self, connection: Connection) -> bool:
-        """Stand by until nobody else delivers; False when stopped before."""
+        """Stand by until no other process delivers. False: stopped before that."""
         told = False
         while not await try_lock(connection, WEBHOOKS_LOCK):
             if not told:
@@ -116,7 +116,7 @@ class Deliverer:
         return True
 
     async def _watch(self, connection: Connection, store: DeliveryStore, sender: Sender) -> None:
-        """Look for news and changes, and tell the endpoints' tasks, until stopped."""
+        """Poll for new events and changed endpoints, and announce them to the tasks, until stopped."""
         while not self._stop.is_set():
             latest = await newest(connection)
             found = await read_endpoints(connection)
@@ -137,7 +137,7 @@ class Deliverer:
             await self._pause(self._settings.webhook_poll_ms / 1000)
 
     async def _forget(self, connection: Connection) -> None:
-        """Remove attempts that are old enough, now and then."""
+        """Remove old attempts, every ``FORGET_INTERVAL_S``."""
         if time.monotonic() - self._forgot_at >= FORGET_INTERVAL_S:
             self._forgot_at = time.monotonic()
             await connection.execute(
@@ -145,26 +145,26 @@ class Deliverer:
             )
 
     async def _drain(self) -> None:
-        """Let the calls that are under way end, as long as there is time."""
+        """Wait for the calls in progress. ``run`` limits the time."""
         for delivery, _ in self._tasks.values():
             delivery.stop()
         if self._tasks:
             await asyncio.wait([task for _, task in self._tasks.values()])
 
     def _abandon(self) -> None:
-        """Drop the connections to PostgreSQL, so that nobody waits for an answer of it."""
+        """Drop all connections to PostgreSQL, so that no task waits for a reply."""
         for open_one in self._open:
             open_one.terminate()
 
     async def _pause(self, seconds: float) -> None:
-        """Wait, unless we are to stop."""
+        """Wait, or return early when stopped."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stop.wait()
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
-        """The connection that the lock belongs to. The server notices within a minute that we are gone."""
+        """The connection that polls and holds the lock."""
         connection = await asyncpg.connect(
             self._database_url,
             timeout=self._settings.persist_timeout_s,
@@ -181,7 +181,7 @@ class Deliverer:
 
     @asynccontextmanager
     async def _pool(self) -> AsyncIterator[Pool]:
-        """Connections for what the tasks read and write."""
+        """Connections for the endpoints' tasks."""
         pool = await asyncpg.create_pool(
             self._database_url,
             min_size=0,
@@ -199,8 +199,8 @@ class Deliverer:
 
 
 async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
-    """End tasks, whatever they do."""
+    """Cancel tasks until all have ended."""
     while late := [task for task in tasks if not task.done()]:
         for task in late:
             task.cancel()
-        await asyncio.wait(late, timeout=CANCEL_AGAIN_S)  # a client library may keep one to itself
+        await asyncio.wait(late, timeout=CANCEL_AGAIN_S)  # a client library may swallow a cancellation

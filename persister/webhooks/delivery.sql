@@ -9,7 +9,7 @@ SELECT w.id, w.url, w.types, w.campaigns, w.batch_max, w.version,
 FROM webhooks AS w WHERE w.enabled;
 
 -- name: progress
--- How far one endpoint is. Times are as the server has them: in how many seconds.
+-- Progress of one endpoint. Times are relative to the server's clock, in seconds.
 SELECT p.cursor, p.pending, p.failures, extract(epoch FROM p.next_at - now())::float8 AS due_s,
        (SELECT count(*) FROM webhook_dead_letters AS d WHERE d.webhook = p.webhook AND d.replay_at IS NOT NULL)
            AS replays
@@ -36,7 +36,7 @@ WHERE webhook = $1 AND cursor = $2;
 UPDATE webhooks SET enabled = false, disabled_reason = $2, version = version + 1 WHERE id = $1;
 
 -- name: given_up
--- A dead letter is written where the cursor goes on, and only there.
+-- Writes a dead letter only if the cursor moves.
 WITH moved AS (
     UPDATE webhook_progress SET cursor = $3, pending = NULL, failures = 0, next_at = NULL
     WHERE webhook = $1 AND cursor = $2 RETURNING webhook

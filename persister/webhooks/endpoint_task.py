@@ -1,7 +1,7 @@
-"""One endpoint: its messages in their order, one at a time, each until it is delivered or given up.
+"""Delivers the messages of one endpoint in order, one at a time, each until it is delivered or given up.
 
-Whatever an endpoint does or does not do, it is in the way of nobody else: it has a task of its own, which
-holds nothing that others need while it waits.
+Each endpoint has its own task, which holds no shared resource while it waits. So a slow or dead endpoint
+delays only itself.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PASS_INTERVAL_S: Final = 5.0
-"""How often it is written down that events passed which the endpoint does not want."""
+"""How often the cursor is stored when it only passes events that the endpoint does not want."""
 BACKOFF_S: Final = 1.0
 GONE_S: Final = 60.0
-"""An endpoint that asked to be disabled is not called again in the moment until it is."""
+"""Pause after an endpoint asked to be disabled, so that it is not called again before it is."""
 
 
 class EndpointDelivery:
-    """The task of one endpoint: ``run`` it, tell it of news and changes, ``stop`` it."""
+    """The task of one endpoint. ``run`` it, ``announce`` events, ``change`` it, ``stop`` it."""
 
     def __init__(
         self, endpoint: Endpoint, store: DeliveryStore, sender: Sender, schedule: RetrySchedule
@@ -47,51 +47,51 @@ class EndpointDelivery:
         self._latest = BEGINNING
         self._news = asyncio.Event()
         self._changed = asyncio.Event()
-        self._passed: tuple[Cursor, Cursor] | None = None  # what the ledger says, and how far we looked
+        self._passed: tuple[Cursor, Cursor] | None = None  # stored cursor, and how far events were read
         self._written_at = time.monotonic()
         self._trouble = ""
 
     @property
     def endpoint(self) -> Endpoint:
-        """Whom it is for, as last told."""
+        """The endpoint, as last changed."""
         return self._endpoint
 
     def change(self, endpoint: Endpoint) -> None:
-        """The endpoint was changed, or is to replay something: look again."""
+        """Use a changed endpoint, or start a replay that was asked for."""
         self._endpoint = endpoint
         self._passed = None
         self._changed.set()
         self._news.set()
 
     def announce(self, latest: Cursor) -> None:
-        """The ledger has events up to here."""
+        """Note that the ledger has events up to this cursor."""
         self._latest = latest
         self._news.set()
 
     def stop(self) -> None:
-        """End, after the call that is under way."""
+        """End after the call in progress."""
         self._stopping = True
         self._changed.set()
         self._news.set()
 
     async def run(self) -> None:
-        """Deliver until stopped. While PostgreSQL cannot be used, it waits."""
+        """Deliver until stopped. Retries while PostgreSQL cannot be used."""
         while not self._stopping:
             try:
                 await self._step()
-            except Exception as error:  # noqa: BLE001 - whatever it is: told, and tried again
+            except Exception as error:  # noqa: BLE001 - any error is logged and retried
                 self._tell(describe_error(error))
                 await _wait(self._changed, BACKOFF_S)
             else:
                 self._trouble = ""
 
     async def _step(self) -> None:
-        """What is to be done now, or the wait for something to do."""
+        """Do the next piece of work, or wait for one."""
         self._changed.clear()
         self._news.clear()
         endpoint = self._endpoint
         progress = await self._store.progress(endpoint)
-        if progress is None:  # it was removed; soon we are told
+        if progress is None:  # it was removed; the deliverer will cancel this task
             await self._changed.wait()
             return
         if progress.replays:
@@ -102,7 +102,7 @@ class EndpointDelivery:
             await _wait(self._changed, progress.due_s)
 
     async def _go_on(self, endpoint: Endpoint, progress: EndpointProgress) -> None:
-        """Deliver what is behind the cursor; where there is nothing, wait for news."""
+        """Deliver the messages after the cursor, or wait for new events."""
         began = cursor = self._looked_from(progress.cursor)
         self._show_lag(endpoint, cursor)
         found: list[WebhookMessage] = []
@@ -119,7 +119,7 @@ class EndpointDelivery:
             await self._pass_over(endpoint, progress, cursor)
 
     async def _pass_over(self, endpoint: Endpoint, progress: EndpointProgress, cursor: Cursor) -> None:
-        """There is nothing for this endpoint up to a cursor: note that now and then, and wait for news."""
+        """Pass events that the endpoint does not want: store the cursor at times, wait for new events."""
         self._passed = (progress.cursor, cursor)
         overdue = time.monotonic() - self._written_at >= PASS_INTERVAL_S
         if progress.pending is not None or (overdue and cursor != progress.cursor):
@@ -129,13 +129,13 @@ class EndpointDelivery:
             await _wait(self._news, None if cursor == progress.cursor else PASS_INTERVAL_S)
 
     def _looked_from(self, written: Cursor) -> Cursor:
-        """Where to look on: behind what was looked at before, if nobody moved the cursor since."""
+        """Where to read on: after the events already read, unless someone moved the stored cursor."""
         if self._passed is None or self._passed[0] != written:
             return written
         return self._passed[1]
 
     async def _deliver(self, endpoint: Endpoint, found: list[WebhookMessage], failures: int) -> None:
-        """Send messages in their order, up to the first that is not taken."""
+        """Send messages in order, up to the first that fails."""
         for message in found:
             result = await self._sender.send(endpoint, message)
             moved = await self._note(endpoint, message, failures + 1, result)
@@ -147,7 +147,7 @@ class EndpointDelivery:
     async def _note(
         self, endpoint: Endpoint, message: WebhookMessage, attempt: int, result: DeliveryResult
     ) -> bool:
-        """Write down what came of a try; answers whether the next message may be sent."""
+        """Store the result of an attempt. True: the next message may be sent."""
         if result.error is None:
             moved = await self._store.delivered(endpoint, message, attempt, result)
             self._count(endpoint, "delivered")
@@ -184,7 +184,7 @@ class EndpointDelivery:
         metrics.WEBHOOK_ATTEMPTS.labels(endpoint.id, outcome).inc()
 
     def _tell(self, trouble: str) -> None:
-        """Log a trouble when it begins, not with each try."""
+        """Log a failure when it begins, not on each retry."""
         if trouble != self._trouble:
             logger.warning("webhooks stand still", extra={"webhook": self._endpoint.id, "error": trouble})
         self._trouble = trouble
@@ -200,7 +200,7 @@ class EndpointDelivery:
 
 
 async def _wait(event: asyncio.Event, seconds: float | None) -> bool:
-    """Wait for an event; False when the time is over before."""
+    """Wait for an event. False: it timed out."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

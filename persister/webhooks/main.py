@@ -1,4 +1,4 @@
-"""Runs the deliverer until told to stop."""
+"""Runs the deliverer with the settings' retry schedule."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 async def run_deliverer(settings: Settings, database_url: str, stop: asyncio.Event | None = None) -> None:
-    """Deliver webhooks until ``stop`` is set, or without one until SIGTERM or SIGINT.
+    """Deliver webhooks until ``stop`` is set; without ``stop``, until SIGTERM or SIGINT.
 
-    Calls that are under way then have ``stop_timeout_s`` to end. What is not delivered is for the next start.
+    Calls in progress then have ``stop_timeout_s`` to end. Undelivered messages wait for the next start.
 
     Raises:
-        SettingsError: ``webhook_retry_s`` is none.
+        SettingsError: ``webhook_retry_s`` is not a list of seconds.
     """
     if stop is None:
         stop = asyncio.Event()

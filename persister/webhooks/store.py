@@ -1,6 +1,6 @@
-"""The deliverer's side of PostgreSQL: which endpoints there are, how far each is, what came of each try.
+"""Reads and writes endpoints, their progress and the results of attempts in PostgreSQL.
 
-A cursor is only moved from where the deliverer read it: a replay in between wins.
+A cursor moves only from the value that the deliverer read, so a replay requested meanwhile wins.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 _SQL: Final = queries(__package__, "delivery")
 PAGE_EVENTS: Final = 100
-"""Events read together for an endpoint that gets them one by one."""
+"""Events read in one query for an endpoint without batches."""
 SPAN_EVENTS: Final = 1000
 MOVED: Final = "UPDATE 1"
 
 
 class DeadLetter(NamedTuple):
-    """A dead letter that is to be delivered again; without a message where the ledger has it no more."""
+    """A dead letter to deliver again. ``message`` None: the ledger no longer has its events."""
 
     id: int
     attempts: int
@@ -37,27 +37,27 @@ class DeadLetter(NamedTuple):
 
 
 async def read_endpoints(connection: Connection) -> dict[str, Endpoint]:
-    """All that are enabled, by id."""
+    """All enabled endpoints, by id."""
     rows = await connection.fetch(_SQL["endpoints"])
     return {row["id"]: Endpoint.of(row) for row in rows}
 
 
 class DeliveryStore:
-    """What the deliverer reads and writes, on connections of a pool that it holds for no longer than that."""
+    """Queries of the endpoints' tasks. Each takes a connection from the pool only while it runs."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def progress(self, endpoint: Endpoint) -> EndpointProgress | None:
-        """How far an endpoint is; None: it is there no more."""
+        """Progress of an endpoint. None: the endpoint was removed."""
         async with self._pool.acquire() as connection:
             row = await connection.fetchrow(_SQL["progress"], endpoint.id)
         return None if row is None else EndpointProgress.of(row)
 
     async def behind(self, endpoint: Endpoint, cursor: Cursor) -> tuple[list[WebhookMessage], Cursor]:
-        """Messages behind a cursor, and the cursor behind what was looked at for them.
+        """Messages after a cursor, and the cursor after the events read for them.
 
-        Of an endpoint with batches one at most.
+        For an endpoint with batches, at most one message.
         """
         async with self._pool.acquire() as connection:
             limit = endpoint.batch_max or PAGE_EVENTS
@@ -67,19 +67,19 @@ class DeliveryStore:
         return [messages.batch_message(cursor, page.items, page.next)], page.next
 
     async def begin(self, endpoint: Endpoint, written: Cursor, message: WebhookMessage) -> None:
-        """Note where the next message is, and where a batch ends: after a crash it is the same."""
+        """Store where the next message begins and its batch ends, so that it is the same after a crash."""
         pending = None if endpoint.batch_max is None else str(message.until)
         async with self._pool.acquire() as connection:
             await connection.execute(_SQL["begin"], endpoint.id, str(written), str(message.after), pending)
 
     async def begun(self, endpoint: Endpoint, after: Cursor, until: Cursor) -> list[WebhookMessage]:
-        """The batch that was begun there, as it was."""
+        """The batch that was begun at this cursor, unchanged."""
         async with self._pool.acquire() as connection:
             items = await _span(connection, endpoint, after, until)
         return [messages.batch_message(after, items, until)] if items else []
 
     async def letter(self, endpoint: Endpoint) -> DeadLetter | None:
-        """The oldest of the dead letters that are to be delivered again."""
+        """The oldest dead letter to deliver again, if any."""
         async with self._pool.acquire() as connection:
             row = await connection.fetchrow(_SQL["replay"], endpoint.id)
             if row is None:
@@ -98,14 +98,14 @@ class DeliveryStore:
         return DeadLetter(row["id"], row["attempts"], message)
 
     async def passed(self, endpoint: Endpoint, after: Cursor, until: Cursor) -> None:
-        """Nothing was there for this endpoint: go on behind it."""
+        """Move the cursor past events that this endpoint does not want."""
         async with self._pool.acquire() as connection:
             await connection.execute(_SQL["passed"], endpoint.id, str(after), str(until))
 
     async def delivered(
         self, endpoint: Endpoint, message: WebhookMessage, attempt: int, result: DeliveryResult
     ) -> bool:
-        """Note a success and go on; False: somebody moved the cursor meanwhile."""
+        """Store a success and move the cursor. False: someone moved the cursor meanwhile."""
         places = (str(message.after), str(message.until))
         async with self._noting(endpoint, message, attempt, result) as connection:
             done = await connection.execute(_SQL["delivered"], endpoint.id, *places)
@@ -119,7 +119,7 @@ class DeliveryStore:
         result: DeliveryResult,
         pause_s: float,
     ) -> None:
-        """Note a failure, and when to try again; an endpoint that is gone is disabled."""
+        """Store a failure and the time of the next attempt. Disables an endpoint that is gone."""
         async with self._noting(endpoint, message, attempt, result) as connection:
             await connection.execute(_SQL["failed"], endpoint.id, str(message.after), pause_s)
             if result.gone:
@@ -128,7 +128,7 @@ class DeliveryStore:
     async def given_up(
         self, endpoint: Endpoint, message: WebhookMessage, attempt: int, result: DeliveryResult
     ) -> None:
-        """Note the last failure, keep the message as a dead letter, and go on."""
+        """Store the last failure, keep the message as a dead letter, and move the cursor."""
         async with self._noting(endpoint, message, attempt, result) as connection:
             await connection.execute(
                 _SQL["given_up"],
@@ -142,7 +142,7 @@ class DeliveryStore:
             )
 
     async def replayed(self, endpoint: Endpoint, letter: DeadLetter, result: DeliveryResult | None) -> None:
-        """Note what came of a dead letter: it is delivered, and forgotten, or stays. None: it is lost."""
+        """Store the result of a replay: a delivered dead letter is removed. None: its events are lost."""
         async with self._pool.acquire() as connection, connection.transaction():
             if letter.message is not None and result is not None:
                 await _note(connection, endpoint, letter.message, letter.attempts + 1, result)
@@ -156,7 +156,7 @@ class DeliveryStore:
     async def _noting(
         self, endpoint: Endpoint, message: WebhookMessage, attempt: int, result: DeliveryResult
     ) -> AsyncIterator[Connection]:
-        """A transaction that notes a try, and what the block adds."""
+        """A transaction that stores an attempt and what the block adds."""
         async with self._pool.acquire() as connection, connection.transaction():
             await _note(connection, endpoint, message, attempt, result)
             yield connection
@@ -189,7 +189,7 @@ async def _span(
     after: Cursor,
     until: Cursor,
 ) -> list[FeedEvent]:
-    """What is between two cursors, for an endpoint or all of it."""
+    """Events between two cursors: all, or those that an endpoint wants."""
     types, campaigns = (endpoint.types, endpoint.campaigns) if endpoint is not None else (None, None)
     found: list[FeedEvent] = []
     while not after.reaches(until):
