@@ -183,7 +183,7 @@ def _require_read(ends: list[Any], readers: list[Any]) -> None:
         for reader in readers:
             if parse_cursor(reader["cursor"]).of(row["shard"]) < row["seq"]:
                 raise ArchiveRefused(
-                    f"webhook {reader['id']} was not told of all of it yet; wait for it, or disable it"
+                    f"webhook {reader['id']} has not received all of it yet; wait for it, or disable it"
                 )
 
 

@@ -80,7 +80,7 @@ class ShardPersister:
         except Exception as error:  # any error is logged, and the shard is tried again
             if _is_cancelled():  # a client may turn a cancellation into an error of its own
                 raise asyncio.CancelledError from error
-            self._tell(error)
+            self._log_failure(error)
             return self._stop.is_set() and isinstance(error, StreamBehind)
         return True
 
@@ -99,12 +99,12 @@ class ShardPersister:
 
     async def _become_owner(self, writer: LedgerWriter) -> bool:
         """Stand by until the shard is free. False: stopped before that."""
-        told = False
+        logged = False
         while not await writer.own():
             _heed_cancellation()
-            if not told:
+            if not logged:
                 logger.info("standing by: another persister owns the shard", extra={"shard": self._shard})
-            told, self._owner = True, False
+            logged, self._owner = True, False
             if self._stop.is_set():
                 return False
             await self._pause(self._settings.persist_block_ms / 1000 * _jitter())
@@ -123,7 +123,7 @@ class ShardPersister:
             _heed_cancellation()
             self._observe(page)
             if page.entries is None:
-                self._well()
+                self._log_recovery()
                 page = await self._idle(offset)
             else:
                 offset, page = await self._write(writer, page.entries, offset)
@@ -166,7 +166,7 @@ class ShardPersister:
         return await self._reader.read(after)
 
     def _count(self, entries: Entries, rejects: list[Reject]) -> None:
-        self._well()
+        self._log_recovery()
         self._committed = entries.last
         self._trimmer.committed(entries.size)
         metrics.PERSISTED.labels(self._label).inc(entries.size - len(rejects))
@@ -224,7 +224,7 @@ class ShardPersister:
         metrics.LAG_EVENTS.labels(self._label).set(behind)
         metrics.LAG_SECONDS.labels(self._label).set(age_s)
 
-    def _tell(self, error: Exception) -> None:
+    def _log_failure(self, error: Exception) -> None:
         """Log a failure when it begins, not on each retry."""
         trouble, level = _classify(error)
         if trouble != self._trouble:
@@ -236,7 +236,7 @@ class ShardPersister:
             )
         self._trouble = trouble
 
-    def _well(self) -> None:
+    def _log_recovery(self) -> None:
         if self._trouble is not None:
             logger.info("persisting again", extra={"shard": self._shard, "failures": self._failures})
         self._trouble, self._failures = None, 0

@@ -55,7 +55,7 @@ class Trimmer:
         self._retained_max = retained_max
         self._gathered = 0
         self._counted = False  # entries that an earlier owner left were not counted yet
-        self._told = False
+        self._warned = False
         self.retained = 0
 
     def committed(self, entries: int) -> None:
@@ -78,7 +78,7 @@ class Trimmer:
         if floor is None or floor.id > committed:
             removed = await self._remove_below(next_stream_id(committed))
             self.retained -= known
-            self._counted, self._told = True, False
+            self._counted, self._warned = True, False
             return removed
         return await self._trim_behind(floor, committed, known)
 
@@ -93,13 +93,13 @@ class Trimmer:
             self._counted = True
         excess = self.retained - self._retained_max
         if excess <= 0:
-            self._told = False
+            self._warned = False
             return removed
         lost = await self._remove_below(await self._place(excess, committed))
         self.retained = max(0, self.retained - lost)
         metrics.UNREAD_TRIMMED.labels(str(self._shard)).inc(lost)
-        if lost and not self._told:
-            self._told = True
+        if lost and not self._warned:
+            self._warned = True
             logger.warning(
                 "a consumer group is too far behind: entries it still needs are trimmed",
                 extra={"shard": self._shard, "group": floor.group, "retained_max": self._retained_max},

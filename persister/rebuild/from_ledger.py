@@ -1,7 +1,7 @@
-"""Reads from the ledger what Redis must hold: states of codes, amounts, counters, users, holds, rollbacks.
+"""Reads from the ledger what Redis must hold: codes, amounts, counters, users, holds and rollbacks.
 
-Codes are counted in one array for each batch, straight from COPY's binary rows (``copy_format``): a redemption
-costs no Python object, and the arrays take memory only where codes were used.
+Codes are counted in one array for each batch, straight from COPY's binary rows (``copy_format``): a
+redemption costs no Python object, and the arrays take memory only where codes were used.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ _NAME: Final = itemgetter("name")
 
 
 async def write_state(writer: BulkWriter, state: RebuiltState, hold_ttl_ms: int) -> None:
-    """Write all but users and idempotency records. Holds expire after ``hold_ttl_ms``: the ledger lacks it."""
+    """Write all but users and idempotency records. Holds get ``hold_ttl_ms``: the ledger has no expiry."""
     for batch in state.batches.values():
         await _write_batch(writer, batch, state.shards)
     for (shard, campaign), uses in state.uses.items():

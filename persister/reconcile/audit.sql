@@ -53,7 +53,7 @@ SELECT b.id, b.count, b.campaign, c.kind, coalesce(c.amount, 0) AS amount, coale
        c.pinned_shard, c.per_user_limit IS NOT NULL AS per_user_limited
   FROM whole_batches AS b JOIN campaigns AS c ON c.id = b.campaign;
 
--- name: detached_batches
+-- name: archived_batches
 -- Batches of campaigns in an archive: the ledger no longer says what Redis must hold.
 SELECT b.id, b.campaign FROM batches AS b JOIN campaigns AS c ON c.id = b.campaign WHERE c.ledger_detached;
 

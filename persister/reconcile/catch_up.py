@@ -32,9 +32,7 @@ class CatchUp:
         self.erased_meanwhile: set[str] = set()
         self._wait_s = wait_s
         self._late: set[int] = set()  # shards whose ledger seems to have no writer
-        self._amounts: dict[
-            str, int | None
-        ] = {}  # of redemptions that the ledger had not when they were told
+        self._amounts: dict[str, int | None] = {}  # of redemptions read from the stream
 
     async def advance(self, shard: int, end: StreamId) -> None:
         """Apply every event up to and including the entry ``end``."""

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 SUCCESSES: Final = frozenset({"redeemed", "confirmed"})
-TYPES: Final = SUCCESSES | {"held", "released", "expired", "rolled_back", "voided", "unvoided", "adjusted"}
 
 
 class CodeEvent(NamedTuple):

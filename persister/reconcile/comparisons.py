@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 HIDDEN_ORDER_MARK: Final = "\x1f"
 """In an order, text after this mark is internal (lua/lib/pending.lua)."""
-EXPIRED: Final = "expired"
+EXPIRED_RECORD: Final = "expired"
 
 RedisCommand = tuple[str | bytes | int, ...]
 
@@ -81,7 +81,7 @@ def parse_reply(check: str, reply: Any) -> Any:  # noqa: ANN401 - a number or a 
 
 def parse_hold_record(reply: bytes | None) -> ComparedHold | None:
     """Parse a hold's record (lua/lib/holds.lua). None: there is none, or it has expired."""
-    if reply is None or reply.decode() == EXPIRED:
+    if reply is None or reply.decode() == EXPIRED_RECORD:
         return None
     _, order, user, amount, _, batch, serial, *_ = reply.decode().split("\n")
     return ComparedHold(

@@ -41,8 +41,8 @@ ROWS_MAX: Final = 20_000
 KEEP_INTERVAL_S: Final = 30.0
 MEMORY_BYTES_MAX: Final = 1 << 28
 """Size of the tallies in memory. Above it they are stored, dropped, and read again when needed."""
-ROLLED_BACK: Final = 2
-ADJUSTED: Final = 3
+TYPE_ROLLED_BACK: Final = 2
+TYPE_ADJUSTED: Final = 3
 _KINDS: Final = {"single": "redeemed_twice", "multi": "uses_exceeded", "balance": "overdrawn"}
 _ROW: Final = (("shard", 2), ("seq", 8), ("batch", 4), ("serial", 4), ("type", 2), ("amount", 8))
 
@@ -91,12 +91,12 @@ class ConflictWatch:
             try:
                 await self._watch()
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-                self._tell(error, logging.WARNING)
+                self._log_failure(error, logging.WARNING)
             except Exception as error:  # noqa: BLE001 - logged and retried: persisting must go on
-                self._tell(error, logging.ERROR)
+                self._log_failure(error, logging.ERROR)
             await asyncio.sleep(self._settings.persist_backoff_s_max)
 
-    def _tell(self, error: Exception, level: int) -> None:
+    def _log_failure(self, error: Exception, level: int) -> None:
         trouble = describe_error(error)
         if trouble != self._trouble:
             logger.log(level, "conflicts cannot be looked for", extra={"error": trouble})
@@ -268,7 +268,7 @@ def add_to_tallies(
 
 def _changes(rows: NDArray[Any], rules: Mapping[int, UseLimit]) -> NDArray[np.int64]:
     """What each row adds to the use of its code; negative for rollbacks and adjustments."""
-    signs = np.where((rows["type"] == ROLLED_BACK) | (rows["type"] == ADJUSTED), -1, 1)
+    signs = np.where((rows["type"] == TYPE_ROLLED_BACK) | (rows["type"] == TYPE_ADJUSTED), -1, 1)
     is_balance = _of_batch(rows, {batch: rule.kind == "balance" for batch, rule in rules.items()})
     return np.where(is_balance, rows["amount"].astype(np.int64), 1) * signs
 

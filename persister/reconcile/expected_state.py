@@ -83,7 +83,7 @@ class ExpectedState:
         names: users by campaign and digest (Redis stores the digest).
         rolled_back: by batch and redemption, the shard and the amount given back.
         limited: the shard of each campaign with a per-user limit.
-        detached, detached_campaigns: batches and campaigns in an archive; they are not compared.
+        archived, archived_campaigns: batches and campaigns in an archive; they are not compared.
         holds: live holds by id.
         users_counted_since: users counted after the snapshot.
         lost_uses: by campaign, number of uses given back to a pseudonym.
@@ -96,8 +96,8 @@ class ExpectedState:
     at: dict[int, StreamId] = field(default_factory=dict)
     seqs: dict[int, int] = field(default_factory=dict)
     limited: dict[str, int] = field(default_factory=dict)
-    detached: set[int] = field(default_factory=set)
-    detached_campaigns: set[str] = field(default_factory=set)
+    archived: set[int] = field(default_factory=set)
+    archived_campaigns: set[str] = field(default_factory=set)
     entries: dict[int, int] = field(default_factory=dict)
     uses: Counter[tuple[int, str]] = field(default_factory=Counter)
     spent: Counter[tuple[int, str]] = field(default_factory=Counter)
@@ -113,9 +113,9 @@ class ExpectedState:
 
     async def read_batches(self, connection: Connection) -> None:
         """Add batches made since the last call."""
-        for row in await connection.fetch(_SQL["detached_batches"]):
-            self.detached.add(row["id"])
-            self.detached_campaigns.add(row["campaign"])
+        for row in await connection.fetch(_SQL["archived_batches"]):
+            self.archived.add(row["id"])
+            self.archived_campaigns.add(row["campaign"])
         for row in await connection.fetch(_SQL["batches"]):
             if row["per_user_limited"] and row["pinned_shard"] is not None:
                 self.limited[row["campaign"]] = row["pinned_shard"]

@@ -42,8 +42,8 @@ async def reconcile_ledger(
     for row in await connection.fetch(_SQL["erased"]):
         report.look("erasures")
         if row["events"] is None or row["rows"] > row["events"]:
-            told = "no such act" if row["events"] is None else f"{row['events']} events in the act"
-            report.add("erasures", row["user_id"], told, f"{row['rows']} rows")
+            logged = "no such act" if row["events"] is None else f"{row['events']} events in the act"
+            report.add("erasures", row["user_id"], logged, f"{row['rows']} rows")
 
 
 async def _check_numbers(connection: Connection, report: ReconciliationReport, offsets: list[Any]) -> None:

@@ -96,7 +96,7 @@ class RedisScan:
         batch = self._expected.batches.get(int(batch_id))
         if batch is not None and batch.pinned_shard in {None, shard}:
             return batch
-        if int(batch_id) not in self._expected.detached:
+        if int(batch_id) not in self._expected.archived:
             self.strays.append(key)
         return None
 
@@ -131,7 +131,7 @@ class RedisScan:
         return index if batch.pinned_shard is not None else index * self._expected.shards + shard
 
     async def _compare_campaign(self, key: str, shard: int, campaign: str) -> None:
-        if campaign in self._expected.detached_campaigns:
+        if campaign in self._expected.archived_campaigns:
             return
         values: list[Any] = await self._redis.hmget(key, ["uses", "spent"])
         for name, value in zip(("uses", "spent"), values, strict=True):

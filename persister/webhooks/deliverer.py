@@ -104,11 +104,11 @@ class Deliverer:
 
     async def _become_active(self, connection: Connection) -> bool:
         """Stand by until no other process delivers. False: stopped before that."""
-        told = False
+        logged = False
         while not await try_lock(connection, WEBHOOKS_LOCK):
-            if not told:
+            if not logged:
                 logger.info("standing by: another process delivers webhooks")
-            told = True
+            logged = True
             await self._pause(STANDBY_S)
             if self._stop.is_set():
                 return False

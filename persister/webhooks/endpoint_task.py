@@ -80,7 +80,7 @@ class EndpointDelivery:
             try:
                 await self._step()
             except Exception as error:  # noqa: BLE001 - any error is logged and retried
-                self._tell(describe_error(error))
+                self._log_failure(describe_error(error))
                 await _wait(self._changed, BACKOFF_S)
             else:
                 self._trouble = ""
@@ -169,7 +169,7 @@ class EndpointDelivery:
 
     async def _replay(self, endpoint: Endpoint) -> None:
         """Try a dead letter once more."""
-        letter = await self._store.letter(endpoint)
+        letter = await self._store.next_replay(endpoint)
         if letter is None:
             return
         result = None if letter.message is None else await self._sender.send(endpoint, letter.message)
@@ -183,7 +183,7 @@ class EndpointDelivery:
     def _count(self, endpoint: Endpoint, outcome: str) -> None:
         metrics.WEBHOOK_ATTEMPTS.labels(endpoint.id, outcome).inc()
 
-    def _tell(self, trouble: str) -> None:
+    def _log_failure(self, trouble: str) -> None:
         """Log a failure when it begins, not on each retry."""
         if trouble != self._trouble:
             logger.warning("webhooks stand still", extra={"webhook": self._endpoint.id, "error": trouble})

@@ -83,7 +83,7 @@ class Sender:
                 status, retry_after_s = response.status, _retry_after_s(response)
                 await self._read(response, body)
         except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
-            trouble = self._told(error)
+            trouble = self._describe(error)
         duration_ms = round(1000 * (time.monotonic() - began))
         if status is not None:  # with a status, an error in the rest of the response does not matter
             delivered = HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
@@ -105,7 +105,7 @@ class Sender:
             if len(body) >= self._bytes_max:
                 return
 
-    def _told(self, error: Exception) -> str:
+    def _describe(self, error: Exception) -> str:
         if isinstance(error, TimeoutError):
             return f"no answer within {self._timeout_s} s"
         if isinstance(error, aiohttp.InvalidURL):
@@ -140,8 +140,8 @@ def _socket(info: Any) -> socket.socket:  # noqa: ANN401 - what getaddrinfo give
 def _socket_to_public(info: Any) -> socket.socket:  # noqa: ANN401 - as _socket
     address = info[4][0]
     if not is_public(address):
-        told = f"{address} is not a public address, and REDEEM_WEBHOOKS_ALLOW_PRIVATE is off"
-        raise AddressRefused(errno.EACCES, told)
+        reason = f"{address} is not a public address, and REDEEM_WEBHOOKS_ALLOW_PRIVATE is off"
+        raise AddressRefused(errno.EACCES, reason)
     return _socket(info)
 
 

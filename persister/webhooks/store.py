@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from persister.webhooks.sender import DeliveryResult
 
 _SQL: Final = queries(__package__, "delivery")
-PAGE_EVENTS: Final = 100
+SINGLE_PAGE_EVENTS: Final = 100
 """Events read in one query for an endpoint without batches."""
 SPAN_EVENTS: Final = 1000
 MOVED: Final = "UPDATE 1"
 
 
-class DeadLetter(NamedTuple):
+class Replay(NamedTuple):
     """A dead letter to deliver again. ``message`` None: the ledger no longer has its events."""
 
     id: int
@@ -60,7 +60,7 @@ class DeliveryStore:
         For an endpoint with batches, at most one message.
         """
         async with self._pool.acquire() as connection:
-            limit = endpoint.batch_max or PAGE_EVENTS
+            limit = endpoint.batch_max or SINGLE_PAGE_EVENTS
             page = await read_page(connection, cursor, limit, endpoint.types, endpoint.campaigns)
         if endpoint.batch_max is None or not page.items:
             return messages.event_messages(cursor, page), page.next
@@ -78,7 +78,7 @@ class DeliveryStore:
             items = await _span(connection, endpoint, after, until)
         return [messages.batch_message(after, items, until)] if items else []
 
-    async def letter(self, endpoint: Endpoint) -> DeadLetter | None:
+    async def next_replay(self, endpoint: Endpoint) -> Replay | None:
         """The oldest dead letter to deliver again, if any."""
         async with self._pool.acquire() as connection:
             row = await connection.fetchrow(_SQL["replay"], endpoint.id)
@@ -95,7 +95,7 @@ class DeliveryStore:
             [message] = messages.event_messages(after, Page(items, until))
         elif items:
             message = messages.batch_message(after, items, until)
-        return DeadLetter(row["id"], row["attempts"], message)
+        return Replay(row["id"], row["attempts"], message)
 
     async def passed(self, endpoint: Endpoint, after: Cursor, until: Cursor) -> None:
         """Move the cursor past events that this endpoint does not want."""
@@ -141,7 +141,7 @@ class DeliveryStore:
                 result.error,
             )
 
-    async def replayed(self, endpoint: Endpoint, letter: DeadLetter, result: DeliveryResult | None) -> None:
+    async def replayed(self, endpoint: Endpoint, letter: Replay, result: DeliveryResult | None) -> None:
         """Store the result of a replay: a delivered dead letter is removed. None: its events are lost."""
         async with self._pool.acquire() as connection, connection.transaction():
             if letter.message is not None and result is not None:

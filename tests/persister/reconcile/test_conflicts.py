@@ -14,7 +14,13 @@ from prometheus_client import REGISTRY
 
 from engine.ledger import conflicts
 from persister.reconcile import conflicts as module
-from persister.reconcile.conflicts import ADJUSTED, ROLLED_BACK, CodeTallies, UseLimit, add_to_tallies
+from persister.reconcile.conflicts import (
+    TYPE_ADJUSTED,
+    TYPE_ROLLED_BACK,
+    CodeTallies,
+    UseLimit,
+    add_to_tallies,
+)
 from tests.support.deployment import Merchant, engine_in_process, issue
 from tests.support.streams import persisting
 from tests.support.waiting import wait_until_async
@@ -251,7 +257,7 @@ def test_tallies_are_what_counting_one_by_one_gives(seed: int) -> None:
         rows, behind = [], []
         for _ in range(chance.randrange(1, 200)):
             batch, serial = chance.choice(list(rules)), chance.choice((0, 5, 2047, 2048, 5000))
-            kind, amount = chance.choice((1, 1, ROLLED_BACK, ADJUSTED)), chance.randrange(1, 30)
+            kind, amount = chance.choice((1, 1, TYPE_ROLLED_BACK, TYPE_ADJUSTED)), chance.randrange(1, 30)
             rows.append((batch, serial, kind, amount))
             step = amount if rules[batch].kind == "balance" else 1
             one_by_one[batch, serial] += step if kind == 1 else -step
