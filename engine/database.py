@@ -12,7 +12,7 @@ import functools
 import re
 from importlib import resources
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
@@ -21,6 +21,7 @@ from engine.errors import OutcomeUnknown, StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
+    from engine.postgres_types import Connection, Pool
     from engine.settings import Settings
 
 # What asyncpg raises where the server, not our statement, is the trouble.
@@ -51,12 +52,12 @@ def queries(name: str) -> Mapping[str, str]:
 class Database:
     """Connections and transactions; everything the driver raises for a missing server becomes a fault."""
 
-    def __init__(self, pool: Any, *, timeout_s: float) -> None:  # noqa: ANN401 - asyncpg has no types
+    def __init__(self, pool: Pool, *, timeout_s: float) -> None:
         self.pool = pool
         self._timeout_s = timeout_s
 
     @contextlib.asynccontextmanager
-    async def connection(self) -> AsyncIterator[Any]:
+    async def connection(self) -> AsyncIterator[Connection]:
         """A connection for the block.
 
         Raises:
@@ -74,7 +75,7 @@ class Database:
                 await self.pool.release(connection, timeout=self._timeout_s)
 
     @contextlib.asynccontextmanager
-    async def transaction(self, *, snapshot: bool = False) -> AsyncIterator[Any]:
+    async def transaction(self, *, snapshot: bool = False) -> AsyncIterator[Connection]:
         """A connection in a transaction; with ``snapshot`` it only reads, all of it at one point in time.
 
         Raises:

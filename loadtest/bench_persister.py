@@ -16,7 +16,7 @@ import asyncio
 import gc
 import statistics
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
 import uvloop
@@ -25,12 +25,13 @@ from redis.asyncio import Redis
 from engine.settings import Settings
 from engine.store import keys
 from engine.store.events import FIELDS
-from persister.ingest.entries import COLUMNS, decode
-from persister.main import run
+from persister.ingest.entries import COLUMNS, decode_entries
+from persister.main import run_persister
 from persister.migrations import initialise, migrate
 
 if TYPE_CHECKING:
-    from persister.ingest.entries import Entry, Record
+    from engine.postgres_types import Connection
+    from persister.ingest.entries import Entry, LedgerRow
 
 SHARD: Final = 0
 FILL_BATCH: Final = 2000
@@ -62,7 +63,7 @@ def _flat(values: tuple[str, ...]) -> list[bytes]:
     return [part.encode() for pair in zip(FIELDS, values, strict=True) for part in pair]
 
 
-async def bare_copy(connection: Any, records: list[Record], batch: int) -> float:  # noqa: ANN401 - asyncpg is untyped
+async def bare_copy(connection: Connection, records: list[LedgerRow], batch: int) -> float:
     """Seconds for all rows, in COPYs of ``batch``."""
     began = time.perf_counter()
     for start in range(0, len(records), batch):
@@ -72,10 +73,10 @@ async def bare_copy(connection: Any, records: list[Record], batch: int) -> float
     return time.perf_counter() - began
 
 
-async def persist(client: Redis, args: argparse.Namespace) -> tuple[float, list[Record]]:
+async def persist(client: Redis, args: argparse.Namespace) -> tuple[float, list[LedgerRow]]:
     """Seconds from start to orderly stop of a persister that finds all rows waiting; and those rows."""
     entries = await fill(client, args.rows)
-    records = list(decode(entries).records(SHARD, 1))
+    records = list(decode_entries(entries).records(SHARD, 1))
     stop = asyncio.Event()
     stop.set()  # it ends once the stream is empty
     settings = Settings(persist_batch_max=args.batch, stop_timeout_s=600)
@@ -83,11 +84,11 @@ async def persist(client: Redis, args: argparse.Namespace) -> tuple[float, list[
     gc.collect()
     gc.freeze()  # a persister does not have all rows in memory for its collector to go through
     began = time.perf_counter()
-    await run(settings, args.redis_url, args.database_url, stop)
+    await run_persister(settings, args.redis_url, args.database_url, stop)
     return time.perf_counter() - began, records
 
 
-async def _empty(connection: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
+async def _empty(connection: Connection) -> None:
     await connection.execute("TRUNCATE ledger; CHECKPOINT")
 
 
@@ -117,7 +118,7 @@ async def compare(args: argparse.Namespace) -> None:
     await client.aclose()
 
 
-async def _round(client: Redis, connection: Any, args: argparse.Namespace) -> dict[str, float]:  # noqa: ANN401 - asyncpg is untyped
+async def _round(client: Redis, connection: Connection, args: argparse.Namespace) -> dict[str, float]:
     before = await connection.fetchval("SELECT seq FROM ledger_offsets")
     await _empty(connection)
     seconds = {}

@@ -1,36 +1,23 @@
-"""``python -m persister``: the persister alone, on the servers that the settings name."""
+"""``python -m persister``: runs the persister alone, on the servers named in the settings."""
 
 from __future__ import annotations
 
-import asyncio
-import os
 import sys
-from typing import Final
+from typing import TYPE_CHECKING
 
-import uvloop
+from persister.main import run_persister
+from persister.program import run_program
 
-from engine.observability.logs import log_to_stderr
-from engine.settings import SettingsError, load, variable
-from persister.main import run
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
 
-EXIT_USAGE: Final = 2
+    from engine.settings import Settings
 
 
-def main() -> int:
-    """Run until SIGTERM or SIGINT; answers the exit status."""
-    try:
-        settings = load(os.environ)
-        for name in ("redis_url", "database_url"):
-            if not getattr(settings, name):
-                raise SettingsError(f"{variable(name)} must be set")  # noqa: TRY301 - told like any other
-        log_to_stderr(settings.log_level)
-    except (SettingsError, ValueError) as error:
-        sys.stderr.write(f"{error}\n")
-        return EXIT_USAGE
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run(settings, settings.redis_url, settings.database_url))
-    return 0
+def _persist(settings: Settings) -> Coroutine[Any, Any, None]:
+    return run_persister(settings, settings.redis_url, settings.database_url)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(_persist, "redis_url", "database_url"))

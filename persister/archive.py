@@ -1,7 +1,7 @@
-"""Takes months that are long over out of the ledger: their rows stay in the database, in tables of their own.
+"""Archives old months of the ledger: their rows move to tables of their own in the same database.
 
-A row leaves only together with all others of its campaign, and only once that is ended for good: what the
-ledger has of any other campaign is whole, so that Redis can be made again from it, and audited against it.
+Rows leave only with all rows of their campaign, after it ended for good. The ledger stays complete for every
+other campaign, so that Redis can be rebuilt from it and compared with it.
 """
 
 from __future__ import annotations
@@ -15,31 +15,33 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 
 from engine.ledger.feed import parse_cursor
+from engine.queries import queries
 from persister.ingest import chain
 from persister.ingest.partitions import end_ms, month_of
-from persister.queries import query
-from persister.reconcile import ledger
-from persister.reconcile.findings import Report
+from persister.reconcile.findings import ReconciliationReport
+from persister.reconcile.ledger import reconcile_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from engine.postgres_types import Connection, Row
     from engine.settings import Settings
 
+_SQL: Final = queries(__package__, "archive")
 _PREFIX: Final = "ledger_"
 DAY_MS: Final = 24 * 3600 * 1000
 LOCK_TRIES: Final = 20
 LOCK_TIMEOUT_MS: Final = 500
-"""How long others may have to wait behind us for the ledger, each time we try; less than deadlock_timeout."""
+"""How long one try may delay other users of the ledger. Less than PostgreSQL's deadlock_timeout."""
 
 
-class DetachRefused(Exception):
-    """The months cannot be taken out, or not now; nothing was changed."""
+class ArchiveRefused(Exception):
+    """The months cannot be archived, or not now; nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Month:
-    """A month (``YYYY-MM``) of the ledger; its size with the indexes."""
+class LedgerMonth:
+    """A month (``YYYY-MM``) of the ledger. The size includes indexes."""
 
     month: str
     rows: int
@@ -47,8 +49,8 @@ class Month:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """A month's rows, in a table of their own now: how many left the ledger, and how many are in both."""
+class ArchivedTable:
+    """A table of archived rows. ``rows``: rows that left the ledger. ``kept``: rows that are in both."""
 
     name: str
     rows: int
@@ -56,62 +58,61 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Detached:
-    """What was done."""
+class Archived:
+    """The result: last month, tables and campaigns that were archived."""
 
     month: str
-    tables: list[Table]
+    tables: list[ArchivedTable]
     campaigns: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class _Copy:
-    """A table of what stays, and how it takes the place of the other."""
+    """A copy of the rows that stay, and the statements that put it in place of the month's table."""
 
-    table: Table
+    table: ArchivedTable
     swap: str
 
 
-async def months(connection: Any) -> list[Month]:  # noqa: ANN401 - asyncpg is untyped
-    """The months that have a table, the oldest first."""
+async def list_months(connection: Connection) -> list[LedgerMonth]:
+    """The ledger's months, oldest first."""
     found = []
-    for row in await connection.fetch(query("list_months")):
+    for row in await connection.fetch(_SQL["months"]):
         rows = await connection.fetchval(f"SELECT count(*) FROM {row['name']}")  # noqa: S608 - a table of ours
-        found.append(Month(row["name"].removeprefix(_PREFIX).replace("_", "-"), rows, row["bytes"]))
+        found.append(LedgerMonth(row["name"].removeprefix(_PREFIX).replace("_", "-"), rows, row["bytes"]))
     return found
 
 
 def parse_month(text: str) -> datetime:
-    """The month of ``YYYY-MM``.
+    """First moment (UTC) of the month ``YYYY-MM``.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not a month.
     """
     return datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC)
 
 
-async def detach(
+async def archive_months(
     settings: Settings,
     month: datetime,
     actor: str,
     progress: Callable[[str, int], None],
     now_ms: int | None = None,
-) -> Detached:
-    """Take out a month and all before it.
+) -> Archived:
+    """Archive a month and all months before it, beside live traffic.
 
-    The ledger is audited first. Beside live traffic; whoever writes or reads the ledger waits at most
-    ``LOCK_TIMEOUT_MS`` at a time.
+    The ledger is checked first. Writers and readers of the ledger wait at most ``LOCK_TIMEOUT_MS`` at a time.
 
     Args:
         settings: with the URL of PostgreSQL.
-        month: its beginning.
-        actor: whom the audit log is to name.
-        progress: is told what is being done, and of how much, again and again.
-        now_ms: the time, if not PostgreSQL's.
+        month: its first moment.
+        actor: name for the audit log.
+        progress: called repeatedly with what is being done and how many.
+        now_ms: the time; PostgreSQL's by default.
 
     Raises:
-        DetachRefused: the month is not long enough over, somebody has not read it yet, the ledger is not what
-            it was when it was written, or others use it without a pause.
+        ArchiveRefused: the month ended too recently, somebody has not read it yet, the ledger differs from
+            what was written, or others use it without a pause.
         OSError, asyncpg.PostgresError: PostgreSQL cannot be used; nothing was changed.
     """
     connection = await asyncpg.connect(settings.database_url, timeout=settings.persist_timeout_s)
@@ -121,71 +122,73 @@ async def detach(
         until_ms = _over_for(settings, month, now_ms)
         await _verify(connection, progress)
         async with connection.transaction():
-            return await _detach(connection, month, int(until_ms), actor)
+            return await _archive(connection, month, int(until_ms), actor)
     finally:
         await connection.close()
 
 
 def _over_for(settings: Settings, month: datetime, now_ms: int) -> float:
-    """When the month ended.
+    """When the month ended, in ms since the epoch.
 
     Raises:
-        DetachRefused: that is not long enough ago.
+        ArchiveRefused: it ended too recently.
     """
     until_ms = end_ms(month)
     wait_ms = max(settings.ledger_detach_days_min * DAY_MS, settings.hold_ttl_max_s * 1000)
     if until_ms + wait_ms > now_ms:
         newest = month_of(int(month_of(now_ms - wait_ms).timestamp()) * 1000 - 1)
-        raise DetachRefused(
+        raise ArchiveRefused(
             f"{month:%Y-%m} is not over for {wait_ms / DAY_MS:.0f} days (REDEEM_LEDGER_DETACH_DAYS_MIN);"
             f" {newest:%Y-%m} is"
         )
     return until_ms
 
 
-async def _verify(connection: Any, progress: Callable[[str, int], None]) -> None:  # noqa: ANN401 - asyncpg is untyped
-    report = Report(1)
+async def _verify(connection: Connection, progress: Callable[[str, int], None]) -> None:
+    report = ReconciliationReport(1)
     async with connection.transaction(isolation="repeatable_read", readonly=True):
-        await ledger.audit(connection, report, {}, progress)
+        await reconcile_ledger(connection, report, {}, progress)
     if not report.clean:
-        raise DetachRefused(f"the ledger is not as it was written: {report.findings[0]}; run `redeem audit`")
+        raise ArchiveRefused(f"the ledger is not as it was written: {report.findings[0]}; run `redeem audit`")
 
 
-async def _detach(connection: Any, month: datetime, until_ms: int, actor: str) -> Detached:  # noqa: ANN401 - asyncpg is untyped
-    # No table comes or goes meanwhile.
+async def _archive(connection: Connection, month: datetime, until_ms: int, actor: str) -> Archived:
+    # No partition is added or removed meanwhile.
     await connection.execute("LOCK TABLE ONLY ledger IN SHARE UPDATE EXCLUSIVE MODE")
-    over = [row["id"] for row in await connection.fetch(query("detach_over"), until_ms)]
-    ends = await connection.fetch(query("detach_until"), until_ms)
-    _require_read(ends, await connection.fetch(query("detach_readers")))
+    over = [row["id"] for row in await connection.fetch(_SQL["ended_campaigns"], until_ms)]
+    ends = await connection.fetch(_SQL["ends"], until_ms)
+    _require_read(ends, await connection.fetch(_SQL["webhook_cursors"]))
     last = f"{_PREFIX}{month:%Y_%m}"
-    names = [row for row in await connection.fetch(query("list_months")) if row["name"] <= last]
+    names = [row for row in await connection.fetch(_SQL["months"]) if row["name"] <= last]
     copies = [copy for row in names if (copy := await _copy(connection, row, over))]
     if copies:
         for row in ends:
-            kept = await chain.of_kept(connection, row["shard"], row["until_seq"], until_ms, over)
-            await connection.execute(query("detach_keep"), row["shard"], row["until_seq"], *kept)
+            kept = await chain.digest_remaining_rows(
+                connection, row["shard"], row["until_seq"], until_ms, over
+            )
+            await connection.execute(_SQL["record_remaining"], row["shard"], row["until_seq"], *kept)
         await _alone(connection, "; ".join(copy.swap for copy in copies))
-        await connection.execute(query("detach_mark"), over)
+        await connection.execute(_SQL["mark_campaigns"], over)
         details = {"tables": {copy.table.name: copy.table.rows for copy in copies}, "campaigns": over}
-        await connection.execute(query("detach_act"), actor, f"ledger:{month:%Y-%m}", json.dumps(details))
-    return Detached(f"{month:%Y-%m}", [copy.table for copy in copies], over)
+        await connection.execute(_SQL["audit_log"], actor, f"ledger:{month:%Y-%m}", json.dumps(details))
+    return Archived(f"{month:%Y-%m}", [copy.table for copy in copies], over)
 
 
 def _require_read(ends: list[Any], readers: list[Any]) -> None:
     for row in ends:
         if row["checked"] < row["seq"]:
-            raise DetachRefused(
+            raise ArchiveRefused(
                 f"conflicts were not looked for yet up to row {row['seq']} of shard {row['shard']}"
             )
         for reader in readers:
             if parse_cursor(reader["cursor"]).of(row["shard"]) < row["seq"]:
-                raise DetachRefused(
-                    f"webhook {reader['id']} was not told of all of it yet; wait for it, or disable it"
+                raise ArchiveRefused(
+                    f"webhook {reader['id']} has not received all of it yet; wait for it, or disable it"
                 )
 
 
-async def _copy(connection: Any, month: Any, over: list[str]) -> _Copy | None:  # noqa: ANN401 - asyncpg is untyped
-    """Put what stays of a month's table into a new one; None where all of it stays."""
+async def _copy(connection: Connection, month: Row, over: list[str]) -> _Copy | None:
+    """Copy the rows that stay to a new table. None: all rows of the month stay."""
     name, kept = month["name"], f"{month['name']}_kept"
     await connection.execute(f"LOCK TABLE {name} IN SHARE MODE")  # no name is erased meanwhile
     rows = await connection.fetchval(
@@ -203,9 +206,9 @@ async def _copy(connection: Any, month: Any, over: list[str]) -> _Copy | None:  
     since, until = int(begin.timestamp()) * 1000, int(end_ms(begin))
     bounds = f"FROM ({'MINVALUE' if month['oldest'] else since}) TO ({until})"
     within = f"stream_ms < {until}" + ("" if month["oldest"] else f" AND stream_ms >= {since}")
-    # So PostgreSQL need not look at each row while everybody waits.
+    # With this constraint PostgreSQL need not scan the rows during ATTACH, while everybody waits.
     await connection.execute(f"ALTER TABLE {kept} ADD CONSTRAINT within CHECK ({within})")
-    detached = await connection.fetchval(query("detach_name"), name)
+    detached = await connection.fetchval(_SQL["table_name"], name)
     swap = (
         f"ALTER TABLE ledger DETACH PARTITION {name}",
         f"ALTER TABLE {name} RENAME TO {detached}",
@@ -213,14 +216,14 @@ async def _copy(connection: Any, month: Any, over: list[str]) -> _Copy | None:  
         f"ALTER TABLE ledger ATTACH PARTITION {name} FOR VALUES {bounds}",
         f"ALTER TABLE {name} DROP CONSTRAINT within",
     )
-    return _Copy(Table(detached, rows, int(done.rpartition(" ")[2])), "; ".join(swap))
+    return _Copy(ArchivedTable(detached, rows, int(done.rpartition(" ")[2])), "; ".join(swap))
 
 
-async def _alone(connection: Any, statement: str) -> None:  # noqa: ANN401 - asyncpg is untyped
-    """Do what needs the ledger for itself, in a moment when nobody has it.
+async def _alone(connection: Connection, statement: str) -> None:
+    """Run a statement that needs an exclusive lock on the ledger.
 
     Raises:
-        DetachRefused: there was none.
+        ArchiveRefused: the lock could not be had in ``LOCK_TRIES`` tries.
     """
     await connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
     for _ in range(LOCK_TRIES):
@@ -231,4 +234,4 @@ async def _alone(connection: Any, statement: str) -> None:  # noqa: ANN401 - asy
             await asyncio.sleep(LOCK_TIMEOUT_MS / 1000)
         else:
             return
-    raise DetachRefused("others use the ledger without a pause, an audit or a backup; try again later")
+    raise ArchiveRefused("others use the ledger without a pause, an audit or a backup; try again later")

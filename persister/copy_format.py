@@ -1,7 +1,7 @@
-"""Reads what PostgreSQL's COPY sends in its binary format into numpy: no Python object for each row.
+"""Reads the binary format of PostgreSQL's COPY into numpy, without a Python object for each row.
 
-Of rows whose columns are integers and never null, so that all are of one width. PostgreSQL 18, "COPY",
-section "Binary Format".
+All columns must be integers and never null, so that every row has the same width. Source: PostgreSQL 18,
+"COPY", section "Binary Format".
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _TRAILER_BYTES: Final = 2
 
 
 class BinaryRows:
-    """Takes pieces of any size (``take`` is what asyncpg's ``copy_from_query`` wants as its output).
+    """Takes pieces of any size. ``take`` is the output for asyncpg's ``copy_from_query``.
 
-    ``columns``: name and width in bytes of each. ``give`` is given rows while others are still to come;
-    without it, all are kept.
+    ``columns``: name and width in bytes of each. ``give`` is called with rows as they arrive; without it, all
+    rows are kept until ``finish``.
     """
 
     def __init__(
@@ -39,20 +39,20 @@ class BinaryRows:
         self._buffer = bytearray()
 
     async def take(self, piece: bytes) -> None:
-        """Keep a piece."""
+        """Add a piece of the stream; calls ``give`` once there are many rows."""
         self._buffer += piece
         if not self._begun and len(self._buffer) >= _SIGNATURE_BYTES:
             del self._buffer[:_SIGNATURE_BYTES]
             self._begun = True
         if self._give is not None and len(self._buffer) > CHUNK_BYTES:
-            # A whole row stays: what there is of it may be the trailer.
+            # Keep one row back: its bytes may contain the trailer.
             self._give(self._rows(len(self._buffer) // self._row.itemsize - 1))
 
     def finish(self) -> NDArray[Any]:
-        """All rows that were not given yet.
+        """The rows that ``give`` has not received.
 
         Raises:
-            ValueError: they are not whole, or of another width.
+            ValueError: the last row is incomplete, or rows have another width.
         """
         rows, rest = divmod(len(self._buffer) - _TRAILER_BYTES, self._row.itemsize)
         if rest or not self._begun:

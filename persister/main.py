@@ -1,16 +1,16 @@
-"""Runs the persister: one task for each shard, until told to stop."""
+"""Runs the persister: one task for each shard, and one that looks for conflicts."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import logging
-import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from persister import metrics
 from persister.ingest.shard import ShardPersister
+from persister.program import stop_on_signals
 from persister.reconcile.conflicts import ConflictWatch
 
 if TYPE_CHECKING:
@@ -22,23 +22,23 @@ logger = logging.getLogger(__name__)
 
 GC_ALLOCATIONS: Final = 50_000
 CANCEL_AGAIN_S: Final = 2.0
-"""Longer than a shard's persister takes to tidy up, which the next cancellation would cut short."""
+"""Longer than a shard's persister needs to clean up; the next cancellation would interrupt that."""
 
 
-async def run(
+async def run_persister(
     settings: Settings, redis_url: str, database_url: str, stop: asyncio.Event | None = None
 ) -> None:
-    """Persist all shards until ``stop`` is set, or without one until SIGTERM or SIGINT.
+    """Persist all shards until ``stop`` is set; without ``stop``, until SIGTERM or SIGINT.
 
-    Then writes what the streams still hold, and returns: within ``stop_timeout_s``. What is not
-    written by then stays in Redis for the next start.
+    After that it empties the streams, for at most ``stop_timeout_s``. What is not written by then stays in
+    Redis for the next start.
     """
     if stop is None:
         stop = asyncio.Event()
-        with stopped_by_signals(stop):
-            await run(settings, redis_url, database_url, stop)
+        with stop_on_signals(stop):
+            await run_persister(settings, redis_url, database_url, stop)
         return
-    with metrics.served(settings.host, settings.metrics_port), _rare_collection():
+    with metrics.serve_metrics(settings.host, settings.metrics_port), _rare_collection():
         await _run_shards(settings, redis_url, database_url, stop)
 
 
@@ -50,11 +50,11 @@ async def _run_shards(settings: Settings, redis_url: str, database_url: str, sto
             persisters[group.create_task(persister.run())] = persister
         watching = group.create_task(ConflictWatch(settings, database_url).run())
         await stop.wait()
-        watching.cancel()  # the next start goes on where it was
+        watching.cancel()  # the next start goes on from its offset
         _, late = await asyncio.wait(persisters, timeout=settings.stop_timeout_s)
         if late:
             logger.warning("stopped before the streams were empty", extra={"shards": len(late)})
-        while late:  # a client library may keep a cancellation to itself
+        while late:  # a client library may swallow a cancellation
             for task in late:
                 persisters[task].abandon()
                 task.cancel()
@@ -63,9 +63,9 @@ async def _run_shards(settings: Settings, redis_url: str, database_url: str, sto
 
 @contextmanager
 def _rare_collection() -> Iterator[None]:
-    """Let the collector of cycles run less often: decoding makes many lists, and no cycle.
+    """Run the cycle collector less often: decoding makes many lists and no cycles.
 
-    By default it goes through all of them again and again, a third of the time of reading.
+    With the default threshold, collecting takes a third of the time of reading.
     """
     before = gc.get_threshold()
     gc.set_threshold(GC_ALLOCATIONS, *before[1:])
@@ -73,17 +73,3 @@ def _rare_collection() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
-
-
-@contextmanager
-def stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
-    """While the block lasts, SIGTERM and SIGINT set the event."""
-    loop = asyncio.get_running_loop()
-    names = (signal.SIGTERM, signal.SIGINT)
-    for name in names:
-        loop.add_signal_handler(name, stop.set)
-    try:
-        yield
-    finally:
-        for name in names:
-            loop.remove_signal_handler(name)

@@ -1,8 +1,7 @@
-"""What the persister tells Prometheus, of each shard it owns.
+"""The persister's Prometheus metrics, by shard.
 
-Several processes may share one directory of values (PROMETHEUS_MULTIPROC_DIR): of a gauge the
-latest value counts, and ``redeem_persister_owner`` adds up over those that live, so that anything
-but 1 is an alert.
+Several processes may share one directory of values (PROMETHEUS_MULTIPROC_DIR). For a gauge, the latest value
+counts; ``redeem_persister_owner`` is the sum over live processes, so any value but 1 is an alert.
 """
 
 from __future__ import annotations
@@ -60,8 +59,8 @@ OWNER: Final = Gauge(
 
 
 @contextmanager
-def served(host: str, port: int) -> Iterator[None]:
-    """Answer /metrics on a port of our own, from a thread; port 0 means not at all."""
+def serve_metrics(host: str, port: int) -> Iterator[None]:
+    """Serve /metrics on this port, in a thread, while the block runs. Port 0: do not serve."""
     if port == 0:
         yield
         return

@@ -1,8 +1,8 @@
-"""Brings a database's schema to the one this code expects, and a new deployment to its first rows.
+"""Migrates a database to this code's schema, and inserts the first rows of a new deployment.
 
 Migrations are the files ``sql/migrations/NNNN_name.sql``, numbered from 1 without gaps. Each is
-applied in one transaction together with its row in ``schema_migrations``, so it must not contain
-COMMIT, nor what PostgreSQL refuses in a transaction (CREATE INDEX CONCURRENTLY).
+applied in one transaction with its row in ``schema_migrations``, so it must not contain COMMIT, nor
+statements that PostgreSQL refuses in a transaction (CREATE INDEX CONCURRENTLY).
 """
 
 from __future__ import annotations
@@ -12,27 +12,32 @@ import logging
 import re
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from importlib import resources
+from typing import TYPE_CHECKING, Final
 
-from persister.queries import directory, query
+from engine.queries import queries
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from importlib.resources.abc import Traversable
 
-logger = logging.getLogger(__name__)
+    from engine.postgres_types import Connection
 
-ADVISORY_LOCK: Final = 0x52454445_454D0001  # "REDEEM", 1; one lock of the database, free for others to avoid
+logger = logging.getLogger(__name__)
+_DEPLOYMENT: Final = queries("persister", "deployment")
+_SQL: Final = queries(__package__, "migrations")
+
+MIGRATION_LOCK: Final = 0x52454445_454D0001  # "REDEEM", 1; other users of the database must not take it
 _FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql", re.ASCII)
 
 
 class MigrationError(Exception):
-    """Code and database do not belong together; the message says in what."""
+    """Code and database do not match; the message says how."""
 
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One step of the schema; ``name`` is the file's, without its ending."""
+    """One step of the schema. ``name``: the file's, without ``.sql``. ``checksum``: its SHA-256, hex."""
 
     number: int
     name: str
@@ -40,61 +45,64 @@ class Migration:
     sql: str
 
 
-async def migrate(connection: Any, migrations: Traversable | None = None) -> list[str]:  # noqa: ANN401 - asyncpg is untyped
-    """Apply what is missing and answer the names applied, in order.
+def migrations_directory() -> Traversable:
+    """Where the migrations are, in a source tree or an installed package."""
+    return resources.files("persister").joinpath("sql", "migrations")
 
-    Waits while another process migrates the same database: what that applied is not applied again.
+
+async def migrate(connection: Connection, migrations: Traversable | None = None) -> list[str]:
+    """Apply the missing migrations and return their names in order.
+
+    Waits while another process migrates the same database, and does not repeat its migrations.
 
     Raises:
-        MigrationError: an applied migration was changed or is missing here, one that is missing in
-            the database should have come earlier, or the files are not numbered 1, 2, 3 …
+        MigrationError: an applied migration was changed or is missing here, a later one was applied
+            before a missing one, or the files are not numbered 1, 2, 3 …
     """
-    known = load(migrations or directory().joinpath("migrations"))
+    known = load_migrations(migrations or migrations_directory())
     async with _lock(connection):
-        await connection.execute(query("create_schema_migrations"))
-        applied = await connection.fetch(query("applied_migrations"))
+        await connection.execute(_SQL["create_table"])
+        applied = await connection.fetch(_SQL["applied"])
         pending = _pending(known, [(row["number"], row["name"], row["checksum"]) for row in applied])
         for migration in pending:
             async with connection.transaction():
                 await connection.execute(migration.sql)
-                await connection.execute(
-                    query("record_migration"), migration.number, migration.name, migration.checksum
-                )
+                await connection.execute(_SQL["record"], migration.number, migration.name, migration.checksum)
             logger.info("migration applied", extra={"migration": migration.name})
     return [migration.name for migration in pending]
 
 
-async def pending(connection: Any) -> list[str]:  # noqa: ANN401 - asyncpg is untyped
+async def pending_migrations(connection: Connection) -> list[str]:
     """The names of the migrations that ``migrate`` would apply. Changes nothing.
 
     Raises:
         MigrationError: as ``migrate``.
     """
-    known = load(directory().joinpath("migrations"))
+    known = load_migrations(migrations_directory())
     if await connection.fetchval("SELECT to_regclass('schema_migrations')") is None:
         return [migration.name for migration in known]
-    applied = await connection.fetch(query("applied_migrations"))
+    applied = await connection.fetch(_SQL["applied"])
     missing = _pending(known, [(row["number"], row["name"], row["checksum"]) for row in applied])
     return [migration.name for migration in missing]
 
 
-async def initialise(connection: Any, shards: int) -> None:  # noqa: ANN401 - asyncpg is untyped
-    """Fix the number of shards of this deployment, and begin each shard's ledger; repeatable.
+async def initialise(connection: Connection, shards: int) -> None:
+    """Store the number of shards and insert each shard's first offset. May be repeated.
 
     Raises:
-        MigrationError: the deployment has another number of shards, which cannot be changed.
+        MigrationError: the deployment has another number of shards.
     """
     async with connection.transaction():
-        await connection.execute(query("insert_deployment"), shards)
-        stored = await connection.fetchval("SELECT shards FROM deployment")
+        await connection.execute(_DEPLOYMENT["insert"], shards)
+        stored = await connection.fetchval(_DEPLOYMENT["shards"])
         if stored != shards:
             raise MigrationError(
                 f"this deployment has {stored} shards, not {shards}; `redeem rebuild` changes that"
             )
-        await connection.execute(query("insert_offsets"), shards)
+        await connection.execute(_DEPLOYMENT["insert_offsets"], shards)
 
 
-def load(migrations: Traversable) -> list[Migration]:
+def load_migrations(migrations: Traversable) -> list[Migration]:
     """The migrations of a directory, in order.
 
     Raises:
@@ -139,10 +147,10 @@ def _pending(known: list[Migration], applied: list[tuple[int, str, str]]) -> lis
 
 
 @asynccontextmanager
-async def _lock(connection: Any) -> AsyncIterator[None]:  # noqa: ANN401 - asyncpg is untyped
-    await connection.execute("SELECT pg_advisory_lock($1)", ADVISORY_LOCK)
+async def _lock(connection: Connection) -> AsyncIterator[None]:
+    await connection.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK)
     try:
         yield
     finally:
         if not connection.is_closed():
-            await connection.execute("SELECT pg_advisory_unlock($1)", ADVISORY_LOCK)
+            await connection.execute("SELECT pg_advisory_unlock($1)", MIGRATION_LOCK)

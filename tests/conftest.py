@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from datetime import datetime
 
+    from engine.postgres_types import Pool
+
 IN_PROCESSES_OF_THEIR_OWN: Final = tuple(
     Path(__file__).parent / room
     for room in ("system", "cli", "bundled", "processes", "examples", "contract", "loadtest")
@@ -158,7 +160,7 @@ async def pool(database_url: str) -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-def database(pool: Any) -> Database:  # noqa: ANN401 - asyncpg has no types
+def database(pool: Pool) -> Database:
     return Database(pool, timeout_s=30)
 
 

@@ -86,7 +86,7 @@ def _told(error: Exception) -> str:
     from engine.errors import Fault, Refusal  # noqa: PLC0415 - only where it is needed
     from engine.processes.process import StartError  # noqa: PLC0415 - only where it is needed
     from engine.settings import SettingsError  # noqa: PLC0415 - only where it is needed
-    from persister.archive import DetachRefused  # noqa: PLC0415 - only where it is needed
+    from persister.archive import ArchiveRefused  # noqa: PLC0415 - only where it is needed
     from persister.migrations import MigrationError  # noqa: PLC0415 - only where it is needed
     from persister.rebuild.rebuild import RebuildRefused  # noqa: PLC0415 - only where it is needed
 
@@ -99,7 +99,7 @@ def _told(error: Exception) -> str:
         | MigrationError
         | MintKeyError
         | RebuildRefused
-        | DetachRefused
+        | ArchiveRefused
         | Fault
         | OSError,
     ):

@@ -15,10 +15,10 @@ from redis.exceptions import RedisError
 from engine.cli.connect import check_redis_url, echo_json, load_settings, server_urls
 from engine.cli.progress import Progress
 from engine.errors import StoreUnavailable
-from persister.reconcile import report as auditing
+from persister.reconcile.report import reconcile
 
 if TYPE_CHECKING:
-    from persister.reconcile.findings import Report
+    from persister.reconcile.findings import ReconciliationReport
 
 _ANCHOR: Final = re.compile(r"([0-9]{1,4}):([0-9]{1,18}):([0-9a-f]{64})")
 
@@ -44,7 +44,7 @@ def audit(*, as_json: bool, anchors: tuple[str, ...]) -> None:
     check_redis_url(settings)
     noted = _parse(anchors)
     try:
-        report = asyncio.run(auditing.audit(settings, noted, Progress("audit")))
+        report = asyncio.run(reconcile(settings, noted, Progress("audit")))
     except (asyncpg.PostgresError, asyncpg.InterfaceError, RedisError) as error:
         raise StoreUnavailable(f"the audit could not be finished: {error}") from error
     if as_json:
@@ -65,15 +65,15 @@ def _parse(anchors: tuple[str, ...]) -> dict[int, list[tuple[int, bytes]]]:
     return dict(parsed)
 
 
-def _print(report: Report) -> None:
+def _print(report: ReconciliationReport) -> None:
     click.echo(f"{'check':12}{'looked at':>14}{'differing':>12}")
     for check in report.looked_at | report.differing:
         click.echo(f"{check:12}{report.looked_at[check]:>14}{report.differing[check]:>12}")
     for finding in report.findings:
         click.echo(f"{finding.check}: {finding.item}: should be {finding.expected}, is {finding.found}")
     for check, count in report.differing.items():
-        if count > report.kept_max:
-            click.echo(f"{check}: {count - report.kept_max} more")
+        if count > report.findings_max:
+            click.echo(f"{check}: {count - report.findings_max} more")
     for head in report.heads:
         click.echo(f"the chain ends: --anchor {head.shard}:{head.seq}:{head.digest}")
     click.echo("everything agrees" if report.clean else f"{report.differing.total()} differences")

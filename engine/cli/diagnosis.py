@@ -30,12 +30,13 @@ from engine.health.redis_checks import Finding, Verdict
 from engine.health.redis_memory import used_percent
 from engine.store import keys
 from persister import migrations
-from persister.ingest.ledger_writer import ADVISORY_CLASS
+from persister.ownership import SHARD_LOCK_CLASS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from engine.health.redis_checks import StoreFacts
+    from engine.postgres_types import Connection
     from engine.settings import Settings
 
 ANSWER_TIMEOUT_S: Final = 5.0
@@ -182,9 +183,9 @@ async def _open_database(servers: _Servers, stack: contextlib.AsyncExitStack) ->
     return found
 
 
-async def _schema(database: Any) -> list[Finding]:  # noqa: ANN401 - asyncpg is untyped
+async def _schema(database: Connection) -> list[Finding]:
     try:
-        missing = await migrations.pending(database)
+        missing = await migrations.pending_migrations(database)
     except migrations.MigrationError as error:
         do = "run the version of the engine that the database was migrated by"
         return [Finding("schema", Verdict.WRONG, str(error), do)]
@@ -244,7 +245,7 @@ def _mint_keys(settings: Settings, in_use: list[str]) -> Finding:
 async def _shard(servers: _Servers, shard: int, version: int) -> AsyncIterator[Finding]:
     """PostgreSQL is asked first: it cannot have more events than Redis, asked after it, was ever given."""
     database, redis, name = servers.database, servers.redis, f"shard {shard}"
-    owner = await database.fetchrow(_SQL["owner"], ADVISORY_CLASS, shard)
+    owner = await database.fetchrow(_SQL["owner"], SHARD_LOCK_CLASS, shard)
     persisted = int(await database.fetchval(_CONTROL["persisted"], shard))
     offset = await database.fetchrow(_CONTROL["ledger_offset"], shard)
     lag = 0

@@ -43,10 +43,10 @@ def ledger() -> None:
 def months(*, as_json: bool) -> None:
     """List the months that the ledger has, the oldest first, with rows and size."""
 
-    async def read(settings: Settings) -> list[archive.Month]:
+    async def read(settings: Settings) -> list[archive.LedgerMonth]:
         connection = await asyncpg.connect(settings.database_url, timeout=settings.persist_timeout_s)
         try:
-            return await archive.months(connection)
+            return await archive.list_months(connection)
         finally:
             await connection.close()
 
@@ -67,7 +67,7 @@ def detach(month: datetime, *, as_json: bool) -> None:
     The rows are in tables of their own then, to be kept elsewhere (pg_dump) and dropped. They are no longer
     in lists, records and the event feed. Works beside a running engine.
     """
-    done = _run(archive.detach(_settings(), month, "cli", Progress("detach")))
+    done = _run(archive.archive_months(_settings(), month, "cli", Progress("detach")))
     if as_json:
         echo_json(asdict(done))
         return

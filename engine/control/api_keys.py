@@ -10,7 +10,7 @@ import hashlib
 import re
 import secrets
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.database import Database
+    from engine.postgres_types import Row
 
 ID_BYTES: Final = 6
 SECRET_BYTES: Final = 32
@@ -152,7 +153,7 @@ async def page(plane: ControlPlane, *, after: str | None, limit: int) -> list[Ap
     return [_api_key(row) for row in rows]
 
 
-def _api_key(row: Any) -> ApiKey:  # noqa: ANN401 - asyncpg has no types
+def _api_key(row: Row) -> ApiKey:
     return ApiKey(
         id=row["id"],
         name=row["name"],

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from engine.database import Database
+    from engine.postgres_types import Connection, Row
 
 ID_MAX: Final = 2**63 - 1
 _SQL: Final = queries("acts")
@@ -42,7 +43,7 @@ class Act(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def record(
-    connection: Any,  # noqa: ANN401 - asyncpg has no types
+    connection: Connection,
     *,
     act: str,
     actor: str,
@@ -60,7 +61,7 @@ async def record(
     return number
 
 
-async def finish(connection: Any, act_id: int, outcome: str) -> None:  # noqa: ANN401 - asyncpg has no types
+async def finish(connection: Connection, act_id: int, outcome: str) -> None:
     """Add how an act ended."""
     await connection.execute(_SQL["finish"], act_id, outcome)
 
@@ -75,6 +76,6 @@ async def page(
     return [_act(row) for row in rows]
 
 
-def _act(row: Any) -> Act:  # noqa: ANN401 - asyncpg has no types
+def _act(row: Row) -> Act:
     values = {name: row[name] for name in Act.__struct_fields__}
     return Act(**values | {"details": row["details"] and orjson.loads(row["details"])})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
 import msgspec
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from engine.codes.mint_keys import MintKeys
+    from engine.postgres_types import Connection, Row
     from engine.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ async def get(plane: ControlPlane, batch_id: int) -> Batch:
         return await find(connection, batch_id)
 
 
-async def find(connection: Any, batch_id: int) -> Batch:  # noqa: ANN401 - asyncpg has no types
+async def find(connection: Connection, batch_id: int) -> Batch:
     """One batch, on a connection there is.
 
     Raises:
@@ -243,5 +244,5 @@ def _check(new: NewBatch, settings: Settings) -> str | None:
     return new.prefix.upper()
 
 
-def _batch(row: Any) -> Batch:  # noqa: ANN401 - asyncpg has no types
+def _batch(row: Row) -> Batch:
     return Batch(**{name: row[name] for name in Batch.__struct_fields__})

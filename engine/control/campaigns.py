@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -23,6 +23,8 @@ from engine.times import parse_instant, shown_instant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from engine.postgres_types import Connection, Row
 
 KINDS: Final = ("single", "multi", "balance")
 STATES: Final = ("draft", "active", "paused", "ended")
@@ -267,7 +269,7 @@ async def get(plane: ControlPlane, campaign_id: str) -> Campaign:
         return await find(connection, campaign_id)
 
 
-async def find(connection: Any, campaign_id: str) -> Campaign:  # noqa: ANN401 - asyncpg has no types
+async def find(connection: Connection, campaign_id: str) -> Campaign:
     """One campaign, on a connection there is.
 
     Raises:
@@ -298,7 +300,7 @@ def _number(campaign_id: str) -> int:
     return int(campaign_id.removeprefix("cmp_"))
 
 
-def _campaign(row: Any) -> Campaign:  # noqa: ANN401 - asyncpg has no types
+def _campaign(row: Row) -> Campaign:
     return Campaign(**{name: row[name] for name in Campaign.__struct_fields__})
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from engine.database import Database
+    from engine.postgres_types import Connection
 
 WINDOW_S: Final = 86_400  # how long an answer is kept at least
 FORGET_MAX: Final = 1000  # receipts removed at a time
@@ -68,7 +69,7 @@ class Receipt:
     status: int
     show: Callable[[Any], dict[str, object]]
 
-    async def claim(self, connection: Any) -> None:  # noqa: ANN401 - asyncpg has no types
+    async def claim(self, connection: Connection) -> None:
         """Make this call the one that does it; waits for another with the same key that is under way.
 
         Raises:
@@ -86,7 +87,7 @@ class Receipt:
             raise Replayed(row["status"], self._open(row["answer"]))
         raise ContractViolation("a receipt can be neither claimed nor read")
 
-    async def keep(self, connection: Any, value: object) -> None:  # noqa: ANN401 - asyncpg has no types
+    async def keep(self, connection: Connection, value: object) -> None:
         """Write down the answer for what the change has made."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
         sealed = self._cipher().encrypt(nonce, orjson.dumps(self.show(value)), self._context())
@@ -109,7 +110,7 @@ class Receipt:
         return orjson.dumps([self.actor, self.key, self.fingerprint.hex()])
 
 
-async def is_used(connection: Any, actor: str, key: str) -> bool:  # noqa: ANN401 - asyncpg has no types
+async def is_used(connection: Connection, actor: str, key: str) -> bool:
     """Whether a change of administration was made under the key."""
     return await connection.fetchrow(_SQL["kept"], actor, key) is not None
 

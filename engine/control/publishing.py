@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from engine.database import Database
+    from engine.postgres_types import Connection, Row
 
 CHUNK_ROWS: Final = 1000
 PUBLISH_TRIES: Final = 3
@@ -54,7 +55,7 @@ async def publish(redis: Redis, database: Database) -> int:
         return await publish_from(redis, connection)
 
 
-async def publish_from(redis: Redis, connection: Any) -> int:  # noqa: ANN401 - asyncpg has no types
+async def publish_from(redis: Redis, connection: Connection) -> int:
     """``publish``, from the snapshot that a transaction under way sees."""
     deployment = await connection.fetchrow(_SQL["deployment"])
     if deployment is None:
@@ -68,7 +69,7 @@ async def publish_from(redis: Redis, connection: Any) -> int:  # noqa: ANN401 - 
     return target
 
 
-async def _publish_shard(redis: Redis, connection: Any, shard: int, target: int) -> None:  # noqa: ANN401 - asyncpg has no types
+async def _publish_shard(redis: Redis, connection: Connection, shard: int, target: int) -> None:
     await check_kept(redis, connection, shard)
     row = await connection.fetchrow(_SQL["ledger_offset"], shard)
     ledger_offset = f"{row['stream_ms']}-{row['stream_seq']}" if row else _NO_OFFSET
@@ -85,7 +86,7 @@ async def _publish_shard(redis: Redis, connection: Any, shard: int, target: int)
     raise StoreUnavailable(f"shard {shard} keeps losing its configuration while it is published")
 
 
-async def check_kept(redis: Redis, connection: Any, shard: int) -> None:  # noqa: ANN401 - asyncpg has no types
+async def check_kept(redis: Redis, connection: Connection, shard: int) -> None:
     """Take its configuration from a shard that has lost events, so that it redeems nothing.
 
     So has one that is being rebuilt. PostgreSQL, asked first, cannot have written more events than the
@@ -98,7 +99,7 @@ async def check_kept(redis: Redis, connection: Any, shard: int) -> None:  # noqa
     await check_given(redis, shard, await persisted(connection, shard))
 
 
-async def persisted(connection: Any, shard: int) -> int:  # noqa: ANN401 - asyncpg has no types
+async def persisted(connection: Connection, shard: int) -> int:
     """How many events of a shard PostgreSQL holds."""
     return int(await connection.fetchval(_SQL["persisted"], shard))
 
@@ -180,7 +181,7 @@ async def _call(redis: Redis, shard: int, chunk: list[_Row], *head: str) -> byte
     return status
 
 
-async def _rows(connection: Any, shard: int, base: int) -> AsyncGenerator[_Row, None]:  # noqa: ANN401 - asyncpg has no types
+async def _rows(connection: Connection, shard: int, base: int) -> AsyncGenerator[_Row, None]:
     """What changed after ``base`` and concerns this shard; the records for the front end are on shard 0."""
     async for row in connection.cursor(_SQL["campaigns_since"], base, prefetch=CHUNK_ROWS):
         here = row["pinned_shard"] in {None, shard}
@@ -213,7 +214,7 @@ async def _rows(connection: Any, shard: int, base: int) -> AsyncGenerator[_Row, 
             yield _void_row(row)
 
 
-def _campaign_row(row: Any, *, here: bool) -> _Row:  # noqa: ANN401 - asyncpg has no types
+def _campaign_row(row: Row, *, here: bool) -> _Row:
     record = configuration.Campaign(
         id=row["id"],
         kind=row["kind"],
@@ -226,7 +227,7 @@ def _campaign_row(row: Any, *, here: bool) -> _Row:  # noqa: ANN401 - asyncpg ha
     return _Row(row["version"], f"campaign:{record.id}", msgspec.json.encode(record), fields)
 
 
-def _void_row(row: Any) -> _Row:  # noqa: ANN401 - asyncpg has no types
+def _void_row(row: Row) -> _Row:
     record = configuration.Void(
         id=row["id"],
         batch=row["batch"],
@@ -251,7 +252,7 @@ def _void_row(row: Any) -> _Row:  # noqa: ANN401 - asyncpg has no types
     )
 
 
-def _campaign_fields(row: Any) -> Iterator[str]:  # noqa: ANN401 - asyncpg has no types
+def _campaign_fields(row: Row) -> Iterator[str]:
     """The values of CAMPAIGN_FIELDS in publish.lua, ``version`` apart; what is not set is empty."""
     yield row["id"]
     yield row["state"]

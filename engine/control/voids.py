@@ -7,7 +7,7 @@ for one code as for ten million. What was declared stays as a log; of each seria
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -21,6 +21,8 @@ from engine.times import shown_instant
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+    from engine.postgres_types import Connection, Row
 
 _ID: Final = re.compile(r"void_([1-9][0-9]{0,17})")
 _SQL: Final = queries("voids")
@@ -131,7 +133,7 @@ def parse_id(text: str) -> int | None:
     return int(match[1]) if match else None
 
 
-async def _ranges(connection: Any, batch_id: int) -> VoidRanges:  # noqa: ANN401 - asyncpg has no types
+async def _ranges(connection: Connection, batch_id: int) -> VoidRanges:
     ranges = VoidRanges()
     for row in await connection.fetch(_SQL["of_batch"], batch_id):
         ranges.mark(row["first_serial"], row["last_serial"], void=row["void"])
@@ -150,5 +152,5 @@ def _serials(wanted: Wanted, batch: batches.Batch) -> tuple[int, int]:
     return wanted.first_serial, wanted.last_serial
 
 
-def _void(row: Any) -> Void:  # noqa: ANN401 - asyncpg has no types
+def _void(row: Row) -> Void:
     return Void(**{name: row[name] for name in Void.__struct_fields__})

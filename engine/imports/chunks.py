@@ -6,7 +6,7 @@ use for that), or is one that was minted here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import asyncpg
 from asyncpg.pgproto.pgproto import UUID  # made in C: the one of Python takes ten times as long
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from engine.imports.index import Row
     from engine.imports.parser import CodeLines
     from engine.imports.records import Import
+    from engine.postgres_types import Connection
 
 CODE_COLUMNS: Final = ("digest", "batch", "serial")
 PROBLEM_COLUMNS: Final = ("import", "line", "last_line", "reason")
@@ -48,7 +49,7 @@ class MintedCodes:
         self._any = bool(minted)
 
     @classmethod
-    async def load(cls, connection: Any, plane: ControlPlane) -> MintedCodes:  # noqa: ANN401 - asyncpg has no types
+    async def load(cls, connection: Connection, plane: ControlPlane) -> MintedCodes:
         """As it is now."""
         rows = await connection.fetch(_SQL["minted_batches"], IMPORTED)
         return cls(plane, [Batch(**dict(row)) for row in rows])
@@ -109,7 +110,7 @@ class Chunk:
             for other in self._others:
                 self._aliases[other.digest(code)] = own
 
-    async def write(self, connection: Any, imported: Import) -> Written:  # noqa: ANN401 - asyncpg has no types
+    async def write(self, connection: Connection, imported: Import) -> Written:
         """Write it in the transaction of the one who writes; the new codes are numbered on from ``imported``.
 
         Raises:
@@ -139,7 +140,7 @@ class Chunk:
                 )
         return Written(number, codes, len(duplicates), len(self._unusable))
 
-    async def _known(self, connection: Any) -> dict[bytes, int]:  # noqa: ANN401 - asyncpg has no types
+    async def _known(self, connection: Connection) -> dict[bytes, int]:
         """The digests of this chunk that were imported before, and the batch of each."""
         known: dict[bytes, int] = {}
         for part in _parts([*self._line_of, *self._aliases]):
@@ -155,7 +156,7 @@ def _parts(rows: Sequence[T]) -> Iterator[Sequence[T]]:
         yield rows[at : at + _PART_ROWS]
 
 
-async def _next_batch(connection: Any) -> int:  # noqa: ANN401 - asyncpg has no types
+async def _next_batch(connection: Connection) -> int:
     try:
         number: int = await connection.fetchval(_SQL["next_batch"])
     except asyncpg.SequenceGeneratorLimitExceededError as error:

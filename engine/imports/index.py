@@ -7,7 +7,7 @@ never called unknown, nor a batch complete, where the index is not whole (promis
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from engine.database import queries
 from engine.errors import StoreUnavailable
@@ -18,6 +18,7 @@ from engine.store.pipeline import Pipeline
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from engine.postgres_types import Connection
     from engine.settings import Settings
 
 CALL_CODES: Final = 256  # at one instant of Redis, which serves nobody else in it
@@ -134,7 +135,7 @@ class ImportIndex:
         whole = [set(reply) for reply in replies if isinstance(reply, list)]
         return [batch for batch in batches if not all(str(batch).encode() in one for one in whole)]
 
-    async def refill(self, connection: Any, batch: int, start: int, stop: int) -> None:  # noqa: ANN401 - asyncpg has no types
+    async def refill(self, connection: Connection, batch: int, start: int, stop: int) -> None:
         """Write the codes with serials from ``start`` to ``stop - 1`` as PostgreSQL has them.
 
         ``connection`` is in a transaction. Memory is bounded, however many they are.

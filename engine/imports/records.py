@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from engine.control.change import ControlPlane
+    from engine.postgres_types import Row
 
 PROBLEMS_HEADER: Final = b"line,reason\n"
 _SQL: Final = queries("imports")
@@ -87,7 +88,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-def from_row(row: Any) -> Import:  # noqa: ANN401 - asyncpg has no types
+def from_row(row: Row) -> Import:
     """The import of a row."""
     return Import(**{name: row[name] for name in Import.__struct_fields__})
 

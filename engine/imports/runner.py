@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from engine.control.change import Change, change
 from engine.database import queries
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from engine.imports.index import ImportIndex, Row
     from engine.imports.parser import CodeLines
     from engine.imports.records import Import
+    from engine.postgres_types import Connection
 
 SLICE_BYTES: Final = 1024  # read at a time, so that redemptions of the same worker do not wait long
 WRITER_LOCK: Final = 0x7265_6477  # the advisory lock of who writes a chunk
@@ -172,7 +173,7 @@ class ImportRun:
         await self._index.add(batch, codes)
         self._indexed = codes[-1][1] + 1
 
-    async def _lock(self, connection: Any) -> None:  # noqa: ANN401 - asyncpg has no types
+    async def _lock(self, connection: Connection) -> None:
         """Nobody else goes on with this import until the transaction ends.
 
         Raises:

@@ -21,6 +21,8 @@ from engine.times import instant
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
+    from engine.postgres_types import Connection
+
 TYPES: Final = frozenset(
     (
         *("redeemed", "held", "confirmed", "released", "expired"),
@@ -128,7 +130,7 @@ class Page(NamedTuple):
 
 
 async def read_page(
-    connection: Any,  # noqa: ANN401 - asyncpg has no types
+    connection: Connection,
     cursor: Cursor,
     limit: int,
     types: Collection[str] | None = None,
@@ -164,7 +166,7 @@ async def read_page(
     return Page(items, Cursor(_without_zeros(seqs)))
 
 
-async def newest(connection: Any) -> Cursor:  # noqa: ANN401 - asyncpg has no types
+async def newest(connection: Connection) -> Cursor:
     """The cursor behind everything that the ledger has by now."""
     rows = await connection.fetch(_SQL["offsets"])
     seqs = [0] * (max((row["shard"] for row in rows), default=-1) + 1)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from engine.database import Database
     from engine.ledger.record import Wanted
+    from engine.postgres_types import Connection
 
 _SQL: Final = queries("redemptions")
 _SHARD_AFTER_ALL: Final = 32_767  # smallint
@@ -188,7 +189,7 @@ class Records:
         return _Candidates(found, found[-1].position if more else None)
 
 
-async def _history(connection: Any, event_id: EventId) -> list[Since]:  # noqa: ANN401 - asyncpg has no types
+async def _history(connection: Connection, event_id: EventId) -> list[Since]:
     rows = await connection.fetch(_SQL["history"], str(event_id))
     return sorted(map(Since.from_row, rows))
 

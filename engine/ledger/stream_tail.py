@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from engine.ledger.record import Found
+    from engine.postgres_types import Connection
     from engine.store.events import Event, EventId
 
 NEWEST: Final = "+"
@@ -35,7 +36,7 @@ class Tail(NamedTuple):
     cut: Position | None
 
 
-async def ledger_offsets(connection: Any) -> dict[int, Position]:  # noqa: ANN401 - asyncpg has no types
+async def ledger_offsets(connection: Connection) -> dict[int, Position]:
     """For each shard the last event that the ledger has."""
     rows = await connection.fetch(_SQL["offsets"])
     return {row["shard"]: Position(row["stream_ms"], row["shard"], row["stream_seq"]) for row in rows}

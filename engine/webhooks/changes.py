@@ -25,6 +25,7 @@ from engine.webhooks.endpoints import ID, ID_MAX, Webhook, WebhookWithSecret, re
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from engine.postgres_types import Connection, Row
     from engine.settings import Settings
 
 URL_LENGTH_MAX: Final = 2048
@@ -87,7 +88,7 @@ async def create(plane: ControlPlane, new: NewWebhook, *, actor: str) -> Changed
     _check(msgspec.structs.asdict(new), settings)
     after = None if new.after is None else _cursor(new.after)
 
-    async def write(connection: Any) -> WebhookWithSecret:  # noqa: ANN401 - asyncpg has no types
+    async def write(connection: Connection) -> WebhookWithSecret:
         await connection.execute(_SQL["lock"])
         if await connection.fetchval(_SQL["count"]) >= settings.webhooks_max:
             raise _malformed(f"there are {settings.webhooks_max} webhooks already, the most there may be")
@@ -116,7 +117,7 @@ async def update(
     for name in asked.keys() & {"types", "campaigns"}:
         asked[name] = _sorted(asked[name])
 
-    async def write(connection: Any) -> Webhook:  # noqa: ANN401 - asyncpg has no types
+    async def write(connection: Connection) -> Webhook:
         row = await _lock(connection, webhook_id)
         await connection.execute(_SQL["update"], webhook_id, *(dict(row) | asked).values())
         await connection.execute(_SQL["try_again"], webhook_id)
@@ -134,7 +135,7 @@ async def remove(plane: ControlPlane, webhook_id: str, *, actor: str) -> Changed
         Refusal: ``webhook_not_found``.
     """
 
-    async def write(connection: Any) -> Webhook:  # noqa: ANN401 - asyncpg has no types
+    async def write(connection: Connection) -> Webhook:
         await _lock(connection, webhook_id)
         found = await read(connection, webhook_id)
         await connection.execute(_SQL["delete"], webhook_id)
@@ -157,7 +158,7 @@ async def rotate(
     if not 0 <= grace_s <= most_s:
         raise _malformed(f"grace_s must be between 0 and {most_s}")
 
-    async def write(connection: Any) -> WebhookWithSecret:  # noqa: ANN401 - asyncpg has no types
+    async def write(connection: Connection) -> WebhookWithSecret:
         await _lock(connection, webhook_id)
         await connection.execute(_SQL["expire_secrets"], webhook_id, grace_s)
         await connection.execute(_SQL["forget_secrets"], webhook_id)
@@ -183,7 +184,7 @@ async def replay(plane: ControlPlane, webhook_id: str, asked: Replay, *, actor: 
         raise _malformed(f"dead_letters must be 1 to {DEAD_LETTERS_MAX}")
     after = None if asked.after is None else _cursor(asked.after)
 
-    async def write(connection: Any) -> Webhook:  # noqa: ANN401 - asyncpg has no types
+    async def write(connection: Connection) -> Webhook:
         await _lock(connection, webhook_id)
         if after is not None:
             await connection.execute(_SQL["move"], webhook_id, str(await _reached(connection, after)))
@@ -211,7 +212,7 @@ async def _change(plane: ControlPlane, write: Callable[[Any], Awaitable[T]]) -> 
     return Changed(value, published=True)
 
 
-async def _lock(connection: Any, webhook_id: str) -> Any:  # noqa: ANN401 - asyncpg has no types
+async def _lock(connection: Connection, webhook_id: str) -> Row:
     """What can be changed of an endpoint; nobody else changes it until the transaction ends."""
     if not ID.fullmatch(webhook_id):
         raise Refusal("webhook_not_found")
@@ -221,13 +222,13 @@ async def _lock(connection: Any, webhook_id: str) -> Any:  # noqa: ANN401 - asyn
     return row
 
 
-async def _add_secret(connection: Any, webhook_id: str) -> str:  # noqa: ANN401 - asyncpg has no types
+async def _add_secret(connection: Connection, webhook_id: str) -> str:
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
     await connection.execute(_SQL["insert_secret"], webhook_id, secret)
     return secret
 
 
-async def _reached(connection: Any, cursor: Cursor | None) -> Cursor:  # noqa: ANN401 - asyncpg has no types
+async def _reached(connection: Connection, cursor: Cursor | None) -> Cursor:
     """A cursor, if this ledger has come so far; that behind everything where there is none."""
     latest = await newest(connection)
     if cursor is not None and not latest.reaches(cursor):
@@ -236,7 +237,7 @@ async def _reached(connection: Any, cursor: Cursor | None) -> Cursor:  # noqa: A
 
 
 async def _record(
-    connection: Any,  # noqa: ANN401 - asyncpg has no types
+    connection: Connection,
     act: str,
     webhook_id: str,
     actor: str,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -18,6 +18,7 @@ from engine.times import shown_instant
 
 if TYPE_CHECKING:
     from engine.control.change import ControlPlane
+    from engine.postgres_types import Connection, Row
 
 ID_MAX: Final = 2**63 - 1
 ID: Final = re.compile(r"wh_[1-9][0-9]{0,17}")
@@ -160,7 +161,7 @@ async def dead_letters(
     return [DeadLetter(**dict(row)) for row in rows]
 
 
-async def read(connection: Any, webhook_id: str) -> Webhook:  # noqa: ANN401 - asyncpg has no types
+async def read(connection: Connection, webhook_id: str) -> Webhook:
     """``get`` on a connection that is there."""
     if not ID.fullmatch(webhook_id):
         raise Refusal("webhook_not_found")
@@ -170,7 +171,7 @@ async def read(connection: Any, webhook_id: str) -> Webhook:  # noqa: ANN401 - a
     return _webhook(row)
 
 
-def _webhook(row: Any) -> Webhook:  # noqa: ANN401 - asyncpg has no types
+def _webhook(row: Row) -> Webhook:
     values = dict(row)
     made, expire = values.pop("made") or (), values.pop("expire") or ()
     return Webhook(**values, secrets=[Secret(*each) for each in zip(made, expire, strict=True)])

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
+    from engine.postgres_types import Connection
+
 CAMPAIGN: Final = "cmp_1"
 AOF_BYTES_MAX: Final = 256 * 1024 * 1024
 _PEER_KEYS: Final = ("peer:campaign", "peer:codes", "peer:events")
@@ -126,7 +128,7 @@ class Marks:
 class Rows:
     """The peer's tables in PostgreSQL."""
 
-    def __init__(self, connection: Any, pid: int) -> None:  # noqa: ANN401 - asyncpg is untyped
+    def __init__(self, connection: Connection, pid: int) -> None:
         self.pid = pid
         self._connection = connection
 

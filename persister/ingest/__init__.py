@@ -1,1 +1,1 @@
-"""Streams into the ledger: one owner per shard, COPY and offset in one transaction, then trimming."""
+"""Moves events from the Redis streams into the ledger: COPY and offset in one transaction."""

@@ -1,20 +1,20 @@
-"""The hash chain over a shard's ledger: whoever changes what was written changes every digest behind it.
+"""The hash chain over a shard's ledger: a change to any row changes every digest after it.
 
 A link covers the rows of one transaction of the persister, ``first_seq`` to ``last_seq``:
 
     digest = SHA-256("redeem ledger 1" ‖ digest before ‖ column ‖ column ‖ …)
 
-the first link's digest before being 32 zero bytes. Columns come in the order of ``records.COLUMNS``, without
-``user_seal``; each is its length in bytes (8 bytes, big-endian) and its values of all rows, in their order:
+For the first link, the digest before is 32 zero bytes. The columns are those of ``entries.COLUMNS`` in order,
+without ``user_seal``. Each column is its length in bytes (8 bytes, big-endian), then the values of all rows:
 
 * ``shard``, ``stream_ms``, ``stream_seq``, ``seq``, ``batch``, ``serial``, ``at_ms``: 8 bytes each, signed,
   big-endian;
 * ``user_id``: 32 bytes each, SHA-256(seal ‖ UTF-8 of the user), the seal being 16 random bytes in the row;
-* all others: UTF-8, NUL between two values; null is nothing, and an empty text where null is allowed is a
-  NUL of its own; numbers in decimal.
+* all others: UTF-8, with NUL between two values; numbers in decimal. Null is empty. In a column that may be
+  null, an empty text is one NUL.
 
-An erasure puts a pseudonym in the user's place and that SHA-256 in the seal's, which is then 32 bytes: the
-chain stays as it was, and without the 16 bytes nobody can tell whether a name was the erased one.
+An erasure replaces the user with a pseudonym and the seal with that SHA-256, which is 32 bytes. The chain
+stays valid. Without the 16 bytes, nobody can test whether a name was the erased one.
 """
 
 from __future__ import annotations
@@ -24,28 +24,31 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from engine.queries import queries
 from persister.ingest.entries import COLUMNS, SALT_BYTES
-from persister.queries import query
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BEGINNING: Final = bytes(32)
-"""The digest before the first link's."""
+    from engine.postgres_types import Connection
 
-KEPT_LINK_ROWS: Final = 5000
+_SQL: Final = queries(__package__, "ledger")
+CHAIN_BEGINNING: Final = bytes(32)
+"""The digest before the first link."""
+
+REMAINING_LINK_ROWS: Final = 5000
 _HEAD: Final = b"redeem ledger 1"
 _INTEGERS: Final = frozenset({"shard", "stream_ms", "stream_seq", "seq", "batch", "serial", "at_ms"})
 _NULLABLE: Final = frozenset({"amount", "currency", "order_ref", "idempotency_key"})
 
 
-def link(before: bytes, columns: Sequence[Sequence[Any]]) -> bytes:
-    """The digest of a link: ``columns`` are those of ``COLUMNS``, each with the values of all its rows."""
+def link_digest(before: bytes, columns: Sequence[Sequence[Any]]) -> bytes:
+    """The digest of a link. ``columns``: for each of ``COLUMNS`` the values of all rows."""
     named = dict(zip(COLUMNS, columns, strict=True))
     digest = hashlib.sha256(_HEAD + before)
     for name in COLUMNS[:-1]:
         if name == "user_id":
-            content = sealed(named[name], named["user_seal"])
+            content = seal_users(named[name], named["user_seal"])
         elif name in _INTEGERS:
             content = np.array(named[name], ">i8").tobytes()
         else:
@@ -55,32 +58,34 @@ def link(before: bytes, columns: Sequence[Sequence[Any]]) -> bytes:
     return digest.digest()
 
 
-async def of_kept(
-    connection: Any,  # noqa: ANN401 - asyncpg is untyped
+async def digest_remaining_rows(
+    connection: Connection,
     shard: int,
     until_seq: int,
     until_ms: int = 0,
     campaigns: Sequence[str] = (),
 ) -> tuple[int, bytes]:
-    """How many rows there are up to one, without those of some campaigns until some time, and their digest.
+    """Count and digest the rows up to ``until_seq``, as they are once ``campaigns`` were archived.
 
-    That is the last one of a chain over them, of links of ``KEPT_LINK_ROWS`` rows each, the last one fewer.
+    Leaves out the rows of these campaigns before ``until_ms`` (ms since the epoch).
+
+    The digest is the last one of a chain over them, in links of ``REMAINING_LINK_ROWS`` rows.
     """
-    digest, count = BEGINNING, 0
+    digest, count = CHAIN_BEGINNING, 0
     rows: list[Any] = []
     async for row in connection.cursor(
-        query("read_kept"), shard, until_seq, until_ms, list(campaigns), prefetch=KEPT_LINK_ROWS
+        _SQL["remaining_rows"], shard, until_seq, until_ms, list(campaigns), prefetch=REMAINING_LINK_ROWS
     ):
         rows.append(row)
-        if len(rows) == KEPT_LINK_ROWS:
-            digest, count, rows = link(digest, list(zip(*rows, strict=True))), count + len(rows), []
+        if len(rows) == REMAINING_LINK_ROWS:
+            digest, count, rows = link_digest(digest, list(zip(*rows, strict=True))), count + len(rows), []
     if rows:
-        digest, count = link(digest, list(zip(*rows, strict=True))), count + len(rows)
+        digest, count = link_digest(digest, list(zip(*rows, strict=True))), count + len(rows)
     return count, digest
 
 
-def sealed(users: Sequence[str], seals: Sequence[bytes]) -> bytes:
-    """What the chain has of each user."""
+def seal_users(users: Sequence[str], seals: Sequence[bytes]) -> bytes:
+    """What the chain holds of each user: 32 bytes, in the order of the rows."""
     sha256 = hashlib.sha256
     return b"".join(
         [

@@ -1,7 +1,7 @@
-"""From stream entries as Redis returns them to rows of the ledger.
+"""Converts stream entries, as Redis returns them, to rows of the ledger.
 
-Works on columns, not on rows: all values of a field are joined, decoded and split at once, which
-costs a fraction of a decode for each. Where one is not clean, all are gone through entry by entry.
+It works on columns: all values of a field are joined, decoded and split at once, which costs a fraction of
+decoding each. If one entry is malformed, all of them are checked one by one.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 Entry: TypeAlias = "tuple[bytes, list[bytes]]"
-"""A stream entry: its id, and ``[name, value, name, value, …]``. Redis's reply has a list of both."""
+"""A stream entry: its id and ``[name, value, name, value, …]``."""
 
-Record: TypeAlias = "tuple[object, ...]"
+LedgerRow: TypeAlias = "tuple[object, ...]"
 """A row of the ledger, in the order of ``COLUMNS``."""
 
 COLUMNS: Final = (
@@ -43,7 +43,7 @@ COLUMNS: Final = (
     "user_seal",
 )
 SALT_BYTES: Final = 16
-"""Of each row's user_seal (``chain``)."""
+"""Length of a row's ``user_seal`` (see ``chain``)."""
 INT4_MAX: Final = 2**31 - 1
 INT8_MAX: Final = 2**63 - 1
 REASON_MALFORMED: Final = "malformed"
@@ -54,7 +54,7 @@ _WIDTH: Final = 2 * len(FIELDS)
 
 
 class StreamId(NamedTuple):
-    """The place of an entry in its stream, ``<ms>-<sequence>``; ordered as Redis orders it."""
+    """An entry's id, ``<ms>-<sequence>``. Compares as Redis compares ids."""
 
     ms: int
     sequence: int
@@ -64,18 +64,18 @@ class StreamId(NamedTuple):
 
     @classmethod
     def parse(cls, text: bytes) -> StreamId:
-        """The id that Redis wrote as text."""
+        """Parse an id as Redis sends it."""
         ms, _, sequence = text.partition(b"-")
         return cls(int(ms), int(sequence))
 
 
-BEGINNING: Final = StreamId(0, 0)
-"""Before every entry: the offset of a ledger that has seen none."""
+STREAM_BEGINNING: Final = StreamId(0, 0)
+"""Before every entry: the offset of an empty ledger."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """An entry the ledger cannot hold, as it was."""
+    """An entry that the ledger cannot hold, unchanged."""
 
     id: StreamId
     raw: list[bytes]
@@ -83,7 +83,7 @@ class Reject:
 
 
 class NotAnEvent(Exception):
-    """At least one of the entries has other fields than an event, or values the ledger cannot hold."""
+    """At least one entry has other fields than an event, or values that the ledger cannot hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +91,10 @@ class Entries:
     """Consecutive entries of one shard's stream, ready for the ledger.
 
     Attributes:
-        events: those that are events.
-        columns: their values, a list for each column but ``shard`` and ``seq``.
-        rejects: those that are not.
-        first, last: the ids between which all of them lie.
+        events: the entries that are events.
+        columns: their values, one list for each column except ``shard`` and ``seq``.
+        rejects: the entries that are no events.
+        first, last: the ids of the first and last entry.
     """
 
     events: list[Entry]
@@ -105,16 +105,16 @@ class Entries:
 
     @property
     def size(self) -> int:
-        """How many entries of the stream these are."""
+        """Number of entries, rejects included."""
         return len(self.events) + len(self.rejects)
 
     @property
     def times_ms(self) -> list[int]:
-        """When the events were made, in ms since the epoch."""
+        """The stream's time of each event, in ms since the epoch."""
         return cast("list[int]", self.columns[0])
 
     def followed_by(self, after: Entries) -> Entries:
-        """These entries and those after them, as one; neither is of use on its own any more."""
+        """Join these entries with those after them. Both objects are consumed."""
         self.events.extend(after.events)
         self.rejects.extend(after.rejects)
         for column, more in zip(self.columns, after.columns, strict=True):
@@ -122,19 +122,19 @@ class Entries:
         return Entries(self.events, self.columns, self.rejects, self.first, after.last)
 
     def ledger_columns(self, shard: int, first_seq: int) -> list[Sequence[object]]:
-        """The same rows by column, in the order of ``COLUMNS``."""
+        """The rows by column, in the order of ``COLUMNS``, numbered from ``first_seq``."""
         ms, sequence, *fields = self.columns
         rows = len(ms)
         return [[shard] * rows, ms, sequence, range(first_seq, first_seq + rows), *fields]
 
-    def records(self, shard: int, first_seq: int) -> Iterator[Record]:
-        """The rows, numbered from ``first_seq``. An iterator: no list of rows is ever made."""
+    def records(self, shard: int, first_seq: int) -> Iterator[LedgerRow]:
+        """The rows, numbered from ``first_seq``. An iterator, so that no list of rows is built."""
         ms, sequence, *fields = self.columns
         return zip(repeat(shard), ms, sequence, count(first_seq), *fields, strict=False)
 
 
-def decode(entries: list[Entry]) -> Entries:
-    """From at least one entry; nothing is lost, and nothing raises."""
+def decode_entries(entries: list[Entry]) -> Entries:
+    """Decode at least one entry. Malformed entries become rejects; nothing is lost or raised."""
     first, last = StreamId.parse(entries[0][0]), StreamId.parse(entries[-1][0])
     try:
         return Entries(entries, _columns(entries), [], first, last)
@@ -157,10 +157,10 @@ def _is_event(entry: Entry) -> bool:
 
 
 def _columns(entries: Sequence[Entry]) -> list[list[object]]:
-    """The ledger's columns but ``shard`` and ``seq``.
+    """The ledger's columns except ``shard`` and ``seq``.
 
     Raises:
-        NotAnEvent: for any of the entries.
+        NotAnEvent: any of the entries is malformed.
     """
     flat = list(chain.from_iterable([entry[1] for entry in entries]))
     rows = len(entries)
@@ -199,7 +199,7 @@ def _salts(rows: int) -> list[object]:
 
 
 def _texts(values: list[bytes]) -> list[object]:
-    """Text, which in PostgreSQL has no NUL: it would show as one value too many."""
+    """Decode all values at once. PostgreSQL's text has no NUL; one would appear as an extra value."""
     if not values:
         return []
     texts: list[object] = list(b"\0".join(values).decode().split("\0"))

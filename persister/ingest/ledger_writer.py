@@ -6,141 +6,143 @@ import asyncio
 import contextlib
 import logging
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import asyncpg
 
+from engine.queries import queries
 from persister.ingest import chain
-from persister.ingest.entries import COLUMNS, Record, Reject, StreamId
-from persister.ingest.partitions import Months
-from persister.queries import query
+from persister.ingest.entries import COLUMNS, LedgerRow, Reject, StreamId
+from persister.ingest.partitions import MonthPartitions
+from persister.ownership import SHARD_LOCK_CLASS, try_lock
+from persister.servers import KEEPALIVES, describe_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
+    from engine.postgres_types import Connection
     from engine.settings import Settings
     from persister.ingest.entries import Entries, Entry
 
 logger = logging.getLogger(__name__)
+_SQL: Final = queries(__package__, "ledger")
 
-ADVISORY_CLASS: Final = 0x5245444D
-"""First half of the advisory lock that makes an owner ("REDM"); the second is the shard."""
 CLOSE_TIMEOUT_S: Final = 5.0
 
-REFUSED: Final = (
+UNSTORABLE: Final = (
     asyncpg.DataError,  # class 22: a value that cannot be stored
     asyncpg.CheckViolationError,
     asyncpg.NotNullViolationError,
     asyncpg.ProgramLimitExceededError,  # too large for an index
 )
-"""What PostgreSQL says of a row it will never take, however often it is asked."""
+"""Errors of a row that PostgreSQL will never accept: trying again does not help."""
 
 
 class OffsetMoved(Exception):
-    """The offset in PostgreSQL is not where this writer left it; nothing was written."""
+    """Another writer moved the offset in PostgreSQL; nothing was written."""
 
 
 class NotInitialised(Exception):
-    """The database has no ledger for this shard, or for another number of shards."""
+    """The database has no ledger for this shard, or has another number of shards."""
 
 
-class Offset(NamedTuple):
-    """How far the ledger has come: the last entry it has seen, its last row, the chain's newest digest."""
+class LedgerOffset(NamedTuple):
+    """How far the ledger is: last stream entry, last row number, newest digest of the chain."""
 
     id: StreamId
     seq: int
-    digest: bytes = chain.BEGINNING
+    digest: bytes = chain.CHAIN_BEGINNING
 
 
-class Sink:
-    """The writing side of one shard, on a connection of its own."""
+class LedgerWriter:
+    """Writes one shard, on one connection, which it does not share."""
 
-    def __init__(self, connection: Any, shard: int) -> None:  # noqa: ANN401 - asyncpg is untyped
+    def __init__(self, connection: Connection, shard: int) -> None:
         self._connection = connection
         self._shard = shard
-        self._months = Months(connection)
+        self._months = MonthPartitions(connection)
 
     async def own(self) -> bool:
-        """Become the shard's only writer, for as long as this connection lasts; False if another is."""
-        return bool(await self._connection.fetchval(query("own_shard"), ADVISORY_CLASS, self._shard))
+        """Become the shard's only writer while this connection lasts. False: another process is."""
+        return await try_lock(self._connection, (SHARD_LOCK_CLASS, self._shard))
 
-    async def offset(self, shards: int) -> Offset:
-        """Where to go on.
+    async def offset(self, shards: int) -> LedgerOffset:
+        """Read the offset from which to go on.
 
         Raises:
-            NotInitialised: there is no such shard, or the deployment has another number of them.
+            NotInitialised: schema or shard is missing, or the deployment has another number of shards.
         """
         try:
-            row = await self._connection.fetchrow(query("read_offset"), self._shard)
+            row = await self._connection.fetchrow(_SQL["offset"], self._shard)
         except asyncpg.UndefinedTableError as error:
             raise NotInitialised("the database has no schema yet") from error
         if row is None:
             raise NotInitialised(f"the database has no shard {self._shard}")
         if row["shards"] != shards:
             raise NotInitialised(f"the deployment has {row['shards']} shards, the settings say {shards}")
-        return Offset(StreamId(row["stream_ms"], row["stream_seq"]), row["seq"], row["chain_digest"])
+        return LedgerOffset(StreamId(row["stream_ms"], row["stream_seq"]), row["seq"], row["chain_digest"])
 
-    async def write(self, entries: Entries, begin: Offset) -> tuple[Offset, list[Reject]]:
-        """Write entries that follow ``begin``; answers the new offset, and the entries set aside.
+    async def write(self, entries: Entries, begin: LedgerOffset) -> tuple[LedgerOffset, list[Reject]]:
+        """Write the entries that follow ``begin``. Returns the new offset and the rejected entries.
 
-        Rows are numbered on from ``begin`` without a gap. An entry that PostgreSQL refuses is kept
-        in ``ledger_rejects`` instead, and takes no number.
+        Row numbers go on from ``begin`` without a gap. An entry that PostgreSQL refuses goes to
+        ``ledger_rejects`` and gets no number.
 
         Raises:
-            OffsetMoved: someone else wrote; nothing of these entries is written.
+            OffsetMoved: another writer wrote; none of these entries is written.
         """
         if entries.events:
             await self._months.ensure(entries.times_ms)
         try:
             try:
                 return await self._write_whole(entries, begin)
-            except REFUSED:
+            except UNSTORABLE:
                 return await self._write_sifted(entries, begin)
-        except asyncpg.UniqueViolationError as error:  # of either way to write
+        except asyncpg.UniqueViolationError as error:  # from either of the two
             raise OffsetMoved(f"the ledger of shard {self._shard} goes beyond {begin.id}") from error
 
     def abandon(self) -> None:
-        """Drop the connection without a word; every call under way fails at once."""
+        """Drop the connection at once; every call in progress fails."""
         self._connection.terminate()
 
-    async def _write_whole(self, entries: Entries, begin: Offset) -> tuple[Offset, list[Reject]]:
+    async def _write_whole(self, entries: Entries, begin: LedgerOffset) -> tuple[LedgerOffset, list[Reject]]:
         columns = entries.ledger_columns(self._shard, begin.seq + 1)
         linking = asyncio.create_task(_link(begin.digest, columns))
         try:
             async with self._connection.transaction():
                 if entries.events:
                     await self._copy(entries.records(self._shard, begin.seq + 1))
-                end = Offset(entries.last, begin.seq + len(entries.events), await linking)
+                end = LedgerOffset(entries.last, begin.seq + len(entries.events), await linking)
                 await self._finish(entries.rejects, begin, end)
         finally:
             linking.cancel()
         return end, entries.rejects
 
-    async def _write_sifted(self, entries: Entries, begin: Offset) -> tuple[Offset, list[Reject]]:
+    async def _write_sifted(self, entries: Entries, begin: LedgerOffset) -> tuple[LedgerOffset, list[Reject]]:
         rows = list(zip(entries.events, entries.records(self._shard, 0), strict=True))
         async with self._connection.transaction():
-            written: list[Record] = []
+            written: list[LedgerRow] = []
             refused: list[Reject] = []
             await self._sift(rows, begin.seq, written, refused)
             rejects = sorted([*entries.rejects, *refused], key=lambda reject: reject.id)
             digest = await _link(begin.digest, list(zip(*written, strict=True)))
-            end = Offset(entries.last, begin.seq + len(written), digest)
+            end = LedgerOffset(entries.last, begin.seq + len(written), digest)
             await self._finish(rejects, begin, end)
         return end, rejects
 
     async def _sift(
-        self, rows: list[tuple[Entry, Record]], after: int, written: list[Record], refused: list[Reject]
+        self, rows: list[tuple[Entry, LedgerRow]], after: int, written: list[LedgerRow], refused: list[Reject]
     ) -> None:
-        """Write all rows but those refused, found by halving; numbers go on from ``after``."""
+        """Write all rows except refused ones, which it finds by halving. Numbers go on from ``after``."""
         first = after + len(written) + 1
         records = [(*record[:3], number, *record[4:]) for number, (_, record) in enumerate(rows, first)]
         try:
             async with self._connection.transaction():  # a savepoint
                 await self._copy(records)
-        except REFUSED as error:
+        except UNSTORABLE as error:
             if len(rows) == 1:
                 (entry_id, raw), _ = rows[0]
-                refused.append(Reject(StreamId.parse(entry_id), raw, describe(error)))
+                refused.append(Reject(StreamId.parse(entry_id), raw, describe_error(error)))
                 return
             half = len(rows) // 2
             await self._sift(rows[:half], after, written, refused)
@@ -148,21 +150,21 @@ class Sink:
             return
         written += records
 
-    async def _copy(self, records: Iterable[Record]) -> None:
+    async def _copy(self, records: Iterable[LedgerRow]) -> None:
         await self._connection.copy_records_to_table("ledger", records=records, columns=COLUMNS)
 
-    async def _finish(self, rejects: list[Reject], begin: Offset, end: Offset) -> None:
-        """The rest of the transaction: what was set aside, the link, and the offset, if it is still ours."""
+    async def _finish(self, rejects: list[Reject], begin: LedgerOffset, end: LedgerOffset) -> None:
+        """Finish the transaction: rejects, chain link and offset, if no other writer moved it."""
         if rejects:
             await self._connection.executemany(
-                query("insert_reject"),
+                _SQL["insert_reject"],
                 [
                     (self._shard, reject.id.ms, reject.id.sequence, reject.raw, reject.reason)
                     for reject in rejects
                 ],
             )
         moved = await self._connection.fetchval(
-            query("advance_offset"),
+            _SQL["advance_offset"],
             self._shard,
             *end.id,
             end.seq,
@@ -176,35 +178,26 @@ class Sink:
 
 
 async def _link(before: bytes, columns: Sequence[Sequence[object]]) -> bytes:
-    """The newest digest; hashed aside, as it takes its time."""
-    return await asyncio.to_thread(chain.link, before, columns) if columns and len(columns[0]) else before
+    """The newest digest, computed in a thread because hashing is slow."""
+    return (
+        await asyncio.to_thread(chain.link_digest, before, columns) if columns and len(columns[0]) else before
+    )
 
 
 @asynccontextmanager
-async def open_sink(settings: Settings, database_url: str, shard: int) -> AsyncIterator[Sink]:
-    """A sink on a new connection. Closing it lets another persister become the owner."""
+async def open_ledger_writer(
+    settings: Settings, database_url: str, shard: int
+) -> AsyncIterator[LedgerWriter]:
+    """Open a writer on a new connection. Once it is closed, another persister can become the owner."""
     connection = await asyncpg.connect(
         database_url,
         timeout=settings.persist_timeout_s,
         command_timeout=settings.persist_timeout_s,
-        server_settings={
-            "application_name": f"redeem-persister-{shard}",
-            # The server notices within a minute that this machine is gone, and lets go of the lock.
-            "tcp_keepalives_idle": "20",
-            "tcp_keepalives_interval": "10",
-            "tcp_keepalives_count": "3",
-        },
+        server_settings={"application_name": f"redeem-persister-{shard}", **KEEPALIVES},
     )
     try:
-        await connection.execute(query("require_durable_commits"))
-        yield Sink(connection, shard)
+        await connection.execute(_SQL["require_durable_commits"])
+        yield LedgerWriter(connection, shard)
     finally:
         with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             await connection.close(timeout=CLOSE_TIMEOUT_S)
-
-
-def describe(error: BaseException) -> str:
-    """An error in one line without the values of the row it is about (PostgreSQL's DETAIL has them)."""
-    code = getattr(error, "sqlstate", None)
-    message = str(error if isinstance(error, OSError) or not error.args else error.args[0])
-    return " ".join(part for part in (type(error).__name__, code, message) if part)

@@ -1,4 +1,4 @@
-"""Reads a shard's stream from the offset that PostgreSQL holds: no consumer group, no acknowledgement."""
+"""Reads a shard's stream from the offset stored in PostgreSQL: no consumer group, no acknowledgements."""
 
 from __future__ import annotations
 
@@ -11,33 +11,30 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
 from engine.store import keys
-from persister.ingest.entries import Entries, StreamId, decode
+from persister.ingest.entries import Entries, StreamId, decode_entries
+from persister.servers import REPLY_TIMEOUT_S
 
 if TYPE_CHECKING:
     from engine.settings import Settings
 
-REPLY_TIMEOUT_S: Final = 10.0
-"""How long Redis may take for a reply, beyond the time it was asked to wait."""
-
-
 PAGE_ENTRIES: Final = 1000
-"""Entries of one reply: few enough that what else happens meanwhile, like a COPY, is not kept waiting."""
+"""Most entries in one reply, so that parsing it does not delay a COPY in the same event loop."""
 
 
 class StreamBehind(Exception):
-    """Redis has lost entries that PostgreSQL holds: it must be rebuilt before anything else happens."""
+    """Redis has lost entries that PostgreSQL holds. It must be rebuilt first."""
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """What one look at the stream found: the next entries, if any, and how many it holds in all."""
+class StreamPage:
+    """The next entries of the stream, if any, and the length of the whole stream."""
 
     entries: Entries | None
     stream_length: int
 
 
-def connect(settings: Settings, redis_url: str) -> Redis:
-    """A client for one shard. It does not retry: the persister does, from the offset."""
+def open_stream_client(settings: Settings, redis_url: str) -> Redis:
+    """A Redis client that does not retry: the persister itself starts again from the offset."""
     client = Redis.from_url(
         redis_url,
         decode_responses=False,
@@ -45,12 +42,12 @@ def connect(settings: Settings, redis_url: str) -> Redis:
         socket_timeout=settings.persist_block_ms / 1000 + REPLY_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
     )
-    client.set_response_callback("XRANGE", _as_it_is)  # the default makes a dict of each entry
+    client.set_response_callback("XRANGE", _as_it_is)  # by default redis-py makes a dict of each entry
     return client
 
 
 class StreamReader:
-    """The reading side of one shard."""
+    """Reads one shard's stream."""
 
     def __init__(self, client: Redis, shard: int, settings: Settings) -> None:
         self._client = client
@@ -58,8 +55,8 @@ class StreamReader:
         self._entries_max = settings.persist_batch_max
         self._block_ms = settings.persist_block_ms
 
-    async def read(self, after: StreamId, count: int | None = None) -> Page:
-        """The entries that follow, at most ``count`` (``persist_batch_max``); returns at once.
+    async def read(self, after: StreamId, count: int | None = None) -> StreamPage:
+        """The entries after ``after``, at most ``count`` (default ``persist_batch_max``). Does not wait.
 
         Raises:
             StreamBehind: the stream ends before ``after``, or is gone.
@@ -70,9 +67,9 @@ class StreamReader:
         while page.entries and page.entries.size == PAGE_ENTRIES and entries and entries.size < most:
             page = await self._read_page(entries.last, most - entries.size)
             entries = entries.followed_by(page.entries) if page.entries else entries
-        return Page(entries, length)
+        return StreamPage(entries, length)
 
-    async def _read_page(self, after: StreamId, count: int) -> Page:
+    async def _read_page(self, after: StreamId, count: int) -> StreamPage:
         pipeline = self._client.pipeline(transaction=False)
         pipeline.xinfo_stream(self._key)
         pipeline.xrange(self._key, min=f"({after}", count=min(count, PAGE_ENTRIES))
@@ -84,10 +81,10 @@ class StreamReader:
                 raise reply
         if StreamId.parse(stream["last-generated-id"]) < after:
             raise StreamBehind(f"{self._key} ends before {after}")
-        return Page(decode(entries) if entries else None, stream["length"])
+        return StreamPage(decode_entries(entries) if entries else None, stream["length"])
 
     async def wait(self, after: StreamId) -> bool:
-        """Wait until an entry follows, at most ``persist_block_ms``; answers whether one does."""
+        """Wait at most ``persist_block_ms`` for an entry after ``after``. True: there is one."""
         return bool(await self._client.xread({self._key: str(after)}, count=1, block=self._block_ms))
 
 

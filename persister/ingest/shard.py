@@ -1,7 +1,7 @@
-"""Carries one shard's events from the stream to the ledger, for as long as it is allowed to.
+"""Moves one shard's events from the stream to the ledger.
 
-One owner per shard; others stand by. Whatever fails, the owner lets go of the shard, waits a
-little, and begins again from the offset that PostgreSQL holds: there is no other state.
+Each shard has one owner; other processes stand by. After any failure the owner releases the shard, waits, and
+starts again from the offset in PostgreSQL. It keeps no other state.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ import asyncpg
 from redis.exceptions import RedisError
 
 from persister import metrics
-from persister.ingest.ledger_writer import NotInitialised, OffsetMoved, describe, open_sink
-from persister.ingest.reader import StreamBehind, StreamReader, connect
+from persister.ingest.ledger_writer import NotInitialised, OffsetMoved, open_ledger_writer
+from persister.ingest.reader import StreamBehind, StreamReader, open_stream_client
 from persister.ingest.trimming import Trimmer
+from persister.servers import describe_error
 
 if TYPE_CHECKING:
     from engine.settings import Settings
     from persister.ingest.entries import Entries, Reject, StreamId
-    from persister.ingest.ledger_writer import Offset, Sink
-    from persister.ingest.reader import Page
+    from persister.ingest.ledger_writer import LedgerOffset, LedgerWriter
+    from persister.ingest.reader import StreamPage
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ WATCH_INTERVAL_S: Final = 1.0
 
 
 class ShardPersister:
-    """One shard's persister. ``run`` it once; it ends after ``stop`` is set, or when cancelled."""
+    """Persists one shard. Call ``run`` once; it ends after ``stop`` is set or when it is cancelled."""
 
     def __init__(
         self, shard: int, settings: Settings, redis_url: str, database_url: str, stop: asyncio.Event
@@ -46,17 +47,17 @@ class ShardPersister:
         self._settings = settings
         self._database_url = database_url
         self._stop = stop
-        self._redis = connect(settings, redis_url)
+        self._redis = open_stream_client(settings, redis_url)
         self._reader = StreamReader(self._redis, shard, settings)
         self._trimmer = Trimmer(self._redis, shard, settings.persist_batch_max, settings.stream_retained_max)
-        self._sink: Sink | None = None
+        self._writer: LedgerWriter | None = None
         self._owner = False
-        self._committed: StreamId | None = None  # as far as is known
+        self._committed: StreamId | None = None  # as far as this process knows
         self._trouble: str | None = None
         self._failures = 0
 
     async def run(self) -> None:
-        """Persist until stopped, then until the stream is empty. Outages are waited out."""
+        """Persist until ``stop`` is set, then until the stream is empty. Retries through outages."""
         watching = asyncio.create_task(self._watch())
         try:
             while not await self._tried():
@@ -68,42 +69,42 @@ class ShardPersister:
                 await self._redis.aclose()
 
     def abandon(self) -> None:
-        """Drop the connection to PostgreSQL, which rolls back what is under way; cancel ``run`` next."""
-        if self._sink is not None:
-            self._sink.abandon()
+        """Drop the connection to PostgreSQL, which rolls back the transaction. Cancel ``run`` after this."""
+        if self._writer is not None:
+            self._writer.abandon()
 
     async def _tried(self) -> bool:
-        """One try; answers whether it ended because it was asked to, or can do no more."""
+        """Try once. True: it was stopped, or nothing more can be done."""
         try:
             await self._serve()
-        except Exception as error:  # whatever it is: told, and tried again
-            if _is_cancelled():  # the clients may answer that with an exception of their own
+        except Exception as error:  # any error is logged, and the shard is tried again
+            if _is_cancelled():  # a client may turn a cancellation into an error of its own
                 raise asyncio.CancelledError from error
-            self._tell(error)
+            self._log_failure(error)
             return self._stop.is_set() and isinstance(error, StreamBehind)
         return True
 
     async def _serve(self) -> None:
-        """From becoming the owner to letting go; returns when stopped."""
+        """Own the shard and persist it, until stopped."""
         owners = metrics.OWNER.labels(self._label)
-        async with open_sink(self._settings, self._database_url, self._shard) as sink:
-            self._sink = sink
-            if not await self._become_owner(sink):
+        async with open_ledger_writer(self._settings, self._database_url, self._shard) as writer:
+            self._writer = writer
+            if not await self._become_owner(writer):
                 return
             owners.set(1)
             try:
-                await self._persist(sink)
+                await self._persist(writer)
             finally:
                 owners.set(0)
 
-    async def _become_owner(self, sink: Sink) -> bool:
-        """Stand by until the shard is free; False when stopped before."""
-        told = False
-        while not await sink.own():
+    async def _become_owner(self, writer: LedgerWriter) -> bool:
+        """Stand by until the shard is free. False: stopped before that."""
+        logged = False
+        while not await writer.own():
             _heed_cancellation()
-            if not told:
+            if not logged:
                 logger.info("standing by: another persister owns the shard", extra={"shard": self._shard})
-            told, self._owner = True, False
+            logged, self._owner = True, False
             if self._stop.is_set():
                 return False
             await self._pause(self._settings.persist_block_ms / 1000 * _jitter())
@@ -112,9 +113,9 @@ class ShardPersister:
         self._owner = True
         return True
 
-    async def _persist(self, sink: Sink) -> None:
-        """The loop: entries are written while the next ones are read."""
-        offset = await sink.offset(self._settings.shards)
+    async def _persist(self, writer: LedgerWriter) -> None:
+        """Write entries while the next ones are read, until stopped and the stream is empty."""
+        offset = await writer.offset(self._settings.shards)
         self._committed = offset.id
         page = await self._reader.read(offset.id)
         await self._trimmer.trim(offset.id)
@@ -122,33 +123,34 @@ class ShardPersister:
             _heed_cancellation()
             self._observe(page)
             if page.entries is None:
-                self._well()
+                self._log_recovery()
                 page = await self._idle(offset)
             else:
-                offset, page = await self._write(sink, page.entries, offset)
+                offset, page = await self._write(writer, page.entries, offset)
         self._observe(page)
         if self._trimmer.retained:
             await self._trimmer.trim(offset.id)
 
-    async def _idle(self, offset: Offset) -> Page:
-        """Wait for news; where none come, that is the moment to trim."""
+    async def _idle(self, offset: LedgerOffset) -> StreamPage:
+        """Wait for new entries. If none arrive, trim the stream."""
         news = await self._news(offset)
         page = await self._reader.read(offset.id)
         if page.entries is None and not news and self._trimmer.retained:
             await self._trimmer.trim(offset.id)
         return page
 
-    async def _write(self, sink: Sink, entries: Entries, begin: Offset) -> tuple[Offset, Page]:
-        """Write entries and read what follows: at the same time, where more is known to be there.
+    async def _write(
+        self, writer: LedgerWriter, entries: Entries, begin: LedgerOffset
+    ) -> tuple[LedgerOffset, StreamPage]:
+        """Write entries and read the next ones, both at once if the batch is full.
 
-        A few are not committed faster than ``persist_interval_ms``: each commit costs both
-        servers a flush to disk.
+        A batch that is not full waits for ``persist_interval_ms``: each commit costs both servers a flush.
         """
         began = time.monotonic()
         full = entries.size >= self._settings.persist_batch_max
         ahead = asyncio.create_task(self._trim_and_read(begin.id, entries.last)) if full else None
         try:
-            end, rejects = await sink.write(entries, begin)
+            end, rejects = await writer.write(entries, begin)
             self._count(entries, rejects)
             if ahead is not None:
                 return end, await ahead
@@ -158,13 +160,13 @@ class ShardPersister:
         await self._pause(began + self._settings.persist_interval_ms / 1000 - time.monotonic())
         return end, await self._trim_and_read(end.id, end.id)
 
-    async def _trim_and_read(self, committed: StreamId, after: StreamId) -> Page:
+    async def _trim_and_read(self, committed: StreamId, after: StreamId) -> StreamPage:
         if self._trimmer.due:
             await self._trimmer.trim(committed)
         return await self._reader.read(after)
 
     def _count(self, entries: Entries, rejects: list[Reject]) -> None:
-        self._well()
+        self._log_recovery()
         self._committed = entries.last
         self._trimmer.committed(entries.size)
         metrics.PERSISTED.labels(self._label).inc(entries.size - len(rejects))
@@ -175,8 +177,8 @@ class ShardPersister:
                 extra={"shard": self._shard, "entry": str(reject.id), "reason": reject.reason},
             )
 
-    async def _news(self, offset: Offset) -> bool:
-        """Whether an entry follows the offset; waits for one, but not once we are to stop."""
+    async def _news(self, offset: LedgerOffset) -> bool:
+        """Wait for an entry after the offset, or for a stop. True: there is an entry."""
         news = asyncio.create_task(self._reader.wait(offset.id))
         stopped = asyncio.create_task(self._stop.wait())
         try:
@@ -187,25 +189,25 @@ class ShardPersister:
             await _drop(stopped)
 
     async def _pause(self, seconds: float) -> None:
-        """Wait, unless we are to stop."""
+        """Wait, or return early when stopped."""
         if seconds > 0:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), seconds)
 
     async def _back_off(self) -> None:
-        """Wait longer after each failure in a row, and never in step with others."""
+        """Wait longer after each failure in a row, with jitter."""
         delay_s = min(self._settings.persist_backoff_s_max, BACKOFF_S_MIN * 2 ** min(self._failures, 16))
         self._failures += 1
-        if self._stop.is_set():  # what is left of the time to stop is for trying, but not without rest
+        if self._stop.is_set():  # use the rest of the stop timeout to retry, with pauses
             await asyncio.sleep(delay_s * _jitter())
         else:
             await self._pause(delay_s * _jitter())
 
-    def _observe(self, page: Page) -> None:
+    def _observe(self, page: StreamPage) -> None:
         self._show_lag(page.stream_length, page.entries.first if page.entries else None)
 
     async def _watch(self) -> None:
-        """Show the lag while a write hangs or PostgreSQL is away, which is when it matters."""
+        """Keep the lag metrics current while a write hangs or PostgreSQL is away."""
         while not _is_cancelled():
             await asyncio.sleep(WATCH_INTERVAL_S)
             committed = self._committed
@@ -222,19 +224,19 @@ class ShardPersister:
         metrics.LAG_EVENTS.labels(self._label).set(behind)
         metrics.LAG_SECONDS.labels(self._label).set(age_s)
 
-    def _tell(self, error: Exception) -> None:
-        """Log a trouble when it begins, not with each try."""
+    def _log_failure(self, error: Exception) -> None:
+        """Log a failure when it begins, not on each retry."""
         trouble, level = _classify(error)
         if trouble != self._trouble:
             logger.log(
                 level,
                 trouble,
-                extra={"shard": self._shard, "error": describe(error)},
+                extra={"shard": self._shard, "error": describe_error(error)},
                 exc_info=error if trouble == UNEXPECTED else None,
             )
         self._trouble = trouble
 
-    def _well(self) -> None:
+    def _log_recovery(self) -> None:
         if self._trouble is not None:
             logger.info("persisting again", extra={"shard": self._shard, "failures": self._failures})
         self._trouble, self._failures = None, 0
@@ -268,9 +270,9 @@ def _is_cancelled() -> bool:
 
 
 def _heed_cancellation() -> None:
-    """End a task that was cancelled and does not know: asyncio tells once, and to the client libraries.
+    """End a task whose cancellation was swallowed: asyncio delivers it once, perhaps to a client library.
 
-    ``asyncio.wait_for`` (before Python 3.12) keeps it to itself where what it waits for has just ended.
+    ``asyncio.wait_for`` (before Python 3.12) swallows it if the awaited future has just ended.
     """
     if _is_cancelled():
         raise asyncio.CancelledError
@@ -281,7 +283,7 @@ def _jitter() -> float:
 
 
 async def _drop(task: asyncio.Task[Any]) -> None:
-    """End a task and forget its result."""
+    """Cancel a task until it ends, and discard its result."""
     while not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=CANCEL_AGAIN_S)

@@ -1,1 +1,1 @@
-"""Rebuilds Redis from the ledger."""
+"""Rebuilds Redis from the ledger: reads the state, then writes it in bulk."""

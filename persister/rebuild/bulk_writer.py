@@ -1,7 +1,7 @@
-"""Sends commands to Redis by the megabyte: a thread waits for the replies while the next are made.
+"""Sends commands to Redis by the megabyte: a thread waits for replies while the next commands are made.
 
-Fields of hashes are gathered first, whatever order they come in, as a hash costs a command however many of
-its fields go with it. What has not been flushed may be lost: whoever writes so begins again after an error.
+Hash fields are collected first, as one HSET with many fields costs little more than one with a single field.
+Unflushed commands may be lost, so the caller starts again after an error.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from typing import TYPE_CHECKING, Any, Final
 import hiredis
 from redis import Redis
 
-from persister.ingest.reader import REPLY_TIMEOUT_S
+from persister.servers import REPLY_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-FIELDS_MAX: Final = 1 << 18  # gathered: about 80 MB
-SENT_BYTES: Final = 1 << 20  # sent together; twice that is kept
+FIELDS_MAX: Final = 1 << 18  # collected: about 80 MB
+SENT_BYTES: Final = 1 << 20  # sent together; at most twice that is in memory
 
 Value = str | bytes | int
 
 
 @contextlib.asynccontextmanager
-async def writing(redis_url: str) -> AsyncIterator[Writer]:
-    """A writer, which is flushed at the end.
+async def open_bulk_writer(redis_url: str) -> AsyncIterator[BulkWriter]:
+    """Open a writer, and flush it when the block ends.
 
     Raises:
-        RedisError: a command failed, or there is no connection; now or in any of the writer's calls.
+        RedisError: a command failed or there is no connection. Any call of the writer may raise it.
     """
     redis = Redis.from_url(redis_url, socket_timeout=REPLY_TIMEOUT_S)
-    writer = Writer(await asyncio.to_thread(redis.connection_pool.get_connection))
+    writer = BulkWriter(await asyncio.to_thread(redis.connection_pool.get_connection))
     try:
         yield writer
         await writer.flush()
@@ -42,23 +42,23 @@ async def writing(redis_url: str) -> AsyncIterator[Writer]:
         redis.close()
 
 
-class Writer:
-    """Writes over one connection, in the order of its calls, except for fields, which come when they come."""
+class BulkWriter:
+    """Writes over one connection, in the order of the calls. Only hash fields may be written later."""
 
     def __init__(self, connection: Any) -> None:  # noqa: ANN401 - redis-py has no one type for its connections
         self._connection = connection
         self._fields: defaultdict[str, list[Value]] = defaultdict(list)
         self._gathered = 0
-        self._ends: dict[str, int] = {}  # of hashes that are to have one, and have not yet
-        self._ending: set[str] = set()  # those that have
+        self._ends: dict[str, int] = {}  # expiry of hashes that have none yet
+        self._ending: set[str] = set()  # hashes that have one
         self._packed: list[bytes] = []
         self._bytes = 0
         self._sending: asyncio.Future[None] | None = None
 
     def put(self, key: str, field: Value, value: Value, ends_at_s: int = 0) -> None:
-        """Set a field of a hash, which ends then (seconds since the epoch) if it ends.
+        """Set a hash field. ``ends_at_s``: when the hash expires (s since the epoch); 0: never.
 
-        It is gathered only: whoever puts many makes room now and then.
+        Fields are only collected; call ``make_room`` now and then.
         """
         self._fields[key] += (field, value)
         if ends_at_s and key not in self._ending:
@@ -66,12 +66,12 @@ class Writer:
         self._gathered += 1
 
     async def make_room(self) -> None:
-        """Send what is gathered, where that is much."""
+        """Send the collected fields if there are many."""
         if self._gathered >= FIELDS_MAX:
             await self._add_fields()
 
     async def add(self, *command: Value) -> None:
-        """Send any other command, now or later."""
+        """Send any other command, now or with the next ones."""
         packed = hiredis.pack_command(command)  # type: ignore[arg-type] # its stub forgets numbers and lists
         self._packed.append(packed)
         self._bytes += len(packed)
@@ -79,16 +79,16 @@ class Writer:
             await self._send()
 
     async def flush(self) -> None:
-        """Send everything, and see that it was done."""
+        """Send everything and wait for the replies."""
         await self._add_fields()
         await self._send()
         await self._sent()
 
     async def settle(self) -> None:
-        """Wait until nothing is under way any more, whatever becomes of it."""
+        """Wait for the commands in progress and ignore their errors."""
         if self._sending is not None:
             await asyncio.wait([self._sending])
-            self._sending.exception()  # asked for, so that asyncio does not complain where nobody else does
+            self._sending.exception()  # retrieved, so that asyncio does not log it as unhandled
 
     async def _add_fields(self) -> None:
         fields, self._fields, self._gathered = self._fields, defaultdict(list), 0

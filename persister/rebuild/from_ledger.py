@@ -1,7 +1,7 @@
-"""What the ledger says Redis must hold: states and amounts of codes, counters, users, holds, rollbacks.
+"""Reads from the ledger what Redis must hold: codes, amounts, counters, users, holds and rollbacks.
 
-Codes are counted in arrays, a batch each, that take memory only where codes were used, straight from
-what PostgreSQL sends (``binary``): a redemption costs no Python object.
+Codes are counted in one array for each batch, straight from COPY's binary rows (``copy_format``): a
+redemption costs no Python object, and the arrays take memory only where codes were used.
 """
 
 from __future__ import annotations
@@ -12,30 +12,39 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from engine.queries import queries
 from engine.store import keys
 from persister.copy_format import BinaryRows
-from persister.queries import query
-from persister.reconcile.code_state import may_be_same
+from persister.reconcile.code_state import may_be_same_user
+from persister.reconcile.expected_state import read_pseudonyms
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterator
 
     from numpy.typing import NDArray
 
-SUCCESSES: Final = "rebuild_uses"
-ROLLBACKS: Final = "rebuild_rolled_back"
-ADJUSTMENTS: Final = "rebuild_adjusted"
+    from engine.postgres_types import Connection, Row
+
+_SQL: Final = queries(__package__, "rebuild")
+_SUCCESSES: Final = "successes"
+_ROLLBACKS: Final = "rollbacks"
+_ADJUSTMENTS: Final = "adjustments"
+_COUNTED: Final = {
+    _SUCCESSES: _SQL["uses"],
+    _ROLLBACKS: _SQL["rolled_back"],
+    _ADJUSTMENTS: _SQL["adjusted"],
+}
 _FETCH_ROWS: Final = 5000
 _COLUMNS: Final = (("batch", 4), ("serial", 4), ("amount", 8))
 
 
 @dataclass(slots=True)
-class Batch:
-    """A batch, and what became of its codes.
+class RebuiltBatch:
+    """A batch and the state of its codes.
 
     Attributes:
-        face: minor units; 0 where its codes hold none.
-        used: for each serial, how often it was used; of a balance, how much of it.
+        face: amount of a code in minor units; 0: its codes have none.
+        used: by serial, the number of uses; for balances, the amount used.
         void, held: serials.
     """
 
@@ -50,13 +59,13 @@ class Batch:
     held: list[int] = field(default_factory=list)
 
     def shard_of(self, serial: int, shards: int) -> int:
-        """Where one of its codes lives."""
+        """The shard of one of its codes."""
         return keys.shard_of(serial, shards, self.pinned_shard)
 
 
 @dataclass(frozen=True, slots=True)
-class LiveHold:
-    """A hold that has not ended, as the ledger knows it."""
+class LedgerHold:
+    """A live hold, from its event in the ledger."""
 
     id: str
     campaign: str
@@ -71,39 +80,39 @@ class LiveHold:
 
 
 @dataclass(slots=True)
-class Restored:
-    """All of it, for ``shards`` shards."""
+class RebuiltState:
+    """What Redis must hold, for ``shards`` shards."""
 
     shards: int
     names_erased: Collection[str] = ()  # pseudonyms
-    batches: dict[int, Batch] = field(default_factory=dict)
+    batches: dict[int, RebuiltBatch] = field(default_factory=dict)
     uses: Counter[tuple[int, str]] = field(default_factory=Counter)  # by shard and campaign
     spent: Counter[tuple[int, str]] = field(default_factory=Counter)
     users: Counter[tuple[str, str]] = field(default_factory=Counter)  # by campaign and user
     rolled_back: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # batch, serial, amount
-    holds: list[LiveHold] = field(default_factory=list)
+    holds: list[LedgerHold] = field(default_factory=list)
     events: int = 0
 
-    def take(self, rows: NDArray[Any], query_name: str) -> None:
-        """Count events that use codes, or give back; ``query_name`` says which of the three they are."""
+    def take(self, rows: NDArray[Any], kind: str) -> None:
+        """Count events. ``kind`` says whether they are successes, rollbacks or adjustments."""
         self.events += len(rows)
         if not len(rows):
             return
         of_batch = rows["batch"]
         if (of_batch == of_batch[0]).all():
-            self._take(self.batches[int(of_batch[0])], rows, query_name)
+            self._take(self.batches[int(of_batch[0])], rows, kind)
             return
         batches, at = np.unique(of_batch, return_inverse=True)
         for number, batch_id in enumerate(batches):
-            self._take(self.batches[int(batch_id)], rows[at == number], query_name)
+            self._take(self.batches[int(batch_id)], rows[at == number], kind)
 
-    def _take(self, batch: Batch, rows: NDArray[Any], query_name: str) -> None:
+    def _take(self, batch: RebuiltBatch, rows: NDArray[Any], kind: str) -> None:
         serials, amounts = rows["serial"].astype(np.int64), rows["amount"].astype(np.int64)
-        sign = 1 if query_name == SUCCESSES else -1
-        # Of the type of what it is added to: numpy is 60 times as slow where it must convert.
+        sign = 1 if kind == _SUCCESSES else -1
+        # Of the array's own type: numpy is 60 times as slow if it must convert.
         change = sign * amounts if batch.kind == "balance" else batch.used.dtype.type(sign)
         np.add.at(batch.used, serials, change)
-        if query_name == ADJUSTMENTS:
+        if kind == _ADJUSTMENTS:
             return
         if batch.pinned_shard is None:
             places = serials % self.shards
@@ -115,8 +124,8 @@ class Restored:
             self.uses[counter] += int(np.count_nonzero(here)) if sign > 0 else 0
             self.spent[counter] += sign * int(amounts[here].sum())
 
-    def take_rollback(self, row: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
-        """Know what was given back of a redemption; whole, its use is given back, too."""
+    def take_rollback(self, row: Row) -> None:
+        """Add what was given back of a redemption. A whole rollback gives back the use as well."""
         self.rolled_back[row["redemption"]] = row["batch"], row["serial"], row["given_back"]
         if row["whole"]:
             batch = self.batches[row["batch"]]
@@ -124,8 +133,8 @@ class Restored:
             if batch.per_user_limited:
                 self.users[batch.campaign, row["user_id"]] -= 1
 
-    def take_hold(self, hold: LiveHold) -> None:
-        """Count a hold as if it were redeemed."""
+    def take_hold(self, hold: LedgerHold) -> None:
+        """Count a live hold as a use."""
         batch = self.batches[hold.batch]
         self.holds.append(hold)
         place = batch.shard_of(hold.serial, self.shards), batch.campaign
@@ -139,19 +148,20 @@ class Restored:
             batch.used[hold.serial] += 1 if batch.kind == "multi" else hold.amount or 0
 
 
-async def read(connection: Any, shards: int, report: Callable[[int], None]) -> Restored:  # noqa: ANN401 - asyncpg is untyped
-    """What Redis must hold, from one snapshot; ``connection`` is in a transaction that has one.
+async def read_rebuilt_state(
+    connection: Connection, shards: int, report: Callable[[int], None]
+) -> RebuiltState:
+    """Read one snapshot; ``connection`` is in a repeatable-read transaction.
 
     Args:
-        connection: asyncpg's.
-        shards: that there will be; a campaign pinned to a higher one goes to that modulo their number.
-        report: is told how many events were read.
+        connection: to PostgreSQL.
+        shards: the new number. A campaign pinned to a higher shard moves to that shard modulo ``shards``.
+        report: called with the number of events read so far.
     """
-    erased = {row["pseudonym"] for row in await connection.fetch(query("audit_pseudonyms"))}
-    restored = Restored(shards, erased)
-    for row in await connection.fetch(query("rebuild_batches")):
+    state = RebuiltState(shards, await read_pseudonyms(connection))
+    for row in await connection.fetch(_SQL["batches"]):
         pinned = row["pinned_shard"]
-        restored.batches[row["id"]] = Batch(
+        state.batches[row["id"]] = RebuiltBatch(
             id=row["id"],
             campaign=row["campaign"],
             kind=row["kind"],
@@ -161,51 +171,53 @@ async def read(connection: Any, shards: int, report: Callable[[int], None]) -> R
             used=np.zeros(row["count"], np.int8 if row["kind"] == "single" else np.int64),
         )
 
-    for name in (SUCCESSES, ROLLBACKS, ADJUSTMENTS):
-        await _count(connection, restored, name, report)
-    async for row in connection.cursor(query("rebuild_rollbacks"), prefetch=_FETCH_ROWS):
-        restored.take_rollback(row)
-    async for row in connection.cursor(query("rebuild_voids"), prefetch=_FETCH_ROWS):
-        restored.batches[row["batch"]].void.append(row["serial"])
-    for hold in [hold async for hold in _live_holds(connection, restored.names_erased)]:
-        restored.take_hold(hold)
-    return restored
+    for kind in _COUNTED:
+        await _count(connection, state, kind, report)
+    async for row in connection.cursor(_SQL["rollbacks"], prefetch=_FETCH_ROWS):
+        state.take_rollback(row)
+    async for row in connection.cursor(_SQL["voids"], prefetch=_FETCH_ROWS):
+        state.batches[row["batch"]].void.append(row["serial"])
+    for hold in [hold async for hold in _live_holds(connection, state.names_erased)]:
+        state.take_hold(hold)
+    return state
 
 
-async def _count(connection: Any, restored: Restored, name: str, report: Callable[[int], None]) -> None:  # noqa: ANN401 - asyncpg is untyped
+async def _count(
+    connection: Connection, state: RebuiltState, kind: str, report: Callable[[int], None]
+) -> None:
     def take(rows: NDArray[Any]) -> None:
-        restored.take(rows, name)
-        report(restored.events)
+        state.take(rows, kind)
+        report(state.events)
 
     reading = BinaryRows(_COLUMNS, take)
-    await connection.copy_from_query(query(name), output=reading.take, format="binary")
+    await connection.copy_from_query(_COUNTED[kind], output=reading.take, format="binary")
     take(reading.finish())
 
 
-async def pages(connection: Any, sql: str, *arguments: object) -> AsyncIterator[list[Any]]:  # noqa: ANN401 - asyncpg is untyped
-    """The rows of a query, many at a time; ``connection`` is in a transaction."""
+async def fetch_pages(connection: Connection, sql: str, *arguments: object) -> AsyncIterator[list[Any]]:
+    """The rows of a query in pages; ``connection`` is in a transaction."""
     cursor = await connection.cursor(sql, *arguments)
     while rows := await cursor.fetch(_FETCH_ROWS):
         yield rows
 
 
-async def _live_holds(connection: Any, names_erased: Collection[str]) -> Any:  # noqa: ANN401 - asyncpg is untyped
+async def _live_holds(connection: Connection, names_erased: Collection[str]) -> AsyncIterator[LedgerHold]:
     code: tuple[int, int] | None = None
     live: dict[str, Any] = {}
-    async for row in connection.cursor(query("rebuild_holds"), prefetch=_FETCH_ROWS):
+    async for row in connection.cursor(_SQL["holds"], prefetch=_FETCH_ROWS):
         if (row["batch"], row["serial"]) != code:
             for hold in _as_holds(live):
                 yield hold
             code, live = (row["batch"], row["serial"]), {}
-        follow(live, row, names_erased)
+        track_hold(live, row, names_erased)
     for hold in _as_holds(live):
         yield hold
 
 
-def follow(live: dict[str, Any], row: Any, names_erased: Collection[str]) -> Any:  # noqa: ANN401 - asyncpg is untyped
-    """Keep track of the holds of one code, by id; answers the one that an event ended, or renewed.
+def track_hold(live: dict[str, Any], row: Row, names_erased: Collection[str]) -> Row | None:
+    """Apply an event to the live holds of one code. Returns the hold that it ended or renewed.
 
-    A confirmation does not name its hold: it is its order's, or, of several, one of the same amount.
+    A confirmation does not name its hold: it is its order's; of several, one of the same amount.
     """
     if row["type"] == "held":
         before = live.get(row["redemption"])
@@ -219,15 +231,15 @@ def follow(live: dict[str, Any], row: Any, names_erased: Collection[str]) -> Any
         id_
         for id_, hold in live.items()
         if hold["order_ref"] == row["order_ref"]
-        and may_be_same(hold["user_id"], row["user_id"], names_erased)
+        and may_be_same_user(hold["user_id"], row["user_id"], names_erased)
     ]
     same = [id_ for id_ in own if live[id_]["amount"] == row["amount"]]
     return live.pop((same or own)[0]) if own else None
 
 
-def _as_holds(live: dict[str, Any]) -> Iterator[LiveHold]:
+def _as_holds(live: dict[str, Any]) -> Iterator[LedgerHold]:
     for row in live.values():
-        yield LiveHold(
+        yield LedgerHold(
             id=row["redemption"],
             campaign=row["campaign"],
             batch=row["batch"],
@@ -241,17 +253,17 @@ def _as_holds(live: dict[str, Any]) -> Iterator[LiveHold]:
         )
 
 
-async def balances(connection: Any, restored: Restored, since_ms: int) -> dict[str, int]:  # noqa: ANN401 - asyncpg is untyped
-    """What was left of a code behind each of its events; of codes that were answered under a key since."""
-    batches = [batch.id for batch in restored.batches.values() if batch.kind == "balance"]
+async def balances_after_events(connection: Connection, state: RebuiltState, since_ms: int) -> dict[str, int]:
+    """The balance after each event, for codes used under an idempotency key since ``since_ms``."""
+    batches = [batch.id for batch in state.batches.values() if batch.kind == "balance"]
     left: dict[str, int] = {}
     used: defaultdict[tuple[int, int], int] = defaultdict(int)
     live: defaultdict[tuple[int, int], dict[str, Any]] = defaultdict(dict)
     if not batches:
         return left
-    async for row in connection.cursor(query("rebuild_balances"), since_ms, batches, prefetch=_FETCH_ROWS):
+    async for row in connection.cursor(_SQL["balance_events"], since_ms, batches, prefetch=_FETCH_ROWS):
         code = row["batch"], row["serial"]
-        before = follow(live[code], row, restored.names_erased)
+        before = track_hold(live[code], row, state.names_erased)
         amount = row["amount"] or 0
         held = before["amount"] if before is not None else 0
         change = {
@@ -264,5 +276,5 @@ async def balances(connection: Any, restored: Restored, since_ms: int) -> dict[s
             "adjusted": -amount,
         }
         used[code] += change.get(row["type"], 0)
-        left[row["event"]] = restored.batches[row["batch"]].face - used[code]
+        left[row["event"]] = state.batches[row["batch"]].face - used[code]
     return left

@@ -1,8 +1,8 @@
-"""Makes Redis again from PostgreSQL (promise P8), and so also changes the number of shards.
+"""Rebuilds Redis from PostgreSQL (promise P8). This can also change the number of shards.
 
-Every script refuses a shard without configuration, so that is what is taken away first and given
-back last; between the two a mark keeps everybody from publishing. Whatever interrupts a rebuild,
-the mark stays, and the next one begins from the beginning.
+Every script refuses a shard without configuration. So the configuration is removed first and published last;
+meanwhile a mark in Redis prevents publishing. If a rebuild is interrupted, the mark stays, and the next
+rebuild starts from the beginning.
 """
 
 from __future__ import annotations
@@ -17,22 +17,26 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 from redis.asyncio import Redis
 
+from engine.queries import queries
 from engine.store import keys
-from persister.ingest.ledger_writer import Sink
-from persister.ingest.reader import REPLY_TIMEOUT_S, StreamBehind, StreamReader
-from persister.queries import query
+from persister.ingest.ledger_writer import LedgerWriter
+from persister.ingest.reader import StreamBehind, StreamReader
 from persister.rebuild import from_ledger, to_redis
-from persister.rebuild.bulk_writer import writing
+from persister.rebuild.bulk_writer import open_bulk_writer
+from persister.servers import REPLY_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from engine.postgres_types import Connection, Row
     from engine.settings import Settings
 
 logger = logging.getLogger(__name__)
+_DEPLOYMENT: Final = queries("persister", "deployment")
+_SQL: Final = queries(__package__, "rebuild")
 
 OWN_TIMEOUT_S: Final = 15.0
-RECEIPTS_KEPT_MS: Final = keys.RECEIPT_WINDOW_S * 1000
+IDEMPOTENCY_KEPT_MS: Final = keys.RECEIPT_WINDOW_S * 1000
 _OURS: Final = "{s[0-9]*}:*"  # the name of every key of ours
 _SCAN_KEYS: Final = 1000
 _POLL_S: Final = 0.2
@@ -40,46 +44,46 @@ _GROUP: Final = "rebuild"
 
 
 class RebuildRefused(Exception):
-    """A rebuild would lose something, or cannot be done now; nothing was changed."""
+    """A rebuild would lose data or cannot run now; nothing was changed."""
 
 
 async def rebuild(settings: Settings, report: Callable[[str, int], None]) -> int:
-    """Make all of Redis again, for ``settings.shards`` shards; answers how many events it was made from.
+    """Rebuild Redis for ``settings.shards`` shards. Returns the number of events read.
 
-    The configuration is not published: that is the caller's, and only with it redemptions go on.
+    The caller must publish the configuration afterwards; until then, no redemption succeeds.
 
-    What only Redis knows is lost: receipts of refusals, of codes of several shards together, and when a
-    hold was to end.
+    Data that only Redis has is lost: idempotency records of refusals and of codes of several shards together,
+    and the expiry of holds.
 
     Args:
         settings: with the URLs of both servers.
-        report: is told what is being done, and of how much of it, again and again.
+        report: called repeatedly with what is being done and how many.
 
     Raises:
         RebuildRefused: another process writes the ledger; or holds are live, and the number of shards
             is to change.
-        RedisError, OSError, asyncpg.PostgresError: a server cannot be used; what was begun must be repeated.
+        RedisError, OSError, asyncpg.PostgresError: a server cannot be used; run the rebuild again.
     """
     redis = Redis.from_url(settings.redis_url, socket_timeout=REPLY_TIMEOUT_S, decode_responses=False)
     connection = await asyncpg.connect(settings.database_url, timeout=settings.persist_timeout_s)
     try:
-        before = int(await connection.fetchval(query("shards")))
+        before = int(await connection.fetchval(_DEPLOYMENT["shards"]))
         after = settings.shards
         shards = range(max(before, after))
-        await _own(connection, shards)
+        await _own_shards(connection, shards)
         if before != after:
             await _refuse_live_holds(redis, before)
         for shard in shards:
             await redis.set(keys.rebuilding(shard), 1)
             await redis.delete(keys.version(shard))
         for shard in range(before):
-            await _drain(connection, redis, settings, shard)
+            await _drain(connection, redis, settings, shard, before)
         await _remove_everything(redis, report)
-        events = await _restore(connection, settings, report)
+        events = await _write_redis(connection, settings, report)
         async with connection.transaction():
-            await connection.execute(query("insert_offsets"), after)
-            await connection.execute(query("change_shards"), after)
-        for row in await connection.fetch(query("read_ends"), after):
+            await connection.execute(_DEPLOYMENT["insert_offsets"], after)
+            await connection.execute(_SQL["change_shards"], after)
+        for row in await connection.fetch(_SQL["stream_ends"], after):
             await _begin_stream(redis, row)
         for shard in shards:
             await redis.delete(keys.rebuilding(shard))
@@ -89,23 +93,23 @@ async def rebuild(settings: Settings, report: Callable[[str, int], None]) -> int
     return events
 
 
-async def _own(connection: Any, shards: range) -> None:  # noqa: ANN401 - asyncpg is untyped
-    """Be the only one who writes the ledger. A persister whose Redis is behind lets go again and again."""
-    sinks = {shard: Sink(connection, shard) for shard in shards}
+async def _own_shards(connection: Connection, shards: range) -> None:
+    """Become the ledger's only writer. A persister whose Redis is behind keeps releasing its shard."""
+    writers = {shard: LedgerWriter(connection, shard) for shard in shards}
     deadline = time.monotonic() + OWN_TIMEOUT_S
-    while sinks:
-        for shard in list(sinks):
-            if await sinks[shard].own():
-                del sinks[shard]
-        if sinks and time.monotonic() > deadline:
+    while writers:
+        for shard in list(writers):
+            if await writers[shard].own():
+                del writers[shard]
+        if writers and time.monotonic() > deadline:
             raise RebuildRefused(
-                f"a persister writes the ledger of shard {min(sinks)}; stop `redeem up` or `redeem persist`"
+                f"a persister writes the ledger of shard {min(writers)}; stop `redeem up` or `redeem persist`"
             )
-        await asyncio.sleep(_POLL_S if sinks else 0)
+        await asyncio.sleep(_POLL_S if writers else 0)
 
 
 async def _refuse_live_holds(redis: Redis, shards: int) -> None:
-    """A hold's id names its shard, so holds do not move."""
+    """Refuse to change the number of shards while holds are live: a hold's id names its shard."""
     live = sum([int(await redis.hlen(keys.held(shard))) for shard in range(shards)])
     if live:
         raise RebuildRefused(
@@ -113,19 +117,18 @@ async def _refuse_live_holds(redis: Redis, shards: int) -> None:
         )
 
 
-async def _drain(connection: Any, redis: Redis, settings: Settings, shard: int) -> None:  # noqa: ANN401 - asyncpg is untyped
-    """Bring to the ledger what the stream still has; whoever lost events may have taken others since."""
+async def _drain(connection: Connection, redis: Redis, settings: Settings, shard: int, shards: int) -> None:
+    """Write the stream's remaining entries to the ledger: a Redis that lost events may have newer ones."""
     redis.set_response_callback("XRANGE", lambda response, **_: response)
-    sink, reader = Sink(connection, shard), StreamReader(redis, shard, settings)
-    row = await connection.fetchrow(query("read_offset"), shard)
-    offset = await sink.offset(row["shards"])
+    writer, reader = LedgerWriter(connection, shard), StreamReader(redis, shard, settings)
+    offset = await writer.offset(shards)
     with contextlib.suppress(StreamBehind):
         while entries := (await reader.read(offset.id)).entries:
-            offset, _ = await sink.write(entries, offset)
+            offset, _ = await writer.write(entries, offset)
 
 
 async def _remove_everything(redis: Redis, report: Callable[[str, int], None]) -> None:
-    """All of our keys but the marks."""
+    """Remove all our keys except the rebuilding marks."""
     mark = keys.rebuilding(0).rpartition(":")[2].encode()
     removed, cursor = 0, -1
     while cursor:
@@ -136,27 +139,31 @@ async def _remove_everything(redis: Redis, report: Callable[[str, int], None]) -
         report("keys removed", removed)
 
 
-async def _restore(
-    connection: Any,  # noqa: ANN401 - asyncpg is untyped
+async def _write_redis(
+    connection: Connection,
     settings: Settings,
     report: Callable[[str, int], None],
 ) -> int:
     hold_ttl_ms = settings.hold_ttl_s * 1000
     async with (
         connection.transaction(isolation="repeatable_read", readonly=True),
-        writing(settings.redis_url) as writer,
+        open_bulk_writer(settings.redis_url) as writer,
     ):
-        everything = await from_ledger.read(connection, settings.shards, partial(report, "events read"))
-        await to_redis.write(writer, everything, hold_ttl_ms)
-        await to_redis.write_users(writer, connection, everything, partial(report, "users counted"))
-        since_ms = int(time.time() * 1000) - RECEIPTS_KEPT_MS
+        state = await from_ledger.read_rebuilt_state(
+            connection, settings.shards, partial(report, "events read")
+        )
+        await to_redis.write_state(writer, state, hold_ttl_ms)
+        await to_redis.write_users(writer, connection, state, partial(report, "users counted"))
+        since_ms = int(time.time() * 1000) - IDEMPOTENCY_KEPT_MS
         read = partial(report, "events under a key read")
-        await to_redis.write_receipts(writer, connection, everything, since_ms, hold_ttl_ms, report=read)
-    return everything.events
+        await to_redis.write_idempotency_records(
+            writer, connection, state, since_ms, hold_ttl_ms, report=read
+        )
+    return state.events
 
 
-async def _begin_stream(redis: Redis, row: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
-    """An empty stream that goes on behind the last event of the ledger, and has had as many."""
+async def _begin_stream(redis: Redis, row: Row) -> None:
+    """Create an empty stream that continues after the ledger's last event, with the same entry count."""
     if row["entries"]:
         name, last = keys.events(row["shard"]), f"{row['stream_ms']}-{row['stream_seq']}"
         await redis.xgroup_create(name, _GROUP, mkstream=True)

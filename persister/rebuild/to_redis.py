@@ -1,4 +1,4 @@
-"""Writes into an empty Redis what the ledger says it must hold: whole segments of codes, many fields."""
+"""Writes the rebuilt state into an empty Redis: whole segments of codes, then hash fields."""
 
 from __future__ import annotations
 
@@ -8,40 +8,42 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from engine.queries import queries
 from engine.store import idempotency, keys
-from persister.queries import query
-from persister.rebuild.from_ledger import balances, pages
+from persister.rebuild.from_ledger import balances_after_events, fetch_pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
-    from persister.rebuild.bulk_writer import Writer
-    from persister.rebuild.from_ledger import Batch, LiveHold, Restored
+    from engine.postgres_types import Connection, Row
+    from persister.rebuild.bulk_writer import BulkWriter
+    from persister.rebuild.from_ledger import LedgerHold, RebuiltBatch, RebuiltState
 
+_SQL: Final = queries(__package__, "rebuild")
 _NO_AMOUNT: Final = ""
 _REDEMPTIONS: Final = frozenset({"redeemed", "confirmed"})
 _NAME: Final = itemgetter("name")
 
 
-async def write(writer: Writer, restored: Restored, hold_ttl_ms: int) -> None:
-    """All but users and receipts. A hold's end is not in the ledger: it gets ``hold_ttl_ms``."""
-    for batch in restored.batches.values():
-        await _write_batch(writer, batch, restored.shards)
-    for (shard, campaign), uses in restored.uses.items():
+async def write_state(writer: BulkWriter, state: RebuiltState, hold_ttl_ms: int) -> None:
+    """Write all but users and idempotency records. Holds get ``hold_ttl_ms``: the ledger has no expiry."""
+    for batch in state.batches.values():
+        await _write_batch(writer, batch, state.shards)
+    for (shard, campaign), uses in state.uses.items():
         writer.put(keys.campaign(shard, campaign), "uses", uses)
-    for (shard, campaign), spent in restored.spent.items():
+    for (shard, campaign), spent in state.spent.items():
         writer.put(keys.campaign(shard, campaign), "spent", spent)
-    for redemption, (batch_id, serial, amount) in restored.rolled_back.items():
-        shard = restored.batches[batch_id].shard_of(serial, restored.shards)
+    for redemption, (batch_id, serial, amount) in state.rolled_back.items():
+        shard = state.batches[batch_id].shard_of(serial, state.shards)
         writer.put(keys.rolled_back(shard, batch_id), redemption, amount)
         await writer.make_room()
-    for hold in restored.holds:
-        await _write_hold(writer, hold, restored, hold_ttl_ms)
+    for hold in state.holds:
+        await _write_hold(writer, hold, state, hold_ttl_ms)
 
 
-async def _write_batch(writer: Writer, batch: Batch, shards: int) -> None:
+async def _write_batch(writer: BulkWriter, batch: RebuiltBatch, shards: int) -> None:
     states = (
         (batch.used > 0).astype(np.uint8) if batch.kind == "single" else np.zeros_like(batch.used, np.uint8)
     )
@@ -63,7 +65,7 @@ async def _write_batch(writer: Writer, batch: Batch, shards: int) -> None:
 
 
 def _segments(values: NDArray[Any], size: int) -> Iterator[tuple[int, NDArray[Any]]]:
-    """The pieces of an array that are not all zero, without the zeros at their end."""
+    """Segments that are not all zero, without trailing zeros, and their numbers."""
     for begin in range(0, len(values), size):
         part = values[begin : begin + size]
         found = np.flatnonzero(part)
@@ -72,48 +74,43 @@ def _segments(values: NDArray[Any], size: int) -> Iterator[tuple[int, NDArray[An
 
 
 def _two_bits(states: NDArray[np.uint8]) -> bytes:
-    """As BITFIELD has them: the first code in the two highest bits of the first byte."""
+    """Two bits a code, as BITFIELD stores them: the first code in the highest bits of the first byte."""
     padded = np.zeros(-(-len(states) // 4) * 4, np.uint8)
     padded[: len(states)] = states
     first, second, third, fourth = padded.reshape(-1, 4).T
     return bytes((first << 6 | second << 4 | third << 2 | fourth).tobytes())
 
 
-def _record(hold: LiveHold, expires_at_ms: int) -> str:
-    """As ``lua/lib/holds.lua`` writes it."""
+def _hold_record(hold: LedgerHold, expires_at_ms: int) -> str:
+    """A hold's record, as ``lua/lib/holds.lua`` writes it."""
     amount = _NO_AMOUNT if hold.amount is None else hold.amount
     fields = (hold.order, hold.user, amount, hold.campaign, hold.batch, hold.serial, hold.last4, hold.actor)
     return "\n".join(map(str, (expires_at_ms, *fields, "")))
 
 
-async def _write_hold(writer: Writer, hold: LiveHold, restored: Restored, ttl_ms: int) -> None:
-    batch = restored.batches[hold.batch]
-    shard = batch.shard_of(hold.serial, restored.shards)
+async def _write_hold(writer: BulkWriter, hold: LedgerHold, state: RebuiltState, ttl_ms: int) -> None:
+    batch = state.batches[hold.batch]
+    shard = batch.shard_of(hold.serial, state.shards)
     _, stream_id = hold.id.split("-", 1)
     expires_at_ms = hold.at_ms + ttl_ms
     held = f"{hold.batch}:{hold.serial}" + ("" if batch.kind == "single" else f":{hold.order}")
-    writer.put(keys.holds(shard), stream_id, _record(hold, expires_at_ms))
+    writer.put(keys.holds(shard), stream_id, _hold_record(hold, expires_at_ms))
     await writer.add("ZADD", keys.holds_expiry(shard), expires_at_ms, stream_id)
     writer.put(keys.held(shard), held, stream_id)
     await writer.make_room()
 
 
-# users
-
-
 async def write_users(
-    writer: Writer,
-    connection: Any,  # noqa: ANN401 - asyncpg is untyped
-    restored: Restored,
+    writer: BulkWriter,
+    connection: Connection,
+    state: RebuiltState,
     report: Callable[[int], None],
 ) -> None:
-    """How often each user has succeeded, where a campaign limits them; straight from the ledger."""
+    """Write each user's number of successes, for campaigns with a per-user limit."""
     pinned = {
-        batch.campaign: batch.pinned_shard or 0
-        for batch in restored.batches.values()
-        if batch.per_user_limited
+        batch.campaign: batch.pinned_shard or 0 for batch in state.batches.values() if batch.per_user_limited
     }
-    corrections = restored.users.copy()
+    corrections = state.users.copy()
 
     def put(campaign: str, user: str, count: int) -> None:
         if count > 0:
@@ -121,7 +118,7 @@ async def write_users(
             writer.put(keys.users(pinned[campaign], campaign, bucket), digest, count)
 
     written = 0
-    async for rows in pages(connection, query("rebuild_users"), list(pinned)):
+    async for rows in fetch_pages(connection, _SQL["users"], list(pinned)):
         for campaign, user, redemptions in rows:
             put(campaign, user, redemptions + corrections.pop((campaign, user), 0))
         await writer.make_room()
@@ -132,71 +129,66 @@ async def write_users(
         await writer.make_room()
 
 
-# receipts
-
-
-async def write_receipts(
-    writer: Writer,
-    connection: Any,  # noqa: ANN401 - asyncpg is untyped
-    restored: Restored,
+async def write_idempotency_records(
+    writer: BulkWriter,
+    connection: Connection,
+    state: RebuiltState,
     since_ms: int,
     hold_ttl_ms: int,
     *,
     report: Callable[[int], None],
 ) -> None:
-    """What was answered under an Idempotency-Key since then, as far as the ledger tells."""
-    left = await balances(connection, restored, since_ms)
-    latest: list[Any] = []  # of one key; it may go on with the next page
+    """Write the idempotency records since ``since_ms``, as far as the ledger has them."""
+    left = await balances_after_events(connection, state, since_ms)
+    latest: list[Any] = []  # rows of one key, which may continue on the next page
     read = 0
-    async for page in pages(connection, query("rebuild_keyed"), since_ms):
+    async for page in fetch_pages(connection, _SQL["keyed_events"], since_ms):
         calls, latest = groupby(latest + page, _NAME), []
         for _, rows in calls:
             if latest:
-                _put_receipt(writer, latest, restored, left, hold_ttl_ms)
+                _put_idempotency_record(writer, latest, state, left, hold_ttl_ms)
             latest = list(rows)
         await writer.make_room()
         read += len(page)
         report(read)
     if latest:
-        _put_receipt(writer, latest, restored, left, hold_ttl_ms)
+        _put_idempotency_record(writer, latest, state, left, hold_ttl_ms)
 
 
-def _put_receipt(
-    writer: Writer, rows: list[Any], restored: Restored, left: Mapping[str, int], hold_ttl_ms: int
+def _put_idempotency_record(
+    writer: BulkWriter, rows: list[Any], state: RebuiltState, left: Mapping[str, int], hold_ttl_ms: int
 ) -> None:
     name, type_, batch, serial, user, order, amount, event, stream_ms, *_ = rows[0]
-    shard = restored.batches[batch].shard_of(serial, restored.shards)
+    shard = state.batches[batch].shard_of(serial, state.shards)
     codes = [(batch, serial)]
     if len(rows) == 1 and type_ == "redeemed":
         answer = _redeemed(event, amount, left)
     else:
-        if any(
-            restored.batches[row["batch"]].shard_of(row["serial"], restored.shards) != shard for row in rows
-        ):
-            return  # codes of several shards together: their answer is not made of events alone
+        if any(state.batches[row["batch"]].shard_of(row["serial"], state.shards) != shard for row in rows):
+            return  # codes of several shards together: events alone do not give the answer
         redemptions = [row for row in rows if row["type"] in _REDEMPTIONS]
         codes = [(row["batch"], row["serial"]) for row in redemptions] or codes
         if len(redemptions) > 1:
             answer = "\n".join(_redeemed(row["event"], row["amount"], left) for row in redemptions)
         else:
             answer = _answer(rows[0], left, hold_ttl_ms)
-    receipt = idempotency.known_half(user, order, codes) + idempotency.REBUILT
+    record = idempotency.known_half(user, order, codes) + idempotency.REBUILT
     bucket, digest = idempotency.bucketed(name, keys.RECEIPT_BUCKETS)
     epoch = stream_ms // 1000 // keys.RECEIPT_WINDOW_S
     ends_at_s = (epoch + 2) * keys.RECEIPT_WINDOW_S
-    writer.put(keys.receipts(shard, epoch, bucket), digest, receipt + answer.encode(), ends_at_s)
-    if restored.shards > 1 and (home := idempotency.home_of(name, restored.shards)) != shard:
-        writer.put(keys.receipts(home, epoch, bucket), digest, receipt + b"claimed", ends_at_s)
+    writer.put(keys.receipts(shard, epoch, bucket), digest, record + answer.encode(), ends_at_s)
+    if state.shards > 1 and (home := idempotency.home_of(name, state.shards)) != shard:
+        writer.put(keys.receipts(home, epoch, bucket), digest, record + b"claimed", ends_at_s)
 
 
 def _redeemed(event: str, amount: int | None, left: Mapping[str, int]) -> str:
-    """The event whole, as the code may be on another shard now than it was then."""
+    """The full event id, since the code may have changed its shard."""
     balance = left.get(event)
     return f"redeemed {event} {_text(amount)}" + ("" if balance is None else f" {balance}")
 
 
-def _answer(row: Any, left: Mapping[str, int], hold_ttl_ms: int) -> str:  # noqa: ANN401 - asyncpg is untyped
-    """What the script answered; see the head of each in ``lua``."""
+def _answer(row: Row, left: Mapping[str, int], hold_ttl_ms: int) -> str:
+    """The answer of the script; each script in ``lua`` documents its own."""
     kind, event, amount = row["type"], row["event"], _text(row["amount"])
     balance = left.get(event)
     if kind == "redeemed":
@@ -212,11 +204,11 @@ def _answer(row: Any, left: Mapping[str, int], hold_ttl_ms: int) -> str:  # noqa
         return f"rolled_back {event} {amount} {row['given_back']} {_text(balance)}"
     if kind == "adjusted":
         return f"adjusted {event} {balance}"
-    return f"{kind} {event} 0"  # voided, unvoided; whether by a range, too, is not known any more
+    return f"{kind} {event} 0"  # voided, unvoided; the ledger does not say whether a range did it, too
 
 
-def _ended(row: Any) -> str:  # noqa: ANN401 - asyncpg is untyped
-    """The record of a hold that is no more."""
+def _ended(row: Row) -> str:
+    """The record of a hold that has ended."""
     fields = (row["order_ref"], row["user_id"], _text(row["amount"]), row["campaign"], row["batch"])
     return "\n".join(map(str, (0, *fields, row["serial"], row["last4"], row["actor"], "")))
 

@@ -1,1 +1,1 @@
-"""Compares ledger, Redis and counters: the work behind `redeem audit`; finds conflicts."""
+"""Compares ledger, Redis and counters for `redeem audit`, and finds conflicts."""

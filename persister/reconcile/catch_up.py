@@ -1,4 +1,4 @@
-"""Tells what is expected the events behind its snapshot: from the ledger, or, if that is late, the stream."""
+"""Applies events after the snapshot to the expected state: from the ledger or, if it is late, the stream."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from persister.ingest.entries import StreamId, decode
-from persister.queries import query
-from persister.reconcile.code_state import SUCCESSES, Told
-from persister.reconcile.expected import FETCH_ROWS, told
+from engine.queries import queries
+from persister.ingest.entries import StreamId, decode_entries
+from persister.reconcile.code_state import SUCCESSES, CodeEvent
+from persister.reconcile.expected_state import FETCH_ROWS, code_event
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from persister.reconcile.expected import Expected
+    from engine.postgres_types import Connection
+    from persister.reconcile.expected_state import ExpectedState
 
+_SQL: Final = queries(__package__, "audit")
 _POLL_S: Final = 0.05
 _PAGE_ENTRIES: Final = 1000
 
 
-class Follower:
-    """Brings ``expected`` to an exact place in each shard's stream. ``wait_s``: for the ledger."""
+class CatchUp:
+    """Brings ``expected`` to an exact place in each shard's stream. Waits ``wait_s`` for a late ledger."""
 
-    def __init__(self, connection: Any, redis: Redis, expected: Expected, wait_s: float) -> None:  # noqa: ANN401 - asyncpg is untyped
+    def __init__(self, connection: Connection, redis: Redis, expected: ExpectedState, wait_s: float) -> None:
         self._connection = connection
         self._redis = redis
         self.expected = expected
         self.erased_meanwhile: set[str] = set()
         self._wait_s = wait_s
-        self._late: set[int] = set()  # shards whose ledger nobody writes, as it seems
-        self._amounts: dict[
-            str, int | None
-        ] = {}  # of redemptions that the ledger had not when they were told
+        self._late: set[int] = set()  # shards whose ledger seems to have no writer
+        self._amounts: dict[str, int | None] = {}  # of redemptions read from the stream
 
-    async def follow(self, shard: int, end: StreamId) -> None:
-        """Tell everything up to and including this entry; the ledger is waited for."""
+    async def advance(self, shard: int, end: StreamId) -> None:
+        """Apply every event up to and including the entry ``end``."""
         deadline = time.monotonic() + (0 if shard in self._late else self._wait_s)
         await self.expected.read_batches(self._connection)
         before = set(self.expected.pseudonyms)
@@ -44,37 +44,40 @@ class Follower:
         while self.expected.at[shard] < end:
             written = await self._written(shard)
             if written >= end:
-                await self._tell_ledger(shard, end)
+                await self._apply_ledger(shard, end)
             elif time.monotonic() < deadline:
                 await asyncio.sleep(_POLL_S)
             else:
                 self._late.add(shard)
                 if written > self.expected.at[shard]:
-                    await self._tell_ledger(shard, written)
-                await self._tell_stream(shard, end)
+                    await self._apply_ledger(shard, written)
+                await self._apply_stream(shard, end)
 
     async def _written(self, shard: int) -> StreamId:
-        row = await self._connection.fetchrow(query("read_offset"), shard)
+        row = await self._connection.fetchrow(_SQL["written"], shard)
         return StreamId(row["stream_ms"], row["stream_seq"])
 
-    async def _tell_ledger(self, shard: int, end: StreamId) -> None:
+    async def _apply_ledger(self, shard: int, end: StreamId) -> None:
         expected = self.expected
         async with self._connection.transaction():
             async for row in self._connection.cursor(
-                query("audit_events"), shard, *expected.at[shard], *end, prefetch=FETCH_ROWS
+                _SQL["events_between"], shard, *expected.at[shard], *end, prefetch=FETCH_ROWS
             ):
                 expected.seqs[shard] = row["seq"]
                 if row["last4"]:
-                    event = told(row)
+                    event = code_event(row)
                     if event.type == "rolled_back" and not event.known:
                         event = await self._with_redemption(event, row["batch"], row["serial"])
-                    expected.tell(row["batch"], row["serial"], [(f"{shard}:{row['seq']}", event)])
-        rejects = await self._connection.fetchval(query("audit_rejects"), shard, *end)
+                    expected.apply_events(row["batch"], row["serial"], [(f"{shard}:{row['seq']}", event)])
+        rejects = await self._connection.fetchval(_SQL["rejects"], shard, *end)
         expected.entries[shard] = expected.seqs[shard] + rejects
         expected.at[shard] = end
 
-    async def _tell_stream(self, shard: int, end: StreamId) -> None:
-        """What the ledger has not; for as long as nobody writes it, as only then nobody trims the stream."""
+    async def _apply_stream(self, shard: int, end: StreamId) -> None:
+        """Apply entries that the ledger lacks.
+
+        Stops when someone writes the ledger, as the stream may then be trimmed.
+        """
         expected = self.expected
         written = await self._written(shard)
         while expected.at[shard] < end and expected.at[shard] >= written:
@@ -88,27 +91,27 @@ class Follower:
             flat = [
                 (entry_id, [part for pair in fields.items() for part in pair]) for entry_id, fields in page
             ]
-            entries = decode(flat)
+            entries = decode_entries(flat)
             for record in entries.records(shard, 0):
-                await self._tell_record(shard, record)
+                await self._apply_row(shard, record)
             expected.entries[shard] += entries.size
             expected.at[shard] = entries.last
 
-    async def _tell_record(self, shard: int, record: tuple[Any, ...]) -> None:
+    async def _apply_row(self, shard: int, record: tuple[Any, ...]) -> None:
         _, ms, sequence, _, type_, redemption, _, batch, serial, last4, user, amount, _, order, *_ = record
         if not last4:
             return
-        event = Told(type_, redemption, user, order or "", amount)
+        event = CodeEvent(type_, redemption, user, order or "", amount)
         if type_ in SUCCESSES:
             self._amounts[redemption] = amount
         if type_ == "rolled_back":
             event = await self._with_redemption(event, batch, serial)
-        self.expected.tell(batch, serial, [(f"{shard}-{ms}-{sequence}", event)])
+        self.expected.apply_events(batch, serial, [(f"{shard}-{ms}-{sequence}", event)])
 
-    async def _with_redemption(self, event: Told, batch: int, serial: int) -> Told:
-        """A rollback, with what its redemption was worth."""
+    async def _with_redemption(self, event: CodeEvent, batch: int, serial: int) -> CodeEvent:
+        """Add the amount of its redemption to a rollback."""
         if event.redemption in self._amounts:
             return event._replace(redeemed=self._amounts[event.redemption], known=True)
         place = [int(part) for part in event.redemption.split("-")]
-        row = await self._connection.fetchrow(query("audit_redemption"), *place, batch, serial)
+        row = await self._connection.fetchrow(_SQL["redemption_amount"], *place, batch, serial)
         return event._replace(redeemed=row and row["amount"], known=row is not None)

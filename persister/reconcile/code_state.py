@@ -1,7 +1,7 @@
-"""The life of one code, told by its events: what it is then, what each event changes, and which is not legal.
+"""State machine of one code: what each event changes, and which events are illegal.
 
-A machine that knows neither Redis nor PostgreSQL. It follows ``lua/`` as the events tell it: an event that
-cannot have happened is applied all the same, as far as that goes, and said to be illegal.
+It uses neither Redis nor PostgreSQL, and follows the rules in ``lua/``. An illegal event is applied as far as
+possible, and reported.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 SUCCESSES: Final = frozenset({"redeemed", "confirmed"})
-TYPES: Final = SUCCESSES | {"held", "released", "expired", "rolled_back", "voided", "unvoided", "adjusted"}
 
 
-class Told(NamedTuple):
-    """An event about one code.
+class CodeEvent(NamedTuple):
+    """An event of one code.
 
     Attributes:
-        redemption: what it is about: itself, a hold, or the redemption that is rolled back.
-        amount: minor units; None where the code has none.
-        redeemed: of a rollback, the amount of the redemption that is rolled back.
-        known: of a rollback, whether there is such a redemption of this code before it.
+        redemption: id of the redemption, of the hold, or of the redemption that is rolled back.
+        amount: minor units; None: the code has no amount.
+        redeemed: for a rollback, the amount of the redemption that is rolled back.
+        known: for a rollback, whether the code has such a redemption before it.
     """
 
     type: str
@@ -37,8 +36,8 @@ class Told(NamedTuple):
     known: bool = True
 
 
-class Rules(NamedTuple):
-    """What the code's campaign says: ``face`` is what it is worth, or what a balance begins with."""
+class CampaignRules(NamedTuple):
+    """Limits from the campaign. ``face``: the code's amount, or the initial balance, in minor units."""
 
     kind: str
     face: int = 0
@@ -46,7 +45,7 @@ class Rules(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """What an event adds to the counters of campaign and user; what is illegal about it, or nothing."""
+    """What an event adds to the counters of campaign and user. ``illegal``: why it is, or empty."""
 
     uses: int = 0
     spent: int = 0
@@ -54,8 +53,8 @@ class Effect(NamedTuple):
 
 
 @dataclass(slots=True)
-class Held:
-    """A hold that is live."""
+class CodeHold:
+    """A live hold."""
 
     user: str
     order: str
@@ -63,27 +62,27 @@ class Held:
 
 
 @dataclass(slots=True)
-class Story:
-    """A code so far.
+class CodeState:
+    """State of a code after the events so far.
 
     Attributes:
-        used: how often it has succeeded and is held; of a balance, how much of it.
-        holds: those that are live, by id.
-        given_back: of each redemption that was rolled back, how much; 0 where there is no amount.
-        names_erased: pseudonyms: whoever has one had a name before that no event tells any more.
+        used: number of successes and live holds; for a balance, the amount used and held.
+        holds: live holds by id.
+        given_back: amount given back by redemption; 0 if the code has no amount.
+        names_erased: the pseudonyms of erased users. Earlier events may have had the name instead.
     """
 
-    rules: Rules
+    rules: CampaignRules
     used: int = 0
     redeemed: bool = False
     void: bool = False
-    holds: dict[str, Held] = field(default_factory=dict)
+    holds: dict[str, CodeHold] = field(default_factory=dict)
     given_back: dict[str, int] = field(default_factory=dict)
     names_erased: Collection[str] = ()
 
     @property
     def state(self) -> int:
-        """The two bits of the code."""
+        """The code's two bits in Redis."""
         single = self.rules.kind == "single"
         if single and self.redeemed:
             return keys.REDEEMED
@@ -91,8 +90,8 @@ class Story:
             return keys.VOID
         return keys.HELD if single and self.holds else keys.FRESH
 
-    def apply(self, event: Told) -> Effect:
-        """Go on by one event."""
+    def apply(self, event: CodeEvent) -> Effect:
+        """Apply one event."""
         if event.type == "redeemed":
             return self._redeemed(event)
         if event.type == "held":
@@ -113,7 +112,7 @@ class Story:
         self.used += amount if self.rules.kind == "balance" else uses
 
     def _too_much(self, amount: int) -> str:
-        """What is wrong with using so much, now that it is used."""
+        """Why ``amount``, already applied, is illegal, or empty."""
         if self.rules.kind == "balance" and amount <= 0:
             return "nothing was taken from the balance"
         if self.rules.kind != "balance" and amount != self.rules.face:
@@ -124,7 +123,7 @@ class Story:
             return "used more often than max_uses" if self.used > self.rules.max_uses else ""
         return ""
 
-    def _redeemed(self, event: Told) -> Effect:
+    def _redeemed(self, event: CodeEvent) -> Effect:
         amount = event.amount or 0
         illegal = ""
         if self.rules.kind == "single":
@@ -138,7 +137,7 @@ class Story:
         self._use(1, amount)
         return Effect(1, amount, illegal or self._too_much(amount))
 
-    def _held(self, event: Told) -> Effect:
+    def _held(self, event: CodeEvent) -> Effect:
         amount, before = event.amount or 0, self.holds.get(event.redemption)
         illegal = "held while it is void" if self.void else ""
         if self.rules.kind == "single":
@@ -146,7 +145,7 @@ class Story:
                 illegal = "held after it was redeemed"
             elif self.holds and before is None:
                 illegal = "held twice"
-        self.holds[event.redemption] = Held(event.user, event.order, amount)
+        self.holds[event.redemption] = CodeHold(event.user, event.order, amount)
         if before is None:
             self._use(1, amount)
             return Effect(1, amount, illegal or self._too_much(amount))
@@ -155,7 +154,7 @@ class Story:
         self._use(0, amount - before.amount)
         return Effect(0, amount - before.amount, illegal or self._too_much(amount))
 
-    def _confirmed(self, event: Told) -> Effect:
+    def _confirmed(self, event: CodeEvent) -> Effect:
         amount, hold_id = event.amount or 0, self._hold_of(event)
         illegal = "succeeds a second time" if self.redeemed else ""
         if self.rules.kind == "single":
@@ -169,16 +168,16 @@ class Story:
         self._use(0, amount - held.amount)
         return Effect(0, amount - held.amount, illegal)
 
-    def _hold_of(self, event: Told) -> str | None:
-        """What an event confirms, unnamed: its order's hold; of several, one of that amount."""
+    def _hold_of(self, event: CodeEvent) -> str | None:
+        """The hold that a confirmation ends: its order's; of several, one of the same amount."""
         own = [id_ for id_, hold in self.holds.items() if self._is_of(hold, event)]
         same = [id_ for id_ in own if self.holds[id_].amount == (event.amount or 0)]
         return next(iter(same or own), None)
 
-    def _is_of(self, hold: Held, event: Told) -> bool:
-        return may_be_same(hold.user, event.user, self.names_erased) and hold.order == event.order
+    def _is_of(self, hold: CodeHold, event: CodeEvent) -> bool:
+        return may_be_same_user(hold.user, event.user, self.names_erased) and hold.order == event.order
 
-    def _ended(self, event: Told) -> Effect:
+    def _ended(self, event: CodeEvent) -> Effect:
         held = self.holds.pop(event.redemption, None)
         if held is None:
             return Effect(illegal=f"{event.type} without a hold")
@@ -188,7 +187,7 @@ class Story:
         )
         return Effect(-1, -held.amount, illegal)
 
-    def _rolled_back(self, event: Told) -> Effect:
+    def _rolled_back(self, event: CodeEvent) -> Effect:
         amount, before = event.amount or 0, self.given_back.get(event.redemption)
         total = (before or 0) + amount
         self.given_back[event.redemption] = total
@@ -216,7 +215,7 @@ class Story:
         self.void = void
         return Effect(illegal=illegal)
 
-    def _adjusted(self, event: Told) -> Effect:
+    def _adjusted(self, event: CodeEvent) -> Effect:
         if self.rules.kind != "balance":
             return Effect(illegal="adjusted without a balance")
         illegal = "adjusted while it is void" if self.void else ""
@@ -225,6 +224,6 @@ class Story:
         return Effect(illegal=illegal or ("the balance is below zero" if below else ""))
 
 
-def may_be_same(user: str, other: str, names_erased: Collection[str]) -> bool:
-    """Whether two events can be of one user, whose name a pseudonym may have replaced in either."""
+def may_be_same_user(user: str, other: str, names_erased: Collection[str]) -> bool:
+    """Whether two names can be one user: equal, or one is the pseudonym of an erased user."""
     return user == other or user in names_erased or other in names_erased

@@ -1,4 +1,4 @@
-"""The single things in Redis that an audit compares: how each is read, and what the ledger says of it."""
+"""The values in Redis that a reconciliation compares: how to read each, and what the ledger expects."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from engine.store import keys
 
 if TYPE_CHECKING:
-    from persister.reconcile.expected import Expected
+    from persister.reconcile.expected_state import ExpectedState
 
-MARK: Final = "\x1f"
-"""In an order: what stands behind it nobody is told (lua/lib/pending.lua)."""
-EXPIRED: Final = "expired"
+HIDDEN_ORDER_MARK: Final = "\x1f"
+"""In an order, text after this mark is internal (lua/lib/pending.lua)."""
+EXPIRED_RECORD: Final = "expired"
 
-Command = tuple[str | bytes | int, ...]
+RedisCommand = tuple[str | bytes | int, ...]
 
 
-class Item(NamedTuple):
-    """One thing. ``name`` says which one, by what its kind (``check``) is named by."""
+class ComparedValue(NamedTuple):
+    """One value in Redis. ``name`` identifies it within its ``check``, e.g. (batch, serial)."""
 
     check: str
     shard: int
@@ -31,8 +31,8 @@ class Item(NamedTuple):
         return ", ".join(["shard " + str(self.shard), *map(str, self.name)])
 
 
-class Hold(NamedTuple):
-    """A hold, as far as both sides know it. ``user`` is None where a name was erased."""
+class ComparedHold(NamedTuple):
+    """What ledger and Redis both know of a hold. ``user`` None: the name was erased."""
 
     batch: int
     serial: int
@@ -41,8 +41,8 @@ class Hold(NamedTuple):
     user: str | None
 
 
-def command(item: Item, expected: Expected) -> Command:
-    """How one thing is read."""
+def read_command(item: ComparedValue, expected: ExpectedState) -> RedisCommand:
+    """The Redis command that reads a value."""
     check, shard, name = item
     if check in {"states", "balances"}:
         batch_id, serial = name
@@ -64,38 +64,40 @@ def command(item: Item, expected: Expected) -> Command:
 
 
 def user_bucket(digest: bytes) -> int:
-    """The bucket that a user's digest is in (engine/store/idempotency.py)."""
+    """The bucket of a user's digest (engine/store/idempotency.py)."""
     return int.from_bytes(digest[:2]) % keys.USER_BUCKETS
 
 
-def parse(check: str, reply: Any) -> Any:  # noqa: ANN401 - a number or a hold
-    """What was read, comparable to ``wanted``."""
+def parse_reply(check: str, reply: Any) -> Any:  # noqa: ANN401 - a number or a hold
+    """Convert a reply for comparison with ``expected_value``."""
     if check in {"states", "balances"}:
         return reply[0]
     if check == "holds":
-        return parse_hold(reply)
+        return parse_hold_record(reply)
     if check == "rollbacks":
         return None if reply is None else int(reply)
     return int(reply or 0)
 
 
-def parse_hold(reply: bytes | None) -> Hold | None:
-    """A hold's record (lua/lib/holds.lua); None of one that has expired."""
-    if reply is None or reply.decode() == EXPIRED:
+def parse_hold_record(reply: bytes | None) -> ComparedHold | None:
+    """Parse a hold's record (lua/lib/holds.lua). None: there is none, or it has expired."""
+    if reply is None or reply.decode() == EXPIRED_RECORD:
         return None
     _, order, user, amount, _, batch, serial, *_ = reply.decode().split("\n")
-    return Hold(int(batch), int(serial), order.partition(MARK)[0], int(amount or 0), user)
+    return ComparedHold(
+        int(batch), int(serial), order.partition(HIDDEN_ORDER_MARK)[0], int(amount or 0), user
+    )
 
 
-def agree(ours: Any, found: Any) -> bool:  # noqa: ANN401 - numbers or holds
-    """Whether what was read is what was wanted."""
-    if isinstance(ours, Hold) and isinstance(found, Hold) and ours.user is None:
+def is_equal(ours: Any, found: Any) -> bool:  # noqa: ANN401 - numbers or holds
+    """Compare. An expected hold of an erased user matches a hold of any user."""
+    if isinstance(ours, ComparedHold) and isinstance(found, ComparedHold) and ours.user is None:
         return ours == found._replace(user=None)
     return bool(ours == found)
 
 
-def wanted(item: Item, expected: Expected) -> Any:  # noqa: ANN401 - a number or a hold
-    """What the ledger says of one thing."""
+def expected_value(item: ComparedValue, expected: ExpectedState) -> Any:  # noqa: ANN401 - a number or a hold
+    """The value that the ledger expects."""
     check, shard, name = item
     if check == "states":
         return int(expected.batches[name[0]].states[name[1]])
@@ -108,13 +110,13 @@ def wanted(item: Item, expected: Expected) -> Any:  # noqa: ANN401 - a number or
         return counter.get((shard, name[0]), 0)
     if check == "rollbacks":
         return expected.rolled_back[name][1] if name in expected.rolled_back else None
-    return wanted_hold(f"{shard}-{name[0]}", expected)
+    return expected_hold(f"{shard}-{name[0]}", expected)
 
 
-def wanted_hold(hold_id: str, expected: Expected) -> Hold | None:
-    """A hold as the ledger has it."""
+def expected_hold(hold_id: str, expected: ExpectedState) -> ComparedHold | None:
+    """The hold that the ledger expects. None: no live hold."""
     hold = expected.holds.get(hold_id)
     if hold is None:
         return None
     user = None if hold.held.user in expected.pseudonyms else hold.held.user
-    return Hold(hold.batch, hold.serial, hold.held.order, hold.held.amount, user)
+    return ComparedHold(hold.batch, hold.serial, hold.held.order, hold.held.amount, user)

@@ -1,10 +1,10 @@
-"""Looks for what must not happen: codes that succeed more often, or for more, than they may.
+"""Finds conflicts: codes that succeeded more often, or for more, than allowed.
 
-Only a Redis that lost what the ledger has can let that happen, or a fault of ours. It runs right behind the
-writing, with an offset of its own, so that the writing neither waits for it nor needs another index: what
-each code has used so far is kept in memory, some codes together, and now and then, with the offset that
-belongs to it, in ``ledger_tallies``. Whoever begins again counts on from there. Nothing is refused or
-dropped: a conflict is a row of ``conflicts``, an error in the log and a metric.
+They can come only from a Redis that lost what the ledger has, or from a fault of ours. The search follows the
+ledger with its own offset, so the writer does not wait for it and needs no other index. What each code has
+used is kept in memory by segment, and stored from time to time in ``ledger_tallies`` with the offset; a new
+process goes on from there. Nothing is refused or dropped: a conflict is a row of ``conflicts``, an error in
+the log and a metric.
 """
 
 from __future__ import annotations
@@ -18,66 +18,67 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import asyncpg
 import numpy as np
 
+from engine.queries import queries
 from persister import metrics
 from persister.copy_format import BinaryRows
-from persister.ingest.ledger_writer import ADVISORY_CLASS, describe
-from persister.queries import query
+from persister.ownership import CONFLICTS_LOCK, try_lock
+from persister.servers import describe_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
+    from engine.postgres_types import Connection
     from engine.settings import Settings
 
 logger = logging.getLogger(__name__)
+_SQL: Final = queries(__package__, "conflicts")
 
-CHECKER: Final = -1
-"""In the place of a shard in the advisory lock: one process looks at all of them."""
 SEGMENT_BYTES: Final = 1 << 14
 ROWS_MAX: Final = 20_000
-"""Of each shard, in one look."""
+"""Rows of each shard in one step."""
 KEEP_INTERVAL_S: Final = 30.0
 MEMORY_BYTES_MAX: Final = 1 << 28
-"""Of tallies; past it they are kept in the database and read again when they are asked for."""
-ROLLED_BACK: Final = 2
-ADJUSTED: Final = 3
+"""Size of the tallies in memory. Above it they are stored, dropped, and read again when needed."""
+TYPE_ROLLED_BACK: Final = 2
+TYPE_ADJUSTED: Final = 3
 _KINDS: Final = {"single": "redeemed_twice", "multi": "uses_exceeded", "balance": "overdrawn"}
 _ROW: Final = (("shard", 2), ("seq", 8), ("batch", 4), ("serial", 4), ("type", 2), ("amount", 8))
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """What the codes of a batch may: how often they succeed, or the balance they begin with."""
+class UseLimit:
+    """What each code of a batch may use: a number of successes, or its initial balance."""
 
     kind: str
     allowed: int
 
     @property
     def tally(self) -> str:
-        """The type of a tally."""
+        """Type of one code's tally, for numpy."""
         return "<i1" if self.kind == "single" else "<i8"
 
     @property
     def codes_together(self) -> int:
-        """How many are in one string."""
+        """Number of codes in one segment."""
         return SEGMENT_BYTES // np.dtype(self.tally).itemsize
 
 
-class Window(NamedTuple):
-    """A piece of a shard's ledger: rows behind ``checked``, up to ``seq``."""
+class LedgerWindow(NamedTuple):
+    """Rows of a shard's ledger: after ``checked``, up to ``seq``."""
 
     shard: int
     checked: int
     seq: int
 
 
-Place = tuple[int, int]
+SegmentId = tuple[int, int]
 """Batch and segment."""
 
 
 class ConflictWatch:
-    """Looks at all shards' ledgers. ``run`` it until cancelled; whatever fails is tried again."""
+    """Checks the ledgers of all shards. ``run`` retries after errors, until it is cancelled."""
 
     def __init__(self, settings: Settings, database_url: str) -> None:
         self._settings = settings
@@ -85,18 +86,18 @@ class ConflictWatch:
         self._trouble = ""
 
     async def run(self) -> None:
-        """Look at what is new, again and again; one process does, others stand by."""
+        """Check new rows, for ever. One process does it; others stand by."""
         while True:
             try:
                 await self._watch()
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-                self._tell(error, logging.WARNING)
-            except Exception as error:  # noqa: BLE001 - told, and tried again: the ledger must go on
-                self._tell(error, logging.ERROR)
+                self._log_failure(error, logging.WARNING)
+            except Exception as error:  # noqa: BLE001 - logged and retried: persisting must go on
+                self._log_failure(error, logging.ERROR)
             await asyncio.sleep(self._settings.persist_backoff_s_max)
 
-    def _tell(self, error: Exception, level: int) -> None:
-        trouble = describe(error)
+    def _log_failure(self, error: Exception, level: int) -> None:
+        trouble = describe_error(error)
         if trouble != self._trouble:
             logger.log(level, "conflicts cannot be looked for", extra={"error": trouble})
         self._trouble = trouble
@@ -110,37 +111,37 @@ class ConflictWatch:
             server_settings={"application_name": "redeem-conflicts"},
         )
         try:
-            while not await connection.fetchval(query("own_shard"), ADVISORY_CLASS, CHECKER):
+            while not await try_lock(connection, CONFLICTS_LOCK):
                 await self._rest()
-            tallies = Tallies(connection)
+            tallies = CodeTallies(connection)
             while True:
                 if not await tallies.check(ROWS_MAX):
                     await self._rest()
                 self._trouble = ""
         finally:
-            connection.terminate()  # without a word: a server that hangs must not keep a stop waiting
+            connection.terminate()  # at once: a hanging server must not delay a stop
 
     async def _rest(self) -> None:
         await asyncio.sleep(self._settings.conflict_interval_ms / 1000)
 
 
-class Tallies:
-    """What each code has used, as far as the ledger was looked at; for the owner of the lock alone."""
+class CodeTallies:
+    """What each code has used, up to the rows checked. Only the owner of ``CONFLICTS_LOCK`` may use it."""
 
-    def __init__(self, connection: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._segments: dict[Place, NDArray[Any]] = {}
-        self._changed: set[Place] = set()
-        self._looked: dict[int, int] = {}  # of each shard the last row
+        self._segments: dict[SegmentId, NDArray[Any]] = {}
+        self._changed: set[SegmentId] = set()
+        self._looked: dict[int, int] = {}  # last row checked, by shard
         self._kept_at = time.monotonic()
 
     async def check(self, rows_max: int) -> int:
-        """Look at the next rows of each shard, at most so many; answers how many it looked at."""
+        """Check the next rows, at most ``rows_max`` of each shard. Returns how many it checked."""
         windows = await self._windows(rows_max)
         reading = BinaryRows(_ROW)
         if windows:
             await self._connection.copy_from_query(
-                query("read_uses"), *_columns(windows), output=reading.take, format="binary"
+                _SQL["uses"], *_columns(windows), output=reading.take, format="binary"
             )
             await self._take(reading.finish())
             self._looked.update({window.shard: window.seq for window in windows})
@@ -152,49 +153,48 @@ class Tallies:
         return sum(window.seq - window.checked for window in windows)
 
     async def keep(self) -> None:
-        """Let the database know how far this is: whoever comes next goes on from here."""
+        """Store tallies and offsets, so that the next process goes on from here."""
         changed = sorted(self._changed)
         async with self._connection.transaction():
             await self._connection.execute(
-                query("write_tallies"),
+                _SQL["write_tallies"],
                 [batch for batch, _ in changed],
                 [segment for _, segment in changed],
                 [self._segments[place].tobytes() for place in changed],
             )
             await self._connection.execute(
-                query("write_checks"), list(self._looked), list(self._looked.values())
+                _SQL["write_checks"], list(self._looked), list(self._looked.values())
             )
         self._changed.clear()
         self._kept_at = time.monotonic()
 
-    async def _windows(self, rows_max: int) -> list[Window]:
-        """What to look at now: the oldest of all shards, as a code may have been on another one before."""
+    async def _windows(self, rows_max: int) -> list[LedgerWindow]:
+        """The rows to check next: the oldest of all shards, since a code may have changed its shard."""
         windows = []
         horizon: int | None = None
-        for row in await self._connection.fetch(query("read_unchecked")):
+        for row in await self._connection.fetch(_SQL["unchecked"]):
             checked = self._looked.setdefault(row["shard"], row["checked"])
             end = min(row["seq"], checked + rows_max)
             if end > checked:
-                windows.append(Window(row["shard"], checked, end))
+                windows.append(LedgerWindow(row["shard"], checked, end))
             if end < row["seq"]:
-                ms = await self._connection.fetchval(query("read_row_ms"), row["shard"], end)
+                ms = await self._connection.fetchval(_SQL["row_ms"], row["shard"], end)
                 horizon = ms if horizon is None or ms is None else min(horizon, ms)
         if horizon is None or len(windows) == 1:
             return windows
         ends = [
-            await self._connection.fetchval(query("read_checked_until"), *window, horizon)
-            for window in windows
+            await self._connection.fetchval(_SQL["checked_until"], *window, horizon) for window in windows
         ]
         return [
-            Window(window.shard, window.checked, end)
+            LedgerWindow(window.shard, window.checked, end)
             for window, end in zip(windows, ends, strict=True)
             if end is not None
         ]
 
     async def _take(self, rows: NDArray[Any]) -> None:
         numbers = np.unique(rows["batch"]).tolist()
-        found = await self._connection.fetch(query("read_rules"), numbers)
-        rules = {row["id"]: Rules(row["kind"], row["allowed"]) for row in found}
+        found = await self._connection.fetch(_SQL["limits"], numbers)
+        rules = {row["id"]: UseLimit(row["kind"], row["allowed"]) for row in found}
         rows = rows[np.isin(rows["batch"], list(rules)) & (rows["serial"] >= 0)]
         if not len(rows):
             return
@@ -202,7 +202,7 @@ class Tallies:
         places = np.unique(np.stack([rows["batch"], rows["serial"] // codes], axis=1), axis=0)
         touched = [(int(batch), int(segment)) for batch, segment in places]
         await self._load([place for place in touched if place not in self._segments], rules)
-        running = add(self._segments, rows, rules)
+        running = add_to_tallies(self._segments, rows, rules)
         self._changed.update(touched)
         allowed = _of_batch(rows, {batch: rule.allowed for batch, rule in rules.items()})
         at = np.flatnonzero((_changes(rows, rules) > 0) & (running > allowed))
@@ -211,22 +211,22 @@ class Tallies:
             columns = (rows["shard"], rows["seq"], running, allowed)
             await self._record(kinds, *(column[at].tolist() for column in columns))
 
-    async def _load(self, places: list[Place], rules: Mapping[int, Rules]) -> None:
+    async def _load(self, places: list[SegmentId], rules: Mapping[int, UseLimit]) -> None:
         for batch, segment in places:
             self._segments[batch, segment] = np.zeros(rules[batch].codes_together, rules[batch].tally)
         columns = [batch for batch, _ in places], [segment for _, segment in places]
-        for row in await self._connection.fetch(query("read_tallies"), *columns):
+        for row in await self._connection.fetch(_SQL["tallies"], *columns):
             tally = np.frombuffer(row["used"], rules[row["batch"]].tally)
             self._segments[row["batch"], row["segment"]] = tally.copy()
 
     async def _record(self, *columns: list[Any]) -> None:
-        """Those that are known already, from before a new start, are not told again."""
-        for conflict in await self._connection.fetch(query("insert_conflicts"), *columns):
+        """Insert conflicts. Those already stored before a restart are not reported again."""
+        for conflict in await self._connection.fetch(_SQL["insert"], *columns):
             metrics.CONFLICTS.labels(conflict["kind"]).inc()
             logger.error("a code succeeded more often than it may", extra=dict(conflict))
 
 
-def _columns(windows: list[Window]) -> tuple[list[int], list[int], list[int]]:
+def _columns(windows: list[LedgerWindow]) -> tuple[list[int], list[int], list[int]]:
     return (
         [window.shard for window in windows],
         [window.checked for window in windows],
@@ -234,10 +234,10 @@ def _columns(windows: list[Window]) -> tuple[list[int], list[int], list[int]]:
     )
 
 
-def add(
-    tallies: Mapping[Place, NDArray[Any]], rows: NDArray[Any], rules: Mapping[int, Rules]
+def add_to_tallies(
+    tallies: Mapping[SegmentId, NDArray[Any]], rows: NDArray[Any], rules: Mapping[int, UseLimit]
 ) -> NDArray[np.int64]:
-    """Add rows, which are in their order, to the tallies; answers what their code had used behind each."""
+    """Add rows, in order, to the tallies. Returns for each row what its code had used after it."""
     codes = (rows["batch"].astype(np.int64) << 32) | rows["serial"]
     order = np.argsort(codes, kind="stable")
     changes = _changes(rows, rules)[order]
@@ -266,9 +266,9 @@ def add(
     return answer
 
 
-def _changes(rows: NDArray[Any], rules: Mapping[int, Rules]) -> NDArray[np.int64]:
-    """How much more each row uses of its code, or less."""
-    signs = np.where((rows["type"] == ROLLED_BACK) | (rows["type"] == ADJUSTED), -1, 1)
+def _changes(rows: NDArray[Any], rules: Mapping[int, UseLimit]) -> NDArray[np.int64]:
+    """What each row adds to the use of its code; negative for rollbacks and adjustments."""
+    signs = np.where((rows["type"] == TYPE_ROLLED_BACK) | (rows["type"] == TYPE_ADJUSTED), -1, 1)
     is_balance = _of_batch(rows, {batch: rule.kind == "balance" for batch, rule in rules.items()})
     return np.where(is_balance, rows["amount"].astype(np.int64), 1) * signs
 

@@ -1,4 +1,4 @@
-"""What an audit has looked at, and what it found different."""
+"""The report of a reconciliation: how many things were checked, and which differ."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
-class Finding(NamedTuple):
-    """Something that is not as it should be: what was looked at, which one, what should be, what is."""
+class ReportedDifference(NamedTuple):
+    """One difference: the check, the item, the expected value and the value found."""
 
     check: str
     item: str
@@ -16,8 +16,8 @@ class Finding(NamedTuple):
     found: str
 
 
-class Head(NamedTuple):
-    """Where a shard's chain ends: whoever keeps this notices later if all of it was made anew."""
+class ChainHead(NamedTuple):
+    """End of a shard's chain. Noted elsewhere, it later shows whether the whole chain was made anew."""
 
     shard: int
     seq: int
@@ -25,32 +25,32 @@ class Head(NamedTuple):
 
 
 @dataclass(slots=True)
-class Report:
-    """All of it. Findings are counted without end, and kept up to ``kept_max`` of each check."""
+class ReconciliationReport:
+    """Counts every difference and keeps the first ``findings_max`` of each check."""
 
-    kept_max: int
+    findings_max: int
     looked_at: Counter[str] = field(default_factory=Counter)
     differing: Counter[str] = field(default_factory=Counter)
-    findings: list[Finding] = field(default_factory=list)
-    heads: list[Head] = field(default_factory=list)
+    findings: list[ReportedDifference] = field(default_factory=list)
+    heads: list[ChainHead] = field(default_factory=list)
 
     @property
     def clean(self) -> bool:
-        """Whether nothing was found."""
+        """True: no difference was found."""
         return not self.differing.total()
 
     def add(self, check: str, item: str, expected: object, found: object) -> None:
-        """Count a finding, and keep it if there are not too many."""
+        """Count a difference, and keep it if the check has fewer than ``findings_max``."""
         self.differing[check] += 1
-        if self.differing[check] <= self.kept_max:
-            self.findings.append(Finding(check, item, str(expected), str(found)))
+        if self.differing[check] <= self.findings_max:
+            self.findings.append(ReportedDifference(check, item, str(expected), str(found)))
 
     def look(self, check: str, items: int = 1) -> None:
-        """Count what was looked at."""
+        """Count items as checked."""
         self.looked_at[check] += items
 
     def document(self) -> dict[str, object]:
-        """As JSON shows it."""
+        """The document that ``redeem audit --json`` prints."""
         return {
             "clean": self.clean,
             "checks": [

@@ -1,8 +1,8 @@
-"""Redis against the ledger, beside live traffic and without false alarms.
+"""Compares Redis with the ledger, beside live traffic and without false alarms.
 
-First all of Redis is gone through as it is, and what differs from a snapshot of the ledger is noted: much of
-it has only changed meanwhile. Then each of these is read once more together with its stream's last entry, in
-one transaction of Redis, and compared with what the ledger says at exactly that entry.
+First it scans all of Redis and notes what differs from a snapshot of the ledger; most of that has only
+changed since. Then it reads each of these values again, in one Redis transaction with the last entry of the
+stream, and compares it with what the ledger expects at exactly that entry.
 """
 
 from __future__ import annotations
@@ -14,69 +14,77 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import ResponseError
 
 from engine.store import keys
-from persister.ingest.entries import BEGINNING, StreamId
-from persister.reconcile.catch_up import Follower
-from persister.reconcile.comparisons import Hold, Item, agree, command, parse, wanted
-from persister.reconcile.redis_scan import Walk
+from persister.ingest.entries import STREAM_BEGINNING, StreamId
+from persister.reconcile.catch_up import CatchUp
+from persister.reconcile.comparisons import (
+    ComparedHold,
+    ComparedValue,
+    expected_value,
+    is_equal,
+    parse_reply,
+    read_command,
+)
+from persister.reconcile.redis_scan import RedisScan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from redis.asyncio import Redis
 
-    from persister.reconcile.expected import Expected
-    from persister.reconcile.findings import Report
+    from engine.postgres_types import Connection
+    from persister.reconcile.expected_state import ExpectedState
+    from persister.reconcile.findings import ReconciliationReport
 
 READ_ITEMS: Final = 500  # in one transaction of Redis
 
 LOOKS_MAX: Final = 10
-"""Times that users are looked at anew because others were told of meanwhile."""
+"""Most attempts to read all users of a campaign at one moment."""
 
-Different = tuple[Item, Any, Any]
-"""Something, what the ledger says of it, and what Redis has."""
+Difference = tuple[ComparedValue, Any, Any]
+"""A value, what the ledger expects, and what Redis has."""
 
 
-async def audit(
-    connection: Any,  # noqa: ANN401 - asyncpg is untyped
+async def reconcile_redis(
+    connection: Connection,
     redis: Redis,
-    expected: Expected,
-    report: Report,
+    expected: ExpectedState,
+    report: ReconciliationReport,
     *,
     wait_s: float,
     progress: Callable[[str, int], None],
 ) -> None:
-    """Compare; ``expected`` is told what happens meanwhile. ``wait_s``: for a ledger that is late."""
-    walk = Walk(redis, expected, report, progress)
-    await walk.run()
-    follower = Follower(connection, redis, expected, wait_s)
+    """Compare. Events that happen meanwhile are applied to ``expected``; ``wait_s`` is for a late ledger."""
+    scan = RedisScan(redis, expected, report, progress)
+    await scan.run()
+    catch_up = CatchUp(connection, redis, expected, wait_s)
     for shard in range(expected.shards):
         last, _ = await _end_of_stream(redis, shard)
-        await follower.follow(shard, last)
-    await walk.read_strays()
-    for key in walk.strays:
+        await catch_up.advance(shard, last)
+    await scan.read_strays()
+    for key in scan.strays:
         report.add("keys", key, "no such key", "there")
-    doubtful = [item for item, found in walk.differing.items() if not _has_come_true(item, found, expected)]
-    different: list[Different] = []
+    doubtful = [item for item, found in scan.differing.items() if not _has_come_true(item, found, expected)]
+    different: list[Difference] = []
     for shard in range(expected.shards):
         of_shard = [item for item in doubtful if item.shard == shard]
         for number, items in enumerate(_pieces(of_shard)):
-            looked = await _look(redis, follower, report, shard, items, first=number == 0)
-            different += [each for each in looked if not agree(*each[1:])]
+            looked = await _look(redis, catch_up, report, shard, items, first=number == 0)
+            different += [each for each in looked if not is_equal(*each[1:])]
             progress("differences looked at again", len(items))
-    await _report_users(redis, follower, report, [item for item, *_ in different if item.check == "users"])
+    await _report_users(redis, catch_up, report, [item for item, *_ in different if item.check == "users"])
     holds = _without_twins([each for each in different if each[0].check == "holds"])
     others = [each for each in different if each[0].check not in {"users", "holds"}]
     for item, ours, found in others + holds:
         report.add(item.check, str(item), _shown(ours), _shown(found))
 
 
-def _has_come_true(item: Item, found: Any, expected: Expected) -> bool:  # noqa: ANN401 - a number or a hold
-    """Whether what looked different is what the ledger says by now. A sum may be so by chance."""
-    return item.check in {"states", "rollbacks", "holds"} and agree(wanted(item, expected), found)
+def _has_come_true(item: ComparedValue, found: Any, expected: ExpectedState) -> bool:  # noqa: ANN401 - a number or a hold
+    """Whether the value found is what the ledger expects by now. Not for sums, which may match by chance."""
+    return item.check in {"states", "rollbacks", "holds"} and is_equal(expected_value(item, expected), found)
 
 
-def _pieces(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Some at a time; at least one piece, so that each shard's stream is looked at."""
+def _pieces(items: Iterable[ComparedValue]) -> Iterator[list[ComparedValue]]:
+    """Groups of ``READ_ITEMS``; at least one group, so that every shard's stream is checked."""
     rest = iter(items)
     yield list(islice(rest, READ_ITEMS))
     while piece := list(islice(rest, READ_ITEMS)):
@@ -84,14 +92,20 @@ def _pieces(items: Iterable[Item]) -> Iterator[list[Item]]:
 
 
 async def _look(
-    redis: Redis, follower: Follower, report: Report, shard: int, items: list[Item], *, first: bool
-) -> list[Different]:
-    """Read some things of one shard at one moment, and what the ledger says of that moment."""
-    expected = follower.expected
+    redis: Redis,
+    catch_up: CatchUp,
+    report: ReconciliationReport,
+    shard: int,
+    items: list[ComparedValue],
+    *,
+    first: bool,
+) -> list[Difference]:
+    """Read values of one shard at one moment, and what the ledger expects at that moment."""
+    expected = catch_up.expected
     pipeline = redis.pipeline(transaction=True)
     pipeline.execute_command("XINFO", "STREAM", keys.events(shard))
     for item in items:
-        pipeline.execute_command(*command(item, expected))
+        pipeline.execute_command(*read_command(item, expected))
     stream, *replies = await pipeline.execute(raise_on_error=False)
     last, added = _end(stream)
     if first:
@@ -102,14 +116,14 @@ async def _look(
                 "streams", f"shard {shard}", f"at least as far as {expected.at[shard]}", f"ends at {last}"
             )
     else:
-        await follower.follow(shard, last)
+        await catch_up.advance(shard, last)
         if first and added != expected.entries[shard]:
             report.add("streams", f"shard {shard}", f"{expected.entries[shard]} entries so far", f"{added}")
     looked = []
     for item, reply in zip(items, replies, strict=True):
         if isinstance(reply, Exception):
             raise reply
-        looked.append((item, wanted(item, expected), parse(item.check, reply)))
+        looked.append((item, expected_value(item, expected), parse_reply(item.check, reply)))
     return looked
 
 
@@ -121,9 +135,9 @@ async def _end_of_stream(redis: Redis, shard: int) -> tuple[StreamId, int]:
 
 
 def _end(stream: Any) -> tuple[StreamId, int]:  # noqa: ANN401 - whatever Redis sent
-    """The last entry that a stream ever had, and how many it has had."""
+    """Last id that the stream generated, and number of entries it has had."""
     if isinstance(stream, ResponseError) and "no such key" in str(stream):
-        return BEGINNING, 0
+        return STREAM_BEGINNING, 0
     if isinstance(stream, Exception):
         raise stream
     answers: Mapping[Any, Any] = (
@@ -133,41 +147,51 @@ def _end(stream: Any) -> tuple[StreamId, int]:  # noqa: ANN401 - whatever Redis 
     return StreamId.parse(named["last-generated-id"]), int(named["entries-added"])
 
 
-async def _report_users(redis: Redis, follower: Follower, report: Report, different: list[Item]) -> None:
-    """Counts of users that differ."""
-    expected = follower.expected
+async def _report_users(
+    redis: Redis, catch_up: CatchUp, report: ReconciliationReport, different: list[ComparedValue]
+) -> None:
+    """Report users whose counts differ."""
+    expected = catch_up.expected
     for campaign in {item.name[0] for item in different}:
         items = {item for item in different if item.name[0] == campaign}
         if any(of == campaign and user in expected.pseudonyms for of, user in expected.users):
-            await _report_erased(redis, follower, report, campaign, items)
+            await _report_erased(redis, catch_up, report, campaign, items)
             continue
         for item, ours, found in await _look(
-            redis, follower, report, expected.limited[campaign], list(items), first=False
+            redis, catch_up, report, expected.limited[campaign], list(items), first=False
         ):
             if ours != found:
                 report.add("users", str(item), ours, found)
 
 
 async def _report_erased(
-    redis: Redis, follower: Follower, report: Report, campaign: str, items: set[Item]
+    redis: Redis, catch_up: CatchUp, report: ReconciliationReport, campaign: str, items: set[ComparedValue]
 ) -> None:
-    """Counts of a campaign's users, of whom some names were erased: only sums agree.
+    """Compare the totals of a campaign that has erased users.
 
-    Redis goes on counting the name, and the ledger its pseudonym. What the pseudonym is given back Redis
-    cannot take from the name, so that it may have that much more.
+    Redis keeps counting the name, the ledger the pseudonym. A rollback for the pseudonym is not taken from
+    the name in Redis, so Redis may count that much more.
     """
-    expected, shard = follower.expected, follower.expected.limited[campaign]
-    looked: list[Different] = []
+    expected, shard = catch_up.expected, catch_up.expected.limited[campaign]
+    looked: list[Difference] = []
     for _ in range(LOOKS_MAX):
-        # Of whose name was erased a moment ago, both names may have been told.
-        items |= {Item("users", shard, name) for name in expected.told_since if name[0] == campaign}
-        looked = await _look(redis, follower, report, shard, list(items), first=False)
-        if all(Item("users", shard, name) in items for name in expected.told_since if name[0] == campaign):
+        # A user erased a moment ago may have been counted under both names.
+        items |= {
+            ComparedValue("users", shard, name)
+            for name in expected.users_counted_since
+            if name[0] == campaign
+        }
+        looked = await _look(redis, catch_up, report, shard, list(items), first=False)
+        if all(
+            ComparedValue("users", shard, name) in items
+            for name in expected.users_counted_since
+            if name[0] == campaign
+        ):
             break
     more = -sum(min(0, uses) for (of, _), uses in expected.users.items() if of == campaign)
     for item, ours, found in looked:
         is_name = expected.names.get(item.name, "") not in expected.pseudonyms
-        if is_name and found < ours and not follower.erased_meanwhile:
+        if is_name and found < ours and not catch_up.erased_meanwhile:
             report.add("users", str(item), ours, found)
         else:
             more += found - ours
@@ -176,8 +200,8 @@ async def _report_erased(
         report.add("users", f"{campaign}, erased names", f"0 to {most} more than in the ledger", more)
 
 
-def _without_twins(different: list[Different]) -> list[Different]:
-    """Holds of one order on one code that are alike: which of them was confirmed, no event says."""
+def _without_twins(different: list[Difference]) -> list[Difference]:
+    """Drop pairs of equal holds of one order on one code: no event says which of them was confirmed."""
     missing = Counter(ours._replace(user=None) for _, ours, found in different if found is None)
     surplus = Counter(found._replace(user=None) for _, ours, found in different if ours is None)
     twins = missing & surplus
@@ -196,6 +220,6 @@ def _without_twins(different: list[Different]) -> list[Different]:
 def _shown(value: Any) -> str:  # noqa: ANN401 - a number or a hold
     if value is None:
         return "none"
-    if isinstance(value, Hold):
+    if isinstance(value, ComparedHold):
         return f"{value.amount} of batch {value.batch}, serial {value.serial}"
     return str(value)

@@ -1,6 +1,6 @@
-"""Goes through all of Redis and compares with what is expected, segment by segment; nothing is held still.
+"""Scans all of Redis and compares it with the expected state, segment by segment, beside live traffic.
 
-What differs here need not be wrong: it may have changed meanwhile. ``redis_audit`` looks again.
+A difference found here may only be a change made meanwhile. ``reconcile_redis`` reads it again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from engine.store import keys
-from persister.reconcile.comparisons import Item, agree, parse, wanted
+from persister.reconcile.comparisons import ComparedValue, expected_value, is_equal, parse_reply
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from redis.asyncio import Redis
 
-    from persister.reconcile.expected import Batch, Expected
-    from persister.reconcile.findings import Report
+    from persister.reconcile.expected_state import ExpectedBatch, ExpectedState
+    from persister.reconcile.findings import ReconciliationReport
 
 SCAN_KEYS: Final = 1000
 READ_KEYS: Final = 50  # whole values together: a segment of balances has 32 KiB
@@ -27,23 +27,27 @@ _WHOLE: Final = frozenset({"state", "spent", "uses", "users", "rolled_back", "ca
 _CHECKS: Final = {"uses": "uses", "users": "users", "rolled_back": "rollbacks", "holds": "holds"}
 
 
-class Walk:
-    """One way through Redis. ``differing`` has all that looked different; ``strays`` keys of no use."""
+class RedisScan:
+    """One scan. ``differing``: values that seemed different. ``strays``: keys of codes that do not exist."""
 
     def __init__(
-        self, redis: Redis, expected: Expected, report: Report, progress: Callable[[str, int], None]
+        self,
+        redis: Redis,
+        expected: ExpectedState,
+        report: ReconciliationReport,
+        progress: Callable[[str, int], None],
     ) -> None:
         self._redis = redis
         self._expected = expected
         self._report = report
         self._progress = progress
         self._seen: set[str] = set()
-        self._found: set[Item] = set()
-        self.differing: dict[Item, Any] = {}
+        self._found: set[ComparedValue] = set()
+        self.differing: dict[ComparedValue, Any] = {}
         self.strays: list[str] = []
 
     async def run(self) -> None:
-        """Read everything there is, then look for what is missing."""
+        """Read every key, then note the expected values that have none."""
         waiting: list[str] = []
         scanned = 0
         async for raw in self._redis.scan_iter(match="{s[0-9]*}:*", count=SCAN_KEYS):
@@ -63,7 +67,7 @@ class Walk:
         self._look_for_missing()
 
     async def read_strays(self) -> None:
-        """Look again at keys of batches that were unknown: they may have been made meanwhile."""
+        """Read again the keys of unknown batches: they may have been made meanwhile."""
         again, self.strays = self.strays, []
         for key in again:
             await self._read([key.partition(",")[0]])
@@ -87,12 +91,12 @@ class Walk:
             elif self._batch(name, shard, rest[0]) is not None:
                 await self._read_fields(name, _CHECKS[kind], shard, (int(rest[0]),))
 
-    def _batch(self, key: str, shard: int, batch_id: str) -> Batch | None:
-        """The batch that a key is of, if it is one to be looked at."""
+    def _batch(self, key: str, shard: int, batch_id: str) -> ExpectedBatch | None:
+        """The batch of a key. None: an unknown batch (noted as a stray) or an archived one."""
         batch = self._expected.batches.get(int(batch_id))
         if batch is not None and batch.pinned_shard in {None, shard}:
             return batch
-        if int(batch_id) not in self._expected.detached:
+        if int(batch_id) not in self._expected.archived:
             self.strays.append(key)
         return None
 
@@ -120,18 +124,18 @@ class Walk:
         if len(different) and different[-1] >= len(mine):
             self.strays.append(f"{key}, codes that were never issued")
         for at in different[different < len(mine)]:
-            item = Item(check, shard, (batch.id, self._serial(batch, shard, begin + int(at))))
+            item = ComparedValue(check, shard, (batch.id, self._serial(batch, shard, begin + int(at))))
             self.differing[item] = int(both[1, at])
 
-    def _serial(self, batch: Batch, shard: int, index: int) -> int:
+    def _serial(self, batch: ExpectedBatch, shard: int, index: int) -> int:
         return index if batch.pinned_shard is not None else index * self._expected.shards + shard
 
     async def _compare_campaign(self, key: str, shard: int, campaign: str) -> None:
-        if campaign in self._expected.detached_campaigns:
+        if campaign in self._expected.archived_campaigns:
             return
         values: list[Any] = await self._redis.hmget(key, ["uses", "spent"])
         for name, value in zip(("uses", "spent"), values, strict=True):
-            self._compare(Item("campaigns", shard, (campaign, name)), value)
+            self._compare(ComparedValue("campaigns", shard, (campaign, name)), value)
 
     async def _read_fields(self, key: str, check: str, shard: int, prefix: tuple[Any, ...]) -> None:
         async for field, value in self._fields(key):
@@ -145,7 +149,7 @@ class Walk:
                 name = field.decode()
             if check == "users" and not self._is_limited(prefix[0]):
                 continue
-            self._compare(Item(check, shard, (*prefix, name)), value)
+            self._compare(ComparedValue(check, shard, (*prefix, name)), value)
 
     def _is_limited(self, campaign: str) -> bool:
         return campaign in self._expected.limited
@@ -154,41 +158,41 @@ class Walk:
         async for field, value in self._redis.hscan_iter(key, count=SCAN_KEYS):
             yield field, value
 
-    def _compare(self, item: Item, value: Any) -> None:  # noqa: ANN401 - whatever Redis sent
+    def _compare(self, item: ComparedValue, value: Any) -> None:  # noqa: ANN401 - whatever Redis sent
         if item in self._found:
             return
         self._found.add(item)
         self._report.look(item.check)
-        found = parse(item.check, value)
-        if not agree(wanted(item, self._expected), found):
+        found = parse_reply(item.check, value)
+        if not is_equal(expected_value(item, self._expected), found):
             self.differing[item] = found
 
     def _look_for_missing(self) -> None:
-        """What Redis has not at all."""
+        """Note expected values that Redis does not have at all."""
         expected = self._expected
         for batch in expected.batches.values():
             for shard in range(expected.shards) if batch.pinned_shard is None else [batch.pinned_shard]:
                 self._look_for_segments(batch, shard)
         for counter, name in ((expected.uses, "uses"), (expected.spent, "spent")):
             for shard, campaign in counter:
-                self._look_for(Item("campaigns", shard, (campaign, name)))
+                self._look_for(ComparedValue("campaigns", shard, (campaign, name)))
         for campaign, digest in expected.names:
             if campaign in expected.limited:
-                self._look_for(Item("users", expected.limited[campaign], (campaign, digest)))
+                self._look_for(ComparedValue("users", expected.limited[campaign], (campaign, digest)))
         for (batch_id, redemption), (shard, _) in expected.rolled_back.items():
-            self._look_for(Item("rollbacks", shard, (batch_id, redemption)))
+            self._look_for(ComparedValue("rollbacks", shard, (batch_id, redemption)))
         for hold_id in expected.holds:
             shard_text, _, stream_id = hold_id.partition("-")
-            self._look_for(Item("holds", int(shard_text), (stream_id,)))
+            self._look_for(ComparedValue("holds", int(shard_text), (stream_id,)))
 
-    def _look_for(self, item: Item) -> None:
+    def _look_for(self, item: ComparedValue) -> None:
         if item not in self._found:
             self._report.look(item.check)
-            none = parse(item.check, None)
-            if not agree(wanted(item, self._expected), none):
+            none = parse_reply(item.check, None)
+            if not is_equal(expected_value(item, self._expected), none):
                 self.differing[item] = none
 
-    def _look_for_segments(self, batch: Batch, shard: int) -> None:
+    def _look_for_segments(self, batch: ExpectedBatch, shard: int) -> None:
         here = batch.here(shard, self._expected.shards)
         states = batch.states[here]
         for begin in range(0, len(states), keys.SEGMENT_CODES):
@@ -202,15 +206,19 @@ class Walk:
                     self._all_missing("balances", batch, shard, begin, part)
         elif batch.rules.kind == "multi":
             for at in np.flatnonzero(used):
-                self._look_for(Item("uses", shard, (batch.id, self._serial(batch, shard, int(at)))))
+                self._look_for(ComparedValue("uses", shard, (batch.id, self._serial(batch, shard, int(at)))))
 
-    def _all_missing(self, check: str, batch: Batch, shard: int, begin: int, part: NDArray[Any]) -> None:
+    def _all_missing(
+        self, check: str, batch: ExpectedBatch, shard: int, begin: int, part: NDArray[Any]
+    ) -> None:
         self._report.look(check, len(part))
         for at in np.flatnonzero(part):
-            self.differing[Item(check, shard, (batch.id, self._serial(batch, shard, begin + int(at))))] = 0
+            self.differing[
+                ComparedValue(check, shard, (batch.id, self._serial(batch, shard, begin + int(at))))
+            ] = 0
 
 
 def _states(value: bytes) -> NDArray[np.uint8]:
-    """As BITFIELD has them: the first code in the two highest bits of the first byte."""
+    """Two bits a code, as BITFIELD stores them: the first code in the highest bits of the first byte."""
     content = np.frombuffer(value, np.uint8)
     return np.stack([content >> 6, content >> 4 & 3, content >> 2 & 3, content & 3], axis=1).reshape(-1)

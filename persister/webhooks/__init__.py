@@ -1,1 +1,1 @@
-"""Webhooks: carries the event feed to endpoints that are called over HTTP, at least once and in order."""
+"""Delivers the event feed to HTTP endpoints, at least once and in order."""

@@ -1,7 +1,7 @@
-"""The deliverer: one process at a time, a task for each endpoint, one look at PostgreSQL for all of them.
+"""Runs one task for each endpoint, in one process at a time, and polls PostgreSQL once for all of them.
 
-The advisory lock that makes it the only one belongs to the connection that looks for news: when that breaks,
-all tasks end at once, and another process, or this one again, takes over.
+The connection that polls also holds the advisory lock. If it breaks, all tasks end at once, and this process
+or another one takes over.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 
 from engine.ledger.feed import newest
+from engine.queries import queries
 from persister import metrics
-from persister.ingest.ledger_writer import describe
-from persister.queries import query
-from persister.webhooks.endpoint_task import Delivery
+from persister.ownership import WEBHOOKS_LOCK, try_lock
+from persister.servers import KEEPALIVES, describe_error
+from persister.webhooks.endpoint_task import EndpointDelivery
 from persister.webhooks.sender import open_sender
-from persister.webhooks.store import Store, endpoints
+from persister.webhooks.store import DeliveryStore, read_endpoints
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from engine.postgres_types import Connection, Pool
     from engine.settings import Settings
-    from persister.webhooks.retry_schedule import Ladder
+    from persister.webhooks.retry_schedule import RetrySchedule
     from persister.webhooks.sender import Sender
 
 logger = logging.getLogger(__name__)
+_SQL: Final = queries(__package__, "delivery")
 
-ADVISORY_LOCK: Final = (0x52454457, 0)
-"""What makes the deliverer the only one ("REDW")."""
 CONNECTIONS_MAX: Final = 4
 CLOSE_TIMEOUT_S: Final = 1.0
 STANDBY_S: Final = 1.0
@@ -47,18 +48,20 @@ FORGET_MAX: Final = 10_000
 class Deliverer:
     """Delivers until ``stop`` is set, or when cancelled."""
 
-    def __init__(self, settings: Settings, database_url: str, ladder: Ladder, stop: asyncio.Event) -> None:
+    def __init__(
+        self, settings: Settings, database_url: str, schedule: RetrySchedule, stop: asyncio.Event
+    ) -> None:
         self._settings = settings
         self._database_url = database_url
-        self._ladder = ladder
+        self._schedule = schedule
         self._stop = stop
-        self._tasks: dict[str, tuple[Delivery, asyncio.Task[None]]] = {}
+        self._tasks: dict[str, tuple[EndpointDelivery, asyncio.Task[None]]] = {}
         self._open: list[Any] = []  # connections, or pools of them
         self._forgot_at = float("-inf")
         self._trouble = ""
 
     async def run(self) -> None:
-        """Deliver; once it is to stop, let calls that are under way end, within ``stop_timeout_s``."""
+        """Deliver until stopped, then wait for calls in progress, at most ``stop_timeout_s``."""
         serving = asyncio.create_task(self._keep_serving())
         stopping = asyncio.create_task(self._stop.wait())
         try:
@@ -72,106 +75,101 @@ class Deliverer:
                 await _cancel([serving])
 
     async def _keep_serving(self) -> None:
-        """Deliver; while PostgreSQL cannot be used, wait for it."""
+        """Deliver, and retry while PostgreSQL cannot be used."""
         while not self._stop.is_set():
             try:
                 await self._serve()
-            except Exception as error:  # noqa: BLE001 - whatever it is: told, and tried again
-                trouble = describe(error)
+            except Exception as error:  # noqa: BLE001 - any error is logged and retried
+                trouble = describe_error(error)
                 if trouble != self._trouble:
                     logger.warning("webhooks are not delivered", extra={"error": trouble})
                 self._trouble = trouble
                 await self._pause(BACKOFF_S * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
 
     async def _serve(self) -> None:
-        """From becoming the only one to the end of it."""
+        """Take the lock and deliver until stopped."""
         async with self._connection() as connection:
             if not await self._become_active(connection):
                 return
             async with self._pool() as pool, open_sender(self._settings) as sender:
                 metrics.DELIVERER.set(1)
                 try:
-                    await self._watch(connection, Store(pool), sender)
+                    await self._watch(connection, DeliveryStore(pool), sender)
                     await self._drain()
                 finally:
                     metrics.DELIVERER.set(0)
-                    pool.terminate()  # what is under way there is not waited for
+                    pool.terminate()  # queries in progress are dropped
                     await _cancel([task for _, task in self._tasks.values()])
                     self._tasks = {}
 
-    async def _become_active(self, connection: Any) -> bool:  # noqa: ANN401 - asyncpg is untyped
-        """Stand by until nobody else delivers; False when stopped before."""
-        told = False
-        while not await connection.fetchval(query("own_shard"), *ADVISORY_LOCK):
-            if not told:
+    async def _become_active(self, connection: Connection) -> bool:
+        """Stand by until no other process delivers. False: stopped before that."""
+        logged = False
+        while not await try_lock(connection, WEBHOOKS_LOCK):
+            if not logged:
                 logger.info("standing by: another process delivers webhooks")
-            told = True
+            logged = True
             await self._pause(STANDBY_S)
             if self._stop.is_set():
                 return False
         logger.info("delivering webhooks")
         return True
 
-    async def _watch(self, connection: Any, store: Store, sender: Sender) -> None:  # noqa: ANN401 - asyncpg is untyped
-        """Look for news and changes, and tell the endpoints' tasks, until stopped."""
+    async def _watch(self, connection: Connection, store: DeliveryStore, sender: Sender) -> None:
+        """Poll for new events and changed endpoints, and announce them to the tasks, until stopped."""
         while not self._stop.is_set():
             latest = await newest(connection)
-            found = await endpoints(connection)
+            found = await read_endpoints(connection)
             for webhook_id in self._tasks.keys() - found.keys():
                 _, task = self._tasks.pop(webhook_id)
                 await _cancel([task])
             for webhook_id, endpoint in found.items():
                 if webhook_id not in self._tasks:
-                    delivery = Delivery(endpoint, store, sender, self._ladder)
+                    delivery = EndpointDelivery(endpoint, store, sender, self._schedule)
                     task = asyncio.create_task(delivery.run(), name=f"deliver-{webhook_id}")
                     self._tasks[webhook_id] = delivery, task
                 delivery, _ = self._tasks[webhook_id]
                 if delivery.endpoint != endpoint:
                     delivery.change(endpoint)
-                delivery.tell(latest)
+                delivery.announce(latest)
             await self._forget(connection)
             self._trouble = ""
             await self._pause(self._settings.webhook_poll_ms / 1000)
 
-    async def _forget(self, connection: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
-        """Remove attempts that are old enough, now and then."""
+    async def _forget(self, connection: Connection) -> None:
+        """Remove old attempts, every ``FORGET_INTERVAL_S``."""
         if time.monotonic() - self._forgot_at >= FORGET_INTERVAL_S:
             self._forgot_at = time.monotonic()
             await connection.execute(
-                query("webhook_forget"), self._settings.webhook_attempts_kept_h, FORGET_MAX
+                _SQL["forget_attempts"], self._settings.webhook_attempts_kept_h, FORGET_MAX
             )
 
     async def _drain(self) -> None:
-        """Let the calls that are under way end, as long as there is time."""
+        """Wait for the calls in progress. ``run`` limits the time."""
         for delivery, _ in self._tasks.values():
             delivery.stop()
         if self._tasks:
             await asyncio.wait([task for _, task in self._tasks.values()])
 
     def _abandon(self) -> None:
-        """Drop the connections to PostgreSQL, so that nobody waits for an answer of it."""
+        """Drop all connections to PostgreSQL, so that no task waits for a reply."""
         for open_one in self._open:
             open_one.terminate()
 
     async def _pause(self, seconds: float) -> None:
-        """Wait, unless we are to stop."""
+        """Wait, or return early when stopped."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stop.wait()
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Any]:
-        """The connection that the lock belongs to. The server notices within a minute that we are gone."""
+    async def _connection(self) -> AsyncIterator[Connection]:
+        """The connection that polls and holds the lock."""
         connection = await asyncpg.connect(
             self._database_url,
             timeout=self._settings.persist_timeout_s,
             command_timeout=self._settings.persist_timeout_s,
-            server_settings={
-                "application_name": "redeem-deliverer",
-                "tcp_keepalives_idle": "20",
-                "tcp_keepalives_interval": "10",
-                "tcp_keepalives_count": "3",
-            },
+            server_settings={"application_name": "redeem-deliverer", **KEEPALIVES},
         )
         self._open.append(connection)
         try:
@@ -182,8 +180,8 @@ class Deliverer:
                 await connection.close(timeout=CLOSE_TIMEOUT_S)
 
     @asynccontextmanager
-    async def _pool(self) -> AsyncIterator[Any]:
-        """Connections for what the tasks read and write."""
+    async def _pool(self) -> AsyncIterator[Pool]:
+        """Connections for the endpoints' tasks."""
         pool = await asyncpg.create_pool(
             self._database_url,
             min_size=0,
@@ -201,8 +199,8 @@ class Deliverer:
 
 
 async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
-    """End tasks, whatever they do."""
+    """Cancel tasks until all have ended."""
     while late := [task for task in tasks if not task.done()]:
         for task in late:
             task.cancel()
-        await asyncio.wait(late, timeout=CANCEL_AGAIN_S)  # a client library may keep one to itself
+        await asyncio.wait(late, timeout=CANCEL_AGAIN_S)  # a client library may swallow a cancellation

@@ -1,25 +1,26 @@
-"""An endpoint as the deliverer knows it, and how far it is."""
+"""An endpoint's configuration and progress, as read from PostgreSQL."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.ledger.feed import parse_cursor
 
 if TYPE_CHECKING:
     from engine.ledger.feed import Cursor
+    from engine.postgres_types import Row
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Who is called, and with what. None means all types, all campaigns, no batches.
+    """Configuration. None means all types, all campaigns, no batches.
 
-    Two are equal where nothing was changed in between, a replay included (``version``).
+    Two are equal if nothing was changed between them; a requested replay is a change (``version``).
     """
 
     id: str
-    url: str = field(repr=False)  # its path may be as good as a password
+    url: str = field(repr=False)  # its path may be a secret
     types: tuple[str, ...] | None
     campaigns: tuple[str, ...] | None
     batch_max: int | None
@@ -27,8 +28,8 @@ class Endpoint:
     secrets: tuple[str, ...] = field(repr=False)
 
     @staticmethod
-    def of(row: Any) -> Endpoint:  # noqa: ANN401 - asyncpg has no types
-        """What ``webhook_endpoints`` reads."""
+    def of(row: Row) -> Endpoint:
+        """From a row of the query ``endpoints``."""
         return Endpoint(
             id=row["id"],
             url=row["url"],
@@ -41,15 +42,15 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How far an endpoint is.
+class EndpointProgress:
+    """Progress.
 
     Attributes:
-        cursor: behind what was delivered, or given up.
-        pending: where the batch behind it ends, if one was begun.
-        failures: tries of what is behind the cursor.
-        due_s: in how many seconds it is to be tried again; not positive: now.
-        replays: dead letters that are to be delivered again.
+        cursor: after the last message that was delivered or given up.
+        pending: end of the batch after the cursor, if one was begun.
+        failures: failed attempts of the message after the cursor.
+        due_s: seconds until the next attempt; zero or less: now.
+        replays: number of dead letters to deliver again.
     """
 
     cursor: Cursor
@@ -59,9 +60,9 @@ class Progress:
     replays: int
 
     @staticmethod
-    def of(row: Any) -> Progress:  # noqa: ANN401 - asyncpg has no types
-        """What ``webhook_progress`` reads."""
-        return Progress(
+    def of(row: Row) -> EndpointProgress:
+        """From a row of the query ``progress``."""
+        return EndpointProgress(
             cursor=parse_cursor(row["cursor"]),
             pending=None if row["pending"] is None else parse_cursor(row["pending"]),
             failures=row["failures"],

@@ -1,7 +1,7 @@
-"""One endpoint: its messages in their order, one at a time, each until it is delivered or given up.
+"""Delivers the messages of one endpoint in order, one at a time, each until it is delivered or given up.
 
-Whatever an endpoint does or does not do, it is in the way of nobody else: it has a task of its own, which
-holds nothing that others need while it waits.
+Each endpoint has its own task, which holds no shared resource while it waits. So a slow or dead endpoint
+delays only itself.
 """
 
 from __future__ import annotations
@@ -14,82 +14,84 @@ from typing import TYPE_CHECKING, Final
 
 from engine.ledger.feed import BEGINNING
 from persister import metrics
-from persister.ingest.ledger_writer import describe
+from persister.servers import describe_error
 
 if TYPE_CHECKING:
     from engine.ledger.feed import Cursor
-    from persister.webhooks.endpoint import Endpoint, Progress
-    from persister.webhooks.messages import Message
-    from persister.webhooks.retry_schedule import Ladder
-    from persister.webhooks.sender import Result, Sender
-    from persister.webhooks.store import Store
+    from persister.webhooks.endpoint import Endpoint, EndpointProgress
+    from persister.webhooks.messages import WebhookMessage
+    from persister.webhooks.retry_schedule import RetrySchedule
+    from persister.webhooks.sender import DeliveryResult, Sender
+    from persister.webhooks.store import DeliveryStore
 
 logger = logging.getLogger(__name__)
 
 PASS_INTERVAL_S: Final = 5.0
-"""How often it is written down that events passed which the endpoint does not want."""
+"""How often the cursor is stored when it only passes events that the endpoint does not want."""
 BACKOFF_S: Final = 1.0
 GONE_S: Final = 60.0
-"""An endpoint that asked to be disabled is not called again in the moment until it is."""
+"""Pause after an endpoint asked to be disabled, so that it is not called again before it is."""
 
 
-class Delivery:
-    """The task of one endpoint: ``run`` it, tell it of news and changes, ``stop`` it."""
+class EndpointDelivery:
+    """The task of one endpoint. ``run`` it, ``announce`` events, ``change`` it, ``stop`` it."""
 
-    def __init__(self, endpoint: Endpoint, store: Store, sender: Sender, ladder: Ladder) -> None:
+    def __init__(
+        self, endpoint: Endpoint, store: DeliveryStore, sender: Sender, schedule: RetrySchedule
+    ) -> None:
         self._endpoint = endpoint
         self._store = store
         self._sender = sender
-        self._ladder = ladder
+        self._schedule = schedule
         self._stopping = False
         self._latest = BEGINNING
         self._news = asyncio.Event()
         self._changed = asyncio.Event()
-        self._passed: tuple[Cursor, Cursor] | None = None  # what the ledger says, and how far we looked
+        self._passed: tuple[Cursor, Cursor] | None = None  # stored cursor, and how far events were read
         self._written_at = time.monotonic()
         self._trouble = ""
 
     @property
     def endpoint(self) -> Endpoint:
-        """Whom it is for, as last told."""
+        """The endpoint, as last changed."""
         return self._endpoint
 
     def change(self, endpoint: Endpoint) -> None:
-        """The endpoint was changed, or is to replay something: look again."""
+        """Use a changed endpoint, or start a replay that was asked for."""
         self._endpoint = endpoint
         self._passed = None
         self._changed.set()
         self._news.set()
 
-    def tell(self, latest: Cursor) -> None:
-        """The ledger has events up to here."""
+    def announce(self, latest: Cursor) -> None:
+        """Note that the ledger has events up to this cursor."""
         self._latest = latest
         self._news.set()
 
     def stop(self) -> None:
-        """End, after the call that is under way."""
+        """End after the call in progress."""
         self._stopping = True
         self._changed.set()
         self._news.set()
 
     async def run(self) -> None:
-        """Deliver until stopped. While PostgreSQL cannot be used, it waits."""
+        """Deliver until stopped. Retries while PostgreSQL cannot be used."""
         while not self._stopping:
             try:
                 await self._step()
-            except Exception as error:  # noqa: BLE001 - whatever it is: told, and tried again
-                self._tell(describe(error))
+            except Exception as error:  # noqa: BLE001 - any error is logged and retried
+                self._log_failure(describe_error(error))
                 await _wait(self._changed, BACKOFF_S)
             else:
                 self._trouble = ""
 
     async def _step(self) -> None:
-        """What is to be done now, or the wait for something to do."""
+        """Do the next piece of work, or wait for one."""
         self._changed.clear()
         self._news.clear()
         endpoint = self._endpoint
         progress = await self._store.progress(endpoint)
-        if progress is None:  # it was removed; soon we are told
+        if progress is None:  # it was removed; the deliverer will cancel this task
             await self._changed.wait()
             return
         if progress.replays:
@@ -99,11 +101,11 @@ class Delivery:
         elif not progress.replays:
             await _wait(self._changed, progress.due_s)
 
-    async def _go_on(self, endpoint: Endpoint, progress: Progress) -> None:
-        """Deliver what is behind the cursor; where there is nothing, wait for news."""
+    async def _go_on(self, endpoint: Endpoint, progress: EndpointProgress) -> None:
+        """Deliver the messages after the cursor, or wait for new events."""
         began = cursor = self._looked_from(progress.cursor)
         self._show_lag(endpoint, cursor)
-        found: list[Message] = []
+        found: list[WebhookMessage] = []
         if progress.pending is not None:
             found = await self._store.begun(endpoint, progress.cursor, progress.pending)
             cursor = progress.pending
@@ -116,8 +118,8 @@ class Delivery:
         else:
             await self._pass_over(endpoint, progress, cursor)
 
-    async def _pass_over(self, endpoint: Endpoint, progress: Progress, cursor: Cursor) -> None:
-        """There is nothing for this endpoint up to a cursor: note that now and then, and wait for news."""
+    async def _pass_over(self, endpoint: Endpoint, progress: EndpointProgress, cursor: Cursor) -> None:
+        """Pass events that the endpoint does not want: store the cursor at times, wait for new events."""
         self._passed = (progress.cursor, cursor)
         overdue = time.monotonic() - self._written_at >= PASS_INTERVAL_S
         if progress.pending is not None or (overdue and cursor != progress.cursor):
@@ -127,13 +129,13 @@ class Delivery:
             await _wait(self._news, None if cursor == progress.cursor else PASS_INTERVAL_S)
 
     def _looked_from(self, written: Cursor) -> Cursor:
-        """Where to look on: behind what was looked at before, if nobody moved the cursor since."""
+        """Where to read on: after the events already read, unless someone moved the stored cursor."""
         if self._passed is None or self._passed[0] != written:
             return written
         return self._passed[1]
 
-    async def _deliver(self, endpoint: Endpoint, found: list[Message], failures: int) -> None:
-        """Send messages in their order, up to the first that is not taken."""
+    async def _deliver(self, endpoint: Endpoint, found: list[WebhookMessage], failures: int) -> None:
+        """Send messages in order, up to the first that fails."""
         for message in found:
             result = await self._sender.send(endpoint, message)
             moved = await self._note(endpoint, message, failures + 1, result)
@@ -142,13 +144,15 @@ class Delivery:
             failures = 0
             self._show_lag(endpoint, message.until)
 
-    async def _note(self, endpoint: Endpoint, message: Message, attempt: int, result: Result) -> bool:
-        """Write down what came of a try; answers whether the next message may be sent."""
+    async def _note(
+        self, endpoint: Endpoint, message: WebhookMessage, attempt: int, result: DeliveryResult
+    ) -> bool:
+        """Store the result of an attempt. True: the next message may be sent."""
         if result.error is None:
             moved = await self._store.delivered(endpoint, message, attempt, result)
             self._count(endpoint, "delivered")
             return moved
-        pause_s = self._ladder.pause_s(attempt, result.retry_after_s)
+        pause_s = self._schedule.pause_s(attempt, result.retry_after_s)
         if pause_s is None and not result.gone:
             await self._store.given_up(endpoint, message, attempt, result)
             self._count(endpoint, "given_up")
@@ -165,7 +169,7 @@ class Delivery:
 
     async def _replay(self, endpoint: Endpoint) -> None:
         """Try a dead letter once more."""
-        letter = await self._store.letter(endpoint)
+        letter = await self._store.next_replay(endpoint)
         if letter is None:
             return
         result = None if letter.message is None else await self._sender.send(endpoint, letter.message)
@@ -179,14 +183,14 @@ class Delivery:
     def _count(self, endpoint: Endpoint, outcome: str) -> None:
         metrics.WEBHOOK_ATTEMPTS.labels(endpoint.id, outcome).inc()
 
-    def _tell(self, trouble: str) -> None:
-        """Log a trouble when it begins, not with each try."""
+    def _log_failure(self, trouble: str) -> None:
+        """Log a failure when it begins, not on each retry."""
         if trouble != self._trouble:
             logger.warning("webhooks stand still", extra={"webhook": self._endpoint.id, "error": trouble})
         self._trouble = trouble
 
     @staticmethod
-    def _about(endpoint: Endpoint, message: Message, result: Result) -> dict[str, object]:
+    def _about(endpoint: Endpoint, message: WebhookMessage, result: DeliveryResult) -> dict[str, object]:
         return {
             "webhook": endpoint.id,
             "message_id": message.id,
@@ -196,7 +200,7 @@ class Delivery:
 
 
 async def _wait(event: asyncio.Event, seconds: float | None) -> bool:
-    """Wait for an event; False when the time is over before."""
+    """Wait for an event. False: it timed out."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -1,29 +1,30 @@
-"""Runs the deliverer until told to stop."""
+"""Runs the deliverer with the settings' retry schedule."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
 
-from persister.main import stopped_by_signals
-from persister.webhooks import retry_schedule
+from persister.program import stop_on_signals
 from persister.webhooks.deliverer import Deliverer
+from persister.webhooks.retry_schedule import parse_retry_schedule
 
 if TYPE_CHECKING:
     from engine.settings import Settings
 
 
-async def run(settings: Settings, database_url: str, stop: asyncio.Event | None = None) -> None:
-    """Deliver webhooks until ``stop`` is set, or without one until SIGTERM or SIGINT.
+async def run_deliverer(settings: Settings, database_url: str, stop: asyncio.Event | None = None) -> None:
+    """Deliver webhooks until ``stop`` is set; without ``stop``, until SIGTERM or SIGINT.
 
-    Calls that are under way then have ``stop_timeout_s`` to end. What is not delivered is for the next start.
+    Calls in progress then have ``stop_timeout_s`` to end. Undelivered messages wait for the next start.
 
     Raises:
-        SettingsError: ``webhook_retry_s`` is none.
+        SettingsError: ``webhook_retry_s`` is not a list of seconds.
     """
     if stop is None:
         stop = asyncio.Event()
-        with stopped_by_signals(stop):
-            await run(settings, database_url, stop)
+        with stop_on_signals(stop):
+            await run_deliverer(settings, database_url, stop)
         return
-    await Deliverer(settings, database_url, retry_schedule.parse(settings.webhook_retry_s), stop).run()
+    schedule = parse_retry_schedule(settings.webhook_retry_s)
+    await Deliverer(settings, database_url, schedule, stop).run()

@@ -1,4 +1,4 @@
-"""What is sent: an event, or a batch of them, with an id that is the same whenever the same is sent again."""
+"""Messages: one event or a batch. The same events always give the same message id."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ BATCH_ID_BYTES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class WebhookMessage:
     """One message.
 
     Attributes:
-        id: its ``webhook-id``, by which the endpoint drops what it has already.
+        id: its ``webhook-id``, by which the endpoint drops repeats.
         events: the ids of its events.
         body: JSON.
-        after: the cursor before it.
-        until: the cursor behind it.
+        after: the cursor before its events.
+        until: the cursor after its events.
     """
 
     id: str
@@ -35,22 +35,22 @@ class Message:
     until: Cursor
 
 
-def single(after: Cursor, page: Page) -> list[Message]:
-    """A message for each event of a page, whose id is the event's."""
+def event_messages(after: Cursor, page: Page) -> list[WebhookMessage]:
+    """One message for each event of a page. Its id is the event's id."""
     found = []
     for number, item in enumerate(page.items, 1):
         last = number == len(page.items)
         until = page.next if last else after.moved(item.event.id.shard, item.seq)
         event_id = str(item.event.id)
-        found.append(Message(event_id, (event_id,), orjson.dumps(item.document()), after, until))
+        found.append(WebhookMessage(event_id, (event_id,), orjson.dumps(item.document()), after, until))
         after = until
     return found
 
 
-def batch(after: Cursor, items: Sequence[FeedEvent], until: Cursor) -> Message:
-    """One message of several events; the same events make the same message, however they were read."""
+def batch_message(after: Cursor, items: Sequence[FeedEvent], until: Cursor) -> WebhookMessage:
+    """One message of several events. The same events give the same message, in whatever order they come."""
     ordered = sorted(items, key=lambda item: (item.event.id.stream_ms, item.event.id.shard, item.seq))
     ids = tuple(str(item.event.id) for item in ordered)
     digest = hashlib.blake2b(",".join(ids).encode(), digest_size=BATCH_ID_BYTES).hexdigest()
     body = orjson.dumps({"events": [item.document() for item in ordered]})
-    return Message(f"batch_{digest}", ids, body, after, until)
+    return WebhookMessage(f"batch_{digest}", ids, body, after, until)

@@ -1,4 +1,4 @@
-"""When a message that was not delivered is tried again, and when it is given up."""
+"""When a failed message is tried again, and when it is given up."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from engine.settings import SettingsError, variable
 
 JITTER: Final = 0.2
 RETRY_AFTER_S_MAX: Final = 3600.0
-"""An endpoint may ask for more time, but not to be forgotten."""
+"""Longest pause that an endpoint can ask for with Retry-After."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ladder:
-    """The pauses between the tries of a message, in seconds: one try more than there are of them."""
+class RetrySchedule:
+    """Pauses between the attempts of a message, in seconds. N pauses allow N + 1 attempts."""
 
     pauses_s: tuple[float, ...]
 
     def pause_s(self, failures: int, retry_after_s: float | None = None) -> float | None:
-        """How long to wait after so many failures, 1 or more; None: it was the last try.
+        """Seconds to wait after ``failures`` (1 or more) failures. None: the last attempt has failed.
 
-        Up to a fifth shorter than the rung says, at random, so that messages which failed together do not
-        come back together. ``retry_after_s``: what the endpoint asked for, which may make it longer.
+        A random part, up to a fifth, is taken off, so that messages that failed together are not retried
+        together. ``retry_after_s``, which the endpoint asked for, can make the pause longer.
         """
         if failures > len(self.pauses_s):
             return None
@@ -31,16 +31,16 @@ class Ladder:
         return max(pause_s, min(retry_after_s or 0.0, RETRY_AFTER_S_MAX))
 
 
-def parse(text: str) -> Ladder:
-    """A ladder as the setting has it: seconds, separated by commas.
+def parse_retry_schedule(text: str) -> RetrySchedule:
+    """Parse the setting: seconds, separated by commas.
 
     Raises:
-        SettingsError: it is none.
+        SettingsError: a part is not a number, is negative or infinite.
     """
     try:
-        pauses_s = tuple(float(rung) for rung in text.split(",") if rung.strip())
+        pauses_s = tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
         pauses_s = (-1.0,)
     if not all(0 <= pause_s < float("inf") for pause_s in pauses_s):
         raise SettingsError(f"{variable('webhook_retry_s')} must be seconds, separated by commas")
-    return Ladder(pauses_s)
+    return RetrySchedule(pauses_s)

@@ -1,7 +1,7 @@
-"""Calls an endpoint: signed, in time, to public addresses only, without following redirects.
+"""Calls an endpoint: signed, with a time limit, to public addresses only, without following redirects.
 
-The address is checked where the socket for it is made: that is what is really connected to, whatever a name
-resolved to a moment before.
+The address is checked when the socket is made: this is the address that is connected to, whatever the name
+resolved to before.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 
 from engine.webhooks.addresses import is_public
-from persister.webhooks.signing import signed
+from persister.webhooks.signing import signed_headers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from engine.settings import Settings
     from persister.webhooks.endpoint import Endpoint
-    from persister.webhooks.messages import Message
+    from persister.webhooks.messages import WebhookMessage
 
 USER_AGENT: Final = "redeem-webhooks/1"
 ERROR_LENGTH_MAX: Final = 300
@@ -37,19 +37,19 @@ _SECONDS: Final = re.compile(r"[0-9]{1,6}", re.ASCII)
 
 
 class AddressRefused(OSError):
-    """The endpoint's name leads to an address that is not public."""
+    """The endpoint's host name resolves to an address that is not public."""
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What came of one try.
+class DeliveryResult:
+    """The result of one attempt.
 
     Attributes:
         at: when it began.
-        status: of the answer; None where there was none.
-        error: why it was not delivered; None where it was.
-        response: how the body of a refusal begins.
-        retry_after_s: how long the endpoint asks to be left alone.
+        status: HTTP status; None: no response.
+        error: why it failed; None: it was delivered.
+        response: beginning of the body of a failed attempt.
+        retry_after_s: pause that the endpoint asks for.
     """
 
     at: datetime
@@ -61,12 +61,12 @@ class Result:
 
     @property
     def gone(self) -> bool:
-        """Whether the endpoint asks not to be called any more."""
+        """True: the endpoint asks not to be called any more (410)."""
         return self.status == HTTPStatus.GONE
 
 
 class Sender:
-    """Makes the calls of one deliverer."""
+    """Makes the HTTP calls of one deliverer."""
 
     def __init__(self, session: aiohttp.ClientSession, settings: Settings) -> None:
         self._session = session
@@ -74,8 +74,8 @@ class Sender:
         self._bytes_max = settings.webhook_response_bytes_max
         self._schemes = {"https", "http"} if settings.webhooks_allow_private else {"https"}
 
-    async def send(self, endpoint: Endpoint, message: Message) -> Result:
-        """One try; whatever goes wrong is its result. A status of 2xx is what delivers a message."""
+    async def send(self, endpoint: Endpoint, message: WebhookMessage) -> DeliveryResult:
+        """Try once. Errors become part of the result. Only a 2xx status delivers a message."""
         at, began = datetime.now(UTC), time.monotonic()
         status, body, retry_after_s, trouble = None, bytearray(), None, ""
         try:
@@ -83,29 +83,29 @@ class Sender:
                 status, retry_after_s = response.status, _retry_after_s(response)
                 await self._read(response, body)
         except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
-            trouble = self._told(error)
+            trouble = self._describe(error)
         duration_ms = round(1000 * (time.monotonic() - began))
-        if status is not None:  # what is wrong with the rest does not matter
+        if status is not None:  # with a status, an error in the rest of the response does not matter
             delivered = HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
             trouble = "" if delivered else f"answered {status}"
         response_text = _text(body) if trouble else None
-        return Result(at, duration_ms, status, trouble or None, response_text or None, retry_after_s)
+        return DeliveryResult(at, duration_ms, status, trouble or None, response_text or None, retry_after_s)
 
-    def _post(self, endpoint: Endpoint, message: Message, at: datetime) -> Any:  # noqa: ANN401 - aiohttp's own context
+    def _post(self, endpoint: Endpoint, message: WebhookMessage, at: datetime) -> Any:  # noqa: ANN401 - aiohttp's own context
         if endpoint.url.partition(":")[0].lower() not in self._schemes:
             raise ValueError("its URL does not begin with https://")
-        headers = signed(endpoint.secrets, message.id, at, message.body)
+        headers = signed_headers(endpoint.secrets, message.id, at, message.body)
         headers |= {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         return self._session.post(endpoint.url, data=message.body, headers=headers, allow_redirects=False)
 
     async def _read(self, response: aiohttp.ClientResponse, body: bytearray) -> None:
-        """How an answer begins. Of a longer one the rest is left, and the connection with it."""
+        """Read the beginning of a response. A longer one is cut off, and its connection closed."""
         async for chunk in response.content.iter_any():
             body += chunk[: self._bytes_max - len(body)]
             if len(body) >= self._bytes_max:
                 return
 
-    def _told(self, error: Exception) -> str:
+    def _describe(self, error: Exception) -> str:
         if isinstance(error, TimeoutError):
             return f"no answer within {self._timeout_s} s"
         if isinstance(error, aiohttp.InvalidURL):
@@ -115,7 +115,7 @@ class Sender:
 
 @asynccontextmanager
 async def open_sender(settings: Settings) -> AsyncIterator[Sender]:
-    """A sender with connections of its own, as many as there are endpoints."""
+    """Open a sender with a connection pool of its own, without a limit on connections."""
     connector = aiohttp.TCPConnector(
         limit=0,
         use_dns_cache=False,
@@ -127,7 +127,7 @@ async def open_sender(settings: Settings) -> AsyncIterator[Sender]:
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": USER_AGENT},
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-        auto_decompress=False,  # a few bytes may become very many
+        auto_decompress=False,  # a small body could decompress to a very large one
     ) as session:
         yield Sender(session, settings)
 
@@ -140,19 +140,19 @@ def _socket(info: Any) -> socket.socket:  # noqa: ANN401 - what getaddrinfo give
 def _socket_to_public(info: Any) -> socket.socket:  # noqa: ANN401 - as _socket
     address = info[4][0]
     if not is_public(address):
-        told = f"{address} is not a public address, and REDEEM_WEBHOOKS_ALLOW_PRIVATE is off"
-        raise AddressRefused(errno.EACCES, told)
+        reason = f"{address} is not a public address, and REDEEM_WEBHOOKS_ALLOW_PRIVATE is off"
+        raise AddressRefused(errno.EACCES, reason)
     return _socket(info)
 
 
 def _retry_after_s(response: aiohttp.ClientResponse) -> float | None:
-    """What Retry-After says in seconds; a date is not heeded (RFC 9110, section 10.2.3, has both)."""
+    """Retry-After in seconds. A date is ignored (RFC 9110, section 10.2.3, allows both)."""
     value = response.headers.get("Retry-After", "").strip()
     return float(value) if response.status in ASKS_FOR_TIME and _SECONDS.fullmatch(value) else None
 
 
 def _text(body: bytes | bytearray) -> str:
-    """A body as text that can be kept and shown."""
+    """A body as printable text, safe to store and show."""
     text = body.decode("utf-8", "replace")
     return "".join(
         mark if mark.isprintable() or mark in "\n\t" else "\N{REPLACEMENT CHARACTER}" for mark in text

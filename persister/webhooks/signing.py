@@ -1,7 +1,7 @@
-"""The headers that tell an endpoint who sends a message: the scheme of Standard Webhooks, by its own library.
+"""Signs messages as the Standard Webhooks specification says, with its own library.
 
 An endpoint verifies ``webhook-signature`` over ``webhook-id``, ``webhook-timestamp`` and the body. While a
-secret is being replaced there are several signatures, one for each that is still good.
+secret is being replaced, there is one signature for each valid secret.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 
-def signed(secrets: Sequence[str], message_id: str, at: datetime, body: bytes) -> dict[str, str]:
-    """The three headers of a message. ``at`` is in UTC; the secrets are as an endpoint has them."""
+def signed_headers(secrets: Sequence[str], message_id: str, at: datetime, body: bytes) -> dict[str, str]:
+    """The three headers of a message. ``at`` is in UTC; each secret begins with ``whsec_``."""
     text = body.decode()
     return {
         "webhook-id": message_id,

@@ -1,87 +1,87 @@
-"""The deliverer's side of PostgreSQL: which endpoints there are, how far each is, what came of each try.
+"""Reads and writes endpoints, their progress and the results of attempts in PostgreSQL.
 
-A cursor is only moved from where the deliverer read it: a replay in between wins.
+A cursor moves only from the value that the deliverer read, so a replay requested meanwhile wins.
 """
 
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from engine.ledger.feed import Page, parse_cursor, read_page
-from persister.queries import query
+from engine.queries import queries
 from persister.webhooks import messages
-from persister.webhooks.endpoint import Endpoint, Progress
+from persister.webhooks.endpoint import Endpoint, EndpointProgress
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from engine.ledger.feed import Cursor, FeedEvent
-    from persister.webhooks.messages import Message
-    from persister.webhooks.sender import Result
+    from engine.postgres_types import Connection, Pool
+    from persister.webhooks.messages import WebhookMessage
+    from persister.webhooks.sender import DeliveryResult
 
-PAGE_EVENTS: Final = 100
-"""Events read together for an endpoint that gets them one by one."""
+_SQL: Final = queries(__package__, "delivery")
+SINGLE_PAGE_EVENTS: Final = 100
+"""Events read in one query for an endpoint without batches."""
 SPAN_EVENTS: Final = 1000
 MOVED: Final = "UPDATE 1"
 
 
-class Letter(NamedTuple):
-    """A dead letter that is to be delivered again; without a message where the ledger has it no more."""
+class Replay(NamedTuple):
+    """A dead letter to deliver again. ``message`` None: the ledger no longer has its events."""
 
     id: int
     attempts: int
-    message: Message | None
+    message: WebhookMessage | None
 
 
-async def endpoints(connection: Any) -> dict[str, Endpoint]:  # noqa: ANN401 - asyncpg is untyped
-    """All that are enabled, by id."""
-    rows = await connection.fetch(query("webhook_endpoints"))
+async def read_endpoints(connection: Connection) -> dict[str, Endpoint]:
+    """All enabled endpoints, by id."""
+    rows = await connection.fetch(_SQL["endpoints"])
     return {row["id"]: Endpoint.of(row) for row in rows}
 
 
-class Store:
-    """What the deliverer reads and writes, on connections of a pool that it holds for no longer than that."""
+class DeliveryStore:
+    """Queries of the endpoints' tasks. Each takes a connection from the pool only while it runs."""
 
-    def __init__(self, pool: Any) -> None:  # noqa: ANN401 - asyncpg is untyped
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def progress(self, endpoint: Endpoint) -> Progress | None:
-        """How far an endpoint is; None: it is there no more."""
+    async def progress(self, endpoint: Endpoint) -> EndpointProgress | None:
+        """Progress of an endpoint. None: the endpoint was removed."""
         async with self._pool.acquire() as connection:
-            row = await connection.fetchrow(query("webhook_progress"), endpoint.id)
-        return None if row is None else Progress.of(row)
+            row = await connection.fetchrow(_SQL["progress"], endpoint.id)
+        return None if row is None else EndpointProgress.of(row)
 
-    async def behind(self, endpoint: Endpoint, cursor: Cursor) -> tuple[list[Message], Cursor]:
-        """Messages behind a cursor, and the cursor behind what was looked at for them.
+    async def behind(self, endpoint: Endpoint, cursor: Cursor) -> tuple[list[WebhookMessage], Cursor]:
+        """Messages after a cursor, and the cursor after the events read for them.
 
-        Of an endpoint with batches one at most.
+        For an endpoint with batches, at most one message.
         """
         async with self._pool.acquire() as connection:
-            limit = endpoint.batch_max or PAGE_EVENTS
+            limit = endpoint.batch_max or SINGLE_PAGE_EVENTS
             page = await read_page(connection, cursor, limit, endpoint.types, endpoint.campaigns)
         if endpoint.batch_max is None or not page.items:
-            return messages.single(cursor, page), page.next
-        return [messages.batch(cursor, page.items, page.next)], page.next
+            return messages.event_messages(cursor, page), page.next
+        return [messages.batch_message(cursor, page.items, page.next)], page.next
 
-    async def begin(self, endpoint: Endpoint, written: Cursor, message: Message) -> None:
-        """Note where the next message is, and where a batch ends: after a crash it is the same."""
+    async def begin(self, endpoint: Endpoint, written: Cursor, message: WebhookMessage) -> None:
+        """Store where the next message begins and its batch ends, so that it is the same after a crash."""
         pending = None if endpoint.batch_max is None else str(message.until)
         async with self._pool.acquire() as connection:
-            await connection.execute(
-                query("webhook_begin"), endpoint.id, str(written), str(message.after), pending
-            )
+            await connection.execute(_SQL["begin"], endpoint.id, str(written), str(message.after), pending)
 
-    async def begun(self, endpoint: Endpoint, after: Cursor, until: Cursor) -> list[Message]:
-        """The batch that was begun there, as it was."""
+    async def begun(self, endpoint: Endpoint, after: Cursor, until: Cursor) -> list[WebhookMessage]:
+        """The batch that was begun at this cursor, unchanged."""
         async with self._pool.acquire() as connection:
             items = await _span(connection, endpoint, after, until)
-        return [messages.batch(after, items, until)] if items else []
+        return [messages.batch_message(after, items, until)] if items else []
 
-    async def letter(self, endpoint: Endpoint) -> Letter | None:
-        """The oldest of the dead letters that are to be delivered again."""
+    async def next_replay(self, endpoint: Endpoint) -> Replay | None:
+        """The oldest dead letter to deliver again, if any."""
         async with self._pool.acquire() as connection:
-            row = await connection.fetchrow(query("webhook_replay"), endpoint.id)
+            row = await connection.fetchrow(_SQL["replay"], endpoint.id)
             if row is None:
                 return None
             after, until = parse_cursor(row["after"]), parse_cursor(row["until"])
@@ -92,37 +92,46 @@ class Store:
             ]
         message = None
         if len(items) == 1 and len(row["events"]) == 1:
-            [message] = messages.single(after, Page(items, until))
+            [message] = messages.event_messages(after, Page(items, until))
         elif items:
-            message = messages.batch(after, items, until)
-        return Letter(row["id"], row["attempts"], message)
+            message = messages.batch_message(after, items, until)
+        return Replay(row["id"], row["attempts"], message)
 
     async def passed(self, endpoint: Endpoint, after: Cursor, until: Cursor) -> None:
-        """Nothing was there for this endpoint: go on behind it."""
+        """Move the cursor past events that this endpoint does not want."""
         async with self._pool.acquire() as connection:
-            await connection.execute(query("webhook_passed"), endpoint.id, str(after), str(until))
+            await connection.execute(_SQL["passed"], endpoint.id, str(after), str(until))
 
-    async def delivered(self, endpoint: Endpoint, message: Message, attempt: int, result: Result) -> bool:
-        """Note a success and go on; False: somebody moved the cursor meanwhile."""
+    async def delivered(
+        self, endpoint: Endpoint, message: WebhookMessage, attempt: int, result: DeliveryResult
+    ) -> bool:
+        """Store a success and move the cursor. False: someone moved the cursor meanwhile."""
         places = (str(message.after), str(message.until))
         async with self._noting(endpoint, message, attempt, result) as connection:
-            done = await connection.execute(query("webhook_delivered"), endpoint.id, *places)
+            done = await connection.execute(_SQL["delivered"], endpoint.id, *places)
         return bool(done == MOVED)
 
     async def failed(
-        self, endpoint: Endpoint, message: Message, attempt: int, result: Result, pause_s: float
+        self,
+        endpoint: Endpoint,
+        message: WebhookMessage,
+        attempt: int,
+        result: DeliveryResult,
+        pause_s: float,
     ) -> None:
-        """Note a failure, and when to try again; an endpoint that is gone is disabled."""
+        """Store a failure and the time of the next attempt. Disables an endpoint that is gone."""
         async with self._noting(endpoint, message, attempt, result) as connection:
-            await connection.execute(query("webhook_failed"), endpoint.id, str(message.after), pause_s)
+            await connection.execute(_SQL["failed"], endpoint.id, str(message.after), pause_s)
             if result.gone:
-                await connection.execute(query("webhook_disable"), endpoint.id, result.error)
+                await connection.execute(_SQL["disable"], endpoint.id, result.error)
 
-    async def given_up(self, endpoint: Endpoint, message: Message, attempt: int, result: Result) -> None:
-        """Note the last failure, keep the message as a dead letter, and go on."""
+    async def given_up(
+        self, endpoint: Endpoint, message: WebhookMessage, attempt: int, result: DeliveryResult
+    ) -> None:
+        """Store the last failure, keep the message as a dead letter, and move the cursor."""
         async with self._noting(endpoint, message, attempt, result) as connection:
             await connection.execute(
-                query("webhook_given_up"),
+                _SQL["given_up"],
                 endpoint.id,
                 str(message.after),
                 str(message.until),
@@ -132,36 +141,36 @@ class Store:
                 result.error,
             )
 
-    async def replayed(self, endpoint: Endpoint, letter: Letter, result: Result | None) -> None:
-        """Note what came of a dead letter: it is delivered, and forgotten, or stays. None: it is lost."""
+    async def replayed(self, endpoint: Endpoint, letter: Replay, result: DeliveryResult | None) -> None:
+        """Store the result of a replay: a delivered dead letter is removed. None: its events are lost."""
         async with self._pool.acquire() as connection, connection.transaction():
             if letter.message is not None and result is not None:
                 await _note(connection, endpoint, letter.message, letter.attempts + 1, result)
             error = "its events are not in the ledger any more" if result is None else result.error
             if error is None:
-                await connection.execute(query("webhook_replayed"), letter.id)
+                await connection.execute(_SQL["replayed"], letter.id)
             else:
-                await connection.execute(query("webhook_replay_failed"), letter.id, error)
+                await connection.execute(_SQL["replay_failed"], letter.id, error)
 
     @asynccontextmanager
     async def _noting(
-        self, endpoint: Endpoint, message: Message, attempt: int, result: Result
-    ) -> AsyncIterator[Any]:
-        """A transaction that notes a try, and what the block adds."""
+        self, endpoint: Endpoint, message: WebhookMessage, attempt: int, result: DeliveryResult
+    ) -> AsyncIterator[Connection]:
+        """A transaction that stores an attempt and what the block adds."""
         async with self._pool.acquire() as connection, connection.transaction():
             await _note(connection, endpoint, message, attempt, result)
             yield connection
 
 
 async def _note(
-    connection: Any,  # noqa: ANN401 - asyncpg is untyped
+    connection: Connection,
     endpoint: Endpoint,
-    message: Message,
+    message: WebhookMessage,
     attempt: int,
-    result: Result,
+    result: DeliveryResult,
 ) -> None:
     await connection.execute(
-        query("webhook_attempt"),
+        _SQL["attempt"],
         endpoint.id,
         message.id,
         len(message.events),
@@ -175,12 +184,12 @@ async def _note(
 
 
 async def _span(
-    connection: Any,  # noqa: ANN401 - asyncpg is untyped
+    connection: Connection,
     endpoint: Endpoint | None,
     after: Cursor,
     until: Cursor,
 ) -> list[FeedEvent]:
-    """What is between two cursors, for an endpoint or all of it."""
+    """Events between two cursors: all, or those that an endpoint wants."""
     types, campaigns = (endpoint.types, endpoint.campaigns) if endpoint is not None else (None, None)
     found: list[FeedEvent] = []
     while not after.reaches(until):

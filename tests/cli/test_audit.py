@@ -10,7 +10,7 @@ from redis.asyncio import Redis  # noqa: TC002 - the fixture's type is read
 
 from engine.settings import Settings  # noqa: TC001 - likewise
 from engine.store import keys
-from persister.reconcile.conflicts import Tallies
+from persister.reconcile.conflicts import CodeTallies
 from tests.cli.test_cli import Cli
 from tests.support.deployment import engine_in_process, issue
 from tests.support.records import persist
@@ -78,7 +78,7 @@ async def test_conflicts_are_shown_the_newest_first(cli: Cli, plane: ControlPlan
     assert await cli.done("conflicts") == ""
     await persist(plane.settings)
     async with plane.database.connection() as connection:
-        await Tallies(connection).check(100)  # as the persister does when it comes to it
+        await CodeTallies(connection).check(100)  # as the persister does when it comes to it
     found = await cli.json("conflicts")
     assert [(item["id"], item["serial"]) for item in found] == [(2, 1), (1, 0)]
     lines = (await cli.done("conflicts", "--limit", "1")).splitlines()

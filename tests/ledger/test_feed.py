@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from engine.control.change import ControlPlane
+    from engine.postgres_types import Connection
 
 NAMES: Final = (
     *("id", "shard", "seq", "type", "redemption", "campaign", "batch", "serial", "last4", "user", "amount"),
@@ -308,7 +309,7 @@ class Counting(Database):
 
     uses = 0
 
-    def connection(self) -> Any:  # noqa: ANN401 - asyncpg has no types
+    def connection(self) -> Connection:
         self.uses += 1
         return super().connection()
 

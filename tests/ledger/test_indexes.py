@@ -9,10 +9,12 @@ import asyncpg
 import pytest
 
 from engine.database import queries
-from persister.queries import query
+from engine.queries import queries as queries_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from engine.postgres_types import Connection
 
 NEWEST: Final = "9007199254740992, 32767, 2147483647"  # where a list begins
 PAGE: Final = f"{NEWEST}, 0, 101, NULL, '{{}}', 101"
@@ -26,7 +28,7 @@ OF_THE_LEDGER: Final = {
         ("users", "named", "'{0,0}', '{1000007,1000008}', '{0,0}'"),
     ],
     "ledger_seq": [
-        ("persister", "audit_rows", "0, 100, 200"),
+        ("persister.reconcile.audit", "rows", "0, 100, 200"),
         ("feed", "page", "'{5}', 200, 100, NULL, NULL"),
     ],
     "ledger_user": [
@@ -68,9 +70,9 @@ OF_OTHERS: Final = {
     "imported_codes_batch": [("imports", "codes", "3, 0, 100")],
     "webhook_secrets_webhook": [("webhooks", "count_secrets", "'wh_7'")],
     "webhook_dead_letters_webhook": [("webhooks", "dead_letters", "'wh_7', 9000000, 101")],
-    "webhook_dead_letters_replay": [("persister", "webhook_replay", "'wh_7'")],
+    "webhook_dead_letters_replay": [("persister.webhooks.delivery", "replay", "'wh_7'")],
     "webhook_attempts_webhook": [("webhooks", "attempts", "'wh_7', 9000000, 101, NULL")],
-    "webhook_attempts_at": [("persister", "webhook_forget", "168, 1000")],
+    "webhook_attempts_at": [("persister.webhooks.delivery", "forget_attempts", "168, 1000")],
 }
 
 FILL: Final = """
@@ -127,7 +129,7 @@ WHERE relnamespace = 'public'::regnamespace
 
 
 @pytest.fixture
-async def filled(fresh_database_url: str) -> Any:  # noqa: ANN401 - asyncpg has no types
+async def filled(fresh_database_url: str) -> Connection:
     """A connection to a database with rows in every table that has an index to show."""
     connection = await asyncpg.connect(fresh_database_url)
     await connection.execute(FILL)
@@ -142,9 +144,10 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(below)
 
 
-async def explain(connection: Any, file: str, name: str, arguments: str) -> list[dict[str, Any]]:  # noqa: ANN401 - asyncpg has no types
+async def explain(connection: Connection, file: str, name: str, arguments: str) -> list[dict[str, Any]]:
     """How a named query would be carried out, with these arguments in SQL."""
-    text = query(name) if file == "persister" else queries(file)[name]
+    package, _, room_file = file.rpartition(".")
+    text = (queries_of(package, room_file) if package else queries(file))[name]
     await connection.execute(f"PREPARE asked AS {text}")
     try:
         plan = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE asked ({arguments})")
@@ -153,14 +156,14 @@ async def explain(connection: Any, file: str, name: str, arguments: str) -> list
     return list(nodes(json.loads(plan)[0]["Plan"]))
 
 
-async def test_each_index_is_used_by_the_queries_it_is_there_for(filled: Any) -> None:  # noqa: ANN401 - asyncpg has no types
+async def test_each_index_is_used_by_the_queries_it_is_there_for(filled: Connection) -> None:
     # A worker's connections prepare a query once: after five uses PostgreSQL may plan without the arguments.
     for mode in ("force_custom_plan", "force_generic_plan"):
         await filled.execute(f"SET plan_cache_mode = {mode}")
         await check_each(filled, mode)
 
 
-async def check_each(filled: Any, mode: str) -> None:  # noqa: ANN401 - asyncpg has no types
+async def check_each(filled: Connection, mode: str) -> None:
     wanted = OF_THE_LEDGER if mode == "force_generic_plan" else OF_THE_LEDGER | OF_OTHERS
     of_all_months = {row["index"]: row["of_all_months"] for row in await filled.fetch(INDEXES)}
     for index, reasons in wanted.items():
@@ -175,7 +178,7 @@ async def check_each(filled: Any, mode: str) -> None:  # noqa: ANN401 - asyncpg 
             assert not of_ledger, (index, reason, shown)
 
 
-async def test_there_is_no_index_without_a_reason(filled: Any) -> None:  # noqa: ANN401 - asyncpg has no types
+async def test_there_is_no_index_without_a_reason(filled: Connection) -> None:
     """Those that keep something unique need no other."""
     there = [row for row in await filled.fetch(INDEXES) if row["of_all_months"] is None]
     assert {row["index"] for row in there} >= (OF_THE_LEDGER | OF_OTHERS).keys()
@@ -187,7 +190,7 @@ async def test_there_is_no_index_without_a_reason(filled: Any) -> None:  # noqa:
     assert of_ledger == OF_THE_LEDGER.keys()
 
 
-async def test_a_page_reads_no_more_rows_than_it_may(filled: Any) -> None:  # noqa: ANN401 - asyncpg has no types
+async def test_a_page_reads_no_more_rows_than_it_may(filled: Connection) -> None:
     """However many there are: a page's own, and with a state as many as it may look at."""
     for name, index, whose in (
         ("by_user", "ledger_user", "'many', NULL"),
@@ -197,7 +200,7 @@ async def test_a_page_reads_no_more_rows_than_it_may(filled: Any) -> None:  # no
         await check_page(filled, name, index, whose)
 
 
-async def check_page(filled: Any, name: str, index: str, whose: str) -> None:  # noqa: ANN401 - asyncpg has no types
+async def check_page(filled: Connection, name: str, index: str, whose: str) -> None:
     for state, look_at, most in (
         ("NULL", 101, 101),
         ("'partly_rolled_back'", 300, 300),

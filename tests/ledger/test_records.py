@@ -13,7 +13,7 @@ from engine.ledger.record import Wanted
 from engine.ledger.redemptions import Records
 from engine.store import keys
 from engine.store.events import FIELDS, FORMAT_VERSION
-from persister.main import run as run_persister
+from persister.main import run_persister
 from tests.support.deployment import engine_in_process, issue
 from tests.support.proxy import Proxy
 from tests.support.records import Moving, ids, persist, whole_list

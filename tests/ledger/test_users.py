@@ -17,13 +17,14 @@ from engine.errors import Refusal, StoreUnavailable
 from engine.ledger import users
 from engine.store import keys
 from engine.store.events import FIELDS
-from persister.main import run as run_persister
+from persister.main import run_persister
 from tests.support.deployment import engine_in_process, issue
 from tests.support.records import Moving, ids, persist, whole_list
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from engine.postgres_types import Pool
     from tests.support.deployment import Merchant
 
 NAMES: Final = (
@@ -96,7 +97,7 @@ async def erase(merchant: Merchant, user: str, **options: Any) -> dict[str, Any]
     return answer
 
 
-async def everything_in(pool: Any) -> str:  # noqa: ANN401 - asyncpg has no types
+async def everything_in(pool: Pool) -> str:
     """All rows of all tables, as text; of binary columns what is readable."""
     text = ""
     for (name,) in await pool.fetch("SELECT quote_ident(relname) FROM pg_stat_user_tables"):
@@ -237,7 +238,7 @@ async def test_totals_that_cannot_be_told_for_sure_are_not_told(plane: ControlPl
 async def test_erasure_replaces_the_name_everywhere_and_keeps_every_sum(
     merchant: Merchant,
     plane: ControlPlane,
-    pool: Any,  # noqa: ANN401 - asyncpg has no types
+    pool: Pool,
     redis: Redis,
 ) -> None:
     campaign, codes = await issue(plane, 5, kind="balance", amount=1000, currency="EUR")
@@ -289,7 +290,7 @@ async def test_erasure_replaces_the_name_everywhere_and_keeps_every_sum(
     assert (act["act"], act["reason"], act["details"]) == ("erase_user", "ticket 7", {"events": 8})
 
 
-async def test_an_erasure_waits_for_what_the_streams_hold(plane: ControlPlane, pool: Any) -> None:  # noqa: ANN401 - asyncpg has no types
+async def test_an_erasure_waits_for_what_the_streams_hold(plane: ControlPlane, pool: Pool) -> None:
     campaign, codes = await issue(plane, 40)
     async with engine_in_process(plane, scopes=SCOPES) as merchant:
         await asyncio.gather(*(merchant.redeem(code, NAME) for code in codes))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
+    from engine.postgres_types import Pool
     from engine.settings import Settings
 
 PEAK, SECONDS = "20", "2"
@@ -92,7 +93,7 @@ async def test_every_scenario_runs_and_its_answers_are_in_the_ledger(load: LoadT
 
 async def test_a_planted_loss_and_a_planted_double_redemption_are_found_in_the_ledger(
     load: LoadTests,
-    pool: Any,  # noqa: ANN401 - asyncpg has no types
+    pool: Pool,
 ) -> None:
     status, _, err = await load.run("unique-codes")
     assert status == 0, err
@@ -143,7 +144,7 @@ async def test_a_run_fails_on_its_thresholds_on_misuse_and_without_an_engine(
 @pytest.mark.long
 async def test_what_runs_leave_behind_has_neither_codes_nor_keys(
     load: LoadTests,
-    pool: Any,  # noqa: ANN401 - asyncpg has no types
+    pool: Pool,
 ) -> None:
     status, _, err = await load.run("mixed-day")
     assert status == 0, err

@@ -15,11 +15,11 @@ from engine.control.publishing import publish
 from engine.ledger import users
 from engine.store import keys
 from persister import archive
-from persister.archive import DAY_MS, DetachRefused, detach
+from persister.archive import DAY_MS, ArchiveRefused, archive_months
 from persister.ingest.partitions import end_ms, month_of
 from persister.rebuild.rebuild import rebuild
 from persister.reconcile import conflicts
-from persister.reconcile.report import audit
+from persister.reconcile.report import reconcile
 from tests.persister.reconcile.test_report import persisted, silent
 from tests.support.deployment import Merchant, engine_in_process, issue
 from tests.support.streams import persisting
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from engine.control.change import ControlPlane
-    from persister.archive import Detached
+    from persister.archive import Archived
 
 SCOPES: Final = ("redeem", "read", "admin", "events")
 pytestmark = pytest.mark.parametrize("shards", [2])
@@ -89,14 +89,14 @@ async def checked(plane: ControlPlane) -> None:
     await wait_until_async(all_looked_at)
 
 
-async def taken_out(plane: ControlPlane, month: datetime | None = None) -> Detached:
+async def taken_out(plane: ControlPlane, month: datetime | None = None) -> Archived:
     """Take out a month, or this one, long after it."""
     later_ms = int(end_ms(next_month())) + 100 * DAY_MS
-    return await detach(plane.settings, month or this_month(), "cli", silent, now_ms=later_ms)
+    return await archive_months(plane.settings, month or this_month(), "cli", silent, now_ms=later_ms)
 
 
 async def findings(plane: ControlPlane) -> list[Any]:
-    return list((await audit(plane.settings, {}, silent)).findings)
+    return list((await reconcile(plane.settings, {}, silent)).findings)
 
 
 class Story:
@@ -221,15 +221,15 @@ async def test_what_was_kept_cannot_be_changed_without_being_found(story: Story,
     await taken_out(story.plane)
     async with story.plane.database.connection() as connection:
         await connection.execute(statement)
-    assert "kept" in {finding.check for finding in await findings(story.plane)}
-    with pytest.raises(DetachRefused, match="not as it was written"):
+    assert "remaining" in {finding.check for finding in await findings(story.plane)}
+    with pytest.raises(ArchiveRefused, match="not as it was written"):
         await taken_out(story.plane, next_month())
 
 
 async def test_a_ledger_that_was_changed_is_not_taken_apart(story: Story) -> None:
     async with story.plane.database.connection() as connection:
         await connection.execute("UPDATE ledger SET actor = 'eve' WHERE seq = 2")
-    with pytest.raises(DetachRefused, match="not as it was written"):
+    with pytest.raises(ArchiveRefused, match="not as it was written"):
         await taken_out(story.plane)
 
 
@@ -243,10 +243,10 @@ async def test_a_month_must_be_over_for_long(plane: ControlPlane) -> None:
     month = this_month()
     for now_ms, days in ((end_ms(month) - 1, 0), (end_ms(month) + 34 * DAY_MS, 35)):
         settings = replace(plane.settings, ledger_detach_days_min=days)
-        with pytest.raises(DetachRefused, match="is not over for"):
-            await detach(settings, month, "cli", silent, now_ms=int(now_ms))
-    with pytest.raises(DetachRefused, match="is not over for"):
-        await detach(plane.settings, month, "cli", silent)  # by PostgreSQL's clock
+        with pytest.raises(ArchiveRefused, match="is not over for"):
+            await archive_months(settings, month, "cli", silent, now_ms=int(now_ms))
+    with pytest.raises(ArchiveRefused, match="is not over for"):
+        await archive_months(plane.settings, month, "cli", silent)  # by PostgreSQL's clock
 
 
 async def test_who_is_still_to_be_told_is_waited_for(story: Story) -> None:
@@ -258,7 +258,7 @@ async def test_who_is_still_to_be_told_is_waited_for(story: Story) -> None:
         await connection.execute(
             "INSERT INTO webhook_progress (webhook, cursor) VALUES ('wh_9', $1)", beginning
         )
-        with pytest.raises(DetachRefused, match="wh_9"):
+        with pytest.raises(ArchiveRefused, match="wh_9"):
             await taken_out(story.plane)
         await connection.execute("UPDATE webhooks SET enabled = false")
         assert (await taken_out(story.plane)).tables
@@ -269,7 +269,7 @@ async def test_what_was_not_looked_at_for_conflicts_stays(plane: ControlPlane, m
         await Story(plane, merchant).happen()
     async with plane.database.connection() as connection:
         await connection.execute("UPDATE ledger_checks SET seq = 0")
-    with pytest.raises(DetachRefused, match="conflicts were not looked for"):
+    with pytest.raises(ArchiveRefused, match="conflicts were not looked for"):
         await taken_out(plane)
 
 
@@ -282,7 +282,7 @@ async def test_others_are_not_kept_waiting_and_nothing_is_half_done(
     try:
         async with reading.transaction():
             before = await reading.fetchval("SELECT count(*) FROM ledger")
-            with pytest.raises(DetachRefused, match="without a pause"):
+            with pytest.raises(ArchiveRefused, match="without a pause"):
                 await taken_out(story.plane)
             assert (await story.merchant.redeem(story.codes["on"][11], "bob"))[0] == 200
             await persisted(story.plane)

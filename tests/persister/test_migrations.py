@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
 
-from persister.migrations import MigrationError, initialise, load, migrate
-from persister.queries import directory
+from persister.migrations import MigrationError, initialise, load_migrations, migrate, migrations_directory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from engine.postgres_types import Connection
     from tests.support.servers import Servers
 
-Connection: TypeAlias = Any  # asyncpg is untyped
 
 _numbers = itertools.count(1)
 
@@ -77,14 +76,14 @@ async def test_several_migrators_at_once_apply_the_schema_once(empty_database_ur
             await connection.close()
 
     applied = await asyncio.gather(*(one() for _ in range(4)))
-    names = [migration.name for migration in load(directory().joinpath("migrations"))]
+    names = [migration.name for migration in load_migrations(migrations_directory())]
     assert sorted(applied, key=len) == [[], [], [], names]
 
 
 async def test_a_database_grown_step_by_step_is_like_a_fresh_one(
     servers: Servers, template_database: Callable[[], str], bare: Connection, tmp_path: Path
 ) -> None:
-    for file in sorted(directory().joinpath("migrations").iterdir(), key=lambda file: file.name):
+    for file in sorted(migrations_directory().iterdir(), key=lambda file: file.name):
         (tmp_path / file.name).write_bytes(file.read_bytes())
         assert await migrate(bare, tmp_path) == [file.name.removesuffix(".sql")]
     grown = await catalogue(bare)
@@ -100,7 +99,7 @@ async def test_a_database_grown_step_by_step_is_like_a_fresh_one(
 
 
 async def test_a_ledger_that_has_rows_becomes_one_by_months(bare: Connection, tmp_path: Path) -> None:
-    for file in directory().joinpath("migrations").iterdir():
+    for file in migrations_directory().iterdir():
         if file.name < "0008":
             (tmp_path / file.name).write_bytes(file.read_bytes())
     await migrate(bare, tmp_path)

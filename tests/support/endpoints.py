@@ -11,7 +11,7 @@ import orjson
 from aiohttp import web
 from standardwebhooks import Webhook
 
-from persister.webhooks.main import run
+from persister.webhooks.main import run_deliverer
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ async def receiving(port: int = 0) -> AsyncIterator[Receiver]:
 async def delivering(settings: Settings) -> AsyncIterator[asyncio.Event]:
     """A deliverer in this process, stopped in order at the end; it must end."""
     stop = asyncio.Event()
-    task = asyncio.create_task(run(settings, settings.database_url, stop))
+    task = asyncio.create_task(run_deliverer(settings, settings.database_url, stop))
     try:
         yield stop
         stop.set()

@@ -13,7 +13,7 @@ from jsonschema_rs import Draft202012Validator
 from engine.api.problems import PROBLEM_TYPE
 from engine.encoding import JSON_TYPE
 from engine.store.configuration import SCOPES
-from persister.main import run as run_persister
+from persister.main import run_persister
 from tests.support.deployment import engine_in_process
 
 if TYPE_CHECKING:

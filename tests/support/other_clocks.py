@@ -1,7 +1,7 @@
 """Runs tests with the clock at other times: ``python -m tests.support.other_clocks PATH…``. Slow.
 
 At each of `INSTANTS` in turn, from which the clock goes on: for the tests, for the servers and for all that
-they start (tests/support/other_clock.c). Most of the instants are shortly before a midnight that tests then go over.
+they start (``other_clock.c``). Most of the instants are shortly before a midnight that tests then go over.
 """
 
 from __future__ import annotations

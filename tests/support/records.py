@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from persister.main import run as run_persister
+from persister.main import run_persister
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from engine.processes.process import _leash
 from engine.store import keys
 from engine.store.events import FIELDS
-from persister.main import run
+from persister.main import run_persister
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Ledger:
 async def persisting(settings: Settings) -> AsyncIterator[asyncio.Event]:
     """A persister in this process, stopped in order at the end; it must end, cancelled or not."""
     stop = asyncio.Event()
-    task = asyncio.create_task(run(settings, settings.redis_url, settings.database_url, stop))
+    task = asyncio.create_task(run_persister(settings, settings.redis_url, settings.database_url, stop))
     try:
         yield stop
         stop.set()

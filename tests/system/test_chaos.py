@@ -18,7 +18,7 @@ from engine.bundled import run_directory
 from engine.cli.connect import plane_on
 from engine.ledger.conflicts import page
 from engine.store import keys
-from persister.reconcile.report import audit
+from persister.reconcile.report import reconcile
 from tests.support.chaos import ONCE, SHARDS, Deployment, Reader, Shop, Told, Trouble, open_shops
 from tests.support.endpoints import Receiver, receiving
 from tests.support.servers import temporary_directory
@@ -73,7 +73,7 @@ async def test_every_answer_is_in_the_ledger_once_and_every_event_is_read(
             rows = await everything(plane)
             await wait_until_async(lambda: len(reader.events) >= len(rows))
             await wait_until_async(lambda: len(set(receiver.ids)) >= len(rows))
-            report = await audit(deployment.settings, {}, lambda *_: None)
+            report = await reconcile(deployment.settings, {}, lambda *_: None)
             conflicts = await page(plane.database, after=None, limit=10)
         reading.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -84,7 +84,7 @@ async def test_every_answer_is_in_the_ledger_once_and_every_event_is_read(
     compare_feed(rows, reader)
     compare_webhooks(rows, receiver, secret)
     assert (report.findings, conflicts) == ([], [])
-    assert all(report.looked_at[check] for check in ("chain", "stories", "states", "balances"))
+    assert all(report.looked_at[check] for check in ("chain", "code_states", "states", "balances"))
 
 
 async def keep_busy(shop: Shop, over: asyncio.Event) -> None:

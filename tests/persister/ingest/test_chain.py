@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from persister.ingest import chain
 from persister.ingest.entries import COLUMNS, SALT_BYTES
-from persister.migrations import initialise, migrate
-from persister.queries import directory
-from persister.reconcile.report import audit
+from persister.migrations import initialise, migrate, migrations_directory
+from persister.reconcile.report import reconcile
 from tests.support.streams import Ledger, Stream, persisting, values
 
 if TYPE_CHECKING:
@@ -134,7 +133,7 @@ async def test_rows_older_than_the_chain_are_left_out_of_it(
 ) -> None:
     old = tmp_path / "migrations"
     old.mkdir()
-    for file in directory().joinpath("migrations").iterdir():
+    for file in migrations_directory().iterdir():
         if file.name.endswith(".sql") and int(file.name[:4]) < 6:
             (old / file.name).write_bytes(file.read_bytes())
     await ledger.connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
@@ -155,7 +154,7 @@ async def test_rows_older_than_the_chain_are_left_out_of_it(
         pass
     assert (await ledger.offset())[2] == 14
     await verify(ledger, after=4)
-    report = await audit(dataclasses.replace(settings, audit_wait_s=0), {}, silent)
+    report = await reconcile(dataclasses.replace(settings, audit_wait_s=0), {}, silent)
     assert not report.differing["chain"], report.findings
     assert not report.differing["numbers"], report.findings
 
@@ -166,27 +165,27 @@ async def test_an_anchor_shows_that_all_of_a_chain_was_made_anew(
     await stream.add(20)
     async with persisting(settings):
         await ledger.reaches(stream)
-    (head,) = (await audit(settings, {}, silent)).heads
+    (head,) = (await reconcile(settings, {}, silent)).heads
     noted = {0: [(head.seq, bytes.fromhex(head.digest))]}
-    assert not (await audit(settings, noted, silent)).differing["anchors"]
+    assert not (await reconcile(settings, noted, silent)).differing["anchors"]
     await ledger.connection.execute("UPDATE ledger SET order_ref = 'another' WHERE seq = 3")
     await make_anew(ledger)
-    assert not (await audit(settings, {}, silent)).differing["chain"]
-    assert (await audit(settings, noted, silent)).differing["anchors"] == 1
+    assert not (await reconcile(settings, {}, silent)).differing["chain"]
+    assert (await reconcile(settings, noted, silent)).differing["anchors"] == 1
     elsewhere = {0: [(head.seq + 100, bytes(32))], 7: [(1, bytes(32))]}
-    assert (await audit(settings, elsewhere, silent)).differing["chain"] == 2
+    assert (await reconcile(settings, elsewhere, silent)).differing["chain"] == 2
 
 
 async def make_anew(ledger: Ledger) -> None:
     """What somebody can do who may write everything."""
-    digest = chain.BEGINNING
+    digest = chain.CHAIN_BEGINNING
     for link in await links(ledger):
         rows = await ledger.connection.fetch(
             f"SELECT {', '.join(COLUMNS)} FROM ledger WHERE seq BETWEEN $1 AND $2 ORDER BY seq",  # noqa: S608 - its columns
             link["first_seq"],
             link["last_seq"],
         )
-        digest = chain.link(digest, list(zip(*rows, strict=True)))
+        digest = chain.link_digest(digest, list(zip(*rows, strict=True)))
         await ledger.connection.execute(
             "UPDATE ledger_chain SET digest = $1 WHERE last_seq = $2", digest, link["last_seq"]
         )
@@ -222,7 +221,7 @@ def test_no_two_contents_have_one_digest() -> None:
     tables = [[variant] for variant in variants]
     tables += [[row, row], [row | {"order_ref": None}, row], [row, row | {"order_ref": None}]]
     digests = [
-        chain.link(before, [[line[name] for line in table] for name in COLUMNS])
+        chain.link_digest(before, [[line[name] for line in table] for name in COLUMNS])
         for table, before in itertools.product(tables, (bytes(32), b"\1" * 32))
     ]
     assert len(set(digests)) == 2 * len(tables)

@@ -9,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from engine.store import events
-from persister.ingest.entries import SALT_BYTES, decode
+from persister.ingest.entries import SALT_BYTES, decode_entries
 
 if TYPE_CHECKING:
     from random import Random
@@ -37,7 +37,7 @@ def entry(ms: int, sequence: int, texts: tuple[str, ...]) -> Entry:
 @given(ENTRIES)
 def test_columns_say_what_the_events_say(drawn: list[tuple[int, int, tuple[str, ...]]]) -> None:
     entries = [entry(*each) for each in drawn]
-    decoded = decode(entries)
+    decoded = decode_entries(entries)
     assert decoded.rejects == []
     for number, (record, (entry_id, raw)) in enumerate(zip(decoded.records(3, 11), entries, strict=True)):
         event = events.decode(3, entry_id, raw)
@@ -55,7 +55,7 @@ def test_no_entry_among_others_is_lost(
     bad = [(b"9-9", raw) for raw in strange]
     entries = good + bad
     random.shuffle(entries)
-    decoded = decode(entries)
+    decoded = decode_entries(entries)
     assert decoded.events == [each for each in entries if each in good]
     assert [reject.raw for reject in decoded.rejects] == [raw for _, raw in entries if raw in strange]
     assert len(list(decoded.records(0, 1))) == len(good)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 import asyncpg
 import pytest
 
-from persister.ingest.ledger_writer import open_sink
-from persister.ingest.partitions import AHEAD_MS, Months, end_ms, month_of
+from persister.ingest.ledger_writer import open_ledger_writer
+from persister.ingest.partitions import AHEAD_MS, MonthPartitions, end_ms, month_of
 from tests.support.streams import Ledger, Stream, persisting, values
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ async def test_writers_of_several_shards_make_a_month_once_and_nobody_waits_for_
             await connections[5].fetchval("SELECT count(*) FROM ledger")
             await connections[5].execute("DELETE FROM ledger WHERE false")
             async with asyncio.timeout(30):
-                await asyncio.gather(*(Months(each).ensure([moment]) for each in connections[:5]))
+                await asyncio.gather(*(MonthPartitions(each).ensure([moment]) for each in connections[:5]))
         assert table_of(moment) in await tables(ledger)
     finally:
         await asyncio.gather(*(each.close() for each in connections))
@@ -112,22 +112,22 @@ async def test_who_begins_to_write_does_not_wait_for_who_takes_months_out(
 ) -> None:
     """That takes as long as it takes to copy what stays; a persister may be started again meanwhile."""
     moment = ms(2031, 5, 5)
-    await Months(ledger.connection).ensure([moment])
+    await MonthPartitions(ledger.connection).ensure([moment])
     detaching = await asyncpg.connect(database_url)
     try:
         async with detaching.transaction():
             await detaching.execute("LOCK TABLE ONLY ledger IN SHARE UPDATE EXCLUSIVE MODE")
             await ledger.connection.execute("SET lock_timeout = '1s'")
-            await Months(ledger.connection).ensure([moment])
+            await MonthPartitions(ledger.connection).ensure([moment])
             with pytest.raises(asyncpg.LockNotAvailableError):  # it is what would be waited for
-                await Months(ledger.connection).ensure([ms(2032, 1, 1)])
+                await MonthPartitions(ledger.connection).ensure([ms(2032, 1, 1)])
     finally:
         await detaching.close()
 
 
 async def test_what_is_known_is_not_asked_for_again(settings: Settings, ledger: Ledger) -> None:
-    async with open_sink(settings, settings.database_url, 0) as sink:
-        months = sink._months
+    async with open_ledger_writer(settings, settings.database_url, 0) as writer:
+        months = writer._months
         await months.ensure([ms(2031, 5, 5)])
         await ledger.connection.execute("DROP TABLE ledger_2031_05")
         await months.ensure([ms(2031, 5, 1), ms(2031, 5, 20)])

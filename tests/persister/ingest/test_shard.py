@@ -13,11 +13,11 @@ import pytest
 from prometheus_client import REGISTRY
 
 from persister.ingest import reader
-from persister.ingest.entries import BEGINNING, StreamId
-from persister.ingest.ledger_writer import NotInitialised, Offset, OffsetMoved, open_sink
-from persister.ingest.reader import StreamReader, connect
+from persister.ingest.entries import STREAM_BEGINNING, StreamId
+from persister.ingest.ledger_writer import LedgerOffset, NotInitialised, OffsetMoved, open_ledger_writer
+from persister.ingest.reader import StreamReader, open_stream_client
 from persister.ingest.shard import ShardPersister
-from persister.main import run
+from persister.main import run_persister
 from tests.support.streams import Ledger, Stream, persisting, values
 from tests.support.waiting import TIMEOUT_S, wait_until_async
 
@@ -38,8 +38,8 @@ def metric(name: str) -> float | None:
 
 
 async def read_all(settings: Settings) -> Entries:
-    client = connect(settings, settings.redis_url)
-    page = await StreamReader(client, 0, settings).read(BEGINNING)
+    client = open_stream_client(settings, settings.redis_url)
+    page = await StreamReader(client, 0, settings).read(STREAM_BEGINNING)
     await client.aclose()
     assert page.entries is not None
     return page.entries
@@ -142,7 +142,9 @@ async def test_cancelling_ends_it_and_writes_nothing(
     other = await asyncpg.connect(database_url)
     async with other.transaction():
         await other.execute("LOCK TABLE ledger IN SHARE MODE")
-        task = asyncio.create_task(run(settings, settings.redis_url, settings.database_url, asyncio.Event()))
+        task = asyncio.create_task(
+            run_persister(settings, settings.redis_url, settings.database_url, asyncio.Event())
+        )
         await wait_until_async(lambda: metric("redeem_persister_owner") == 1)
         await wait_until_async(lambda: metric("redeem_stream_length") == 5)
         task.cancel()
@@ -160,7 +162,7 @@ def deaf_reads(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """
     begun, read = asyncio.Event(), StreamReader.read
 
-    async def hang(self: StreamReader, after: StreamId, count: int | None = None) -> reader.Page:
+    async def hang(self: StreamReader, after: StreamId, count: int | None = None) -> reader.StreamPage:
         begun.set()
         for _ in range(2):
             with contextlib.suppress(asyncio.CancelledError):
@@ -184,7 +186,7 @@ async def test_a_cancellation_that_was_lost_is_heeded_all_the_same(
 ) -> None:
     read, task, lost = StreamReader.read, asyncio.current_task(), asyncio.Event()
 
-    async def lose(self: StreamReader, after: StreamId, count: int | None = None) -> reader.Page:
+    async def lose(self: StreamReader, after: StreamId, count: int | None = None) -> reader.StreamPage:
         asked = asyncio.current_task()
         if asked is not None and asked is task:
             with contextlib.suppress(asyncio.CancelledError):
@@ -272,9 +274,9 @@ async def test_a_writer_with_an_old_offset_writes_nothing(
 ) -> None:
     await stream.add(5)
     entries = await read_all(settings)
-    begin = Offset(BEGINNING, 0)
-    async with open_sink(settings, settings.database_url, 0) as first:
-        async with open_sink(settings, settings.database_url, 0) as second:
+    begin = LedgerOffset(STREAM_BEGINNING, 0)
+    async with open_ledger_writer(settings, settings.database_url, 0) as first:
+        async with open_ledger_writer(settings, settings.database_url, 0) as second:
             assert await first.own()
             assert not await second.own()
             end, rejects = await first.write(entries, begin)
@@ -296,13 +298,13 @@ async def test_a_writer_that_sets_an_entry_aside_notices_that_another_has_writte
     await stream.add(5)
     entries = await read_all(settings)
     async with (
-        open_sink(settings, settings.database_url, 0) as first,
-        open_sink(settings, settings.database_url, 0) as second,
+        open_ledger_writer(settings, settings.database_url, 0) as first,
+        open_ledger_writer(settings, settings.database_url, 0) as second,
     ):
-        _, rejects = await first.write(entries, Offset(BEGINNING, 0))
+        _, rejects = await first.write(entries, LedgerOffset(STREAM_BEGINNING, 0))
         assert len(rejects) == 1
         with pytest.raises(OffsetMoved):  # numbers that are free: the entry is refused, then rows are there
-            await second.write(entries, Offset(BEGINNING, 100))
+            await second.write(entries, LedgerOffset(STREAM_BEGINNING, 100))
     assert await ledger.ids() == stream.ids
 
 
@@ -373,8 +375,8 @@ async def test_a_commit_is_on_disk_whatever_the_database_says(settings: Settings
            EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database());
            END $$"""
     )
-    async with open_sink(settings, settings.database_url, 0) as sink:
-        assert await sink._connection.fetchval("SHOW synchronous_commit") == "on"
+    async with open_ledger_writer(settings, settings.database_url, 0) as writer:
+        assert await writer._connection.fetchval("SHOW synchronous_commit") == "on"
 
 
 async def test_a_persister_for_another_number_of_shards_waits(
@@ -382,9 +384,9 @@ async def test_a_persister_for_another_number_of_shards_waits(
 ) -> None:
     caplog.set_level(logging.INFO, "persister")
     await stream.add(3)
-    async with open_sink(settings, settings.database_url, 1) as sink:
+    async with open_ledger_writer(settings, settings.database_url, 1) as writer:
         with pytest.raises(NotInitialised):
-            await sink.offset(1)
+            await writer.offset(1)
     await ledger.connection.execute("UPDATE deployment SET shards = 2")
     async with persisting(settings):
         await wait_until_async(lambda: logged(caplog, "the deployment is not initialised"))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from persister import metrics
-from persister.ingest.entries import BEGINNING, StreamId
-from persister.ingest.reader import connect
-from persister.ingest.trimming import WALK_ENTRIES, Trimmer, after
+from persister.ingest.entries import STREAM_BEGINNING, StreamId
+from persister.ingest.reader import open_stream_client
+from persister.ingest.trimming import WALK_ENTRIES, Trimmer, next_stream_id
 from tests.support.streams import persisting
 from tests.support.waiting import wait_until_async
 
@@ -29,7 +29,7 @@ NO_BOUND: Final = 10**9
 @pytest.fixture
 async def client(settings: Settings) -> AsyncIterator[Redis]:
     """A client as the persister has it."""
-    async with connect(settings, settings.redis_url) as client:
+    async with open_stream_client(settings, settings.redis_url) as client:
         yield client
 
 
@@ -133,9 +133,9 @@ async def test_a_new_owner_counts_what_is_kept(client: Redis, stream: Stream) ->
 
 async def test_a_stream_that_is_not_there_has_nothing_to_trim(client: Redis) -> None:
     trimmer = Trimmer(client, 0, every=7, retained_max=4)
-    assert await trimmer.trim(BEGINNING) == 0
+    assert await trimmer.trim(STREAM_BEGINNING) == 0
     assert await trimmer.trim(StreamId(1, 1)) == 0
-    assert after(StreamId(1, 2**64 - 1)) == StreamId(2, 0)
+    assert next_stream_id(StreamId(1, 2**64 - 1)) == StreamId(2, 0)
 
 
 async def test_a_persister_keeps_what_a_group_needs_and_trims_it_when_the_group_is_through(

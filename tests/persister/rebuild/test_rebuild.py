@@ -14,7 +14,7 @@ from engine.ledger import users
 from engine.store import keys
 from persister.rebuild import rebuild as module
 from persister.rebuild.rebuild import RebuildRefused, rebuild
-from persister.reconcile.report import audit
+from persister.reconcile.report import reconcile
 from tests.support.deployment import Merchant, Process, engine_in_process, engine_of_processes, issue
 from tests.support.records import persist
 from tests.support.waiting import wait_until_async
@@ -55,7 +55,7 @@ async def test_an_interrupted_rebuild_lets_nobody_redeem_and_is_begun_again(
     _, (code, other) = await issue(plane, 2)
     async with engine_in_process(plane) as merchant:
         assert (await merchant.redeem(code))[0] == 200
-        for name in ("_remove_everything", "_restore", "_begin_stream"):
+        for name in ("_remove_everything", "_write_redis", "_begin_stream"):
 
             async def fail(*_: object) -> None:
                 raise OSError("interrupted")
@@ -140,7 +140,7 @@ async def test_a_hold_of_a_user_whose_name_was_erased_is_not_live_once_it_was_co
         await users.erase(plane, "ann", actor="cli")
         assert (await merchant.call("POST", f"/v1/holds/{holds[0]}/confirm", json={}))[0] == 200
         assert await rebuilt(plane) == 1
-        assert not (await audit(plane.settings, {}, silent)).findings
+        assert not (await reconcile(plane.settings, {}, silent)).findings
         assert (await merchant.redeem(codes[0]))[1]["code"] == "already_redeemed"
         assert (await merchant.call("POST", f"/v1/holds/{holds[1]}/confirm", json={}))[0] == 200
 
@@ -246,7 +246,7 @@ async def test_a_million_redemptions_are_restored(plane: ControlPlane) -> None:
     assert states == b"\x55" * (keys.SEGMENT_CODES // 4)
     assert await plane.redis.hget(keys.campaign(0, campaign), "uses") == str(count).encode()
     began = time.perf_counter()
-    report = await audit(plane.settings, {}, silent)
+    report = await reconcile(plane.settings, {}, silent)
     print(f"the audit took {time.perf_counter() - began:.1f} s")  # noqa: T201 - what it is for
     assert report.findings == []
     assert report.looked_at["states"] == count

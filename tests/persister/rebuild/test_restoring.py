@@ -15,9 +15,9 @@ from engine.store import keys
 from engine.store.idempotency import UNKNOWN
 from persister import copy_format
 from persister.rebuild import bulk_writer, from_ledger
-from persister.rebuild.bulk_writer import writing
+from persister.rebuild.bulk_writer import open_bulk_writer
 from persister.rebuild.rebuild import rebuild
-from persister.reconcile.report import audit
+from persister.reconcile.report import reconcile
 from tests.support.deployment import Merchant, engine_in_process, issue
 from tests.support.shoppers import Shopper, issue_all
 
@@ -133,7 +133,7 @@ async def test_whatever_was_done_is_restored_as_the_scripts_had_written_it(plane
     lost = [answer for name, (_, answer) in receipts_before.items() if name not in receipts_after]
     assert not [answer for answer in lost if _OF_AN_EVENT.match(answer)]
     assert successes(after) == successes(before)
-    assert not (await audit(plane.settings, {}, silent)).findings
+    assert not (await reconcile(plane.settings, {}, silent)).findings
 
 
 async def test_fields_are_written_whatever_their_order_and_end_when_they_are_to(
@@ -142,7 +142,7 @@ async def test_fields_are_written_whatever_their_order_and_end_when_they_are_to(
     monkeypatch.setattr(bulk_writer, "FIELDS_MAX", 7)
     monkeypatch.setattr(bulk_writer, "SENT_BYTES", 50)
     ends_at_s = int(time.time()) + 1000
-    async with writing(settings.redis_url) as written:
+    async with open_bulk_writer(settings.redis_url) as written:
         for number in range(100):
             written.put(keys.receipts(0, 1, number % 3), b"%d" % number, number, ends_at_s)
             written.put(keys.users(0, "cmp_1", number % 2), f"{number}", "x" * number)
@@ -164,7 +164,7 @@ async def test_what_redis_refuses_is_not_taken_for_written(settings: Settings, r
     await redis.set(keys.users(0, "cmp_1", 1), "not a hash")
 
     async def write() -> None:
-        async with writing(settings.redis_url) as written:
+        async with open_bulk_writer(settings.redis_url) as written:
             written.put(keys.users(0, "cmp_1", 1), "field", 1)
 
     with pytest.raises(ResponseError, match="WRONGTYPE"):

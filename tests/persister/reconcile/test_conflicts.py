@@ -14,7 +14,13 @@ from prometheus_client import REGISTRY
 
 from engine.ledger import conflicts
 from persister.reconcile import conflicts as module
-from persister.reconcile.conflicts import ADJUSTED, ROLLED_BACK, Rules, Tallies, add
+from persister.reconcile.conflicts import (
+    TYPE_ADJUSTED,
+    TYPE_ROLLED_BACK,
+    CodeTallies,
+    UseLimit,
+    add_to_tallies,
+)
 from tests.support.deployment import Merchant, engine_in_process, issue
 from tests.support.streams import persisting
 from tests.support.waiting import wait_until_async
@@ -50,7 +56,7 @@ async def count(plane: ControlPlane) -> int:
     """Look through the whole ledger, as its persister has written it; answers how many rows that were."""
     rows = 0
     async with plane.database.connection() as connection:
-        tallies = Tallies(connection)
+        tallies = CodeTallies(connection)
         while looked := await tallies.check(3):
             rows += looked
         await tallies.keep()
@@ -153,7 +159,7 @@ async def test_no_row_is_looked_at_twice_whatever_interrupts_it(
     async with plane.database.connection() as connection:
         await connection.execute(AS_IF_NEVER_LOOKED)
         await connection.execute("ALTER TABLE ledger_checks ADD CONSTRAINT never CHECK (seq < 0)")
-        tallies = Tallies(connection)
+        tallies = CodeTallies(connection)
         assert await tallies.check(100) == 6
         with pytest.raises(asyncpg.CheckViolationError):
             await tallies.keep()
@@ -182,7 +188,7 @@ async def test_tallies_that_take_too_much_memory_are_kept_and_read_again(
         pass
     async with plane.database.connection() as connection:
         await connection.execute(AS_IF_NEVER_LOOKED)
-        tallies = Tallies(connection)
+        tallies = CodeTallies(connection)
         while await tallies.check(2):
             assert await connection.fetchval("SELECT count(*) FROM ledger_tallies") == 1
     assert [item.serial for item in await listed(plane)] == [4, 3, 2, 1, 0]
@@ -239,7 +245,7 @@ async def test_the_list_comes_in_pages_to_administrators(plane: ControlPlane, me
 @pytest.mark.parametrize("seed", range(20))
 def test_tallies_are_what_counting_one_by_one_gives(seed: int) -> None:
     chance = random.Random(seed)
-    rules = {1: Rules("single", 1), 2: Rules("multi", 3), 7: Rules("balance", 50)}
+    rules = {1: UseLimit("single", 1), 2: UseLimit("multi", 3), 7: UseLimit("balance", 50)}
     fields = [("batch", ">i4"), ("serial", ">i4"), ("type", ">i2"), ("amount", ">i8")]
     one_by_one: Counter[tuple[int, int]] = Counter()
     tallies = {
@@ -251,12 +257,12 @@ def test_tallies_are_what_counting_one_by_one_gives(seed: int) -> None:
         rows, behind = [], []
         for _ in range(chance.randrange(1, 200)):
             batch, serial = chance.choice(list(rules)), chance.choice((0, 5, 2047, 2048, 5000))
-            kind, amount = chance.choice((1, 1, ROLLED_BACK, ADJUSTED)), chance.randrange(1, 30)
+            kind, amount = chance.choice((1, 1, TYPE_ROLLED_BACK, TYPE_ADJUSTED)), chance.randrange(1, 30)
             rows.append((batch, serial, kind, amount))
             step = amount if rules[batch].kind == "balance" else 1
             one_by_one[batch, serial] += step if kind == 1 else -step
             behind.append(one_by_one[batch, serial])
-        assert add(tallies, np.array(rows, fields), rules).tolist() == behind
+        assert add_to_tallies(tallies, np.array(rows, fields), rules).tolist() == behind
     for (batch, serial), used in one_by_one.items():
         segment, offset = divmod(serial, rules[batch].codes_together)
         assert tallies[batch, segment][offset] == used

@@ -15,8 +15,8 @@ from engine.ledger import users
 from engine.store import keys
 from engine.store.idempotency import bucketed
 from persister.rebuild.rebuild import rebuild
-from persister.reconcile.findings import Report  # noqa: TC001 - fixtures' types are looked up
-from persister.reconcile.report import audit
+from persister.reconcile.findings import ReconciliationReport  # noqa: TC001 - fixtures' types are looked up
+from persister.reconcile.report import reconcile
 from tests.support.deployment import Merchant, engine_in_process
 from tests.support.shoppers import Shopper, issue_all
 from tests.support.streams import persisting
@@ -34,8 +34,8 @@ def silent(*_: object) -> None:
     """No progress."""
 
 
-async def audited(plane: ControlPlane, **changes: Any) -> Report:  # noqa: ANN401 - settings, by name
-    return await audit(replace(plane.settings, **changes), {}, silent)
+async def audited(plane: ControlPlane, **changes: Any) -> ReconciliationReport:  # noqa: ANN401 - settings, by name
+    return await reconcile(replace(plane.settings, **changes), {}, silent)
 
 
 async def persisted(plane: ControlPlane) -> None:
@@ -102,7 +102,7 @@ async def test_beside_live_traffic_nothing_is_found(plane: ControlPlane, merchan
     assert len(reports) > 2
     assert [report.findings for report in reports] == [[]] * len(reports)
     assert all(
-        reports[-1].looked_at[check] for check in ("chain", "stories", "states", "balances", "erasures")
+        reports[-1].looked_at[check] for check in ("chain", "code_states", "states", "balances", "erasures")
     )
 
 
@@ -251,10 +251,10 @@ FROM ledger WHERE seq = (SELECT max(seq) FROM ledger)
         ("UPDATE ledger SET order_ref = '' SOME", "chain"),
         ("UPDATE ledger SET user_id = 'eve' SOME", "chain"),
         (ERASED + " SOME", "erasures"),
-        ("UPDATE ledger SET amount = 7 SOME", "chain stories"),
+        ("UPDATE ledger SET amount = 7 SOME", "chain code_states"),
         ("UPDATE ledger SET serial = 5000 SOME", "chain codes"),
         ("UPDATE ledger SET batch = 77 SOME", "chain codes"),
-        ("UPDATE ledger SET type = 'released' SOME", "chain stories"),
+        ("UPDATE ledger SET type = 'released' SOME", "chain code_states"),
         ("UPDATE ledger SET seq = CASE seq WHEN -2 THEN 3 ELSE 2 END WHERE seq < 0", "chain numbers"),
         ("DELETE FROM ledger SOME", "chain numbers"),
         ("DELETE FROM ledger WHERE seq = (SELECT max(seq) FROM ledger)", "chain numbers"),

@@ -24,7 +24,7 @@ from engine.webhooks import changes, endpoints
 from engine.webhooks.addresses import is_public
 from engine.webhooks.changes import NewWebhook
 from persister.webhooks.endpoint import Endpoint
-from persister.webhooks.messages import Message
+from persister.webhooks.messages import WebhookMessage
 from persister.webhooks.sender import open_sender
 from tests.support.deployment import Process
 from tests.support.endpoints import Events, Receiver
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from engine.settings import Settings
     from tests.support.streams import Ledger
 
-MESSAGE = Message("0-1-0", ("0-1-0",), b"{}", BEGINNING, BEGINNING)
+MESSAGE = WebhookMessage("0-1-0", ("0-1-0",), b"{}", BEGINNING, BEGINNING)
 
 
 @pytest.mark.parametrize(

@@ -5,36 +5,36 @@ from __future__ import annotations
 import pytest
 
 from engine.settings import Settings, SettingsError
-from persister.webhooks.retry_schedule import JITTER, RETRY_AFTER_S_MAX, Ladder, parse
+from persister.webhooks.retry_schedule import JITTER, RETRY_AFTER_S_MAX, RetrySchedule, parse_retry_schedule
 
 DAY_S = 86_400
 
 
 def test_by_default_a_message_is_given_up_within_three_days_but_not_before_two() -> None:
-    ladder = parse(Settings().webhook_retry_s)
-    assert 2 * DAY_S < sum(ladder.pauses_s) * (1 - JITTER) < sum(ladder.pauses_s) <= 3 * DAY_S
-    assert list(ladder.pauses_s) == sorted(ladder.pauses_s)
+    schedule = parse_retry_schedule(Settings().webhook_retry_s)
+    assert 2 * DAY_S < sum(schedule.pauses_s) * (1 - JITTER) < sum(schedule.pauses_s) <= 3 * DAY_S
+    assert list(schedule.pauses_s) == sorted(schedule.pauses_s)
 
 
 def test_pauses_differ_and_stay_within_their_rung() -> None:
-    pauses = {Ladder((10.0, 100.0)).pause_s(2) for _ in range(1000)}
+    pauses = {RetrySchedule((10.0, 100.0)).pause_s(2) for _ in range(1000)}
     assert len(pauses) > 100
     assert all(pause is not None and 80 <= pause <= 100 for pause in pauses)
 
 
 def test_behind_the_last_rung_there_is_none() -> None:
-    assert Ladder((1.0, 2.0)).pause_s(3) is None
-    assert Ladder(()).pause_s(1) is None
+    assert RetrySchedule((1.0, 2.0)).pause_s(3) is None
+    assert RetrySchedule(()).pause_s(1) is None
 
 
 def test_who_asks_for_time_gets_it_but_not_all_of_it() -> None:
-    ladder = Ladder((5.0,))
-    assert ladder.pause_s(1, 60.0) == 60
-    assert ladder.pause_s(1, 10.0 * RETRY_AFTER_S_MAX) == RETRY_AFTER_S_MAX
-    assert (ladder.pause_s(1, 0.0) or 0) >= 4
+    schedule = RetrySchedule((5.0,))
+    assert schedule.pause_s(1, 60.0) == 60
+    assert schedule.pause_s(1, 10.0 * RETRY_AFTER_S_MAX) == RETRY_AFTER_S_MAX
+    assert (schedule.pause_s(1, 0.0) or 0) >= 4
 
 
 @pytest.mark.parametrize("text", ["soon", "5,-1", "inf", "nan", "5;6"])
 def test_what_is_no_ladder_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="REDEEM_WEBHOOK_RETRY_S"):
-        parse(text)
+        parse_retry_schedule(text)

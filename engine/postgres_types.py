@@ -1,0 +1,14 @@
+"""Names for what asyncpg returns. It ships no types, so to a type checker each of them is ``Any``."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+Connection: TypeAlias = Any
+"""``asyncpg.Connection``, or the proxy that a pool hands out."""
+
+Pool: TypeAlias = Any
+"""``asyncpg.Pool``."""
+
+Row: TypeAlias = Any
+"""``asyncpg.Record``: columns by name or by position."""

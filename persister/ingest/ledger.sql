@@ -1,0 +1,45 @@
+-- Used by persister/ingest: ledger_writer.py, partitions.py and chain.py.
+
+-- name: require_durable_commits
+-- The stream is trimmed after COMMIT, so COMMIT must mean on disk. Stronger settings stay.
+SELECT set_config('synchronous_commit', 'on', false)
+ WHERE current_setting('synchronous_commit') = 'off';
+
+-- name: offset
+SELECT o.stream_ms, o.stream_seq, o.seq, o.chain_digest, d.shards
+  FROM ledger_offsets AS o CROSS JOIN deployment AS d
+ WHERE o.shard = $1;
+
+-- name: advance_offset
+-- Moves only from where the writer began. If another writer moved the offset, no row is updated.
+WITH moved AS (
+    UPDATE ledger_offsets
+       SET stream_ms = $2, stream_seq = $3, seq = $4, chain_digest = $5, updated_at = now()
+     WHERE shard = $1 AND stream_ms = $6 AND stream_seq = $7 AND seq = $8 AND chain_digest = $9
+    RETURNING seq
+), linked AS (
+    INSERT INTO ledger_chain (shard, first_seq, last_seq, digest)
+    SELECT $1, $8 + 1, $4, $5 FROM moved WHERE $4 > $8
+)
+SELECT count(*) FROM moved;
+
+-- name: insert_reject
+INSERT INTO ledger_rejects (shard, stream_ms, stream_seq, raw, reason)
+VALUES ($1, $2, $3, $4, $5);
+
+-- name: create_month
+-- If the partition exists, this takes no lock, so a writer does not wait for an archiving process.
+SELECT create_ledger_month($1)
+ WHERE NOT EXISTS (
+       SELECT FROM ledger_months WHERE name = ledger_month($1) OR oldest AND name > ledger_month($1)
+       );
+
+-- name: remaining_rows
+-- Columns in the order of COLUMNS (persister/ingest/entries.py). Rows without a seal are older than the chain.
+-- Leaves out the rows that an archive takes.
+SELECT shard, stream_ms, stream_seq, seq, type, redemption, campaign, batch, serial, last4, user_id, amount, currency,
+       order_ref, idempotency_key, actor, at_ms, user_seal
+  FROM ledger
+ WHERE shard = $1 AND seq <= $2 AND user_seal IS NOT NULL
+   AND NOT (stream_ms < $3 AND campaign = ANY ($4::text[]) AND last4 <> '')
+ ORDER BY seq;

@@ -1,1 +1,0 @@
-SELECT number, name, checksum FROM schema_migrations ORDER BY number

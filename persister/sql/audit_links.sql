@@ -1,1 +1,0 @@
-SELECT first_seq, last_seq, digest FROM ledger_chain WHERE shard = $1 ORDER BY last_seq

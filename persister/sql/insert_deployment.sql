@@ -1,1 +1,0 @@
-INSERT INTO deployment (shards) VALUES ($1) ON CONFLICT DO NOTHING

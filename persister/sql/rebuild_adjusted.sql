@@ -1,3 +1,0 @@
-SELECT batch, serial, coalesce(amount, 0)
-  FROM ledger
- WHERE type NOT IN ('redeemed', 'confirmed') AND type = 'adjusted'

@@ -1,1 +1,0 @@
-SELECT shards FROM deployment

@@ -1,2 +1,0 @@
-UPDATE webhook_progress SET cursor = $3, pending = NULL, failures = 0, failing_since = NULL, next_at = NULL
-WHERE webhook = $1 AND cursor = $2

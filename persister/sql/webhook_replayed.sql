@@ -1,1 +1,0 @@
-DELETE FROM webhook_dead_letters WHERE id = $1

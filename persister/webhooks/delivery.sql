@@ -1,0 +1,64 @@
+-- Used by persister/webhooks: store.py and deliverer.py.
+
+-- name: endpoints
+SELECT w.id, w.url, w.types, w.campaigns, w.batch_max, w.version,
+       ARRAY(
+           SELECT s.secret FROM webhook_secrets AS s
+           WHERE s.webhook = w.id AND (s.expires_at IS NULL OR s.expires_at > now()) ORDER BY s.id DESC
+       ) AS secrets
+FROM webhooks AS w WHERE w.enabled;
+
+-- name: progress
+-- Progress of one endpoint. Times are relative to the server's clock, in seconds.
+SELECT p.cursor, p.pending, p.failures, extract(epoch FROM p.next_at - now())::float8 AS due_s,
+       (SELECT count(*) FROM webhook_dead_letters AS d WHERE d.webhook = p.webhook AND d.replay_at IS NOT NULL)
+           AS replays
+FROM webhook_progress AS p WHERE p.webhook = $1;
+
+-- name: begin
+UPDATE webhook_progress SET cursor = $3, pending = $4 WHERE webhook = $1 AND cursor = $2;
+
+-- name: passed
+UPDATE webhook_progress SET cursor = $3, pending = NULL, failures = 0, failing_since = NULL, next_at = NULL
+WHERE webhook = $1 AND cursor = $2;
+
+-- name: delivered
+UPDATE webhook_progress
+SET cursor = $3, pending = NULL, failures = 0, failing_since = NULL, next_at = NULL, last_delivered_at = now()
+WHERE webhook = $1 AND cursor = $2;
+
+-- name: failed
+UPDATE webhook_progress
+SET failures = failures + 1, failing_since = coalesce(failing_since, now()), next_at = now() + $3 * interval '1 second'
+WHERE webhook = $1 AND cursor = $2;
+
+-- name: disable
+UPDATE webhooks SET enabled = false, disabled_reason = $2, version = version + 1 WHERE id = $1;
+
+-- name: given_up
+-- Writes a dead letter only if the cursor moves.
+WITH moved AS (
+    UPDATE webhook_progress SET cursor = $3, pending = NULL, failures = 0, next_at = NULL
+    WHERE webhook = $1 AND cursor = $2 RETURNING webhook
+)
+INSERT INTO webhook_dead_letters (webhook, message, events, after, until, attempts, error)
+SELECT webhook, $4, $5, $2, $3, $6, $7 FROM moved;
+
+-- name: attempt
+INSERT INTO webhook_attempts (webhook, message, events, attempt, at, duration_ms, status, error, response)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
+
+-- name: replay
+SELECT id, events, after, until, attempts FROM webhook_dead_letters
+WHERE webhook = $1 AND replay_at IS NOT NULL ORDER BY id LIMIT 1;
+
+-- name: replayed
+DELETE FROM webhook_dead_letters WHERE id = $1;
+
+-- name: replay_failed
+UPDATE webhook_dead_letters SET replay_at = NULL, attempts = attempts + 1, error = $2 WHERE id = $1;
+
+-- name: forget_attempts
+DELETE FROM webhook_attempts WHERE id IN (
+    SELECT id FROM webhook_attempts WHERE at < now() - $1 * interval '1 hour' LIMIT $2
+);
