@@ -8,10 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import re
-from importlib import resources
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import asyncpg
@@ -19,7 +15,7 @@ import asyncpg
 from engine.errors import OutcomeUnknown, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterator
 
     from engine.postgres_types import Connection, Pool
     from engine.settings import Settings
@@ -38,15 +34,6 @@ _NO_CONNECTION: Final = (*AWAY, asyncpg.PostgresError)
 
 CLOSE_TIMEOUT_S: Final = 1.0
 """How long PostgreSQL may take to say goodbye; whoever closes has ended all that was under way."""
-
-_QUERY = re.compile(r"^-- name: (\w+)\n(.*?)(?=^-- name: |\Z)", re.MULTILINE | re.DOTALL)
-
-
-@functools.cache
-def queries(name: str) -> Mapping[str, str]:
-    """The queries of ``engine/sql/<name>.sql`` by the name in the ``-- name:`` line above each."""
-    text = (resources.files("engine") / "sql" / f"{name}.sql").read_text(encoding="utf-8")
-    return MappingProxyType({match[1]: match[2].strip() for match in _QUERY.finditer(text)})
 
 
 class Database:

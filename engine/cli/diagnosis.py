@@ -23,11 +23,11 @@ from redis.exceptions import (
 from engine.cli.connect import server_urls
 from engine.codes import mint_keys
 from engine.control.publishing import NO_STREAM
-from engine.database import queries
 from engine.errors import StoreUnavailable
 from engine.health import redis_checks
 from engine.health.redis_checks import Finding, Verdict
 from engine.health.redis_memory import used_percent
+from engine.queries import queries
 from engine.store import keys
 from persister import migrations
 from persister.ownership import SHARD_LOCK_CLASS
@@ -47,8 +47,8 @@ MEMORY_WARNING_SHARE: Final = 0.8
 LAG_S_WARNING: Final = 30.0
 CLOCK_S_WARNING: Final = 1.0
 CLOCK_S_WRONG: Final = 60.0
-_SQL: Final = queries("doctor")
-_CONTROL: Final = queries("control")
+_SQL: Final = queries(__package__, "doctor")
+_CONTROL: Final = queries("engine.control", "control")
 _AWAY: Final = (OSError, ValueError, RedisError, asyncpg.PostgresError, asyncpg.InterfaceError)
 _NO_ENGINE: Final = "start the engine (`redeem up`), or the server that the setting names"
 _NOT_LET_IN: Final = (  # an answer of a server that is there, or a URL that is none

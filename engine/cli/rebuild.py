@@ -18,17 +18,17 @@ from engine.cli.connect import check_redis_url, plane_on, server_urls
 from engine.cli.progress import Progress
 from engine.cli.servers import start_servers
 from engine.control import publishing
-from engine.database import queries
 from engine.errors import Refusal, StoreBehind, StoreUnavailable
 from engine.processes.process import StartError
 from engine.processes.reservations import DataDirectoryLock
 from engine.processes.supervisor import Supervisor
+from engine.queries import queries
 from persister.rebuild import rebuild as rebuilding
 
 if TYPE_CHECKING:
     from engine.settings import Settings
 
-_SQL: Final = queries("control")
+_SQL: Final = queries("engine.control", "control")
 _NOTHING_LOST: Final = (
     "Redis has lost nothing that the ledger holds. With --force it is made again all the same: what only it "
     "knows, as receipts of refusals, is then lost"

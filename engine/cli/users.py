@@ -7,6 +7,7 @@ from typing import Final
 import click
 
 from engine.cli.connect import echo_json, run
+from engine.control import erasure
 from engine.ledger import users as accounts
 
 ACTOR: Final = "cli"
@@ -24,7 +25,11 @@ def users() -> None:
 @_as_json
 def show(user: str, *, as_json: bool) -> None:
     """Show a user: first and last seen, and totals for each campaign and currency."""
-    found = run(lambda plane: accounts.find(plane, user))
+    found = run(
+        lambda plane: accounts.find(
+            plane.database, plane.redis, user, tail_scan_max=plane.settings.tail_scan_max
+        )
+    )
     document = found.document()
     if as_json:
         echo_json(document)
@@ -42,8 +47,8 @@ def show(user: str, *, as_json: bool) -> None:
 @_as_json
 def erase(user: str, reason: str | None, *, as_json: bool) -> None:
     """Put a random pseudonym in place of a user's name, wherever the ledger has it, and print it."""
-    erasure = run(lambda plane: accounts.erase(plane, user, actor=ACTOR, reason=reason)).value
+    erased = run(lambda plane: erasure.erase(plane, user, actor=ACTOR, reason=reason)).value
     if as_json:
-        echo_json(erasure.document())
+        echo_json(erased.document())
     else:
-        click.echo(erasure.user)
+        click.echo(erased.user)

@@ -17,8 +17,8 @@ import msgspec
 from engine.control import audit_log
 from engine.control.campaigns import check_name
 from engine.control.change import Change, Changed, ControlPlane, change
-from engine.database import queries
 from engine.errors import Refusal
+from engine.queries import queries
 from engine.store import configuration
 from engine.store.configuration import SCOPES
 from engine.times import shown_instant
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ID_BYTES: Final = 6
 SECRET_BYTES: Final = 32
 _ID: Final = re.compile(r"key_[0-9a-f]{12}")
-_SQL: Final = queries("api_keys")
+_SQL: Final = queries(__package__, "api_keys")
 
 
 class NewApiKey(msgspec.Struct, forbid_unknown_fields=True):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import orjson
 
-from engine.database import queries
+from engine.queries import queries
 from engine.times import shown_instant
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from engine.postgres_types import Connection, Row
 
 ID_MAX: Final = 2**63 - 1
-_SQL: Final = queries("acts")
+_SQL: Final = queries(__package__, "audit_log")
 
 
 class Act(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,8 +25,8 @@ from engine.codes.formats import (
 )
 from engine.control import audit_log, campaigns
 from engine.control.change import Change, Changed, ControlPlane, change
-from engine.database import queries
 from engine.errors import Fault, Refusal, StoreUnavailable
+from engine.queries import queries
 from engine.store.configuration import IMPORTED
 from engine.times import shown_instant
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 CSV_HEADER: Final = b"code,serial\n"
 ID_MAX: Final = 2**31 - 1
-_SQL: Final = queries("batches")
+_SQL: Final = queries(__package__, "batches")
 
 
 class NewBatch(msgspec.Struct, forbid_unknown_fields=True):

@@ -17,8 +17,8 @@ from msgspec import UNSET, UnsetType
 
 from engine.api.checks import AMOUNT_MAX
 from engine.control.change import Change, Changed, ControlPlane, change
-from engine.database import queries
 from engine.errors import Refusal
+from engine.queries import queries
 from engine.times import parse_instant, shown_instant
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ TZS UAH UGX USD UYU UZS VED VES VND VUV WST XAF XCD XCG XOF XPF YER ZAR ZMW ZWG
 """
 CURRENCIES: Final = frozenset(_CURRENCIES.split())
 
-_SQL: Final = queries("campaigns")
+_SQL: Final = queries(__package__, "campaigns")
 
 
 class NewCampaign(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from engine.control.publishing import publish
-from engine.database import queries
 from engine.errors import StoreUnavailable
+from engine.queries import queries
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SQL: Final = queries("control")
+_SQL: Final = queries(__package__, "control")
 
 T = TypeVar("T")
 

@@ -18,8 +18,8 @@ import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from engine.database import queries
 from engine.errors import ContractViolation, Refusal
+from engine.queries import queries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ FORGET_MAX: Final = 1000  # receipts removed at a time
 CLAIM_TRIES: Final = 3
 _NONCE_BYTES: Final = 12  # NIST SP 800-38D, section 8.2.2: random, 96 bits
 _PURPOSE: Final = b"redeem: seals the receipts of administration"
-_SQL: Final = queries("admin_receipts")
+_SQL: Final = queries(__package__, "idempotency")
 
 
 class Replayed(Exception):

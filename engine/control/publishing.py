@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from engine.database import queries
 from engine.errors import StoreBehind, StoreUnavailable
+from engine.queries import queries
 from engine.store import configuration, keys
 from lua import loader
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS: Final = 1000
 PUBLISH_TRIES: Final = 3
-_SQL: Final = queries("control")
+_SQL: Final = queries(__package__, "control")
 _PUBLISH: Final = loader.load(
     "publish",
     keys=("version_key", "events_key", "rebuilding_key"),

@@ -12,8 +12,8 @@ from redis.exceptions import RedisError
 
 from engine.control import idempotency
 from engine.control.publishing import check_kept, publish_from, shard_version
-from engine.database import queries
 from engine.errors import Fault, StoreBehind
+from engine.queries import queries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 HEAL_LOCK: Final = 0x7265_6465  # "rede": the advisory lock of the one process that heals
 _random: Final = random.Random()  # noqa: S311 - no secret; of its own, so that it disturbs nobody else's
 _HEAL_JITTER: Final = (0.75, 1.25)
-_SQL: Final = queries("control")
+_SQL: Final = queries(__package__, "control")
 
 
 class Health(enum.StrEnum):

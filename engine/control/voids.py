@@ -14,8 +14,8 @@ import msgspec
 from engine.api.checks import check_text
 from engine.control import audit_log, batches
 from engine.control.change import Change, Changed, ControlPlane, change
-from engine.database import queries
 from engine.errors import Refusal
+from engine.queries import queries
 from engine.store.void_ranges import VoidRanges
 from engine.times import shown_instant
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from engine.postgres_types import Connection, Row
 
 _ID: Final = re.compile(r"void_([1-9][0-9]{0,17})")
-_SQL: Final = queries("voids")
+_SQL: Final = queries(__package__, "voids")
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from engine.control import erasure
 from engine.http.auth import API_KEY
-from engine.http.changes import answer, answer_change, plane_of, read_body
+from engine.http.changes import answer, answer_change, read_body
 from engine.http.routes import Route
+from engine.http.services import services_of
 from engine.ledger import users
 
 if TYPE_CHECKING:
@@ -31,7 +33,17 @@ def routes() -> list[Route]:
 
 async def show_user(request: web.Request) -> web.Response:
     """Show a user, with totals for each campaign and currency."""
-    return answer((await users.find(plane_of(request), request.match_info["id"])).document())
+    return answer((await _find(request)).document())
+
+
+async def _find(request: web.Request) -> users.User:
+    services = services_of(request)
+    return await users.find(
+        services.database,
+        services.redis,
+        request.match_info["id"],
+        tail_scan_max=services.settings.tail_scan_max,
+    )
 
 
 async def erase_user(request: web.Request) -> web.Response:
@@ -39,5 +51,5 @@ async def erase_user(request: web.Request) -> web.Response:
     asked = await read_body(request, ErasureRequest) if request.can_read_body else ErasureRequest()
     user, caller = request.match_info["id"], request[API_KEY].id
     return await answer_change(
-        request, lambda plane: users.erase(plane, user, actor=caller, reason=asked.reason)
+        request, lambda plane: erasure.erase(plane, user, actor=caller, reason=asked.reason)
     )

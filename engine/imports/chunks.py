@@ -12,10 +12,10 @@ import asyncpg
 from asyncpg.pgproto.pgproto import UUID  # made in C: the one of Python takes ten times as long
 
 from engine.codes.formats import SERIAL_LIMIT, split
-from engine.database import queries
 from engine.errors import Refusal
 from engine.imports.parser import Reason
 from engine.lookup.decoder import Decoder
+from engine.queries import queries
 from engine.store.configuration import IMPORTED, Batch, Registry
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CODE_COLUMNS: Final = ("digest", "batch", "serial")
 PROBLEM_COLUMNS: Final = ("import", "line", "last_line", "reason")
 _PART_ROWS: Final = 500
-_SQL: Final = queries("imports")
+_SQL: Final = queries(__package__, "imports")
 
 T = TypeVar("T")
 

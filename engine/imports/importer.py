@@ -18,13 +18,13 @@ import asyncpg
 from engine.codes.digests import Digester, file_mac
 from engine.control import batches, campaigns
 from engine.control.change import try_publish
-from engine.database import queries
 from engine.errors import Overloaded, Refusal, StoreUnavailable
 from engine.imports import records
 from engine.imports.chunks import Chunk, MintedCodes
 from engine.imports.index import ImportIndex
 from engine.imports.parser import CodeLines, Form
 from engine.imports.runner import ImportRun, Outcome
+from engine.queries import queries
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from engine.imports.records import Import
 
 HEAD_BYTES: Final = 1024  # by so much of its beginning a file is known that was not imported to its end
-_SQL: Final = queries("imports")
+_SQL: Final = queries(__package__, "imports")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Self
 
-from engine.database import queries
 from engine.errors import StoreUnavailable
+from engine.queries import queries
 from engine.store import keys
 from engine.store.link import pack
 from engine.store.pipeline import Pipeline
@@ -26,7 +26,7 @@ CHUNK_ROWS: Final = 5000
 _UNWATCH: Final = pack("UNWATCH")  # what a call that was given up began
 _MULTI: Final = pack("MULTI")
 _EXEC: Final = pack("EXEC")
-_SQL: Final = queries("imports")
+_SQL: Final = queries(__package__, "imports")
 
 Row = tuple[bytes, int]
 """Digest and serial of an imported code."""

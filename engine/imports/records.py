@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from engine.control import audit_log, campaigns
-from engine.database import queries
 from engine.errors import Refusal
 from engine.imports.index import CHUNK_ROWS, ImportIndex
+from engine.queries import queries
 from engine.times import shown_instant
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from engine.postgres_types import Row
 
 PROBLEMS_HEADER: Final = b"line,reason\n"
-_SQL: Final = queries("imports")
+_SQL: Final = queries(__package__, "imports")
 _ID: Final = re.compile(r"imp_([1-9][0-9]{0,8})")
 _LINES_PER_PIECE: Final = 5000
 

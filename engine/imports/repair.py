@@ -7,9 +7,9 @@ import logging
 import random
 from typing import TYPE_CHECKING, Final
 
-from engine.database import queries
 from engine.errors import Fault
 from engine.imports.index import ImportIndex
+from engine.queries import queries
 
 if TYPE_CHECKING:
     from engine.control.change import ControlPlane
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 INDEX_LOCK: Final = 0x7265_6469  # the advisory lock of the one process that mends the index
 _random: Final = random.Random()  # noqa: S311 - no secret; of its own, so that it disturbs nobody else's
 _JITTER: Final = (0.75, 1.25)
-_SQL: Final = queries("imports")
+_SQL: Final = queries(__package__, "imports")
 
 
 async def heal_index(plane: ControlPlane) -> None:

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from engine.control.change import Change, change
-from engine.database import queries
 from engine.errors import Refusal
 from engine.imports import records
 from engine.imports.index import IndexLost
+from engine.queries import queries
 from engine.store.configuration import IMPORTED
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SLICE_BYTES: Final = 1024  # read at a time, so that redemptions of the same worker do not wait long
 WRITER_LOCK: Final = 0x7265_6477  # the advisory lock of who writes a chunk
-_SQL: Final = queries("imports")
+_SQL: Final = queries(__package__, "imports")
 
 
 @dataclass(frozen=True, slots=True)

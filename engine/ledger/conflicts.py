@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from engine.database import queries
+from engine.queries import queries
 from engine.times import shown_instant
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from engine.database import Database
 
 ID_MAX: Final = 2**63 - 1
-_SQL: Final = queries("conflicts")
+_SQL: Final = queries(__package__, "conflicts")
 
 
 class Conflict(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,8 +13,8 @@ import heapq
 import itertools
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from engine.database import queries
 from engine.errors import Refusal
+from engine.queries import queries
 from engine.store.events import Event, EventId
 from engine.times import instant
 
@@ -31,7 +31,7 @@ TYPES: Final = frozenset(
 )
 SCAN_MAX: Final = 20_000
 
-_SQL: Final = queries("feed")
+_SQL: Final = queries(__package__, "feed")
 _VERSION: Final = 1
 _CHECK_BYTES: Final = 4
 _SHARDS_MAX: Final = 1024

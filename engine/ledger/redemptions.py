@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from engine.database import queries
 from engine.errors import Refusal, StoreUnavailable
 from engine.ledger.record import REDEMPTIONS, ROLLED_BACK, Found, Position, Since, found_in, given_back_in
 from engine.ledger.stream_tail import behind, event_at, ledger_offsets, read_tail, with_given_back
+from engine.queries import queries
 from engine.store import events
 from engine.store.events import EventId
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from engine.ledger.record import Wanted
     from engine.postgres_types import Connection
 
-_SQL: Final = queries("redemptions")
+_SQL: Final = queries(__package__, "redemptions")
 _SHARD_AFTER_ALL: Final = 32_767  # smallint
 _START: Final = EventId(_SHARD_AFTER_ALL, 2**53, 2**31 - 1)
 

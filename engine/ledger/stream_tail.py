@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from redis.exceptions import RedisError
 
-from engine.database import queries
 from engine.errors import StoreUnavailable
 from engine.ledger.record import Position
+from engine.queries import queries
 from engine.store import events, keys
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from engine.store.events import Event, EventId
 
 NEWEST: Final = "+"
-_SQL: Final = queries("redemptions")
+_SQL: Final = queries(__package__, "redemptions")
 
 
 class Tail(NamedTuple):

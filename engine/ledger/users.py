@@ -1,28 +1,22 @@
-"""Users as accounts: what each has redeemed in all, and the erasure of a name on request.
+"""Users as accounts: the totals of what each has redeemed.
 
 A user is whatever text merchants give; there is no table of them. Totals are those of the ledger
-and, as in ``reading``, of what the streams hold beyond it: the streams are read first, and what the
+and, as in ``redemptions``, of what the streams hold beyond it: the streams are read first, and what the
 ledger turns out to have is left out.
 """
 
 from __future__ import annotations
 
-import asyncio
-import secrets
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from redis.exceptions import RedisError
 
-from engine.api.checks import check_text
-from engine.control import audit_log
-from engine.control.change import Changed, ControlPlane
-from engine.database import queries
 from engine.errors import Refusal, StoreUnavailable
 from engine.ledger.record import REDEMPTIONS, ROLLED_BACK, Found, Position, found_in
-from engine.ledger.stream_tail import behind, entry_position, ledger_offsets, read_tail
-from engine.store import events, keys
+from engine.ledger.stream_tail import behind, ledger_offsets, read_tail
+from engine.queries import queries
+from engine.store import events
 from engine.store.events import EventId
 from engine.times import instant
 
@@ -31,11 +25,10 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
+    from engine.database import Database
     from engine.store.events import Event
 
-PSEUDONYM_BYTES: Final = 8
-_POLL_S: Final = 0.05
-_SQL: Final = queries("users")
+_SQL: Final = queries(__package__, "users")
 
 
 class Total(msgspec.Struct, kw_only=True):
@@ -83,35 +76,24 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-class Erasure(msgspec.Struct, frozen=True, kw_only=True):
-    """An erasure: the pseudonym that a user has now, and in how many entries of the ledger."""
-
-    user: str
-    events: int
-
-    def document(self) -> dict[str, object]:
-        """How it is shown; the name that was erased is not."""
-        return {"user": self.user, "status": "erased", "events": self.events}
-
-
-async def find(plane: ControlPlane, user: str) -> User:
-    """A user, by the name that merchants give.
+async def find(database: Database, redis: Redis, user: str, *, tail_scan_max: int) -> User:
+    """A user, by the name that merchants give. ``tail_scan_max``: stream entries that are read of a shard.
 
     Raises:
         Refusal: ``user_not_found``: no event names them.
         StoreUnavailable: PostgreSQL or Redis cannot be asked, or the ledger is further behind a stream
             than ``tail_scan_max`` entries.
     """
-    _check_name(user)
-    async with plane.database.connection() as connection:
+    check_name(user)
+    async with database.connection() as connection:
         offsets = await ledger_offsets(connection)
     read: list[Event] = []
     for shard, offset in offsets.items():
-        tail = await read_tail(plane.redis, shard, plane.settings.tail_scan_max, oldest=behind(offset))
+        tail = await read_tail(redis, shard, tail_scan_max, oldest=behind(offset))
         if tail.cut is not None:
             raise StoreUnavailable(f"the ledger is too far behind the stream of shard {shard}")
         read += [event for event in tail.events if event.user == user]
-    async with plane.database.transaction(snapshot=True) as connection:
+    async with database.transaction(snapshot=True) as connection:
         offsets = await ledger_offsets(connection)
         recent = [event for event in read if Position.of(event.id) > offsets[event.id.shard]]
         given_back = _given_back(recent)
@@ -131,77 +113,14 @@ async def find(plane: ControlPlane, user: str) -> User:
     )
 
 
-async def erase(plane: ControlPlane, user: str, *, actor: str, reason: str | None = None) -> Changed[Erasure]:
-    """Put a random pseudonym in place of a user's name, wherever the ledger has it; sums stay as they are.
-
-    First waits until the ledger has what the streams held when this began, so that none of it brings
-    the name back. ``actor`` is the id of an API key or ``cli``. Nothing leads from the name to the
-    pseudonym: the audit log has only the latter.
+def check_name(user: str) -> None:
+    """Refuse a name that no event can have: an empty one, or one with characters that do not print.
 
     Raises:
-        Refusal: ``user_not_found``; ``malformed_request``: a reason that will not do.
-        Replayed: what the plane's receipt has to say.
-        StoreUnavailable: PostgreSQL or Redis cannot be used, or the ledger does not get there within
-            ``erasure_timeout_s``, or its change takes longer than that; nothing is changed.
-        OutcomeUnknown: PostgreSQL went away during the commit.
+        Refusal: ``user_not_found``.
     """
-    if reason is not None:
-        check_text("reason", reason, plane.settings.reason_length_max)
-    _check_name(user)
-    await _let_ledger_catch_up(plane)
-    pseudonym = f"erased-{secrets.token_hex(PSEUDONYM_BYTES)}"
-    timeout_s = plane.settings.erasure_timeout_s
-    async with plane.database.transaction() as connection:
-        if plane.receipt is not None:
-            await plane.receipt.claim(connection)
-        done = await connection.execute(_SQL["erase"], user, pseudonym, timeout=timeout_s)
-        of_rejects = await connection.execute(_SQL["erase_rejects"], user.encode(), pseudonym.encode())
-        erasure = Erasure(user=pseudonym, events=_rows(done) + _rows(of_rejects))
-        if not erasure.events:
-            raise Refusal("user_not_found")
-        await audit_log.record(
-            connection,
-            act="erase_user",
-            actor=actor,
-            subject=f"user:{pseudonym}",
-            reason=reason,
-            details={"events": erasure.events},
-        )
-        if plane.receipt is not None:
-            await plane.receipt.keep(connection, erasure)
-    return Changed(erasure, published=True)
-
-
-def _check_name(user: str) -> None:
-    """An event without a user names nobody; what does not print was never taken as a user."""
     if not user or not user.isprintable():
         raise Refusal("user_not_found")
-
-
-async def _let_ledger_catch_up(plane: ControlPlane) -> None:
-    """Wait until the ledger has every entry that the streams have now."""
-    deadline = asyncio.get_running_loop().time() + plane.settings.erasure_timeout_s
-    async with plane.database.connection() as connection:
-        offsets = await ledger_offsets(connection)
-    ends = [end for shard in offsets if (end := await _end_of_stream(plane.redis, shard)) is not None]
-    while any(offsets[end.shard] < end for end in ends):
-        if asyncio.get_running_loop().time() > deadline:
-            raise StoreUnavailable("the ledger has not caught up with the streams in time")
-        await asyncio.sleep(_POLL_S)
-        async with plane.database.connection() as connection:
-            offsets = await ledger_offsets(connection)
-
-
-async def _end_of_stream(redis: Redis, shard: int) -> Position | None:
-    try:
-        entries: Any = await redis.xrevrange(keys.events(shard), count=1)
-    except (OSError, RedisError) as error:
-        raise StoreUnavailable(str(error)) from error
-    return entry_position(shard, entries[0][0]) if entries else None
-
-
-def _rows(status: str) -> int:
-    return int(status.removeprefix("UPDATE "))
 
 
 def _given_back(recent: Iterable[Event]) -> dict[str, int]:

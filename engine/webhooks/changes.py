@@ -16,9 +16,9 @@ from msgspec import UNSET, UnsetType
 from engine.api.checks import check_text
 from engine.control import audit_log
 from engine.control.change import Changed, ControlPlane
-from engine.database import queries
 from engine.errors import Refusal
 from engine.ledger.feed import BEGINNING, TYPES, Cursor, newest, parse_cursor
+from engine.queries import queries
 from engine.webhooks.addresses import is_address, is_public
 from engine.webhooks.endpoints import ID, ID_MAX, Webhook, WebhookWithSecret, read
 
@@ -38,7 +38,7 @@ DEAD_LETTERS_MAX: Final = 1000
 """Dead letters of one call that replays them."""
 SECRET_BYTES: Final = 32  # Standard Webhooks wants 24 to 64
 FROM_BEGINNING: Final = "beginning"
-_SQL: Final = queries("webhooks")
+_SQL: Final = queries(__package__, "webhooks")
 
 T = TypeVar("T")
 

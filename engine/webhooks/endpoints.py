@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from engine.database import queries
 from engine.errors import Refusal
+from engine.queries import queries
 from engine.times import shown_instant
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ID_MAX: Final = 2**63 - 1
 ID: Final = re.compile(r"wh_[1-9][0-9]{0,17}")
-_SQL: Final = queries("webhooks")
+_SQL: Final = queries(__package__, "webhooks")
 
 
 class Secret(msgspec.Struct, frozen=True):

@@ -26,7 +26,7 @@ def sql_files(package: str) -> dict[str, set[str]]:
 
 def file_of(call: ast.Call, module: Path) -> str:
     """The file that ``queries(package, name)`` reads."""
-    package, name = call.args if len(call.args) == 2 else (ast.Constant("engine.sql"), call.args[0])
+    package, name = call.args
     folder = module.parent
     if isinstance(package, ast.Constant):
         folder = ROOT / str(package.value).replace(".", "/")

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 import pytest
 
-from engine.database import queries
-from engine.queries import queries as queries_of
+from engine.queries import queries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,54 +23,63 @@ BETWEEN: Final = "1000400, 32767, 0, 1000300, 1000, 'redeemed', '{0-1000350-0}',
 # index: the queries that are why it is there, as (file, name, arguments)
 OF_THE_LEDGER: Final = {
     "ledger_pkey": [
-        ("redemptions", "by_id", "0, 1000007, 0"),
-        ("users", "named", "'{0,0}', '{1000007,1000008}', '{0,0}'"),
+        ("engine.ledger.redemptions", "by_id", "0, 1000007, 0"),
+        ("engine.ledger.users", "named", "'{0,0}', '{1000007,1000008}', '{0,0}'"),
     ],
     "ledger_seq": [
         ("persister.reconcile.audit", "rows", "0, 100, 200"),
-        ("feed", "page", "'{5}', 200, 100, NULL, NULL"),
+        ("engine.ledger.feed", "page", "'{5}', 200, 100, NULL, NULL"),
     ],
     "ledger_user": [
-        *(("redemptions", "by_user", f"{head}, 'user 7', NULL") for head in (PAGE, BY_STATE, BETWEEN)),
-        ("redemptions", "by_user", f"{PAGE}, 'user 7', 'cmp_3'"),
-        ("users", "seen", "'user 7'"),
-        ("users", "totals", "'user 7', '{}'"),
-        ("users", "erase", "'user 7', 'erased-1'"),
+        *(
+            ("engine.ledger.redemptions", "by_user", f"{head}, 'user 7', NULL")
+            for head in (PAGE, BY_STATE, BETWEEN)
+        ),
+        ("engine.ledger.redemptions", "by_user", f"{PAGE}, 'user 7', 'cmp_3'"),
+        ("engine.ledger.users", "seen", "'user 7'"),
+        ("engine.ledger.users", "totals", "'user 7', '{}'"),
+        ("engine.control.erasure", "erase", "'user 7', 'erased-1'"),
     ],
     "ledger_campaign": [
-        ("redemptions", "by_campaign", f"{head}, 'cmp_3'") for head in (PAGE, BY_STATE, BETWEEN)
+        ("engine.ledger.redemptions", "by_campaign", f"{head}, 'cmp_3'") for head in (PAGE, BY_STATE, BETWEEN)
     ],
     "ledger_order": [
         *(
-            ("redemptions", "by_order", f"{head}, 'order 7', NULL, NULL")
+            ("engine.ledger.redemptions", "by_order", f"{head}, 'order 7', NULL, NULL")
             for head in (PAGE, BY_STATE, BETWEEN)
         ),
-        ("redemptions", "by_order", f"{PAGE}, 'order 7', 'user 7', 'cmp_3'"),
+        ("engine.ledger.redemptions", "by_order", f"{PAGE}, 'order 7', 'user 7', 'cmp_3'"),
     ],
     "ledger_redemption": [
-        ("redemptions", "history", "'0-1000007-0'"),
-        ("redemptions", "by_id", "0, 1000007, 0"),
-        *(("redemptions", "by_campaign", f"{head}, 'cmp_3'") for head in (PAGE, BY_STATE, BETWEEN)),
-        ("users", "totals", "'user 7', '{}'"),
-        ("control", "voids_since", "4990"),
+        ("engine.ledger.redemptions", "history", "'0-1000007-0'"),
+        ("engine.ledger.redemptions", "by_id", "0, 1000007, 0"),
+        *(
+            ("engine.ledger.redemptions", "by_campaign", f"{head}, 'cmp_3'")
+            for head in (PAGE, BY_STATE, BETWEEN)
+        ),
+        ("engine.ledger.users", "totals", "'user 7', '{}'"),
+        ("engine.control.control", "voids_since", "4990"),
     ],
 }
 OF_OTHERS: Final = {
-    "api_keys_version": [("control", "keys_since", "4990")],
-    "campaigns_version": [("control", "campaigns_since", "4990")],
-    "batches_version": [("control", "batches_since", "4990")],
-    "batches_campaign": [("batches", "page", "101, 'cmp_3', 0"), ("campaigns", "has_batches", "'cmp_3'")],
-    "voids_batch": [("voids", "of_batch", "3")],
-    "voids_version_key": [("control", "voids_since", "4990")],
-    "acts_act": [("acts", "page", "101, 9000000, 'export', NULL")],
-    "acts_subject": [("acts", "page", "101, 9000000, NULL, 'batch:3'")],
-    "admin_receipts_at": [("admin_receipts", "forget", "86400, 1000")],
-    "imports_campaign": [("imports", "page", "101, 'cmp_3', 0")],
-    "imported_codes_batch": [("imports", "codes", "3, 0, 100")],
-    "webhook_secrets_webhook": [("webhooks", "count_secrets", "'wh_7'")],
-    "webhook_dead_letters_webhook": [("webhooks", "dead_letters", "'wh_7', 9000000, 101")],
+    "api_keys_version": [("engine.control.control", "keys_since", "4990")],
+    "campaigns_version": [("engine.control.control", "campaigns_since", "4990")],
+    "batches_version": [("engine.control.control", "batches_since", "4990")],
+    "batches_campaign": [
+        ("engine.control.batches", "page", "101, 'cmp_3', 0"),
+        ("engine.control.campaigns", "has_batches", "'cmp_3'"),
+    ],
+    "voids_batch": [("engine.control.voids", "of_batch", "3")],
+    "voids_version_key": [("engine.control.control", "voids_since", "4990")],
+    "acts_act": [("engine.control.audit_log", "page", "101, 9000000, 'export', NULL")],
+    "acts_subject": [("engine.control.audit_log", "page", "101, 9000000, NULL, 'batch:3'")],
+    "admin_receipts_at": [("engine.control.idempotency", "forget", "86400, 1000")],
+    "imports_campaign": [("engine.imports.imports", "page", "101, 'cmp_3', 0")],
+    "imported_codes_batch": [("engine.imports.imports", "codes", "3, 0, 100")],
+    "webhook_secrets_webhook": [("engine.webhooks.webhooks", "count_secrets", "'wh_7'")],
+    "webhook_dead_letters_webhook": [("engine.webhooks.webhooks", "dead_letters", "'wh_7', 9000000, 101")],
     "webhook_dead_letters_replay": [("persister.webhooks.delivery", "replay", "'wh_7'")],
-    "webhook_attempts_webhook": [("webhooks", "attempts", "'wh_7', 9000000, 101, NULL")],
+    "webhook_attempts_webhook": [("engine.webhooks.webhooks", "attempts", "'wh_7', 9000000, 101, NULL")],
     "webhook_attempts_at": [("persister.webhooks.delivery", "forget_attempts", "168, 1000")],
 }
 
@@ -146,8 +154,8 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 async def explain(connection: Connection, file: str, name: str, arguments: str) -> list[dict[str, Any]]:
     """How a named query would be carried out, with these arguments in SQL."""
-    package, _, room_file = file.rpartition(".")
-    text = (queries_of(package, room_file) if package else queries(file))[name]
+    package, _, base = file.rpartition(".")
+    text = queries(package, base)[name]
     await connection.execute(f"PREPARE asked AS {text}")
     try:
         plan = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE asked ({arguments})")

@@ -12,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 from yarl import URL
 
+from engine.control import erasure
 from engine.control.change import ControlPlane  # noqa: TC001 - likewise
 from engine.errors import Refusal, StoreUnavailable
 from engine.ledger import users
@@ -169,7 +170,11 @@ async def test_what_moves_to_the_ledger_while_it_is_summed_up_counts_once(
     for number, code in enumerate(codes, 1):
         _, redeemed = await merchant.redeem(code, amount=10)
         await roll_back(merchant, redeemed["id"], amount=3)
-        (total,) = (await users.find(moving, "ann")).totals
+        (total,) = (
+            await users.find(
+                moving.database, moving.redis, "ann", tail_scan_max=moving.settings.tail_scan_max
+            )
+        ).totals
         assert (total.redemptions, total.amount_redeemed, total.amount) == (number, 10 * number, 7 * number)
 
 
@@ -209,7 +214,7 @@ async def test_who_was_never_named_is_not_found(merchant: Merchant, plane: Contr
         for path in ("", "/", "//erasure"):
             assert (await merchant.call("GET", f"/v1/users{path}"))[0] in {404, 405}
     with pytest.raises(Refusal):
-        await users.find(plane, "")
+        await users.find(plane.database, plane.redis, "", tail_scan_max=10)
 
 
 async def test_each_call_needs_its_scope(plane: ControlPlane) -> None:
@@ -393,4 +398,4 @@ async def test_an_erasure_without_redis_does_nothing(plane: ControlPlane) -> Non
     nowhere = Redis.from_url("redis://127.0.0.1:1/0")
     async with nowhere:
         with pytest.raises(StoreUnavailable):
-            await users.erase(replace(plane, redis=nowhere), NAME, actor="cli")
+            await erasure.erase(replace(plane, redis=nowhere), NAME, actor="cli")

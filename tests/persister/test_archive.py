@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 import pytest
 
-from engine.control import campaigns
+from engine.control import campaigns, erasure
 from engine.control.campaigns import CampaignChange
 from engine.control.publishing import publish
-from engine.ledger import users
 from engine.store import keys
 from persister import archive
 from persister.archive import DAY_MS, ArchiveRefused, archive_months
@@ -235,7 +234,7 @@ async def test_a_ledger_that_was_changed_is_not_taken_apart(story: Story) -> Non
 
 async def test_a_name_is_erased_from_what_was_kept_and_the_chain_holds(story: Story) -> None:
     await taken_out(story.plane)
-    await users.erase(story.plane, "ann", actor="cli")
+    await erasure.erase(story.plane, "ann", actor="cli")
     assert await findings(story.plane) == []
 
 

@@ -108,14 +108,14 @@ async def test_it_goes_on_after_the_persister_was_killed(
 async def test_an_erasure_leaves_the_chain_and_nothing_to_know_the_name_by(
     settings: Settings, stream: Stream, ledger: Ledger
 ) -> None:
-    from engine.database import queries  # noqa: PLC0415 - the very statement
+    from engine.queries import queries  # noqa: PLC0415 - the very statement
 
     await stream.add(20)
     for number in range(3):
         stream.ids.append(await stream.add_raw(values(number, user="ann")))
     async with persisting(settings):
         await ledger.reaches(stream)
-    erase, links_before = queries("users")["erase"], await links(ledger)
+    erase, links_before = queries("engine.control", "erasure")["erase"], await links(ledger)
     before = await ledger.connection.fetch("SELECT user_seal FROM ledger WHERE user_id = 'ann'")
     assert await ledger.connection.execute(erase, "ann", PSEUDONYM) == "UPDATE 3"
     assert await ledger.connection.execute(erase, PSEUDONYM, "erased-2") == "UPDATE 3"  # and that one, too

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from engine.control import erasure
 from engine.control.publishing import publish
 from engine.errors import StoreBehind
-from engine.ledger import users
 from engine.store import keys
 from persister.rebuild import rebuild as module
 from persister.rebuild.rebuild import RebuildRefused, rebuild
@@ -137,7 +137,7 @@ async def test_a_hold_of_a_user_whose_name_was_erased_is_not_live_once_it_was_co
             for code in codes
         ]
         await persist(plane.settings)
-        await users.erase(plane, "ann", actor="cli")
+        await erasure.erase(plane, "ann", actor="cli")
         assert (await merchant.call("POST", f"/v1/holds/{holds[0]}/confirm", json={}))[0] == 200
         assert await rebuilt(plane) == 1
         assert not (await reconcile(plane.settings, {}, silent)).findings

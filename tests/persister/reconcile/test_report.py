@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from engine.control import erasure
 from engine.control.publishing import publish
 from engine.errors import Refusal
-from engine.ledger import users
 from engine.store import keys
 from engine.store.idempotency import bucketed
 from persister.rebuild.rebuild import rebuild
@@ -95,7 +95,7 @@ async def test_beside_live_traffic_nothing_is_found(plane: ControlPlane, merchan
             reports.append(await audited(plane))
             name = shoppers[len(reports) % len(shoppers)].name
             with contextlib.suppress(Refusal):
-                await users.erase(plane, name, actor="cli")
+                await erasure.erase(plane, name, actor="cli")
         await acting
         await persisted(plane)
         reports.append(await audited(plane))
@@ -120,7 +120,7 @@ async def test_what_was_rebuilt_agrees_and_goes_on_to(plane: ControlPlane, merch
     codes = await issue_all(plane, 20)
     await asyncio.gather(*(Shopper(merchant, codes, seed).act(60) for seed in range(3)))
     async with persisting(plane.settings):
-        await users.erase(plane, "user-1", actor="cli")
+        await erasure.erase(plane, "user-1", actor="cli")
     await rebuild(plane.settings, silent)
     await publish(plane.redis, plane.database)
     assert (await audited(plane)).findings == []

@@ -1,5 +1,3 @@
--- Used by engine/control/idempotency.py.
-
 -- name: claim
 -- Waits for a transaction that has claimed the same key, and gives nothing where that has been committed.
 INSERT INTO admin_receipts (actor, key, fingerprint) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING true;

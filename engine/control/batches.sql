@@ -1,5 +1,3 @@
--- Used by engine/control/batches.py.
-
 -- name: issued
 SELECT coalesce(sum(count), 0)::bigint FROM batches WHERE format = $1;
 

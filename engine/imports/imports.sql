@@ -1,5 +1,3 @@
--- Used by engine/imports.
-
 -- name: by_key
 SELECT * FROM imports WHERE key_digest = $1;
 

@@ -1,5 +1,3 @@
--- Used by engine/control/campaigns.py.
-
 -- name: next_number
 SELECT nextval('campaign_ids');
 

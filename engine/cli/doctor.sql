@@ -1,4 +1,4 @@
--- What `redeem doctor` asks. Used by engine/cli/diagnosis.py.
+-- What `redeem doctor` asks.
 
 -- name: fsync
 SHOW fsync;

@@ -1,4 +1,4 @@
--- Versions of the configuration, and what changed since one. Used by engine/control/change.py, publishing.py and healing.py.
+-- Versions of the configuration, and what changed since one.
 
 -- name: next_version
 UPDATE deployment SET control_version = control_version + 1 RETURNING control_version, shards;

@@ -1,4 +1,4 @@
--- Used by engine/control/api_keys.py. Whoever lists keys never sees a digest.
+-- Whoever lists keys never sees a digest.
 
 -- name: insert
 INSERT INTO api_keys (id, name, digest, scopes, version) VALUES ($1, $2, $3, $4, $5)

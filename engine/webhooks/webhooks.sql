@@ -1,4 +1,4 @@
--- Used by engine/webhooks/endpoints.py. Nothing here reads a secret back.
+-- Nothing here reads a secret back.
 
 -- name: lock
 -- Who makes one counts them first.

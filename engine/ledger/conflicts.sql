@@ -1,4 +1,4 @@
--- Codes that succeeded more often than they may; the persister finds them. Used by engine/ledger/conflicts.py.
+-- Codes that succeeded more often than they may; the persister finds them.
 
 -- name: page
 SELECT id, kind, redemption, campaign, batch, serial, last4, used, allowed, at

@@ -1,5 +1,3 @@
--- Used by engine/ledger/feed.py.
-
 -- name: offsets
 SELECT shard, seq FROM ledger_offsets ORDER BY shard;
 

@@ -1,4 +1,4 @@
--- The audit log. Used by engine/control/audit_log.py.
+-- The audit log.
 
 -- name: record
 INSERT INTO acts (actor, act, subject, reason, details) VALUES ($1, $2, $3, $4, $5) RETURNING id;

@@ -1,4 +1,4 @@
--- Used by engine/ledger/redemptions.py. Lists: newest first, from behind $1 to $3; $4 is the oldest time. Of the first $5
+-- Lists: newest first, from behind $1 to $3; $4 is the oldest time. Of the first $5
 -- redemptions those of the state $6 (null: any), those named in $7, and the last, so that it is known; at most $8.
 
 -- name: by_id

@@ -1,5 +1,3 @@
--- Used by engine/control/voids.py.
-
 -- name: insert
 INSERT INTO voids (batch, first_serial, last_serial, void, reason, actor, idempotency_key, version)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)

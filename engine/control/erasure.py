@@ -1,0 +1,106 @@
+"""The erasure of a user's name from the ledger, on request."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from redis.exceptions import RedisError
+
+from engine.api.checks import check_text
+from engine.control import audit_log
+from engine.control.change import Changed, ControlPlane
+from engine.errors import Refusal, StoreUnavailable
+from engine.ledger.stream_tail import entry_position, ledger_offsets
+from engine.ledger.users import check_name
+from engine.queries import queries
+from engine.store import keys
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from engine.ledger.record import Position
+
+PSEUDONYM_BYTES: Final = 8
+_POLL_S: Final = 0.05
+_SQL: Final = queries(__package__, "erasure")
+
+
+class Erasure(msgspec.Struct, frozen=True, kw_only=True):
+    """An erasure: the pseudonym that a user has now, and in how many entries of the ledger."""
+
+    user: str
+    events: int
+
+    def document(self) -> dict[str, object]:
+        """How it is shown; the name that was erased is not."""
+        return {"user": self.user, "status": "erased", "events": self.events}
+
+
+async def erase(plane: ControlPlane, user: str, *, actor: str, reason: str | None = None) -> Changed[Erasure]:
+    """Put a random pseudonym in place of a user's name, wherever the ledger has it; sums stay as they are.
+
+    First waits until the ledger has what the streams held when this began, so that none of it brings
+    the name back. ``actor`` is the id of an API key or ``cli``. Nothing leads from the name to the
+    pseudonym: the audit log has only the latter.
+
+    Raises:
+        Refusal: ``user_not_found``; ``malformed_request``: a reason that will not do.
+        Replayed: what the plane's receipt has to say.
+        StoreUnavailable: PostgreSQL or Redis cannot be used, or the ledger does not get there within
+            ``erasure_timeout_s``, or its change takes longer than that; nothing is changed.
+        OutcomeUnknown: PostgreSQL went away during the commit.
+    """
+    if reason is not None:
+        check_text("reason", reason, plane.settings.reason_length_max)
+    check_name(user)
+    await _let_ledger_catch_up(plane)
+    pseudonym = f"erased-{secrets.token_hex(PSEUDONYM_BYTES)}"
+    timeout_s = plane.settings.erasure_timeout_s
+    async with plane.database.transaction() as connection:
+        if plane.receipt is not None:
+            await plane.receipt.claim(connection)
+        done = await connection.execute(_SQL["erase"], user, pseudonym, timeout=timeout_s)
+        of_rejects = await connection.execute(_SQL["erase_rejects"], user.encode(), pseudonym.encode())
+        erasure = Erasure(user=pseudonym, events=_rows(done) + _rows(of_rejects))
+        if not erasure.events:
+            raise Refusal("user_not_found")
+        await audit_log.record(
+            connection,
+            act="erase_user",
+            actor=actor,
+            subject=f"user:{pseudonym}",
+            reason=reason,
+            details={"events": erasure.events},
+        )
+        if plane.receipt is not None:
+            await plane.receipt.keep(connection, erasure)
+    return Changed(erasure, published=True)
+
+
+async def _let_ledger_catch_up(plane: ControlPlane) -> None:
+    """Wait until the ledger has every entry that the streams have now."""
+    deadline = asyncio.get_running_loop().time() + plane.settings.erasure_timeout_s
+    async with plane.database.connection() as connection:
+        offsets = await ledger_offsets(connection)
+    ends = [end for shard in offsets if (end := await _end_of_stream(plane.redis, shard)) is not None]
+    while any(offsets[end.shard] < end for end in ends):
+        if asyncio.get_running_loop().time() > deadline:
+            raise StoreUnavailable("the ledger has not caught up with the streams in time")
+        await asyncio.sleep(_POLL_S)
+        async with plane.database.connection() as connection:
+            offsets = await ledger_offsets(connection)
+
+
+async def _end_of_stream(redis: Redis, shard: int) -> Position | None:
+    try:
+        entries: Any = await redis.xrevrange(keys.events(shard), count=1)
+    except (OSError, RedisError) as error:
+        raise StoreUnavailable(str(error)) from error
+    return entry_position(shard, entries[0][0]) if entries else None
+
+
+def _rows(status: str) -> int:
+    return int(status.removeprefix("UPDATE "))
