@@ -214,7 +214,7 @@ async def check_page(filled: Connection, name: str, index: str, whose: str) -> N
         ("'partly_rolled_back'", 300, 300),
         ("'redeemed'", 300, 120),
     ):
-        await filled.execute(f"PREPARE asked AS {queries('redemptions')[name]}")
+        await filled.execute(f"PREPARE asked AS {queries('engine.ledger', 'redemptions')[name]}")
         plan = await filled.fetchval(
             "EXPLAIN (ANALYZE, FORMAT JSON)"
             f" EXECUTE asked ({NEWEST}, 0, {look_at}, {state}, '{{}}', 101, {whose})"
