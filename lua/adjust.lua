@@ -4,8 +4,8 @@
 -- `replayed <the first answer>`.
 local attempt_width = 19
 
--- @include lib/head
--- @include lib/receipts
+-- @include lib/preamble
+-- @include lib/idempotency
 
 local function adjust()
     local campaign = read_campaign()

@@ -5,7 +5,7 @@
 -- its campaign's starts_at_ms, ends_at_ms and max_uses.
 local attempt_width = 19
 
--- @include lib/head
+-- @include lib/preamble
 -- @include lib/redeem
 
 local STATE_NAMES = { [FRESH] = 'fresh', [REDEEMED] = 'redeemed', [HELD] = 'held', [VOID] = 'void' }

@@ -5,8 +5,8 @@
 -- one of them was, and nothing was done; or `replayed <the first answer>`.
 local attempt_width = 19
 
--- @include lib/head
--- @include lib/receipts
+-- @include lib/preamble
+-- @include lib/idempotency
 -- @include lib/redeem
 
 local function redeem_all()

@@ -7,8 +7,8 @@
 -- `changed`: the record is another now.
 local attempt_width = 22
 
--- @include lib/head
--- @include lib/receipts
+-- @include lib/preamble
+-- @include lib/idempotency
 -- @include lib/holds
 
 -- Why a hold that is there cannot be confirmed.

@@ -4,8 +4,8 @@
 -- holds an amount ` <balance left>`; else as redeem.lua.
 local attempt_width = 20
 
--- @include lib/head
--- @include lib/receipts
+-- @include lib/preamble
+-- @include lib/idempotency
 -- @include lib/use
 
 local function answer_held(id, hold_amount, expires_at_ms, left)

@@ -6,8 +6,8 @@
 -- campaign as the caller knows it; `due`: to be asked again once expired holds are given back.
 local attempt_width = 19
 
--- @include lib/head
--- @include lib/receipts
+-- @include lib/preamble
+-- @include lib/idempotency
 -- @include lib/use
 -- @include lib/redeem
 

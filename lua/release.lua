@@ -6,8 +6,8 @@
 -- confirm.lua.
 local attempt_width = 22
 
--- @include lib/head
--- @include lib/receipts
+-- @include lib/preamble
+-- @include lib/idempotency
 -- @include lib/holds
 
 local function release(hold_id, hold_record, event_type)

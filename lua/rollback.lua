@@ -5,8 +5,8 @@
 -- refusal's code, or `replayed <the first answer>`.
 local attempt_width = 23
 
--- @include lib/head
--- @include lib/receipts
+-- @include lib/preamble
+-- @include lib/idempotency
 
 -- How much to give back, and whether that is all of it; or a refusal.
 local function decide(campaign, redeemed_amount, given_back)

@@ -5,8 +5,8 @@
 -- and `void_by_range`; `already_redeemed`; or `replayed <the first answer>`.
 local attempt_width = 21
 
--- @include lib/head
--- @include lib/receipts
+-- @include lib/preamble
+-- @include lib/idempotency
 -- @include lib/holds
 
 local function change(make_void, void_by_range)

@@ -256,7 +256,7 @@ class Claim(Attempt):
     """
 
     __slots__ = ("_attempt",)
-    script = load_script("claim")
+    script = load_script("claim_key")
     success = "claimed"
 
     def __init__(self, attempt: Attempt | Combined, shard: int) -> None:

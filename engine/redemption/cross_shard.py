@@ -55,7 +55,7 @@ class SpanStep(Attempt):
     """One step of a span, on the shard where it is kept. ``outcome`` is the script's first word."""
 
     __slots__ = ("_payload", "_step", "outcome", "rest")
-    script = load_script("span", "spans_at", "step", "span_id", "nonce", "payload_at")
+    script = load_script("cross_shard", "spans_at", "step", "span_id", "nonce", "payload_at")
 
     def __init__(
         self, core: Core, span: Span, shard: int, step: tuple[str, str, str], payload: bytes
@@ -68,7 +68,7 @@ class SpanStep(Attempt):
         self.outcome, self.rest = "", b""
 
     def write_to(self, call: Call) -> None:
-        """Append the fields of ``span.lua``."""
+        """Append the fields of ``cross_shard.lua``."""
         super().write_to(call)
         call.fields += (call.key(keys.spans(self.place.shard)), *self._step, call.raw(self._payload))
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from engine.store.events import EventId
 
 OWN_MARK: Final = (
-    "\x1f"  # in an order: what follows makes a hold a span's own (spanning, lua/lib/pending.lua)
+    "\x1f"  # in an order: what follows makes a hold a span's own (spanning, lua/lib/unit_of_work.lua)
 )
 EXPIRED: Final = b"expired"  # in place of the record of a hold whose time was over (lua/lib/holds.lua)
 _TRIES: Final = 5  # a record changes while it is confirmed only if its order renews it at that moment

@@ -1,4 +1,4 @@
-"""One call of a script while it is put together: its keys, and its attempts' fields (lua/lib/head.lua)."""
+"""One call of a script while it is put together: its keys, and its attempts' fields (lua/lib/preamble.lua)."""
 
 from __future__ import annotations
 

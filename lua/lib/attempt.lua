@@ -7,7 +7,7 @@ local attempt = {
     campaign_at = 0, state_at = 0, used_at = 0, users_at = 0, receipts_at = 0, receipts_before_at = 0,
     offset = '', used_field = '', user_digest = '', receipt_digest = '', fingerprint = '',
     batch = '', serial = '', last4 = '', user = '', amount = '', order = '', key = '', actor = '',
-    counted_read = false, used_read = false, -- what was read of its user and its code (lib/pending)
+    counted_read = false, used_read = false, -- what was read of its user and its code (lib/unit_of_work)
 }
 
 local function read_attempt(at)

@@ -2,7 +2,7 @@
 -- as if it were redeemed. Its record: `<expires at, ms> order user amount campaign batch serial last4 actor`,
 -- a line each, or EXPIRED for a day after it has: so that whoever comes too late is told so.
 
--- @include lib/pending
+-- @include lib/unit_of_work
 
 local EXPIRED = 'expired'
 local EXPIRED_KEPT_MS = 86400000

@@ -1,6 +1,6 @@
 -- Whether the attempt's code can be used now, and what it gives.
 
--- @include lib/pending
+-- @include lib/unit_of_work
 -- @include lib/holds
 
 local function refusal_of_campaign(campaign)

@@ -4,8 +4,8 @@
 -- Answers, one for each attempt: `claimed`, or `idempotency_key_reused`.
 local attempt_width = 19
 
--- @include lib/head
--- @include lib/receipts
+-- @include lib/preamble
+-- @include lib/idempotency
 
 local answers = { 'ok' }
 for at = 1, #fields, attempt_width do

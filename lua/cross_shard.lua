@@ -3,14 +3,14 @@
 -- the moment that it is decided what must be done, whoever does it (engine/redemption/cross_shard.py).
 -- `step` is `begin`: nobody else is to work on it for BUSY_MS; `decide`: keep `payload`;
 -- `end`: nothing is left to do; a receipt of `payload` is kept, if there is one.
--- With `begin` its key is claimed, as claim.lua does: whoever uses it for something else is told so.
+-- With `begin` its key is claimed, as claim_key.lua does: whoever uses it for something else is told so.
 -- Answers, one for each attempt: `begun`, and on a line of its own who had begun it before and is gone;
 -- `decided`, `ended`; `busy`: somebody works on it; `lost`: somebody
 -- took it over; `resume`, and on lines of their own what was decided; `replayed <the first answer>`.
 local attempt_width = 24
 
--- @include lib/head
--- @include lib/receipts
+-- @include lib/preamble
+-- @include lib/idempotency
 
 local BUSY_MS = 10000
 local spans = {}

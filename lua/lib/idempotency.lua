@@ -1,7 +1,7 @@
 -- Receipts: what an idempotency key was answered. A value is the fingerprint of the
 -- request (8 bytes) and the answer behind it.
 
--- @include lib/pending
+-- @include lib/unit_of_work
 
 local FINGERPRINT_LENGTH, HALF = 8, 4
 local REBUILT, UNKNOWN = string.rep('\0', HALF), string.rep('\0', HALF) -- engine/store/idempotency.py
