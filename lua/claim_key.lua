@@ -1,20 +1,13 @@
 #!lua
--- Claims idempotency keys on the shard that each belongs to, for attempts on codes of other shards: there their
--- receipts are, and a key that is used again with a code of yet another shard is noticed here.
--- Answers, one for each attempt: `claimed`, or `idempotency_key_reused`.
-local attempt_width = 19
+-- Claims idempotency keys, each on the shard that the key belongs to, for attempts on codes of other shards. Whoever uses
+-- the key again with a code of yet another shard is told so here.
+-- Answers, one for each attempt: `claimed`; `replayed <the first answer>`, if the same request has been here before; or
+-- `idempotency_key_reused`.
 
--- @include lib/preamble
--- @include lib/idempotency
+-- @include lib/answer_each
 
-local answers = { 'ok' }
-for at = 1, #fields, attempt_width do
-    read_attempt(at)
-    local answer = read_receipt()
-    if not answer then
-        keep_receipt('claimed')
-    end
-    answers[#answers + 1] = answer == 'idempotency_key_reused' and answer or 'claimed'
+local function claim_key()
+    return ANSWER.claimed
 end
-write_pending()
-return answers
+
+return answer_each(claim_key)

@@ -1,69 +1,70 @@
 #!lua
--- A combined redemption over several shards, on the shard where its key belongs: who works on it, and from
--- the moment that it is decided what must be done, whoever does it (engine/redemption/cross_shard.py).
--- `step` is `begin`: nobody else is to work on it for BUSY_MS; `decide`: keep `payload`;
--- `end`: nothing is left to do; a receipt of `payload` is kept, if there is one.
--- With `begin` its key is claimed, as claim_key.lua does: whoever uses it for something else is told so.
--- Answers, one for each attempt: `begun`, and on a line of its own who had begun it before and is gone;
--- `decided`, `ended`; `busy`: somebody works on it; `lost`: somebody
--- took it over; `resume`, and on lines of their own what was decided; `replayed <the first answer>`.
-local attempt_width = 24
+-- The commit record of a cross-shard transaction, on the shard where its idempotency key belongs: which worker is at it,
+-- and, as soon as it is decided, what must be done, whoever does it (engine/redemption/cross_shard.py).
+-- `step` is `begin`: keep all others from it for BUSY_MS; `decide`: keep `payload`; `end`: nothing is left to do, and
+-- `payload`, unless it is empty, becomes the idempotency record. `begin` also claims the key, as claim_key.lua does.
+-- Answers, one for each attempt: `begun` and, on a line of its own, the token of a worker that had begun it and is gone;
+-- `decided`; `ended`; `busy`: another worker is at it; `lost`: another worker took it over; `resume` and, on lines of
+-- their own, the commit record of what was decided; `replayed <the first answer>`; `idempotency_key_reused`.
 
--- @include lib/preamble
--- @include lib/idempotency
+-- @include lib/answer_each
 
 local BUSY_MS = 10000
-local spans = {}
+local KEEPS_OWN_RECORDS = true
+local commit_records = {}
 
-local function take(spans_at, step, span_id, nonce, payload)
-    local record = redis.call('HGET', KEYS[spans_at], span_id)
+local function begin(record, state, owner, busy_until_ms, nonce)
+    local first_answer = read_idempotency_record()
+    if not first_answer then
+        keep_idempotency_record(ANSWER.claimed)
+    elseif first_answer ~= ANSWER.replayed .. ' ' .. ANSWER.claimed then
+        return first_answer
+    end
+    if state == 'decided' then
+        return ANSWER.resume .. '\n' .. record
+    elseif state and now_ms < busy_until_ms then
+        return ANSWER.busy
+    end
+    local begun = 'begun\n' .. nonce .. '\n' .. text(now_ms + BUSY_MS) .. '\n'
+    return owner and ANSWER.begun .. '\n' .. owner or ANSWER.begun, begun
+end
+
+-- Answers the step; and the commit record to write, if any.
+local function take_step(record, step, nonce, payload)
     local state, owner, busy_until_ms = string.match(record or '', '^(%a+)\n(%x+)\n(%d+)\n')
+    busy_until_ms = tonumber(busy_until_ms)
     if step == 'begin' then
-        if state == 'decided' then
-            return 'resume\n' .. record
-        elseif state and now_ms < tonumber(busy_until_ms) then
-            return 'busy'
-        end
-        slots(spans, spans_at)[span_id] = 'begun\n' .. nonce .. '\n' .. text(now_ms + BUSY_MS) .. '\n'
-        return owner and 'begun\n' .. owner or 'begun'
+        return begin(record, state, owner, busy_until_ms, nonce)
     elseif owner ~= nonce then
-        return 'lost'
+        return ANSWER.lost
     elseif step == 'decide' then
-        if state == 'begun' and now_ms >= tonumber(busy_until_ms) then
-            return 'lost'
+        if state == 'begun' and now_ms >= busy_until_ms then
+            return ANSWER.lost
         end
-        slots(spans, spans_at)[span_id] = 'decided\n' .. nonce .. '\n' .. text(now_ms) .. '\n' .. payload
-        return 'decided'
+        return ANSWER.decided, 'decided\n' .. nonce .. '\n' .. text(now_ms) .. '\n' .. payload
     end
-    slots(spans, spans_at)[span_id] = REMOVED
     if payload ~= '' then
-        keep_receipt(payload)
+        keep_idempotency_record(payload)
     end
-    return 'ended'
+    return ANSWER.ended, REMOVED
 end
 
-local answers = { 'ok' }
-for at = 1, #fields, attempt_width do
-    read_attempt(at)
-    local spans_at, step, span_id, nonce, payload_at = unpack(fields, at + 19, at + 23)
-    local answer = step == 'begin' and read_receipt()
-    if answer == 'replayed claimed' then
-        answer = nil
-    elseif not answer and step == 'begin' then
-        keep_receipt('claimed')
+local function answer_step(commit_records_at, step, transaction_id, nonce, payload_at)
+    local record = redis.call('HGET', KEYS[commit_records_at], transaction_id)
+    local answer, new_record = take_step(record, step, nonce, ARGV[payload_at])
+    if new_record ~= nil then
+        slots(commit_records, commit_records_at)[transaction_id] = new_record
     end
-    if not answer then
-        answer = take(spans_at, step, span_id, nonce, ARGV[payload_at])
-    end
-    answers[#answers + 1] = answer
+    return answer
 end
-write_pending()
-for at, records in pairs(spans) do
-    for span_id, record in pairs(records) do
+
+local answers = answer_each(answer_step, 5, KEEPS_OWN_RECORDS)
+for at, records in pairs(commit_records) do
+    for transaction_id, record in pairs(records) do
         if record == REMOVED then
-            redis.call('HDEL', KEYS[at], span_id)
+            redis.call('HDEL', KEYS[at], transaction_id)
         else
-            redis.call('HSET', KEYS[at], span_id, record)
+            redis.call('HSET', KEYS[at], transaction_id, record)
         end
     end
 end

@@ -17,7 +17,7 @@ local CAMPAIGN_FIELDS = {
 }
 
 -- @include lib/clock
--- @include lib/events
+-- @include lib/event_call
 
 local function stream_ends_before(offset)
     local last_ms, last_seq = read_last_id(events_key)
@@ -27,11 +27,11 @@ end
 
 local shard_version = tonumber(redis.call('GET', version_key) or 0)
 if shard_version >= tonumber(target) then
-    return { 'current' }
+    return { ANSWER.current }
 elseif shard_version < tonumber(base) then
-    return { 'gap' }
+    return { ANSWER.gap }
 elseif redis.call('EXISTS', rebuilding_key) == 1 or stream_ends_before(ledger_offset) then
-    return { 'behind' }
+    return { ANSWER.behind }
 end
 local control_key, changed_key = KEYS[4], KEYS[5]
 local first_campaign = first_record + tonumber(records) * record_width
@@ -77,4 +77,4 @@ end
 if last == '1' then
     redis.call('SET', version_key, target)
 end
-return { 'published' }
+return { ANSWER.published }

@@ -35,8 +35,8 @@ NO_CAMPAIGN: Final = Campaign("", "", None, None, per_user_limited=False, pinned
 _WHOLE_ID_DASHES: Final = 2
 READ_AGAIN: Final = 0  # in place of a status: what the attempt was made from is another now
 _FIELDS: Final = (
-    *("campaign_at", "state_at", "used_at", "users_at", "receipts_at", "receipts_before_at"),
-    *("offset", "used_field", "user_digest_at", "receipt_digest_at", "fingerprint_at"),
+    *("campaign_at", "state_at", "used_at", "users_at", "idempotency_at", "idempotency_before_at"),
+    *("offset", "used_field", "user_digest_at", "idempotency_digest_at", "fingerprint_at"),
     *("batch", "serial", "last4", "user", "amount", "order", "key", "actor"),
 )
 
@@ -219,9 +219,9 @@ class Attempt(Wanted):
         if outcome == self.success:
             body = self.succeeded(words[1:], replayed=replayed)
             self.finish("replayed" if replayed else outcome, 200, body)
-        elif outcome == "due":
+        elif outcome == "holds_expired":
             self.core.send_when_swept(self)
-        elif outcome == "changed":
+        elif outcome == "stale_hold":
             self.on_done(READ_AGAIN, b"", 0)
         elif outcome == "unpublished":
             self.failed(StoreUnavailable("the shard does not have the campaign yet"))
@@ -268,7 +268,7 @@ class Claim(Attempt):
 
     def answered(self, answer: bytes) -> None:
         """Go on, or not."""
-        if answer != self.success.encode():
+        if answer != self.success.encode() and not answer.startswith(b"replayed "):
             self._attempt.refused(answer.decode())
             return
         self._attempt.claimed = True

@@ -151,7 +151,7 @@ class Combined:
             refusals = {at: word[0] for at, word in enumerate(words) if word[0] != "redeemed"}
             waits = [int(word[1]) for word in words if word[0] == "held_by_another_order"]
             self.refuse(refusals, max(waits, default=0), replayed=replayed)
-        elif lines[0] == "due":
+        elif lines[0] == "holds_expired":
             self.core.send_when_swept(self)
         elif lines[0] == "unpublished":
             self.failed(StoreUnavailable("the shard does not have the campaign yet"))

@@ -55,7 +55,7 @@ class SpanStep(Attempt):
     """One step of a span, on the shard where it is kept. ``outcome`` is the script's first word."""
 
     __slots__ = ("_payload", "_step", "outcome", "rest")
-    script = load_script("cross_shard", "spans_at", "step", "span_id", "nonce", "payload_at")
+    script = load_script("cross_shard", "commit_records_at", "step", "transaction_id", "nonce", "payload_at")
 
     def __init__(
         self, core: Core, span: Span, shard: int, step: tuple[str, str, str], payload: bytes

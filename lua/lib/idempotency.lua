@@ -1,16 +1,15 @@
--- Receipts: what an idempotency key was answered. A value is the fingerprint of the
--- request (8 bytes) and the answer behind it.
+-- Idempotency records: what an idempotency key was answered. A value is the fingerprint of the request (8 bytes) and the
+-- answer behind it.
 
 -- @include lib/unit_of_work
 
 local FINGERPRINT_LENGTH, HALF = 8, 4
-local REBUILT, UNKNOWN = string.rep('\0', HALF), string.rep('\0', HALF) -- engine/store/idempotency.py
--- Answers that a later attempt with the same key shall not get again: nothing was decided.
-local NOT_KEPT = { unpublished = true, due = true, changed = true, held_by_another_order = true }
+local REBUILT, UNKNOWN = '\0\0\0\0', '\0\0\0\0' -- engine/store/idempotency.py
+local NOT_KEPT = ANSWERS.not_kept
 
--- A receipt that was made again from the ledger knows the first half only, if it knows the code.
-local function is_of_this_request(receipt)
-    local fingerprint = string.sub(receipt, 1, FINGERPRINT_LENGTH)
+-- A record that was rebuilt from the ledger knows only the first half; and the code only if the request named it.
+local function is_of_this_request(record)
+    local fingerprint = string.sub(record, 1, FINGERPRINT_LENGTH)
     if fingerprint == attempt.fingerprint then
         return true
     elseif string.sub(fingerprint, HALF + 1) ~= REBUILT then
@@ -21,23 +20,23 @@ local function is_of_this_request(receipt)
 end
 
 -- `replayed <the first answer>`, or `idempotency_key_reused`; nil where the key is new, or there is none.
-local function read_receipt()
-    if attempt.receipts_at == 0 then
+local function read_idempotency_record()
+    if attempt.idempotency_at == 0 then
         return nil
     end
-    local receipt = slots(pending.receipts, attempt.receipts_at)[attempt.receipt_digest]
-        or redis.call('HGET', KEYS[attempt.receipts_at], attempt.receipt_digest)
-        or redis.call('HGET', KEYS[attempt.receipts_before_at], attempt.receipt_digest)
-    if not receipt then
+    local record = slots(work.idempotency, attempt.idempotency_at)[attempt.idempotency_digest]
+        or redis.call('HGET', KEYS[attempt.idempotency_at], attempt.idempotency_digest)
+        or redis.call('HGET', KEYS[attempt.idempotency_before_at], attempt.idempotency_digest)
+    if not record then
         return nil
-    elseif not is_of_this_request(receipt) then
-        return 'idempotency_key_reused'
+    elseif not is_of_this_request(record) then
+        return ANSWER.idempotency_key_reused
     end
-    return 'replayed ' .. string.sub(receipt, FINGERPRINT_LENGTH + 1)
+    return ANSWER.replayed .. ' ' .. string.sub(record, FINGERPRINT_LENGTH + 1)
 end
 
-local function keep_receipt(answer)
-    if attempt.receipts_at ~= 0 and not NOT_KEPT[string.match(answer, '^%S+')] then
-        slots(pending.receipts, attempt.receipts_at)[attempt.receipt_digest] = attempt.fingerprint .. answer
+local function keep_idempotency_record(answer)
+    if attempt.idempotency_at ~= 0 and not NOT_KEPT[string.match(answer, '^%S+')] then
+        slots(work.idempotency, attempt.idempotency_at)[attempt.idempotency_digest] = attempt.fingerprint .. answer
     end
 end

@@ -101,10 +101,10 @@ class Shard:
                 "used_at": place_of(self.used(attempt)) if attempt.kind != "single" else 0,
                 "used_field": serial(attempt) if attempt.kind == "multi" else attempt.offset,
                 "users_at": place_of(self.users(attempt)) if attempt.counted else 0,
-                "receipts_at": place_of(self.receipts(epoch)) if attempt.key else 0,
-                "receipts_before_at": place_of(self.receipts(epoch - 1)) if attempt.key else 0,
+                "idempotency_at": place_of(self.receipts(epoch)) if attempt.key else 0,
+                "idempotency_before_at": place_of(self.receipts(epoch - 1)) if attempt.key else 0,
                 "user_digest_at": raw_at(digest(attempt.user)) if attempt.counted else 0,
-                "receipt_digest_at": raw_at(digest(attempt.key)) if attempt.key else 0,
+                "idempotency_digest_at": raw_at(digest(attempt.key)) if attempt.key else 0,
                 "fingerprint_at": raw_at(attempt.fingerprint) if attempt.key else 0,
                 "serial": serial(attempt),
             }
