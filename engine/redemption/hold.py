@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from engine.store.configuration import ApiKey
     from engine.store.events import EventId
 
-OWN_MARK: Final = (
-    "\x1f"  # in an order: what follows makes a hold a span's own (spanning, lua/lib/unit_of_work.lua)
-)
+OWN_MARK: Final = "\x1f"  # in an order: what follows makes a hold a span's own (lua/lib/add_event.lua)
 EXPIRED: Final = b"expired"  # in place of the record of a hold whose time was over (lua/lib/holds.lua)
 _TRIES: Final = 5  # a record changes while it is confirmed only if its order renews it at that moment
 

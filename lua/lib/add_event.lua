@@ -14,7 +14,7 @@ local function shown_order()
     return mark and string.sub(attempt.order, 1, mark - 1) or attempt.order
 end
 
--- Plans an event about the attempt's code; answers its id. Without a redemption it is one itself.
+-- Answers the event's id. Without the id of a redemption, the event is one itself.
 local function add_event(type, redemption, campaign, event_amount)
     local event_at = text(event_ms)
     local event_id = event_at .. '-' .. string.format('%.0f', event_seq)

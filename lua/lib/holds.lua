@@ -33,7 +33,7 @@ local function parse_hold(id, record)
     }
 end
 
--- The hold on what the attempt is about, or nil.
+-- The hold on the attempt's code, or on its order's part of it; or nil.
 local function find_hold(campaign)
     local field = held_field(campaign)
     local id = work.held[field]

@@ -43,7 +43,7 @@ local function read_counted()
     return known
 end
 
--- Adds to what campaign, code and user have used; what is negative is given back.
+-- Adds to what campaign, code and user have used. Negative numbers give back.
 local function count_use(campaign, uses, taken)
     campaign.added = campaign.added + uses
     campaign.added_amount = campaign.added_amount + taken

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from persister.reconcile.expected import Expected
 
 MARK: Final = "\x1f"
-"""In an order: what stands behind it nobody is told (lua/lib/unit_of_work.lua)."""
+"""In an order: what stands behind it nobody is told (lua/lib/add_event.lua)."""
 EXPIRED: Final = "expired"
 
 Command = tuple[str | bytes | int, ...]
