@@ -1,18 +1,22 @@
 #!lua
 -- Holds codes, or parts of balances, for orders. An order that asks again renews its own hold.
--- Answers, one for each attempt: `held <hold's stream id> <amount> <expires at, ms>`, and of a code that
--- holds an amount ` <balance left>`; else as redeem.lua.
-local attempt_width = 20
+-- Answers, one for each attempt: `held <hold id> <amount> <expires at, ms>`, for a balance also ` <balance left>`; else as
+-- redeem.lua.
 
--- @include lib/head
--- @include lib/receipts
--- @include lib/use
+-- @include lib/answer_each
+-- @include lib/add_event
+-- @include lib/code_state
+-- @include lib/decide_use
+-- @include lib/holds
+-- @include lib/refusal_of_campaign
+-- @include lib/refusal_of_hold
 
 local function answer_held(id, hold_amount, expires_at_ms, left)
-    return 'held ' .. id .. ' ' .. text(hold_amount) .. ' ' .. text(expires_at_ms) .. (left and ' ' .. text(left) or '')
+    return ANSWER.held .. ' ' .. id .. ' ' .. text(hold_amount) .. ' ' .. text(expires_at_ms)
+        .. (left and ' ' .. text(left) or '')
 end
 
--- Another amount of a balance: as if the old part were given back first.
+-- A balance may be held with another amount: as if the old part were given back first.
 local function renew(campaign, hold, expires_at_ms)
     local taken, left = hold.amount, nil
     if campaign.kind == 'balance' then
@@ -25,7 +29,7 @@ local function renew(campaign, hold, expires_at_ms)
         end
         count_use(campaign, 1, taken)
     elseif attempt.amount ~= '' and tonumber(attempt.amount) ~= hold.amount then
-        return 'invalid_amount'
+        return ANSWER.invalid_amount
     end
     keep_hold(campaign, hold.id, expires_at_ms, taken)
     add_event('held', shard .. '-' .. hold.id, campaign, taken)
@@ -40,9 +44,9 @@ local function hold_code(ttl_ms)
     end
     local state, expires_at_ms = read_state(), now_ms + ttl_ms
     if state == VOID then
-        return 'code_void'
+        return ANSWER.code_void
     elseif state == REDEEMED then
-        return 'already_redeemed'
+        return ANSWER.already_redeemed
     end
     local hold = find_hold(campaign)
     if hold then
@@ -62,16 +66,4 @@ local function hold_code(ttl_ms)
     return answer_held(id, taken, expires_at_ms, left)
 end
 
-local answers = { 'ok' }
-for at = 1, #fields, attempt_width do
-    read_attempt(at)
-    local ttl_ms = unpack(fields, at + 19, at + 19)
-    local answer = read_receipt()
-    if not answer then
-        answer = hold_code(ttl_ms)
-        keep_receipt(answer)
-    end
-    answers[#answers + 1] = answer
-end
-write_pending()
-return answers
+return answer_each(hold_code, 1)

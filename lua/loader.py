@@ -1,8 +1,11 @@
 """Composes the scripts of this folder and holds their callers to their contract.
 
-``-- @include lib/name`` stands for that file's content: depth first, once each. The locals
-that a script binds KEYS and ARGV to, and those it unpacks each attempt to, are its
-signature; who calls it names what it passes, and ``load`` compares the two.
+``-- @include lib/name`` stands for that file's content: depth first, once each. ``ANSWER.word`` stands for
+the word, which must be in the table of answers (``lib/answers.lua``).
+
+The signature of a script is what it binds: KEYS and ARGV to locals, and the fields of each attempt: first
+those of every script (``lib/attempt.lua``), then its own, which are the parameters of the function that it
+gives to ``answer_each``. Its caller names what it passes, and ``load`` compares the two.
 """
 
 from __future__ import annotations
@@ -21,10 +24,15 @@ if TYPE_CHECKING:
 
 _INCLUDE = re.compile(r"^-- @include (\S+)$", re.MULTILINE)
 _BINDING = re.compile(r"^local ([\w, ]+) = ((?:KEYS|ARGV)\[1\].*)$", re.MULTILINE)
-_FIELDS = re.compile(
-    r"^\s*(?:local )?([\w,\s]+?) = unpack\(fields, at(?: \+ (\d+))?, at \+ (\d+)\)$", re.MULTILINE
+_COMMON_FIELDS = re.compile(r"^\s*local ([\w,\s]+?) = unpack\(fields, at, last\)$", re.MULTILINE)
+_LAST_COMMON = re.compile(r"^\s*local last = at \+ (\d+)$", re.MULTILINE)
+_ANSWER_EACH = re.compile(
+    r"^(?:return|local \w+ =) answer_each\((\w+)(?:, (\d+))?(?:, \w+)?\)$", re.MULTILINE
 )
-_WIDTH = re.compile(r"^local attempt_width = (\d+)$", re.MULTILINE)
+_ANSWERS_FILE = "lib/answers"
+_GROUP = re.compile(r"^    (\w+) = \{.*\n((?:        .*\n)*)    \},$", re.MULTILINE)
+_WORD = re.compile(r"^        (\w+) = (?:'(.*)'|true),", re.MULTILINE)
+_ANSWER = re.compile(r"\bANSWER(S?)\.(\w+)")
 _SHEBANG = re.compile(r"#!lua( flags=[a-z,-]+)?\n")
 
 
@@ -64,7 +72,7 @@ def load(
     """Compose a script, and compare what it binds with what its caller says it passes.
 
     Raises:
-        ScriptError: a file is missing, an include goes in a circle, or the two differ.
+        ScriptError: a file is missing, an include goes in a circle, a word is no answer, or the two differ.
     """
     source = compose(name, folder or resources.files("lua"))
     script = Script(
@@ -73,7 +81,7 @@ def load(
         sha=hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest(),
         keys=_bound(source, "KEYS"),
         arguments=_bound(source, "ARGV"),
-        attempt=_repeated(name, source),
+        attempt=_fields_of_attempt(name, source),
     )
     for what, passed, bound in (
         ("keys", keys, script.keys),
@@ -89,12 +97,39 @@ def compose(name: str, folder: Traversable) -> str:
     """The text of a script with everything it includes.
 
     Raises:
-        ScriptError: a file is missing, does not start with ``#!lua``, or includes itself.
+        ScriptError: a file is missing, does not start with ``#!lua``, includes itself, or answers with a
+            word that is not in the table.
     """
     source = _expand(name, folder, seen=set(), path=())
     if not _SHEBANG.match(source):
         raise ScriptError(f"{name}.lua does not start with #!lua")
-    return source
+    return _with_answers(name, source, folder)
+
+
+def answers(folder: Traversable | None = None) -> dict[str, dict[str, str]]:
+    """The table of answers: for each group its words, and for each word what is answered behind it."""
+    text = _read(_ANSWERS_FILE, folder or resources.files("lua"))
+    return {
+        group[1]: {word[1]: word[2] or "" for word in _WORD.finditer(group[2])}
+        for group in _GROUP.finditer(text)
+    }
+
+
+def _with_answers(name: str, source: str, folder: Traversable) -> str:
+    """Put in the words: a table that is made anew in each call of a script would make every call dearer."""
+    if not _ANSWER.search(source):
+        return source
+    groups = answers(folder)
+    words = {word for group in groups.values() for word in group}
+
+    def text(match: re.Match[str]) -> str:
+        if match[1] and match[2] in groups:
+            return f"{{ {', '.join(f'{word} = true' for word in groups[match[2]])} }}"
+        if not match[1] and match[2] in words:
+            return f"'{match[2]}'"
+        raise ScriptError(f"{name}.lua has {match[0]}, which is not in {_ANSWERS_FILE}.lua")
+
+    return _ANSWER.sub(text, source)
 
 
 def _expand(name: str, folder: Traversable, *, seen: set[str], path: tuple[str, ...]) -> str:
@@ -103,11 +138,15 @@ def _expand(name: str, folder: Traversable, *, seen: set[str], path: tuple[str, 
     if name in seen:
         return ""
     seen.add(name)
+    text = _read(name, folder, f", included by {path[-1]}" if path else "")
+    return _INCLUDE.sub(lambda match: _expand(match[1], folder, seen=seen, path=(*path, name)).rstrip(), text)
+
+
+def _read(name: str, folder: Traversable, why: str = "") -> str:
     file = folder.joinpath(*f"{name}.lua".split("/"))
     if not file.is_file():
-        raise ScriptError(f"{name}.lua is missing{f', included by {path[-1]}' if path else ''}")
-    text = file.read_text(encoding="utf-8")
-    return _INCLUDE.sub(lambda match: _expand(match[1], folder, seen=seen, path=(*path, name)).rstrip(), text)
+        raise ScriptError(f"{name}.lua is missing{why}")
+    return file.read_text(encoding="utf-8")
 
 
 def _bound(source: str, table: str) -> tuple[str, ...]:
@@ -119,18 +158,28 @@ def _bound(source: str, table: str) -> tuple[str, ...]:
     return ()
 
 
-def _repeated(name: str, source: str) -> tuple[str, ...]:
-    """The fields of an attempt, which may be unpacked in several places, the first ones first."""
-    fields: list[str] = []
-    for match in sorted(_FIELDS.finditer(source), key=lambda match: int(match[2] or 0)):
-        names_here = match[1].replace(",", " ").split()
-        if int(match[2] or 0) != len(fields) or int(match[3]) != len(fields) + len(names_here) - 1:
-            raise ScriptError(f"{name}.lua unpacks {names_here} from another place than theirs")
-        fields += names_here
-    width = _WIDTH.search(source)
-    if (int(width[1]) if width else 0) != len(fields):
-        raise ScriptError(f"{name}.lua unpacks {len(fields)} fields, its attempt_width says otherwise")
-    return tuple(fields)
+def _fields_of_attempt(name: str, source: str) -> tuple[str, ...]:
+    """The fields that every script takes, and behind them the script's own."""
+    fields = _names(match[1]) if (match := _COMMON_FIELDS.search(source)) else ()
+    last = _LAST_COMMON.search(source)
+    if (int(last[1]) + 1 if last else 0) != len(fields):
+        raise ScriptError(
+            f"{name}.lua unpacks {len(fields)} fields of every attempt, its `last` says otherwise"
+        )
+    call = _ANSWER_EACH.search(source)
+    if not call:
+        return fields
+    decide = re.search(rf"^local function {call[1]}\(([\w, ]*)\)$", source, re.MULTILINE)
+    if not decide:
+        raise ScriptError(f"{name}.lua has no function {call[1]} to answer each attempt")
+    own = _names(decide[1])
+    if int(call[2] or 0) != len(own):
+        raise ScriptError(f"{call[1]} in {name}.lua takes {len(own)} fields, answer_each is told otherwise")
+    return fields + own
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.replace(",", " ").split())
 
 
 def names() -> list[str]:

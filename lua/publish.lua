@@ -2,14 +2,14 @@
 -- Brings the configuration of a shard from version `base`, or a later one, up to `target`: in one
 -- call, or in several of which only the last moves the version. Each row carries the version it
 -- changed at and never replaces a later one, so publishers may overtake each other.
--- Answers {'published'}, or, with nothing done: {'current'}: the shard is there already;
--- {'gap'}: it is below `base`, so rows would be missing; {'behind'}: it is being rebuilt, or its stream ends before
--- the ledger does, so it has lost data, and a configuration would make redeemed codes fresh again.
+-- Answers {'published'}; or, with nothing done, {'current'}: the shard is there already; {'gap'}: it is below `base`, so
+-- rows would be missing; {'behind'}: it is being rebuilt, or its stream ends before the ledger does. Then it has lost
+-- data, and a configuration would make redeemed codes fresh again.
 local version_key, events_key, rebuilding_key = KEYS[1], KEYS[2], KEYS[3]
 local base, target, ledger_offset, last, records = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 -- `records` times a version, a field, a record and an event follow, for KEYS[4], the control hash, and KEYS[5],
--- its index of versions; then, up to the end, campaigns: each its position in KEYS and its fields. The event, as
--- JSON, is what the stream is told once, by the call that takes the record over; empty for none.
+-- its index of versions; then, up to the end, campaigns: each its position in KEYS and its fields. The event is JSON, or
+-- empty for none; the call that takes the record over adds it to the stream, once.
 local first_record, record_width = 6, 4
 local CAMPAIGN_FIELDS = {
     'version', 'id', 'state', 'kind', 'starts_at_ms', 'ends_at_ms', 'max_uses', 'stock', 'per_user_limit', 'budget',
@@ -17,7 +17,7 @@ local CAMPAIGN_FIELDS = {
 }
 
 -- @include lib/clock
--- @include lib/events
+-- @include lib/event_call
 
 local function stream_ends_before(offset)
     local last_ms, last_seq = read_last_id(events_key)
@@ -27,16 +27,16 @@ end
 
 local shard_version = tonumber(redis.call('GET', version_key) or 0)
 if shard_version >= tonumber(target) then
-    return { 'current' }
+    return { ANSWER.current }
 elseif shard_version < tonumber(base) then
-    return { 'gap' }
+    return { ANSWER.gap }
 elseif redis.call('EXISTS', rebuilding_key) == 1 or stream_ends_before(ledger_offset) then
-    return { 'behind' }
+    return { ANSWER.behind }
 end
 local control_key, changed_key = KEYS[4], KEYS[5]
 local first_campaign = first_record + tonumber(records) * record_width
 
--- Read: which rows are news to this shard.
+-- Read: which rows are new to this shard.
 local record_news, event_news, campaign_news = {}, {}, {}
 for at = first_record, first_campaign - 1, record_width do
     local version, field, record, event = unpack(ARGV, at, at + record_width - 1)
@@ -77,4 +77,4 @@ end
 if last == '1' then
     redis.call('SET', version_key, target)
 end
-return { 'published' }
+return { ANSWER.published }

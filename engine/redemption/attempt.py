@@ -127,9 +127,9 @@ class Attempt(CallFields, PendingLookup):
         if outcome == self.success:
             succeeded = self.succeeded(words[1:], replayed=replayed)
             self.finish("replayed" if replayed else outcome, succeeded)
-        elif outcome == "due":
+        elif outcome == "holds_expired":
             self.dispatcher.retry_after_expiry(self)
-        elif outcome == "changed":
+        elif outcome == "stale_hold":
             self.on_done(Retry.STALE_HOLD)
         elif outcome == "unpublished":
             self.failed(StoreUnavailable("the shard does not have the campaign yet"))

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from lua.loader import Script
 
 _FIELDS: Final = (
-    *("campaign_at", "state_at", "used_at", "users_at", "receipts_at", "receipts_before_at"),
-    *("offset", "used_field", "user_digest_at", "receipt_digest_at", "fingerprint_at"),
+    *("campaign_at", "state_at", "used_at", "users_at", "idempotency_at", "idempotency_before_at"),
+    *("offset", "used_field", "user_digest_at", "idempotency_digest_at", "fingerprint_at"),
     *("batch", "serial", "last4", "user", "amount", "order", "key", "actor"),
 )
 

@@ -40,7 +40,7 @@ class Check(Attempt):
         """Turn the script's answer into the code's state."""
         verdict, campaign_state, state, used, starts_at_ms, ends_at_ms, max_uses = answer.decode().split("\n")
         outcome, _, seconds = verdict.partition(" ")
-        if outcome in {"due", "unpublished"}:
+        if outcome in {"holds_expired", "unpublished"}:
             super().answered(verdict.encode())
             return
         campaign = self.campaign

@@ -69,7 +69,7 @@ class Combined:
             waits = [int(word[1]) for word in words if word[0] == "held_by_another_order"]
             refused = RefusedTogether(refusals, max(waits, default=0), replayed)
             self._finish(refused.code, refused)
-        elif lines[0] == "due":
+        elif lines[0] == "holds_expired":
             self.dispatcher.retry_after_expiry(self)
         elif lines[0] == "unpublished":
             self.failed(StoreUnavailable("the shard does not have the campaign yet"))

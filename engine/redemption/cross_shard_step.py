@@ -39,7 +39,7 @@ class CrossShardStep(Attempt):
     """An attempt on a commit record, not on a code. ``taken`` gets its result."""
 
     __slots__ = ("_payload", "_step", "_taken")
-    script = load_script("span", "spans_at", "step", "span_id", "nonce", "payload_at")
+    script = load_script("cross_shard", "commit_records_at", "step", "transaction_id", "nonce", "payload_at")
 
     def __init__(
         self,

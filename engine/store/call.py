@@ -1,4 +1,4 @@
-"""One call of a script while it is put together: its keys, and its attempts' fields (lua/lib/head.lua)."""
+"""One call of a script while it is put together: its keys and its attempts' fields (lua/lib/preamble.lua)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.store.link import pack
 if TYPE_CHECKING:
     from lua.loader import Script
 
-SIGNATURE: Final = ("shard", "version", "receipt_epoch", "receipt_window_s", "packed")
+SIGNATURE: Final = ("shard", "version", "idempotency_epoch", "idempotency_window_s", "packed")
 """The arguments of every script that takes attempts; behind these come the bytes that fields point to."""
 pack_fields: Final = msgspec.msgpack.Encoder().encode
 """The fields of all attempts, one behind another, as one array: much cheaper than an argument for each."""

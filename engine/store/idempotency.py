@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 # The first half of a fingerprint says what the ledger knows of a request, too. The second is of all of it; in
-# a receipt that was made again from the ledger it is REBUILT, and the first decides (lua/lib/receipts.lua).
+# a record that was rebuilt from the ledger it is REBUILT, and the first decides (lua/lib/idempotency.lua).
 _HALF: Final = 4
 REBUILT: Final = bytes(_HALF)
 UNKNOWN: Final = bytes(_HALF)

@@ -164,7 +164,7 @@ def rebuilding(shard: int) -> str:
 
 
 def spans(shard: int) -> str:
-    """Hash: combined redemption over several shards -> how far it is (lua/span.lua)."""
+    """Hash: combined redemption over several shards -> how far it is (lua/cross_shard.lua)."""
     return f"{{s{shard}}}:spans"
 
 

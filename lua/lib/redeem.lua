@@ -1,23 +1,34 @@
 -- Redeems the attempt's code.
 
--- @include lib/use
+-- @include lib/refusal_of_campaign
+-- @include lib/refusal_of_hold
+-- @include lib/decide_use
+-- @include lib/confirm_hold
 
-local REFUSAL_OF_STATE = { [REDEEMED] = 'already_redeemed', [HELD] = 'held_by_another_order 1', [VOID] = 'code_void' }
-
-local function success(event_id, taken, left)
-    return 'redeemed ' .. event_id .. ' ' .. text(taken) .. (left and ' ' .. text(left) or '')
+-- Why a code in this state cannot be redeemed, whoever holds it.
+local function refusal_of_state(state)
+    if state == REDEEMED then
+        return ANSWER.already_redeemed
+    elseif state == HELD then
+        return ANSWER.held_by_another_order .. ' 1'
+    end
+    return ANSWER.code_void
 end
 
--- A code that is held: by the attempt's own order, its redemption takes the hold's place.
+local function answer_redeemed(event_id, taken, left)
+    return ANSWER.redeemed .. ' ' .. event_id .. ' ' .. text(taken) .. (left and ' ' .. text(left) or '')
+end
+
+-- If the attempt's own order holds the code, the redemption takes the hold's place.
 local function redeem_held(campaign)
     local hold = find_hold(campaign)
-    local refusal = not hold and REFUSAL_OF_STATE[HELD] or refusal_of_hold(hold)
+    local refusal = not hold and refusal_of_state(HELD) or refusal_of_hold(hold)
     if refusal then
         return refusal
     elseif attempt.amount ~= '' and tonumber(attempt.amount) ~= hold.amount then
-        return 'invalid_amount'
+        return ANSWER.invalid_amount
     end
-    return success(confirm_hold(campaign, hold, hold.amount), hold.amount)
+    return answer_redeemed(confirm_hold(campaign, hold, hold.amount), hold.amount)
 end
 
 local function redeem()
@@ -30,7 +41,7 @@ local function redeem()
     if state == HELD then
         return redeem_held(campaign)
     elseif state ~= FRESH then
-        return REFUSAL_OF_STATE[state]
+        return refusal_of_state(state)
     end
     local taken, left
     refusal, taken, left = decide_use(campaign)
@@ -41,5 +52,5 @@ local function redeem()
     if campaign.kind == 'single' then
         set_state(REDEEMED)
     end
-    return success(add_event('redeemed', nil, campaign, taken), taken, left)
+    return answer_redeemed(add_event('redeemed', nil, campaign, taken), taken, left)
 end

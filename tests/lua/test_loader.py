@@ -17,12 +17,24 @@ WELL_SIGNED = """#!lua
 local events_key, version_key = KEYS[1], KEYS[2]
 local shard, limit = ARGV[1], ARGV[2]
 local fields = cmsgpack.unpack(ARGV[3])
-local attempt_width = 4
-for at = 1, #fields, attempt_width do
+
+local function next_attempt(own_fields, last_before)
+    local at = last_before + 1
+    local last = at + 2
     local code, user,
-        amount = unpack(fields, at, at + 2)
-    local order = unpack(fields, at + 3, at + 3)
+        amount = unpack(fields, at, last)
+    return last + own_fields
 end
+
+local function refuse()
+    return 'no'
+end
+
+local function redeem(order, actor)
+    return order .. actor
+end
+
+return answer_each(redeem, 2)
 """
 
 
@@ -91,7 +103,7 @@ def test_the_signature_is_what_the_script_binds(folder: Path) -> None:
     script = loader.load("main", folder=folder)
     assert script.keys == ("events_key", "version_key")
     assert script.arguments == ("shard", "limit")
-    assert script.attempt == ("code", "user", "amount", "order")
+    assert script.attempt == ("code", "user", "amount", "order", "actor")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +114,9 @@ def test_the_signature_is_what_the_script_binds(folder: Path) -> None:
         ("keys", ()),
         ("arguments", ("shard", "limit", "more")),
         ("arguments", ("shard", "limits")),
-        ("attempt", ("code", "user", "order", "amount")),
+        ("attempt", ("code", "user", "amount", "actor", "order")),
+        ("attempt", ("code", "amount", "user", "order", "actor")),
+        ("attempt", ("code", "user", "amount", "order")),
         ("attempt", ("code", "user", "amount")),
     ],
 )
@@ -115,28 +129,97 @@ def test_a_caller_that_passes_something_else_is_refused(
 
 
 @pytest.mark.parametrize(
+    "call",
+    ["return answer_each(redeem, 2, true)", "local answers = answer_each(redeem, 2, KEEPS_OWN_RECORDS)"],
+)
+def test_a_script_may_see_to_its_records_and_do_something_afterwards(folder: Path, call: str) -> None:
+    write(folder, main=WELL_SIGNED.replace("return answer_each(redeem, 2)", call))
+    assert loader.load("main", folder=folder).attempt == ("code", "user", "amount", "order", "actor")
+
+
+@pytest.mark.parametrize(
+    "ending", ["return answer_each(refuse)", "return answer_each(refuse, 0)", "return { 'ok' }"]
+)
+def test_a_script_may_have_no_fields_of_its_own(folder: Path, ending: str) -> None:
+    write(folder, main=WELL_SIGNED.replace("return answer_each(redeem, 2)", ending))
+    assert loader.load("main", folder=folder).attempt == ("code", "user", "amount")
+
+
+@pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("attempt_width = 4", "attempt_width = 5"),
-        ("local attempt_width = 4\n", ""),
-        ("    local order = unpack(fields, at + 3, at + 3)\n", ""),
+        ("local last = at + 2", "local last = at + 3"),
+        ("local last = at + 2", "local last = at + 1"),
+        ("    local last = at + 2\n", ""),
+        ("user,\n        amount", "user"),
     ],
 )
-def test_a_width_that_is_not_the_number_of_fields_is_refused(folder: Path, old: str, new: str) -> None:
+def test_fields_of_every_attempt_end_where_the_script_says(folder: Path, old: str, new: str) -> None:
     assert old in WELL_SIGNED
     write(folder, main=WELL_SIGNED.replace(old, new))
-    with pytest.raises(ScriptError, match="its attempt_width says otherwise"):
+    with pytest.raises(ScriptError, match="its `last` says otherwise"):
         loader.load("main", folder=folder)
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("at, at + 2", "at, at + 3"), ("at + 3, at + 3", "at + 4, at + 4"), ("user,\n        amount", "user")],
+    [
+        ("answer_each(redeem, 2)", "answer_each(redeem, 3)"),
+        ("answer_each(redeem, 2)", "answer_each(redeem)"),
+        ("answer_each(redeem, 2)", "answer_each(refuse, 2)"),
+        ("redeem(order, actor)", "redeem(order)"),
+        ("redeem(order, actor)", "redeem()"),
+    ],
 )
-def test_fields_are_unpacked_from_where_they_are(folder: Path, old: str, new: str) -> None:
+def test_an_answer_takes_as_many_fields_as_there_are(folder: Path, old: str, new: str) -> None:
     assert old in WELL_SIGNED
     write(folder, main=WELL_SIGNED.replace(old, new))
-    with pytest.raises(ScriptError, match="from another place than theirs"):
+    with pytest.raises(ScriptError, match="answer_each is told otherwise"):
+        loader.load("main", folder=folder)
+
+
+def test_an_answer_comes_from_a_function_that_is_there(folder: Path) -> None:
+    write(folder, main=WELL_SIGNED.replace("answer_each(redeem, 2)", "answer_each(hold, 2)"))
+    with pytest.raises(ScriptError, match=r"main\.lua has no function hold"):
+        loader.load("main", folder=folder)
+
+
+ANSWERS = """return {
+    call = { -- of a call
+        ok = '', -- well
+    },
+    refusal = {
+        sold_out = '<why>',
+    },
+    not_kept = {
+        sold_out = true,
+    },
+}
+"""
+
+
+def test_words_are_put_in_from_the_table_of_answers(folder: Path) -> None:
+    write(
+        folder,
+        main="#!lua\n-- @include lib/a\nreturn ANSWER.ok, refusal, MY_ANSWER.ok",
+        lib__a="local refusal, kept = ANSWER.sold_out .. ' ' .. 1, not ANSWERS.not_kept[word]",
+        lib__answers=ANSWERS,
+    )
+    assert loader.compose("main", folder).split("\n")[1:] == [
+        "local refusal, kept = 'sold_out' .. ' ' .. 1, not { sold_out = true }[word]",
+        "return 'ok', refusal, MY_ANSWER.ok",
+    ]
+    assert loader.answers(folder) == {
+        "call": {"ok": ""},
+        "refusal": {"sold_out": "<why>"},
+        "not_kept": {"sold_out": ""},
+    }
+
+
+@pytest.mark.parametrize("word", ["ANSWER.soldout", "ANSWER.refusal", "ANSWERS.kept", "ANSWERS.ok"])
+def test_a_word_that_is_not_in_the_table_is_refused(folder: Path, word: str) -> None:
+    write(folder, main=f"#!lua\nreturn {word}", lib__answers=ANSWERS)
+    with pytest.raises(ScriptError, match=rf"^main\.lua has {word}, which is not in lib/answers\.lua$"):
         loader.load("main", folder=folder)
 
 

@@ -24,6 +24,8 @@ from tests.support.keyspace import snapshot
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from lua.loader import Script
+
 VERSION: Final = 3
 BUCKET: Final = 11
 UNSET: Final = ("starts_at_ms", "ends_at_ms", "stock", "per_user_limit", "amount", "currency")
@@ -78,7 +80,13 @@ class Shard:
         (state,) = await bits.get("u2", f"#{attempt.offset}").execute()
         return int(state)
 
-    async def call(self, *attempts: Attempt, version: int = VERSION, epoch: int | None = None) -> list[Any]:
+    async def call(
+        self,
+        *attempts: Attempt,
+        version: int = VERSION,
+        epoch: int | None = None,
+        script: Script = Redemption.script,
+    ) -> list[Any]:
         """The answer as it is."""
         epoch = self.epoch if epoch is None else epoch
         names = keys.of_every_script(self.number)
@@ -101,19 +109,16 @@ class Shard:
                 "used_at": place_of(self.used(attempt)) if attempt.kind != "single" else 0,
                 "used_field": serial(attempt) if attempt.kind == "multi" else attempt.offset,
                 "users_at": place_of(self.users(attempt)) if attempt.counted else 0,
-                "receipts_at": place_of(self.receipts(epoch)) if attempt.key else 0,
-                "receipts_before_at": place_of(self.receipts(epoch - 1)) if attempt.key else 0,
+                "idempotency_at": place_of(self.receipts(epoch)) if attempt.key else 0,
+                "idempotency_before_at": place_of(self.receipts(epoch - 1)) if attempt.key else 0,
                 "user_digest_at": raw_at(digest(attempt.user)) if attempt.counted else 0,
-                "receipt_digest_at": raw_at(digest(attempt.key)) if attempt.key else 0,
+                "idempotency_digest_at": raw_at(digest(attempt.key)) if attempt.key else 0,
                 "fingerprint_at": raw_at(attempt.fingerprint) if attempt.key else 0,
                 "serial": serial(attempt),
             }
-            fields += [
-                values[name] if name in values else getattr(attempt, name)
-                for name in Redemption.script.attempt
-            ]
+            fields += [values[name] if name in values else getattr(attempt, name) for name in script.attempt]
         arguments = (self.number, version, epoch, self.window_s, pack_fields(fields))
-        answer: list[Any] = await evaluate(self.redis, Redemption.script, names, (*arguments, *raw))
+        answer: list[Any] = await evaluate(self.redis, script, names, (*arguments, *raw))
         return answer
 
     async def redeem(self, *attempts: Attempt, epoch: int | None = None) -> list[str]:

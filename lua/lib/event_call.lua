@@ -1,6 +1,6 @@
--- The event stream: always the same fields in the same order (engine/store/events.py).
+-- The call that appends an event to the stream, to be made with unpack: always the same fields in the same order
+-- (engine/store/events.py).
 
--- The call that appends an event, to be made with unpack.
 local function event_call(
     stream_key, event_id, type, redemption, campaign, batch, serial, last4, user, amount, currency, order, key, actor, at
 )

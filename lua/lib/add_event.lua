@@ -1,0 +1,28 @@
+-- Adds an event about the attempt's code to the unit of work.
+
+-- @include lib/event_call
+-- @include lib/text
+-- @include lib/unit_of_work
+
+local MARK = '\31' -- in an order: the token behind it makes a hold part of one cross-shard transaction; nobody sees it
+
+local function shown_order()
+    if attempt.order == '' then
+        return ''
+    end
+    local mark = string.find(attempt.order, MARK, 1, true)
+    return mark and string.sub(attempt.order, 1, mark - 1) or attempt.order
+end
+
+-- Answers the event's id. Without the id of a redemption, the event is one itself.
+local function add_event(type, redemption, campaign, event_amount)
+    local event_at = text(event_ms)
+    local event_id = event_at .. '-' .. string.format('%.0f', event_seq)
+    event_seq = event_seq + 1
+    work.events[#work.events + 1] = event_call(
+        events_key, event_id, type, redemption or shard .. '-' .. event_id, campaign.id,
+        attempt.batch, attempt.serial, attempt.last4, attempt.user, text(event_amount), campaign.currency,
+        shown_order(), attempt.key, attempt.actor, event_at
+    )
+    return event_id
+end

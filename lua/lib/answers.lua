@@ -1,0 +1,77 @@
+-- Every word that a script answers with, and what it answers behind the word.
+-- A script writes ANSWER.word; ANSWERS.group is the set of a group's words. The loader puts the text in their place, so
+-- a word that is not in this table is an error when the script is loaded, and no call pays for the table.
+-- tests/lua/test_answers.py compares it with the words that the engine knows.
+return {
+    call = { -- the first element of every reply
+        ok = 'an answer for each attempt',
+        stale = '',
+        epoch = '<number>',
+        published = '',
+        current = '',
+        gap = '',
+        behind = '',
+    },
+    success = {
+        redeemed = '<event id> <amount>[ <balance left>][\n<the hold it was>]',
+        redeemable = '',
+        held = '<hold id> <amount> <expires at, ms>[ <balance left>]',
+        released = '<event id>\n<the hold it was>',
+        rolled_back = '<event id> <amount> <given back so far> <balance left>',
+        adjusted = '<event id> <balance left>',
+        voided = '<event id, or - without one> <1 if void by batch or range, else 0>',
+        unvoided = '<event id, or - without one> <1 if void by batch or range, else 0>',
+        claimed = '',
+    },
+    refusal_of_campaign = {
+        campaign_inactive = '',
+        campaign_not_started = '',
+        campaign_ended = '',
+        sold_out = '',
+        budget_exceeded = '',
+        customer_limit_exceeded = '',
+    },
+    refusal_of_code = {
+        already_redeemed = '',
+        code_void = '',
+        uses_exceeded = '',
+        insufficient_balance = '',
+        invalid_amount = '',
+    },
+    refusal_of_hold = {
+        hold_not_found = '',
+        hold_expired = '',
+        held_by_another_order = '<seconds until it is not>',
+    },
+    refusal_of_rollback = {
+        already_rolled_back = '',
+        rollback_exceeds_redeemed = '',
+    },
+    refusal_of_key = {
+        idempotency_key_reused = '',
+    },
+    undecided = { -- nothing was done; the engine must do something, and ask again
+        unpublished = '', -- the shard does not know the campaign as the caller does; of a call: it knows nothing
+        holds_expired = '', -- holds that have expired must be given back first
+        stale_hold = '', -- the hold's record is not the one that the caller has read
+    },
+    several = { -- in front of other answers
+        replayed = '<the first answer>',
+        refused = '\n<the answer for each code, a line each>',
+    },
+    cross_shard_step = {
+        begun = '[\n<token of the worker that had begun before>]',
+        decided = '',
+        ended = '',
+        busy = '',
+        lost = '',
+        resume = '\n<commit record>',
+    },
+    -- No idempotency record is kept of these: a later attempt with the same key may be answered something else.
+    not_kept = {
+        unpublished = true,
+        holds_expired = true,
+        stale_hold = true,
+        held_by_another_order = true,
+    },
+}

@@ -1,0 +1,18 @@
+-- Turns a hold into a redemption of `taken`, at most what it holds; the rest goes back.
+
+-- @include lib/add_event
+-- @include lib/code_state
+-- @include lib/holds
+-- @include lib/usage
+
+-- Answers the event's id, and the balance left.
+local function confirm_hold(campaign, hold, taken)
+    if campaign.kind == 'single' then
+        set_state(REDEEMED)
+    end
+    if hold.amount and taken ~= hold.amount then
+        count_use(campaign, 0, taken - hold.amount)
+    end
+    remove_hold(campaign, hold.id)
+    return add_event('confirmed', nil, campaign, taken), read_left(campaign)
+end

@@ -1,0 +1,12 @@
+-- Whether holds have expired that were not given back yet. It is read once a call, when it could matter.
+
+-- @include lib/text
+
+local have_expired
+
+local function holds_have_expired()
+    if have_expired == nil then
+        have_expired = #redis.call('ZRANGEBYSCORE', expiry_key, '-inf', text(now_ms), 'LIMIT', 0, 1) > 0
+    end
+    return have_expired
+end

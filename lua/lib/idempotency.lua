@@ -1,0 +1,42 @@
+-- Idempotency records: what an idempotency key was answered. A value is the fingerprint of the request (8 bytes) and the
+-- answer behind it.
+
+-- @include lib/unit_of_work
+
+local FINGERPRINT_LENGTH, HALF = 8, 4
+local REBUILT, UNKNOWN = '\0\0\0\0', '\0\0\0\0' -- engine/store/idempotency.py
+local NOT_KEPT = ANSWERS.not_kept
+
+-- A record that was rebuilt from the ledger knows only the first half; and the code only if the request named it.
+local function is_of_this_request(record)
+    local fingerprint = string.sub(record, 1, FINGERPRINT_LENGTH)
+    if fingerprint == attempt.fingerprint then
+        return true
+    elseif string.sub(fingerprint, HALF + 1) ~= REBUILT then
+        return false
+    end
+    local known, asked = string.sub(fingerprint, 1, HALF), string.sub(attempt.fingerprint, 1, HALF)
+    return known == asked or asked == UNKNOWN
+end
+
+-- `replayed <the first answer>`, or `idempotency_key_reused`; nil where the key is new, or there is none.
+local function read_idempotency_record()
+    if attempt.idempotency_at == 0 then
+        return nil
+    end
+    local record = slots(work.idempotency, attempt.idempotency_at)[attempt.idempotency_digest]
+        or redis.call('HGET', KEYS[attempt.idempotency_at], attempt.idempotency_digest)
+        or redis.call('HGET', KEYS[attempt.idempotency_before_at], attempt.idempotency_digest)
+    if not record then
+        return nil
+    elseif not is_of_this_request(record) then
+        return ANSWER.idempotency_key_reused
+    end
+    return ANSWER.replayed .. ' ' .. string.sub(record, FINGERPRINT_LENGTH + 1)
+end
+
+local function keep_idempotency_record(answer)
+    if attempt.idempotency_at ~= 0 and not NOT_KEPT[string.match(answer, '^%S+')] then
+        slots(work.idempotency, attempt.idempotency_at)[attempt.idempotency_digest] = attempt.fingerprint .. answer
+    end
+end

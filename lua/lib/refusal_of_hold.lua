@@ -1,0 +1,13 @@
+-- Why a hold keeps the attempt's order from its code: `held_by_another_order` and the seconds until it is not;
+-- `holds_expired` where the hold has expired, and was not given back yet; nil where the attempt's own order holds it.
+
+-- @include lib/text
+
+local function refusal_of_hold(hold)
+    if now_ms >= hold.expires_at_ms then
+        return ANSWER.holds_expired
+    elseif attempt.order == '' or hold.order ~= attempt.order or hold.user ~= attempt.user then
+        return ANSWER.held_by_another_order .. ' ' .. text(math.ceil((hold.expires_at_ms - now_ms) / 1000))
+    end
+    return nil
+end
