@@ -1,0 +1,42 @@
+"""ARCHITECTURE.md names every room, and the way of one redemption through files that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[2]
+TEXT: Final = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+WAY: Final = "<!-- the way of one redemption: checked by tests/contract/test_architecture.py -->"
+ROOMS: Final = "<!-- rooms: checked by tests/contract/test_architecture.py -->"
+STEPS_MAX: Final = 10
+
+
+def between(start: str, end: str) -> str:
+    assert TEXT.count(start) == 1
+    return TEXT.partition(start)[2].partition(end)[0]
+
+
+def test_each_room_has_a_line() -> None:
+    listed = re.findall(r"^\| `(\S+)` \|", between(ROOMS, "<!-- end of rooms -->"), re.MULTILINE)
+    there = {"lua", "loadtest", "examples"}
+    for top in ("engine", "persister", "lua", "loadtest"):
+        folders = [path for path in (ROOT / top).iterdir() if path.is_dir() and any(path.glob("*.*"))]
+        there |= {f"{top}/{path.name}" for path in folders if not path.name.startswith(("_", "."))}
+    assert len(listed) == len(set(listed))
+    assert set(listed) == there
+
+
+def test_the_way_of_one_redemption_is_short_and_goes_through_what_exists() -> None:
+    steps = re.findall(r"^\d+\. `(\S+)`", between(WAY, "<!-- end -->"), re.MULTILINE)
+    assert steps
+    assert len(steps) <= STEPS_MAX
+    assert len(steps) == len(set(steps))
+    assert not [step for step in steps if not (ROOT / step).exists()]
+
+
+def test_files_named_in_the_text_exist() -> None:
+    named = set(re.findall(r"`((?:engine|lua|persister|loadtest|tests)/[\w/]+(?:\.\w+)?)`", TEXT))
+    assert named
+    assert not {name for name in named if not (ROOT / name).exists()}
