@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
-SOURCES := engine lua persister loadtest tests examples
+SOURCES := engine lua persister loadtest tests examples docs/conf.py
 TOUCH_REDIS := $(addprefix tests/,lua store redemption lookup control ledger imports http lane health persister)
 
-.PHONY: run test test-long chaos test-redis bench bench-peers check lint types luacheck imports lock clean
+.PHONY: run test test-long chaos test-redis bench bench-peers check lint types luacheck imports docs lock clean
 
 run: $(VENV)/.installed  ## start everything, with a demo campaign the first time
 	$(BIN)/redeem up
@@ -29,7 +29,7 @@ bench: $(VENV)/.installed  ## redemptions a second beside two baselines, as rati
 bench-peers: $(VENV)/.installed  ## redemptions a second beside OpenResty, Go, FastAPI and others, as far as they are here
 	$(BIN)/python -m loadtest.comparators --json build/bench-peers.json
 
-check: lint types luacheck imports
+check: lint types luacheck imports docs  ## lint, types, scripts, imports, docs
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check $(SOURCES)
@@ -48,6 +48,9 @@ luacheck: $(VENV)/.installed
 imports: $(VENV)/.installed
 	$(BIN)/lint-imports --no-cache
 
+docs: $(VENV)/.installed  ## the docs site in build/site; a warning is an error
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs -d build/docs . build/site
+
 # Written last, so that an interrupted installation is not taken for one.
 $(VENV)/.installed: requirements-dev.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is %s" % sys.version.split()[0])'
@@ -65,5 +68,5 @@ lock: $(VENV)/.installed  ## write the lock files anew; with UPGRADE=--upgrade, 
 	$(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock >/dev/null
 	$(COMPILE) --group peers --output-file loadtest/comparators/requirements.lock >/dev/null
 
-clean:
+clean:  ## remove .venv and everything that was built
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .hypothesis *.egg-info
