@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 ROOT: Final = Path(__file__).parents[2]
 TEXT: Final = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 WAY: Final = "<!-- the way of one redemption: checked by tests/contract/test_architecture.py -->"
@@ -36,7 +38,8 @@ def test_the_way_of_one_redemption_is_short_and_goes_through_what_exists() -> No
     assert not [step for step in steps if not (ROOT / step).exists()]
 
 
-def test_files_named_in_the_text_exist() -> None:
-    named = set(re.findall(r"`((?:engine|lua|persister|loadtest|tests)/[\w/]+(?:\.\w+)?)`", TEXT))
-    assert named
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_files_named_in_the_text_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:engine|lua|persister|loadtest|tests|docs)/[\w/]+(?:\.\w+)?)`", text))
     assert not {name for name in named if not (ROOT / name).exists()}
