@@ -6,7 +6,7 @@ PYTEST := $(BIN)/python -m pytest
 SOURCES := engine lua persister loadtest tests examples docs/conf.py
 TOUCH_REDIS := $(addprefix tests/,lua store redemption lookup control ledger imports http lane health persister)
 
-.PHONY: run test test-long chaos test-redis bench bench-peers check lint types luacheck imports docs lock clean
+.PHONY: run test test-long chaos test-redis bench bench-peers check lint types luacheck imports lock clean
 
 run: $(VENV)/.installed  ## start everything, with a demo campaign the first time
 	$(BIN)/redeem up
@@ -45,11 +45,12 @@ luacheck: $(VENV)/.installed
 	  rm -rf build/lua && $(BIN)/python -m lua.loader build/lua && luacheck --quiet --no-color --config .luacheckrc build/lua; \
 	else echo "luacheck is not on this machine (Debian: lua-check); the scripts were not checked"; fi
 
-imports: $(VENV)/.installed
-	$(BIN)/lint-imports --no-cache
-
+.PHONY: docs
 docs: $(VENV)/.installed  ## the docs site in build/site; a warning is an error
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs -d build/docs . build/site
+
+imports: $(VENV)/.installed
+	$(BIN)/lint-imports --no-cache
 
 # Written last, so that an interrupted installation is not taken for one.
 $(VENV)/.installed: requirements-dev.lock pyproject.toml
