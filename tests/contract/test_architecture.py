@@ -13,6 +13,8 @@ TEXT: Final = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 WAY: Final = "<!-- the way of one redemption: checked by tests/contract/test_architecture.py -->"
 ROOMS: Final = "<!-- rooms: checked by tests/contract/test_architecture.py -->"
 STEPS_MAX: Final = 10
+KINDS: Final = ("*.py", "*.lua", "*.sql")
+ROOM_DEPTH: Final = 2
 
 
 def between(start: str, end: str) -> str:
@@ -24,8 +26,8 @@ def test_each_room_has_a_line() -> None:
     listed = re.findall(r"^\| `(\S+)` \|", between(ROOMS, "<!-- end of rooms -->"), re.MULTILINE)
     there = {"lua", "loadtest", "examples"}
     for top in ("engine", "persister", "lua", "loadtest"):
-        folders = [path for path in (ROOT / top).iterdir() if path.is_dir() and any(path.glob("*.*"))]
-        there |= {f"{top}/{path.name}" for path in folders if not path.name.startswith(("_", "."))}
+        files = [path.relative_to(ROOT) for kind in KINDS for path in (ROOT / top).rglob(kind)]
+        there |= {"/".join(path.parts[:2]) for path in files if len(path.parts) > ROOM_DEPTH}
     assert len(listed) == len(set(listed))
     assert set(listed) == there
 
