@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
-SOURCES := engine lua persister loadtest tests examples
+SOURCES := engine lua persister loadtest tests examples docs/conf.py
 TOUCH_REDIS := $(addprefix tests/,lua store redemption lookup control ledger imports http lane health persister)
 
 .PHONY: run test test-long test-calendar chaos test-redis bench bench-peers check lint types luacheck imports lock clean
@@ -32,7 +32,7 @@ bench: $(VENV)/.installed  ## redemptions a second beside two baselines, as rati
 bench-peers: $(VENV)/.installed  ## redemptions a second beside OpenResty, Go, FastAPI and others, as far as they are here
 	$(BIN)/python -m loadtest.comparators --json build/bench-peers.json
 
-check: lint types luacheck imports
+check: lint types luacheck imports docs  ## lint, types, scripts, imports, docs
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check $(SOURCES)
@@ -47,6 +47,10 @@ luacheck: $(VENV)/.installed
 	@if command -v luacheck >/dev/null; then \
 	  rm -rf build/lua && $(BIN)/python -m lua.loader build/lua && luacheck --quiet --no-color --config .luacheckrc build/lua; \
 	else echo "luacheck is not on this machine (Debian: lua-check); the scripts were not checked"; fi
+
+.PHONY: docs
+docs: $(VENV)/.installed  ## the docs site in build/site; a warning is an error
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs -d build/docs . build/site
 
 imports: $(VENV)/.installed
 	$(BIN)/lint-imports --no-cache
@@ -68,5 +72,5 @@ lock: $(VENV)/.installed  ## write the lock files anew; with UPGRADE=--upgrade, 
 	$(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock >/dev/null
 	$(COMPILE) --group peers --output-file loadtest/comparators/requirements.lock >/dev/null
 
-clean:
+clean:  ## remove .venv and everything that was built
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -36,7 +36,7 @@ def _setting(default: Any, help_text: str, *, least: int | None = None, secret: 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All settings; the help of each is the text in the README's table."""
+    """All settings; the help of each is its text in docs/settings.md."""
 
     host: str = _setting("127.0.0.1", "address the front end listens on")
     port: int = _setting(8080, "port the front end listens on; 0 takes a free one", least=0)

@@ -1,4 +1,4 @@
-"""What the documents say is what there is."""
+"""The documents agree with the code."""
 
 from __future__ import annotations
 
@@ -15,21 +15,49 @@ from engine.settings import Settings, variable
 from persister.metrics import OWNER
 
 ROOT = Path(__file__).parents[2]
-START, END = "<!-- settings: checked by tests/contract/test_docs.py -->\n", "<!-- end of settings -->"
+README_LINES_MAX = 120
+SETTINGS_PAGE = ROOT / "docs" / "settings.md"
+ROW = re.compile(r"^\| `(REDEEM_\w+)` \|.*$", re.MULTILINE)
+NEW = (
+    "\n## New settings, to be moved to their topic\n\n| variable | default | what it does |\n|---|---|---|\n"
+)
 
 
-def settings_table() -> str:
-    rows = ["| variable | default | what it does |", "|---|---|---|"]
+def settings_rows() -> dict[str, str]:
+    rows = {}
     for item in fields(Settings):
         default = "" if item.default in {"", None} else f"`{item.default}`"
-        rows.append(f"| `{variable(item.name)}` | {default} | {item.metadata['help']} |")
-    return "\n".join(rows) + "\n"
+        name = variable(item.name)
+        rows[name] = f"| `{name}` | {default} | {item.metadata['help']} |"
+    return rows
 
 
-def test_readme_lists_every_setting_with_its_default() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    written = readme[readme.index(START) + len(START) : readme.index(END)]
-    assert written == settings_table(), "python -m tests.contract.test_docs writes it anew"
+def rewritten(page: str) -> str:
+    """The page with its rows as they should be: known ones in place, new ones at the end."""
+    rows = settings_rows()
+    kept = ROW.sub(lambda found: rows.pop(found[1], "removed"), page)
+    kept = kept.replace("removed\n", "")
+    return kept + NEW + "\n".join(rows.values()) + "\n" if rows else kept
+
+
+def test_settings_page_lists_every_setting_once_with_its_default() -> None:
+    page = SETTINGS_PAGE.read_text(encoding="utf-8")
+    written = [found[0] for found in ROW.finditer(page)]
+    message = "python -m tests.contract.test_docs writes it anew"
+    assert sorted(written) == sorted(settings_rows().values()), message
+    assert NEW not in page
+
+
+def test_a_setting_without_a_row_and_a_row_without_a_setting_are_mended() -> None:
+    rows = settings_rows()
+    first, *others = rows.values()
+    page = rewritten("\n".join(["| `REDEEM_GONE` | `1` | left |", *others, ""]))
+    assert "REDEEM_GONE" not in page
+    assert page.endswith(NEW + first + "\n")
+
+
+def test_readme_is_read_in_one_go() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= README_LINES_MAX
 
 
 def test_api_document_lists_every_problem_with_its_status() -> None:
@@ -72,7 +100,4 @@ def test_operations_document_names_only_tests_that_there_are() -> None:
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    head, _, rest = text.partition(START)
-    readme.write_text(head + START + settings_table() + END + rest.partition(END)[2], encoding="utf-8")
+    SETTINGS_PAGE.write_text(rewritten(SETTINGS_PAGE.read_text(encoding="utf-8")), encoding="utf-8")
