@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 
 from engine.api.headers import durability_headers
 from engine.control.change import ControlPlane
-from engine.control.republishing import heal
+from engine.control.republishing import keep_republishing
 from engine.database import open_database
 from engine.errors import StoreUnavailable
 from engine.health.redis_memory import keep_watching_memory
@@ -25,13 +25,13 @@ from engine.http.problems import answering_problems
 from engine.http.routes import served
 from engine.http.services import SERVICES, Services
 from engine.imports.importer import Importer
-from engine.imports.repair import heal_index
+from engine.imports.repair import keep_index_repaired
 from engine.ledger.feed_readers import Feed
 from engine.ledger.redemptions import Records
 from engine.observability.metrics import Telemetry
 from engine.redemption.hold_expiry import keep_expiring
 from engine.redemption.operations import make_core
-from engine.store.configuration import Registry
+from engine.store.configuration import ConfigurationCache
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -63,17 +63,17 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         stack.push_async_callback(redis.aclose)
         database = await stack.enter_async_context(open_database(settings, settings.database_url))
         plane = ControlPlane(database=database, redis=redis, settings=settings)
-        registry = Registry(redis, timeout_s=timeout_s)
-        watch = StoreWatch(plane, registry)
-        await stack.enter_async_context(_in_background(heal(plane, watch.found)))
-        await stack.enter_async_context(_in_background(heal_index(plane)))
-        await _first_configuration(registry)
-        core = make_core(settings, registry, redis, telemetry, watch.verify)
+        configuration = ConfigurationCache(redis, timeout_s=timeout_s)
+        watch = StoreWatch(plane, configuration)
+        await stack.enter_async_context(_in_background(keep_republishing(plane, watch.found)))
+        await stack.enter_async_context(_in_background(keep_index_repaired(plane)))
+        await _first_configuration(configuration)
+        core = make_core(settings, configuration, redis, telemetry, watch.verify)
         core.dispatcher.open()
         stack.push_async_callback(core.close)
         await stack.enter_async_context(_in_background(keep_expiring(core)))
         await stack.enter_async_context(_in_background(watch.keep_asking(core.dispatcher.reconnect)))
-        memory = keep_watching_memory(redis, registry, settings.redis_memory_percent_max)
+        memory = keep_watching_memory(redis, configuration, settings.redis_memory_percent_max)
         await stack.enter_async_context(_in_background(memory))
         await stack.enter_async_context(_in_background(_keep_flushing(telemetry)))
         feed = Feed(database, settings)
@@ -86,7 +86,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         app.on_shutdown.append(_closing(feed))  # else whoever waits there would be waited for
         app[SERVICES] = Services(
             settings=settings,
-            authenticator=Authenticator(registry, database),
+            authenticator=Authenticator(configuration, database),
             core=core,
             database=database,
             redis=redis,
@@ -121,11 +121,11 @@ def _adding(
     return add
 
 
-async def _first_configuration(registry: Registry) -> None:
+async def _first_configuration(configuration: ConfigurationCache) -> None:
     told = False
     while True:
         try:
-            await registry.refresh()
+            await configuration.refresh()
         except StoreUnavailable as fault:
             if not told:
                 _log.warning("waiting for the configuration", extra={"reason": str(fault)})

@@ -77,7 +77,9 @@ class Settings:
     body_bytes_max: int = _setting(16_384, "body of a request on the redeem path", least=256)
     hold_ttl_s: int = _setting(600, "how long a hold lasts, unless the request says", least=1)
     hold_ttl_max_s: int = _setting(3600, "the longest that a request may ask a hold to last", least=1)
-    sweep_interval_ms: int = _setting(250, "how often expired holds are looked for and given back", least=1)
+    hold_expiry_interval_ms: int = _setting(
+        250, "how often expired holds are looked for and given back", least=1
+    )
     reason_length_max: int = _setting(256, "characters of a reason", least=1)
     combined_items_max: int = _setting(30, "codes of one call that redeems them together", least=1)
     batch_items_max: int = _setting(100, "items of one call that redeems a batch", least=1)
@@ -152,7 +154,7 @@ class Settings:
 
     database_connections_max: int = _setting(4, "PostgreSQL connections of one worker", least=1)
     database_timeout_s: int = _setting(10, "a query of the front end is given up after this", least=1)
-    heal_interval_s: int = _setting(5, "how often Redis is compared with the configuration", least=1)
+    republish_interval_s: int = _setting(5, "how often Redis is compared with the configuration", least=1)
     persist_batch_max: int = _setting(5000, "events in one transaction of the persister", least=1)
     persist_block_ms: int = _setting(1000, "how long the persister waits for news in one call", least=1)
     persist_interval_ms: int = _setting(20, "shortest time from one small transaction to the next", least=0)

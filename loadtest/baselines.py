@@ -28,7 +28,7 @@ from engine.lookup.decoder import Decoder
 from engine.redemption.redeem import Redemption
 from engine.store import keys
 from engine.store.call import pack_fields
-from engine.store.configuration import Registry
+from engine.store.configuration import ConfigurationCache
 from engine.times import instant
 
 if TYPE_CHECKING:
@@ -63,20 +63,20 @@ async def bare(request: web.Request) -> web.Response:
 class Naive:
     """One EVALSHA for each request."""
 
-    def __init__(self, settings: Settings, redis: Redis, registry: Registry) -> None:
+    def __init__(self, settings: Settings, redis: Redis, configuration: ConfigurationCache) -> None:
         self._settings = settings
         self._redis = redis
-        self._registry = registry
-        self._decoder = Decoder(settings, registry)
+        self._configuration = configuration
+        self._decoder = Decoder(settings, configuration)
 
     async def redeem(self, request: web.Request) -> web.Response:
         """Answer as the engine would."""
         asked = bodies.parse_redeem_request(await request.read(), self._settings)
-        [code] = self._decoder.find([split(normalise(asked.code) or b"", self._registry.prefixes)])
+        [code] = self._decoder.find([split(normalise(asked.code) or b"", self._configuration.prefixes)])
         if code is None:
             return _refusal("code_not_found")
-        campaign = self._registry.campaigns[code.batch.campaign]
-        place = keys.place(code.serial, self._registry.shards, campaign.pinned_shard)
+        campaign = self._configuration.campaigns[code.batch.campaign]
+        place = keys.locate_code(code.serial, self._configuration.shards, campaign.pinned_shard)
         word, *words = await self._call(code, campaign.id, place, asked.user)
         if word != "redeemed":
             return _refusal(word)
@@ -92,7 +92,7 @@ class Naive:
         )
         return web.Response(body=encode_outcome(redeemed, 1).body, content_type=JSON_TYPE)
 
-    async def _call(self, code: Issued, campaign: str, place: keys.Place, user: str) -> list[str]:
+    async def _call(self, code: Issued, campaign: str, place: keys.CodeLocation, user: str) -> list[str]:
         """The words of the script's answer to one attempt."""
         names = [
             *keys.of_every_script(place.shard),
@@ -113,9 +113,9 @@ class Naive:
         }
         arguments: dict[str, int | bytes] = {
             "shard": place.shard,
-            "version": self._registry.version,
-            "receipt_epoch": int(time.time()) // keys.RECEIPT_WINDOW_S,
-            "receipt_window_s": keys.RECEIPT_WINDOW_S,
+            "version": self._configuration.version,
+            "idempotency_epoch": int(time.time()) // keys.IDEMPOTENCY_WINDOW_S,
+            "idempotency_window_s": keys.IDEMPOTENCY_WINDOW_S,
             "packed": pack_fields([attempt[name] for name in SCRIPT.attempt]),
         }
         reply = await self._redis.evalsha(
@@ -133,10 +133,10 @@ async def naive(settings: Settings) -> Callable[[web.Request], Awaitable[web.Res
     redis = Redis(
         connection_pool=BlockingConnectionPool.from_url(settings.redis_url, max_connections=POOL_CONNECTIONS)
     )
-    registry = Registry(redis)
-    await registry.refresh()
+    configuration = ConfigurationCache(redis)
+    await configuration.refresh()
     await redis.script_load(SCRIPT.source.decode())
-    return Naive(settings, redis, registry).redeem
+    return Naive(settings, redis, configuration).redeem
 
 
 def _refusal(code: str) -> web.Response:

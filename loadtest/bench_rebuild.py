@@ -4,7 +4,7 @@ On servers of its own a ledger is filled with redemptions of codes that succeed 
 
 * ``old``: long ago, of a campaign without limits; what is restored is two bits a code;
 * ``recent``: in the last hour, each under an Idempotency-Key, of a campaign that limits its users (three
-  redemptions each); with receipts and per-user counts.
+  redemptions each); with idempotency records and per-user counts.
 
 Each round rebuilds in a process of its own. With ``--beside DIRECTORY``, another checkout of this
 repository, its rebuild takes turns on the same ledger, and ratios are of the same round. Beside the rate

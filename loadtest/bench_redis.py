@@ -30,7 +30,7 @@ from engine.observability.metrics import Telemetry
 from engine.redemption.operations import make_core
 from engine.redemption.redeem import Redemption
 from engine.store import keys
-from engine.store.configuration import Registry
+from engine.store.configuration import ConfigurationCache
 from loadtest import testbed
 
 if TYPE_CHECKING:
@@ -106,19 +106,19 @@ async def _measure(settings: Settings, options: argparse.Namespace) -> dict[str,
     ):
         plane = ControlPlane(database, redis, settings)
         key = (await api_keys.create(plane, "bench", ["redeem"])).value.key
-        registry = Registry(redis)
-        await registry.refresh()
-        api_key = registry.api_keys[api_keys.digest(key).hex()]
+        configuration = ConfigurationCache(redis)
+        await configuration.refresh()
+        api_key = configuration.api_keys[api_keys.digest(key).hex()]
         found: dict[str, Any] = {"allocator": (await redis.info("memory"))["mem_allocator"]}
         for kind, campaign in KINDS.items():
             with_keys, script_us = kind == "all checks", {}
             for size in SIZES:
-                async with _connected(replace(settings, batch_max=size), registry, redis) as core:
+                async with _connected(replace(settings, batch_max=size), configuration, redis) as core:
                     bench = Bench(core, redis, api_key)
                     script_us[str(size)] = await _script_us(
                         bench, plane, campaign, options.codes, with_keys=with_keys
                     )
-            async with _connected(settings, registry, redis) as core:
+            async with _connected(settings, configuration, redis) as core:
                 bench = Bench(core, redis, api_key)
                 weighed = await _bytes(bench, plane, campaign, options.memory_codes, with_keys=with_keys)
             found[kind] = {"script_us": script_us, "bytes": weighed}
@@ -126,8 +126,10 @@ async def _measure(settings: Settings, options: argparse.Namespace) -> dict[str,
 
 
 @asynccontextmanager
-async def _connected(settings: Settings, registry: Registry, redis: Redis) -> AsyncIterator[Core]:
-    core = make_core(settings, registry, redis, Telemetry())
+async def _connected(
+    settings: Settings, configuration: ConfigurationCache, redis: Redis
+) -> AsyncIterator[Core]:
+    core = make_core(settings, configuration, redis, Telemetry())
     core.dispatcher.open()
     while not core.dispatcher.ready:  # noqa: ASYNC110 - it connects in a callback, and tells nobody
         await asyncio.sleep(0.01)
@@ -156,28 +158,28 @@ async def _script_us(
 async def _bytes(
     bench: Bench, plane: ControlPlane, campaign: NewCampaign, count: int, *, with_keys: bool
 ) -> dict[str, float]:
-    """What Redis has allocated for one redemption: with its event, without it, and with its receipt gone."""
+    """Bytes in Redis for one redemption: with its event, without it, and without its idempotency record."""
     redis = bench.redis
-    await _forget_receipts(redis)
+    await _forget_records(redis)
     empty = await bench.memory()
     codes = await testbed.mint(plane, count, campaign)
-    await bench.core.registry.refresh()
+    await bench.core.configuration.refresh()
     issued = await bench.memory()
     await bench.redeem(codes, with_keys=with_keys)
     redeemed = await bench.memory()
     await redis.xtrim(keys.events(_SHARD), maxlen=0, approximate=False)
     persisted = await bench.memory()
-    await _forget_receipts(redis)
+    await _forget_records(redis)
     forgotten = await bench.memory()
     return {
         "issued": round((issued - empty) / count, 2),
         "redeemed": round((redeemed - issued) / count, 1),
         "persisted": round((persisted - issued) / count, 1),
-        "past its receipt": round((forgotten - issued) / count, 2),
+        "past its idempotency record": round((forgotten - issued) / count, 2),
     }
 
 
-async def _forget_receipts(redis: Redis) -> None:
+async def _forget_records(redis: Redis) -> None:
     """As their time does it."""
     async for name in redis.scan_iter(f"{{s{_SHARD}}}:receipt:*", count=1000):
         await redis.delete(name)

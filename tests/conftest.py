@@ -144,7 +144,7 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
     async with Redis.from_url(redis_url) as client:
         await client.flushdb()
         yield client
-        found = await complaints(client, receipt_window_s=keys.RECEIPT_WINDOW_S)
+        found = await complaints(client, idempotency_window_s=keys.IDEMPOTENCY_WINDOW_S)
         assert not found, found
 
 

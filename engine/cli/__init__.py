@@ -37,7 +37,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "engine.cli.loadtest:loadtest",
         "Load an engine, and compare every answer with the ledger.",
     ),
-    "acts": ("engine.cli.audit_log:acts", "Show who did what: exports, voids, API keys."),
+    "audit-log": ("engine.cli.audit_log:audit_log", "Show who did what: exports, voids, API keys."),
 }
 
 

@@ -1,4 +1,4 @@
-"""``redeem acts``: the audit log."""
+"""``redeem audit-log``: who did what."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.times import shown_instant
 @click.option("--after", type=click.IntRange(0, audit.ID_MAX), help="Go on behind the act with this id.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
-def acts(act: str | None, subject: str | None, after: int | None, limit: int, *, as_json: bool) -> None:
+def audit_log(act: str | None, subject: str | None, after: int | None, limit: int, *, as_json: bool) -> None:
     """Show who did what to what, the newest first."""
     found = run(lambda plane: audit.page(plane.database, act=act, subject=subject, after=after, limit=limit))
     if as_json:

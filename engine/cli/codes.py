@@ -120,7 +120,9 @@ def _declares(name: str, help_text: str, *, void: bool) -> None:
             return
         if code is not None or batch_id is None:
             raise click.UsageError("name either a code, or a batch with or without --serials")
-        wanted = voids.Wanted(batch=batch_id, first_serial=serials[0], last_serial=serials[1], reason=reason)
+        wanted = voids.VoidDeclaration(
+            batch=batch_id, first_serial=serials[0], last_serial=serials[1], reason=reason
+        )
         declared = run_change(lambda plane: voids.declare(plane, wanted, void=void, actor=ACTOR))
         if as_json:
             echo_json(declared.document())

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _SQL: Final = queries("engine.control", "control")
 _NOTHING_LOST: Final = (
     "Redis has lost nothing that the ledger holds. With --force it is made again all the same: what only it "
-    "knows, as receipts of refusals, is then lost"
+    "knows, as idempotency records of refusals, is then lost"
 )
 
 _AGAIN: Final = "once it can be, run `redeem rebuild` again"

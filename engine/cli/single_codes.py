@@ -20,7 +20,7 @@ from engine.redemption.audited import correct
 from engine.redemption.check import Check
 from engine.redemption.correct import Adjustment, Unvoiding, Voiding
 from engine.redemption.operations import make_core
-from engine.store.configuration import Registry
+from engine.store.configuration import ConfigurationCache
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,9 +38,9 @@ code_argument = click.argument("code", metavar="CODE|-")
 @contextlib.asynccontextmanager
 async def _open_core(plane: ControlPlane) -> AsyncIterator[Core]:
     timeout_s = plane.settings.attempt_deadline_ms / 1000
-    registry = Registry(plane.redis, timeout_s=timeout_s)
-    await registry.refresh()
-    core = make_core(plane.settings, registry, plane.redis, Telemetry())
+    configuration = ConfigurationCache(plane.redis, timeout_s=timeout_s)
+    await configuration.refresh()
+    core = make_core(plane.settings, configuration, plane.redis, Telemetry())
     core.dispatcher.open()
     try:
         async with asyncio.timeout(timeout_s):

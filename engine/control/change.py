@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from engine.control.idempotency import Receipt
+    from engine.control.idempotency import IdempotencyRecord
     from engine.database import Database
     from engine.settings import Settings
 
@@ -36,14 +36,14 @@ class ControlPlane:
     """What the control plane works with, in one process.
 
     Attributes:
-        receipt: of the request that the next change is made for, if that may be sent again. Such a
+        idempotency: of the request that the next change is made for, if that may be sent again. Such a
             plane makes this one change.
     """
 
     database: Database
     redis: Redis
     settings: Settings
-    receipt: Receipt | None = None
+    idempotency: IdempotencyRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +76,19 @@ async def change(plane: ControlPlane, write: Callable[[Change], Awaitable[T]]) -
     a caller that repeated it would make it twice. It is told by ``Changed.published`` instead.
 
     Raises:
-        Replayed, Refusal: what the plane's receipt has to say; nothing is changed.
+        Replayed, Refusal: what the plane's idempotency record has to say; nothing is changed.
         StoreUnavailable: PostgreSQL cannot be used; nothing is changed.
         OutcomeUnknown: it went away during the commit.
     """
     async with plane.database.transaction() as connection:
-        if plane.receipt is not None:
-            await plane.receipt.claim(connection)
+        if plane.idempotency is not None:
+            await plane.idempotency.claim(connection)
         deployment = await connection.fetchrow(_SQL["next_version"])
         if deployment is None:
             raise StoreUnavailable("PostgreSQL is not initialised; `redeem init` does it")
         value = await write(Change(connection, deployment["control_version"], deployment["shards"]))
-        if plane.receipt is not None:
-            await plane.receipt.keep(connection, value)
+        if plane.idempotency is not None:
+            await plane.idempotency.keep(connection, value)
     return Changed(value, published=await try_publish(plane))
 
 

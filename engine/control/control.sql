@@ -41,5 +41,5 @@ FROM numbered AS v JOIN batches AS b ON b.id = v.batch
 WHERE v.version > $1
 ORDER BY v.version;
 
--- name: try_heal
+-- name: try_republish
 SELECT pg_try_advisory_xact_lock($1, 0);

@@ -48,7 +48,7 @@ async def erase(plane: ControlPlane, user: str, *, actor: str, reason: str | Non
 
     Raises:
         Refusal: ``user_not_found``; ``malformed_request``: a reason that will not do.
-        Replayed: what the plane's receipt has to say.
+        Replayed: what the plane's idempotency record has to say.
         StoreUnavailable: PostgreSQL or Redis cannot be used, or the ledger does not get there within
             ``erasure_timeout_s``, or its change takes longer than that; nothing is changed.
         OutcomeUnknown: PostgreSQL went away during the commit.
@@ -60,8 +60,8 @@ async def erase(plane: ControlPlane, user: str, *, actor: str, reason: str | Non
     pseudonym = f"erased-{secrets.token_hex(PSEUDONYM_BYTES)}"
     timeout_s = plane.settings.erasure_timeout_s
     async with plane.database.transaction() as connection:
-        if plane.receipt is not None:
-            await plane.receipt.claim(connection)
+        if plane.idempotency is not None:
+            await plane.idempotency.claim(connection)
         done = await connection.execute(_SQL["erase"], user, pseudonym, timeout=timeout_s)
         of_rejects = await connection.execute(_SQL["erase_rejects"], user.encode(), pseudonym.encode())
         erasure = Erasure(user=pseudonym, events=_rows(done) + _rows(of_rejects))
@@ -75,8 +75,8 @@ async def erase(plane: ControlPlane, user: str, *, actor: str, reason: str | Non
             reason=reason,
             details={"events": erasure.events},
         )
-        if plane.receipt is not None:
-            await plane.receipt.keep(connection, erasure)
+        if plane.idempotency is not None:
+            await plane.idempotency.keep(connection, erasure)
     return Changed(erasure, published=True)
 
 

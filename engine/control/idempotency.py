@@ -1,6 +1,6 @@
-"""Receipts of administration: a call that is sent again with its Idempotency-Key is answered again.
+"""Idempotency records of administration: a call sent again with its Idempotency-Key is answered again.
 
-A receipt is a row that is written in the transaction of the change: there are both or neither,
+An idempotency record is a row that is written in the transaction of the change: there are both or neither,
 wherever the engine dies. It holds the answer sealed under the caller's own API key, of which
 PostgreSQL has only a digest: an answer may show what must not be at rest, such as a new API key
 (promise P7), and whoever sends the call again brings with it what opens the answer.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from engine.postgres_types import Connection
 
 WINDOW_S: Final = 86_400  # how long an answer is kept at least
-FORGET_MAX: Final = 1000  # receipts removed at a time
+FORGET_MAX: Final = 1000  # idempotency records removed at a time
 CLAIM_TRIES: Final = 3
 _NONCE_BYTES: Final = 12  # NIST SP 800-38D, section 8.2.2: random, 96 bits
 _PURPOSE: Final = b"redeem: seals the receipts of administration"
@@ -50,8 +50,8 @@ class Replayed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
-    """The receipt of one call, to be claimed and kept within the transaction of its change.
+class IdempotencyRecord:
+    """The idempotency record of one call: reserved, then stored, within the transaction of its change.
 
     Attributes:
         actor: id of the API key that calls.
@@ -85,7 +85,7 @@ class Receipt:
             if row["fingerprint"] != self.fingerprint:
                 raise Refusal("idempotency_key_reused")
             raise Replayed(row["status"], self._open(row["answer"]))
-        raise ContractViolation("a receipt can be neither claimed nor read")
+        raise ContractViolation("an idempotency record can be neither claimed nor read")
 
     async def keep(self, connection: Connection, value: object) -> None:
         """Write down the answer for what the change has made."""
@@ -97,7 +97,9 @@ class Receipt:
         try:
             document = self._cipher().decrypt(answer[:_NONCE_BYTES], answer[_NONCE_BYTES:], self._context())
         except InvalidTag as error:
-            raise ContractViolation("a receipt cannot be opened with the key that wrote it") from error
+            raise ContractViolation(
+                "an idempotency record cannot be opened with the key that wrote it"
+            ) from error
         opened: dict[str, object] = orjson.loads(document)
         return opened
 
@@ -126,7 +128,7 @@ def fingerprint(method: str, path: str, body: bytes) -> bytes:
 
 
 async def forget_old(database: Database) -> None:
-    """Remove some receipts whose time is over; whoever calls this now and then removes them all.
+    """Remove some idempotency records whose time is over; whoever calls this now and then removes them all.
 
     Raises:
         StoreUnavailable: PostgreSQL cannot be used.

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-HEAL_LOCK: Final = 0x7265_6465  # "rede": the advisory lock of the one process that heals
+REPUBLISH_LOCK: Final = 0x7265_6465  # "rede": the advisory lock of the one process that heals
 _random: Final = random.Random()  # noqa: S311 - no secret; of its own, so that it disturbs nobody else's
-_HEAL_JITTER: Final = (0.75, 1.25)
+_JITTER: Final = (0.75, 1.25)
 _SQL: Final = queries(__package__, "control")
 
 
@@ -32,7 +32,7 @@ class Health(enum.StrEnum):
     """What one look of ``heal`` found, or did."""
 
     CURRENT = "Redis has the configuration"
-    HEALED = "the configuration is published again"
+    REPUBLISHED = "the configuration is published again"
     ELSEWHERE = "another process is publishing the configuration"
     AWAY = "the configuration cannot be compared"
     STORE_BEHIND = "store_behind: Redis has lost events that the ledger holds; no redemption is taken"
@@ -40,43 +40,43 @@ class Health(enum.StrEnum):
 
 
 _LEVELS: Final = {
-    Health.HEALED: logging.INFO,
+    Health.REPUBLISHED: logging.INFO,
     Health.AWAY: logging.WARNING,
     Health.STORE_BEHIND: logging.ERROR,
     Health.DATABASE_BEHIND: logging.ERROR,
 }
 
 
-async def heal(plane: ControlPlane, told: Callable[[Health], None]) -> None:
+async def keep_republishing(plane: ControlPlane, told: Callable[[Health], None]) -> None:
     """Publish whenever Redis is behind, until cancelled; ``told`` is what each look finds.
 
-    What it finds is logged when it changes. Between two looks, receipts whose time is over are removed.
+    What it finds is logged when it changes. Between two looks, old idempotency records are removed.
     """
     before = Health.CURRENT
     while True:
         try:
-            found = await heal_once(plane)
+            found = await republish(plane)
         except Exception:  # whatever it is, the next look may find it gone
             found = Health.AWAY
             if before is not found:
-                logger.exception("heal failed")
+                logger.exception("republishing failed")
         told(found)
         if found is not before:
             logger.log(_LEVELS.get(found, logging.DEBUG), found.value)
             before = found
         if found is not Health.AWAY:
-            await _forget_receipts(plane)
-        await asyncio.sleep(plane.settings.heal_interval_s * _random.uniform(*_HEAL_JITTER))
+            await _forget_records(plane)
+        await asyncio.sleep(plane.settings.republish_interval_s * _random.uniform(*_JITTER))
 
 
-async def _forget_receipts(plane: ControlPlane) -> None:
+async def _forget_records(plane: ControlPlane) -> None:
     try:
         await idempotency.forget_old(plane.database)
     except Exception as error:  # noqa: BLE001 - they are kept for longer, no more than that
-        logger.debug("receipts are not removed", extra={"reason": str(error)})
+        logger.debug("idempotency records are not removed", extra={"reason": str(error)})
 
 
-async def heal_once(plane: ControlPlane) -> Health:
+async def republish(plane: ControlPlane) -> Health:
     """Compare Redis with PostgreSQL and publish where it is behind; one process at a time does."""
     try:
         behind = await _compare(plane)
@@ -85,15 +85,15 @@ async def heal_once(plane: ControlPlane) -> Health:
         if not behind:
             return Health.CURRENT
         async with plane.database.transaction(snapshot=True) as connection:
-            if not await connection.fetchval(_SQL["try_heal"], HEAL_LOCK):
+            if not await connection.fetchval(_SQL["try_republish"], REPUBLISH_LOCK):
                 return Health.ELSEWHERE
             await publish_from(plane.redis, connection)
     except StoreBehind:
         return Health.STORE_BEHIND
     except (Fault, RedisError, OSError) as error:
-        logger.debug("heal gave up", extra={"reason": str(error)})
+        logger.debug("republishing gave up", extra={"reason": str(error)})
         return Health.AWAY
-    return Health.HEALED
+    return Health.REPUBLISHED
 
 
 async def _compare(plane: ControlPlane) -> bool | None:

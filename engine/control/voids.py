@@ -28,7 +28,7 @@ _ID: Final = re.compile(r"void_([1-9][0-9]{0,17})")
 _SQL: Final = queries(__package__, "voids")
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+class VoidDeclaration(msgspec.Struct, frozen=True, kw_only=True):
     """Which codes to void, or to make good again, and why; without serials the whole batch."""
 
     batch: int
@@ -69,7 +69,7 @@ class Void(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def declare(
-    plane: ControlPlane, wanted: Wanted, *, void: bool, actor: str, key: str | None = None
+    plane: ControlPlane, declaration: VoidDeclaration, *, void: bool, actor: str, key: str | None = None
 ) -> Changed[Void]:
     """Make codes void, or good again, and publish it.
 
@@ -79,15 +79,15 @@ async def declare(
         Refusal: ``batch_not_found``; ``malformed_request``: the reason or the serials will not do, or
             the batch would be in more pieces than ``void_ranges_max``.
     """
-    check_text("reason", wanted.reason, plane.settings.reason_length_max)
-    if (wanted.first_serial is None) != (wanted.last_serial is None):
+    check_text("reason", declaration.reason, plane.settings.reason_length_max)
+    if (declaration.first_serial is None) != (declaration.last_serial is None):
         raise Refusal(
             "malformed_request", "first_serial and last_serial belong together: give both or neither"
         )
 
     async def write(under: Change) -> Void:
-        batch = await batches.find(under.connection, wanted.batch)
-        first, last = _serials(wanted, batch)
+        batch = await batches.find(under.connection, declaration.batch)
+        first, last = _serials(declaration, batch)
         ranges = await _ranges(under.connection, batch.id)
         ranges.mark(first, last, void=void)
         ranges_max = plane.settings.void_ranges_max
@@ -97,7 +97,7 @@ async def declare(
                 f"what is void of a batch may be {ranges_max} ranges: take a wider one, or the whole batch",
             )
         row = await under.connection.fetchrow(
-            _SQL["insert"], batch.id, first, last, void, wanted.reason, actor, key, under.version
+            _SQL["insert"], batch.id, first, last, void, declaration.reason, actor, key, under.version
         )
         declared = _void(row)
         await audit_log.record(
@@ -105,7 +105,7 @@ async def declare(
             act="void" if void else "unvoid",
             actor=actor,
             subject=f"batch:{batch.id}",
-            reason=wanted.reason,
+            reason=declaration.reason,
             details={"id": declared.shown_id, "first_serial": first, "last_serial": last},
         )
         return declared
@@ -140,16 +140,16 @@ async def _ranges(connection: Connection, batch_id: int) -> VoidRanges:
     return ranges
 
 
-def _serials(wanted: Wanted, batch: batches.Batch) -> tuple[int, int]:
+def _serials(declaration: VoidDeclaration, batch: batches.Batch) -> tuple[int, int]:
     """First and last serial, within the batch."""
-    if wanted.first_serial is None or wanted.last_serial is None:
+    if declaration.first_serial is None or declaration.last_serial is None:
         return 0, batch.count - 1
-    if not 0 <= wanted.first_serial <= wanted.last_serial < batch.count:
+    if not 0 <= declaration.first_serial <= declaration.last_serial < batch.count:
         raise Refusal(
             "malformed_request",
             f"serials must be between 0 and {batch.count - 1}, the first not above the last",
         )
-    return wanted.first_serial, wanted.last_serial
+    return declaration.first_serial, declaration.last_serial
 
 
 def _void(row: Row) -> Void:

@@ -17,22 +17,22 @@ from engine.observability import metrics
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from engine.store.configuration import Registry
+    from engine.store.configuration import ConfigurationCache
 
 _log = logging.getLogger(__name__)
 INTERVAL_S: Final = 1.0
 ALL_PERCENT: Final = 100
 
 
-async def keep_watching_memory(redis: Redis, registry: Registry, percent_max: int) -> None:
-    """Look once a second, until cancelled; the registry carries the result to those who answer.
+async def keep_watching_memory(redis: Redis, configuration: ConfigurationCache, percent_max: int) -> None:
+    """Look once a second, until cancelled; the configuration carries the result to those who answer.
 
     Where Redis cannot be asked, what it said last counts.
     """
     told = False
     while True:
         try:
-            look(await redis.info("memory"), registry, percent_max)
+            look(await redis.info("memory"), configuration, percent_max)
             told = False
         except (RedisError, OSError) as error:
             if not told:
@@ -41,18 +41,18 @@ async def keep_watching_memory(redis: Redis, registry: Registry, percent_max: in
         await asyncio.sleep(INTERVAL_S)
 
 
-def look(memory: dict[str, Any], registry: Registry, percent_max: int) -> None:
+def look(memory: dict[str, Any], configuration: ConfigurationCache, percent_max: int) -> None:
     """Take over what INFO says of the memory."""
     share = used_percent(memory)
     short = share is not None and percent_max < ALL_PERCENT and share >= percent_max
-    if short and not registry.memory_short:
+    if short and not configuration.memory_short:
         _log.warning(
             "Redis is short of memory: new redemptions and holds are refused",
             extra={"used_percent": round(share or 0), "percent_max": percent_max},
         )
-    elif registry.memory_short and not short:
+    elif configuration.memory_short and not short:
         _log.info("Redis has memory again")
-    registry.memory_short = short
+    configuration.memory_short = short
     metrics.MEMORY_SHORT.set(short)
 
 

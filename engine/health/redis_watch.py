@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from engine.control.change import ControlPlane
-    from engine.store.configuration import Registry
+    from engine.store.configuration import ConfigurationCache
 
 _log = logging.getLogger(__name__)
 _ASK_TIMEOUT_S: Final = 1.0
 
 
 class StoreWatch:
-    """What a worker knows of it. The registry carries the result to those who answer."""
+    """What a worker knows of it. The configuration carries the result to those who answer."""
 
-    def __init__(self, plane: ControlPlane, registry: Registry) -> None:
+    def __init__(self, plane: ControlPlane, configuration: ConfigurationCache) -> None:
         self._plane = plane
-        self._registry = registry
+        self._configuration = configuration
         self._persisted: dict[int, int] = {}  # by shard, when PostgreSQL was last asked
         self._unknown: list[str] = []
 
@@ -59,15 +59,15 @@ class StoreWatch:
         try:
             await check_given(self._plane.redis, shard, self._persisted.get(shard, 0))
         except StoreBehind as fault:
-            self._registry.store_behind = True
+            self._configuration.store_behind = True
             _log.error("store_behind: no redemption is taken; `redeem rebuild`", extra={"reason": str(fault)})
         else:
-            self._registry.store_behind = False
+            self._configuration.store_behind = False
 
     async def keep_asking(self, reconnect: Callable[[], None]) -> None:
         """Look whether Redis was configured anew, until cancelled; one that keeps less is cut off."""
         while True:
-            await asyncio.sleep(self._plane.settings.heal_interval_s)
+            await asyncio.sleep(self._plane.settings.republish_interval_s)
             try:
                 await self._require_safe()
             except StoreUnsafe:
@@ -79,13 +79,13 @@ class StoreWatch:
         try:
             doubts = await require_safe(self._plane.redis, self._plane.settings)
         except StoreUnsafe as fault:
-            if self._registry.store_unsafe != str(fault):
+            if self._configuration.store_unsafe != str(fault):
                 _log.error("no redemption is taken: Redis does not keep them", extra={"reason": str(fault)})
-            self._registry.store_unsafe = str(fault)
+            self._configuration.store_unsafe = str(fault)
             # It may be a primary that became a replica: next time, whoever has its name by then is asked.
             await self._plane.redis.connection_pool.disconnect(inuse_connections=False)
             raise
-        self._registry.store_unsafe = ""
+        self._configuration.store_unsafe = ""
         unknown = [f"{finding.check}: {finding.says}" for finding in doubts]
         if unknown and unknown != self._unknown:
             _log.warning("Redis may keep less than it acknowledges", extra={"doubts": "; ".join(unknown)})
@@ -94,6 +94,6 @@ class StoreWatch:
     def found(self, health: Health) -> None:
         """Take over what a look of ``heal`` found."""
         if health is Health.STORE_BEHIND:
-            self._registry.store_behind = True
-        elif health in {Health.CURRENT, Health.HEALED}:
-            self._registry.store_behind = False
+            self._configuration.store_behind = True
+        elif health in {Health.CURRENT, Health.REPUBLISHED}:
+            self._configuration.store_behind = False

@@ -67,7 +67,7 @@ def routes() -> list[Route]:
         Route("POST", "/v1/keys", "admin", create_key),
         Route("GET", "/v1/keys", "admin", list_keys),
         Route("DELETE", "/v1/keys/{id}", "admin", revoke_key),
-        Route("GET", "/v1/acts", "admin", list_acts),
+        Route("GET", "/v1/audit-log", "admin", list_audit_log),
         Route("GET", "/v1/conflicts", "admin", list_conflicts),
     ]
 
@@ -187,7 +187,7 @@ async def _void(request: web.Request, *, void: bool) -> web.StreamResponse:
         )
     if asked.code is not None or asked.batch is None:
         raise Refusal("malformed_request", "Name either a code, or a batch with or without serials.")
-    wanted = voids.Wanted(
+    wanted = voids.VoidDeclaration(
         batch=asked.batch, first_serial=asked.first_serial, last_serial=asked.last_serial, reason=asked.reason
     )
     return await answer_change(
@@ -216,7 +216,7 @@ async def revoke_key(request: web.Request) -> web.Response:
     return await answer_change(request, lambda plane: api_keys.revoke(plane, key_id, actor=caller))
 
 
-async def list_acts(request: web.Request) -> web.Response:
+async def list_audit_log(request: web.Request) -> web.Response:
     """List who did what, the newest first."""
     after, limit = read_page(request, "act", "subject")
     found = await audit_log.page(

@@ -17,7 +17,7 @@ from engine.store.configuration import ApiKey
 
 if TYPE_CHECKING:
     from engine.database import Database
-    from engine.store.configuration import Registry
+    from engine.store.configuration import ConfigurationCache
 
 _SCHEME: Final = "bearer "
 KEY_LENGTH_MAX: Final = 256
@@ -27,8 +27,8 @@ _REMEMBERED_MAX: Final = 1024
 class Authenticator:
     """Finds the key of a request. Remembers the headers it has seen, until the configuration changes."""
 
-    def __init__(self, registry: Registry, database: Database) -> None:
-        self._registry = registry
+    def __init__(self, configuration: ConfigurationCache, database: Database) -> None:
+        self._configuration = configuration
         self._database = database
         self._remembered: dict[str, ApiKey] = {}
         self._remembered_version = -1
@@ -37,9 +37,9 @@ class Authenticator:
         """The valid key of an Authorization header, as far as the worker's copy knows. Never waits."""
         if authorization is None:
             return None
-        if self._remembered_version != self._registry.version:
+        if self._remembered_version != self._configuration.version:
             self._remembered.clear()
-            self._remembered_version = self._registry.version
+            self._remembered_version = self._configuration.version
         remembered = self._remembered.get(authorization)
         if remembered is None:
             remembered = self._look_up(authorization)
@@ -51,7 +51,7 @@ class Authenticator:
         secret = secret_of(authorization)
         if secret is None:
             return None
-        api_key = self._registry.api_keys.get(api_keys.digest(secret).hex())
+        api_key = self._configuration.api_keys.get(api_keys.digest(secret).hex())
         return None if api_key is None or api_key.revoked else api_key
 
     def known_with(self, authorization: str, scope: str) -> ApiKey | None:
@@ -87,7 +87,7 @@ class Authenticator:
         api_key = None if fresh else self.known(authorization)
         if api_key is None:
             if authorization is not None:
-                await self._registry.confirm()
+                await self._configuration.confirm()
             api_key = self.known(authorization)
         return _may(api_key, scope)
 

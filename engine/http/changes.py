@@ -1,7 +1,7 @@
 """What every call of administration does: read its body or page, make its change once, answer.
 
 A change that comes with an Idempotency-Key is made once, however often and at whichever instant it
-is sent: its answer is kept in the transaction of the change (``admin_receipts``).
+is sent: its answer is kept in the transaction of the change (``engine.control.idempotency``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aiohttp import web
 from engine.api.bodies import decoded
 from engine.api.checks import check_text
 from engine.control.change import try_publish
-from engine.control.idempotency import Receipt, Replayed, fingerprint
+from engine.control.idempotency import IdempotencyRecord, Replayed, fingerprint
 from engine.errors import ContractViolation, Refusal
 from engine.http.auth import API_KEY, secret_of
 from engine.http.requests import idempotency_key, json_response, page_limit, read_json
@@ -74,11 +74,11 @@ async def answer_change(
 
     To that are added ``published``: whether Redis has it by now; and ``replayed``: whether it was made
     by an earlier call. ``make`` calls ``control.change`` once, with the plane it is given; one that needs
-    no version claims and keeps the plane's receipt in a transaction of its own. ``location`` is a path
-    in which ``{id}`` stands for the id of what was made.
+    no version reserves and stores the plane's idempotency record in a transaction of its own. ``location`` is
+    a path in which ``{id}`` stands for the id of what was made.
 
     Raises:
-        Refusal: ``idempotency_key_reused``, or what ``make`` raises; nothing is changed, no receipt kept.
+        Refusal: ``idempotency_key_reused``, or what ``make`` raises; nothing is changed or stored.
     """
     plane = plane_of(request)
     key = idempotency_key(request, plane.settings)
@@ -86,7 +86,7 @@ async def answer_change(
         name = idempotency.name(request[API_KEY].id, key)
         if await idempotency.is_used(plane.redis, plane.settings.shards, name):
             raise Refusal("idempotency_key_reused")
-        plane = replace(plane, receipt=_receipt(request, key, status))
+        plane = replace(plane, idempotency=_idempotency_record(request, key, status))
     try:
         made = await make(plane)
         document, published, replayed = made.value.document(), made.published, False
@@ -97,11 +97,11 @@ async def answer_change(
     return answer(document | {"published": published, "replayed": replayed}, status=status, headers=headers)
 
 
-def _receipt(request: web.Request, key: str, status: int) -> Receipt:
+def _idempotency_record(request: web.Request, key: str, status: int) -> IdempotencyRecord:
     secret = secret_of(request.headers.get("Authorization", ""))
     if secret is None:
         raise ContractViolation("a call of administration came in without an API key")
-    return Receipt(
+    return IdempotencyRecord(
         actor=request[API_KEY].id,
         secret=secret,
         key=key,

@@ -57,8 +57,8 @@ async def roll_back(request: web.Request) -> web.Response:
     if redemption is None:
         raise Refusal("redemption_not_found")
     record = await services.records.one(str(redemption))
-    if record["batch"] not in core.registry.batches:
-        await core.registry.refresh()  # redeemed through a worker whose configuration is newer
+    if record["batch"] not in core.configuration.batches:
+        await core.configuration.refresh()  # redeemed through a worker whose configuration is newer
     await core.refuse_code_of(record["batch"], record["serial"], key, asked.reason)
     attempt = Rollback(core.dispatcher, redemption, record, asked, key=key, api_key=api_key)
     return response(request, await on_record(core, services.database, attempt, f"redemption:{redemption}"))

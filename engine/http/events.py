@@ -20,7 +20,7 @@ from engine.http.routes import Route
 from engine.http.services import services_of
 from engine.lane.connection import Connection
 from engine.ledger.feed import BEGINNING, TYPES, Cursor, Page, parse_cursor
-from engine.ledger.feed_readers import Feed, Wanted
+from engine.ledger.feed_readers import Feed, FeedFilter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,7 +47,7 @@ class _Asked(NamedTuple):
     """What a request asks for."""
 
     cursor: Cursor
-    wanted: Wanted
+    wanted: FeedFilter
     wait_s: int
 
 
@@ -191,7 +191,7 @@ def _parsed(request: web.Request, settings: Settings, *, streamed: bool) -> _Ask
     after = query.get("after")
     if streamed:  # a client that comes back sends what it has, beside the address it began with
         after = request.headers.get("Last-Event-ID") or after
-    wanted = Wanted(
+    wanted = FeedFilter(
         limit=page_limit(query.get("limit"), settings.page_limit_max),
         types=_names(query, "type", len(TYPES)),
         campaigns=_names(query, "campaign", _CAMPAIGNS_MAX),

@@ -38,25 +38,25 @@ async def health(_: web.Request) -> web.Response:
 async def readiness(request: web.Request) -> web.Response:
     """``GET /readyz``: 200, or 503 and which part is not ready. PostgreSQL is shown, but not required."""
     services = services_of(request)
-    core, registry = services.core, services.core.registry
-    redis = "ok" if core.dispatcher.ready else registry.store_unsafe or "no connection"
-    configuration = "ok"
+    core, configuration = services.core, services.core.configuration
+    redis = "ok" if core.dispatcher.ready else configuration.store_unsafe or "no connection"
+    configured = "ok"
     try:
-        await registry.refresh()
+        await configuration.refresh()
     except StoreUnavailable as fault:
-        configuration = str(fault)
+        configured = str(fault)
     missing = core.missing_mint_keys
     mint_keys = f"missing: {', '.join(sorted(missing))}" if missing else "ok"
     parts = {
         "redis": redis,
-        "configuration": configuration,
+        "configuration": configured,
         "mint_keys": mint_keys,
         "postgresql": await _postgresql(services.database),
         # Neither makes it unready: work under way must reach it, and the loss was accepted by a setting.
-        "memory": "short: new redemptions and holds are refused" if registry.memory_short else "ok",
+        "memory": "short: new redemptions and holds are refused" if configuration.memory_short else "ok",
         "durability": "ok" if services.settings.durability == "disk" else NOT_DURABLE,
     }
-    ready = redis == configuration == mint_keys == "ok"
+    ready = redis == configured == mint_keys == "ok"
     body = {"status": "ready" if ready else "not ready", "parts": parts}
     return json_response(body, status=200 if ready else 503)
 

@@ -17,7 +17,7 @@ from engine.http.auth import Access
 from engine.http.requests import idempotency_key, json_response, page_limit, read_admitted, response
 from engine.http.routes import Route
 from engine.http.services import services_of
-from engine.ledger.record import STATES, Wanted
+from engine.ledger.record import STATES, RedemptionFilter
 from engine.redemption.redeem import Redemption
 from engine.times import milliseconds, parse_instant
 
@@ -116,12 +116,12 @@ async def list_redemptions(request: web.Request) -> web.Response:
     if set(query) - set(_LIST_PARAMETERS) or len(query) != len(set(query)):
         raise Refusal("malformed_request", f"This list takes {', '.join(_LIST_PARAMETERS)}, each once.")
     limit = page_limit(query.get("limit"), services.settings.page_limit_max)
-    wanted = _wanted(query, services.settings)
+    wanted = _filter(query, services.settings)
     page = await services.records.page(wanted, after=query.get("after"), limit=limit)
     return json_response({"items": page.items, "next": page.next})
 
 
-def _wanted(query: Mapping[str, str], settings: Settings) -> Wanted:
+def _filter(query: Mapping[str, str], settings: Settings) -> RedemptionFilter:
     for name in ("user", "campaign", "order"):
         if name in query:
             most = settings.order_length_max if name == "order" else settings.user_length_max
@@ -130,7 +130,7 @@ def _wanted(query: Mapping[str, str], settings: Settings) -> Wanted:
     if state is not None and state not in STATES:
         raise Refusal("malformed_request", f"state must be {', '.join(STATES[:-1])} or {STATES[-1]}")
     times = {name: milliseconds(parse_instant(name, query[name])) for name in ("from", "to") if name in query}
-    return Wanted(
+    return RedemptionFilter(
         user=query.get("user"),
         campaign=query.get("campaign"),
         order=query.get("order"),

@@ -16,7 +16,7 @@ from engine.errors import Refusal
 from engine.imports.parser import Reason
 from engine.lookup.decoder import Decoder
 from engine.queries import queries
-from engine.store.configuration import IMPORTED, Batch, Registry
+from engine.store.configuration import IMPORTED, Batch, ConfigurationCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -40,7 +40,7 @@ class MintedCodes:
     """Knows which codes were minted, as PostgreSQL had it when an import began."""
 
     def __init__(self, plane: ControlPlane, minted: Sequence[Batch]) -> None:
-        self._known = Registry(plane.redis)  # filled from PostgreSQL, which is the truth
+        self._known = ConfigurationCache(plane.redis)  # filled from PostgreSQL, which is the truth
         for batch in minted:
             self._known.take_batch(batch)
         self._decoder = Decoder(plane.settings, self._known)

@@ -82,7 +82,7 @@ class ImportIndex:
         for at in range(0, len(rows), CALL_CODES):
             by_shard: dict[int, list[bytes]] = {}
             for digest, serial in rows[at : at + CALL_CODES]:
-                shard, bucket = keys.imported_place(digest, len(self._shards))
+                shard, bucket = keys.imported_location(digest, len(self._shards))
                 name, field = keys.imported(shard, bucket), keys.imported_field(digest)
                 by_shard.setdefault(shard, []).append(
                     pack("HSET", name, field, keys.imported_value(batch, serial))
@@ -125,7 +125,7 @@ class ImportIndex:
         """Take codes out again."""
         commands = []
         for digest in digests:
-            place = keys.imported_place(digest, len(self._shards))
+            place = keys.imported_location(digest, len(self._shards))
             commands.append(pack("HDEL", keys.imported(*place), keys.imported_field(digest)))
         await self._pipeline.ask(commands)
 

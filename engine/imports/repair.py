@@ -21,13 +21,13 @@ _JITTER: Final = (0.75, 1.25)
 _SQL: Final = queries(__package__, "imports")
 
 
-async def heal_index(plane: ControlPlane) -> None:
+async def keep_index_repaired(plane: ControlPlane) -> None:
     """Write what Redis does not have of the index, whenever it is missing, until cancelled."""
     told = ""
     while True:
-        await asyncio.sleep(plane.settings.heal_interval_s * _random.uniform(*_JITTER))
+        await asyncio.sleep(plane.settings.republish_interval_s * _random.uniform(*_JITTER))
         try:
-            healed = await heal_index_once(plane)
+            healed = await repair_index(plane)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next look may find it gone
             if type(error).__name__ != told:
                 _log.warning(
@@ -42,7 +42,7 @@ async def heal_index(plane: ControlPlane) -> None:
                 _log.info("imported codes are indexed again", extra={"batches": healed})
 
 
-async def heal_index_once(plane: ControlPlane) -> list[int]:
+async def repair_index(plane: ControlPlane) -> list[int]:
     """Write the batches that some shard does not have whole; one process at a time does. Answers which.
 
     Raises:
@@ -55,10 +55,10 @@ async def heal_index_once(plane: ControlPlane) -> list[int]:
     if not counts:
         return []
     async with ImportIndex(plane.settings, shards) as index:
-        return await _heal(plane, index, counts) if await index.incomplete(counts) else []
+        return await _repair(plane, index, counts) if await index.incomplete(counts) else []
 
 
-async def _heal(plane: ControlPlane, index: ImportIndex, counts: dict[int, int]) -> list[int]:
+async def _repair(plane: ControlPlane, index: ImportIndex, counts: dict[int, int]) -> list[int]:
     async with plane.database.transaction(snapshot=True) as connection:
         if not await connection.fetchval(_SQL["try_index"], INDEX_LOCK):
             return []

@@ -36,7 +36,7 @@ class Position(NamedTuple):
         return EventId(self.shard, self.stream_ms, self.stream_seq)
 
 
-class Found(NamedTuple):
+class RedemptionRecord(NamedTuple):
     """A redemption, and how much of it was given back, as far as the finder knows.
 
     ``given_back`` is None where nothing was, and 0 of a code without an amount. It only ever grows,
@@ -59,10 +59,10 @@ class Found(NamedTuple):
         amount = self.event.amount
         return ROLLED_BACK if amount is None or self.given_back >= amount else "partly_rolled_back"
 
-    def knowing(self, given_back: int | None) -> Found:
+    def knowing(self, given_back: int | None) -> RedemptionRecord:
         """The same with another reading of what was given back."""
         readings = [reading for reading in (self.given_back, given_back) if reading is not None]
-        return Found(self.event, max(readings, default=None))
+        return RedemptionRecord(self.event, max(readings, default=None))
 
     def document(self) -> dict[str, Any]:
         """How it is shown; ``history`` apart."""
@@ -85,7 +85,7 @@ class Found(NamedTuple):
         }
 
 
-def found_in(row: Mapping[str, Any]) -> Found:
+def record_in(row: Mapping[str, Any]) -> RedemptionRecord:
     """From a row of ``redemptions``."""
     event_id = _event_id(row)
     event = Event(
@@ -104,10 +104,10 @@ def found_in(row: Mapping[str, Any]) -> Found:
         actor=row["actor"],
         at_ms=row["at_ms"],
     )
-    return Found(event, row["given_back"])
+    return RedemptionRecord(event, row["given_back"])
 
 
-class Since(NamedTuple):
+class HistoryEntry(NamedTuple):
     """What happened to a redemption afterwards."""
 
     position: Position
@@ -116,12 +116,12 @@ class Since(NamedTuple):
     actor: str
 
     @classmethod
-    def of(cls, event: Event) -> Since:
+    def of(cls, event: Event) -> HistoryEntry:
         """From an event."""
         return cls(Position.of(event.id), event.type, event.amount, event.actor)
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> Since:
+    def from_row(cls, row: Mapping[str, Any]) -> HistoryEntry:
         """From a row of the ledger."""
         return cls(Position.of(_event_id(row)), row["type"], row["amount"], row["actor"])
 
@@ -136,14 +136,14 @@ class Since(NamedTuple):
         }
 
 
-def given_back_in(history: Iterable[Since]) -> int | None:
-    """How much a redemption's history gives back; as ``Found.given_back``."""
+def given_back_in(history: Iterable[HistoryEntry]) -> int | None:
+    """How much a redemption's history gives back; as ``RedemptionRecord.given_back``."""
     amounts = [since.amount or 0 for since in history if since.type == ROLLED_BACK]
     return sum(amounts) if amounts else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class RedemptionFilter:
     """Which redemptions a list is of: those of all that is named. At least user, campaign or order is.
 
     Attributes:

@@ -9,7 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from engine.errors import Refusal, StoreUnavailable
-from engine.ledger.record import REDEMPTIONS, ROLLED_BACK, Found, Position, Since, found_in, given_back_in
+from engine.ledger.record import (
+    REDEMPTIONS,
+    ROLLED_BACK,
+    HistoryEntry,
+    Position,
+    RedemptionRecord,
+    given_back_in,
+    record_in,
+)
 from engine.ledger.stream_tail import behind, event_at, ledger_offsets, read_tail, with_given_back
 from engine.queries import queries
 from engine.store import events
@@ -19,7 +27,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from engine.database import Database
-    from engine.ledger.record import Wanted
+    from engine.ledger.record import RedemptionFilter
     from engine.postgres_types import Connection
 
 _SQL: Final = queries(__package__, "redemptions")
@@ -41,7 +49,7 @@ class _Candidates(NamedTuple):
         end: how far back was looked, unless to the end of the list; what is older is for later pages.
     """
 
-    found: list[Found]
+    found: list[RedemptionRecord]
     end: Position | None
 
 
@@ -71,14 +79,14 @@ class Records:
         if event_id is None or event_id.shard >= _SHARD_AFTER_ALL or event_id.stream_seq > _START.stream_seq:
             raise Refusal("redemption_not_found")
         event = await event_at(self._redis, event_id)
-        found = Found(event) if event is not None and event.type in REDEMPTIONS else None
-        history: list[Since] = []
+        found = RedemptionRecord(event) if event is not None and event.type in REDEMPTIONS else None
+        history: list[HistoryEntry] = []
         ledger_away = False
         try:
             async with self._database.connection() as connection:
                 row = await connection.fetchrow(_SQL["by_id"], *event_id)
                 if row is not None:  # the ledger's word counts: a user's name may have been erased there
-                    found = found_in(row)
+                    found = record_in(row)
                     history = await _history(connection, event_id)
         except StoreUnavailable:
             if found is None:
@@ -94,8 +102,8 @@ class Records:
         return found.document() | {"history": [since.document() for since in history]}
 
     async def _whole_history(
-        self, event_id: EventId, known: list[Since], *, ledger_away: bool
-    ) -> list[Since]:
+        self, event_id: EventId, known: list[HistoryEntry], *, ledger_away: bool
+    ) -> list[HistoryEntry]:
         """With what the stream holds beyond the ledger, as far back as is read at a time."""
         begin = Position.of(event_id)
         if not ledger_away:
@@ -105,7 +113,7 @@ class Records:
         tail = await read_tail(self._redis, event_id.shard, self._tail_scan_max, oldest=behind(begin))
         redemption = str(event_id)
         found = [
-            Since.of(event)
+            HistoryEntry.of(event)
             for event in tail.events
             if event.redemption == redemption and event.type not in REDEMPTIONS
         ]
@@ -114,7 +122,7 @@ class Records:
                 found += await _history(connection, event_id)
         return sorted({since.position: since for since in (*known, *found)}.values())
 
-    async def page(self, wanted: Wanted, *, after: str | None, limit: int) -> Page:
+    async def page(self, wanted: RedemptionFilter, *, after: str | None, limit: int) -> Page:
         """Redemptions, newest first, from behind ``after``, a ``next`` of an earlier page.
 
         New redemptions come before the first page, so paging on is not disturbed by them. A page may
@@ -139,7 +147,7 @@ class Records:
         end = max((end for end in (streams.end, ledger.end) if end is not None), default=None)
         merged = {item.position: item for item in (*streams.found, *ledger.found)}
         places = sorted((place for place in merged if end is None or place >= end), reverse=True)
-        shown: list[Found] = []
+        shown: list[RedemptionRecord] = []
         for at in range(0, len(places), limit + 1):
             known = await with_given_back(
                 self._redis, [merged[place] for place in places[at : at + limit + 1]]
@@ -151,18 +159,18 @@ class Records:
         items = [item.document() for item in shown[:limit]]
         return Page(items, None if end is None else str(end.event_id))
 
-    async def _in_streams(self, wanted: Wanted, before: Position) -> tuple[_Candidates, set[str]]:
+    async def _in_streams(self, wanted: RedemptionFilter, before: Position) -> tuple[_Candidates, set[str]]:
         """What the streams hold beyond the ledger; and where it matters, what was rolled back there."""
         async with self._database.connection() as connection:
             offsets = await ledger_offsets(connection)
-        found: list[Found] = []
+        found: list[RedemptionRecord] = []
         end: Position | None = None
         rolled_back: set[str] = set()
         for shard, offset in offsets.items():
             oldest = behind(offset) if offset.stream_ms >= wanted.from_ms else f"{wanted.from_ms}-0"
             newest = _last_before(before, shard)
             tail = await read_tail(self._redis, shard, self._tail_scan_max, oldest=oldest, newest=newest)
-            found += [Found(event) for event in tail.events if wanted.takes(event)]
+            found += [RedemptionRecord(event) for event in tail.events if wanted.takes(event)]
             if tail.cut is not None:
                 end = tail.cut if end is None else max(end, tail.cut)
             if wanted.state not in {None, "redeemed"}:  # those the ledger would not look for
@@ -171,7 +179,7 @@ class Records:
         return _Candidates(found, end), rolled_back
 
     async def _in_ledger(
-        self, wanted: Wanted, before: Position, rolled_back: set[str], limit: int
+        self, wanted: RedemptionFilter, before: Position, rolled_back: set[str], limit: int
     ) -> _Candidates:
         look_at = limit + 1 if wanted.state is None else max(limit + 1, self._state_scan_max)
         head = (*before, wanted.from_ms, look_at, wanted.state, list(rolled_back), limit + 1)
@@ -184,14 +192,14 @@ class Records:
                 rows = await connection.fetch(_SQL["by_user"], *head, wanted.user, wanted.campaign)
             else:
                 rows = await connection.fetch(_SQL["by_campaign"], *head, wanted.campaign)
-        found = [found_in(row) for row in rows]
+        found = [record_in(row) for row in rows]
         more = bool(rows) and (len(rows) == limit + 1 or rows[-1]["number"] == look_at)
         return _Candidates(found, found[-1].position if more else None)
 
 
-async def _history(connection: Connection, event_id: EventId) -> list[Since]:
+async def _history(connection: Connection, event_id: EventId) -> list[HistoryEntry]:
     rows = await connection.fetch(_SQL["history"], str(event_id))
-    return sorted(map(Since.from_row, rows))
+    return sorted(map(HistoryEntry.from_row, rows))
 
 
 def _last_before(before: Position, shard: int) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from engine.ledger.record import Found
+    from engine.ledger.record import RedemptionRecord
     from engine.postgres_types import Connection
     from engine.store.events import Event, EventId
 
@@ -87,7 +87,7 @@ async def event_at(redis: Redis, event_id: EventId) -> Event | None:
     return next(iter(tail.events), None)
 
 
-async def with_given_back(redis: Redis, found: Sequence[Found]) -> list[Found]:
+async def with_given_back(redis: Redis, found: Sequence[RedemptionRecord]) -> list[RedemptionRecord]:
     """The same redemptions, each with what was given back of it by now.
 
     The script that rolls back keeps that under the redemption for ever, so it is known here

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from engine.errors import Refusal, StoreUnavailable
-from engine.ledger.record import REDEMPTIONS, ROLLED_BACK, Found, Position, found_in
+from engine.ledger.record import REDEMPTIONS, ROLLED_BACK, Position, RedemptionRecord, record_in
 from engine.ledger.stream_tail import behind, ledger_offsets, read_tail
 from engine.queries import queries
 from engine.store import events
@@ -103,8 +103,8 @@ async def find(database: Database, redis: Redis, user: str, *, tail_scan_max: in
     times = [at_ms for at_ms in seen if at_ms is not None] + [event.id.stream_ms for event in recent]
     if not times:
         raise Refusal("user_not_found")
-    redemptions = [found_in(row) for row in changed if row["user_id"] == user]
-    redemptions += [Found(event) for event in recent if event.type in REDEMPTIONS]
+    redemptions = [record_in(row) for row in changed if row["user_id"] == user]
+    redemptions += [RedemptionRecord(event) for event in recent if event.type in REDEMPTIONS]
     return User(
         id=user,
         first_seen_ms=min(times),
@@ -137,7 +137,9 @@ def _columns(redemptions: Iterable[str]) -> list[list[int]]:
     return [[getattr(event_id, name) for event_id in ids] for name in EventId._fields]
 
 
-def _totals(rows: Iterable[Any], redemptions: Iterable[Found], given_back: Mapping[str, int]) -> list[Total]:
+def _totals(
+    rows: Iterable[Any], redemptions: Iterable[RedemptionRecord], given_back: Mapping[str, int]
+) -> list[Total]:
     """Of what the ledger has summed up, and single redemptions with what was given back of them since."""
     totals: dict[tuple[str, str | None], Total] = {}
 
@@ -150,7 +152,7 @@ def _totals(rows: Iterable[Any], redemptions: Iterable[Found], given_back: Mappi
         )
     for item in redemptions:
         event, more = item.event, given_back.get(str(item.event.id))
-        now = item if more is None else Found(event, (item.given_back or 0) + more)
+        now = item if more is None else RedemptionRecord(event, (item.given_back or 0) + more)
         total(event.campaign, event.currency).add(1, now.status == ROLLED_BACK, event.amount, now.given_back)
     return sorted(
         totals.values(), key=lambda total: (len(total.campaign), total.campaign, total.currency or "")

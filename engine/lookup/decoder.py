@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from engine.codes.formats import Format
     from engine.settings import Settings
-    from engine.store.configuration import Batch, Registry
+    from engine.store.configuration import Batch, ConfigurationCache
 
 _log = logging.getLogger(__name__)
 # One way to read what was typed: format, symbols, normalised prefix (``formats.split``).
@@ -57,7 +57,7 @@ def masked(batch: Batch, last4: str) -> str:
 
 
 class Decoder:
-    """Decrypts under every mint key in use, and looks the result up in the registry.
+    """Decrypts under every mint key in use, and looks the result up in the configuration.
 
     Attributes:
         missing: names of mint keys that codes were issued under, and that are not here.
@@ -65,9 +65,9 @@ class Decoder:
         digesters: one for each mint key that they use, those of the newest batches first.
     """
 
-    def __init__(self, settings: Settings, registry: Registry) -> None:
+    def __init__(self, settings: Settings, configuration: ConfigurationCache) -> None:
         self._settings = settings
-        self._registry = registry
+        self._configuration = configuration
         self._seen_version = -1
         self._in_use: list[tuple[Format, str]] = []
         self.missing: frozenset[str] = frozenset()
@@ -77,7 +77,7 @@ class Decoder:
 
     def find(self, codes: Sequence[list[Reading]]) -> list[Issued | None]:
         """The issued code of each list of readings, or None."""
-        if self._seen_version != self._registry.version or self.missing:  # they may be there by now
+        if self._seen_version != self._configuration.version or self.missing:  # they may be there by now
             self._take_configuration()
         found: list[Issued | None] = [None] * len(codes)
         for fmt, key_name in self._in_use:
@@ -97,7 +97,7 @@ class Decoder:
 
     def code_of(self, batch: int, serial: int) -> bytes | None:
         """The symbols of a minted code, no prefix; None where it was imported, or its key is not here."""
-        known = self._registry.batches.get(batch)
+        known = self._configuration.batches.get(batch)
         if known is None or known.format == IMPORTED or known.mint_key not in self._key_names:
             return None
         text = self._codec.code(known.mint_key, FORMATS[known.format], "", batch, serial)
@@ -105,7 +105,7 @@ class Decoder:
 
     def _issued(self, identity: tuple[int, int], key_name: str, reading: Reading) -> Issued | None:
         fmt, symbols, prefix = reading
-        batch = self._registry.batches.get(identity[0])
+        batch = self._configuration.batches.get(identity[0])
         if (
             batch is None
             or identity[1] >= batch.count
@@ -118,7 +118,7 @@ class Decoder:
 
     def _take_configuration(self) -> None:
         """Which formats are in use under which keys, those of the newest batches first."""
-        batches = self._registry.batches
+        batches = self._configuration.batches
         if any(batch.mint_key not in self._key_names for batch in batches.values()):
             self._take_rotated_keys()
         in_use = {
@@ -135,7 +135,7 @@ class Decoder:
                 "mint keys are missing: their codes cannot be redeemed here", extra={"keys": sorted(missing)}
             )
         self.missing = missing
-        self._seen_version = self._registry.version
+        self._seen_version = self._configuration.version
 
     def _take_rotated_keys(self) -> None:
         try:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from engine.codes.digests import Digester
     from engine.settings import Settings
-    from engine.store.configuration import Registry
+    from engine.store.configuration import ConfigurationCache
 
 REMEMBERED_MAX: Final = 4096
 _PATIENCE_PART: Final = 4  # of an attempt's time this part may be spent here
@@ -39,8 +39,8 @@ class ImportedCodes:
     ``patience_s``: it answers by then, or not at all.
     """
 
-    def __init__(self, settings: Settings, registry: Registry) -> None:
-        self._registry = registry
+    def __init__(self, settings: Settings, configuration: ConfigurationCache) -> None:
+        self._configuration = configuration
         self.patience_s = settings.attempt_deadline_ms / 1000 / _PATIENCE_PART
         self._pipeline = Pipeline(settings.redis_url, timeout_s=self.patience_s)
         self._remembered: dict[bytes, tuple[int, int]] = {}
@@ -82,7 +82,7 @@ class ImportedCodes:
     def _issued(self, identity: tuple[int, int], code: bytes) -> Issued | None:
         """The code, if its batch is published: before that, its codes are only being written."""
         number, serial = identity
-        batch = self._registry.batches.get(number)
+        batch = self._configuration.batches.get(number)
         if batch is None or batch.format != IMPORTED or serial >= batch.count:
             return None
         return Issued(batch, serial, None, code)
@@ -94,7 +94,7 @@ class ImportedCodes:
 
     async def _ask(self, digests: list[bytes]) -> tuple[list[object], list[int]]:
         """The value of each digest or None, and how many batches each shard that was asked has whole."""
-        places = [keys.imported_place(digest, self._registry.shards) for digest in digests]
+        places = [keys.imported_location(digest, self._configuration.shards) for digest in digests]
         shards = sorted({shard for shard, _ in places})
         commands = [pack("HLEN", keys.imports(shard)) for shard in shards]
         commands += [

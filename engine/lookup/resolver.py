@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from engine.lookup.decoder import Issued, Reading
     from engine.settings import Settings
-    from engine.store.configuration import Registry
+    from engine.store.configuration import ConfigurationCache
 
 _log = logging.getLogger(__name__)
 
@@ -65,11 +65,11 @@ class PendingLookup(ABC):
 class Resolver:
     """Finds codes for one worker."""
 
-    def __init__(self, settings: Settings, registry: Registry) -> None:
+    def __init__(self, settings: Settings, configuration: ConfigurationCache) -> None:
         self._settings = settings
-        self._registry = registry
-        self._decoder = Decoder(settings, registry)
-        self._imported = ImportedCodes(settings, registry)
+        self._configuration = configuration
+        self._decoder = Decoder(settings, configuration)
+        self._imported = ImportedCodes(settings, configuration)
         self._loop = asyncio.get_running_loop()
         self._undecoded: list[PendingLookup] = []
         self._not_minted: list[PendingLookup] = []
@@ -96,8 +96,8 @@ class Resolver:
         if not normalised:
             return False
         lookup.normalised = normalised
-        lookup.readings = split(normalised, self._registry.prefixes)
-        lookup.version = self._registry.version
+        lookup.readings = split(normalised, self._configuration.prefixes)
+        lookup.version = self._configuration.version
         lookup.deadline = self._loop.time() + self._settings.attempt_deadline_ms / 1000
         return len(normalised) >= self._settings.import_code_symbols_min
 
@@ -191,16 +191,16 @@ class Resolver:
             unresolved, self._unresolved = self._unresolved, []
             try:
                 async with asyncio.timeout_at(unresolved[0].deadline):
-                    await self._registry.confirm()
+                    await self._configuration.confirm()
             except Exception as error:  # noqa: BLE001 - everybody gets an answer, whatever it is
                 fault = _fault_of(error)
                 for lookup in unresolved:
                     lookup.failed(fault)
                 continue
-            if self._registry.version != unresolved[0].version:  # of all, the first saw the oldest
+            if self._configuration.version != unresolved[0].version:  # of all, the first saw the oldest
                 unresolved = [lookup for lookup in unresolved if lookup.still_allowed()]
                 for lookup in unresolved:
-                    lookup.readings = split(lookup.normalised, self._registry.prefixes)
+                    lookup.readings = split(lookup.normalised, self._configuration.prefixes)
                 unresolved = await self._look_up(self._resolve(unresolved))
             for lookup in unresolved:
                 self._not_found(lookup)

@@ -40,8 +40,8 @@ class Attempt(CallFields, PendingLookup):
     """
 
     __slots__ = (
-        "actor", "amount", "api_key", "batch", "campaign", "claimed", "dispatcher", "fingerprint", "key",
-        "last4", "on_done", "order", "place", "receipt_name", "registry", "serial", "user",
+        "actor", "amount", "api_key", "batch", "campaign", "configuration", "dispatcher", "fingerprint",
+        "idempotency_name", "key", "key_reserved", "last4", "location", "on_done", "order", "serial", "user",
     )  # fmt: skip
 
     success: ClassVar[str]
@@ -59,7 +59,7 @@ class Attempt(CallFields, PendingLookup):
         actor: str = "",
     ) -> None:
         self.dispatcher = dispatcher
-        self.registry = dispatcher.registry
+        self.configuration = dispatcher.configuration
         self.api_key = api_key
         self.actor = api_key.id if api_key else actor
         self.user = user
@@ -67,8 +67,8 @@ class Attempt(CallFields, PendingLookup):
         self.order = order
         self.key = key
         self.fingerprint = b""
-        self.receipt_name = idempotency.name(self.actor, key) if key else ""
-        self.claimed = False
+        self.idempotency_name = idempotency.name(self.actor, key) if key else ""
+        self.key_reserved = False
 
     def fingerprint_fields(self) -> list[object]:
         """What two requests with the same idempotency key must share."""
@@ -94,25 +94,25 @@ class Attempt(CallFields, PendingLookup):
 
     def bind_record(self, campaign: str, batch: int, serial: int, last4: str) -> None:
         """Take the identity of a code that is known from a record."""
-        registry = self.registry
-        self.campaign = registry.campaigns[campaign]
+        configuration = self.configuration
+        self.campaign = configuration.campaigns[campaign]
         self.batch, self.serial, self.last4 = batch, serial, last4
-        self.place = keys.place(serial, registry.shards, self.campaign.pinned_shard)
+        self.location = keys.locate_code(serial, configuration.shards, self.campaign.pinned_shard)
 
     def bind_shard(self, shard: int) -> None:
         """Be about no code, on a shard."""
         self.campaign, self.batch, self.serial, self.last4 = NO_CAMPAIGN, 0, 0, ""
-        self.place = keys.Place(shard, 0, 0)
+        self.location = keys.CodeLocation(shard, 0, 0)
 
     def copy_code(self, other: Attempt) -> None:
         """Take the identity of a code that was bound to another attempt."""
         self.batch, self.serial, self.campaign = other.batch, other.serial, other.campaign
-        self.last4, self.place = other.last4, other.place
+        self.last4, self.location = other.last4, other.location
 
     @property
     def masked(self) -> str:
         """The code as it is shown."""
-        return masked(self.registry.batches[self.batch], self.last4)
+        return masked(self.configuration.batches[self.batch], self.last4)
 
     # how it ends
 
@@ -148,7 +148,7 @@ class Attempt(CallFields, PendingLookup):
 
     def still_allowed(self) -> bool:
         """Whether the key that sent it is still valid; it may have been revoked since."""
-        if self.api_key is None or self.registry.is_valid(self.api_key):
+        if self.api_key is None or self.configuration.is_valid(self.api_key):
             return True
         self.refused("unauthenticated")
         return False
@@ -164,7 +164,7 @@ class Attempt(CallFields, PendingLookup):
         The word is its id within the code's shard; or, in an idempotency record made again from the ledger,
         the whole id: the code may have been on another shard then.
         """
-        event_id = word if word.count("-") == _WHOLE_ID_DASHES else f"{self.place.shard}-{word}"
+        event_id = word if word.count("-") == _WHOLE_ID_DASHES else f"{self.location.shard}-{word}"
         return event_id, instant(int(event_id.split("-")[1]))
 
 

@@ -12,8 +12,8 @@ from lua import loader
 
 if TYPE_CHECKING:
     from engine.store.call import Call
-    from engine.store.configuration import Campaign, Registry
-    from engine.store.keys import Place
+    from engine.store.configuration import Campaign, ConfigurationCache
+    from engine.store.keys import CodeLocation
     from lua.loader import Script
 
 _FIELDS: Final = (
@@ -42,8 +42,8 @@ class CallFields:
 
     Attributes:
         campaign: ``NO_CAMPAIGN`` where it is about no code.
-        receipt_name, fingerprint: of its idempotency record; both empty where it has no key.
-        claimed: its idempotency key is reserved where it belongs.
+        idempotency_name, fingerprint: of its idempotency record; both empty where it has no key.
+        key_reserved: its idempotency key is reserved where it belongs.
     """
 
     __slots__ = ()
@@ -52,56 +52,56 @@ class CallFields:
     # Whether a batch or range that was made void voids it; else only the code's own state counts.
     heeds_voids: ClassVar[bool] = True
 
-    registry: Registry
+    configuration: ConfigurationCache
     campaign: Campaign
     batch: int
     serial: int
     last4: str
-    place: Place
+    location: CodeLocation
     user: str
     amount: int | str
     order: str
     key: str | None
     actor: str
-    receipt_name: str
+    idempotency_name: str
     fingerprint: bytes
-    claimed: bool
+    key_reserved: bool
 
     def write_to(self, call: Call) -> None:
         """Append the fields that every script takes, in their order."""
-        shard = self.place.shard
-        campaign_at = state_at = used_at = users_at = receipts_at = receipts_before_at = 0
-        used_field = user_digest_at = receipt_digest_at = fingerprint_at = 0
+        shard = self.location.shard
+        campaign_at = state_at = used_at = users_at = idempotency_at = idempotency_before_at = 0
+        used_field = user_digest_at = idempotency_digest_at = fingerprint_at = 0
         if self.campaign is not NO_CAMPAIGN:
-            registry = self.registry
-            campaign = registry.campaigns[self.campaign.id]
+            configuration = self.configuration
+            campaign = configuration.campaigns[self.campaign.id]
             campaign_at = call.key(keys.campaign(shard, campaign.id))
-            if not (self.heeds_voids and registry.is_void(self.batch, self.serial)):
-                state_at = call.key(keys.state(shard, self.batch, self.place.segment))
+            if not (self.heeds_voids and configuration.is_void(self.batch, self.serial)):
+                state_at = call.key(keys.state(shard, self.batch, self.location.segment))
             if campaign.kind == "multi":
                 used_at, used_field = call.key(keys.uses(shard, self.batch)), self.serial
             elif campaign.kind == "balance":
-                segment, used_field = keys.spent_place(self.place)
+                segment, used_field = keys.spent_location(self.location)
                 used_at = call.key(keys.spent(shard, self.batch, segment))
             if campaign.per_user_limited and self.user:
                 bucket, digest = bucketed(self.user, keys.USER_BUCKETS)
                 users_at, user_digest_at = call.key(keys.users(shard, campaign.id, bucket)), call.raw(digest)
-        if self.receipt_name:
-            bucket, digest = bucketed(self.receipt_name, keys.RECEIPT_BUCKETS)
-            receipts_at = call.key(keys.receipts(shard, call.epoch, bucket))
-            receipts_before_at = call.key(keys.receipts(shard, call.epoch - 1, bucket))
-            receipt_digest_at, fingerprint_at = call.raw(digest), call.raw(self.fingerprint)
+        if self.idempotency_name:
+            bucket, digest = bucketed(self.idempotency_name, keys.IDEMPOTENCY_BUCKETS)
+            idempotency_at = call.key(keys.idempotency_records(shard, call.epoch, bucket))
+            idempotency_before_at = call.key(keys.idempotency_records(shard, call.epoch - 1, bucket))
+            idempotency_digest_at, fingerprint_at = call.raw(digest), call.raw(self.fingerprint)
         call.fields += (
             campaign_at,
             state_at,
             used_at,
             users_at,
-            receipts_at,
-            receipts_before_at,
-            self.place.offset,
+            idempotency_at,
+            idempotency_before_at,
+            self.location.offset,
             used_field,
             user_digest_at,
-            receipt_digest_at,
+            idempotency_digest_at,
             fingerprint_at,
             self.batch,
             self.serial,

@@ -40,9 +40,9 @@ class Combined:
         self.actor = order.api_key.id
         self.key = order.key
         self.deadline = order.deadline
-        self.receipt_name, self.fingerprint = order.receipt_name, order.fingerprint
-        self.claimed = False
-        self.place = order.parts[0].place
+        self.idempotency_name, self.fingerprint = order.idempotency_name, order.fingerprint
+        self.key_reserved = False
+        self.location = order.parts[0].location
         self._order = order.request.order
         self._parts = order.parts
 
@@ -53,7 +53,7 @@ class Combined:
 
     def still_allowed(self) -> bool:
         """Whether the key that sent it is still valid."""
-        if self.api_key is None or self.dispatcher.registry.is_valid(self.api_key):
+        if self.api_key is None or self.dispatcher.configuration.is_valid(self.api_key):
             return True
         self.refused("unauthenticated")
         return False
@@ -109,7 +109,7 @@ async def redeem_together(
     )
     if refusals := {at: one for at, one in enumerate(found) if isinstance(one, str)}:
         return _counted(dispatcher, RefusedTogether(refusals))
-    if not core.registry.is_valid(api_key):  # revoked while the codes were looked up
+    if not core.configuration.is_valid(api_key):  # revoked while the codes were looked up
         return _counted(dispatcher, Refused("unauthenticated"))
     parts = [
         _part(dispatcher, request, at, code, key=key, api_key=api_key)
@@ -121,12 +121,12 @@ async def redeem_together(
         parts=parts,
         key=key,
         api_key=api_key,
-        receipt_name=parts[0].receipt_name,
+        idempotency_name=parts[0].idempotency_name,
         fingerprint=_fingerprint(request, parts) if key else b"",
         deadline=deadline,
     )
     parts[0].fingerprint = order.fingerprint  # the idempotency record of all is the first one's
-    if len({part.place.shard for part in parts}) == 1:
+    if len({part.location.shard for part in parts}) == 1:
         return await core.answer_bound(Combined(dispatcher, order), deadline)
     try:
         outcome: Outcome = await redeem_across_shards(core, order)

@@ -44,8 +44,8 @@ class Core:
         self.dispatcher = dispatcher
         self.redis = redis
         self.settings = dispatcher.settings
-        self.registry = dispatcher.registry
-        self._resolver = Resolver(dispatcher.settings, dispatcher.registry)
+        self.configuration = dispatcher.configuration
+        self._resolver = Resolver(dispatcher.settings, dispatcher.configuration)
         self._loop = asyncio.get_running_loop()
 
     @property

@@ -64,7 +64,7 @@ class Rollback(Attempt):
         super().write_to(call)
         amount = self._record["amount"]
         call.fields += (
-            call.key(keys.rolled_back(self.place.shard, self.batch)),
+            call.key(keys.rolled_back(self.location.shard, self.batch)),
             str(self._redemption),
             "" if amount is None else amount,
             int(self._and_void),
@@ -163,7 +163,7 @@ class Voiding(Correction):
     def write_to(self, call: Call) -> None:
         """Append the fields of ``void.lua``."""
         super().write_to(call)
-        by_range = self.registry.is_void(self.batch, self.serial)
+        by_range = self.configuration.is_void(self.batch, self.serial)
         call.fields += (int(self.success == Voiding.success), int(by_range))
 
     def succeeded(self, words: list[str], *, replayed: bool) -> Voided:

@@ -24,7 +24,7 @@ from engine.redemption.hold import EXPIRED, OWN_MARK, Confirmation, Hold, parse_
 from engine.redemption.hold_calls import read_records, release
 from engine.store import keys
 from engine.store.events import EventId, parse_id
-from engine.store.idempotency import bucketed, home_of
+from engine.store.idempotency import bucketed, home_shard
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,7 @@ class CombinedOrder(NamedTuple):
 
     Attributes:
         parts: one for each code, bound to it.
-        receipt_name, fingerprint: of the idempotency record of all; empty without a key.
+        idempotency_name, fingerprint: of the idempotency record of all; empty without a key.
         deadline: by the event loop's clock.
     """
 
@@ -58,7 +58,7 @@ class CombinedOrder(NamedTuple):
     parts: list[Redemption]
     key: str | None
     api_key: ApiKey
-    receipt_name: str
+    idempotency_name: str
     fingerprint: bytes
     deadline: float
 
@@ -98,12 +98,14 @@ async def redeem_across_shards(core: Core, order: CombinedOrder) -> Outcome:
     Raises:
         Fault: as its code says.
     """
-    if core.registry.memory_short:  # each step stores something, the first one the reservation of the key
+    if (
+        core.configuration.memory_short
+    ):  # each step stores something, the first one the reservation of the key
         raise Overloaded("Redis is short of memory")
-    name = order.receipt_name
+    name = order.idempotency_name
     record = CommitRecord((), order.api_key.id, order.key or "", name, order.fingerprint)
     nonce = secrets.token_hex(12)
-    shard = home_of(name or nonce, core.registry.shards)
+    shard = home_shard(name or nonce, core.configuration.shards)
     transaction = _Transaction(core, record, shard, _transaction_id(name) if name else nonce, nonce)
     first = await _begin(transaction, order.deadline)
     if first.word == "replayed":
@@ -192,7 +194,7 @@ async def _release_abandoned(core: Core, order: CombinedOrder, nonce: str) -> No
     """
     found = []
     for at, part in enumerate(order.parts):
-        shard = part.place.shard
+        shard = part.location.shard
         name = order.request.order + _mark(nonce, at)
         field = f"{part.batch}:{part.serial}" + ("" if part.campaign.kind == "single" else f":{name}")
         try:
@@ -253,14 +255,14 @@ async def _complete(core: Core, shard: int, transaction_id: str, decided: bytes)
     return redeemed
 
 
-async def _confirm(core: Core, record: CommitRecord, receipt_name: str, hold: str) -> Redeemed:
+async def _confirm(core: Core, record: CommitRecord, idempotency_name: str, hold: str) -> Redeemed:
     """One redemption, whether it is made now or was made before."""
     hold_id = parse_id(hold)
     if hold_id is None:
         raise OutcomeUnknown("a hold without an id")
     for _ in range(_TRIES):
         (hold_record,) = await read_records(core, hold_id.shard, [hold_id.stream_id])
-        confirmation = _Decided(core.dispatcher, hold_id, hold_record, record, receipt_name)
+        confirmation = _Decided(core.dispatcher, hold_id, hold_record, record, idempotency_name)
         outcome = await core.answer_bound(confirmation)
         if isinstance(outcome, Redeemed):
             return msgspec.structs.replace(outcome, replayed=False)
@@ -282,13 +284,13 @@ class _Decided(Confirmation):
         hold_id: EventId,
         hold_record: bytes | None,
         record: CommitRecord,
-        receipt_name: str,
+        idempotency_name: str,
     ) -> None:
         super().__init__(
             dispatcher, hold_id, hold_record, api_key=None, actor=record.actor, key=record.key or None
         )
-        self.receipt_name = receipt_name
-        self.claimed = True
+        self.idempotency_name = idempotency_name
+        self.key_reserved = True
         self.fingerprint = b"decided\0"
 
 
@@ -303,7 +305,7 @@ async def complete_decided(core: Core, shard: int) -> frozenset[str]:
     """
     needed: set[str] = set()
     try:
-        records: Any = await core.redis.hgetall(keys.spans(shard))
+        records: Any = await core.redis.hgetall(keys.commit_records(shard))
         seconds, microseconds = await core.redis.time()
     except (OSError, RedisError) as error:
         raise StoreUnavailable(str(error)) from error
@@ -327,5 +329,5 @@ async def complete_decided(core: Core, shard: int) -> frozenset[str]:
     return frozenset(needed)
 
 
-def _transaction_id(receipt_name: str) -> str:
-    return bucketed(receipt_name, 1)[1].hex()
+def _transaction_id(idempotency_name: str) -> str:
+    return bucketed(idempotency_name, 1)[1].hex()

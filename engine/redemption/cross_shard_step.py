@@ -24,7 +24,7 @@ class CommitRecord(msgspec.Struct, frozen=True):
     holds: tuple[str, ...]
     actor: str
     key: str
-    receipt_name: str
+    idempotency_name: str
     fingerprint: bytes
 
 
@@ -53,15 +53,19 @@ class CrossShardStep(Attempt):
     ) -> None:
         """``step`` is its name, the transaction's id, and the nonce of who works on it."""
         super().__init__(dispatcher, api_key=None, actor=record.actor, key=record.key or None)
-        self.receipt_name, self.fingerprint = record.receipt_name, record.fingerprint
-        self.claimed = True
+        self.idempotency_name, self.fingerprint = record.idempotency_name, record.fingerprint
+        self.key_reserved = True
         self.bind_shard(shard)
         self._step, self._payload, self._taken = step, payload, taken
 
     def write_to(self, call: Call) -> None:
         """Append the fields of the script."""
         super().write_to(call)
-        call.fields += (call.key(keys.spans(self.place.shard)), *self._step, call.raw(self._payload))
+        call.fields += (
+            call.key(keys.commit_records(self.location.shard)),
+            *self._step,
+            call.raw(self._payload),
+        )
 
     def answered(self, answer: bytes) -> None:
         """Take the answer as it is."""

@@ -54,7 +54,7 @@ async def _end(
     internal: bool = False,
 ) -> Outcome:
     hold_id = events.parse_id(hold)
-    if hold_id is None or hold_id.shard >= core.registry.shards:
+    if hold_id is None or hold_id.shard >= core.configuration.shards:
         raise Refusal("hold_not_found")
     for _ in range(_TRIES):
         (record,) = await read_records(core, hold_id.shard, [hold_id.stream_id])
@@ -82,6 +82,6 @@ async def read_records(core: Core, shard: int, ids: list[str]) -> list[bytes | N
     except (OSError, RedisError) as error:
         raise StoreUnavailable(str(error)) from error
     live = [parse_record(record.decode()) for record in records if record and record != EXPIRED]
-    if any(hold.batch not in core.registry.batches for hold in live):
-        await core.registry.refresh()  # held through another worker, whose configuration is newer
+    if any(hold.batch not in core.configuration.batches for hold in live):
+        await core.configuration.refresh()  # held through another worker, whose configuration is newer
     return list(records)

@@ -33,12 +33,12 @@ _MILLISECONDS: Final = 1000
 async def keep_expiring(core: Core) -> None:
     """End expired holds for ever, where no other worker does."""
     name = secrets.token_hex(8)
-    interval_s = core.settings.sweep_interval_ms / _MILLISECONDS
+    interval_s = core.settings.hold_expiry_interval_ms / _MILLISECONDS
     while True:
         try:
             if await _owns(core, name):
                 needed = await _complete_all(core)
-                for shard in range(core.registry.shards):
+                for shard in range(core.configuration.shards):
                     await _give_back(core, shard, needed)
         except Fault as fault:
             _log.debug("no sweep", extra={"reason": str(fault)})
@@ -50,9 +50,9 @@ async def keep_expiring(core: Core) -> None:
 async def _owns(core: Core, name: str) -> bool:
     """Whether this worker is the one that sweeps. Two that do for a moment do no harm, only work."""
     try:
-        holder: Any = await core.redis.set(keys.sweeper(), name, nx=True, get=True, px=OWNER_TTL_MS)
+        holder: Any = await core.redis.set(keys.expiry_owner(), name, nx=True, get=True, px=OWNER_TTL_MS)
         if holder == name.encode():
-            await core.redis.pexpire(keys.sweeper(), OWNER_TTL_MS)
+            await core.redis.pexpire(keys.expiry_owner(), OWNER_TTL_MS)
     except (OSError, RedisError) as error:
         raise StoreUnavailable(str(error)) from error
     return holder in {None, name.encode()}
@@ -71,9 +71,9 @@ async def expire_holds(core: Core, shard: int) -> None:
 
 async def _complete_all(core: Core) -> frozenset[str]:
     """Complete what was decided on any shard and left; answers the holds that it still needs."""
-    if core.registry.shards == 1:
+    if core.configuration.shards == 1:
         return frozenset()
-    needed = [await complete_decided(core, home) for home in range(core.registry.shards)]
+    needed = [await complete_decided(core, home) for home in range(core.configuration.shards)]
     return frozenset().union(*needed)
 
 

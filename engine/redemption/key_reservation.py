@@ -22,7 +22,7 @@ class KeyReservation(Attempt):
     def __init__(self, dispatcher: Dispatcher, attempt: Sendable, shard: int) -> None:
         super().__init__(dispatcher, api_key=attempt.api_key, actor=attempt.actor, key=attempt.key)
         self._attempt = attempt
-        self.receipt_name, self.fingerprint = attempt.receipt_name, attempt.fingerprint
+        self.idempotency_name, self.fingerprint = attempt.idempotency_name, attempt.fingerprint
         self.deadline = attempt.deadline
         self.bind_shard(shard)
 
@@ -31,7 +31,7 @@ class KeyReservation(Attempt):
         if answer != self.success.encode() and not answer.startswith(b"replayed "):
             self._attempt.refused(answer.decode())
             return
-        self._attempt.claimed = True
+        self._attempt.key_reserved = True
         try:
             self.dispatcher.send(self._attempt)
         except Fault as fault:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from engine.observability.metrics import Telemetry
     from engine.settings import Settings
-    from engine.store.configuration import Registry
+    from engine.store.configuration import ConfigurationCache
 
 OPERATIONS: Final = (
     Operation(Redemption.script, starts_new=True),
@@ -42,7 +42,7 @@ OPERATIONS: Final = (
 
 def make_core(
     settings: Settings,
-    registry: Registry,
+    configuration: ConfigurationCache,
     redis: Redis,
     telemetry: Telemetry,
     verify: Callable[[int], Awaitable[None]] | None = None,
@@ -51,7 +51,7 @@ def make_core(
 
     ``verify`` is awaited with a shard's number before a new connection to it is used.
     """
-    dispatcher = Dispatcher(settings, registry, telemetry, OPERATIONS, verify)
+    dispatcher = Dispatcher(settings, configuration, telemetry, OPERATIONS, verify)
     core = Core(dispatcher, redis)
     dispatcher.reserve_key = functools.partial(KeyReservation, dispatcher)
     dispatcher.expire_holds = functools.partial(expire_holds, core)

@@ -24,7 +24,7 @@ from engine.store.call import Call
 if TYPE_CHECKING:
     from engine.observability.metrics import Telemetry
     from engine.settings import Settings
-    from engine.store.configuration import Registry
+    from engine.store.configuration import ConfigurationCache
     from engine.store.link import Link
     from lua.loader import Script
 
@@ -63,7 +63,7 @@ class Batcher:
         *,
         batch_max: int,
         settings: Settings,
-        registry: Registry,
+        configuration: ConfigurationCache,
         telemetry: Telemetry,
     ) -> None:
         self._shard = shard
@@ -71,7 +71,7 @@ class Batcher:
         self._link = link
         self._batch_max = batch_max
         self._settings = settings
-        self._registry = registry
+        self._configuration = configuration
         self._telemetry = telemetry
         self._loop = asyncio.get_running_loop()
         # Half of an attempt's time is for waiting, the other half for the reply to its call.
@@ -79,7 +79,7 @@ class Batcher:
         self._queue: deque[Queued] = deque()
         self._under_way: list[Queued] = []
         self._sent_at = 0.0
-        self._epoch = int(time.time()) // keys.RECEIPT_WINDOW_S
+        self._epoch = int(time.time()) // keys.IDEMPOTENCY_WINDOW_S
         self._tick: asyncio.TimerHandle | None = None
         self._refresh: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
@@ -149,7 +149,7 @@ class Batcher:
         call = Call(self._shard, self._epoch)
         for attempt in attempts:
             attempt.write_to(call)
-        return call.command(self._script, self._shard, self._registry.version)
+        return call.command(self._script, self._shard, self._configuration.version)
 
     # replies
 
@@ -165,7 +165,7 @@ class Batcher:
                 self._epoch = epoch
                 self._send()
             case [b"unpublished"]:
-                self._fail_under_way(self._registry.unpublished())
+                self._fail_under_way(self._configuration.unpublished())
             case hiredis.ReplyError():
                 self._refused(str(reply))
             case _:
@@ -196,9 +196,9 @@ class Batcher:
 
     async def _take_new_configuration(self) -> None:
         try:
-            known = self._registry.version
-            await self._registry.refresh()
-            if self._registry.version == known:
+            known = self._configuration.version
+            await self._configuration.refresh()
+            if self._configuration.version == known:
                 await asyncio.sleep(STALE_RETRY_S)  # another shard has it already, shard 0 not yet
         except Fault as fault:
             self._fail_all(fault)

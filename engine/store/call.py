@@ -22,7 +22,7 @@ class Call:
     """Attempts write themselves into it.
 
     Attributes:
-        epoch: under which receipts are kept.
+        epoch: under which idempotency records are kept.
         fields: of the attempts so far: integers and text.
     """
 
@@ -51,5 +51,5 @@ class Call:
     def command(self, script: Script, shard: int, version: int) -> bytes:
         """As it is sent."""
         names = self._names
-        arguments = (shard, version, self.epoch, keys.RECEIPT_WINDOW_S, pack_fields(self.fields))
+        arguments = (shard, version, self.epoch, keys.IDEMPOTENCY_WINDOW_S, pack_fields(self.fields))
         return pack("EVALSHA", script.sha, len(names), *names, *arguments, *self._raw)

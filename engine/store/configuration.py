@@ -88,7 +88,7 @@ class Deployment(msgspec.Struct, frozen=True):
     shards: int
 
 
-class Registry:
+class ConfigurationCache:
     """The copy, and how it is kept current. Reading it never waits."""
 
     def __init__(self, redis: Redis, *, timeout_s: float = REFRESH_TIMEOUT_S) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from engine.errors import Fault, Overloaded
 from engine.store.batcher import Batcher, Queued
-from engine.store.idempotency import home_of
+from engine.store.idempotency import home_shard
 from engine.store.link import Link
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from engine.observability.metrics import Telemetry
     from engine.settings import Settings
-    from engine.store.configuration import ApiKey, Registry
-    from engine.store.keys import Place
+    from engine.store.configuration import ApiKey, ConfigurationCache
+    from engine.store.keys import CodeLocation
     from lua.loader import Script
 
 
@@ -43,21 +43,21 @@ class Sendable(Queued, Protocol):
     """An attempt that knows its shard.
 
     Attributes:
-        receipt_name, fingerprint: of its idempotency record; empty where it has no key.
-        claimed: its idempotency key is reserved where the key belongs, or needs no reservation.
+        idempotency_name, fingerprint: of its idempotency record; empty where it has no key.
+        key_reserved: its idempotency key is reserved where the key belongs, or needs no reservation.
     """
 
     @property
     def script(self) -> Script:
         """The script that decides it."""
 
-    place: Place
+    location: CodeLocation
     api_key: ApiKey | None
     actor: str
     key: str | None
-    receipt_name: str
+    idempotency_name: str
     fingerprint: bytes
-    claimed: bool
+    key_reserved: bool
 
     def refused(self, outcome: str, *, replayed: bool = False) -> None:
         """Answer with a refusal."""
@@ -77,14 +77,14 @@ class Dispatcher:
     def __init__(
         self,
         settings: Settings,
-        registry: Registry,
+        configuration: ConfigurationCache,
         telemetry: Telemetry,
         operations: Sequence[Operation],
         verify: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
         """``verify`` is awaited with a shard's number before a new connection to it is used."""
         self.settings = settings
-        self.registry = registry
+        self.configuration = configuration
         self.telemetry = telemetry
         self._verify = verify
         self._loop = asyncio.get_running_loop()
@@ -93,7 +93,7 @@ class Dispatcher:
         )
         self._links: list[Link] = []
         self._batchers: list[dict[str, Batcher]] = []
-        for shard in range(registry.shards):
+        for shard in range(configuration.shards):
             self._add_shard(shard, operations)
         self._waiting: defaultdict[int, list[Sendable]] = defaultdict(list)  # for expired holds, by shard
         self._expiring: dict[int, asyncio.Task[None]] = {}
@@ -118,7 +118,7 @@ class Dispatcher:
                 link,
                 batch_max=operation.batch_max or self.settings.batch_max,
                 settings=self.settings,
-                registry=self.registry,
+                configuration=self.configuration,
                 telemetry=self.telemetry,
             )
         self._links.append(link)
@@ -160,18 +160,18 @@ class Dispatcher:
         Raises:
             Overloaded, StoreUnavailable: it cannot be taken.
         """
-        if self.registry.memory_short and attempt.script.name in self._starts_new:
+        if self.configuration.memory_short and attempt.script.name in self._starts_new:
             raise Overloaded("Redis is short of memory")
-        shards = self.registry.shards
-        if shards > 1 and attempt.receipt_name and not attempt.claimed:
-            home = home_of(attempt.receipt_name, shards)
-            if home != attempt.place.shard:
+        shards = self.configuration.shards
+        if shards > 1 and attempt.idempotency_name and not attempt.key_reserved:
+            home = home_shard(attempt.idempotency_name, shards)
+            if home != attempt.location.shard:
                 attempt = self.reserve_key(attempt, home)
-        self._batchers[attempt.place.shard][attempt.script.name].add(attempt)
+        self._batchers[attempt.location.shard][attempt.script.name].add(attempt)
 
     def retry_after_expiry(self, attempt: Sendable) -> None:
         """Send an attempt again once the expired holds of its shard have ended."""
-        shard = attempt.place.shard
+        shard = attempt.location.shard
         self._waiting[shard].append(attempt)
         if shard not in self._expiring:
             self._expiring[shard] = asyncio.create_task(self._expire(shard))

@@ -28,7 +28,7 @@ Code = tuple[int, int]
 
 
 def name(actor: str, key: str) -> str:
-    """What a receipt is found by."""
+    """Name of an idempotency record."""
     return f"{actor} {key}"
 
 
@@ -38,19 +38,19 @@ def bucketed(text: str, buckets: int) -> tuple[int, bytes]:
     return int.from_bytes(digest[:2]) % buckets, digest
 
 
-def home_of(receipt_name: str, shards: int) -> int:
+def home_shard(idempotency_name: str, shards: int) -> int:
     """The shard that a key belongs to, whatever code it is used with."""
-    return bucketed(receipt_name, keys.RECEIPT_BUCKETS)[0] % shards
+    return bucketed(idempotency_name, keys.IDEMPOTENCY_BUCKETS)[0] % shards
 
 
-async def is_used(redis: Redis, shards: int, receipt_name: str) -> bool:
+async def is_used(redis: Redis, shards: int, idempotency_name: str) -> bool:
     """Whether something was done to a code under a key, as far as Redis can tell: False while it is away."""
-    bucket, digest = bucketed(receipt_name, keys.RECEIPT_BUCKETS)
-    epoch, field = int(time.time()) // keys.RECEIPT_WINDOW_S, cast("str", digest)
-    home = home_of(receipt_name, shards)
+    bucket, digest = bucketed(idempotency_name, keys.IDEMPOTENCY_BUCKETS)
+    epoch, field = int(time.time()) // keys.IDEMPOTENCY_WINDOW_S, cast("str", digest)
+    home = home_shard(idempotency_name, shards)
     try:
         for then in (epoch, epoch - 1):
-            if await redis.hexists(keys.receipts(home, then, bucket), field):
+            if await redis.hexists(keys.idempotency_records(home, then, bucket), field):
                 return True
     except (OSError, RedisError):
         return False

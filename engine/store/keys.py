@@ -14,8 +14,10 @@ from engine.codes.formats import SERIAL_BITS, SERIAL_LIMIT
 SEGMENT_CODES: Final = 1 << 16  # codes of one state string: 2 bits each, 16 KiB
 SPENT_SEGMENT_CODES: Final = 1 << 12  # balances of one string: 64 bits each, 32 KiB
 USER_BUCKETS: Final = 1 << 16  # hashes over which the per-user counts of a campaign spread
-RECEIPT_WINDOW_S: Final = 86_400  # a receipt is kept for one to two of these; part of its key's name
-RECEIPT_BUCKETS: Final = 1 << 16  # hashes over which the receipts of one window spread
+IDEMPOTENCY_WINDOW_S: Final = (
+    86_400  # an idempotency record is kept for one to two of these; part of its key's name
+)
+IDEMPOTENCY_BUCKETS: Final = 1 << 16  # hashes over which the idempotency records of one window spread
 # Imported codes spread over 65,536 hashes of a shard: small ones (512 fields or fewer) up to 33 million.
 _BUCKET_BYTES: Final = 2
 _IDENTITY_BYTES: Final = 6
@@ -27,7 +29,7 @@ HELD: Final = 2
 VOID: Final = 3
 
 
-class Place(msgspec.Struct, frozen=True, gc=False):
+class CodeLocation(msgspec.Struct, frozen=True, gc=False):
     """Where a code's state is: the shard, the state string within it, the code's position there."""
 
     shard: int
@@ -35,11 +37,11 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     offset: int
 
 
-def place(serial: int, shards: int, pinned_shard: int | None) -> Place:
+def locate_code(serial: int, shards: int, pinned_shard: int | None) -> CodeLocation:
     """The place of a code: a pinned campaign's codes are on its shard, others go round all shards."""
     index = serial // shards if pinned_shard is None else serial
     segment, offset = divmod(index, SEGMENT_CODES)
-    return Place(shard_of(serial, shards, pinned_shard), segment, offset)
+    return CodeLocation(shard_of(serial, shards, pinned_shard), segment, offset)
 
 
 def shard_of(serial: int, shards: int, pinned_shard: int | None) -> int:
@@ -47,7 +49,7 @@ def shard_of(serial: int, shards: int, pinned_shard: int | None) -> int:
     return serial % shards if pinned_shard is None else pinned_shard
 
 
-def imported_place(digest: bytes, shards: int) -> tuple[int, int]:
+def imported_location(digest: bytes, shards: int) -> tuple[int, int]:
     """Shard and bucket in which an imported code is looked up by its digest; its state is elsewhere."""
     return int.from_bytes(digest[-4:]) % shards, int.from_bytes(digest[:_BUCKET_BYTES])
 
@@ -103,7 +105,7 @@ def spent(shard: int, batch: int, segment: int) -> str:
     return f"{{s{shard}}}:spent:{batch}:{segment}"
 
 
-def spent_place(spot: Place) -> tuple[int, int]:
+def spent_location(spot: CodeLocation) -> tuple[int, int]:
     """The spent string of a code, and its position there."""
     return divmod(spot.segment * SEGMENT_CODES + spot.offset, SPENT_SEGMENT_CODES)
 
@@ -128,7 +130,7 @@ def users(shard: int, campaign_id: str, bucket: int) -> str:
     return f"{{s{shard}}}:users:{campaign_id}:{bucket}"
 
 
-def receipts(shard: int, epoch: int, bucket: int) -> str:
+def idempotency_records(shard: int, epoch: int, bucket: int) -> str:
     """Hash with a TTL: idempotency key (by digest) -> fingerprint of the request and the answer."""
     return f"{{s{shard}}}:receipt:{epoch}:{bucket}"
 
@@ -163,12 +165,12 @@ def rebuilding(shard: int) -> str:
     return f"{{s{shard}}}:rebuilding"
 
 
-def spans(shard: int) -> str:
+def commit_records(shard: int) -> str:
     """Hash: combined redemption over several shards -> how far it is (lua/cross_shard.lua)."""
     return f"{{s{shard}}}:spans"
 
 
-def sweeper() -> str:
+def expiry_owner() -> str:
     """String with a TTL: the worker that gives back expired holds at the moment."""
     return "{s0}:sweeper"
 

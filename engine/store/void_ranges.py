@@ -1,6 +1,6 @@
 """Which serials of a batch are void: a few ranges, whatever the size of the batch.
 
-A leaked batch of ten million codes is one range. Every worker holds these (``registry``), and
+A leaked batch of ten million codes is one range. Every worker holds these (``configuration``), and
 asks them for each attempt.
 """
 

@@ -202,13 +202,13 @@ async def replay(plane: ControlPlane, webhook_id: str, asked: Replay, *, actor: 
 
 
 async def _change(plane: ControlPlane, write: Callable[[Any], Awaitable[T]]) -> Changed[T]:
-    """A change that Redis has no part in, made once for its receipt."""
+    """A change that Redis has no part in, made once for its idempotency."""
     async with plane.database.transaction() as connection:
-        if plane.receipt is not None:
-            await plane.receipt.claim(connection)
+        if plane.idempotency is not None:
+            await plane.idempotency.claim(connection)
         value = await write(connection)
-        if plane.receipt is not None:
-            await plane.receipt.keep(connection, value)
+        if plane.idempotency is not None:
+            await plane.idempotency.keep(connection, value)
     return Changed(value, published=True)
 
 

@@ -36,7 +36,7 @@ _DEPLOYMENT: Final = queries("persister", "deployment")
 _SQL: Final = queries(__package__, "rebuild")
 
 OWN_TIMEOUT_S: Final = 15.0
-IDEMPOTENCY_KEPT_MS: Final = keys.RECEIPT_WINDOW_S * 1000
+IDEMPOTENCY_KEPT_MS: Final = keys.IDEMPOTENCY_WINDOW_S * 1000
 _OURS: Final = "{s[0-9]*}:*"  # the name of every key of ours
 _SCAN_KEYS: Final = 1000
 _POLL_S: Final = 0.2

@@ -173,12 +173,12 @@ def _put_idempotency_record(
         else:
             answer = _answer(rows[0], left, hold_ttl_ms)
     record = idempotency.known_half(user, order, codes) + idempotency.REBUILT
-    bucket, digest = idempotency.bucketed(name, keys.RECEIPT_BUCKETS)
-    epoch = stream_ms // 1000 // keys.RECEIPT_WINDOW_S
-    ends_at_s = (epoch + 2) * keys.RECEIPT_WINDOW_S
-    writer.put(keys.receipts(shard, epoch, bucket), digest, record + answer.encode(), ends_at_s)
-    if state.shards > 1 and (home := idempotency.home_of(name, state.shards)) != shard:
-        writer.put(keys.receipts(home, epoch, bucket), digest, record + b"claimed", ends_at_s)
+    bucket, digest = idempotency.bucketed(name, keys.IDEMPOTENCY_BUCKETS)
+    epoch = stream_ms // 1000 // keys.IDEMPOTENCY_WINDOW_S
+    ends_at_s = (epoch + 2) * keys.IDEMPOTENCY_WINDOW_S
+    writer.put(keys.idempotency_records(shard, epoch, bucket), digest, record + answer.encode(), ends_at_s)
+    if state.shards > 1 and (home := idempotency.home_shard(name, state.shards)) != shard:
+        writer.put(keys.idempotency_records(home, epoch, bucket), digest, record + b"claimed", ends_at_s)
 
 
 def _redeemed(event: str, amount: int | None, left: Mapping[str, int]) -> str:

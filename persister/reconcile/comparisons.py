@@ -46,11 +46,11 @@ def read_command(item: ComparedValue, expected: ExpectedState) -> RedisCommand:
     check, shard, name = item
     if check in {"states", "balances"}:
         batch_id, serial = name
-        spot = expected.batches[batch_id].place(serial, expected.shards)
+        spot = expected.batches[batch_id].location(serial, expected.shards)
         if check == "states":
             key = keys.state(shard, batch_id, spot.segment)
             return "BITFIELD_RO", key, "GET", "u2", f"#{spot.offset}"
-        segment, offset = keys.spent_place(spot)
+        segment, offset = keys.spent_location(spot)
         return "BITFIELD_RO", keys.spent(shard, batch_id, segment), "GET", "i64", f"#{offset}"
     if check == "uses":
         return "HGET", keys.uses(shard, name[0]), name[1]

@@ -52,9 +52,9 @@ class ExpectedBatch:
     states: NDArray[np.uint8]
     used: NDArray[np.int64]
 
-    def place(self, serial: int, shards: int) -> keys.Place:
+    def location(self, serial: int, shards: int) -> keys.CodeLocation:
         """Shard, segment and offset of one of its codes."""
-        return keys.place(serial, shards, self.pinned_shard)
+        return keys.locate_code(serial, shards, self.pinned_shard)
 
     def here(self, shard: int, shards: int) -> slice:
         """Slice of its serials that live on a shard, in order."""
@@ -159,7 +159,7 @@ class ExpectedState:
         if batch is None or not 0 <= serial < len(batch.states):
             return  # reconcile_ledger reports codes that do not exist
         code = self._load_code(batch, serial)
-        counter = batch.place(serial, self.shards).shard, batch.campaign
+        counter = batch.location(serial, self.shards).shard, batch.campaign
         for name, event in events:
             if event.type == "rolled_back":
                 before = self.rolled_back.get((batch_id, event.redemption))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from engine.store import keys
-from engine.store.configuration import Registry
+from engine.store.configuration import ConfigurationCache
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -103,7 +103,7 @@ async def test_a_key_is_printed_alone_and_works_at_once(cli: Cli, redis: Redis) 
     key = out.removesuffix("\n")
     assert key.startswith("rk_")
     assert key.split() == [key]
-    worker = Registry(redis)
+    worker = ConfigurationCache(redis)
     await worker.refresh()
     (known,) = worker.api_keys.values()
     assert known.scopes == ("redeem", "read")
@@ -169,15 +169,15 @@ async def test_an_export_is_on_record_with_who_and_where_to(cli: Cli) -> None:
     await cli.done("codes", "mint", campaign, "--count", "70000", "--out", str(file))
     await cli.done("codes", "export", "0")
     assert (await cli("codes", "export", "0", "--out", "/dev/full"))[0] == 1
-    found = await cli.json("acts", "--act", "export", "--subject", "batch:0")
+    found = await cli.json("audit-log", "--act", "export", "--subject", "batch:0")
     assert [(act["actor"], act["details"]["out"], act["outcome"]) for act in found] == [
         ("cli", "/dev/full", "aborted"),
         ("cli", "-", "complete"),
         ("cli", str(file), "complete"),
     ]
     assert all(act["details"]["count"] == 70_000 and act["details"]["os_user"] for act in found)
-    assert len((await cli.done("acts", "--limit", "2")).splitlines()) == 2
-    assert await cli.json("acts", "--after", str(found[-1]["id"])) == []
+    assert len((await cli.done("audit-log", "--limit", "2")).splitlines()) == 2
+    assert await cli.json("audit-log", "--after", str(found[-1]["id"])) == []
 
 
 async def test_a_batch_is_voided_and_made_good_again(cli: Cli, redis: Redis) -> None:
@@ -188,7 +188,7 @@ async def test_a_batch_is_voided_and_made_good_again(cli: Cli, redis: Redis) -> 
     assert (good["status"], good["first_serial"], good["last_serial"]) == ("unvoided", 2, 4)
     one = await cli.json("codes", "void", "--batch", "0", "--serials", "3", "--reason", "this one")
     assert (one["status"], one["first_serial"], one["last_serial"], one["actor"]) == ("voided", 3, 3, "cli")
-    worker = Registry(redis)
+    worker = ConfigurationCache(redis)
     await worker.refresh()
     assert [serial for serial in range(10) if not worker.is_void(0, serial)] == [2, 4]
 

@@ -111,7 +111,9 @@ async def test_redeem_serve_stops_in_order_though_postgresql_answers_nobody_who_
         return Fate.HOLD if way is Way.TO_ENGINE else Fate.PASS
 
     async with Proxy(settings.database_url) as ledger, client_session() as session:
-        hasty = replace(settings, workers=1, stop_timeout_s=10, database_url=ledger.url, heal_interval_s=3600)
+        hasty = replace(
+            settings, workers=1, stop_timeout_s=10, database_url=ledger.url, republish_interval_s=3600
+        )
         async with running(hasty, "serve") as (process, url):
             merchant = Merchant(session, url, key)
 

@@ -41,7 +41,7 @@ async def test_a_user_is_shown_erased_and_then_unknown(cli: Cli, plane: ControlP
     pseudonym = (await cli.done("users", "erase", NAME, "--reason", "ticket 7")).strip()
     assert pseudonym.startswith("erased-")
     assert (await cli.json("users", "show", pseudonym))["totals"] == shown["totals"]
-    (act,) = await cli.json("acts", "--act", "erase_user")
+    (act,) = await cli.json("audit-log", "--act", "erase_user")
     assert (act["actor"], act["subject"], act["reason"]) == ("cli", f"user:{pseudonym}", "ticket 7")
     for command in ("show", "erase"):
         assert "no such user" in await cli.refused("users", command, NAME)

@@ -57,7 +57,7 @@ async def test_an_endpoint_from_its_registration_to_its_end(cli: Cli) -> None:
         await cli.done("webhooks", "delete", webhook_id)
         assert await cli.done("webhooks", "list") == ""
         assert "no such webhook" in await cli.refused("webhooks", "show", webhook_id)
-    acts = [act["act"] for act in await cli.json("acts", "--subject", "webhook:wh_1")]
+    acts = [act["act"] for act in await cli.json("audit-log", "--subject", "webhook:wh_1")]
     assert acts[::-1] == [
         *("create_webhook", "rotate_webhook", "update_webhook", "update_webhook"),
         *("replay_webhook", "delete_webhook"),

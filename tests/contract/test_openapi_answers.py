@@ -161,7 +161,7 @@ async def administer(caller: Caller) -> None:
     key = await call("createKey", {"name": "shop", "scopes": ["redeem"]})
     assert len((await call("listKeys"))["items"]) == 2
     await call("revokeKey", id=key["id"])
-    assert (await call("listActs", query="?act=revoke_key"))["items"]
+    assert (await call("listAuditLog", query="?act=revoke_key"))["items"]
     assert (await call("listConflicts"))["items"] == []
 
 

@@ -54,7 +54,7 @@ async def test_acts_are_listed_newest_first_and_filtered(plane: ControlPlane) ->
     async with engine_in_process(plane, scopes=("admin",)) as ops:
         seen, query = [], "?limit=2"
         while True:
-            status, answer = await ops.call("GET", f"/v1/acts{query}")
+            status, answer = await ops.call("GET", f"/v1/audit-log{query}")
             assert status == 200
             seen += answer["items"]
             if answer["next"] is None:
@@ -62,9 +62,9 @@ async def test_acts_are_listed_newest_first_and_filtered(plane: ControlPlane) ->
             query = f"?limit=2&after={answer['next']}"
         assert [act["id"] for act in seen] == [seen[0]["id"], *reversed(numbers)]
         assert (seen[0]["act"], seen[0]["actor"]) == ("create_key", "cli")  # of the caller
-        _, answer = await ops.call("GET", "/v1/acts?act=void&subject=batch:1")
+        _, answer = await ops.call("GET", "/v1/audit-log?act=void&subject=batch:1")
         assert [act["id"] for act in answer["items"]] == [numbers[3]]
-        assert (await ops.call("GET", "/v1/acts?act=nothing"))[1] == {"items": [], "next": None}
+        assert (await ops.call("GET", "/v1/audit-log?act=nothing"))[1] == {"items": [], "next": None}
 
 
 async def test_making_and_revoking_a_key_are_acts_of_whoever_asked(plane: ControlPlane) -> None:

@@ -13,8 +13,8 @@ from redis.asyncio import Redis
 from engine.app import _in_background
 from engine.control import api_keys, idempotency
 from engine.control.change import change
-from engine.control.idempotency import Receipt, Replayed, fingerprint
-from engine.control.republishing import heal
+from engine.control.idempotency import IdempotencyRecord, Replayed, fingerprint
+from engine.control.republishing import keep_republishing
 from engine.errors import Refusal, StoreUnavailable
 from tests.support.deployment import engine_in_process, issue
 from tests.support.dumps import dump_of_database, dump_of_redis
@@ -155,17 +155,17 @@ async def test_no_secret_is_at_rest_and_only_its_caller_is_shown_it_again(plane:
         secret = first["key"].split("_", 2)[2]
         for spelt in (secret, secret.encode().hex(), first["name"].encode().hex(), ops.key.split("_", 2)[2]):
             assert spelt not in dump
-        (receipt,) = await rows(plane)
+        (idempotency,) = await rows(plane)
         with pytest.raises(Replayed) as replayed:
-            await claim(plane, receipt, secret=ops.key)
+            await claim(plane, idempotency, secret=ops.key)
         assert replayed.value.document["key"] == first["key"]
         for wrong in (first["key"], "", "rk_0"):
             with pytest.raises(Exception, match="cannot be opened"):
-                await claim(plane, receipt, secret=wrong)
+                await claim(plane, idempotency, secret=wrong)
         async with plane.database.connection() as connection:  # an answer under another key does not open
             await connection.execute("UPDATE admin_receipts SET key = 'moved'")
         with pytest.raises(Exception, match="cannot be opened"):
-            await claim(plane, dict(receipt) | {"key": "moved"}, secret=ops.key)
+            await claim(plane, dict(idempotency) | {"key": "moved"}, secret=ops.key)
 
 
 async def rows(plane: ControlPlane) -> list[Any]:
@@ -174,18 +174,22 @@ async def rows(plane: ControlPlane) -> list[Any]:
         return found
 
 
-async def claim(plane: ControlPlane, receipt: Any, *, secret: str) -> None:  # noqa: ANN401 - a row, or like one
+async def claim(plane: ControlPlane, idempotency: Any, *, secret: str) -> None:  # noqa: ANN401 - a row, or like one
     async with plane.database.transaction() as connection:
-        await pending(receipt["actor"], receipt["key"], receipt["fingerprint"], secret).claim(connection)
+        await pending(idempotency["actor"], idempotency["key"], idempotency["fingerprint"], secret).claim(
+            connection
+        )
 
 
-def pending(actor: str = "key_1", key: str = "k", seen: bytes = b"1", secret: str | None = None) -> Receipt:
-    return Receipt(actor, secret or "", key, seen, 200, show=lambda value: {"value": value})
+def pending(
+    actor: str = "key_1", key: str = "k", seen: bytes = b"1", secret: str | None = None
+) -> IdempotencyRecord:
+    return IdempotencyRecord(actor, secret or "", key, seen, 200, show=lambda value: {"value": value})
 
 
-async def test_a_change_that_is_lost_with_its_connection_leaves_no_receipt(plane: ControlPlane) -> None:
+async def test_a_change_that_is_lost_with_its_connection_leaves_no_record(plane: ControlPlane) -> None:
     """The engine or PostgreSQL dies anywhere before the commit: the retry makes the change."""
-    with_receipt = replace(plane, receipt=pending())
+    with_key = replace(plane, idempotency=pending())
 
     async def dies(under: Change) -> int:
         await under.connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
@@ -195,22 +199,22 @@ async def test_a_change_that_is_lost_with_its_connection_leaves_no_receipt(plane
         return under.version
 
     with pytest.raises(StoreUnavailable):
-        await change(with_receipt, dies)
+        await change(with_key, dies)
     assert await rows(plane) == []
-    assert (await change(with_receipt, works)).value == 2
+    assert (await change(with_key, works)).value == 2
     with pytest.raises(Replayed) as replayed:
-        await change(with_receipt, works)
+        await change(with_key, works)
     assert (replayed.value.status, replayed.value.document) == (200, {"value": 2})
     assert await state(plane, "admin_receipts") == (1, 2)
 
 
-async def test_a_receipt_that_cannot_be_kept_takes_its_change_back(plane: ControlPlane) -> None:
+async def test_a_record_that_cannot_be_kept_takes_its_change_back(plane: ControlPlane) -> None:
     async def write(under: Change) -> object:
         await under.connection.execute("INSERT INTO acts (actor, act, subject) VALUES ('', '', '')")
         return object()
 
     with pytest.raises(TypeError):
-        await change(replace(plane, receipt=pending()), write)
+        await change(replace(plane, idempotency=pending()), write)
     assert await state(plane, "acts") == (0, 1)
     assert await rows(plane) == []
 
@@ -221,9 +225,9 @@ async def test_a_replay_says_whether_the_change_is_published_by_now(plane: Contr
     async def write(under: Change) -> int:
         return under.version
 
-    assert not (await change(replace(plane, redis=client, receipt=pending()), write)).published
+    assert not (await change(replace(plane, redis=client, idempotency=pending()), write)).published
     await client.aclose()
-    async with engine_in_process(plane, scopes=("admin",), heal_interval_s=3600) as ops:
+    async with engine_in_process(plane, scopes=("admin",), republish_interval_s=3600) as ops:
         api_key = api_keys.digest(ops.key)
         async with plane.database.connection() as connection:
             actor = await connection.fetchval("SELECT id FROM api_keys WHERE digest = $1", api_key)
@@ -232,16 +236,16 @@ async def test_a_replay_says_whether_the_change_is_published_by_now(plane: Contr
             )  # not published
         seen = fingerprint("PATCH", "/v1/campaigns/cmp_1", b'{"name": "Sale"}')
         async with plane.database.transaction() as connection:
-            receipt = pending(actor, "k", seen, ops.key)
-            await receipt.claim(connection)
-            await receipt.keep(connection, 7)
+            idempotency = pending(actor, "k", seen, ops.key)
+            await idempotency.claim(connection)
+            await idempotency.keep(connection, 7)
         before = await plane.redis.get("{s0}:version")
         status, answer = await send(ops, "PATCH", "/v1/campaigns/cmp_1", {"name": "Sale"})
         assert (status, answer) == (200, {"value": 7, "published": True, "replayed": True})
         assert int(await plane.redis.get("{s0}:version") or 0) == int(before or 0) + 1
 
 
-async def test_receipts_are_kept_for_a_day_and_removed_a_few_at_a_time(
+async def test_records_are_kept_for_a_day_and_removed_a_few_at_a_time(
     plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(idempotency, "FORGET_MAX", 2)
@@ -255,7 +259,9 @@ async def test_receipts_are_kept_for_a_day_and_removed_a_few_at_a_time(
     await idempotency.forget_old(plane.database)
     assert [row["key"] for row in await rows(plane)] == ["0", "3", "4"]
     async with _in_background(
-        heal(replace(plane, settings=replace(plane.settings, heal_interval_s=0)), lambda _: None)
+        keep_republishing(
+            replace(plane, settings=replace(plane.settings, republish_interval_s=0)), lambda _: None
+        )
     ):
         await wait_until_async(lambda: _remaining(plane, 2))
     assert [row["key"] for row in await rows(plane)] == ["3", "4"]
@@ -265,13 +271,13 @@ async def _remaining(plane: ControlPlane, count: int) -> bool:
     return len(await rows(plane)) == count
 
 
-async def test_a_claim_that_meets_a_receipt_of_another_call_is_refused(plane: ControlPlane) -> None:
+async def test_a_claim_that_meets_a_record_of_another_call_is_refused(plane: ControlPlane) -> None:
     async def write(under: Change) -> int:
         return under.version
 
-    await change(replace(plane, receipt=pending()), write)
+    await change(replace(plane, idempotency=pending()), write)
     with pytest.raises(Refusal, match="idempotency_key_reused"):
-        await change(replace(plane, receipt=pending(seen=b"2")), write)
+        await change(replace(plane, idempotency=pending(seen=b"2")), write)
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from redis.asyncio import Redis
 from engine.control import api_keys, batches, campaigns, change, publishing
 from engine.control.campaigns import CampaignChange, NewCampaign
 from engine.control.publishing import publish
-from engine.control.republishing import HEAL_LOCK, Health, heal, heal_once
+from engine.control.republishing import REPUBLISH_LOCK, Health, keep_republishing, republish
 from engine.database import Database, open_database
 from engine.errors import StoreBehind, StoreUnavailable
 from engine.store import configuration, keys
-from engine.store.configuration import Registry
+from engine.store.configuration import ConfigurationCache
 from tests.support.deployment import engine_in_process, issue
 from tests.support.waiting import wait_until_async
 
@@ -84,7 +84,7 @@ async def test_a_worker_that_refreshes_knows_keys_campaigns_and_batches(plane: C
     batch = (
         await batches.mint(plane, made.id, batches.NewBatch(7, prefix="summer"), created_by="t")
     ).value.batch
-    worker = Registry(plane.redis)
+    worker = ConfigurationCache(plane.redis)
     await worker.refresh()
     digest = api_keys.digest(issued.key).hex()
     assert worker.api_keys[digest] == configuration.ApiKey(
@@ -126,10 +126,10 @@ async def test_a_change_that_redis_did_not_take_is_committed_and_healed(
     assert not made.published
     assert await campaigns.get(plane, made.value.id) == made.value
     assert not await plane.redis.exists(keys.campaign(0, made.value.id))
-    assert await heal_once(cut_off) is Health.AWAY
-    assert await heal_once(plane) is Health.HEALED
+    assert await republish(cut_off) is Health.AWAY
+    assert await republish(plane) is Health.REPUBLISHED
     assert await plane.redis.hget(keys.campaign(0, made.value.id), "state") == b"draft"
-    assert await heal_once(plane) is Health.CURRENT
+    assert await republish(plane) is Health.CURRENT
 
 
 @pytest.mark.parametrize("shards", [2])
@@ -137,7 +137,7 @@ async def test_a_shard_left_behind_by_a_publisher_that_died_is_healed(plane: Con
     made = await create(plane)
     await plane.redis.set(keys.version(1), 1)
     await plane.redis.delete(keys.campaign(1, made.id))
-    assert await heal_once(plane) is Health.HEALED
+    assert await republish(plane) is Health.REPUBLISHED
     assert await plane.redis.hget(keys.campaign(1, made.id), "version") == b"2"
 
 
@@ -147,7 +147,7 @@ async def test_an_empty_redis_gets_the_whole_configuration_while_the_ledger_is_e
     await create(plane)
     before = await everything(plane.redis)
     await plane.redis.flushdb()
-    assert await heal_once(plane) is Health.HEALED
+    assert await republish(plane) is Health.REPUBLISHED
     assert await everything(plane.redis) == before
 
 
@@ -220,9 +220,9 @@ async def test_nothing_is_published_into_a_redis_that_lost_what_the_ledger_has(p
     await plane.redis.xadd(keys.events(0), {"v": "1"}, id="1000-5")
     async with plane.database.connection() as connection:
         await connection.execute("UPDATE ledger_offsets SET stream_ms = 1000, stream_seq = 5")
-    assert await heal_once(plane) is Health.CURRENT
+    assert await republish(plane) is Health.CURRENT
     await plane.redis.flushdb()
-    assert await heal_once(plane) is Health.STORE_BEHIND
+    assert await republish(plane) is Health.STORE_BEHIND
     for stream_id in ("999-9", "1000-4"):
         await plane.redis.delete(keys.events(0))
         await plane.redis.xadd(keys.events(0), {"v": "1"}, id=stream_id)
@@ -233,23 +233,23 @@ async def test_nothing_is_published_into_a_redis_that_lost_what_the_ledger_has(p
     assert await plane.redis.keys() == [keys.events(0).encode()]
     await plane.redis.xadd(keys.events(0), {"v": "1"}, id="1000-5")
     await plane.redis.xtrim(keys.events(0), maxlen=0, approximate=False)  # trimmed is not lost
-    assert await heal_once(plane) is Health.HEALED
+    assert await republish(plane) is Health.REPUBLISHED
 
 
 async def test_a_postgresql_that_lost_changes_is_told_and_redis_left_alone(plane: ControlPlane) -> None:
     await create(plane)
     await plane.redis.set(keys.version(0), 100)
     before = await everything(plane.redis)
-    assert await heal_once(plane) is Health.DATABASE_BEHIND
+    assert await republish(plane) is Health.DATABASE_BEHIND
     assert await everything(plane.redis) == before
 
 
 async def test_only_one_process_heals_at_a_time(plane: ControlPlane, cut_off: ControlPlane) -> None:
     await campaigns.create(cut_off, campaigns.define(NewCampaign(name="Sale")))
     async with plane.database.transaction() as other:
-        assert await other.fetchval("SELECT pg_try_advisory_xact_lock($1, 0)", HEAL_LOCK)
-        assert await heal_once(plane) is Health.ELSEWHERE
-    assert await heal_once(plane) is Health.HEALED
+        assert await other.fetchval("SELECT pg_try_advisory_xact_lock($1, 0)", REPUBLISH_LOCK)
+        assert await republish(plane) is Health.ELSEWHERE
+    assert await republish(plane) is Health.REPUBLISHED
 
 
 async def test_the_healer_outlives_both_servers_being_away(
@@ -261,7 +261,7 @@ async def test_the_healer_outlives_both_servers_being_away(
     class Flaky:
         """First without PostgreSQL, then without Redis, then failing oddly, then well."""
 
-        settings = replace(plane.settings, heal_interval_s=0)
+        settings = replace(plane.settings, republish_interval_s=0)
 
         @property
         def database(self) -> Database:
@@ -276,7 +276,7 @@ async def test_the_healer_outlives_both_servers_being_away(
         def redis(self) -> Redis:
             return cut_off.redis if len(found) < 6 else plane.redis
 
-    healer = asyncio.create_task(heal(Flaky(), lambda _: None))  # type: ignore[arg-type] # only what heal calls
+    healer = asyncio.create_task(keep_republishing(Flaky(), lambda _: None))  # type: ignore[arg-type] # only what heal calls
     await wait_until_async(lambda: plane.redis.exists(keys.version(0)))
     assert not healer.done()
     while not healer.done():  # a client library may take a cancellation for a fault of the server
@@ -340,12 +340,12 @@ async def test_a_redis_that_lost_events_redeems_nothing_even_when_later_ones_hid
 ) -> None:
     """It came back without its latest events, and went on; the versions are those of PostgreSQL."""
     _, codes = await issue(plane, 3)
-    async with engine_in_process(plane, heal_interval_s=1) as merchant:
+    async with engine_in_process(plane, republish_interval_s=1) as merchant:
         assert (await merchant.redeem(codes[0]))[0] == 200
-        assert await heal_once(plane) is Health.CURRENT
+        assert await republish(plane) is Health.CURRENT
         async with plane.database.connection() as connection:
             await connection.execute("UPDATE ledger_offsets SET stream_ms = 1, seq = 2")
-        assert await heal_once(plane) is Health.STORE_BEHIND
+        assert await republish(plane) is Health.STORE_BEHIND
         status, body = await merchant.redeem(codes[1])
         assert (status, body["code"]) == (503, "store_unavailable")
         with pytest.raises(StoreBehind):

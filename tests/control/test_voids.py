@@ -11,11 +11,11 @@ from redis.asyncio import Redis
 
 from engine.control import audit_log, publishing, voids
 from engine.control.publishing import publish
-from engine.control.republishing import Health, heal_once
-from engine.control.voids import Wanted
+from engine.control.republishing import Health, republish
+from engine.control.voids import VoidDeclaration
 from engine.errors import Refusal
 from engine.store import events, keys
-from engine.store.configuration import Registry
+from engine.store.configuration import ConfigurationCache
 from tests.support.deployment import Process, engine_in_process, engine_of_processes, issue
 from tests.support.waiting import wait_until_async
 
@@ -42,7 +42,7 @@ async def declare(
     void: bool = True,
     batch: int = 0,
 ) -> voids.Void:
-    wanted = Wanted(batch=batch, first_serial=first, last_serial=last, reason="leaked")
+    wanted = VoidDeclaration(batch=batch, first_serial=first, last_serial=last, reason="leaked")
     return (await voids.declare(plane, wanted, void=void, actor="cli")).value
 
 
@@ -55,21 +55,21 @@ async def told(redis: Redis) -> list[Event]:
     ]
 
 
-async def void_in(registry: Registry, batch: int = 0, count: int = 10) -> list[int]:
-    await registry.refresh()
-    return [serial for serial in range(count) if registry.is_void(batch, serial)]
+async def void_in(configuration: ConfigurationCache, batch: int = 0, count: int = 10) -> list[int]:
+    await configuration.refresh()
+    return [serial for serial in range(count) if configuration.is_void(batch, serial)]
 
 
 async def test_a_worker_that_refreshes_knows_what_is_void(plane: ControlPlane) -> None:
     await issue(plane, 10)
     await issue(plane, 10)
-    worker = Registry(plane.redis)
+    worker = ConfigurationCache(plane.redis)
     assert await void_in(worker) == []
     await declare(plane)
     await declare(plane, 3, 7, void=False)
     assert await void_in(worker) == [0, 1, 2, 8, 9]
     await declare(plane, 5, 5)
-    assert await void_in(worker) == await void_in(Registry(plane.redis)) == [0, 1, 2, 5, 8, 9]
+    assert await void_in(worker) == await void_in(ConfigurationCache(plane.redis)) == [0, 1, 2, 5, 8, 9]
     assert await void_in(worker, batch=1) == []
     await declare(plane, void=False)
     assert await void_in(worker) == []
@@ -79,7 +79,7 @@ async def test_a_worker_that_reads_between_two_chunks_of_a_publisher_ends_up_rig
     plane: ControlPlane, cut_off: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await issue(plane, 10)
-    worker = Registry(plane.redis)
+    worker = ConfigurationCache(plane.redis)
     for number in range(6):
         await declare(cut_off, number, 9, void=number % 2 == 0)
     monkeypatch.setattr(publishing, "CHUNK_ROWS", 1)
@@ -100,7 +100,7 @@ async def test_a_worker_that_reads_between_two_chunks_of_a_publisher_ends_up_rig
 
 async def test_each_void_is_one_event(plane: ControlPlane) -> None:
     campaign, _ = await issue(plane, 10)
-    wanted = Wanted(batch=0, first_serial=2, last_serial=4, reason="leaked")
+    wanted = VoidDeclaration(batch=0, first_serial=2, last_serial=4, reason="leaked")
     await voids.declare(plane, wanted, void=True, actor="key_1", key="retry-1")
     await declare(plane, void=False)
     voided, unvoided = await told(plane.redis)
@@ -120,7 +120,7 @@ async def test_publishing_it_again_does_not_tell_it_again(plane: ControlPlane, c
     await declare(plane, 0, 4)
     assert before is not None
     await plane.redis.set(keys.version(0), before)
-    assert await heal_once(plane) is Health.HEALED
+    assert await republish(plane) is Health.REPUBLISHED
     for _ in range(3):
         await declare(cut_off, 5, 9)
     await asyncio.gather(*(publish(plane.redis, plane.database) for _ in range(4)))
@@ -147,9 +147,9 @@ async def test_an_empty_redis_is_told_only_what_the_ledger_does_not_have(plane: 
             " NULL, NULL, NULL, NULL, 'cli', 0"
         )
     await plane.redis.flushdb()
-    assert await heal_once(plane) is Health.HEALED
+    assert await republish(plane) is Health.REPUBLISHED
     assert [event.type for event in await told(plane.redis)] == ["unvoided", "voided", "voided"]
-    assert await void_in(Registry(plane.redis)) == [0, 1, 2, 3, 4]
+    assert await void_in(ConfigurationCache(plane.redis)) == [0, 1, 2, 3, 4]
 
 
 async def test_the_ledger_takes_the_event(plane: ControlPlane) -> None:
@@ -172,30 +172,38 @@ async def test_the_ledger_takes_the_event(plane: ControlPlane) -> None:
 @pytest.mark.parametrize(
     ("wanted", "code", "word"),
     [
-        (Wanted(batch=9, reason="leaked"), "batch_not_found", "batch"),
-        (Wanted(batch=-1, reason="leaked"), "batch_not_found", "batch"),
-        (Wanted(batch=2**40, reason="leaked"), "batch_not_found", "batch"),
-        (Wanted(batch=0, reason=""), "malformed_request", "reason"),
-        (Wanted(batch=0, reason="x" * 257), "malformed_request", "reason"),
-        (Wanted(batch=0, reason="a\0"), "malformed_request", "reason"),
-        (Wanted(batch=0, first_serial=0, reason="leaked"), "malformed_request", "both"),
-        (Wanted(batch=0, last_serial=0, reason="leaked"), "malformed_request", "both"),
+        (VoidDeclaration(batch=9, reason="leaked"), "batch_not_found", "batch"),
+        (VoidDeclaration(batch=-1, reason="leaked"), "batch_not_found", "batch"),
+        (VoidDeclaration(batch=2**40, reason="leaked"), "batch_not_found", "batch"),
+        (VoidDeclaration(batch=0, reason=""), "malformed_request", "reason"),
+        (VoidDeclaration(batch=0, reason="x" * 257), "malformed_request", "reason"),
+        (VoidDeclaration(batch=0, reason="a\0"), "malformed_request", "reason"),
+        (VoidDeclaration(batch=0, first_serial=0, reason="leaked"), "malformed_request", "both"),
+        (VoidDeclaration(batch=0, last_serial=0, reason="leaked"), "malformed_request", "both"),
         (
-            Wanted(batch=0, first_serial=-1, last_serial=0, reason="leaked"),
+            VoidDeclaration(batch=0, first_serial=-1, last_serial=0, reason="leaked"),
             "malformed_request",
             "between 0 and 9",
         ),
         (
-            Wanted(batch=0, first_serial=0, last_serial=10, reason="leaked"),
+            VoidDeclaration(batch=0, first_serial=0, last_serial=10, reason="leaked"),
             "malformed_request",
             "between 0 and 9",
         ),
-        (Wanted(batch=0, first_serial=5, last_serial=4, reason="leaked"), "malformed_request", "first"),
-        (Wanted(batch=0, first_serial=0, last_serial=2**80, reason="leaked"), "malformed_request", "between"),
+        (
+            VoidDeclaration(batch=0, first_serial=5, last_serial=4, reason="leaked"),
+            "malformed_request",
+            "first",
+        ),
+        (
+            VoidDeclaration(batch=0, first_serial=0, last_serial=2**80, reason="leaked"),
+            "malformed_request",
+            "between",
+        ),
     ],
 )
 async def test_what_cannot_be_voided_is_refused_and_leaves_nothing(
-    plane: ControlPlane, wanted: Wanted, code: str, word: str
+    plane: ControlPlane, wanted: VoidDeclaration, code: str, word: str
 ) -> None:
     await issue(plane, 10)
     with pytest.raises(Refusal, match=word) as caught:
@@ -217,7 +225,7 @@ async def test_a_batch_may_be_in_so_many_pieces_and_no_more(plane: ControlPlane)
     with pytest.raises(Refusal, match="2 ranges"):
         await declare(few, 1, 1, void=False)
     await declare(few)
-    assert await void_in(Registry(plane.redis)) == list(range(10))
+    assert await void_in(ConfigurationCache(plane.redis)) == list(range(10))
 
 
 async def test_it_is_declared_and_listed_over_http(plane: ControlPlane) -> None:
@@ -242,7 +250,7 @@ async def test_it_is_declared_and_listed_over_http(plane: ControlPlane) -> None:
         assert [item["id"] for item in second["items"]] == ["void_2"]
         now = [{"first_serial": 0, "last_serial": 2}, {"first_serial": 4, "last_serial": 9}]
         assert (second["next"], first["void"], second["void"]) == (None, now, now)
-        _, recorded = await ops.call("GET", "/v1/acts?subject=batch:0")
+        _, recorded = await ops.call("GET", "/v1/audit-log?subject=batch:0")
     assert [(act["act"], act["actor"], act["reason"], act["details"]["id"]) for act in recorded["items"]] == [
         ("unvoid", voided["actor"], "not this one", "void_2"),
         ("void", voided["actor"], "leaked", "void_1"),

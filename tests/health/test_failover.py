@@ -92,7 +92,7 @@ async def test_a_primary_that_became_a_replica_is_left_for_the_one_that_took_ove
 ) -> None:
     _, codes = await issue(plane, 3)
     async with engine_in_process(
-        plane, redis_url=proxy.url, attempt_deadline_ms=300, heal_interval_s=3600
+        plane, redis_url=proxy.url, attempt_deadline_ms=300, republish_interval_s=3600
     ) as merchant:
         assert (await merchant.redeem(codes[0]))[0] == 200
         assert await redis.wait(1, 10_000) == 1

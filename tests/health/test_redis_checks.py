@@ -115,7 +115,7 @@ async def test_a_redis_that_is_configured_anew_under_load_is_noticed(
     plane: ControlPlane, redis: Redis
 ) -> None:
     _, (first, second) = await issue(plane, 2)
-    async with engine_in_process(plane, heal_interval_s=1) as merchant:
+    async with engine_in_process(plane, republish_interval_s=1) as merchant:
         assert await redeems(merchant, first)
         await redis.config_set("appendfsync", "everysec")
         await wait_until_async(lambda: is_told(merchant, "appendfsync"))

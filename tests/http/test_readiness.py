@@ -116,7 +116,7 @@ async def test_without_redis_a_worker_lives_but_is_not_ready_and_says_why(plane:
 
 async def test_a_redis_without_configuration_is_not_ready(plane: ControlPlane, redis: Redis) -> None:
     _, (code,) = await issue(plane, 1)
-    async with engine_in_process(plane, heal_interval_s=3600) as merchant:
+    async with engine_in_process(plane, republish_interval_s=3600) as merchant:
         await redis.delete(keys.version(0))
         status, body = await merchant.call("GET", "/readyz")
         assert (status, body["parts"]["redis"]) == (503, "ok")

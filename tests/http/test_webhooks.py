@@ -87,7 +87,7 @@ async def test_a_secret_is_shown_once_and_to_who_repeats_the_call(ops: Merchant)
     assert [secret["expires_at"] is None for secret in rotated["secrets"]] == [True, False]
     _, page = await ops.call("GET", "/v1/webhooks")
     assert len(page["items"]) == 1
-    for act in (await ops.call("GET", "/v1/acts"))[1]["items"]:
+    for act in (await ops.call("GET", "/v1/audit-log"))[1]["items"]:
         for kept in (made["secret"], rotated["secret"], "token"):
             assert kept not in str(act)
 

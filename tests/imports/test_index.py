@@ -35,7 +35,7 @@ async def index(settings: Settings, redis: Redis, shards: int) -> AsyncIterator[
 async def found(redis: Redis, shards: int) -> dict[bytes, tuple[int, int]]:
     there = {}
     for digest, _ in ROWS:
-        name = keys.imported(*keys.imported_place(digest, shards))
+        name = keys.imported(*keys.imported_location(digest, shards))
         value = await redis.hget(name, keys.imported_field(digest))
         if value is not None:
             there[digest] = keys.imported_identity(value)  # type: ignore[arg-type] # and values are
@@ -49,10 +49,10 @@ def test_a_value_holds_batch_and_serial(identity: tuple[int, int]) -> None:
 
 def test_bucket_and_field_hold_the_whole_digest() -> None:
     for digest, _ in ROWS:
-        shard, bucket = keys.imported_place(digest, 5)
+        shard, bucket = keys.imported_location(digest, 5)
         assert bucket.to_bytes(2) + keys.imported_field(digest) == digest
         assert 0 <= shard < 5
-    assert {keys.imported_place(digest, 5)[0] for digest, _ in ROWS} == set(range(5))
+    assert {keys.imported_location(digest, 5)[0] for digest, _ in ROWS} == set(range(5))
 
 
 async def test_codes_are_written_found_and_removed(index: ImportIndex, redis: Redis, shards: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 from engine.database import Database
 from engine.errors import Refusal
 from engine.ledger.feed import BEGINNING, Cursor, newest, parse_cursor, read_page
-from engine.ledger.feed_readers import Feed, Wanted
+from engine.ledger.feed_readers import Feed, FeedFilter
 from tests.support.deployment import Merchant, engine_in_process, issue
 from tests.support.feed import SCOPES, add_events, page, streaming, whole_feed
 from tests.support.records import persist
@@ -317,7 +317,7 @@ class Counting(Database):
 async def test_readers_who_wait_ask_postgresql_together(
     plane: ControlPlane, redis: Redis, database: Database
 ) -> None:
-    readers, wanted, counting = 50, Wanted(100), Counting(database.pool, timeout_s=30)
+    readers, wanted, counting = 50, FeedFilter(100), Counting(database.pool, timeout_s=30)
     feed = Feed(counting, replace(plane.settings, feed_poll_ms=1))
     waiting = [asyncio.create_task(feed.wait(BEGINNING, 60)) for _ in range(readers)]
     assert not await feed.wait(BEGINNING, 0.01)
@@ -333,7 +333,7 @@ async def test_readers_who_wait_ask_postgresql_together(
     pages = await asyncio.gather(*(feed.page(BEGINNING, wanted, shared=True) for _ in range(readers)))
     assert [len(page.items) for page in pages] == [3] * readers
     assert counting.uses - before <= plane.settings.database_connections_max // 2
-    other = await feed.page(BEGINNING, Wanted(1), shared=True)
+    other = await feed.page(BEGINNING, FeedFilter(1), shared=True)
     assert len(other.items) == 1, "what others ask for is not shared"
 
 
@@ -341,10 +341,10 @@ async def test_a_reading_from_before_the_news_is_not_shared_after_it(
     plane: ControlPlane, redis: Redis, database: Database
 ) -> None:
     feed = Feed(database, plane.settings)
-    assert (await feed.page(BEGINNING, Wanted(9), shared=True)).items == []
+    assert (await feed.page(BEGINNING, FeedFilter(9), shared=True)).items == []
     await add_events(redis, 1)
     await persist(plane.settings)
     watching = asyncio.create_task(feed.watch())
     assert await feed.wait(BEGINNING, 60)
-    assert len((await feed.page(BEGINNING, Wanted(9), shared=True)).items) == 1
+    assert len((await feed.page(BEGINNING, FeedFilter(9), shared=True)).items) == 1
     watching.cancel()

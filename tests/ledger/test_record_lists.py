@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
-from engine.ledger.record import Position, Wanted
+from engine.ledger.record import Position, RedemptionFilter
 from engine.ledger.redemptions import Records
 from engine.store import events, keys
 from tests.support.deployment import engine_in_process, issue
@@ -362,7 +362,7 @@ async def test_a_rollback_that_moves_to_the_ledger_while_it_is_looked_for_is_tol
             assert (shown["rolled_back"], len(shown["history"])) == (100 * part, part)
         await roll_back(merchant, redeemed["id"], amount=100)
         moving.reads_left = reads_before
-        wanted = Wanted(campaign=campaign, state="partly_rolled_back")
+        wanted = RedemptionFilter(campaign=campaign, state="partly_rolled_back")
         (item,) = (await records.page(wanted, after=None, limit=5)).items
         assert item["rolled_back"] == 400
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from engine.ledger.record import Wanted
+from engine.ledger.record import RedemptionFilter
 from engine.ledger.redemptions import Records
 from engine.store import keys
 from engine.store.events import FIELDS, FORMAT_VERSION
@@ -228,7 +228,7 @@ async def test_what_moves_to_the_ledger_while_it_is_looked_for_is_found_once(
     records = Records(plane.database, moving, tail_scan_max=100)
     async with engine_in_process(plane) as merchant:
         made = await redeem_all(merchant, codes[:5])
-        page = await records.page(Wanted(campaign=campaign), after=None, limit=100)
+        page = await records.page(RedemptionFilter(campaign=campaign), after=None, limit=100)
         assert (ids(page.items), page.next) == (made, None)
         assert await plane.redis.xlen(keys.events(0)) == 0
         (last,) = await redeem_all(merchant, codes[5:])

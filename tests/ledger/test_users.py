@@ -290,7 +290,7 @@ async def test_erasure_replaces_the_name_everywhere_and_keeps_every_sum(
     assert await show(merchant, "bob") == bob
     for redemption in ours:
         assert (await merchant.call("GET", f"/v1/redemptions/{redemption}"))[1]["user"] == pseudonym
-    _, acts = await merchant.call("GET", f"/v1/acts?subject=user:{pseudonym}")
+    _, acts = await merchant.call("GET", f"/v1/audit-log?subject=user:{pseudonym}")
     (act,) = acts["items"]
     assert (act["act"], act["reason"], act["details"]) == ("erase_user", "ticket 7", {"events": 8})
 
@@ -327,7 +327,7 @@ async def test_without_a_persister_nothing_is_erased(plane: ControlPlane) -> Non
         status, answer = await call(merchant, "POST", NAME, "/erasure")
         assert (status, answer["code"]) == (503, "store_unavailable")
         assert (await show(merchant, NAME))["totals"][0]["redemptions"] == 1
-        _, acts = await merchant.call("GET", "/v1/acts?act=erase_user")
+        _, acts = await merchant.call("GET", "/v1/audit-log?act=erase_user")
         assert acts["items"] == []
         await persist(plane.settings)
         assert (await erase(merchant, NAME))["events"] == 1

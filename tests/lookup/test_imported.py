@@ -13,7 +13,7 @@ from engine.control.campaigns import CampaignChange
 from engine.imports import records
 from engine.imports.importer import Importer, Upload
 from engine.imports.parser import Form
-from engine.imports.repair import heal_index_once
+from engine.imports.repair import repair_index
 from engine.redemption.core import _repeats_code
 from engine.store import keys
 from tests.support.deployment import Merchant, engine_in_process, issue, mint
@@ -202,8 +202,8 @@ async def test_a_redis_that_lost_the_index_calls_no_code_unknown_and_is_mended(
     await plane.redis.delete(*lost)
     assert await outcome_of(merchant, CODES[1]) == "store_unavailable"
     assert await outcome_of(merchant, "NEVER-ISSUED") == "store_unavailable"
-    assert await heal_index_once(plane) == [0]
-    assert await heal_index_once(plane) == []
+    assert await repair_index(plane) == [0]
+    assert await repair_index(plane) == []
     assert sorted([key async for key in plane.redis.scan_iter("*:import*")]) == sorted(lost)
     assert await outcome_of(merchant, CODES[1]) == "redeemed"
     assert await outcome_of(merchant, "NEVER-ISSUED") == "code_not_found"
@@ -211,7 +211,7 @@ async def test_a_redis_that_lost_the_index_calls_no_code_unknown_and_is_mended(
 
 async def test_a_running_engine_mends_the_index_by_itself(plane: ControlPlane) -> None:
     await bring(plane, await a_campaign(plane), lines_of(CODES))
-    async with engine_in_process(plane, heal_interval_s=1) as merchant:
+    async with engine_in_process(plane, republish_interval_s=1) as merchant:
         await plane.redis.delete(*[key async for key in plane.redis.scan_iter("*:import*")])
 
         async def redeemed() -> bool:

@@ -23,14 +23,14 @@ async def test_a_key_is_claimed_once_within_a_call_and_over_calls(shard: Shard) 
         b"replayed claimed",
     ]
     assert await claim(shard, FIRST, OTHER) == [b"replayed claimed", b"idempotency_key_reused"]
-    assert await shard.hash_of(shard.receipts(shard.epoch)) == {digest("k"): b"request1claimed"}
+    assert await shard.hash_of(shard.idempotency_records(shard.epoch)) == {digest("k"): b"request1claimed"}
     assert await shard.events() == []
 
 
 async def test_a_key_that_was_used_for_a_code_of_this_shard_has_its_answer(shard: Shard) -> None:
     """The record of the window before, as an older version wrote it."""
-    name = shard.receipts(shard.epoch - 1)
+    name = shard.idempotency_records(shard.epoch - 1)
     await shard.redis.hset(name, digest("k"), b"request1redeemed 5-0 500")
     await shard.redis.expireat(name, (shard.epoch + 1) * shard.window_s)
     assert await claim(shard, FIRST, OTHER) == [b"replayed redeemed 5-0 500", b"idempotency_key_reused"]
-    assert await shard.hash_of(shard.receipts(shard.epoch)) == {}
+    assert await shard.hash_of(shard.idempotency_records(shard.epoch)) == {}

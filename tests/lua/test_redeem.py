@@ -109,8 +109,8 @@ class Shard:
                 "used_at": place_of(self.used(attempt)) if attempt.kind != "single" else 0,
                 "used_field": serial(attempt) if attempt.kind == "multi" else attempt.offset,
                 "users_at": place_of(self.users(attempt)) if attempt.counted else 0,
-                "idempotency_at": place_of(self.receipts(epoch)) if attempt.key else 0,
-                "idempotency_before_at": place_of(self.receipts(epoch - 1)) if attempt.key else 0,
+                "idempotency_at": place_of(self.idempotency_records(epoch)) if attempt.key else 0,
+                "idempotency_before_at": place_of(self.idempotency_records(epoch - 1)) if attempt.key else 0,
                 "user_digest_at": raw_at(digest(attempt.user)) if attempt.counted else 0,
                 "idempotency_digest_at": raw_at(digest(attempt.key)) if attempt.key else 0,
                 "fingerprint_at": raw_at(attempt.fingerprint) if attempt.key else 0,
@@ -156,8 +156,8 @@ class Shard:
     def users(self, attempt: Attempt) -> str:
         return keys.users(self.number, attempt.campaign, BUCKET)
 
-    def receipts(self, epoch: int) -> str:
-        return keys.receipts(self.number, epoch, BUCKET)
+    def idempotency_records(self, epoch: int) -> str:
+        return keys.idempotency_records(self.number, epoch, BUCKET)
 
 
 def digest(text: str) -> bytes:
@@ -207,9 +207,9 @@ async def test_a_success_is_written_to_every_key_and_nowhere_else(redis: Redis, 
     assert await shard.get_state(attempt) == REDEEMED
     assert await shard.redeemed() == 5
     assert await shard.hash_of(shard.users(attempt)) == {digest("Zoë 'q\" \\"): b"1"}
-    receipts = shard.receipts(shard.epoch)
-    assert await shard.hash_of(receipts) == {digest("k 1"): attempt.fingerprint + answer.encode()}
-    assert await redis.expiretime(receipts) == (shard.epoch + 2) * shard.window_s
+    records = shard.idempotency_records(shard.epoch)
+    assert await shard.hash_of(records) == {digest("k 1"): attempt.fingerprint + answer.encode()}
+    assert await redis.expiretime(records) == (shard.epoch + 2) * shard.window_s
     assert await shard.events() == [
         (
             event_id,
@@ -231,7 +231,7 @@ async def test_a_success_is_written_to_every_key_and_nowhere_else(redis: Redis, 
             },
         )
     ]
-    names = {keys.events(number), keys.version(number), shard.campaign("cmp_1"), receipts}
+    names = {keys.events(number), keys.version(number), shard.campaign("cmp_1"), records}
     names |= {shard.state(attempt), shard.users(attempt)}
     assert {name.decode() async for name in redis.scan_iter()} == names
 
@@ -246,7 +246,7 @@ async def test_every_event_has_the_fields_of_the_contract_in_their_order(shard: 
         assert [fields["amount"], fields["currency"], fields["order"]] == ["", "", ""]
 
 
-async def test_without_key_and_limit_there_is_no_receipt_and_no_count(shard: Shard) -> None:
+async def test_without_key_and_limit_there_is_no_record_and_no_count(shard: Shard) -> None:
     await shard.add_campaign()
     assert (await shard.redeem(Attempt()))[0].startswith("redeemed ")
     names = {keys.events(0), keys.version(0), shard.campaign("cmp_1"), shard.state(Attempt())}
@@ -358,7 +358,7 @@ async def test_one_below_every_limit_is_redeemed(
     assert answer.rpartition(" ")[2] == str(campaign.get("amount", ""))
 
 
-async def test_a_campaign_that_is_not_there_redeems_nothing_and_leaves_no_receipt(shard: Shard) -> None:
+async def test_a_campaign_that_is_not_there_redeems_nothing_and_leaves_no_record(shard: Shard) -> None:
     before = await snapshot(shard.redis)
     assert await shard.redeem(Attempt(key="k")) == ["unpublished"]
     assert await snapshot(shard.redis) == before
@@ -424,7 +424,7 @@ async def test_an_attempt_that_does_not_count_for_a_limit_is_not_done_and_the_ot
     first, second = await shard.redeem(*attempts)
     assert (first.split(" ")[0], second) == ("redeemed", "unpublished")
     assert await shard.get_state(attempts[1]) == 0
-    assert await shard.hash_of(shard.receipts(shard.epoch)) == {}
+    assert await shard.hash_of(shard.idempotency_records(shard.epoch)) == {}
 
 
 async def test_a_shard_without_configuration_redeems_nothing(shard: Shard) -> None:
@@ -437,14 +437,14 @@ async def test_a_shard_without_configuration_redeems_nothing(shard: Shard) -> No
 
 
 @pytest.mark.parametrize("off", [-1, 1])
-async def test_a_caller_in_another_receipt_window_is_told_the_window(shard: Shard, off: int) -> None:
+async def test_a_caller_in_another_idempotency_window_is_told_the_window(shard: Shard, off: int) -> None:
     await shard.add_campaign()
     before = await snapshot(shard.redis)
     assert await shard.call(Attempt(key="k"), epoch=shard.epoch + off) == [b"epoch", shard.epoch]
     assert await snapshot(shard.redis) == before
 
 
-async def test_the_receipt_window_follows_the_stream_where_it_is_ahead_of_the_clock(shard: Shard) -> None:
+async def test_the_idempotency_window_follows_the_stream_where_it_is_ahead_of_the_clock(shard: Shard) -> None:
     """So that a clock that was set back does not forget what was answered before."""
     await shard.add_campaign()
     ahead_ms = (shard.epoch + 3) * shard.window_s * 1000
@@ -512,7 +512,7 @@ async def test_the_same_key_twice_in_a_batch_is_one_redemption(shard: Shard) -> 
     assert other_key == "already_redeemed"
     assert await shard.redeemed() == 1
     assert await shard.get_state(Attempt(offset=6)) == FRESH
-    assert await shard.hash_of(shard.receipts(shard.epoch)) == {
+    assert await shard.hash_of(shard.idempotency_records(shard.epoch)) == {
         digest("k"): attempt.fingerprint + first.encode(),
         digest("k2"): attempt.fingerprint + b"already_redeemed",
     }
@@ -530,7 +530,7 @@ async def test_a_refusal_is_replayed_within_the_batch_even_where_it_would_now_be
     ]
 
 
-# receipts
+# records
 
 
 async def test_a_success_is_replayed_and_changes_nothing(shard: Shard) -> None:
@@ -548,9 +548,9 @@ async def test_refusals_are_remembered_and_replayed_after_their_reason_is_gone(s
     await shard.add_campaign(state="paused")
     attempt = Attempt(key="k")
     assert await shard.redeem(attempt) == ["campaign_inactive"]
-    receipts = shard.receipts(shard.epoch)
-    assert await shard.hash_of(receipts) == {digest("k"): attempt.fingerprint + b"campaign_inactive"}
-    assert await shard.redis.expiretime(receipts) == (shard.epoch + 2) * shard.window_s
+    records = shard.idempotency_records(shard.epoch)
+    assert await shard.hash_of(records) == {digest("k"): attempt.fingerprint + b"campaign_inactive"}
+    assert await shard.redis.expiretime(records) == (shard.epoch + 2) * shard.window_s
     assert await shard.redis.exists(keys.events(0), shard.state(attempt)) == 0
     await shard.add_campaign(state="active")
     assert await shard.redeem(attempt) == ["replayed campaign_inactive"]
@@ -567,10 +567,10 @@ async def test_a_key_reused_before_and_after_still_has_its_first_answer(shard: S
     ]
 
 
-async def test_a_receipt_of_the_window_before_is_honoured_and_not_moved(shard: Shard) -> None:
+async def test_a_record_of_the_window_before_is_honoured_and_not_moved(shard: Shard) -> None:
     await shard.add_campaign()
     attempt = Attempt(key="k")
-    older = shard.receipts(shard.epoch - 1)
+    older = shard.idempotency_records(shard.epoch - 1)
     await shard.redis.hset(older, mapping={digest("k"): attempt.fingerprint + b"redeemed 5-6 70"})
     await shard.redis.expireat(older, (shard.epoch + 1) * shard.window_s)
     before = await snapshot(shard.redis)
@@ -581,13 +581,13 @@ async def test_a_receipt_of_the_window_before_is_honoured_and_not_moved(shard: S
     assert await snapshot(shard.redis) == before
 
 
-async def test_receipts_of_one_bucket_are_kept_together_and_end_together(shard: Shard) -> None:
+async def test_records_of_one_bucket_are_kept_together_and_end_together(shard: Shard) -> None:
     await shard.add_campaign()
     await shard.redeem(Attempt(key="k1"))
     await shard.redeem(Attempt(key="k2"), Attempt(key="k3"))
-    receipts = shard.receipts(shard.epoch)
-    assert (await shard.hash_of(receipts)).keys() == {digest("k1"), digest("k2"), digest("k3")}
-    assert await shard.redis.expiretime(receipts) == (shard.epoch + 2) * shard.window_s
+    records = shard.idempotency_records(shard.epoch)
+    assert (await shard.hash_of(records)).keys() == {digest("k1"), digest("k2"), digest("k3")}
+    assert await shard.redis.expiretime(records) == (shard.epoch + 2) * shard.window_s
 
 
 # ids
@@ -608,7 +608,7 @@ async def test_ids_increase_within_a_batch_and_from_batch_to_batch(shard: Shard)
 async def test_ids_go_on_from_a_stream_that_is_ahead_of_the_clock(
     shard: Shard, ahead_ms: int, trimmed: bool
 ) -> None:
-    """A day ahead is always in another receipt window than the clock, an hour sometimes."""
+    """A day ahead is always in another idempotency window than the clock, an hour sometimes."""
     await shard.add_campaign(ends_at_ms=FAR_MS)
     now_s, _ = await shard.redis.time()
     ahead = now_s * 1000 + ahead_ms
@@ -639,7 +639,7 @@ async def test_windows_go_by_the_clock_even_where_the_stream_is_ahead_of_it(shar
 
 
 @pytest.mark.parametrize(
-    "spoilt", ["version", "events", "campaign", "state", "users", "receipts", "receipts before"]
+    "spoilt", ["version", "events", "campaign", "state", "users", "records", "records before"]
 )
 async def test_a_key_of_another_type_fails_the_whole_batch_and_nothing_is_written(
     shard: Shard, spoilt: str
@@ -653,8 +653,8 @@ async def test_a_key_of_another_type_fails_the_whole_batch_and_nothing_is_writte
         "campaign": shard.campaign("cmp_2"),
         "state": shard.state(attempt),
         "users": shard.users(attempt),
-        "receipts": shard.receipts(shard.epoch),
-        "receipts before": shard.receipts(shard.epoch - 1),
+        "records": shard.idempotency_records(shard.epoch),
+        "records before": shard.idempotency_records(shard.epoch - 1),
     }[spoilt]
     await shard.redis.delete(name)
     await shard.redis.lpush(name, "not of this type")

@@ -259,7 +259,7 @@ async def test_what_has_a_reason_is_on_record(merchant: Merchant, plane: Control
     await post(merchant, "/v1/codes/adjust", code=card, amount=5, reason="goodwill")
     await post(merchant, "/v1/codes/void", code=card, reason="stolen")
     await post(merchant, "/v1/codes/unvoid", code=card, reason="found again")
-    _, found = await merchant.call("GET", "/v1/acts")
+    _, found = await merchant.call("GET", "/v1/audit-log")
     about_codes = [act for act in found["items"] if act["subject"].startswith(("redemption:", "code:"))]
     assert [(act["act"], act["reason"], act["outcome"]) for act in reversed(about_codes)] == [
         ("rollback", "the order was cancelled", "rollback_exceeds_redeemed"),
@@ -357,7 +357,7 @@ async def test_a_rollback_that_is_sent_again_is_on_record_as_a_replay(
     for _ in range(2):
         path = f"/v1/redemptions/{redemption['id']}/rollback"
         assert (await post(merchant, path, key="k", reason="a mistake"))[0] == 200
-    _, acts = await merchant.call("GET", "/v1/acts")
+    _, acts = await merchant.call("GET", "/v1/audit-log")
     outcomes = [act["outcome"] for act in acts["items"] if act["act"] == "rollback"]
     assert sorted(outcomes) == ["replayed", "rolled_back"]
 

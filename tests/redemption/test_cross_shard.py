@@ -55,7 +55,7 @@ async def types(redis: Redis) -> list[str]:
 
 
 async def nothing_is_left(redis: Redis) -> bool:
-    names = [name(shard) for shard in range(3) for name in (keys.spans, keys.holds, keys.held)]
+    names = [name(shard) for shard in range(3) for name in (keys.commit_records, keys.holds, keys.held)]
     return not await redis.exists(*names)
 
 
@@ -139,7 +139,7 @@ async def test_what_was_decided_is_completed_though_its_worker_is_gone(
     merchant: Merchant, plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, codes = await issue(plane, 5)
-    await redis.set(keys.sweeper(), "nobody", px=60_000)  # no sweep sees half of what is changed below
+    await redis.set(keys.expiry_owner(), "nobody", px=60_000)  # no sweep sees half of what is changed below
     complete = cross_shard._complete
 
     async def gone(*_: object) -> list[Redeemed]:
@@ -150,17 +150,17 @@ async def test_what_was_decided_is_completed_though_its_worker_is_gone(
     assert (status, body["code"]) == (503, "outcome_unknown")
     assert (await types(redis)) == ["held"] * 5
     for shard in range(3):  # long ago: and by now the time of its holds is over, too
-        spans: Any = await redis.hgetall(keys.spans(shard))
+        spans: Any = await redis.hgetall(keys.commit_records(shard))
         for span_id, record in spans.items():
             state, nonce, _, payload = record.split(b"\n", 3)
-            await redis.hset(keys.spans(shard), span_id, b"\n".join([state, nonce, b"1", payload]))
+            await redis.hset(keys.commit_records(shard), span_id, b"\n".join([state, nonce, b"1", payload]))
     for shard in range(3):
         held: Any = await redis.hgetall(keys.holds(shard))
         for stream_id, record in held.items():
             await redis.hset(keys.holds(shard), stream_id, b"1\n" + record.partition(b"\n")[2])
             await redis.zadd(keys.holds_expiry(shard), {stream_id: 1})
     monkeypatch.setattr(cross_shard, "_complete", complete)
-    await redis.delete(keys.sweeper())
+    await redis.delete(keys.expiry_owner())
 
     async def completed() -> bool:
         return (await types(redis)).count("confirmed") == 5

@@ -87,7 +87,11 @@ async def test_what_cannot_be_completed_is_in_nobody_s_way(
         return (await merchant.redeem(codes[5]))[0] == 200
 
     await wait_until_async(free)
-    assert await redis.hlen(keys.spans(0)) + await redis.hlen(keys.spans(1)) + await redis.hlen(keys.spans(2))
+    assert (
+        await redis.hlen(keys.commit_records(0))
+        + await redis.hlen(keys.commit_records(1))
+        + await redis.hlen(keys.commit_records(2))
+    )
 
 
 async def test_another_body_with_the_key_of_what_was_decided_gets_nothing_of_it(
@@ -155,10 +159,10 @@ def _begin_only(step: Any) -> Any:  # noqa: ANN401 - a method
 async def let_ten_seconds_pass(redis: Redis) -> None:
     """For who began a combined redemption: nobody waits for it any more."""
     for shard in range(3):
-        spans: Any = await redis.hgetall(keys.spans(shard))
+        spans: Any = await redis.hgetall(keys.commit_records(shard))
         for span_id, record in spans.items():
             state, nonce, _, rest = record.split(b"\n", 3)
-            await redis.hset(keys.spans(shard), span_id, b"\n".join((state, nonce, b"1", rest)))
+            await redis.hset(keys.commit_records(shard), span_id, b"\n".join((state, nonce, b"1", rest)))
 
 
 async def test_an_amount_that_is_none_is_remembered(merchant: Merchant, plane: ControlPlane) -> None:

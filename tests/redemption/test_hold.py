@@ -253,7 +253,7 @@ async def test_a_limit_counts_no_hold_whose_time_is_over(
 ) -> None:
     """The check at use: with a sweep that never comes, what has expired is given back by who needs it."""
     amount: dict[str, Any] = {"amount": 60} if limits.get("kind") == "balance" else {}
-    async with engine_in_process(plane, scopes=("redeem",), sweep_interval_ms=NEVER_MS) as merchant:
+    async with engine_in_process(plane, scopes=("redeem",), hold_expiry_interval_ms=NEVER_MS) as merchant:
         _, [one, two] = await issue(plane, 2, **limits)
         assert (await hold(merchant, one, ttl_s=1, **amount))[0] == 200
         used = one if "kind" in limits else two
@@ -270,7 +270,7 @@ async def are_over(redis: Redis, holds: int) -> bool:
 
 async def test_an_expired_hold_is_in_nobody_s_way_before_the_sweep(plane: ControlPlane, redis: Redis) -> None:
     """The check at use: with a sweep that never comes, what has expired is free at once."""
-    async with engine_in_process(plane, scopes=("redeem",), sweep_interval_ms=NEVER_MS) as merchant:
+    async with engine_in_process(plane, scopes=("redeem",), hold_expiry_interval_ms=NEVER_MS) as merchant:
         _, [one, two] = await issue(plane, 2, stock=1)
         _, [card] = await issue(plane, 1, kind="balance", amount=100, currency="EUR", per_user_limit=1)
         _, held = await hold(merchant, one, ttl_s=1)
@@ -353,10 +353,11 @@ async def test_two_sweepers_at_once_give_back_once(plane: ControlPlane, redis: R
     campaign, codes = await issue(plane, 50, stock=1000)
     async with contextlib.AsyncExitStack() as stack:
         merchants = [
-            await stack.enter_async_context(engine_in_process(plane, sweep_interval_ms=1)) for _ in range(2)
+            await stack.enter_async_context(engine_in_process(plane, hold_expiry_interval_ms=1))
+            for _ in range(2)
         ]
         await asyncio.gather(*(hold(merchants[0], code, ttl_s=1) for code in codes))
-        await redis.set(keys.sweeper(), "nobody", px=1)  # whoever has the lock loses it
+        await redis.set(keys.expiry_owner(), "nobody", px=1)  # whoever has the lock loses it
 
         async def given_back() -> bool:
             return await nothing_is_held(redis, campaign)

@@ -175,7 +175,7 @@ class Machine(RuleBasedStateMachine):
         self, make: Callable[[Dispatcher, str | None, Any], Attempt], text: str | None = None
     ) -> Callable[[Core, str | None], Any]:
         def ask(core: Core, key: str | None) -> Any:  # noqa: ANN401 - a coroutine
-            attempt = make(core.dispatcher, key, core.registry.api_keys[self.world.digest])
+            attempt = make(core.dispatcher, key, core.configuration.api_keys[self.world.digest])
             return core.answer_bound(attempt) if text is None else core.answer(attempt, text)
 
         return ask
@@ -198,7 +198,7 @@ class Machine(RuleBasedStateMachine):
             campaign = Campaign(made.id, kind, 100, limits.pop("max_uses"), **limits)
             self.model.campaigns.append(campaign)
             for serial, text in enumerate(self.world.run(mint(plane, made.id, 3))):
-                place = keys.place(serial, self.world.settings.shards, made.pinned_shard)
+                place = keys.locate_code(serial, self.world.settings.shards, made.pinned_shard)
                 campaign.codes.append(Code(campaign, serial, text, place.shard))
 
     # the calls
@@ -232,7 +232,7 @@ class Machine(RuleBasedStateMachine):
         request = CombinedRequest(items, user, order)
         body = self.ask(
             lambda core, key: redeem_together(
-                core, request, key=key, api_key=core.registry.api_keys[self.world.digest]
+                core, request, key=key, api_key=core.configuration.api_keys[self.world.digest]
             ),
             refusals[0] if refusals else "",
             keyed=keyed and "held_by_another_order" not in refusals,
@@ -294,7 +294,7 @@ class Machine(RuleBasedStateMachine):
         **fields: Any,  # noqa: ANN401 - those of the call
     ) -> Callable[[Core, str | None], Any]:
         return lambda core, key: how(
-            core, hold.id, key=key, api_key=core.registry.api_keys[self.world.digest], **fields
+            core, hold.id, key=key, api_key=core.configuration.api_keys[self.world.digest], **fields
         )
 
     @precondition(lambda self: self.model.redemptions)
@@ -316,7 +316,7 @@ class Machine(RuleBasedStateMachine):
             "user": chosen.user, "order": None, "amount": chosen.amount, "currency": "EUR",
         }  # fmt: skip
         for worker in self.world.workers:  # as the handler does where it does not know the batch
-            self.world.run(worker.registry.refresh())
+            self.world.run(worker.configuration.refresh())
         made = self.attempt(
             lambda dispatcher, key, api_key: Rollback(
                 dispatcher, event_id, record, request, key=key, api_key=api_key
@@ -394,7 +394,7 @@ class Machine(RuleBasedStateMachine):
     def void_range(self, code: int, *, void: bool) -> None:
         chosen = self.pick(code)
         chosen.void_by_range = void
-        wanted = voids.Wanted(
+        wanted = voids.VoidDeclaration(
             batch=self.batch(chosen), first_serial=chosen.serial, last_serial=chosen.serial, reason="a reason"
         )
         self.world.run(voids.declare(self.world.plane, wanted, void=void, actor="life"))
@@ -452,10 +452,10 @@ class Machine(RuleBasedStateMachine):
     # what must be so
 
     def batch(self, code: Code) -> int:
-        for batch in self.world.workers[0].registry.batches.values():
+        for batch in self.world.workers[0].configuration.batches.values():
             if batch.campaign == code.campaign.id:
                 return batch.id
-        self.world.run(self.world.workers[0].registry.refresh())
+        self.world.run(self.world.workers[0].configuration.refresh())
         return self.batch(code)
 
     def teardown(self) -> None:
@@ -464,7 +464,7 @@ class Machine(RuleBasedStateMachine):
 
     async def compare(self, campaign: Campaign) -> None:
         redis, shards = self.world.redis, range(self.world.settings.shards)
-        await self.world.workers[0].registry.refresh()
+        await self.world.workers[0].configuration.refresh()
         counted = [await redis.hmget(keys.campaign(shard, campaign.id), "uses", "spent") for shard in shards]
         totals = [sum(int(values[at] or 0) for values in counted) for at in (0, 1)]
         assert totals == [campaign.uses, campaign.spent]
@@ -495,8 +495,8 @@ class Machine(RuleBasedStateMachine):
 
     async def compare_code(self, code: Code) -> None:
         redis, batch, kind = self.world.redis, self.batch(code), code.campaign.kind
-        campaign = self.world.workers[0].registry.campaigns[code.campaign.id]
-        place = keys.place(code.serial, self.world.settings.shards, campaign.pinned_shard)
+        campaign = self.world.workers[0].configuration.campaigns[code.campaign.id]
+        place = keys.locate_code(code.serial, self.world.settings.shards, campaign.pinned_shard)
         bits = redis.bitfield(keys.state(place.shard, batch, place.segment))
         (state,) = await bits.get("u2", f"#{place.offset}").execute()
         held = kind == "single" and bool(code.holds)
@@ -505,7 +505,7 @@ class Machine(RuleBasedStateMachine):
         if kind == "multi":
             assert int(await redis.hget(keys.uses(place.shard, batch), str(code.serial)) or 0) == code.used
         elif kind == "balance":
-            segment, offset = keys.spent_place(place)
+            segment, offset = keys.spent_location(place)
             spent = redis.bitfield(keys.spent(place.shard, batch, segment))
             assert await spent.get("i64", f"#{offset}").execute() == [code.used]
         for hold in code.holds.values():

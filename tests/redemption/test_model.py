@@ -163,17 +163,17 @@ class Model:
         self.shards = shards
         self.campaigns: list[Campaign] = []
         self.successes: list[tuple[int, int, Code, Sent]] = []  # attempt, shard; each must be an event
-        self._receipts: dict[str, tuple[Sent, Expected]] = {}
+        self._records: dict[str, tuple[Sent, Expected]] = {}
         self._numbers = itertools.count()
 
     def redeem(self, sent: Sent) -> Expected:
         number, code = next(self._numbers), sent.code
         if code is None:
             return Expected("code_not_found", replayed=False, first=number)
-        shard = keys.place(code.serial, self.shards, code.campaign.pinned_shard).shard
+        shard = keys.locate_code(code.serial, self.shards, code.campaign.pinned_shard).shard
         body = sent._replace(text="", key=None)
-        if sent.key is not None and (receipt := self._receipts.get(sent.key)):
-            first_body, first = receipt
+        if sent.key is not None and (record := self._records.get(sent.key)):
+            first_body, first = record
             if first_body == body:
                 return first._replace(replayed=True)
             return Expected("idempotency_key_reused", replayed=False, first=number)
@@ -182,7 +182,7 @@ class Model:
         if outcome == "redeemed":
             self.successes.append((number, shard, code, sent))
         if sent.key is not None:
-            self._receipts[sent.key] = body, expected
+            self._records[sent.key] = body, expected
         return expected
 
 
@@ -216,7 +216,7 @@ class Engine:
             await worker.close()
 
     def api_key(self, worker: Core) -> ApiKey:
-        return worker.registry.api_keys[self.digest]
+        return worker.configuration.api_keys[self.digest]
 
     async def redeem(self, worker: Core, turn: list[Sent]) -> list[tuple[int, bytes]]:
         """Submit all in one turn of the event loop, so that those of one shard share a batch."""
@@ -392,7 +392,7 @@ class Machine(RuleBasedStateMachine):
         order: Sequence[int] = range(len(turn))
         if self.settings.shards == 1:  # else each waits for the one before
             # A worker sends on at once what it knows, and the rest when it has asked for news.
-            known = worker.registry.batches
+            known = worker.configuration.batches
             late = [sent.code is not None and sent.code.batch not in known for sent in turn]
             order = sorted(order, key=lambda at: late[at])
         expected = dict(sorted((at, self.model.redeem(turn[at])) for at in order))
@@ -441,7 +441,7 @@ class Machine(RuleBasedStateMachine):
         for campaign in self.model.campaigns:
             await self.compare_counters(campaign)
             for code in campaign.codes:
-                place = keys.place(code.serial, self.model.shards, campaign.pinned_shard)
+                place = keys.locate_code(code.serial, self.model.shards, campaign.pinned_shard)
                 bits = self.redis.bitfield(keys.state(place.shard, code.batch, place.segment))
                 (state,) = await bits.get("u2", f"#{place.offset}").execute()
                 assert state == (keys.REDEEMED if code.redeemed else keys.FRESH)
@@ -505,7 +505,7 @@ async def test_a_code_minted_while_a_guess_is_looked_up_is_found(plane: ControlP
     worker = engine.workers[0]
     _, (text,) = await issue(plane, 1)
     guess = Sent(None, GUESS, "eve", None, None, None)
-    async with worker.registry._one_at_a_time:  # as if Redis took its time
+    async with worker.configuration._one_at_a_time:  # as if Redis took its time
         guessed = asyncio.create_task(engine.redeem(worker, [guess]))
         await wait_until_async(
             lambda: worker._resolver._confirming is not None and not worker._resolver._unresolved

@@ -265,7 +265,7 @@ async def tables(plane: ControlPlane, redis: Redis, merchant: Merchant) -> dict[
 
 async def test_the_document_says_what_the_engine_answers(plane: ControlPlane, redis: Redis) -> None:
     scopes = ("redeem", "read", "admin")
-    async with engine_in_process(plane, scopes=scopes, sweep_interval_ms=NEVER_MS) as merchant:
+    async with engine_in_process(plane, scopes=scopes, hold_expiry_interval_ms=NEVER_MS) as merchant:
         answered = await tables(plane, redis, merchant)
     document = DOCUMENT.read_text(encoding="utf-8")
     for section, table in answered.items():

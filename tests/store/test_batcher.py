@@ -15,7 +15,7 @@ from engine.observability.metrics import Telemetry
 from engine.redemption.operations import make_core
 from engine.redemption.redeem import Redemption
 from engine.store import keys
-from engine.store.configuration import Registry
+from engine.store.configuration import ConfigurationCache
 from tests.support.deployment import issue
 from tests.support.proxy import Calls, Fate, Proxy, Way
 from tests.support.waiting import wait_until_async
@@ -64,19 +64,19 @@ async def worker(plane: ControlPlane) -> AsyncIterator[Worker]:
         settings = replace(
             plane.settings, redis_url=proxy.url, batch_max=BATCH_MAX, attempt_deadline_ms=30_000
         )
-        registry, sizes = Registry(plane.redis), Sizes()
+        configuration, sizes = ConfigurationCache(plane.redis), Sizes()
         key = (await api_keys.create(plane, "shop", ["redeem"])).value.key
-        await registry.refresh()
-        core = make_core(settings, registry, plane.redis, sizes)
+        await configuration.refresh()
+        core = make_core(settings, configuration, plane.redis, sizes)
         core.dispatcher.open()
         await wait_until_async(lambda: core.dispatcher.ready)
-        yield Worker(core, sizes, proxy, registry.api_keys[api_keys.digest(key).hex()])
+        yield Worker(core, sizes, proxy, configuration.api_keys[api_keys.digest(key).hex()])
         await core.close()
 
 
 async def test_alone_nobody_waits_for_company(plane: ControlPlane, worker: Worker) -> None:
     _, codes = await issue(plane, 10)
-    await worker.core.registry.refresh()
+    await worker.core.configuration.refresh()
     for number, code in enumerate(codes, start=1):
         answer = worker.redeem(code)
         for _ in range(DECODING_TURNS):
@@ -89,10 +89,10 @@ async def test_what_comes_during_a_call_goes_together(
     plane: ControlPlane, worker: Worker, shards: int
 ) -> None:
     _, codes = await issue(plane, shards * (1 + 2 * BATCH_MAX + BATCH_MAX // 2))
-    await worker.core.registry.refresh()
+    await worker.core.configuration.refresh()
     of_shard: list[list[str]] = [[] for _ in range(shards)]
     for serial, code in enumerate(codes):
-        of_shard[keys.place(serial, shards, None).shard].append(code)
+        of_shard[keys.locate_code(serial, shards, None).shard].append(code)
     held = worker.proxy.rule = Calls(Way.TO_SERVER, Fate.HOLD, times=shards)
     answers = [worker.redeem(some[0]) for some in of_shard]
     await wait_until_async(lambda: held.seen == shards)

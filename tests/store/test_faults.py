@@ -10,7 +10,7 @@ import pytest
 
 from engine.redemption.attempt import Attempt
 from engine.store import keys
-from engine.store.configuration import Registry
+from engine.store.configuration import ConfigurationCache
 from engine.worker import serving
 from tests.support.deployment import engine_in_process, issue
 from tests.support.waiting import TIMEOUT_S
@@ -76,11 +76,11 @@ async def test_a_campaign_that_a_shard_does_not_have_yet_refuses_nothing_for_goo
 async def test_a_bug_while_redis_is_asked_for_news_leaves_nobody_without_an_answer(
     plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(_: Registry) -> None:
+    async def broken(_: ConfigurationCache) -> None:
         raise KeyError("broken")
 
     async with engine_in_process(plane) as merchant:
-        monkeypatch.setattr(Registry, "confirm", broken)
+        monkeypatch.setattr(ConfigurationCache, "confirm", broken)
         async with asyncio.timeout(TIMEOUT_S):
             status, body = await merchant.redeem("0000-0000-0000-0000")
         assert (status, body["code"]) == (500, "internal_error")

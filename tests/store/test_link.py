@@ -250,7 +250,11 @@ async def test_a_connection_that_is_cut_while_it_is_verified_is_made_anew(
     async with (
         Proxy(plane.settings.database_url) as ledger,
         engine_in_process(
-            plane, redis_url=proxy.url, database_url=ledger.url, heal_interval_s=3600, attempt_deadline_ms=300
+            plane,
+            redis_url=proxy.url,
+            database_url=ledger.url,
+            republish_interval_s=3600,
+            attempt_deadline_ms=300,
         ) as merchant,
     ):
         assert (await merchant.redeem(UNKNOWN))[0] == 404

@@ -84,7 +84,7 @@ class Deployment:
             persist_timeout_s=3,
             persist_backoff_s_max=1,
             persist_batch_max=50,
-            heal_interval_s=1,
+            republish_interval_s=1,
             webhooks_allow_private=True,
             webhook_timeout_s=2,
             webhook_retry_s=",".join(["1"] * WEBHOOK_TRIES),

@@ -25,7 +25,7 @@ from engine.observability.metrics import Telemetry
 from engine.processes.process import _leash
 from engine.redemption.operations import make_core
 from engine.settings import without_settings
-from engine.store.configuration import Registry
+from engine.store.configuration import ConfigurationCache
 from engine.worker import serving
 from tests.support.waiting import TIMEOUT_S, wait_until_async
 
@@ -82,9 +82,9 @@ class Merchant:
 
 async def connected_core(settings: Settings, redis: Redis) -> Core:
     """A worker without its HTTP, once it is connected to every shard."""
-    registry = Registry(redis)
-    await registry.refresh()
-    core = make_core(settings, registry, redis, Telemetry())
+    configuration = ConfigurationCache(redis)
+    await configuration.refresh()
+    core = make_core(settings, configuration, redis, Telemetry())
     core.dispatcher.open()
     await wait_until_async(lambda: core.dispatcher.ready)
     return core

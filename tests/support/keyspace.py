@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-# The kinds of keys that end by themselves, within two receipt windows; all others must stay.
-TEMPORARY: Final[frozenset[Callable[..., str]]] = frozenset((keys.receipts, keys.sweeper))
+# The kinds of keys that end by themselves, within two idempotency record windows; all others must stay.
+TEMPORARY: Final[frozenset[Callable[..., str]]] = frozenset((keys.idempotency_records, keys.expiry_owner))
 _NO_EXPIRY: Final = -1
 SCAN_COUNT: Final = 1000
 _FIRST_NUMBER: Final = 7_000_001  # of the placeholders: no name has such a number of its own
@@ -51,7 +51,7 @@ STAYING: Final = re.compile(
 )
 
 
-async def complaints(redis: Redis, *, receipt_window_s: int) -> list[str]:
+async def complaints(redis: Redis, *, idempotency_window_s: int) -> list[str]:
     """What is wrong with the keys there are: strangers, and those that end too late, or at all."""
     names: list[bytes] = [name async for name in redis.scan_iter(count=SCAN_COUNT)]
     found = []
@@ -62,7 +62,9 @@ async def complaints(redis: Redis, *, receipt_window_s: int) -> list[str]:
                 pipeline.pttl(raw)
             ttls: list[int] = await pipeline.execute()
         for raw, ttl_ms in zip(some, ttls, strict=True):
-            found += _complaints(raw.decode(errors="backslashreplace"), ttl_ms, 2 * receipt_window_s * 1000)
+            found += _complaints(
+                raw.decode(errors="backslashreplace"), ttl_ms, 2 * idempotency_window_s * 1000
+            )
     return found
 
 

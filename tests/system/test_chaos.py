@@ -96,7 +96,7 @@ async def everything(plane: ControlPlane) -> list[Any]:
     """The ledger, once no hold of a dead worker is left, none ends soon, and the streams are in it."""
 
     async def settled() -> bool:
-        names = [keys.spans(shard) for shard in range(SHARDS)]
+        names = [keys.commit_records(shard) for shard in range(SHARDS)]
         soon_ms = ((await plane.redis.time())[0] + 60) * 1000
         ending = [
             await plane.redis.zcount(keys.holds_expiry(shard), "-inf", soon_ms) for shard in range(SHARDS)

@@ -104,7 +104,7 @@ async def test_each_order_has_all_its_codes_or_none_however_workers_die(
         await running
 
         async def over() -> bool:
-            names = [name(shard) for shard in range(SHARDS) for name in (keys.spans, keys.held)]
+            names = [name(shard) for shard in range(SHARDS) for name in (keys.commit_records, keys.held)]
             return not await redis.exists(*names)
 
         await wait_until_async(over, TIMEOUT_S)

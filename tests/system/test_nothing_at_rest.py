@@ -63,7 +63,7 @@ async def test_no_file_log_or_metric_has_a_code_that_was_used(directory: Path) -
 
             await wait_until_async(persisted)
             seen = [str((await merchant.call("GET", "/v1/redemptions?limit=1000"))[1])]
-            seen.append(str((await merchant.call("GET", "/v1/acts"))[1]))
+            seen.append(str((await merchant.call("GET", "/v1/audit-log"))[1]))
             seen.append(str((await merchant.call("GET", "/v1/events?limit=1000"))[1]))
             async with session.get(url + "/metrics") as metrics:
                 seen.append(await metrics.text())

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def own() -> Iterator[Settings]:
     path = temporary_directory()
-    yield Settings(data_dir=path / "data", port=0, workers=1, demo=False, heal_interval_s=1)
+    yield Settings(data_dir=path / "data", port=0, workers=1, demo=False, republish_interval_s=1)
     shutil.rmtree(run_directory(path / "data"), ignore_errors=True)
     shutil.rmtree(path)
 

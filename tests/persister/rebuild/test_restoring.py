@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from engine.settings import Settings
 
 SHOPPERS, STEPS = 3, 40
-_KNOWN, _FINGERPRINT = 4, 8  # bytes of a receipt
+_KNOWN, _FINGERPRINT = 4, 8  # bytes of an idempotency record
 _SHARD = re.compile(rb"\b\d-(?=\d{13}-)")
 _END_OF_HOLD = re.compile(rb"(held \S+ \d* |\n)(?:\d{13}|0)(?=[\n ]|$)")
 _OF_AN_EVENT = re.compile(rb"[a-z_]+ \d{13}-")
@@ -81,18 +81,18 @@ async def endings(redis: Redis) -> dict[str, int]:
     }
 
 
-def receipts(found: dict[str, dict[bytes, bytes]]) -> dict[tuple[str, bytes], tuple[bytes, bytes]]:
+def idempotency_records(found: dict[str, dict[bytes, bytes]]) -> dict[tuple[str, bytes], tuple[bytes, bytes]]:
     """Of each the half of the fingerprint that the ledger knows, and of the answer what it knows.
 
     It does not know when a hold was to end, and it knows the shard of an event, which a script may leave out.
     """
     return {
         (name, field): (
-            receipt[:_KNOWN],
-            _END_OF_HOLD.sub(rb"\1", _SHARD.sub(b"", receipt[_FINGERPRINT:])),
+            record[:_KNOWN],
+            _END_OF_HOLD.sub(rb"\1", _SHARD.sub(b"", record[_FINGERPRINT:])),
         )
         for name, fields in found.items()
-        for field, receipt in fields.items()
+        for field, record in fields.items()
         if ":receipt:" in name
     }
 
@@ -109,7 +109,7 @@ def successes(found: dict[str, dict[bytes, bytes]]) -> dict[tuple[str, bytes], b
 
 @pytest.mark.usefixtures("small_pieces")
 async def test_whatever_was_done_is_restored_as_the_scripts_had_written_it(plane: ControlPlane) -> None:
-    """The audit tells each code's story; users, rollbacks and receipts are held against what was there."""
+    """The audit compares each code; the test compares users, rollbacks and idempotency records."""
     codes = await issue_all(plane, 7)
     _, together = await issue(plane, 3, amount=500, currency="EUR", stock=10)
     async with engine_in_process(plane, scopes=("redeem", "read", "admin")) as merchant:
@@ -125,12 +125,12 @@ async def test_whatever_was_done_is_restored_as_the_scripts_had_written_it(plane
     ends_after = await endings(plane.redis)
     await publish(plane.redis, plane.database)
     assert {name: ends[name] for name in ends_after} == ends_after
-    receipts_before, receipts_after = receipts(before), receipts(after)
-    for name, (known, answer) in receipts_after.items():
-        known_before, answer_before = receipts_before[name]
+    records_before, records_after = idempotency_records(before), idempotency_records(after)
+    for name, (known, answer) in records_after.items():
+        known_before, answer_before = records_before[name]
         assert answer == answer_before
         assert known_before in {known, UNKNOWN}
-    lost = [answer for name, (_, answer) in receipts_before.items() if name not in receipts_after]
+    lost = [answer for name, (_, answer) in records_before.items() if name not in records_after]
     assert not [answer for answer in lost if _OF_AN_EVENT.match(answer)]
     assert successes(after) == successes(before)
     assert not (await reconcile(plane.settings, {}, silent)).findings
@@ -144,12 +144,12 @@ async def test_fields_are_written_whatever_their_order_and_end_when_they_are_to(
     ends_at_s = int(time.time()) + 1000
     async with open_bulk_writer(settings.redis_url) as written:
         for number in range(100):
-            written.put(keys.receipts(0, 1, number % 3), b"%d" % number, number, ends_at_s)
+            written.put(keys.idempotency_records(0, 1, number % 3), b"%d" % number, number, ends_at_s)
             written.put(keys.users(0, "cmp_1", number % 2), f"{number}", "x" * number)
             await written.make_room()
         await written.add("SET", keys.state(0, 1, 0), b"\x55")
     for bucket in range(3):
-        name = keys.receipts(0, 1, bucket)
+        name = keys.idempotency_records(0, 1, bucket)
         expected = {b"%d" % number: b"%d" % number for number in range(bucket, 100, 3)}
         assert await redis.hgetall(name) == expected
         assert await redis.expiretime(name) == ends_at_s
