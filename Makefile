@@ -47,12 +47,18 @@ luacheck: $(VENV)/.installed
 imports: $(VENV)/.installed
 	$(BIN)/lint-imports --no-cache
 
+# Nothing but what the lock names is looked at: pip that may resolve an extra (`coverage[toml]`) takes the newest
+# release of the index, which has no hash in the lock. `pip check` then says whether anything is missing.
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+INSTALL_LOCKED = $(PIP) install --quiet --no-deps --only-binary :all: --require-hashes --requirement
+
 # Written last, so that an interrupted installation is not taken for one.
 $(VENV)/.installed: requirements-dev.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is %s" % sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(INSTALL_LOCKED) requirements-dev.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	$(PIP) check
 	touch $@
 
 COMPILE := $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes \
