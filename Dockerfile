@@ -18,7 +18,8 @@ COPY lua lua
 COPY persister persister
 COPY loadtest loadtest
 RUN /opt/redeem/bin/python -m pip install --no-cache-dir --no-deps --no-build-isolation . \
- && /opt/redeem/bin/python -m pip check
+ && /opt/redeem/bin/python -m pip check \
+ && /opt/redeem/bin/python -m pip uninstall --quiet --yes setuptools pip
 
 FROM ${PYTHON}
 RUN useradd --system --uid 10001 --home-dir /var/lib/redeem --create-home redeem
