@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 SOURCES := engine lua persister loadtest tests examples
 
-.PHONY: run test test-long chaos test-redis bench bench-peers check lint types luacheck imports lock clean
+.PHONY: run test test-long install-test test-pythons test-this-python chaos test-redis bench bench-peers check lint types luacheck imports lock clean
 
 run: $(VENV)/.installed  ## start everything, with a demo campaign the first time
 	$(BIN)/redeem up
@@ -15,6 +15,9 @@ test: check  ## the whole suite, on servers of its own
 
 test-long: $(VENV)/.installed  ## the slow forms
 	$(PYTEST) -m long
+
+install-test: $(VENV)/.installed  ## all locks, on every Python of the machine, from an index with newer versions
+	$(PYTEST) tests/install
 
 chaos: $(VENV)/.installed  ## everything is killed, stopped and cut off 200 times, under load
 	$(PYTEST) -m long -s tests/system/test_chaos.py
