@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 SOURCES := engine lua persister loadtest tests examples
+# What runs on every Python of the machine: needs no server but Valkey, and finds what differs between them.
+TESTS_ON_EACH_PYTHON := tests/unit tests/lua
 
 .PHONY: run test test-long install-test test-pythons test-this-python chaos test-redis bench bench-peers check lint types luacheck imports lock clean
 
@@ -18,6 +20,14 @@ test-long: $(VENV)/.installed  ## the slow forms
 
 install-test: $(VENV)/.installed  ## all locks, on every Python of the machine, from an index with newer versions
 	$(PYTEST) tests/install
+
+test-pythons: $(VENV)/.installed  ## unit and Lua tests on the machine's other Pythons, each in an environment of its own
+	@$(BIN)/python tests/pythons.py others | while read -r version python; do \
+	  $(MAKE) VENV=build/venv-$$version PYTHON="$$python" test-this-python </dev/null || exit 1; \
+	done
+
+test-this-python: $(VENV)/.installed
+	$(PYTEST) -n 2 -m "not long" $(TESTS_ON_EACH_PYTHON)
 
 chaos: $(VENV)/.installed  ## everything is killed, stopped and cut off 200 times, under load
 	$(PYTEST) -m long -s tests/system/test_chaos.py
