@@ -29,6 +29,9 @@ test-pythons: $(VENV)/.installed  ## unit and Lua tests on the machine's other P
 test-this-python: $(VENV)/.installed
 	$(PYTEST) -n 2 -m "not long" $(TESTS_ON_EACH_PYTHON)
 
+image-test: $(VENV)/.installed  ## the image, built without a daemon and run; as root (Debian: mmdebstrap buildah)
+	$(PYTEST) --timeout=3600 tests/image/check_image.py
+
 chaos: $(VENV)/.installed  ## everything is killed, stopped and cut off 200 times, under load
 	$(PYTEST) -m long -s tests/system/test_chaos.py
 
