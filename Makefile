@@ -5,8 +5,12 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 SOURCES := engine lua persister loadtest tests examples docs/conf.py
 TOUCH_REDIS := $(addprefix tests/,lua store redemption lookup control ledger imports http lane health persister)
+# What runs on every Python of the machine: needs no server but Valkey, and finds what differs between them.
+TESTS_ON_EACH_PYTHON := $(addprefix tests/,test_settings.py codes imports/test_parser.py observability \
+	store/test_void_ranges.py support contract/test_openapi.py persister/webhooks/test_retry_schedule.py \
+	loadtest/test_capacity.py loadtest/test_open_loop.py loadtest/test_verifier.py lua)
 
-.PHONY: run test test-long test-calendar chaos test-redis bench bench-peers check lint types luacheck imports lock clean
+.PHONY: run test test-long test-calendar install-test test-pythons test-this-python chaos test-redis bench bench-peers check lint types luacheck imports lock clean
 
 run: $(VENV)/.installed  ## start everything, with a demo campaign the first time
 	$(BIN)/redeem up
@@ -19,6 +23,20 @@ test-long: $(VENV)/.installed  ## the slow forms
 
 test-calendar: $(VENV)/.installed  ## what depends on dates, with the clock at the ends of months and of years; slow
 	$(BIN)/python -m tests.support.other_clocks -n 4 tests/lua tests/persister tests/cli/test_ledger.py tests/cli/test_doctor.py
+
+install-test: $(VENV)/.installed  ## all locks, on every Python of the machine, from an index with newer versions
+	$(PYTEST) tests/install
+
+test-pythons: $(VENV)/.installed  ## unit and Lua tests on the machine's other Pythons, each in an environment of its own
+	@$(BIN)/python tests/pythons.py others | while read -r version python; do \
+	  $(MAKE) VENV=build/venv-$$version PYTHON="$$python" test-this-python </dev/null || exit 1; \
+	done
+
+test-this-python: $(VENV)/.installed
+	$(PYTEST) -n 2 -m "not long" $(TESTS_ON_EACH_PYTHON)
+
+image-test: $(VENV)/.installed  ## the image, built without a daemon and run; as root (Debian: mmdebstrap buildah)
+	$(PYTEST) --timeout=3600 tests/image/check_image.py
 
 chaos: $(VENV)/.installed  ## everything is killed, stopped and cut off 200 times, under load
 	$(PYTEST) -m long -s tests/system/test_chaos.py
@@ -55,12 +73,18 @@ docs: $(VENV)/.installed  ## the docs site in build/site; a warning is an error
 imports: $(VENV)/.installed
 	$(BIN)/lint-imports --no-cache
 
+# Nothing but what the lock names is looked at: pip that may resolve an extra (`coverage[toml]`) takes the newest
+# release of the index, which has no hash in the lock. `pip check` then says whether anything is missing.
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+INSTALL_LOCKED = $(PIP) install --quiet --no-deps --only-binary :all: --require-hashes --requirement
+
 # Written last, so that an interrupted installation is not taken for one.
 $(VENV)/.installed: requirements-dev.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is %s" % sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(INSTALL_LOCKED) requirements-dev.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	$(PIP) check
 	touch $@
 
 COMPILE := $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes \

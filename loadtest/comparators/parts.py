@@ -63,9 +63,11 @@ def fastapi(build: Path) -> Path:
     python, done = home / "bin" / "python", home / ".installed"
     if not done.exists() or done.stat().st_mtime < lock.stat().st_mtime:
         shutil.rmtree(home, ignore_errors=True)
-        pip = (str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+        pip = (str(python), "-m", "pip", "--disable-pip-version-check")
+        locked = ("--quiet", "--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", str(lock))
         _run((sys.executable, "-m", "venv", str(home)), "a virtual environment")
-        _run((*pip, "--require-hashes", "--requirement", str(lock)), "FastAPI")
+        _run((*pip, "install", *locked), "FastAPI")
+        _run((*pip, "check"), "FastAPI")
         done.touch()
     return python
 
@@ -125,5 +127,5 @@ def _run(
     except subprocess.TimeoutExpired:
         raise MissingError(f"{what} could not be made within {_INSTALL_S_MAX:g} s") from None
     except subprocess.CalledProcessError as error:
-        lines = error.stderr.strip().splitlines() or ["no reason given"]
+        lines = (error.stderr.strip() or error.stdout.strip()).splitlines() or ["no reason given"]
         raise MissingError(f"{what} could not be made: {lines[-1]}") from None
