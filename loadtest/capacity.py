@@ -21,7 +21,7 @@ from engine.settings import without_settings
 from loadtest.answers import Answers
 from loadtest.api import Api
 from loadtest.machine import GENERATOR, engine_processes
-from loadtest.open_loop import Step, Told
+from loadtest.open_loop import Step, StepReport
 from loadtest.run import RunError, end_campaign
 from loadtest.sampling import LAG_EVENTS, Sampler
 from loadtest.scenarios import prepare
@@ -162,7 +162,7 @@ class Capacity:
         step.broken = broken(step, len(latencies), self._limits)
         return step
 
-    def _generate(self, rate: float, sampler: Sampler) -> tuple[list[Told], list[int]]:
+    def _generate(self, rate: float, sampler: Sampler) -> tuple[list[StepReport], list[int]]:
         share = Step(
             directory=str(self._directory),
             per_second=rate / self._generators,
@@ -196,7 +196,9 @@ class Capacity:
                     process.wait()
         if any(process.returncode for process in running):
             raise RunError("the load generator failed")
-        return [msgspec.json.decode(one, type=Told) for one in told], [process.pid for process in running]
+        return [msgspec.json.decode(one, type=StepReport) for one in told], [
+            process.pid for process in running
+        ]
 
     def _drain(self, api: Api) -> None:
         """Until the ledger has all, so that one step does not pay for another."""

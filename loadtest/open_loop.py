@@ -47,7 +47,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     connections: int
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
+class StepReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a process tells at its end, on stdout, behind the line ``ready``.
 
     Attributes:
@@ -214,7 +214,7 @@ class _Connection(asyncio.Protocol):
                 await self.open()
 
 
-async def make(step: Step, key: str) -> Told:
+async def make(step: Step, key: str) -> StepReport:
     """Mint the codes, say that it is ready, begin when stdin ends, write the answers."""
     from loadtest.codes import Code  # noqa: PLC0415 - its lock is not for this program
 
@@ -243,7 +243,7 @@ async def make(step: Step, key: str) -> Told:
             connection.close()
         await asyncio.sleep(0.05)  # what was under way is written as without an answer
     late = sorted(load.late_ms)
-    return Told(sent_late_ms=late[int(len(late) * 0.99)] if late else 0.0)
+    return StepReport(sent_late_ms=late[int(len(late) * 0.99)] if late else 0.0)
 
 
 if __name__ == "__main__":

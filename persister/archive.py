@@ -163,10 +163,10 @@ async def _archive(connection: Connection, month: datetime, until_ms: int, actor
     copies = [copy for row in names if (copy := await _copy(connection, row, over))]
     if copies:
         for row in ends:
-            kept = await chain.digest_remaining_rows(
+            remaining = await chain.digest_remaining_rows(
                 connection, row["shard"], row["until_seq"], until_ms, over
             )
-            await connection.execute(_SQL["record_remaining"], row["shard"], row["until_seq"], *kept)
+            await connection.execute(_SQL["record_remaining"], row["shard"], row["until_seq"], *remaining)
         await _alone(connection, "; ".join(copy.swap for copy in copies))
         await connection.execute(_SQL["mark_campaigns"], over)
         details = {"tables": {copy.table.name: copy.table.rows for copy in copies}, "campaigns": over}

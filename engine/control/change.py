@@ -2,7 +2,7 @@
 
 A change is one transaction that takes the deployment's row lock, so that versions are
 committed in their order; then it is published (``publishing``). What Redis did not take then,
-``healing`` brings later.
+``republishing`` brings later.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Changed(Generic[T]):
     Attributes:
         value: what it made.
         published: whether Redis has it, so that it holds from the next redemption on. If not, it
-            is not lost: ``healing`` publishes it as soon as Redis can take it.
+            is not lost: ``republishing`` publishes it as soon as Redis can take it.
     """
 
     value: T

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REPUBLISH_LOCK: Final = 0x7265_6465  # "rede": the advisory lock of the one process that heals
+REPUBLISH_LOCK: Final = 0x7265_6465  # "rede": the advisory lock of the one process that republishes
 _random: Final = random.Random()  # noqa: S311 - no secret; of its own, so that it disturbs nobody else's
 _JITTER: Final = (0.75, 1.25)
 _SQL: Final = queries(__package__, "control")
 
 
 class Health(enum.StrEnum):
-    """What one look of ``heal`` found, or did."""
+    """What one comparison found, or did."""
 
     CURRENT = "Redis has the configuration"
     REPUBLISHED = "the configuration is published again"

@@ -92,7 +92,7 @@ class StoreWatch:
         self._unknown = unknown
 
     def found(self, health: Health) -> None:
-        """Take over what a look of ``heal`` found."""
+        """Take over what a comparison of the configuration found."""
         if health is Health.STORE_BEHIND:
             self._configuration.store_behind = True
         elif health in {Health.CURRENT, Health.REPUBLISHED}:

@@ -1,4 +1,4 @@
-"""Mends the index of imported codes from PostgreSQL, wherever Redis has lost some of it."""
+"""Repairs the index of imported codes from PostgreSQL, wherever Redis has lost some of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from engine.control.change import ControlPlane
 
 _log = logging.getLogger(__name__)
-INDEX_LOCK: Final = 0x7265_6469  # the advisory lock of the one process that mends the index
+INDEX_LOCK: Final = 0x7265_6469  # the advisory lock of the one process that repairs the index
 _random: Final = random.Random()  # noqa: S311 - no secret; of its own, so that it disturbs nobody else's
 _JITTER: Final = (0.75, 1.25)
 _SQL: Final = queries(__package__, "imports")
@@ -27,7 +27,7 @@ async def keep_index_repaired(plane: ControlPlane) -> None:
     while True:
         await asyncio.sleep(plane.settings.republish_interval_s * _random.uniform(*_JITTER))
         try:
-            healed = await repair_index(plane)
+            repaired = await repair_index(plane)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next look may find it gone
             if type(error).__name__ != told:
                 _log.warning(
@@ -38,8 +38,8 @@ async def keep_index_repaired(plane: ControlPlane) -> None:
             told = type(error).__name__
         else:
             told = ""
-            if healed:
-                _log.info("imported codes are indexed again", extra={"batches": healed})
+            if repaired:
+                _log.info("imported codes are indexed again", extra={"batches": repaired})
 
 
 async def repair_index(plane: ControlPlane) -> list[int]:
@@ -62,9 +62,9 @@ async def _repair(plane: ControlPlane, index: ImportIndex, counts: dict[int, int
     async with plane.database.transaction(snapshot=True) as connection:
         if not await connection.fetchval(_SQL["try_index"], INDEX_LOCK):
             return []
-        healed = await index.incomplete(counts)  # another process may just have done it
-        for batch in healed:
+        repaired = await index.incomplete(counts)  # another process may just have done it
+        for batch in repaired:
             await index.begin(batch)
             await index.refill(connection, batch, 0, counts[batch])
             await index.complete(batch, counts[batch])
-    return healed
+    return repaired

@@ -26,7 +26,7 @@ REMEMBERED_MAX: Final = 4096
 _PATIENCE_PART: Final = 4  # of an attempt's time this part may be spent here
 
 
-class Found(NamedTuple):
+class ImportedMatches(NamedTuple):
     """What a look-up found; ``complete``: what it did not find is not there, as far as Redis knows."""
 
     codes: list[Issued | None]
@@ -49,7 +49,9 @@ class ImportedCodes:
         """Disconnect."""
         await self._pipeline.close()
 
-    async def find(self, codes: Sequence[bytes], digesters: Sequence[Digester], batches: int) -> Found:
+    async def find(
+        self, codes: Sequence[bytes], digesters: Sequence[Digester], batches: int
+    ) -> ImportedMatches:
         """The issued code of each normalised text.
 
         ``batches`` is how many imported ones there are: a shard that does not have them all whole
@@ -69,7 +71,7 @@ class ImportedCodes:
                     found[at] = self._issued(identity, code)
         asked = [(at, digest) for at, digest in asked if found[at] is None]
         if not asked:
-            return Found(found, complete=True)
+            return ImportedMatches(found, complete=True)
         values, counts = await self._ask([digest for _, digest in asked])
         for (at, digest), value in zip(asked, values, strict=True):
             if isinstance(value, bytes):
@@ -77,7 +79,7 @@ class ImportedCodes:
                 if issued:
                     found[at] = issued
                     self._remember(digest, keys.imported_identity(value))
-        return Found(found, complete=min(counts) >= batches)
+        return ImportedMatches(found, complete=min(counts) >= batches)
 
     def _issued(self, identity: tuple[int, int], code: bytes) -> Issued | None:
         """The code, if its batch is published: before that, its codes are only being written."""

@@ -235,7 +235,7 @@ class Resolver:
         return unresolved
 
     def _not_found(self, lookup: PendingLookup) -> None:
-        """No code that was issued; or one that cannot be read here, which is for us to mend."""
+        """No code that was issued; or one that cannot be read here for want of its key."""
         if self.missing_mint_keys:
             lookup.failed(StoreUnavailable("mint keys are missing"))
         else:

@@ -158,14 +158,15 @@ class Attempt(CallFields, PendingLookup):
         self.dispatcher.telemetry.outcome(self.script.name, counted_as)
         self.on_done(outcome)
 
-    def event(self, word: str) -> tuple[str, str]:
-        """Id and time (ISO 8601) of the event that an answer names.
 
-        The word is its id within the code's shard; or, in an idempotency record made again from the ledger,
-        the whole id: the code may have been on another shard then.
-        """
-        event_id = word if word.count("-") == _WHOLE_ID_DASHES else f"{self.location.shard}-{word}"
-        return event_id, instant(int(event_id.split("-")[1]))
+def event_of(word: str, shard: int) -> tuple[str, str]:
+    """Id and time (ISO 8601) of the event that an answer names.
+
+    The word is its id within the code's shard; or, in an idempotency record made again from the ledger,
+    the whole id: the code may have been on another shard then.
+    """
+    event_id = word if word.count("-") == _WHOLE_ID_DASHES else f"{shard}-{word}"
+    return event_id, instant(int(event_id.split("-")[1]))
 
 
 def number(word: str) -> int | None:

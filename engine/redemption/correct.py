@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from msgspec import UNSET
 
 from engine.api.outcomes import Adjusted, RolledBack, Voided
-from engine.redemption.attempt import Attempt, number
+from engine.redemption.attempt import Attempt, event_of, number
 from engine.redemption.call_fields import load_script
 from engine.store import idempotency, keys
 
@@ -86,7 +86,7 @@ class Rollback(Attempt):
             returned=number(returned),
             rolled_back=None if amount is None else int(total),
             balance=int(left) if left else UNSET,
-            rolled_back_at=self.event(word)[1],
+            rolled_back_at=event_of(word, self.location.shard)[1],
             replayed=replayed,
         )
 
@@ -128,7 +128,7 @@ class Adjustment(Correction):
     def succeeded(self, words: list[str], *, replayed: bool) -> Adjusted:
         """The balance as it is now."""
         word, left = words
-        event_id, adjusted_at = self.event(word)
+        event_id, adjusted_at = event_of(word, self.location.shard)
         return Adjusted(
             id=event_id,
             campaign=self.campaign.id,

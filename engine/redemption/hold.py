@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 from msgspec import UNSET
 
 from engine.api.outcomes import Held, Released
-from engine.redemption.attempt import Attempt, number
+from engine.redemption.attempt import Attempt, event_of, number
 from engine.redemption.call_fields import load_script
 from engine.redemption.redeem import client_context, redeemed
 from engine.store import idempotency
@@ -86,7 +86,7 @@ class Hold(Attempt):
         """The hold."""
         word, amount, expires_at_ms, *balance = words
         return Held(
-            id=self.event(word)[0],
+            id=event_of(word, self.location.shard)[0],
             campaign=self.campaign.id,
             code=self.masked,
             user=self.user,
@@ -186,7 +186,7 @@ class Release(HoldEnd):
             amount=hold.amount,
             currency=self.campaign.currency,
             order=hold.order,
-            released_at=self.event(word)[1],
+            released_at=event_of(word, self.location.shard)[1],
             replayed=replayed,
         )
 

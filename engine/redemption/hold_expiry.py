@@ -41,14 +41,14 @@ async def keep_expiring(core: Core) -> None:
                 for shard in range(core.configuration.shards):
                     await _give_back(core, shard, needed)
         except Fault as fault:
-            _log.debug("no sweep", extra={"reason": str(fault)})
+            _log.debug("expired holds were not ended", extra={"reason": str(fault)})
         except Exception:  # noqa: BLE001 - it must go on, whatever it was
             _log.exception("expired holds could not be given back")
         await asyncio.sleep(interval_s)
 
 
 async def _owns(core: Core, name: str) -> bool:
-    """Whether this worker is the one that sweeps. Two that do for a moment do no harm, only work."""
+    """Whether this worker ends expired holds. Two that do for a moment do no harm."""
     try:
         holder: Any = await core.redis.set(keys.expiry_owner(), name, nx=True, get=True, px=OWNER_TTL_MS)
         if holder == name.encode():

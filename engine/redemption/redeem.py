@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 from msgspec import UNSET
 
 from engine.api.outcomes import Redeemed
-from engine.redemption.attempt import Attempt, number
+from engine.lookup.decoder import masked
+from engine.redemption.attempt import Attempt, event_of, number
 from engine.redemption.call_fields import load_script
 
 if TYPE_CHECKING:
@@ -71,12 +72,12 @@ def client_context(request: Customer) -> list[object]:
 def redeemed(attempt: Attempt, words: list[str], *, replayed: bool) -> Redeemed:
     """The redemption, from the words ``<event's id> <amount>[ <balance left>]``."""
     word, amount, *balance = words
-    event_id, redeemed_at = attempt.event(word)
+    event_id, redeemed_at = event_of(word, attempt.location.shard)
     campaign = attempt.campaign
     return Redeemed(
         id=event_id,
         campaign=campaign.id,
-        code=attempt.masked,
+        code=masked(attempt.configuration.batches[attempt.batch], attempt.last4),
         user=attempt.user,
         amount=number(amount),
         currency=campaign.currency,

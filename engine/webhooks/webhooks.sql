@@ -55,7 +55,7 @@ WHERE id = $1;
 UPDATE webhooks SET version = version + 1 WHERE id = $1;
 
 -- name: try_again
--- At once, from the first rung of the ladder on, and as a message of its own.
+-- At once, from the first step of the retry schedule on, and as a message of its own.
 UPDATE webhook_progress SET pending = NULL, failures = 0, failing_since = NULL, next_at = NULL WHERE webhook = $1;
 
 -- name: move

@@ -90,8 +90,8 @@ local function write_work()
     end
     local expires_at_s = text((epoch_now + 2) * tonumber(idempotency_window_s))
     for at, decided in pairs(work.idempotency) do
-        for digest, receipt in pairs(decided) do
-            redis.call('HSET', KEYS[at], digest, receipt)
+        for digest, record in pairs(decided) do
+            redis.call('HSET', KEYS[at], digest, record)
             redis.call('EXPIREAT', KEYS[at], expires_at_s, 'NX')
         end
     end

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from persister.reconcile.expected_state import ExpectedState
 
 HIDDEN_ORDER_MARK: Final = "\x1f"
-"""In an order, text after this mark is internal (lua/lib/pending.lua)."""
+"""In an order, text after this mark is internal (lua/lib/add_event.lua)."""
 EXPIRED_RECORD: Final = "expired"
 
 RedisCommand = tuple[str | bytes | int, ...]

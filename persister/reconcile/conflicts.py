@@ -248,19 +248,19 @@ def add_to_tallies(
     segments, offsets = np.divmod(of_code["serial"].astype(np.int64), together)
     names = (of_code["batch"].astype(np.int64) << 32) | segments  # codes are in order, and so are these
     begins = np.flatnonzero(np.diff(names, prepend=-1))
-    spans = [
+    slices = [
         (tallies[int(names[begin]) >> 32, int(names[begin]) & 0xFFFFFFFF], slice(begin, end))
         for begin, end in zip(begins, np.append(begins[1:], len(names)), strict=True)
     ]
     before = np.zeros(len(first), np.int64)
-    for tally, span in spans:
-        before[span] = tally[offsets[span]]
+    for tally, place in slices:
+        before[place] = tally[offsets[place]]
     sums = np.cumsum(changes)
     running = sums + np.repeat(before - sums[first] + changes[first], np.diff(np.append(first, len(order))))
     after = running[last]
-    for tally, span in spans:
+    for tally, place in slices:
         limits = np.iinfo(tally.dtype)
-        tally[offsets[span]] = np.clip(after[span], limits.min, limits.max)
+        tally[offsets[place]] = np.clip(after[place], limits.min, limits.max)
     answer = np.empty_like(running)
     answer[order] = running
     return answer

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _SQL: Final = queries(__package__, "delivery")
 SINGLE_PAGE_EVENTS: Final = 100
 """Events read in one query for an endpoint without batches."""
-SPAN_EVENTS: Final = 1000
+RANGE_EVENTS: Final = 1000
 MOVED: Final = "UPDATE 1"
 
 
@@ -75,7 +75,7 @@ class DeliveryStore:
     async def begun(self, endpoint: Endpoint, after: Cursor, until: Cursor) -> list[WebhookMessage]:
         """The batch that was begun at this cursor, unchanged."""
         async with self._pool.acquire() as connection:
-            items = await _span(connection, endpoint, after, until)
+            items = await _events_between(connection, endpoint, after, until)
         return [messages.batch_message(after, items, until)] if items else []
 
     async def next_replay(self, endpoint: Endpoint) -> Replay | None:
@@ -87,7 +87,7 @@ class DeliveryStore:
             after, until = parse_cursor(row["after"]), parse_cursor(row["until"])
             items = [
                 item
-                for item in await _span(connection, None, after, until)
+                for item in await _events_between(connection, None, after, until)
                 if str(item.event.id) in row["events"]
             ]
         message = None
@@ -183,7 +183,7 @@ async def _note(
     )
 
 
-async def _span(
+async def _events_between(
     connection: Connection,
     endpoint: Endpoint | None,
     after: Cursor,
@@ -193,7 +193,7 @@ async def _span(
     types, campaigns = (endpoint.types, endpoint.campaigns) if endpoint is not None else (None, None)
     found: list[FeedEvent] = []
     while not after.reaches(until):
-        page = await read_page(connection, after, SPAN_EVENTS, types, campaigns)
+        page = await read_page(connection, after, RANGE_EVENTS, types, campaigns)
         found += [item for item in page.items if item.seq <= until.of(item.event.id.shard)]
         if page.next == after:
             break

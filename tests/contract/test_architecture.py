@@ -10,7 +10,10 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[2]
 TEXT: Final = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-WAY: Final = "<!-- the way of one redemption: checked by tests/contract/test_architecture.py -->"
+WAY: Final = (
+    "<!-- the way of one redemption: checked by tests/contract/test_architecture.py "
+    "and tests/redemption/test_way.py -->"
+)
 ROOMS: Final = "<!-- rooms: checked by tests/contract/test_architecture.py -->"
 STEPS_MAX: Final = 10
 KINDS: Final = ("*.py", "*.lua", "*.sql")

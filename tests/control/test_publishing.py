@@ -252,7 +252,7 @@ async def test_only_one_process_heals_at_a_time(plane: ControlPlane, cut_off: Co
     assert await republish(plane) is Health.REPUBLISHED
 
 
-async def test_the_healer_outlives_both_servers_being_away(
+async def test_the_republishing_outlives_both_servers_being_away(
     plane: ControlPlane, cut_off: ControlPlane
 ) -> None:
     await campaigns.create(cut_off, campaigns.define(NewCampaign(name="Sale")))
@@ -276,12 +276,12 @@ async def test_the_healer_outlives_both_servers_being_away(
         def redis(self) -> Redis:
             return cut_off.redis if len(found) < 6 else plane.redis
 
-    healer = asyncio.create_task(keep_republishing(Flaky(), lambda _: None))  # type: ignore[arg-type] # only what heal calls
+    republishing = asyncio.create_task(keep_republishing(Flaky(), lambda _: None))  # type: ignore[arg-type] # only what republishing calls
     await wait_until_async(lambda: plane.redis.exists(keys.version(0)))
-    assert not healer.done()
-    while not healer.done():  # a client library may take a cancellation for a fault of the server
-        healer.cancel()
-        await asyncio.wait({healer}, timeout=0.1)
+    assert not republishing.done()
+    while not republishing.done():  # a client library may take a cancellation for a fault of the server
+        republishing.cancel()
+        await asyncio.wait({republishing}, timeout=0.1)
 
 
 async def test_changes_at_the_same_time_get_versions_of_their_own(plane: ControlPlane) -> None:

@@ -113,16 +113,16 @@ async def test_who_begins_to_write_does_not_wait_for_who_takes_months_out(
     """That takes as long as it takes to copy what stays; a persister may be started again meanwhile."""
     moment = ms(2031, 5, 5)
     await MonthPartitions(ledger.connection).ensure([moment])
-    detaching = await asyncpg.connect(database_url)
+    archiving = await asyncpg.connect(database_url)
     try:
-        async with detaching.transaction():
-            await detaching.execute("LOCK TABLE ONLY ledger IN SHARE UPDATE EXCLUSIVE MODE")
+        async with archiving.transaction():
+            await archiving.execute("LOCK TABLE ONLY ledger IN SHARE UPDATE EXCLUSIVE MODE")
             await ledger.connection.execute("SET lock_timeout = '1s'")
             await MonthPartitions(ledger.connection).ensure([moment])
             with pytest.raises(asyncpg.LockNotAvailableError):  # it is what would be waited for
                 await MonthPartitions(ledger.connection).ensure([ms(2032, 1, 1)])
     finally:
-        await detaching.close()
+        await archiving.close()
 
 
 async def test_what_is_known_is_not_asked_for_again(settings: Settings, ledger: Ledger) -> None:
