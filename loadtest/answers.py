@@ -21,7 +21,7 @@ _PATTERN: Final = "answers-{}.ndjson"
 _BUFFER_BYTES: Final = 1 << 18
 
 
-class Answer(msgspec.Struct, omit_defaults=True, kw_only=True):
+class LoggedAnswer(msgspec.Struct, omit_defaults=True, kw_only=True):
     """One request and what came back.
 
     Attributes:
@@ -60,7 +60,7 @@ class _End(msgspec.Struct, kw_only=True):
     unsent: int
 
 
-_ANSWER: Final = msgspec.json.Decoder(Answer)
+_ANSWER: Final = msgspec.json.Decoder(LoggedAnswer)
 _END: Final = msgspec.json.Decoder(_End)
 _END_BEGINS: Final = b'{"answers":'
 
@@ -78,7 +78,7 @@ class Writer:
         self._answers = 0
         self.unsent = 0
 
-    def write(self, answer: Answer) -> None:
+    def write(self, answer: LoggedAnswer) -> None:
         """Keep an answer."""
         self._file.write(self._encode(answer) + b"\n")
         self._answers += 1
@@ -96,7 +96,7 @@ class Writer:
         self.close()
 
 
-class Answers:
+class AnswerLog:
     """All answers of a run, or those of some of its processes.
 
     Attributes:
@@ -113,7 +113,7 @@ class Answers:
         self.unsent = 0
         self.broken: list[str] = []
 
-    def __iter__(self) -> Iterator[Answer]:
+    def __iter__(self) -> Iterator[LoggedAnswer]:
         self.unsent, self.broken = 0, []
         for path in self.files:
             ended, answers = False, 0

@@ -28,7 +28,7 @@ ALPHABET: Final = "ABCDEFGHJKMNPQRSTVWXYZ23456789"
 SYMBOLS: Final = 14
 
 
-class Command(NamedTuple):
+class TimedCommand(NamedTuple):
     """What one command took."""
 
     seconds: float
@@ -51,7 +51,7 @@ def main() -> None:
 def _measure(settings: Settings, options: argparse.Namespace) -> dict[str, object]:
     create = ("campaigns", "create", "--name", "Bench", "--kind", "single", "--active")
     campaign = _run(settings, *create)[1].strip()
-    seen: dict[str, list[Command]] = {"mint": [], "export": [], "import": []}
+    seen: dict[str, list[TimedCommand]] = {"mint": [], "export": [], "import": []}
     for _ in range(options.rounds):
         mint = ("codes", "mint", campaign, "--count", str(options.mint), "--out", os.devnull, "--json")
         took, batch = _run(settings, *mint)
@@ -77,7 +77,7 @@ def _code() -> str:
     return "".join(secrets.choice(ALPHABET) for _ in range(SYMBOLS))
 
 
-def _run(settings: Settings, *arguments: str) -> tuple[Command, str]:
+def _run(settings: Settings, *arguments: str) -> tuple[TimedCommand, str]:
     """What a command of ours took, and its output."""
     argv, environment = testbed.module(settings, ("engine.cli", *arguments))
     environment = without_settings(os.environ) | environment
@@ -89,7 +89,9 @@ def _run(settings: Settings, *arguments: str) -> tuple[Command, str]:
     if process.returncode:
         raise RuntimeError(f"{arguments} failed")
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2)
-    return Command(time.monotonic() - began, used.ru_utime + used.ru_stime, used.ru_maxrss * unit), output
+    return TimedCommand(
+        time.monotonic() - began, used.ru_utime + used.ru_stime, used.ru_maxrss * unit
+    ), output
 
 
 if __name__ == "__main__":

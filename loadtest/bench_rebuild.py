@@ -70,7 +70,7 @@ SELECT 0, $1 + n / $5, n % $5, n + 1, 'redeemed', '0-' || ($1 + n / $5) || '-' |
 """
 
 
-class Round(NamedTuple):
+class RebuildRound(NamedTuple):
     """What one rebuild measured: redemptions a second, and microseconds of a processor for each of them."""
 
     per_second: float
@@ -130,8 +130,8 @@ async def _fill(settings: Settings, shape: str, count: int) -> None:
 
 def _compare(
     settings: Settings, checkouts: Mapping[str, Path], options: argparse.Namespace
-) -> dict[str, list[Round]]:
-    measured: dict[str, list[Round]] = {name: [] for name in checkouts}
+) -> dict[str, list[RebuildRound]]:
+    measured: dict[str, list[RebuildRound]] = {name: [] for name in checkouts}
     for number in range(options.rounds + 1):
         for name in sorted(checkouts, reverse=number % 2 == 0):
             one = _once(settings, checkouts[name], options.redemptions)
@@ -141,7 +141,7 @@ def _compare(
     return measured
 
 
-def _once(settings: Settings, checkout: Path, count: int) -> Round:
+def _once(settings: Settings, checkout: Path, count: int) -> RebuildRound:
     environment = without_settings(os.environ) | settings.to_environ() | {"PYTHONPATH": str(checkout)}
     before = _server_seconds()
     done = subprocess.run(  # noqa: S603 - a program of ours
@@ -157,7 +157,7 @@ def _once(settings: Settings, checkout: Path, count: int) -> Round:
     if events != count:
         raise RuntimeError(f"restored from {events:.0f} events of {count}")
     postgres, valkey = (later - sooner for later, sooner in zip(after, before, strict=True))
-    return Round(count / seconds, *(each / count * 1e6 for each in (own, postgres, valkey)))
+    return RebuildRound(count / seconds, *(each / count * 1e6 for each in (own, postgres, valkey)))
 
 
 def _server_seconds() -> tuple[float, float]:
@@ -173,13 +173,13 @@ def _server_seconds() -> tuple[float, float]:
     return found["postgres"], found["valkey-server"]
 
 
-def _summary(measured: dict[str, list[Round]]) -> dict[str, object]:
+def _summary(measured: dict[str, list[RebuildRound]]) -> dict[str, object]:
     found: dict[str, object] = {
         name: {
             field: round(
                 statistics.median(getattr(one, field) for one in rounds), 0 if field == "per_second" else 2
             )
-            for field in Round._fields
+            for field in RebuildRound._fields
         }
         for name, rounds in measured.items()
     }

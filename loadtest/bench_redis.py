@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from engine.control.campaigns import NewCampaign
     from engine.redemption.core import Core
     from engine.settings import Settings
-    from engine.store.configuration import ApiKey
+    from engine.store.configuration import CachedKey
 
 SIZES: Final = (1, 8, 32, 128)
 BATCHES: Final = 8  # that wait together
@@ -56,12 +56,12 @@ KINDS: Final = {"plain": testbed.PLAIN, "all checks": LIMITED}
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class RedisBench:
     """A core that is connected, and what its Redis says of itself."""
 
     core: Core
     redis: Redis
-    api_key: ApiKey
+    api_key: CachedKey
 
     async def redeem(self, codes: Sequence[str], *, with_keys: bool) -> None:
         """Redeem all, so many waiting that batches are full and follow each other."""
@@ -114,12 +114,12 @@ async def _measure(settings: Settings, options: argparse.Namespace) -> dict[str,
             with_keys, script_us = kind == "all checks", {}
             for size in SIZES:
                 async with _connected(replace(settings, batch_max=size), configuration, redis) as core:
-                    bench = Bench(core, redis, api_key)
+                    bench = RedisBench(core, redis, api_key)
                     script_us[str(size)] = await _script_us(
                         bench, plane, campaign, options.codes, with_keys=with_keys
                     )
             async with _connected(settings, configuration, redis) as core:
-                bench = Bench(core, redis, api_key)
+                bench = RedisBench(core, redis, api_key)
                 weighed = await _bytes(bench, plane, campaign, options.memory_codes, with_keys=with_keys)
             found[kind] = {"script_us": script_us, "bytes": weighed}
         return found
@@ -138,7 +138,7 @@ async def _connected(
 
 
 async def _script_us(
-    bench: Bench, plane: ControlPlane, campaign: NewCampaign, count: int, *, with_keys: bool
+    bench: RedisBench, plane: ControlPlane, campaign: NewCampaign, count: int, *, with_keys: bool
 ) -> dict[str, float]:
     """Microseconds of the script for one call, and for one redemption."""
     size = bench.core.settings.batch_max
@@ -156,7 +156,7 @@ async def _script_us(
 
 
 async def _bytes(
-    bench: Bench, plane: ControlPlane, campaign: NewCampaign, count: int, *, with_keys: bool
+    bench: RedisBench, plane: ControlPlane, campaign: NewCampaign, count: int, *, with_keys: bool
 ) -> dict[str, float]:
     """Bytes in Redis for one redemption: with its event, without it, and without its idempotency record."""
     redis = bench.redis

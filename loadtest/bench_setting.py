@@ -36,7 +36,7 @@ CONNECTIONS: Final = (1, 16, 256)
 REQUESTS: Final = {1: 1500, 16: 8000, 256: 12_000}
 
 
-class Round(NamedTuple):
+class SettingRound(NamedTuple):
     """What one run measured: redemptions a second, and microseconds of the engine for each."""
 
     per_second: float
@@ -74,7 +74,7 @@ async def _compare(settings: Settings, engines: dict[str, Contender], rounds: in
         key = (await api_keys.create(plane, "bench", ["redeem"])).value.key
         found: dict[str, object] = {}
         for connections in CONNECTIONS:
-            measured: dict[str, list[Round]] = {value: [] for value in engines}
+            measured: dict[str, list[SettingRound]] = {value: [] for value in engines}
             for number in range(rounds + 1):
                 for value in list(engines)[:: 1 if number % 2 else -1]:
                     requests = await bench.redemptions(plane, key, REQUESTS[connections])
@@ -90,15 +90,15 @@ async def _compare(settings: Settings, engines: dict[str, Contender], rounds: in
     return found
 
 
-async def _run(host: str, engine: Contender, requests: list[bytes], connections: int) -> Round:
+async def _run(host: str, engine: Contender, requests: list[bytes], connections: int) -> SettingRound:
     before = engine.seconds()
     load = await client.run(host, engine.port, iter(requests), connections=connections)
     if set(load.statuses) != {200}:
         raise RuntimeError(f"answered {dict(load.statuses)}")
-    return Round(load.per_second, (engine.seconds() - before) / len(requests) * 1e6)
+    return SettingRound(load.per_second, (engine.seconds() - before) / len(requests) * 1e6)
 
 
-def _told(measured: dict[str, list[Round]]) -> dict[str, object]:
+def _told(measured: dict[str, list[SettingRound]]) -> dict[str, object]:
     first, *others = measured
     told: dict[str, object] = {
         value: {

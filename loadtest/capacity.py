@@ -18,7 +18,7 @@ import msgspec
 import psutil  # type: ignore[import-untyped] # it has no types
 
 from engine.settings import without_settings
-from loadtest.answers import Answers
+from loadtest.answers import AnswerLog
 from loadtest.api import Api
 from loadtest.machine import GENERATOR, engine_processes
 from loadtest.open_loop import Step, StepReport
@@ -133,7 +133,7 @@ class Capacity:
         errors: dict[str, int] = {}
         first, last, done = float("inf"), 0.0, 0
         grace_s = self._limits.p99_ms / 1000
-        answers = Answers(self._directory, pids)
+        answers = AnswerLog(self._directory, pids)
         for answer in answers:
             first, last = min(first, answer.at), max(last, answer.at)
         for answer in answers:

@@ -20,7 +20,7 @@ _BLANK: Final = b"\r\n\r\n"
 
 
 @dataclass(slots=True)
-class Load:
+class LoadRun:
     """What a run did: answers by status, and how long it took."""
 
     statuses: Counter[int] = field(default_factory=Counter)
@@ -41,10 +41,10 @@ def request(path: str, key: str, body: bytes) -> bytes:
     return head.encode() + body
 
 
-async def run(host: str, port: int, requests: Iterator[bytes], *, connections: int) -> Load:
+async def run(host: str, port: int, requests: Iterator[bytes], *, connections: int) -> LoadRun:
     """Send all requests over so many connections, and count the answers."""
     loop = asyncio.get_running_loop()
-    load = Load()
+    load = LoadRun()
     clients = [_Client(requests, load) for _ in range(connections)]
     for client in clients:
         await loop.create_connection(lambda client=client: client, host, port)  # type: ignore[misc] # a default argument binds it
@@ -59,7 +59,7 @@ async def run(host: str, port: int, requests: Iterator[bytes], *, connections: i
 class _Client(asyncio.Protocol):
     """One connection."""
 
-    def __init__(self, requests: Iterator[bytes], load: Load) -> None:
+    def __init__(self, requests: Iterator[bytes], load: LoadRun) -> None:
         self._requests = requests
         self._load = load
         self._received = b""

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import msgspec
 import uvloop
 
-from loadtest.answers import NO_ANSWER, Answer, Writer
+from loadtest.answers import NO_ANSWER, LoggedAnswer, Writer
 from loadtest.api import Api
 from loadtest.scenarios import read_plan
 
@@ -111,7 +111,7 @@ class Load:
             code = next(self._codes)
             name = f"{self._name}-{next(self._numbers)}"
             due = self._due.popleft()
-            answer = Answer(
+            answer = LoggedAnswer(
                 op="redeem",
                 status=NO_ANSWER,
                 at=self._epoch + due,
@@ -130,7 +130,7 @@ class Load:
             self.under_way += 1
             self.free.popleft().send(request, answer, due)
 
-    def answered(self, answer: Answer, due: float) -> None:
+    def answered(self, answer: LoggedAnswer, due: float) -> None:
         """An attempt is over."""
         answer.ms = (self._clock() - due) * 1000
         self.under_way -= 1
@@ -144,7 +144,7 @@ class _Connection(asyncio.Protocol):
         self._load = load
         self._address = address
         self._received = b""
-        self._answer: Answer | None = None
+        self._answer: LoggedAnswer | None = None
         self._due = 0.0
         self._transport: asyncio.Transport | None = None
         self._again: asyncio.Task[None] | None = None
@@ -160,7 +160,7 @@ class _Connection(asyncio.Protocol):
         if self._again is not None:
             self._again.cancel()
 
-    def send(self, request: bytes, answer: Answer, due: float) -> None:
+    def send(self, request: bytes, answer: LoggedAnswer, due: float) -> None:
         self._answer, self._due = answer, due
         if self._transport is not None:
             self._transport.write(request)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from engine.settings import without_settings
-from loadtest.answers import Answers
+from loadtest.answers import AnswerLog
 from loadtest.api import Api, ApiError
 from loadtest.sampling import Sampler
 from loadtest.scenarios import Plan, prepare, run_name
@@ -113,7 +113,7 @@ def run(
                 findings = verify(api, plan, directory, say=say)
         finally:
             end_campaign(api, plan.campaign)
-    found = figures(Answers(directory), sampler.lags_s)
+    found = figures(AnswerLog(directory), sampler.lags_s)
     failed = judge(found, wanted)
     failed += [f"{count} x {kind}" for kind, count in findings.counts.items()]
     if status:

@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from loadtest.answers import Answers
+    from loadtest.answers import AnswerLog
 
 DEFAULT_FILE: Final = Path(__file__).with_name("thresholds.toml")
 PERCENTILES: Final = (50.0, 99.0, 99.9)
@@ -90,7 +90,7 @@ class Figures(msgspec.Struct, kw_only=True):
         return self.unsent / due if due else 1.0
 
 
-def figures(answers: Answers, lags_s: Iterable[float]) -> Figures:
+def figures(answers: AnswerLog, lags_s: Iterable[float]) -> Figures:
     """Read all answers of a run, and count."""
     latency: dict[str, list[float]] = defaultdict(list)
     told: Counter[str] = Counter()

@@ -17,7 +17,7 @@ import orjson
 from locust import FastHttpUser, task
 from locust.contrib.fasthttp import FastHttpSession
 
-from loadtest.answers import NO_ANSWER, Answer
+from loadtest.answers import NO_ANSWER, LoggedAnswer
 from loadtest.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Run:
     process: str
 
 
-class Client(FastHttpUser):
+class LoadClient(FastHttpUser):
     """Whoever calls the engine. ``run`` is bound in the locustfile."""
 
     abstract = True
@@ -103,7 +103,7 @@ class Client(FastHttpUser):
         if key:
             headers["Idempotency-Key"] = key
         user = document.get("user")
-        answer = Answer(
+        answer = LoggedAnswer(
             op=op,
             status=NO_ANSWER,
             at=time.time() - (began - due),
@@ -158,13 +158,13 @@ class Client(FastHttpUser):
             "redeem", "/v1/redemptions", {"code": code.text, "user": name}, key=name, code=code
         )
 
-    def _expected(self, answer: Answer) -> bool:
+    def _expected(self, answer: LoggedAnswer) -> bool:
         if answer.op == "guess":
             return answer.problem in self._refusals
         return answer.status == _OK or answer.problem in self._refusals
 
 
-class Shopper(Client):
+class Shopper(LoadClient):
     """Redeems, each time another code as another user; or all the same one."""
 
     @task
@@ -173,7 +173,7 @@ class Shopper(Client):
         self.redeem(self.run_of.codes.take())
 
 
-class Impatient(Client):
+class Impatient(LoadClient):
     """Hangs up after its own short time and sends the same request again; waits for the last answer."""
 
     def on_start(self) -> None:
@@ -203,7 +203,7 @@ class Impatient(Client):
                 return
 
 
-class Guesser(Client):
+class Guesser(LoadClient):
     """Makes codes up."""
 
     weight = 1
@@ -221,7 +221,7 @@ class Buyer(Shopper):
     weight = 2
 
 
-class Visitor(Client):
+class Visitor(LoadClient):
     """Does what happens in a day."""
 
     @task(8)
@@ -278,7 +278,7 @@ class Visitor(Client):
         self.attempt(op, path, document, key=self.number(), code=code, about=about, due=time.monotonic())
 
 
-CLIENTS: Final[dict[str, tuple[type[Client], ...]]] = {
+CLIENTS: Final[dict[str, tuple[type[LoadClient], ...]]] = {
     "unique-codes": (Shopper,),
     "flash-sale": (Shopper,),
     "hot-code": (Shopper,),
@@ -291,7 +291,7 @@ CLIENTS: Final[dict[str, tuple[type[Client], ...]]] = {
 
 def bind(environment: Environment, run: Run) -> None:
     """Give the clients of this process what they share; at its end the last line is written."""
-    Client.run_of = run
+    LoadClient.run_of = run
     environment.events.test_stop.add_listener(lambda **_: run.answers.close())  # type: ignore[no-untyped-call] # locust's
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from loadtest.answers import NO_ANSWER, Answer, Answers
+from loadtest.answers import NO_ANSWER, AnswerLog, LoggedAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -44,7 +44,7 @@ _UNKNOWN_PROBLEMS: Final = frozenset({"outcome_unknown", "internal_error", ""})
 _FAULT: Final = 500
 
 
-class Attempt(msgspec.Struct, gc=False):
+class ObservedAttempt(msgspec.Struct, gc=False):
     """All that clients saw under one Idempotency-Key.
 
     Attributes:
@@ -63,7 +63,7 @@ class Attempt(msgspec.Struct, gc=False):
     done: bool = False
 
 
-class Difference(msgspec.Struct, frozen=True):
+class Discrepancy(msgspec.Struct, frozen=True):
     """One thing that is not as it must be: what kind, which item, and in which way."""
 
     kind: str
@@ -84,7 +84,7 @@ class Findings:
     """
 
     counts: Counter[str] = field(default_factory=Counter)
-    listed: list[Difference] = field(default_factory=list)
+    listed: list[Discrepancy] = field(default_factory=list)
     acknowledged: int = 0
     events: int = 0
     unknown: int = 0
@@ -94,7 +94,7 @@ class Findings:
         """Keep a difference."""
         self.counts[kind] += 1
         if self.counts[kind] <= LISTED_MAX:
-            self.listed.append(Difference(kind, item, text))
+            self.listed.append(Discrepancy(kind, item, text))
 
     def document(self) -> dict[str, object]:
         """As JSON."""
@@ -114,7 +114,7 @@ class Verifier:
     def __init__(self, plan: Plan) -> None:
         self.findings = Findings()
         self._plan = plan
-        self._attempts: dict[str, Attempt] = {}
+        self._attempts: dict[str, ObservedAttempt] = {}
         self._refusals: dict[str, Counter[tuple[int, int]]] = {}
         self._seen: dict[str, tuple[int, int]] = {}
         self._caused: set[str] = set()
@@ -131,13 +131,13 @@ class Verifier:
         """Acknowledged changes that are not yet among the events."""
         return self.findings.acknowledged - self._arrived
 
-    def take_answer(self, answer: Answer) -> None:
+    def take_answer(self, answer: LoggedAnswer) -> None:
         """Something that a client saw."""
         if answer.op == "check":
             return
         attempt = self._attempts.get(answer.key)
         if attempt is None:
-            attempt = Attempt(answer.op, answer.batch, answer.serial, answer.user, answer.about)
+            attempt = ObservedAttempt(answer.op, answer.batch, answer.serial, answer.user, answer.about)
             self._attempts[answer.key] = attempt
         if answer.status == _OK:
             if not attempt.done:
@@ -170,7 +170,7 @@ class Verifier:
             return
         self._explain(event, name)
 
-    def end(self, answers: Answers | None = None) -> Findings:
+    def end(self, answers: AnswerLog | None = None) -> Findings:
         """Everything is in."""
         found = self.findings
         for key, attempt in self._attempts.items():
@@ -207,7 +207,7 @@ class Verifier:
         else:
             self.findings.add("unexplained", name, f"{what}: its client was refused ({key})")
 
-    def _compare(self, event: dict[str, Any], name: str, attempt: Attempt) -> None:
+    def _compare(self, event: dict[str, Any], name: str, attempt: ObservedAttempt) -> None:
         told = {"code": (attempt.batch, attempt.serial), "user": attempt.user or event["user"]}
         there = {"code": (event["batch"], event["serial"]), "user": event["user"]}
         if attempt.about:
@@ -271,7 +271,7 @@ def verify(
     Raises:
         ApiError: the feed cannot be read.
     """
-    verifier, answers = Verifier(plan), Answers(directory)
+    verifier, answers = Verifier(plan), AnswerLog(directory)
     for answer in answers:
         verifier.take_answer(answer)
     cursor = plan.cursor

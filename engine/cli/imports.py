@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from engine.control.change import ControlPlane
     from engine.imports.records import Import
-    from engine.imports.runner import Outcome
+    from engine.imports.runner import ImportOutcome
 
 PIECE_BYTES: Final = 65_536
 PROGRESS_INTERVAL_S: Final = 2.0
@@ -56,7 +56,7 @@ def import_codes(
     if report == STDOUT:
         raise click.UsageError("--report needs a file: the result goes to stdout")
 
-    async def act(plane: ControlPlane) -> Outcome:
+    async def act(plane: ControlPlane) -> ImportOutcome:
         with _source(file) as stream:
             source = _pieces(stream)
             beginning = await anext(source, b"")

@@ -130,13 +130,13 @@ async def revoke(plane: ControlPlane, key_id: str, *, actor: str = "cli") -> Cha
     return await change(plane, write)
 
 
-async def find(database: Database, secret: str) -> configuration.ApiKey | None:
+async def find(database: Database, secret: str) -> configuration.CachedKey | None:
     """The valid key that this is, asked of PostgreSQL; None where it is none."""
     async with database.connection() as connection:
         row = await connection.fetchrow(_SQL["by_digest"], digest(secret))
     if row is None:
         return None
-    return configuration.ApiKey(
+    return configuration.CachedKey(
         id=row["id"], name=row["name"], digest=row["digest"], scopes=tuple(row["scopes"]), revoked=False
     )
 

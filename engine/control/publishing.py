@@ -192,7 +192,7 @@ async def _rows(connection: Connection, shard: int, base: int) -> AsyncGenerator
             shards = (await connection.fetchrow(_SQL["deployment"]))["shards"]
             yield _Row(_FIRST_VERSION, "deployment", msgspec.json.encode(configuration.Deployment(shards)))
         async for row in connection.cursor(_SQL["keys_since"], base, prefetch=CHUNK_ROWS):
-            api_key = configuration.ApiKey(
+            api_key = configuration.CachedKey(
                 id=row["id"],
                 name=row["name"],
                 digest=row["digest"],
@@ -201,7 +201,7 @@ async def _rows(connection: Connection, shard: int, base: int) -> AsyncGenerator
             )
             yield _Row(row["version"], f"key:{api_key.id}", msgspec.json.encode(api_key))
         async for row in connection.cursor(_SQL["batches_since"], base, prefetch=CHUNK_ROWS):
-            batch = configuration.Batch(
+            batch = configuration.CachedBatch(
                 id=row["id"],
                 campaign=row["campaign"],
                 count=row["count"],
@@ -215,7 +215,7 @@ async def _rows(connection: Connection, shard: int, base: int) -> AsyncGenerator
 
 
 def _campaign_row(row: Row, *, here: bool) -> _Row:
-    record = configuration.Campaign(
+    record = configuration.CachedCampaign(
         id=row["id"],
         kind=row["kind"],
         amount=row["amount"],
@@ -228,7 +228,7 @@ def _campaign_row(row: Row, *, here: bool) -> _Row:
 
 
 def _void_row(row: Row) -> _Row:
-    record = configuration.Void(
+    record = configuration.CachedVoid(
         id=row["id"],
         batch=row["batch"],
         first_serial=row["first_serial"],

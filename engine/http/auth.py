@@ -13,7 +13,7 @@ from aiohttp import web
 
 from engine.control import api_keys
 from engine.errors import Refusal, StoreUnavailable
-from engine.store.configuration import ApiKey
+from engine.store.configuration import CachedKey
 
 if TYPE_CHECKING:
     from engine.database import Database
@@ -30,10 +30,10 @@ class Authenticator:
     def __init__(self, configuration: ConfigurationCache, database: Database) -> None:
         self._configuration = configuration
         self._database = database
-        self._remembered: dict[str, ApiKey] = {}
+        self._remembered: dict[str, CachedKey] = {}
         self._remembered_version = -1
 
-    def known(self, authorization: str | None) -> ApiKey | None:
+    def known(self, authorization: str | None) -> CachedKey | None:
         """The valid key of an Authorization header, as far as the worker's copy knows. Never waits."""
         if authorization is None:
             return None
@@ -47,19 +47,19 @@ class Authenticator:
                 self._remembered[authorization] = remembered
         return remembered
 
-    def _look_up(self, authorization: str) -> ApiKey | None:
+    def _look_up(self, authorization: str) -> CachedKey | None:
         secret = secret_of(authorization)
         if secret is None:
             return None
         api_key = self._configuration.api_keys.get(api_keys.digest(secret).hex())
         return None if api_key is None or api_key.revoked else api_key
 
-    def known_with(self, authorization: str, scope: str) -> ApiKey | None:
+    def known_with(self, authorization: str, scope: str) -> CachedKey | None:
         """``known``, where the key has the scope."""
         api_key = self.known(authorization)
         return api_key if api_key is not None and scope in api_key.scopes else None
 
-    async def authorize_change(self, authorization: str | None, scope: str) -> ApiKey:
+    async def authorize_change(self, authorization: str | None, scope: str) -> CachedKey:
         """``authorize`` for calls that change PostgreSQL: where Redis is away, that answers.
 
         So a campaign can be paused and a key revoked while Redis is away.
@@ -74,7 +74,7 @@ class Authenticator:
             secret = secret_of(authorization or "")
             return _may(await api_keys.find(self._database, secret) if secret else None, scope)
 
-    async def authorize(self, authorization: str | None, scope: str, *, fresh: bool) -> ApiKey:
+    async def authorize(self, authorization: str | None, scope: str, *, fresh: bool) -> CachedKey:
         """The key of a request that may do what needs ``scope``.
 
         ``fresh`` asks Redis first whether the configuration has changed, so that a key revoked
@@ -92,7 +92,7 @@ class Authenticator:
         return _may(api_key, scope)
 
 
-API_KEY: Final = web.RequestKey("api_key", ApiKey)
+API_KEY: Final = web.RequestKey("api_key", CachedKey)
 """Who calls, once the scope is checked."""
 SCOPE: Final = web.RequestKey("scope", str)
 
@@ -119,7 +119,7 @@ async def admit(request: web.Request, authenticator: Authenticator, scope: str, 
     request[API_KEY], request[SCOPE] = api_key, scope
 
 
-async def admit_again(request: web.Request, authenticator: Authenticator) -> ApiKey:
+async def admit_again(request: web.Request, authenticator: Authenticator) -> CachedKey:
     """Check the key once more: the body may have taken its time, and the key may be revoked by now.
 
     Raises:
@@ -138,7 +138,7 @@ def secret_of(authorization: str) -> str | None:
     return authorization[len(_SCHEME) :].strip()
 
 
-def _may(api_key: ApiKey | None, scope: str) -> ApiKey:
+def _may(api_key: CachedKey | None, scope: str) -> CachedKey:
     if api_key is None:
         raise Refusal("unauthenticated")
     if scope not in api_key.scopes:

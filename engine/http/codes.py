@@ -21,7 +21,7 @@ from engine.store import events
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from engine.store.configuration import ApiKey
+    from engine.store.configuration import CachedKey
 
 
 def routes() -> list[Route]:
@@ -116,7 +116,7 @@ async def adjust(request: web.Request) -> web.Response:
 
 
 async def declare_code(
-    request: web.Request, code: str, *, void: bool, reason: str, key: str | None, api_key: ApiKey
+    request: web.Request, code: str, *, void: bool, reason: str, key: str | None, api_key: CachedKey
 ) -> web.Response:
     """``POST /v1/codes/void`` and ``/v1/codes/unvoid`` with a code; ``key`` is the Idempotency-Key."""
     services = services_of(request)

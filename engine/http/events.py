@@ -18,8 +18,8 @@ from engine.http.changes import FILTER_LENGTH_MAX, NO_STORE, answer, plane_of
 from engine.http.requests import page_limit
 from engine.http.routes import Route
 from engine.http.services import services_of
-from engine.lane.connection import Connection
-from engine.ledger.feed import BEGINNING, TYPES, Cursor, Page, parse_cursor
+from engine.lane.connection import ClientConnection
+from engine.ledger.feed import BEGINNING, TYPES, Cursor, FeedPage, parse_cursor
 from engine.ledger.feed_readers import Feed, FeedFilter
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ async def list_events(request: web.Request) -> web.StreamResponse:
     return answer({"items": [item.document() for item in page.items], "next": str(page.next)})
 
 
-async def _awaited(request: web.Request, feed: Feed, asked: _Asked, page: Page) -> Page:
+async def _awaited(request: web.Request, feed: Feed, asked: _Asked, page: FeedPage) -> FeedPage:
     """The first page with something in it; an empty one when time is up, or the worker is to stop."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + asked.wait_s
@@ -97,7 +97,7 @@ class _Stream:
         headers = NO_STORE | {"Content-Type": f"{STREAM_TYPE}; charset=utf-8", "X-Accel-Buffering": "no"}
         self._response = web.StreamResponse(headers=headers)
 
-    async def run(self, page: Page) -> web.StreamResponse:
+    async def run(self, page: FeedPage) -> web.StreamResponse:
         """Send what is there, then what comes."""
         await self._response.prepare(self._request)
         with contextlib.suppress(ConnectionResetError, Refusal):  # the reader has gone, or may read no more
@@ -106,7 +106,7 @@ class _Stream:
             await self._end()
         return self._response
 
-    async def _send(self, page: Page) -> None:
+    async def _send(self, page: FeedPage) -> None:
         cursor = self._asked.cursor
         while not self._feed.closing:
             if page.items:
@@ -120,7 +120,7 @@ class _Stream:
                 await self._beat(cursor)
             page = await self._read(cursor, shared=told)
 
-    async def _read(self, cursor: Cursor, *, shared: bool) -> Page:
+    async def _read(self, cursor: Cursor, *, shared: bool) -> FeedPage:
         """What is behind a cursor; waits until PostgreSQL is there."""
         while not self._feed.closing:
             try:
@@ -128,7 +128,7 @@ class _Stream:
             except StoreUnavailable:
                 await self._feed.pause()
                 await self._beat(cursor)
-        return Page([], cursor)
+        return FeedPage([], cursor)
 
     async def _beat(self, cursor: Cursor) -> None:
         """From time to time: say that the stream is alive and how far it is, if its key is still good."""
@@ -172,7 +172,7 @@ class _Stream:
 def _gone(request: web.Request) -> bool:
     """Whether nobody reads any more; without writing it is not known, but most clients close both ways."""
     protocol = request.protocol
-    return request.transport is None or (isinstance(protocol, Connection) and protocol.says_no_more)
+    return request.transport is None or (isinstance(protocol, ClientConnection) and protocol.says_no_more)
 
 
 def _blocks(cursor: Cursor, items: list[FeedEvent]) -> bytes:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from engine.redemption.attempt import OnDone
     from engine.redemption.core import Core
     from engine.settings import Settings
-    from engine.store.configuration import ApiKey
+    from engine.store.configuration import CachedKey
 
 _LIST_PARAMETERS: Final = ("user", "campaign", "order", "from", "to", "state", "after", "limit")
 
@@ -76,7 +76,7 @@ def redeem_at_once(
     return True
 
 
-def _redemption(core: Core, api_key: ApiKey, key: str | None, body: bytes) -> tuple[Redemption, str]:
+def _redemption(core: Core, api_key: CachedKey, key: str | None, body: bytes) -> tuple[Redemption, str]:
     asked = parse_redeem_request(body, core.settings)
     return Redemption(core.dispatcher, asked, key, api_key), asked.code
 
@@ -94,7 +94,7 @@ async def redeem_batch(request: web.Request) -> web.Response:
     )
 
 
-async def _redeem_item(core: Core, item: msgspec.Raw, api_key: ApiKey) -> tuple[int, bytes]:
+async def _redeem_item(core: Core, item: msgspec.Raw, api_key: CachedKey) -> tuple[int, bytes]:
     try:
         asked = parse_batch_item(item, core.settings)
     except Refusal as refusal:

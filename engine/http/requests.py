@@ -20,7 +20,7 @@ from engine.http.services import services_of
 if TYPE_CHECKING:
     from engine.api.outcomes import Outcome
     from engine.settings import Settings
-    from engine.store.configuration import ApiKey
+    from engine.store.configuration import CachedKey
 
 PAGE_LIMIT_DEFAULT: Final = 100
 _DIGITS_MAX: Final = 10
@@ -81,7 +81,7 @@ def idempotency_key(request: web.Request, settings: Settings) -> str | None:
 
 async def read_admitted(
     request: web.Request, bytes_max: int | None = None, *, may_be_empty: bool = False
-) -> tuple[ApiKey, bytes]:
+) -> tuple[CachedKey, bytes]:
     """The caller's key and the body of a call about codes, whose script refuses a key revoked after this.
 
     Raises:

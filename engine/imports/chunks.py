@@ -16,14 +16,14 @@ from engine.errors import Refusal
 from engine.imports.parser import Reason
 from engine.lookup.decoder import Decoder
 from engine.queries import queries
-from engine.store.configuration import IMPORTED, Batch, ConfigurationCache
+from engine.store.configuration import IMPORTED, CachedBatch, ConfigurationCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from engine.codes.digests import Digester
     from engine.control.change import ControlPlane
-    from engine.imports.index import Row
+    from engine.imports.index import IndexRow
     from engine.imports.parser import CodeLines
     from engine.imports.records import Import
     from engine.postgres_types import Connection
@@ -39,7 +39,7 @@ T = TypeVar("T")
 class MintedCodes:
     """Knows which codes were minted, as PostgreSQL had it when an import began."""
 
-    def __init__(self, plane: ControlPlane, minted: Sequence[Batch]) -> None:
+    def __init__(self, plane: ControlPlane, minted: Sequence[CachedBatch]) -> None:
         self._known = ConfigurationCache(plane.redis)  # filled from PostgreSQL, which is the truth
         for batch in minted:
             self._known.take_batch(batch)
@@ -52,7 +52,7 @@ class MintedCodes:
     async def load(cls, connection: Connection, plane: ControlPlane) -> MintedCodes:
         """As it is now."""
         rows = await connection.fetch(_SQL["minted_batches"], IMPORTED)
-        return cls(plane, [Batch(**dict(row)) for row in rows])
+        return cls(plane, [CachedBatch(**dict(row)) for row in rows])
 
     def which(self, codes: Sequence[bytes]) -> list[bool]:
         """Of each normalised code whether it was minted."""
@@ -66,7 +66,7 @@ class Written(NamedTuple):
     """What was written of a chunk."""
 
     batch: int | None
-    codes: list[Row]
+    codes: list[IndexRow]
     duplicates: int
     unusable: int
 

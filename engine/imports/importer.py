@@ -23,7 +23,7 @@ from engine.imports import records
 from engine.imports.chunks import Chunk, MintedCodes
 from engine.imports.index import ImportIndex
 from engine.imports.parser import CodeLines, Form
-from engine.imports.runner import ImportRun, Outcome
+from engine.imports.runner import ImportOutcome, ImportRun
 from engine.queries import queries
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Importer:
         self._turn = asyncio.Lock()
         self._running = 0
 
-    async def run(self, upload: Upload, on_progress: Callable[[Import], None] | None = None) -> Outcome:
+    async def run(self, upload: Upload, on_progress: Callable[[Import], None] | None = None) -> ImportOutcome:
         """Import a file, or go on with it where it was left.
 
         With a key, the import under this key. Without one, an unfinished import of the campaign whose
@@ -77,7 +77,7 @@ class Importer:
         finally:
             self._running -= 1
 
-    async def _run(self, upload: Upload, on_progress: Callable[[Import], None] | None) -> Outcome:
+    async def _run(self, upload: Upload, on_progress: Callable[[Import], None] | None) -> ImportOutcome:
         keys = batches.load_mint_keys(self._plane.settings)
         head = bytearray()
         async for data in upload.source:
@@ -99,7 +99,7 @@ class Importer:
         if imported.state == "finished":
             if rest or await anext(upload.source, b""):
                 raise _other_file(upload, imported)
-            return Outcome(imported, replayed=True, published=await try_publish(self._plane))
+            return ImportOutcome(imported, replayed=True, published=await try_publish(self._plane))
         async with self._prepared(imported, lines, keys.by_name, upload.created_by) as run:
             await run.take(rest)
             async for data in upload.source:

@@ -28,7 +28,7 @@ _MULTI: Final = pack("MULTI")
 _EXEC: Final = pack("EXEC")
 _SQL: Final = queries(__package__, "imports")
 
-Row = tuple[bytes, int]
+IndexRow = tuple[bytes, int]
 """Digest and serial of an imported code."""
 
 
@@ -62,7 +62,7 @@ class ImportIndex:
         )
         return not any(made)
 
-    async def add(self, batch: int, rows: Sequence[Row]) -> None:
+    async def add(self, batch: int, rows: Sequence[IndexRow]) -> None:
         """Write codes of a batch.
 
         Raises:
@@ -77,7 +77,7 @@ class ImportIndex:
         if writing:
             await self._write(over, writing, None)
 
-    def _calls(self, batch: int, rows: Sequence[Row]) -> Iterator[tuple[str, list[bytes]]]:
+    def _calls(self, batch: int, rows: Sequence[IndexRow]) -> Iterator[tuple[str, list[bytes]]]:
         """The commands for one shard at a time, and the key that must be there when they are done."""
         for at in range(0, len(rows), CALL_CODES):
             by_shard: dict[int, list[bytes]] = {}

@@ -25,7 +25,7 @@ from engine.store.configuration import IMPORTED
 if TYPE_CHECKING:
     from engine.control.change import ControlPlane
     from engine.imports.chunks import Chunk
-    from engine.imports.index import ImportIndex, Row
+    from engine.imports.index import ImportIndex, IndexRow
     from engine.imports.parser import CodeLines
     from engine.imports.records import Import
     from engine.postgres_types import Connection
@@ -36,7 +36,7 @@ _SQL: Final = queries(__package__, "imports")
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ImportOutcome:
     """A finished import.
 
     Attributes:
@@ -95,7 +95,7 @@ class ImportRun:
             self._lines.feed(data[at : at + SLICE_BYTES])
             await self._write_if_full()
 
-    async def finish(self) -> Outcome:
+    async def finish(self) -> ImportOutcome:
         """Write what is left, and publish the batch."""
         self._lines.feed(b"", last=True)
         self._chunk.take(self._lines)
@@ -106,7 +106,7 @@ class ImportRun:
             return await self._finish_without_codes()
         await self._complete_index()
         made = await change(self._plane, self._finish)
-        return Outcome(made.value, replayed=False, published=made.published)
+        return ImportOutcome(made.value, replayed=False, published=made.published)
 
     async def mend_index(self) -> None:
         """Give Redis what it was perhaps not given before, or has lost since."""
@@ -168,7 +168,7 @@ class ImportRun:
             except IndexLost:
                 await self.mend_index()
 
-    async def _add(self, batch: int, codes: list[Row]) -> None:
+    async def _add(self, batch: int, codes: list[IndexRow]) -> None:
         """Give codes that are in PostgreSQL to Redis, while the next are read."""
         await self._index.add(batch, codes)
         self._indexed = codes[-1][1] + 1
@@ -216,7 +216,7 @@ class ImportRun:
         )
         return records.from_row(await under.connection.fetchrow(_SQL["finish"], imported.id))
 
-    async def _finish_without_codes(self) -> Outcome:
+    async def _finish_without_codes(self) -> ImportOutcome:
         async with self._plane.database.transaction() as connection:
             await self._lock(connection)
             imported = records.from_row(await connection.fetchrow(_SQL["finish"], self.imported.id))
@@ -225,4 +225,4 @@ class ImportRun:
                 *(imported.campaign, imported.mint_key, imported.bytes, imported.mac, imported.id),
             )
         same_as = None if same is None else f"imp_{same}"
-        return Outcome(imported, replayed=False, published=True, same_as=same_as)
+        return ImportOutcome(imported, replayed=False, published=True, same_as=same_as)

@@ -38,9 +38,9 @@ class Connections:
         self.settings = settings
         self.open = 0
 
-    def __call__(self) -> Connection:
+    def __call__(self) -> ClientConnection:
         """A protocol for a client that has just connected."""
-        return Connection(self, self._server)
+        return ClientConnection(self, self._server)
 
     def admit(self, transport: asyncio.Transport) -> bool:
         """Count a client; one that is too many is told so, and hung up on."""
@@ -53,7 +53,7 @@ class Connections:
             f"Content-Type: {PROBLEM_TYPE}\r\n"
             f"Content-Length: {len(body)}\r\n"
             f"Retry-After: {self.settings.retry_after_s}\r\n"
-            "Connection: close\r\n\r\n"
+            "ClientConnection: close\r\n\r\n"
         )
         transport.write(head.encode() + body)
         transport.close()
@@ -64,7 +64,7 @@ class Connections:
         self.open -= 1
 
 
-class Connection(RequestHandler):
+class ClientConnection(RequestHandler):
     """One client."""
 
     __slots__ = (

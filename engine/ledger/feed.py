@@ -118,7 +118,7 @@ class FeedEvent(NamedTuple):
         }
 
 
-class Page(NamedTuple):
+class FeedPage(NamedTuple):
     """Events behind a cursor, those of a shard in their order, and where to go on.
 
     ``next`` passes over what was filtered out. It equals the cursor asked for only where there is nothing
@@ -137,7 +137,7 @@ async def read_page(
     campaigns: Collection[str] | None = None,
     *,
     scan_max: int = SCAN_MAX,
-) -> Page:
+) -> FeedPage:
     """At most ``limit`` events behind a cursor, of these types and campaigns (None: of all).
 
     ``scan_max``: rows of a shard that are looked at for one page. The connection needs no transaction.
@@ -163,7 +163,7 @@ async def read_page(
     seqs = [cursor.of(shard) for shard in range(max(by_shard, default=-1) + 1)]
     for shard, end in ends.items():
         seqs[shard] = taken.get(shard, seqs[shard]) if shard in left else end
-    return Page(items, Cursor(_without_zeros(seqs)))
+    return FeedPage(items, Cursor(_without_zeros(seqs)))
 
 
 async def newest(connection: Connection) -> Cursor:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from engine.database import Database
-    from engine.ledger.feed import Cursor, Page
+    from engine.ledger.feed import Cursor, FeedPage
     from engine.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Feed:
         self._somebody_waits = asyncio.Event()
         self._latest = BEGINNING  # as far as it was looked for
         self._news = asyncio.Event()  # set, and replaced, when that changes
-        self._pages: dict[tuple[Cursor, FeedFilter], Page] = {}  # read since then
+        self._pages: dict[tuple[Cursor, FeedFilter], FeedPage] = {}  # read since then
         self._closing = asyncio.Event()
         self._writing: set[asyncio.Transport] = set()
 
@@ -85,7 +85,7 @@ class Feed:
         finally:
             self._writing.discard(transport)
 
-    async def page(self, cursor: Cursor, wanted: FeedFilter, *, shared: bool = False) -> Page:
+    async def page(self, cursor: Cursor, wanted: FeedFilter, *, shared: bool = False) -> FeedPage:
         """What is behind a cursor. The connection is given back before anything is done with it.
 
         ``shared``: for a reader who was just told of news; what another one has read since then will do.

@@ -35,7 +35,7 @@ _SHARD_AFTER_ALL: Final = 32_767  # smallint
 _START: Final = EventId(_SHARD_AFTER_ALL, 2**53, 2**31 - 1)
 
 
-class Page(NamedTuple):
+class RecordPage(NamedTuple):
     """Part of a list, newest first; ``next`` goes on behind it, None at the end."""
 
     items: list[dict[str, Any]]
@@ -122,7 +122,7 @@ class Records:
                 found += await _history(connection, event_id)
         return sorted({since.position: since for since in (*known, *found)}.values())
 
-    async def page(self, wanted: RedemptionFilter, *, after: str | None, limit: int) -> Page:
+    async def page(self, wanted: RedemptionFilter, *, after: str | None, limit: int) -> RecordPage:
         """Redemptions, newest first, from behind ``after``, a ``next`` of an earlier page.
 
         New redemptions come before the first page, so paging on is not disturbed by them. A page may
@@ -140,7 +140,7 @@ class Records:
         before = Position.of(start)
         if wanted.to_ms is not None:
             if wanted.to_ms <= wanted.from_ms:
-                return Page([], None)
+                return RecordPage([], None)
             before = min(before, Position(wanted.to_ms, 0, 0))
         streams, rolled_back = await self._in_streams(wanted, before)
         ledger = await self._in_ledger(wanted, before, rolled_back, limit)
@@ -157,7 +157,7 @@ class Records:
                 end = shown[limit - 1].position
                 break
         items = [item.document() for item in shown[:limit]]
-        return Page(items, None if end is None else str(end.event_id))
+        return RecordPage(items, None if end is None else str(end.event_id))
 
     async def _in_streams(self, wanted: RedemptionFilter, before: Position) -> tuple[_Candidates, set[str]]:
         """What the streams hold beyond the ledger; and where it matters, what was rolled back there."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from engine.codes.formats import Format
     from engine.settings import Settings
-    from engine.store.configuration import Batch, ConfigurationCache
+    from engine.store.configuration import CachedBatch, ConfigurationCache
 
 _log = logging.getLogger(__name__)
 # One way to read what was typed: format, symbols, normalised prefix (``formats.split``).
@@ -37,7 +37,7 @@ _SHOWN_PART: Final = 3  # of an imported code, which may be short, at most a thi
 class Issued(msgspec.Struct, frozen=True):
     """A code that was issued; ``format`` is None where it was imported."""
 
-    batch: Batch
+    batch: CachedBatch
     serial: int
     format: Format | None
     symbols: bytes
@@ -49,7 +49,7 @@ class Issued(msgspec.Struct, frozen=True):
         return self.symbols[len(self.symbols) - shown :].decode()
 
 
-def masked(batch: Batch, last4: str) -> str:
+def masked(batch: CachedBatch, last4: str) -> str:
     """A code of a batch as it is shown; of an imported one not even its length."""
     if batch.format == IMPORTED:
         return _HIDDEN + last4

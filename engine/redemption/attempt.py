@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from engine.api.outcomes import Outcome, Success
     from engine.lookup.decoder import Issued
-    from engine.store.configuration import ApiKey
+    from engine.store.configuration import CachedKey
     from engine.store.dispatcher import Dispatcher
 
     OnDone = Callable[[Outcome], None]
@@ -51,7 +51,7 @@ class Attempt(CallFields, PendingLookup):
         self,
         dispatcher: Dispatcher,
         *,
-        api_key: ApiKey | None,
+        api_key: CachedKey | None,
         user: str = "",
         amount: int | str = "",
         order: str = "",

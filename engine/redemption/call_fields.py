@@ -12,7 +12,7 @@ from lua import loader
 
 if TYPE_CHECKING:
     from engine.store.call import Call
-    from engine.store.configuration import Campaign, ConfigurationCache
+    from engine.store.configuration import CachedCampaign, ConfigurationCache
     from engine.store.keys import CodeLocation
     from lua.loader import Script
 
@@ -53,7 +53,7 @@ class CallFields:
     heeds_voids: ClassVar[bool] = True
 
     configuration: ConfigurationCache
-    campaign: Campaign
+    campaign: CachedCampaign
     batch: int
     serial: int
     last4: str

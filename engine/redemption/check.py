@@ -15,7 +15,7 @@ from engine.times import instant
 if TYPE_CHECKING:
     from engine.api.bodies import CheckRequest
     from engine.lookup.decoder import Issued
-    from engine.store.configuration import ApiKey
+    from engine.store.configuration import CachedKey
     from engine.store.dispatcher import Dispatcher
 
 
@@ -26,7 +26,7 @@ class Check(Attempt):
     script = load_script("check")
     success = "redeemable"
 
-    def __init__(self, dispatcher: Dispatcher, request: CheckRequest, api_key: ApiKey | None) -> None:
+    def __init__(self, dispatcher: Dispatcher, request: CheckRequest, api_key: CachedKey | None) -> None:
         super().__init__(dispatcher, api_key=api_key, user=request.user or "")
 
     def found(self, code: Issued) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from engine.redemption.attempt import OnDone
     from engine.redemption.core import Core
     from engine.store.call import Call
-    from engine.store.configuration import ApiKey
+    from engine.store.configuration import CachedKey
     from engine.store.dispatcher import Dispatcher
 
 
@@ -36,7 +36,7 @@ class Combined:
 
     def __init__(self, dispatcher: Dispatcher, order: CombinedOrder) -> None:
         self.dispatcher = dispatcher
-        self.api_key: ApiKey | None = order.api_key
+        self.api_key: CachedKey | None = order.api_key
         self.actor = order.api_key.id
         self.key = order.key
         self.deadline = order.deadline
@@ -99,7 +99,7 @@ class Combined:
 
 
 async def redeem_together(
-    core: Core, request: CombinedRequest, *, key: str | None, api_key: ApiKey
+    core: Core, request: CombinedRequest, *, key: str | None, api_key: CachedKey
 ) -> Outcome:
     """Redeem all codes of a request, or none."""
     dispatcher = core.dispatcher
@@ -150,7 +150,7 @@ def _part(
     code: Issued,
     *,
     key: str | None,
-    api_key: ApiKey,
+    api_key: CachedKey,
 ) -> Redemption:
     item = request.codes[at]
     part = Redemption(

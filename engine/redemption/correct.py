@@ -14,7 +14,7 @@ from engine.store import idempotency, keys
 if TYPE_CHECKING:
     from engine.api.bodies import RollbackRequest
     from engine.store.call import Call
-    from engine.store.configuration import ApiKey
+    from engine.store.configuration import CachedKey
     from engine.store.dispatcher import Dispatcher
     from engine.store.events import EventId
 
@@ -38,7 +38,7 @@ class Rollback(Attempt):
         request: RollbackRequest,
         *,
         key: str | None,
-        api_key: ApiKey,
+        api_key: CachedKey,
     ) -> None:
         super().__init__(
             dispatcher,
@@ -115,7 +115,7 @@ class Adjustment(Correction):
         reason: str,
         *,
         key: str | None,
-        api_key: ApiKey | None,
+        api_key: CachedKey | None,
         actor: str = "",
     ) -> None:
         super().__init__(dispatcher, api_key=api_key, actor=actor, amount=amount, key=key)
@@ -151,7 +151,13 @@ class Voiding(Correction):
     heeds_voids = False
 
     def __init__(
-        self, dispatcher: Dispatcher, reason: str, *, key: str | None, api_key: ApiKey | None, actor: str = ""
+        self,
+        dispatcher: Dispatcher,
+        reason: str,
+        *,
+        key: str | None,
+        api_key: CachedKey | None,
+        actor: str = "",
     ) -> None:
         super().__init__(dispatcher, api_key=api_key, actor=actor, key=key)
         self.reason = reason

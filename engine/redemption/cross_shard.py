@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from engine.api.outcomes import Outcome
     from engine.redemption.core import Core
     from engine.redemption.redeem import Redemption
-    from engine.store.configuration import ApiKey
+    from engine.store.configuration import CachedKey
     from engine.store.dispatcher import Dispatcher
 
 _log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class CombinedOrder(NamedTuple):
     request: CombinedRequest
     parts: list[Redemption]
     key: str | None
-    api_key: ApiKey
+    api_key: CachedKey
     idempotency_name: str
     fingerprint: bytes
     deadline: float

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from engine.api.bodies import HoldRequest
     from engine.api.outcomes import Redeemed
     from engine.store.call import Call
-    from engine.store.configuration import ApiKey
+    from engine.store.configuration import CachedKey
     from engine.store.dispatcher import Dispatcher
     from engine.store.events import EventId
 
@@ -59,7 +59,7 @@ class Hold(Attempt):
     success = "held"
 
     def __init__(
-        self, dispatcher: Dispatcher, request: HoldRequest, key: str | None, api_key: ApiKey
+        self, dispatcher: Dispatcher, request: HoldRequest, key: str | None, api_key: CachedKey
     ) -> None:
         super().__init__(
             dispatcher,
@@ -110,7 +110,7 @@ class HoldEnd(Attempt):
         hold_id: EventId,
         record: bytes | None,
         *,
-        api_key: ApiKey | None,
+        api_key: CachedKey | None,
         actor: str = "",
         amount: int | str = "",
         key: str | None = None,

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from engine.api.outcomes import Outcome
     from engine.redemption.core import Core
     from engine.redemption.hold import HoldEnd
-    from engine.store.configuration import ApiKey
+    from engine.store.configuration import CachedKey
 
 _TRIES: Final = 5  # a record changes while it is confirmed only if its order renews it at that moment
 
 
-async def confirm(core: Core, hold: str, *, amount: int | None, key: str | None, api_key: ApiKey) -> Outcome:
+async def confirm(
+    core: Core, hold: str, *, amount: int | None, key: str | None, api_key: CachedKey
+) -> Outcome:
     """Turn a hold into a redemption, of a balance also into one of less.
 
     Raises:
@@ -33,7 +35,7 @@ async def confirm(core: Core, hold: str, *, amount: int | None, key: str | None,
 
 
 async def release(
-    core: Core, hold: str, *, key: str | None, api_key: ApiKey, internal: bool = False
+    core: Core, hold: str, *, key: str | None, api_key: CachedKey, internal: bool = False
 ) -> Outcome:
     """Give a hold back. ``internal``: it belongs to a cross-shard transaction, which alone may.
 
@@ -50,7 +52,7 @@ async def _end(
     *,
     amount: int | str,
     key: str | None,
-    api_key: ApiKey,
+    api_key: CachedKey,
     internal: bool = False,
 ) -> Outcome:
     hold_id = events.parse_id(hold)

@@ -14,7 +14,7 @@ from engine.redemption.call_fields import load_script
 if TYPE_CHECKING:
     from engine.api.bodies import RedeemRequest
     from engine.api.checks import Customer
-    from engine.store.configuration import ApiKey
+    from engine.store.configuration import CachedKey
     from engine.store.dispatcher import Dispatcher
 
 _REDEEMED: Final = b"redeemed "
@@ -28,7 +28,7 @@ class Redemption(Attempt):
     success = "redeemed"
 
     def __init__(
-        self, dispatcher: Dispatcher, request: RedeemRequest, key: str | None, api_key: ApiKey
+        self, dispatcher: Dispatcher, request: RedeemRequest, key: str | None, api_key: CachedKey
     ) -> None:
         super().__init__(
             dispatcher,

@@ -28,7 +28,7 @@ CONFIRM_INTERVAL_S: Final = 0.02
 REFRESH_TIMEOUT_S: Final = 2.0
 
 
-class ApiKey(msgspec.Struct, frozen=True):
+class CachedKey(msgspec.Struct, frozen=True):
     """A key of the API. ``digest`` is the SHA-256 of the whole key, in hex; the key itself is nowhere."""
 
     id: str
@@ -38,7 +38,7 @@ class ApiKey(msgspec.Struct, frozen=True):
     revoked: bool
 
 
-class Campaign(msgspec.Struct, frozen=True):
+class CachedCampaign(msgspec.Struct, frozen=True):
     """What the front end must know of a campaign; limits and windows are for the script."""
 
     id: str
@@ -49,11 +49,11 @@ class Campaign(msgspec.Struct, frozen=True):
     pinned_shard: int | None
 
 
-NO_CAMPAIGN: Final = Campaign("", "", None, None, per_user_limited=False, pinned_shard=None)
+NO_CAMPAIGN: Final = CachedCampaign("", "", None, None, per_user_limited=False, pinned_shard=None)
 """Stands for the campaign of an attempt that is about no code."""
 
 
-class Batch(msgspec.Struct, frozen=True):
+class CachedBatch(msgspec.Struct, frozen=True):
     """A batch: serials 0 to ``count - 1`` were issued, in this format, under this mint key.
 
     Of one with the format ``IMPORTED`` the mint key is what the digests of its codes are keyed with.
@@ -67,7 +67,7 @@ class Batch(msgspec.Struct, frozen=True):
     mint_key: str
 
 
-class Void(msgspec.Struct, frozen=True):
+class CachedVoid(msgspec.Struct, frozen=True):
     """Serials of a batch that were made void, or good again, at one time."""
 
     id: int
@@ -102,13 +102,13 @@ class ConfigurationCache:
         self.memory_short = False  # nothing new is begun: known from ``store_memory``
         self.version = 0
         self.shards = 0
-        self.api_keys: dict[str, ApiKey] = {}  # by digest
-        self.campaigns: dict[str, Campaign] = {}
-        self.batches: dict[int, Batch] = {}
+        self.api_keys: dict[str, CachedKey] = {}  # by digest
+        self.campaigns: dict[str, CachedCampaign] = {}
+        self.batches: dict[int, CachedBatch] = {}
         self.prefixes: frozenset[bytes] = frozenset()  # normalised
         self._voids: dict[int, VoidRanges] = {}  # by batch
 
-    def is_valid(self, api_key: ApiKey) -> bool:
+    def is_valid(self, api_key: CachedKey) -> bool:
         """Whether a key is still one; it may have been revoked since."""
         known = self.api_keys.get(api_key.digest)
         return known is not None and not known.revoked
@@ -118,7 +118,7 @@ class ConfigurationCache:
         ranges = self._voids.get(batch)
         return ranges is not None and serial in ranges
 
-    def take_batch(self, batch: Batch) -> None:
+    def take_batch(self, batch: CachedBatch) -> None:
         """Know one more batch."""
         self.batches[batch.id] = batch
         if batch.prefix:
@@ -190,15 +190,15 @@ class ConfigurationCache:
         if kind == b"deployment":
             self.shards = msgspec.json.decode(record, type=Deployment).shards
         elif kind == b"key":
-            api_key = msgspec.json.decode(record, type=ApiKey)
+            api_key = msgspec.json.decode(record, type=CachedKey)
             self.api_keys[api_key.digest] = api_key
         elif kind == b"campaign":
-            campaign = msgspec.json.decode(record, type=Campaign)
+            campaign = msgspec.json.decode(record, type=CachedCampaign)
             self.campaigns[campaign.id] = campaign
         elif kind == b"batch":
-            self.take_batch(msgspec.json.decode(record, type=Batch))
+            self.take_batch(msgspec.json.decode(record, type=CachedBatch))
         elif kind == b"void":
             # In the order of their versions. Some may come twice, then with all that came after them.
-            void = msgspec.json.decode(record, type=Void)
+            void = msgspec.json.decode(record, type=CachedVoid)
             ranges = self._voids.setdefault(void.batch, VoidRanges())
             ranges.mark(void.first_serial, void.last_serial, void=void.void)

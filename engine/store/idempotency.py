@@ -23,7 +23,7 @@ REBUILT: Final = bytes(_HALF)
 UNKNOWN: Final = bytes(_HALF)
 """First half of a request that does not say which code it is about."""
 
-Code = tuple[int, int]
+CodeIdentity = tuple[int, int]
 """Batch and serial."""
 
 
@@ -57,7 +57,7 @@ async def is_used(redis: Redis, shards: int, idempotency_name: str) -> bool:
     return False
 
 
-def known_half(user: str, order: str, codes: Sequence[Code]) -> bytes:
+def known_half(user: str, order: str, codes: Sequence[CodeIdentity]) -> bytes:
     """First half of the fingerprint of a request about these codes: what the events of it say."""
     return _digest([user, order, codes])
 

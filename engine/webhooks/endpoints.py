@@ -90,7 +90,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         return _shown(self)
 
 
-class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+class DeliveryAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """One try to deliver a message. ``error`` is None where it was delivered."""
 
     id: int
@@ -133,7 +133,7 @@ async def page(plane: ControlPlane, *, after: str | None, limit: int) -> list[We
 
 async def attempts(
     plane: ControlPlane, webhook_id: str, *, message: str | None, after: int | None, limit: int
-) -> list[Attempt]:
+) -> list[DeliveryAttempt]:
     """At most ``limit`` tries, the newest first, behind the one numbered ``after``; of one message, or all.
 
     Raises:
@@ -143,7 +143,7 @@ async def attempts(
     async with plane.database.connection() as connection:
         await read(connection, webhook_id)
         rows = await connection.fetch(_SQL["attempts"], webhook_id, before, limit, message)
-    return [Attempt(**dict(row)) for row in rows]
+    return [DeliveryAttempt(**dict(row)) for row in rows]
 
 
 async def dead_letters(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 POOL_CONNECTIONS: Final = 64
 
 
-class Peer:
+class AiohttpPeer:
     """The handler, and what it needs."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -71,7 +71,7 @@ def _refusal(status: int, code: str) -> web.Response:
 
 async def _serve(environment: Mapping[str, str]) -> None:
     app = web.Application()
-    app.router.add_post("/v1/redemptions", Peer(environment).redeem)
+    app.router.add_post("/v1/redemptions", AiohttpPeer(environment).redeem)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", int(environment["PEER_PORT"])).start()

@@ -41,7 +41,7 @@ class Asked(BaseModel):  # type: ignore[misc] # pydantic is not in the environme
     user: str
 
 
-class Peer:
+class FastapiPeer:
     """The connections."""
 
     pool: Any = None
@@ -49,11 +49,11 @@ class Peer:
 
 @contextlib.asynccontextmanager
 async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
-    Peer.pool = await asyncpg.create_pool(
+    FastapiPeer.pool = await asyncpg.create_pool(
         os.environ["PEER_DATABASE_URL"], min_size=CONNECTIONS, max_size=CONNECTIONS
     )
     yield
-    await Peer.pool.close()
+    await FastapiPeer.pool.close()
 
 
 app = FastAPI(lifespan=_lifespan)
@@ -65,7 +65,7 @@ async def redeem(asked: Asked, authorization: Annotated[str, Header()] = "") -> 
     if authorization != AUTHORIZATION:
         return _refusal(401, "unauthenticated")
     last4 = asked.code[-4:]
-    async with Peer.pool.acquire() as connection, connection.transaction():
+    async with FastapiPeer.pool.acquire() as connection, connection.transaction():
         found = await connection.fetchrow(FIND, asked.code)
         if found is None:
             return _refusal(404, "code_not_found")

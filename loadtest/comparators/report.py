@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from loadtest.comparators.contenders import Peer
-    from loadtest.comparators.run import Figures, Measured
+    from loadtest.comparators.run import Measured, PeerFigures
 
 ENGINE: Final = "engine"
 
 
-def summary(measured: Mapping[str, Sequence[Figures]]) -> dict[str, dict[str, Any]]:
+def summary(measured: Mapping[str, Sequence[PeerFigures]]) -> dict[str, dict[str, Any]]:
     """Of each contender at one number of connections, what its rounds say.
 
     ``engine/it`` is the ratio of redemptions a second, ``its cost/engine's`` that of the front end's time for

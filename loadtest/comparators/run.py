@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from engine.control.change import ControlPlane
     from loadtest.comparators.contenders import Bench, Peer
     from loadtest.comparators.stores import Store
-    from loadtest.comparators.wrk import Outcome
+    from loadtest.comparators.wrk import WrkOutcome
 
 WARM_UP_S: Final = 1
 SETTLE_S_MAX: Final = 30.0
@@ -31,7 +31,7 @@ class WrongError(Exception):
     """A contender did not do what it answered; or did not answer as it should."""
 
 
-class Figures(NamedTuple):
+class PeerFigures(NamedTuple):
     """Of one run.
 
     Attributes:
@@ -51,7 +51,7 @@ class Figures(NamedTuple):
     p99_ms: float
 
 
-Measured = dict[int, dict[str, list[Figures]]]
+Measured = dict[int, dict[str, list[PeerFigures]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +79,7 @@ class Turn:
     contender: testbed.Contender
     used: int = 0
 
-    async def load(self, connections: int, seconds: int) -> Figures:
+    async def load(self, connections: int, seconds: int) -> PeerFigures:
         """Load it.
 
         Raises:
@@ -103,7 +103,7 @@ class Turn:
         self.used += outcome.requests + connections + 1
         check(self.peer.name, outcome, done, connections)
         count = done or outcome.requests
-        return Figures(
+        return PeerFigures(
             per_second=outcome.per_second,
             front_us=front / count * 1e6,
             store_us=store / count * 1e6,
@@ -161,7 +161,7 @@ class Turn:
                 found = again
 
 
-def check(name: str, outcome: Outcome, done: int | None, connections: int) -> None:
+def check(name: str, outcome: WrkOutcome, done: int | None, connections: int) -> None:
     """Hold the answers that wrk saw against what the store has.
 
     What was under way when wrk ended may have been done without anybody seeing the answer: one redemption
@@ -218,7 +218,7 @@ class Rounds:
                     )
         return measured
 
-    async def _turn(self, peer: Peer) -> dict[int, Figures]:
+    async def _turn(self, peer: Peer) -> dict[int, PeerFigures]:
         store, how = self.stores[peer.store], self.options
         codes = await testbed.mint(self.plane, how.codes(peer))
         path = self.bench.directory / "codes"

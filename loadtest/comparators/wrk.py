@@ -20,7 +20,7 @@ _TIMEOUT_S: Final = 10
 _END_S_MAX: Final = 60.0
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class WrkOutcome(msgspec.Struct, frozen=True):
     """What a run of wrk saw.
 
     Attributes:
@@ -46,7 +46,7 @@ class Outcome(msgspec.Struct, frozen=True):
         return self.requests / self.seconds
 
 
-def parse(output: str) -> Outcome:
+def parse(output: str) -> WrkOutcome:
     """The result in wrk's output.
 
     Raises:
@@ -55,12 +55,12 @@ def parse(output: str) -> Outcome:
     found = [line for line in output.splitlines() if line.startswith(_RESULT)]
     if len(found) != 1:
         raise ValueError(f"wrk told {len(found)} results")
-    return msgspec.json.decode(found[0].removeprefix(_RESULT), type=Outcome)
+    return msgspec.json.decode(found[0].removeprefix(_RESULT), type=WrkOutcome)
 
 
 async def run(
     program: Path, url: str, key: str, codes: Path, *, first: int, connections: int, seconds: int
-) -> Outcome:
+) -> WrkOutcome:
     """Redeem over so many connections for so long, from the code ``first`` on.
 
     Raises:

@@ -11,7 +11,7 @@ import orjson
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.ledger.feed import Cursor, FeedEvent, Page
+    from engine.ledger.feed import Cursor, FeedEvent, FeedPage
 
 BATCH_ID_BYTES: Final = 16
 
@@ -35,7 +35,7 @@ class WebhookMessage:
     until: Cursor
 
 
-def event_messages(after: Cursor, page: Page) -> list[WebhookMessage]:
+def event_messages(after: Cursor, page: FeedPage) -> list[WebhookMessage]:
     """One message for each event of a page. Its id is the event's id."""
     found = []
     for number, item in enumerate(page.items, 1):

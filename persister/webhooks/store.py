@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from engine.ledger.feed import Page, parse_cursor, read_page
+from engine.ledger.feed import FeedPage, parse_cursor, read_page
 from engine.queries import queries
 from persister.webhooks import messages
 from persister.webhooks.endpoint import Endpoint, EndpointProgress
@@ -28,7 +28,7 @@ RANGE_EVENTS: Final = 1000
 MOVED: Final = "UPDATE 1"
 
 
-class Replay(NamedTuple):
+class PendingReplay(NamedTuple):
     """A dead letter to deliver again. ``message`` None: the ledger no longer has its events."""
 
     id: int
@@ -78,7 +78,7 @@ class DeliveryStore:
             items = await _events_between(connection, endpoint, after, until)
         return [messages.batch_message(after, items, until)] if items else []
 
-    async def next_replay(self, endpoint: Endpoint) -> Replay | None:
+    async def next_replay(self, endpoint: Endpoint) -> PendingReplay | None:
         """The oldest dead letter to deliver again, if any."""
         async with self._pool.acquire() as connection:
             row = await connection.fetchrow(_SQL["replay"], endpoint.id)
@@ -92,10 +92,10 @@ class DeliveryStore:
             ]
         message = None
         if len(items) == 1 and len(row["events"]) == 1:
-            [message] = messages.event_messages(after, Page(items, until))
+            [message] = messages.event_messages(after, FeedPage(items, until))
         elif items:
             message = messages.batch_message(after, items, until)
-        return Replay(row["id"], row["attempts"], message)
+        return PendingReplay(row["id"], row["attempts"], message)
 
     async def passed(self, endpoint: Endpoint, after: Cursor, until: Cursor) -> None:
         """Move the cursor past events that this endpoint does not want."""
@@ -141,7 +141,9 @@ class DeliveryStore:
                 result.error,
             )
 
-    async def replayed(self, endpoint: Endpoint, letter: Replay, result: DeliveryResult | None) -> None:
+    async def replayed(
+        self, endpoint: Endpoint, letter: PendingReplay, result: DeliveryResult | None
+    ) -> None:
         """Store the result of a replay: a delivered dead letter is removed. None: its events are lost."""
         async with self._pool.acquire() as connection, connection.transaction():
             if letter.message is not None and result is not None:

@@ -87,13 +87,15 @@ async def test_a_worker_that_refreshes_knows_keys_campaigns_and_batches(plane: C
     worker = ConfigurationCache(plane.redis)
     await worker.refresh()
     digest = api_keys.digest(issued.key).hex()
-    assert worker.api_keys[digest] == configuration.ApiKey(
+    assert worker.api_keys[digest] == configuration.CachedKey(
         issued.api_key.id, "shop", digest, ("redeem", "read"), revoked=False
     )
-    assert worker.campaigns[made.id] == configuration.Campaign(
+    assert worker.campaigns[made.id] == configuration.CachedCampaign(
         made.id, "single", 500, "EUR", per_user_limited=True, pinned_shard=0
     )
-    assert worker.batches[batch.id] == configuration.Batch(batch.id, made.id, 7, "base32-16", "SUMMER", "k1")
+    assert worker.batches[batch.id] == configuration.CachedBatch(
+        batch.id, made.id, 7, "base32-16", "SUMMER", "k1"
+    )
     await api_keys.revoke(plane, issued.api_key.id)
     await worker.refresh()
     assert worker.api_keys[digest].revoked

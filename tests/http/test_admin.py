@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Client = TestClient[web.Request, web.Application]
 
-CALLER: Final = configuration.ApiKey("key_caller", "ops", "", ("admin",), revoked=False)
+CALLER: Final = configuration.CachedKey("key_caller", "ops", "", ("admin",), revoked=False)
 BODY_BYTES_MAX: Final = 4096
 
 

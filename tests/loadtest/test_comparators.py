@@ -6,18 +6,18 @@ import pytest
 
 from loadtest.comparators import report, wrk
 from loadtest.comparators.contenders import PEERS
-from loadtest.comparators.run import Figures, Options, WrongError, check
-from loadtest.comparators.wrk import Outcome
+from loadtest.comparators.run import Options, PeerFigures, WrongError, check
+from loadtest.comparators.wrk import WrkOutcome
 
 RESULT = 'result {"requests":1200,"refused":0,"broken":0,"seconds":2.000000,"p50_ms":1.250,"p99_ms":9.000}'
 
 
-def outcome(requests: int = 100, refused: int = 0, broken: int = 0) -> Outcome:
-    return Outcome(requests, refused, broken, seconds=1.0, p50_ms=1.0, p99_ms=2.0)
+def outcome(requests: int = 100, refused: int = 0, broken: int = 0) -> WrkOutcome:
+    return WrkOutcome(requests, refused, broken, seconds=1.0, p50_ms=1.0, p99_ms=2.0)
 
 
-def figures(per_second: float, front_us: float) -> Figures:
-    return Figures(
+def figures(per_second: float, front_us: float) -> PeerFigures:
+    return PeerFigures(
         per_second=per_second,
         front_us=front_us,
         store_us=1.0,
@@ -57,7 +57,7 @@ def test_a_contender_is_not_believed_where_its_store_has_another_number(done: in
 
 
 @pytest.mark.parametrize("seen", [outcome(refused=1), outcome(broken=1)])
-def test_one_refusal_or_broken_connection_is_an_error(seen: Outcome) -> None:
+def test_one_refusal_or_broken_connection_is_an_error(seen: WrkOutcome) -> None:
     with pytest.raises(WrongError, match="refusals"):
         check("it", seen, 100, connections=16)
 

@@ -7,7 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from loadtest import open_loop
-from loadtest.answers import NO_ANSWER, Answer, Answers, Writer
+from loadtest.answers import NO_ANSWER, AnswerLog, LoggedAnswer, Writer
 from loadtest.codes import Code
 from loadtest.open_loop import Load, Step
 from tests.support.waiting import wait_until_async
@@ -68,7 +68,9 @@ def codes(count: int) -> list[Code]:
     return [Code(f"CODE-{serial}", 7, serial) for serial in range(count)]
 
 
-async def made(directory: Path, server: Server, seconds: float, *, stalls: bool) -> tuple[list[Answer], int]:
+async def made(
+    directory: Path, server: Server, seconds: float, *, stalls: bool
+) -> tuple[list[LoggedAnswer], int]:
     """The answers of one step over one connection, and how many were never sent."""
     step = Step(directory=str(directory), per_second=PER_SECOND, seconds=seconds, connections=1)
     async with server.running():
@@ -83,7 +85,7 @@ async def made(directory: Path, server: Server, seconds: float, *, stalls: bool)
             await running
             connection.close()
             await wait_until_async(lambda: load.under_way == 0)
-    answers = Answers(directory)
+    answers = AnswerLog(directory)
     return list(answers), answers.unsent
 
 
@@ -128,5 +130,5 @@ async def test_no_code_is_written_down(tmp_path: Path) -> None:
     answers, _ = await made(tmp_path, server, 0.05, stalls=False)
     assert b"CODE-3" in b"".join(server.bodies)
     assert len({answer.key for answer in answers}) == 10
-    (written,) = Answers(tmp_path).files
+    (written,) = AnswerLog(tmp_path).files
     assert b"CODE" not in await asyncio.to_thread(written.read_bytes)

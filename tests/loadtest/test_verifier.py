@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from loadtest.answers import NO_ANSWER, Answer, Answers, Writer
+from loadtest.answers import NO_ANSWER, AnswerLog, LoggedAnswer, Writer
 from loadtest.scenarios import Plan
 from loadtest.verifier import LISTED_MAX, Findings, Verifier
 
@@ -29,7 +29,14 @@ PLAN = Plan(
 )
 
 
-def told(number: int, status: int = 200, problem: str = "", *, op: str = "redeem", **others: Any) -> Answer:  # noqa: ANN401 - fields
+def told(
+    number: int,
+    status: int = 200,
+    problem: str = "",
+    *,
+    op: str = "redeem",
+    **others: Any,  # noqa: ANN401 - fields
+) -> LoggedAnswer:
     fields: dict[str, Any] = {
         "key": f"key-{number}",
         "id": f"0-{number}-0" if status == 200 else "",
@@ -37,7 +44,7 @@ def told(number: int, status: int = 200, problem: str = "", *, op: str = "redeem
         "serial": number,
         "user": f"user-{number}",
     }
-    return Answer(op=op, status=status, problem=problem, at=0.0, ms=1.0, **(fields | others))
+    return LoggedAnswer(op=op, status=status, problem=problem, at=0.0, ms=1.0, **(fields | others))
 
 
 def event(number: int, kind: str = "redeemed", **others: Any) -> dict[str, Any]:  # noqa: ANN401 - fields
@@ -55,7 +62,7 @@ def event(number: int, kind: str = "redeemed", **others: Any) -> dict[str, Any]:
     return fields | others
 
 
-def found(answers: Iterable[Answer], events: Iterable[dict[str, Any]], plan: Plan = PLAN) -> Findings:
+def found(answers: Iterable[LoggedAnswer], events: Iterable[dict[str, Any]], plan: Plan = PLAN) -> Findings:
     verifier = Verifier(plan)
     for answer in answers:
         verifier.take_answer(answer)
@@ -64,7 +71,7 @@ def found(answers: Iterable[Answer], events: Iterable[dict[str, Any]], plan: Pla
     return verifier.end()
 
 
-def kinds(answers: Iterable[Answer], events: Iterable[dict[str, Any]], **terms: Any) -> dict[str, int]:  # noqa: ANN401 - fields
+def kinds(answers: Iterable[LoggedAnswer], events: Iterable[dict[str, Any]], **terms: Any) -> dict[str, int]:  # noqa: ANN401 - fields
     plan = Plan(**({name: getattr(PLAN, name) for name in Plan.__struct_fields__} | terms))
     return dict(found(answers, events, plan).counts)
 
@@ -201,7 +208,7 @@ def test_answers_are_read_as_they_were_written_and_missing_ones_are_noticed(tmp_
     with Writer(tmp_path) as writer:
         writer.write(told(1))
         writer.unsent = 3
-    answers = Answers(tmp_path)
+    answers = AnswerLog(tmp_path)
     assert list(answers) == [told(1)]
     assert (answers.unsent, answers.broken) == (3, [])
     file = answers.files[0]

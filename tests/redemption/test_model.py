@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from engine.api.outcomes import Outcome
     from engine.redemption.core import Core
     from engine.settings import Settings
-    from engine.store.configuration import ApiKey
+    from engine.store.configuration import CachedKey
 
 NEVER_ISSUED: Final = 1_000_000  # as a batch, as a serial
 GUESS: Final = "0123-4567-89AB-CDEF"
@@ -215,7 +215,7 @@ class Engine:
         for worker in self.workers:
             await worker.close()
 
-    def api_key(self, worker: Core) -> ApiKey:
+    def api_key(self, worker: Core) -> CachedKey:
         return worker.configuration.api_keys[self.digest]
 
     async def redeem(self, worker: Core, turn: list[Sent]) -> list[tuple[int, bytes]]:

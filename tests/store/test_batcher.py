@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from engine.control.change import ControlPlane
     from engine.redemption.core import Core
-    from engine.store.configuration import ApiKey
+    from engine.store.configuration import CachedKey
 
 BATCH_MAX = 16
 DECODING_TURNS = 3  # of the event loop: codes of one turn are decoded together in the next
@@ -46,7 +46,7 @@ class Sizes(Telemetry):
 class Worker:
     """A core whose calls go through a proxy; ``redeem`` submits at once and answers a future."""
 
-    def __init__(self, core: Core, sizes: Sizes, proxy: Proxy, api_key: ApiKey) -> None:
+    def __init__(self, core: Core, sizes: Sizes, proxy: Proxy, api_key: CachedKey) -> None:
         self.core, self.sizes, self.proxy, self._api_key = core, sizes, proxy, api_key
 
     def redeem(self, code: str) -> asyncio.Future[int]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
     from engine.control.change import ControlPlane
-    from engine.imports.runner import Outcome
+    from engine.imports.runner import ImportOutcome
 
 
 class BrokenOff(Exception):
@@ -49,18 +49,18 @@ async def bring(
     key: str | None = None,
     created_by: str = "test",
     broken_at: int | None = None,
-) -> Outcome:
+) -> ImportOutcome:
     """Import a file, or as much of it as there is."""
     source = in_pieces(content, broken_at=broken_at)
     return await Importer(plane).run(Upload(campaign, form, source, created_by=created_by, key=key))
 
 
-async def problems_of(plane: ControlPlane, outcome: Outcome) -> list[str]:
+async def problems_of(plane: ControlPlane, outcome: ImportOutcome) -> list[str]:
     pieces = [piece async for piece in records.problems(plane, outcome.imported.name)]
     return b"".join(pieces).decode().splitlines()
 
 
-def counts(outcome: Outcome) -> tuple[int, int, int, int]:
+def counts(outcome: ImportOutcome) -> tuple[int, int, int, int]:
     """Lines, accepted, duplicates, unusable."""
     imported = outcome.imported
     return imported.lines, imported.accepted, imported.duplicates, imported.unusable

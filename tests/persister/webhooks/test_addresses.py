@@ -206,7 +206,7 @@ async def test_over_https_the_certificate_must_be_good(
         made = (await changes.create(allowing, new, actor="test")).value
         await Events(ledger.connection).add(1)
 
-        async def attempts() -> list[endpoints.Attempt]:
+        async def attempts() -> list[endpoints.DeliveryAttempt]:
             return await endpoints.attempts(plane, made.webhook.id, message=None, after=None, limit=10)
 
         with Process(settings, "persister.webhooks"):
