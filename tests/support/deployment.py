@@ -112,11 +112,24 @@ async def mint(
     prefix: str | None = None,
 ) -> list[str]:
     """``count`` more codes of a campaign."""
+    return (await mint_batch(plane, campaign, count, format_name=format_name, prefix=prefix))[1]
+
+
+async def mint_batch(
+    plane: ControlPlane,
+    campaign: str,
+    count: int,
+    *,
+    format_name: str = "base32-16",
+    prefix: str | None = None,
+) -> tuple[int, list[str]]:
+    """A new batch of a campaign: its id, and its codes by serial."""
     new = NewBatch(count=count, format=format_name, prefix=prefix)
     batch = (await batches.mint(plane, campaign, new, created_by="test")).value.batch
     codec = Codec(mint_keys.from_settings(plane.settings).by_name)
     fmt = FORMATS[batch.format]
-    return [codec.code(batch.mint_key, fmt, batch.prefix or "", batch.id, serial) for serial in range(count)]
+    prefix = batch.prefix or ""
+    return batch.id, [codec.code(batch.mint_key, fmt, prefix, batch.id, serial) for serial in range(count)]
 
 
 @contextlib.asynccontextmanager
