@@ -33,7 +33,13 @@ IN_PROCESSES_OF_THEIR_OWN: Final = tuple(
 )
 REPEATING: Final = frozenset(
     (
-        *("test_model", "test_lifecycle", "test_races", "test_lanes_alike", "test_conservation"),
+        *(
+            "test_batched_redemptions",
+            "test_lifecycle",
+            "test_races",
+            "test_lanes_alike",
+            "test_conservation",
+        ),
         *("test_records", "test_record_lists", "test_killed", "test_imports"),
     )
 )
