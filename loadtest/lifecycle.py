@@ -19,7 +19,7 @@ State = Literal["fresh", "held", "redeemed", "void"]
 Window = Literal["to_come", "open", "over"]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Hold:
     """A live hold. ``over``: its time has passed, and nobody has given it back yet."""
 
@@ -31,7 +31,7 @@ class Hold:
     over: bool = False
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Redemption:
     """A redemption, and how much of it was given back."""
 
@@ -43,7 +43,7 @@ class Redemption:
     undone: bool = False
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Code:
     """A code. ``used``: of a `multi` code how often, of a `balance` code how much; held uses count.
 
@@ -75,7 +75,7 @@ class Code:
         return "held" if self.campaign.kind == "single" and self.holds else "fresh"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Campaign:
     """A campaign: its limits, and its counters. Held uses count.
 
