@@ -10,7 +10,7 @@ from redis.asyncio import Redis  # noqa: TC002 - the fixture's type is read
 
 from engine.control.change import ControlPlane  # noqa: TC001 - likewise
 from engine.settings import Settings  # noqa: TC001 - likewise
-from tests.cli.test_cli import Cli
+from tests.support.cli import Cli
 
 THIS_MONTH: Final = f"{datetime.now(UTC):%Y-%m}"
 

@@ -9,24 +9,11 @@ import pytest
 from loadtest.answers import NO_ANSWER, Answer, Answers, Writer
 from loadtest.scenarios import Plan
 from loadtest.verifier import LISTED_MAX, Findings, Verifier
+from tests.support.load_plan import PLAN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
-
-PLAN = Plan(
-    run="run",
-    scenario="unique-codes",
-    url="http://127.0.0.1:1",
-    campaign="cmp_1",
-    peak_per_s=1,
-    seconds=1,
-    each_per_s=1,
-    processes=1,
-    codes_at_once=1,
-    seed=0,
-    cursor="",
-)
 
 
 def answered(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiohttp
+import psutil  # type: ignore[import-untyped] # it has no types
 
 from engine.codes import mint_keys
 from engine.codes.codec import Codec
@@ -228,6 +229,16 @@ class Process:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+
+
+def worker_pids(serving: Process) -> list[int]:
+    """The workers of ``redeem serve``."""
+    pids = []
+    for child in psutil.Process(serving.running.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "engine.worker" in child.cmdline():
+                pids.append(child.pid)
+    return sorted(pids)
 
 
 @contextlib.asynccontextmanager

@@ -30,6 +30,10 @@ async def ledger_after_stop(persister: Process, database: Database) -> list[Any]
     return await rows()
 
 
+def silent(*_: object) -> None:
+    """No progress."""
+
+
 async def persisted(plane: ControlPlane) -> None:
     """Until the ledger has all that the streams have."""
 
