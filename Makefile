@@ -10,13 +10,22 @@ TESTS_ON_EACH_PYTHON := $(addprefix tests/,test_settings.py codes imports/test_p
 	store/test_void_ranges.py support contract/test_openapi.py persister/webhooks/test_retry_schedule.py \
 	loadtest/test_capacity.py loadtest/test_open_loop.py loadtest/test_verifier.py lua)
 
-.PHONY: run test test-long test-calendar install-test test-pythons test-this-python chaos test-redis bench bench-peers check lint types luacheck imports lock clean
+# Rooms whose tests start processes, and so take long, though they ask for no servers.
+SLOW := $(addprefix tests/,system cli bundled processes examples install loadtest/test_bench_peers.py \
+	loadtest/test_comparators.py support/test_hanging.py)
+
+.PHONY: run test test-fast test-long test-calendar install-test test-pythons test-this-python image-test chaos test-redis \
+	bench bench-peers check lint types luacheck imports lock clean
 
 run: $(VENV)/.installed  ## start everything, with a demo campaign the first time
 	$(BIN)/redeem up
 
 test: check  ## the whole suite, on servers of its own
 	$(PYTEST) -n 4 -m "not long" --cov --cov-report=term:skip-covered
+
+test-fast: $(VENV)/.installed  ## what needs no servers, and the scripts on theirs: for the inner loop
+	$(PYTEST) -n 2 -m "not long and not servers" $(addprefix --ignore=,$(SLOW))
+	$(PYTEST) -m "not long" tests/lua
 
 test-long: $(VENV)/.installed  ## the slow forms
 	$(PYTEST) -m long

@@ -107,7 +107,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         run: names it; all its Idempotency-Keys and users begin with it.
-        kind, stock, max_uses, per_user_limit: the campaign's, for the verifier.
+        kind, amount, stock, max_uses, per_user_limit: the campaign's, for the verifier.
         shared_batch: the batch of the one code that all use.
         codes_at_once: codes that a process mints together; it mints more when these run low.
         cursor: the end of the feed before the run began.
@@ -125,6 +125,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     cursor: str
     kind: str = "single"
+    amount: int | None = None
     stock: int | None = None
     max_uses: int | None = None
     per_user_limit: int | None = None
@@ -180,7 +181,7 @@ def prepare(
         terms |= {"kind": "multi", "max_uses": uses}
     cursor = api.end_of_feed()
     campaign = api.campaign(name=f"Load test {run}", **terms)
-    limit = terms.get("per_user_limit")
+    amount, limit = terms.get("amount"), terms.get("per_user_limit")
     return Plan(
         run=run,
         scenario=name,
@@ -194,6 +195,7 @@ def prepare(
         seed=seed,
         cursor=cursor,
         kind=str(terms["kind"]),
+        amount=amount if isinstance(amount, int) else None,
         stock=stock,
         max_uses=uses,
         per_user_limit=limit if isinstance(limit, int) else None,

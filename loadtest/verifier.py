@@ -2,8 +2,9 @@
 
 What was acknowledged is there exactly once, and as it was answered. What is there, a client of
 the run can have caused: either it was told so, or it was told nothing (no answer, or one that
-says the outcome is unknown). No code succeeded more often than it may, and no limit was exceeded.
-And whoever was refused because of others was so for a reason.
+says the outcome is unknown). The lifecycle model allows each event: no code succeeded more often
+than it may, no limit was exceeded, and nothing was given back that was not taken. And whoever was
+refused because of others was so for a reason.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from loadtest.answers import NO_ANSWER, AnswerLog, LoggedAnswer
+from loadtest.lifecycle import ModelCampaign
+from loadtest.replay import LedgerReplay, recorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -39,7 +42,13 @@ _EVENT_OF: Final = {
     "rollback": "rolled_back",
 }
 _MADE_BY_TIME: Final = "expired"
-_USED: Final = {"redeemed": 1, "confirmed": 1, "rolled_back": -1}
+_LIMIT_OF: Final = {
+    "already_redeemed": "succeeded_too_often",
+    "uses_exceeded": "succeeded_too_often",
+    "sold_out": "stock_exceeded",
+    "customer_limit_exceeded": "customer_limit_exceeded",
+}
+"""What an event is called that the model refuses; any other refusal is `not_allowed`."""
 _UNKNOWN_PROBLEMS: Final = frozenset({"outcome_unknown", "internal_error", ""})
 _FAULT: Final = 500
 
@@ -119,12 +128,16 @@ class Verifier:
         self._seen: dict[str, tuple[int, int]] = {}
         self._caused: set[str] = set()
         self._arrived = 0
-        self._holds: set[str] = set()
-        self._uses: Counter[tuple[int, int]] = Counter()
-        self._uses_most: Counter[tuple[int, int]] = Counter()
-        self._users: Counter[str] = Counter()
-        self._total = 0
-        self._total_most = 0
+        self._replay = LedgerReplay(
+            ModelCampaign(
+                plan.campaign,
+                plan.kind,
+                amount=plan.amount,
+                max_uses=plan.max_uses,
+                stock=plan.stock,
+                per_user_limit=plan.per_user_limit,
+            )
+        )
 
     @property
     def waiting(self) -> int:
@@ -163,11 +176,13 @@ class Verifier:
             return  # at the same place it has only been read again
         self._seen[name] = place
         self.findings.events += 1
-        self._count(event)
-        if event["type"] == "held":
-            self._holds.add(name)
-        if event["type"] == _MADE_BY_TIME and event["redemption"] in self._holds:
+        refusal = self._replay.apply(recorded(event))
+        if event["type"] == _MADE_BY_TIME and not refusal:
             return
+        if refusal and event["type"] != _MADE_BY_TIME:
+            what = f"{event['type']} {_code(event['batch'], event['serial'])}"
+            text = f"{what} by {event['user']}: {refusal}, says the model"
+            self.findings.add(_LIMIT_OF.get(refusal, "not_allowed"), name, text)
         self._explain(event, name)
 
     def end(self, answers: AnswerLog | None = None) -> Findings:
@@ -220,41 +235,18 @@ class Verifier:
                 text = f"{member} answered as {value}, in the ledger {there[member]}"
                 self.findings.add("not_as_answered", name, text)
 
-    def _count(self, event: dict[str, Any]) -> None:
-        """Uses of the code, the stock and the user, at this moment of the shard."""
-        change = _USED.get(event["type"], 0)
-        if not change:
-            return
-        plan, found = self._plan, self.findings
-        code, user = (int(event["batch"]), int(event["serial"])), str(event["user"])
-        self._uses[code] += change
-        self._total += change
-        self._users[user] += change
-        self._uses_most[code] = max(self._uses_most[code], self._uses[code])
-        self._total_most = max(self._total_most, self._total)
-        if change < 0:
-            return
-        if self._uses[code] > plan.uses_max:
-            text = f"{_code(*code)} has {self._uses[code]} uses, allowed are {plan.uses_max}"
-            found.add("succeeded_too_often", str(event["id"]), text)
-        if plan.stock is not None and self._total > plan.stock:
-            found.add("stock_exceeded", str(event["id"]), f"number {self._total} of a stock of {plan.stock}")
-        if plan.per_user_limit is not None and self._users[user] > plan.per_user_limit:
-            text = f"number {self._users[user]} of {user}, allowed are {plan.per_user_limit}"
-            found.add("customer_limit_exceeded", str(event["id"]), text)
-
     def _check_reasons(self) -> None:
         """Refusals because of what others have done."""
-        plan = self._plan
+        plan, most_uses = self._plan, self._replay.most_uses
         for code in self._refusals.get("already_redeemed", ()):
-            if not self._uses_most[code]:
+            if not most_uses[code]:
                 self.findings.add("refused_without_reason", _code(*code), "already_redeemed, and nobody has")
         for code in self._refusals.get("uses_exceeded", ()):
-            if self._uses_most[code] < plan.uses_max:
-                text = f"uses_exceeded after {self._uses_most[code]} of {plan.uses_max}"
+            if most_uses[code] < plan.uses_max:
+                text = f"uses_exceeded after {most_uses[code]} of {plan.uses_max}"
                 self.findings.add("refused_without_reason", _code(*code), text)
-        if self._refusals.get("sold_out") and self._total_most < (plan.stock or 0):
-            text = f"sold_out, when {self._total_most} of {plan.stock} were sold"
+        if self._refusals.get("sold_out") and self._replay.most_sold < (plan.stock or 0):
+            text = f"sold_out, when {self._replay.most_sold} of {plan.stock} were sold"
             self.findings.add("refused_without_reason", plan.campaign, text)
 
 

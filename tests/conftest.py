@@ -39,7 +39,13 @@ IN_PROCESSES_OF_THEIR_OWN: Final = tuple(
 )
 REPEATING: Final = frozenset(
     (
-        *("test_model", "test_life", "test_races", "test_lanes_alike", "test_conservation"),
+        *(
+            "test_batched_redemptions",
+            "test_lifecycle",
+            "test_races",
+            "test_lanes_alike",
+            "test_conservation",
+        ),
         *("test_records", "test_record_lists", "test_killed", "test_imports"),
     )
 )
@@ -51,12 +57,14 @@ _numbers = itertools.count(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Coverage is measured where it shows something: measuring makes tests half as slow again.
+    """Mark what needs servers, and measure coverage where it shows something.
 
-    What runs in processes of its own shows nothing of it here, and what does the same again and again
-    shows what other tests show already.
+    Measuring makes tests half as slow again. What runs in processes of its own shows nothing of it here, and
+    what does the same again and again shows what other tests show already.
     """
     for item in items:
+        if "servers" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.servers)
         if any(map(item.path.is_relative_to, IN_PROCESSES_OF_THEIR_OWN)) or item.path.stem in REPEATING:
             item.add_marker(pytest.mark.no_cover)
 

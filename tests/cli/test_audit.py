@@ -5,23 +5,14 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-import pytest
-from redis.asyncio import Redis  # noqa: TC002 - the fixture's type is read
-
-from engine.settings import Settings  # noqa: TC001 - likewise
 from engine.store import keys
 from persister.reconcile.conflicts import CodeTallies
-from tests.cli.test_cli import Cli
 from tests.support.deployment import engine_in_process, issue
 from tests.support.records import persist
 
 if TYPE_CHECKING:
     from engine.control.change import ControlPlane
-
-
-@pytest.fixture
-def cli(settings: Settings, redis: Redis) -> Cli:  # noqa: ARG001 - emptied
-    return Cli(settings)
+    from tests.support.cli import Cli
 
 
 async def test_an_audit_says_whether_everything_agrees_and_what_does_not(

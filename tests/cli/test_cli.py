@@ -2,80 +2,20 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import json
 import os
 import stat
 import subprocess
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 import pytest
 
 from engine.store import keys
 from engine.store.configuration import ConfigurationCache
+from tests.support.cli import COMMAND, Cli, environment
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
-
-    from engine.settings import Settings
-
-COMMAND: Final = (sys.executable, "-m", "engine.cli")
-ROOT: Final = Path(__file__).parents[2]
-
-
-def environment(settings: Settings, **others: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("REDEEM_")}
-    return kept | {
-        "REDEEM_REDIS_URL": settings.redis_url,
-        "REDEEM_DATABASE_URL": settings.database_url,
-        "REDEEM_DATA_DIR": str(settings.data_dir),
-        "REDEEM_MINT_KEYS": settings.mint_keys,
-        "PYTHONPATH": str(ROOT),
-        **others,
-    }
-
-
-class Cli:
-    """Runs the command in a process of its own, against the test's servers."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-
-    async def __call__(self, *arguments: str, **others: str) -> tuple[int, str, str]:
-        """Exit status, stdout and stderr."""
-        process = await asyncio.create_subprocess_exec(
-            *COMMAND,
-            *arguments,
-            cwd=self.settings.data_dir,
-            env=environment(self.settings, **others),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        out, err = await process.communicate()
-        return process.returncode or 0, out.decode(), err.decode()
-
-    async def done(self, *arguments: str) -> str:
-        """Stdout of a command that must succeed."""
-        status, out, err = await self(*arguments)
-        assert status == 0, err
-        return out
-
-    async def json(self, *arguments: str) -> Any:  # noqa: ANN401 - JSON
-        return json.loads(await self.done(*arguments, "--json"))
-
-    async def refused(self, *arguments: str, **others: str) -> str:
-        """The one line of a command that must be refused."""
-        status, out, err = await self(*arguments, **others)
-        assert (status, out) == (1, "")
-        assert err.count("\n") == 1
-        assert "Traceback" not in err
-        return err
-
-
-@pytest.fixture
-def cli(settings: Settings, redis: Redis) -> Cli:  # noqa: ARG001 - emptied
-    return Cli(settings)
 
 
 async def test_help_needs_no_servers_and_no_settings(cli: Cli) -> None:
@@ -306,7 +246,7 @@ async def test_what_is_refused_ends_with_1_and_one_line(cli: Cli, arguments: str
         "codes void --batch 0",
         "codes void --reason leaked",
         "codes void --batch 0 --serials 4- --reason leaked",
-        "acts --limit 0",
+        "audit-log --limit 0",
     ],
 )
 async def test_wrong_usage_ends_with_2(cli: Cli, arguments: str) -> None:

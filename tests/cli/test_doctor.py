@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from engine.bundled import run_directory
 from engine.store import keys
-from tests.cli.test_cli import Cli
 from tests.conftest import MINT_KEYS
-from tests.health.test_redis_checks import RIGHT
+from tests.support.cli import Cli
 from tests.support.deployment import Process, engine_in_process, issue
-from tests.support.servers import ValkeyProcess, temporary_directory
+from tests.support.monitoring import NOWHERE
+from tests.support.servers import DURABLE, own_valkey
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -27,26 +25,16 @@ if TYPE_CHECKING:
 
     from engine.control.change import ControlPlane
     from engine.settings import Settings
+    from tests.support.servers import ValkeyProcess
 
-NOWHERE: Final = "postgresql://127.0.0.1:1/none"
 # The PostgreSQL of the tests does not fsync, which is a warning of its own.
 ALWAYS_WARNED: Final = {"postgresql"}
 
 
 @pytest.fixture(scope="module")
-def own_directory() -> Iterator[Path]:
-    path = temporary_directory()
-    yield path
-    shutil.rmtree(run_directory(path / "data"), ignore_errors=True)
-    shutil.rmtree(path)
-
-
-@pytest.fixture(scope="module")
-def valkey(own_directory: Path) -> Iterator[ValkeyProcess]:
-    process = ValkeyProcess(own_directory / "data")
-    process.start()
-    yield process
-    process.stop()
+def valkey() -> Iterator[ValkeyProcess]:
+    with own_valkey() as process:
+        yield process
 
 
 @pytest.fixture
@@ -132,7 +120,7 @@ async def test_a_redis_that_loses_what_it_acknowledges_is_named_and_not_started_
     plane: ControlPlane, cli: Cli, redis: Redis, name: str, value: str
 ) -> None:
     await issue(plane, 1)
-    right = RIGHT[name]
+    right = DURABLE[name]
     typed = f"CONFIG SET {name} {right}"
     await redis.config_set(name, value)
     try:

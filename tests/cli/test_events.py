@@ -9,11 +9,9 @@ import signal
 import subprocess
 from typing import TYPE_CHECKING, Any, Final
 
-import pytest
 from redis.asyncio import Redis  # noqa: TC002 - the fixture's type is read
 
-from engine.settings import Settings  # noqa: TC001 - likewise
-from tests.cli.test_cli import COMMAND, Cli, environment
+from tests.support.cli import COMMAND, Cli, environment
 from tests.support.deployment import engine_in_process
 from tests.support.feed import whole_feed
 from tests.support.records import persist
@@ -24,11 +22,6 @@ if TYPE_CHECKING:
     from engine.control.change import ControlPlane
 
 TAIL: Final = ("events", "tail")
-
-
-@pytest.fixture
-def cli(settings: Settings, redis: Redis) -> Cli:  # noqa: ARG001 - emptied
-    return Cli(settings)
 
 
 def events_in(out: str) -> list[dict[str, Any]]:

@@ -12,25 +12,17 @@ from typing import TYPE_CHECKING, Any, Final
 import psutil  # type: ignore[import-untyped] # it has no types
 import pytest
 
-from tests.cli.test_cli import COMMAND, Cli, environment
+from tests.support.cli import COMMAND, Cli, environment
 from tests.support.importing import a_campaign, lines_of, stored
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from redis.asyncio import Redis
-
     from engine.control.change import ControlPlane
-    from engine.settings import Settings
 
 CODES: Final = [f"PRINTED-{number:05}-X" for number in range(200)]
 MEBIBYTE: Final = 1 << 20
-
-
-@pytest.fixture
-def cli(settings: Settings, redis: Redis) -> Cli:  # noqa: ARG001 - emptied
-    return Cli(settings)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis  # noqa: TC002 - the fixture's type is read
 
 from engine.settings import Settings  # noqa: TC001 - likewise
-from tests.cli.test_cli import Cli
+from tests.support.cli import Cli
 
 THIS_MONTH: Final = f"{datetime.now(UTC):%Y-%m}"
 FAR_MS: Final = int(datetime(2999, 5, 31, tzinfo=UTC).timestamp()) * 1000

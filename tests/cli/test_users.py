@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-from redis.asyncio import Redis  # noqa: TC002 - the fixture's type is read
-
-from engine.settings import Settings  # noqa: TC001 - likewise
-from tests.cli.test_cli import Cli
 from tests.support.deployment import engine_in_process, issue
 from tests.support.records import persist
 
 if TYPE_CHECKING:
     from engine.control.change import ControlPlane
+    from tests.support.cli import Cli
 
 NAME = "Zoë / 2"
-
-
-@pytest.fixture
-def cli(settings: Settings, redis: Redis) -> Cli:  # noqa: ARG001 - emptied
-    return Cli(settings)
 
 
 async def test_a_user_is_shown_erased_and_then_unknown(cli: Cli, plane: ControlPlane) -> None:

@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis  # noqa: TC002 - the fixture's type is read
 
 from engine.settings import Settings  # noqa: TC001 - likewise
-from tests.cli.test_cli import Cli
+from tests.support.cli import Cli
 from tests.support.deployment import Process, issue
 from tests.support.endpoints import receiving
 from tests.support.waiting import wait_until_async

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,7 +11,6 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
-from engine.bundled import run_directory
 from engine.control import api_keys
 from engine.control.publishing import check_given
 from engine.errors import StoreBehind
@@ -20,7 +18,7 @@ from engine.health.redis_checks import StoreFacts, StoreUnsafe, Verdict, check, 
 from engine.store import keys
 from engine.worker import serving
 from tests.support.deployment import Merchant, client_session, engine_in_process, issue
-from tests.support.servers import ValkeyProcess, temporary_directory
+from tests.support.servers import DURABLE, ValkeyProcess, directory_of_servers
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -29,12 +27,6 @@ if TYPE_CHECKING:
 
     from engine.control.change import ControlPlane
 
-RIGHT: Final = {
-    "appendonly": "yes",
-    "appendfsync": "always",
-    "no-appendfsync-on-rewrite": "no",
-    "maxmemory-policy": "noeviction",
-}
 DEGRADED: Final = [
     ("appendfsync", "everysec"),
     ("appendfsync", "no"),
@@ -47,11 +39,8 @@ DEGRADED: Final = [
 
 @pytest.fixture(scope="module")
 def own_directory() -> Iterator[Path]:
-    path = temporary_directory()
-    yield path
-    for name in ("data", "renamed"):
-        shutil.rmtree(run_directory(path / name), ignore_errors=True)
-    shutil.rmtree(path)
+    with directory_of_servers("data", "renamed") as path:
+        yield path
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +56,7 @@ def valkey(own_directory: Path) -> Iterator[ValkeyProcess]:
 async def redis_url(valkey: ValkeyProcess) -> AsyncIterator[str]:
     yield valkey.url
     async with Redis.from_url(valkey.url) as client:
-        for name, value in RIGHT.items():
+        for name, value in DURABLE.items():
             await client.config_set(name, value)
 
 
@@ -103,11 +92,11 @@ async def test_a_worker_does_not_redeem_until_redis_keeps_what_it_acknowledges(
     async with starting(plane, attempt_deadline_ms=300) as merchant:
         await wait_until_async(lambda: is_told(merchant, f"{name}: is {value}"))
         _, of_all = await parts(merchant)
-        assert f"CONFIG SET {name} {RIGHT[name]}" in of_all["redis"]
+        assert f"CONFIG SET {name} {DURABLE[name]}" in of_all["redis"]
         status, body = await merchant.redeem(code, key="k")
         assert (status, body["code"]) == (503, "store_unavailable")
         assert sum("does not keep them" in record.getMessage() for record in caplog.records) == 1
-        await redis.config_set(name, RIGHT[name])
+        await redis.config_set(name, DURABLE[name])
         await wait_until_async(lambda: redeems(merchant, code))
 
 
@@ -228,15 +217,15 @@ async def test_versions_that_cannot_run_the_scripts_are_refused(
     redis: Redis, server: dict[str, str], verdict: Verdict
 ) -> None:
     facts = await read_facts(redis)
-    found = check(StoreFacts(server, facts.persistence, facts.memory, facts.replication, RIGHT), "disk")
+    found = check(StoreFacts(server, facts.persistence, facts.memory, facts.replication, DURABLE), "disk")
     assert {finding.verdict for finding in found if finding.check == "redis version"} == {verdict}
     assert {finding.verdict for finding in found if finding.check != "redis version"} == {Verdict.OK}
 
 
 async def test_every_setting_and_a_replica_are_looked_at(redis: Redis) -> None:
     facts = await read_facts(redis)
-    assert facts.configuration == RIGHT
-    replica = StoreFacts(facts.server, facts.persistence, facts.memory, {"role": "slave"}, RIGHT)
+    assert facts.configuration == DURABLE
+    replica = StoreFacts(facts.server, facts.persistence, facts.memory, {"role": "slave"}, DURABLE)
     assert {finding.check for finding in check(replica, "memory") if finding.verdict is Verdict.WRONG} == {
         "redis role"
     }

@@ -3,47 +3,35 @@
 from __future__ import annotations
 
 import functools
-import shutil
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from engine.bundled import run_directory
 from engine.health import redis_memory
 from engine.store import keys
-from tests.http.test_readiness import NOWHERE, metrics
 from tests.support.deployment import engine_in_process, issue
-from tests.support.servers import ValkeyProcess, temporary_directory
+from tests.support.monitoring import NOWHERE, metrics
+from tests.support.servers import own_valkey
 from tests.support.streams import persisting
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
     from redis.asyncio import Redis
 
     from engine.control.change import ControlPlane
     from tests.support.deployment import Merchant
+    from tests.support.servers import ValkeyProcess
 
 REFUSED: Final = (503, "overloaded")
 ROOM_BYTES: Final = 300_000
 
 
 @pytest.fixture(scope="module")
-def own_directory() -> Iterator[Path]:
-    path = temporary_directory()
-    yield path
-    shutil.rmtree(run_directory(path / "data"), ignore_errors=True)
-    shutil.rmtree(path)
-
-
-@pytest.fixture(scope="module")
-def valkey(own_directory: Path) -> Iterator[ValkeyProcess]:
-    process = ValkeyProcess(own_directory / "data")
-    process.start()
-    yield process
-    process.stop()
+def valkey() -> Iterator[ValkeyProcess]:
+    with own_valkey() as process:
+        yield process
 
 
 @pytest.fixture
@@ -129,19 +117,19 @@ async def test_codes_of_several_shards_together_leave_nothing_either(
     together = {"codes": [{"code": code} for code in codes], "user": "ann", "order": "o"}
     async with engine_in_process(plane) as merchant:
         await make_short(redis, merchant)
-        before = {name async for name in redis.scan_iter(match="*receipt*")}
+        before = {name async for name in redis.scan_iter(match="*idempotency record*")}
         status, body = await merchant.call(
             "POST", "/v1/redemptions/combined", json=together, headers={"Idempotency-Key": "k"}
         )
         assert (status, body["code"]) == REFUSED
-        assert {name async for name in redis.scan_iter(match="*receipt*")} == before
+        assert {name async for name in redis.scan_iter(match="*idempotency record*")} == before
         await redis.config_set("maxmemory", 0)
         await wait_until_async(lambda: is_well(merchant))
         status, body = await merchant.call(
             "POST", "/v1/redemptions/combined", json=together, headers={"Idempotency-Key": "k"}
         )
         assert (status, body.get("replayed")) == (200, False)
-        assert {name async for name in redis.scan_iter(match="*receipt*")} > before
+        assert {name async for name in redis.scan_iter(match="*idempotency record*")} > before
 
 
 async def test_a_refusal_says_when_to_come_again(plane: ControlPlane, redis: Redis) -> None:

@@ -9,7 +9,7 @@ import os
 import re
 import signal
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import psutil  # type: ignore[import-untyped] # it has no types
@@ -17,6 +17,7 @@ import psutil  # type: ignore[import-untyped] # it has no types
 from engine.control import api_keys
 from engine.store import keys
 from tests.support.deployment import Merchant, Process, client_session, engine_in_process, issue
+from tests.support.monitoring import NOWHERE, metrics
 from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until_async
 
@@ -26,18 +27,6 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from engine.control.change import ControlPlane
-
-NOWHERE: Final = "postgresql://127.0.0.1:1/none"
-
-
-async def metrics(merchant: Merchant) -> dict[str, float]:
-    """All samples by name and labels."""
-    async with merchant.session.get(merchant.url + "/metrics") as response:
-        assert response.status == 200
-        assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-        lines = (await response.text()).splitlines()
-    samples = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
-    return {name: float(value) for name, _, value in samples}
 
 
 def attempts(samples: dict[str, float]) -> dict[str, int]:

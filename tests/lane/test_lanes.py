@@ -20,7 +20,7 @@ import uvloop
 from engine.lane import lanes as lanes_module
 from engine.lane import protocol
 from engine.lane.head import WAITING_BYTES_MAX
-from tests.http.test_bad_input import read_answer
+from tests.support.bad_input import read_answer
 from tests.support.lanes import (
     LIMIT_S,
     OTHER,

@@ -28,7 +28,7 @@ from engine.lane.protocol import FastLane
 from engine.store import keys
 from engine.store.events import FIELDS
 from engine.worker import serving
-from tests.http.test_bad_input import Raw, malformed_http, read_answer, wrong_bodies
+from tests.support.bad_input import Raw, malformed_http, read_answer, wrong_bodies
 from tests.support.deployment import Merchant, client_session, engine_in_process, issue, wait_until_ready
 from tests.support.waiting import wait_until_async
 

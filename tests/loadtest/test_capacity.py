@@ -14,7 +14,7 @@ from loadtest.sampling import Sample
 from loadtest.steps import Limits, Report, StepFigures, broken, first_to_give, others_cores
 from loadtest.thresholds import Figures, Thresholds, judge
 from loadtest.verifier import Findings
-from tests.loadtest.test_verifier import PLAN
+from tests.support.load_plan import PLAN
 
 LIMITS = Limits()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from loadtest.scenarios import SCENARIOS, read_plan
-from tests.cli.test_cli import Cli
+from tests.support.cli import Cli
 from tests.support.deployment import Process
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from persister.ingest.partitions import end_ms, month_of
 from persister.rebuild.rebuild import rebuild
 from persister.reconcile import conflicts
 from persister.reconcile.report import reconcile
-from tests.persister.reconcile.test_report import persisted, silent
 from tests.support.deployment import Merchant, engine_in_process, issue
+from tests.support.ledger_rows import persisted, silent
 from tests.support.streams import persisting
 from tests.support.waiting import wait_until_async
 

@@ -1,6 +1,7 @@
 """Nothing is made and nothing is lost, whatever many clients do to the same codes at once.
 
-Counted three ways: from the answers that the clients got, from Redis, and from the ledger.
+Counted three ways: from the answers that the clients got, from Redis, and from the ledger, which the
+lifecycle model replays.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from engine.store import keys
-from tests.redemption.test_races import settle
+from loadtest.lifecycle import ModelCampaign
+from loadtest.replay import LedgerReplay
 from tests.support.deployment import Process, engine_of_processes, issue
+from tests.support.ledger_rows import ledger_after_stop, recorded_row
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -33,7 +36,7 @@ GIVES: Final = ("redeemed", "confirmed")
 
 
 @dataclass
-class Seen:
+class Answered:
     """What the answers said: of each code, by what happened to it, how often and how much."""
 
     amounts: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -57,10 +60,12 @@ class Seen:
 class Client:
     """One of many that do whatever comes to their mind to the same few codes."""
 
-    def __init__(self, merchant: Merchant, codes: list[str], seen: Seen, seed: int, *, part: bool) -> None:
+    def __init__(
+        self, merchant: Merchant, codes: list[str], answered: Answered, seed: int, *, part: bool
+    ) -> None:
         self.merchant = merchant
         self.codes = codes
-        self.seen = seen
+        self.answered = answered
         self.random = random.Random(seed)
         self.name = f"user-{seed}"
         self.part = part  # balances: an amount is named
@@ -87,7 +92,7 @@ class Client:
         code = self.random.choice(self.codes)
         body = await self.post("/v1/redemptions", code=code, user=self.name, **self.amount(FACE // 3))
         if body:
-            self.seen.note(code, "redeemed", body["amount"])
+            self.answered.note(code, "redeemed", body["amount"])
             self.redemptions.append((code, body["id"]))
 
     async def hold(self, step: int) -> None:
@@ -105,7 +110,7 @@ class Client:
             less = {"amount": 1} if self.part and self.random.random() < PARTLY else {}
             body = await self.post(f"/v1/holds/{found[1]}/confirm", **less)
             assert body, "a hold that is there and has time"
-            self.seen.note(found[0], "confirmed", body["amount"])
+            self.answered.note(found[0], "confirmed", body["amount"])
             self.redemptions.append((found[0], body["id"]))
 
     async def release(self, _: int) -> None:
@@ -115,7 +120,7 @@ class Client:
     async def adjust(self, _: int) -> None:
         code, amount = self.random.choice(self.codes), self.random.choice((-50, 70))
         if await self.post("/v1/codes/adjust", code=code, amount=amount, reason="a correction"):
-            self.seen.note(code, "adjusted", amount)
+            self.answered.note(code, "adjusted", amount)
 
     async def roll_back(self, _: int) -> None:
         if self.redemptions:
@@ -124,24 +129,25 @@ class Client:
                 f"/v1/redemptions/{redemption}/rollback", reason="a change of mind", **self.amount(FACE // 4)
             )
             if body:
-                self.seen.note(code, "rolled_back", body["returned"])
+                self.answered.note(code, "rolled_back", body["returned"])
                 if body["status"] == "rolled_back":
-                    self.seen.times[code]["whole"] += 1
+                    self.answered.times[code]["whole"] += 1
 
 
-async def in_ledger(rows: list[Any], codes: int) -> tuple[list[int], list[int]]:
+def replayed(rows: list[Any], campaign: ModelCampaign) -> LedgerReplay:
+    """The ledger, replayed on the lifecycle model, which allows every event."""
+    replay = LedgerReplay(campaign)
+    for row in sorted(rows, key=lambda row: row["seq"]):
+        assert not replay.apply(recorded_row(row)), row
+    return replay
+
+
+def standing(replay: LedgerReplay, codes: int) -> tuple[list[int], list[int]]:
     """Of each code, by serial: how much was taken, and how many redemptions stand."""
     taken, uses = [0] * codes, [0] * codes
-    redeemed = {row["redemption"]: row for row in rows if row["type"] in GIVES}
-    given_back: Counter[str] = Counter()
-    for row in rows:
-        if row["type"] == "rolled_back":
-            given_back[row["redemption"]] += row["amount"] or 0
-    rolled_back = {row["redemption"] for row in rows if row["type"] == "rolled_back"}
-    for redemption, row in redeemed.items():
-        taken[row["serial"]] += (row["amount"] or 0) - given_back[redemption]
-        whole = redemption in rolled_back and given_back[redemption] == (row["amount"] or 0)
-        uses[row["serial"]] += not whole
+    for redemption in replay.redemptions:
+        taken[redemption.code.serial] += redemption.amount - redemption.given_back
+        uses[redemption.code.serial] += not redemption.undone
     return taken, uses
 
 
@@ -158,31 +164,33 @@ async def test_what_is_taken_and_what_is_left_add_up(
     campaign, codes = await issue(
         plane, count, kind=kind, amount=amount, currency="EUR", stock=stock, budget=budget, **limits
     )
-    seen = Seen()
+    answered = Answered()
     async with engine_of_processes(
         plane, workers=WORKERS, scopes=("redeem", "read", "admin"), attempt_deadline_ms=30_000
     ) as merchant:
         with Process(plane.settings, "persister") as persister:
             clients = [
-                Client(merchant, codes, seen, seed + number, part=kind == "balance")
+                Client(merchant, codes, answered, seed + number, part=kind == "balance")
                 for number in range(CLIENTS)
             ]
             await asyncio.gather(*(one.act() for one in clients))
             left = [
                 (await merchant.call("POST", "/v1/codes/check", json={"code": code}))[1] for code in codes
             ]
-            rows = await settle(persister, database)
-    net, uses = [seen.net(code) for code in codes], [seen.uses(code) for code in codes]
-    assert sum(seen.times[code]["redeemed"] for code in codes) > 0
-    assert sum(seen.times[code]["rolled_back"] for code in codes) > 0
-    assert await in_ledger(rows, count) == (net, uses)
+            rows = await ledger_after_stop(persister, database)
+    net, uses = [answered.net(code) for code in codes], [answered.uses(code) for code in codes]
+    assert sum(answered.times[code]["redeemed"] for code in codes) > 0
+    assert sum(answered.times[code]["rolled_back"] for code in codes) > 0
+    terms = ModelCampaign(campaign, kind, amount, limits.get("max_uses"), stock, budget)
+    assert standing(replayed(rows, terms), count) == (net, uses)
+    assert (terms.uses, terms.spent) == (sum(uses), sum(net))
     counted = await redis.hmget(keys.campaign(0, campaign), "uses", "spent")
     assert [int(value or 0) for value in counted] == [sum(uses), sum(net)]
     assert sum(uses) <= stock
     assert sum(net) <= budget
     assert not await redis.exists(keys.holds(0), keys.held(0), keys.holds_expiry(0))
     if kind == "balance":
-        adjusted = [seen.amounts[code]["adjusted"] for code in codes]
+        adjusted = [answered.amounts[code]["adjusted"] for code in codes]
         in_rows = Counter[int]()
         for row in rows:
             in_rows[row["serial"]] += row["amount"] if row["type"] == "adjusted" else 0

@@ -12,11 +12,12 @@ from engine.control.change import ControlPlane  # noqa: TC001 - likewise
 from engine.errors import OutcomeUnknown
 from engine.redemption import cross_shard
 from engine.store import keys
+from tests.support.cross_shard import combined, nothing_is_left, types
 from tests.support.deployment import engine_in_process, issue
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator
 
     from engine.api.outcomes import Redeemed
     from tests.support.deployment import Merchant
@@ -31,32 +32,6 @@ def shards() -> int:
 async def merchant(plane: ControlPlane) -> AsyncIterator[Merchant]:
     async with engine_in_process(plane) as merchant:
         yield merchant
-
-
-async def combined(
-    merchant: Merchant, codes: Sequence[str | tuple[str, object]], *, key: str = "", order: str = "o1"
-) -> tuple[int, Any]:
-    items = [
-        {"code": item} if isinstance(item, str) else {"code": item[0], "amount": item[1]} for item in codes
-    ]
-    headers = {"Idempotency-Key": key} if key else {}
-    body = {"codes": items, "user": "ann", "order": order}
-    return await merchant.call("POST", "/v1/redemptions/combined", json=body, headers=headers)
-
-
-async def types(redis: Redis) -> list[str]:
-    """Of all events, whatever their shard."""
-    found = []
-    for shard in range(3):
-        entries: Any = await redis.xrange(keys.events(shard))
-        assert all(b"\x1f" not in fields[b"order"] for _, fields in entries)
-        found += [fields[b"type"].decode() for _, fields in entries]
-    return sorted(found)
-
-
-async def nothing_is_left(redis: Redis) -> bool:
-    names = [name(shard) for shard in range(3) for name in (keys.commit_records, keys.holds, keys.held)]
-    return not await redis.exists(*names)
 
 
 @pytest.mark.parametrize("key", ["", "k"])

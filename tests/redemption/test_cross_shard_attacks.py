@@ -13,7 +13,7 @@ from engine.control.change import ControlPlane  # noqa: TC001 - likewise
 from engine.errors import OutcomeUnknown
 from engine.redemption import cross_shard
 from engine.store import keys
-from tests.redemption.test_cross_shard import combined, nothing_is_left
+from tests.support.cross_shard import combined, nothing_is_left
 from tests.support.deployment import Merchant, engine_in_process, engine_of_processes, issue
 from tests.support.waiting import wait_until_async
 

@@ -11,7 +11,7 @@ from engine.control import campaigns
 from engine.control.change import ControlPlane  # noqa: TC001 - likewise
 from engine.redemption import cross_shard
 from engine.store import keys
-from tests.redemption.test_cross_shard import combined, nothing_is_left, types
+from tests.support.cross_shard import combined, nothing_is_left, types
 from tests.support.deployment import engine_in_process, issue
 
 if TYPE_CHECKING:

@@ -5,46 +5,34 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import shutil
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from redis.asyncio import Redis
 
-from engine.bundled import run_directory
 from engine.redemption.redeem import Redemption
 from engine.store import keys
 from engine.store.batcher import Batcher
 from tests.support.deployment import engine_in_process, issue
 from tests.support.proxy import Calls, Fate, Proxy, Way
-from tests.support.servers import ValkeyProcess, temporary_directory
+from tests.support.servers import own_valkey
 from tests.support.waiting import TIMEOUT_S, wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
     from engine.control.change import ControlPlane
     from tests.support.deployment import Merchant
+    from tests.support.servers import ValkeyProcess
 
 UNKNOWN: Final = "0000-0000-0000-0000"
 
 
 @pytest.fixture(scope="module")
-def own_directory() -> Iterator[Path]:
-    path = temporary_directory()
-    yield path
-    shutil.rmtree(run_directory(path / "data"), ignore_errors=True)
-    shutil.rmtree(path)
-
-
-@pytest.fixture(scope="module")
-def valkey(own_directory: Path) -> Iterator[ValkeyProcess]:
+def valkey() -> Iterator[ValkeyProcess]:
     """A Valkey of this module's own, which its tests may stop and misconfigure."""
-    process = ValkeyProcess(own_directory / "data")
-    process.start()
-    yield process
-    process.stop()
+    with own_valkey() as process:
+        yield process
 
 
 @pytest.fixture

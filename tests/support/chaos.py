@@ -25,12 +25,12 @@ from engine.control import api_keys
 from engine.settings import Settings
 from engine.webhooks import changes
 from engine.webhooks.changes import NewWebhook
+from loadtest.lifecycle import ModelCampaign
 from tests.conftest import MINT_KEYS
-from tests.support.deployment import Merchant, Process, client_session, issue
+from tests.support.deployment import Merchant, Process, client_session, issue, worker_pids
 from tests.support.proxy import Fate, Proxy, Way, pass_all
 from tests.support.servers import PostgresProcess, ValkeyProcess
 from tests.support.waiting import wait_until_async
-from tests.system.test_kill import worker_pids
 
 if TYPE_CHECKING:
     import random
@@ -44,6 +44,11 @@ PAUSE_S: Final = 1.5
 CUT_ONE_IN: Final = 40  # pieces of data
 OK: Final = 200
 TRY_AGAIN: Final = 500
+CAMPAIGNS: Final[dict[str, tuple[int, dict[str, Any]]]] = {  # by kind: how many codes, and its limits
+    "single": (300, {}),
+    "multi": (6, {"max_uses": 40, "per_user_limit": 20}),
+    "balance": (20, {"amount": 500, "budget": 6000}),
+}
 ONCE: Final = "-once"  # the name of who redeems without a key
 WEBHOOK_TRIES: Final = 600  # a second each: whatever befalls the endpoint ends before
 
@@ -111,9 +116,13 @@ class Deployment:
 
 
 @dataclass
-class Told:
-    """What the shops were told has happened: ids of events, or of what they are about."""
+class Acknowledged:
+    """What the shops were told has happened: ids of events, or of what they are about.
 
+    ``campaigns``: what the model knows of them, by id.
+    """
+
+    campaigns: dict[str, ModelCampaign] = field(default_factory=dict)
     redemptions: list[str] = field(default_factory=list)
     holds: set[str] = field(default_factory=set)
     ended: Counter[str] = field(default_factory=Counter)  # holds, by id
@@ -128,9 +137,20 @@ class Shop:
     """One client. Whatever it begins it asks for until it has an answer for good."""
 
     def __init__(
-        self, name: str, merchant: Merchant, codes: dict[str, list[str]], told: Told, chance: random.Random
+        self,
+        name: str,
+        merchant: Merchant,
+        codes: dict[str, list[str]],
+        acked: Acknowledged,
+        chance: random.Random,
     ) -> None:
-        self.name, self.merchant, self.codes, self.told, self.chance = name, merchant, codes, told, chance
+        self.name, self.merchant, self.codes, self.acked, self.chance = (
+            name,
+            merchant,
+            codes,
+            acked,
+            chance,
+        )
         self._number = 0
         self._holds: list[tuple[str, str]] = []  # kind, id
         self._redemptions: list[tuple[str, str]] = []
@@ -142,7 +162,7 @@ class Shop:
         last: list[Any] = []
 
         async def definite() -> bool:
-            self.told.tries += 1
+            self.acked.tries += 1
             try:
                 last[:] = await self.merchant.call("POST", path, json=body, headers=headers)
             except (aiohttp.ClientError, TimeoutError) as error:
@@ -154,7 +174,7 @@ class Shop:
         except AssertionError as error:
             raise AssertionError(f"no answer for good to {path}; the last was {last}") from error
         status, found = last
-        self.told.answers[path.rpartition("/")[2] if status == 200 else found["code"]] += 1
+        self.acked.answers[path.rpartition("/")[2] if status == 200 else found["code"]] += 1
         return found if status == 200 else None
 
     def pick(self, kind: str) -> str:
@@ -188,14 +208,14 @@ class Shop:
             status, answer = await self.merchant.call("POST", "/v1/redemptions", json=body)
         except (aiohttp.ClientError, TimeoutError):
             status, answer = 503, {"code": "outcome_unknown"}
-        self.told.answers["once" if status == OK else answer["code"]] += 1
+        self.acked.answers["once" if status == OK else answer["code"]] += 1
         if status == OK:
             self.redeemed(kind, answer)
         elif answer["code"] == "outcome_unknown":
-            self.told.unknown += 1
+            self.acked.unknown += 1
 
     def redeemed(self, kind: str, answer: dict[str, Any]) -> None:
-        self.told.redemptions.append(answer["id"])
+        self.acked.redemptions.append(answer["id"])
         self._redemptions.append((kind, answer["id"]))
 
     async def hold(self, kind: str) -> None:
@@ -207,7 +227,7 @@ class Shop:
             **self.part(kind),
         }
         if answer := await self.ask("/v1/holds", body):
-            self.told.holds.add(answer["id"])
+            self.acked.holds.add(answer["id"])
             self._holds.append((kind, answer["id"]))
 
     async def end(self, _: str) -> None:
@@ -219,14 +239,14 @@ class Shop:
         if answer and what == "confirm":
             self.redeemed(kind, answer)
         elif answer:
-            self.told.ended[hold] += 1
+            self.acked.ended[hold] += 1
 
     async def roll_back(self, _: str) -> None:
         if self._redemptions:
             kind, redemption = self.chance.choice(self._redemptions)
             body = {"reason": "a change of mind", **self.part(kind)}
             if await self.ask(f"/v1/redemptions/{redemption}/rollback", body):
-                self.told.rolled_back[redemption] += 1
+                self.acked.rolled_back[redemption] += 1
 
     async def several(self, kind: str) -> None:
         """In one call, each of which counts by itself."""
@@ -258,12 +278,12 @@ class Shop:
         body = {"code": self.pick(kind), "reason": "lost"}
         for path in ("/v1/codes/void", "/v1/codes/unvoid"):
             if answer := await self.ask(path, body):
-                self.told.others[answer["status"]] += answer["changed"]  # by others, where it was so already
+                self.acked.others[answer["status"]] += answer["changed"]  # by others, where it was so already
 
     async def adjust(self, kind: str) -> None:
         body = {"code": self.pick(kind), "amount": 5, "reason": "goodwill"}
         if await self.ask("/v1/codes/adjust", body):
-            self.told.others["adjusted"] += 1
+            self.acked.others["adjusted"] += 1
 
     async def combined(self, kind: str) -> None:
         items = [{"code": self.pick(kind), **self.part(kind)} for _ in range(3)]
@@ -400,22 +420,23 @@ class Trouble:
 
 async def open_shops(
     deployment: Deployment, count: int, chance: random.Random, hook: str
-) -> tuple[list[Shop], Told, Reader, str]:
+) -> tuple[list[Shop], Acknowledged, Reader, str]:
     """Campaigns of every kind, shops that fight over their codes, and a reader; all with one key.
 
     Webhooks go to ``hook``; their secret comes last.
     """
-    told = Told()
+    acked = Acknowledged()
     async with plane_on(deployment.settings) as plane:
-        codes = {
-            "single": (await issue(plane, 300))[1],
-            "multi": (await issue(plane, 6, kind="multi", max_uses=40, per_user_limit=20))[1],
-            "balance": (await issue(plane, 20, kind="balance", amount=500, currency="EUR", budget=6000))[1],
-        }
+        codes: dict[str, list[str]] = {}
+        for kind, (many, terms) in CAMPAIGNS.items():
+            currency = "EUR" if "amount" in terms else None
+            campaign, codes[kind] = await issue(plane, many, kind=kind, currency=currency, **terms)
+            acked.campaigns[campaign] = ModelCampaign(campaign, kind, **terms)
         key = (await api_keys.create(plane, "shops", ("redeem", "read", "events", "admin"))).value.key
         webhook = (await changes.create(plane, NewWebhook(url=hook), actor="cli")).value
     merchants = [Merchant(client_session(), deployment.url, key) for _ in range(count + 1)]
     shops = [
-        Shop(f"shop-{number}", merchant, codes, told, chance) for number, merchant in enumerate(merchants[1:])
+        Shop(f"shop-{number}", merchant, codes, acked, chance)
+        for number, merchant in enumerate(merchants[1:])
     ]
-    return shops, told, Reader(merchants[0]), webhook.secret
+    return shops, acked, Reader(merchants[0]), webhook.secret

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiohttp
+import psutil  # type: ignore[import-untyped] # it has no types
 
 from engine.codes import mint_keys
 from engine.codes.codec import Codec
@@ -113,11 +114,24 @@ async def mint(
     prefix: str | None = None,
 ) -> list[str]:
     """``count`` more codes of a campaign."""
+    return (await mint_batch(plane, campaign, count, format_name=format_name, prefix=prefix))[1]
+
+
+async def mint_batch(
+    plane: ControlPlane,
+    campaign: str,
+    count: int,
+    *,
+    format_name: str = "base32-16",
+    prefix: str | None = None,
+) -> tuple[int, list[str]]:
+    """A new batch of a campaign: its id, and its codes by serial."""
     new = NewBatch(count=count, format=format_name, prefix=prefix)
     batch = (await batches.mint(plane, campaign, new, created_by="test")).value.batch
     codec = Codec(mint_keys.from_settings(plane.settings).by_name)
     fmt = FORMATS[batch.format]
-    return [codec.code(batch.mint_key, fmt, batch.prefix or "", batch.id, serial) for serial in range(count)]
+    prefix = batch.prefix or ""
+    return batch.id, [codec.code(batch.mint_key, fmt, prefix, batch.id, serial) for serial in range(count)]
 
 
 @contextlib.asynccontextmanager
@@ -216,6 +230,16 @@ class Process:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+
+
+def worker_pids(serving: Process) -> list[int]:
+    """The workers of ``redeem serve``."""
+    pids = []
+    for child in psutil.Process(serving.running.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "engine.worker" in child.cmdline():
+                pids.append(child.pid)
+    return sorted(pids)
 
 
 @contextlib.asynccontextmanager

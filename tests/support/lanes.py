@@ -17,7 +17,7 @@ from engine.lane import protocol
 from engine.lane.connection import Connections
 from engine.lane.lanes import Lanes
 from engine.settings import Settings
-from tests.http.test_bad_input import Answer, read_answer
+from tests.support.bad_input import Answer, read_answer
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:

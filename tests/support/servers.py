@@ -34,10 +34,17 @@ from engine.bundled import Postgres, Valkey, run_directory
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Coroutine, Iterator, Mapping
 
     from engine.bundled import ServerCommand
 
+DURABLE: Final = {
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "no-appendfsync-on-rewrite": "no",
+    "maxmemory-policy": "noeviction",
+}
+"""How a Redis is configured that keeps what it acknowledges."""
 STOP_TIMEOUT_S: Final = 30.0
 RUN_TIMEOUT_S: Final = 60.0
 
@@ -284,6 +291,26 @@ def temporary_directory() -> Path:
     path = Path(tempfile.mkdtemp(prefix="redeem-tests-")).resolve()
     path.chmod(0o711)
     return path
+
+
+@contextlib.contextmanager
+def directory_of_servers(*servers: str) -> Iterator[Path]:
+    """A temporary directory for the data of these servers; both are removed at the end."""
+    path = temporary_directory()
+    yield path
+    for server in servers:
+        shutil.rmtree(run_directory(path / server), ignore_errors=True)
+    shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def own_valkey() -> Iterator[ValkeyProcess]:
+    """A Valkey that a test or a module may stop and misconfigure."""
+    with directory_of_servers("data") as directory:
+        process = ValkeyProcess(directory / "data")
+        process.start()
+        yield process
+        process.stop()
 
 
 def _started(process: ServerProcess | None) -> ServerProcess:

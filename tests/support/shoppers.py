@@ -33,8 +33,8 @@ class Shopper:
         self.random = random.Random(seed)
         self.seed = seed
         self.name = f"user-{seed}"
-        self.redemptions: list[str] = []
-        self.holds: list[str] = []
+        self.redemptions: list[tuple[str, str]] = []  # id, kind
+        self.holds: list[tuple[str, str]] = []
 
     async def act(self, steps: int) -> None:
         acts = [self.redeem, self.redeem, self.hold, self.hold, self.end_hold, self.roll_back, self.change]
@@ -46,39 +46,40 @@ class Shopper:
         assert status in {200, 409}, body
         return body if status == 200 else None
 
-    def pick(self) -> tuple[str, dict[str, Any]]:
+    def pick(self) -> tuple[str, str, dict[str, Any]]:
         kind = self.random.choice(list(self.codes))
         amount = {"amount": self.random.randint(1, 60)} if kind == "balance" else {}
-        return self.random.choice(self.codes[kind]), amount
+        return kind, self.random.choice(self.codes[kind]), amount
 
     async def redeem(self, _: int) -> None:
-        code, amount = self.pick()
+        kind, code, amount = self.pick()
         if body := await self.post("/v1/redemptions", code=code, user=self.name, **amount):
-            self.redemptions.append(body["id"])
+            self.redemptions.append((body["id"], kind))
 
     async def hold(self, step: int) -> None:
-        code, amount = self.pick()
+        kind, code, amount = self.pick()
         order = f"{self.name}-{self.random.choice((step, 0))}"
         ttl = {"ttl_s": 1} if self.random.random() < 0.3 else {}
         if body := await self.post("/v1/holds", code=code, user=self.name, order=order, **amount, **ttl):
-            self.holds.append(body["id"])
+            self.holds.append((body["id"], kind))
 
     async def end_hold(self, _: int) -> None:
         if self.holds:
-            hold = self.holds.pop(self.random.randrange(len(self.holds)))
+            hold, kind = self.holds.pop(self.random.randrange(len(self.holds)))
             path = self.random.choice(("confirm", "release"))
             status, body = await self.merchant.call("POST", f"/v1/holds/{hold}/{path}", json={})
             assert status in {200, 404, 409}, body
             if status == 200 and path == "confirm":
-                self.redemptions.append(body["id"])
+                self.redemptions.append((body["id"], kind))
 
     async def roll_back(self, _: int) -> None:
         if self.redemptions:
-            redemption = self.random.choice(self.redemptions)
-            await self.post(f"/v1/redemptions/{redemption}/rollback", reason="a change of mind")
+            redemption, kind = self.random.choice(self.redemptions)
+            amount = {"amount": self.random.randint(1, 60)} if kind == "balance" else {}
+            await self.post(f"/v1/redemptions/{redemption}/rollback", reason="a change of mind", **amount)
 
     async def change(self, _: int) -> None:
-        code, _amount = self.pick()
+        _kind, code, _amount = self.pick()
         path = self.random.choice(("void", "unvoid", "unvoid"))
         await self.post(f"/v1/codes/{path}", code=code, reason="a check")
         if self.codes.get("balance"):

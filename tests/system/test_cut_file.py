@@ -15,18 +15,21 @@ from redis.asyncio import Redis
 
 from engine.store import events, keys
 from tests.support.deployment import engine_in_process, issue
+from tests.support.killing import marked_as_redeemed
 from tests.support.servers import ValkeyProcess
-from tests.system.test_kill import marked_as_redeemed, own_directory, redis_url, valkey
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from engine.control.change import ControlPlane
 
-__all__ = ["own_directory", "redis_url", "valkey"]  # fixtures of this module, too
-
 CODES: Final = 60
 TAKES: Final = frozenset({"redeemed", "confirmed"})
+
+
+@pytest.fixture
+def redis_url(valkey: ValkeyProcess) -> str:
+    return valkey.url
 
 
 @pytest.mark.parametrize(

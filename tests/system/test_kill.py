@@ -7,35 +7,29 @@ Every code is fought over by rivals, so a success that is forgotten would be giv
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import os
 import random
-import shutil
 import signal
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
-import psutil  # type: ignore[import-untyped] # it has no types
 import pytest
 
-from engine.bundled import run_directory
-from engine.control import api_keys
-from engine.store import keys
-from tests.support.deployment import Merchant, Process, issue
-from tests.support.servers import ValkeyProcess, temporary_directory
+from tests.support.deployment import Merchant, Process, issue, worker_pids
+from tests.support.killing import front_end, marked_as_redeemed
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     from redis.asyncio import Redis
 
     from engine.control.change import ControlPlane
     from engine.database import Database
+    from tests.support.servers import ValkeyProcess
 
 CLIENTS: Final = 24
 RIVALS: Final = 2
@@ -43,45 +37,8 @@ VICTIMS: Final = ("redis", "persister", "worker", "any")
 
 
 @pytest.fixture
-def own_directory() -> Iterator[Path]:
-    path = temporary_directory()
-    yield path
-    shutil.rmtree(run_directory(path / "data"), ignore_errors=True)
-    shutil.rmtree(path)
-
-
-@pytest.fixture
-def valkey(own_directory: Path) -> Iterator[ValkeyProcess]:
-    process = ValkeyProcess(own_directory / "data")
-    process.start()
-    yield process
-    process.stop()
-
-
-@pytest.fixture
 def redis_url(valkey: ValkeyProcess) -> str:
     return valkey.url
-
-
-@contextlib.asynccontextmanager
-async def front_end(plane: ControlPlane) -> AsyncIterator[tuple[Merchant, Process]]:
-    settings = replace(plane.settings, port=0, workers=2, attempt_deadline_ms=1000)
-    key = (await api_keys.create(plane, "merchant", ("redeem",))).value.key
-    with Process(settings, "engine.cli", "serve") as serving:
-        word, _, url = serving.line().partition(" ")
-        assert word == "ready"
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-            yield Merchant(session, url, key), serving
-        assert await asyncio.to_thread(serving.stop) == 0
-
-
-def worker_pids(serving: Process) -> list[int]:
-    pids = []
-    for child in psutil.Process(serving.running.pid).children():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if "engine.worker" in child.cmdline():
-                pids.append(child.pid)
-    return sorted(pids)
 
 
 @dataclass
@@ -127,18 +84,6 @@ class Crowd:
         if status == 200:
             assert serial not in self.acknowledged, "two rivals had the same code"
             self.acknowledged[serial] = body["id"]
-
-
-async def marked_as_redeemed(redis: Redis) -> set[int]:
-    """Serials whose bits say so."""
-    found = set()
-    async for name in redis.scan_iter("*:state:*"):
-        segment = int(name.rpartition(b":")[2])
-        value: Any = await redis.get(name)
-        for at in range(4 * len(value)):
-            if value[at // 4] >> (6 - 2 * (at % 4)) & 3 == keys.REDEEMED:
-                found.add(segment * keys.SEGMENT_CODES + at)
-    return found
 
 
 async def check(crowd: Crowd, redis: Redis, database: Database) -> None:

@@ -15,21 +15,25 @@ import aiohttp
 import pytest
 
 from engine.store import keys
-from tests.support.deployment import Merchant, issue
+from tests.support.deployment import Merchant, issue, worker_pids
+from tests.support.killing import front_end
 from tests.support.waiting import wait_until_async
-from tests.system.test_kill import front_end, own_directory, redis_url, valkey, worker_pids
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from engine.control.change import ControlPlane
-
-__all__ = ["own_directory", "redis_url", "valkey"]  # fixtures of this module, too
+    from tests.support.servers import ValkeyProcess
 
 SHARDS: Final = 2
 CLIENTS: Final = 12
 TOGETHER: Final = 4
 TIMEOUT_S: Final = 90.0  # what a dead worker held is free after a minute at the latest
+
+
+@pytest.fixture
+def redis_url(valkey: ValkeyProcess) -> str:
+    return valkey.url
 
 
 @pytest.fixture

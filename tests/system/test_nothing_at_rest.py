@@ -7,40 +7,35 @@ has left is searched for every code that was typed.
 from __future__ import annotations
 
 import asyncio
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engine.bundled import run_directory
 from engine.settings import Settings
+from tests.support.cli import redeem
 from tests.support.deployment import Merchant, Process, client_session
-from tests.support.servers import temporary_directory
 from tests.support.waiting import wait_until_async
-from tests.system.test_rebuild import redeem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    path = temporary_directory()
-    yield path
-    shutil.rmtree(run_directory(path / "data"), ignore_errors=True)
-    shutil.rmtree(path)
 
 
 IMPORTED = [f"printed-elsewhere-{number:04}-Xy" for number in range(8)]
 
 
 @pytest.mark.timeout(300)
-async def test_no_file_log_or_metric_has_a_code_that_was_used(directory: Path) -> None:
+async def test_no_file_log_or_metric_has_a_code_that_was_used(own_directory: Path) -> None:
+    data = own_directory / "data"
     settings = Settings(
-        data_dir=directory / "data", port=0, workers=2, shards=2, demo=False, log_level="debug", hold_ttl_s=60
+        data_dir=data,
+        port=0,
+        workers=2,
+        shards=2,
+        demo=False,
+        log_level="debug",
+        hold_ttl_s=60,
     )
-    log = directory / "log"
+    log = own_directory / "log"
     with Process(settings, "engine.cli", "up", log=log) as up:
         _, _, url = (await asyncio.to_thread(up.line)).partition(" ")
         key = redeem(settings, "keys", "create", "--name", "all", "--scopes", "redeem,read,events,admin")
@@ -50,8 +45,8 @@ async def test_no_file_log_or_metric_has_a_code_that_was_used(directory: Path) -
             *minted(settings, "--kind", "balance", "--amount", "500", "--currency", "EUR"),
         ]
         printed = redeem(settings, "campaigns", "create", "--name", "Printed", "--kind", "single", "--active")
-        (directory / "printed.csv").write_text("code\n" + "\n".join(IMPORTED) + "\n")
-        redeem(settings, "codes", "import", printed, str(directory / "printed.csv"))
+        (own_directory / "printed.csv").write_text("code\n" + "\n".join(IMPORTED) + "\n")
+        redeem(settings, "codes", "import", printed, str(own_directory / "printed.csv"))
         async with client_session() as session:
             merchant = Merchant(session, url, key)
             await use(merchant, codes)
@@ -68,7 +63,7 @@ async def test_no_file_log_or_metric_has_a_code_that_was_used(directory: Path) -
             async with session.get(url + "/metrics") as metrics:
                 seen.append(await metrics.text())
         await asyncio.to_thread(up.stop, 60)
-    files = [file for file in (directory / "data").rglob("*") if file.is_file() and file.name != "mint-keys"]
+    files = [file for file in data.rglob("*") if file.is_file() and file.name != "mint-keys"]
     everything = b"".join(file.read_bytes() for file in [*files, log]) + "".join(seen).encode()
     assert everything.count(b"confirmed") > 5  # it is what was done that is searched
     assert codes[0][-4:].encode() in everything

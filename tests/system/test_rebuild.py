@@ -4,39 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import subprocess
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.bundled import run_directory
 from engine.settings import Settings
-from tests.cli.test_cli import COMMAND, ROOT
+from tests.support.cli import redeem
 from tests.support.deployment import Merchant, Process, client_session
-from tests.support.servers import temporary_directory
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 
 @pytest.fixture
-def own() -> Iterator[Settings]:
-    path = temporary_directory()
-    yield Settings(data_dir=path / "data", port=0, workers=1, demo=False, republish_interval_s=1)
-    shutil.rmtree(run_directory(path / "data"), ignore_errors=True)
-    shutil.rmtree(path)
-
-
-def redeem(settings: Settings, *arguments: str) -> str:
-    done = subprocess.run(
-        [*COMMAND, *arguments], env=settings.to_environ() | {"PYTHONPATH": str(ROOT)}, cwd=settings.data_dir,
-        capture_output=True, text=True, check=False, timeout=90,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+def own(own_directory: Path) -> Settings:
+    return Settings(data_dir=own_directory / "data", port=0, workers=1, demo=False, republish_interval_s=1)
 
 
 def lose(data_dir: Path) -> None:

@@ -18,9 +18,9 @@ from persister.rebuild.rebuild import rebuild
 from persister.reconcile.findings import ReconciliationReport  # noqa: TC001 - fixtures' types are looked up
 from persister.reconcile.report import reconcile
 from tests.support.deployment import Merchant, engine_in_process
+from tests.support.ledger_rows import persisted, silent
 from tests.support.shoppers import Shopper, issue_all
 from tests.support.streams import persisting
-from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,29 +30,8 @@ if TYPE_CHECKING:
 SCOPES: Final = ("redeem", "read", "admin")
 
 
-def silent(*_: object) -> None:
-    """No progress."""
-
-
 async def audited(plane: ControlPlane, **changes: Any) -> ReconciliationReport:  # noqa: ANN401 - settings, by name
     return await reconcile(replace(plane.settings, **changes), {}, silent)
-
-
-async def persisted(plane: ControlPlane) -> None:
-    """Until the ledger has all that the streams have."""
-
-    async def complete() -> bool:
-        async with plane.database.connection() as connection:
-            for row in await connection.fetch("SELECT shard, stream_ms, stream_seq FROM ledger_offsets"):
-                entries: Any = await plane.redis.xrevrange(keys.events(row["shard"]), count=1)
-                if entries and tuple(map(int, entries[0][0].split(b"-"))) > (
-                    row["stream_ms"],
-                    row["stream_seq"],
-                ):
-                    return False
-        return True
-
-    await wait_until_async(complete)
 
 
 @pytest.fixture
