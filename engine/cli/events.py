@@ -12,6 +12,7 @@ import orjson
 from engine.cli.connect import load_settings, open_plane
 from engine.errors import StoreUnavailable
 from engine.ledger import feed
+from engine.store.events import EVENT_TYPES
 
 if TYPE_CHECKING:
     from engine.control.change import ControlPlane
@@ -29,7 +30,7 @@ def events() -> None:
 
 @events.command()
 @click.option("--after", metavar="CURSOR", help="Go on behind this cursor; else from the first event.")
-@click.option("--type", "types", multiple=True, type=click.Choice(sorted(feed.TYPES)), help="Only these.")
+@click.option("--type", "types", multiple=True, type=click.Choice(sorted(EVENT_TYPES)), help="Only these.")
 @click.option("--campaign", "campaigns", multiple=True, help="Only of this; may be given several times.")
 @click.option("--limit", type=click.IntRange(1), help="End after so many events.")
 @click.option("--follow/--no-follow", default=True, help="Wait for more, or end with what there is.")

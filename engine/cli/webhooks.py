@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from engine.cli.connect import all_pages, echo_json, run
-from engine.ledger.feed import TYPES
+from engine.store.events import EVENT_TYPES
 from engine.times import shown_instant
 from engine.webhooks import changes, endpoints
 
@@ -28,7 +28,7 @@ def webhooks() -> None:
 @webhooks.command()
 @click.option("--url", required=True, help="What is called, with POST.")
 @click.option("--description", help="What people call it.")
-@click.option("--type", "types", multiple=True, type=click.Choice(sorted(TYPES)), help="Only these.")
+@click.option("--type", "types", multiple=True, type=click.Choice(sorted(EVENT_TYPES)), help="Only these.")
 @click.option("--campaign", "campaigns", multiple=True, help="Only of this; may be given several times.")
 @click.option("--batch-max", type=int, help='Up to so many events in one message, as {"events": […]}.')
 @click.option(

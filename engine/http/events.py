@@ -19,8 +19,9 @@ from engine.http.requests import page_limit
 from engine.http.routes import Route
 from engine.http.services import services_of
 from engine.lane.connection import ClientConnection
-from engine.ledger.feed import BEGINNING, TYPES, Cursor, FeedPage, parse_cursor
+from engine.ledger.feed import BEGINNING, Cursor, FeedPage, parse_cursor
 from engine.ledger.feed_readers import Feed, FeedFilter
+from engine.store.events import EVENT_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -193,11 +194,11 @@ def _parsed(request: web.Request, settings: Settings, *, streamed: bool) -> _Ask
         after = request.headers.get("Last-Event-ID") or after
     wanted = FeedFilter(
         limit=page_limit(query.get("limit"), settings.page_limit_max),
-        types=_names(query, "type", len(TYPES)),
+        types=_names(query, "type", len(EVENT_TYPES)),
         campaigns=_names(query, "campaign", _CAMPAIGNS_MAX),
     )
-    if wanted.types is not None and wanted.types - TYPES:
-        raise Refusal("malformed_request", f"type must be of {', '.join(sorted(TYPES))}")
+    if wanted.types is not None and wanted.types - EVENT_TYPES:
+        raise Refusal("malformed_request", f"type must be of {', '.join(sorted(EVENT_TYPES))}")
     cursor = BEGINNING if after is None else parse_cursor(after)
     return _Asked(cursor, wanted, _wait_s(query.get("wait_s", "0"), settings.feed_wait_s_max))
 

@@ -15,20 +15,15 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from engine.errors import Refusal
 from engine.queries import queries
-from engine.store.events import Event, EventId
+from engine.store.events import event_of_row
 from engine.times import instant
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from engine.postgres_types import Connection
+    from engine.store.events import Event
 
-TYPES: Final = frozenset(
-    (
-        *("redeemed", "held", "confirmed", "released", "expired"),
-        *("rolled_back", "voided", "unvoided", "adjusted"),
-    )
-)
 SCAN_MAX: Final = 20_000
 
 _SQL: Final = queries(__package__, "feed")
@@ -187,27 +182,7 @@ def _end(rows: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _events(rows: Iterable[Mapping[str, Any]]) -> list[FeedEvent]:
-    return [_event(row) for row in rows if row["seq"] is not None]
-
-
-def _event(row: Mapping[str, Any]) -> FeedEvent:
-    event = Event(
-        id=EventId(row["shard"], row["stream_ms"], row["stream_seq"]),
-        type=row["type"],
-        redemption=row["redemption"],
-        campaign=row["campaign"],
-        batch=row["batch"],
-        serial=row["serial"],
-        last4=row["last4"],
-        user=row["user_id"],
-        amount=row["amount"],
-        currency=row["currency"],
-        order=row["order_ref"],
-        key=row["idempotency_key"],
-        actor=row["actor"],
-        at_ms=row["at_ms"],
-    )
-    return FeedEvent(event, row["seq"])
+    return [FeedEvent(event_of_row(row), row["seq"]) for row in rows if row["seq"] is not None]
 
 
 def _without_zeros(seqs: Sequence[int]) -> tuple[int, ...]:

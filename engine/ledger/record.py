@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from engine.store.events import Event, EventId
+from engine.store.events import REDEMPTIONS, ROLLED_BACK, EventId, event_of_row
 from engine.times import instant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-REDEMPTIONS: Final = frozenset(("redeemed", "confirmed"))
-"""The types of event that are a redemption; confirmed is a hold turned into one."""
+    from engine.store.events import Event
 
-ROLLED_BACK: Final = "rolled_back"
 STATES: Final = ("redeemed", "partly_rolled_back", ROLLED_BACK)
 
 
@@ -87,24 +85,7 @@ class RedemptionRecord(NamedTuple):
 
 def record_in(row: Mapping[str, Any]) -> RedemptionRecord:
     """From a row of ``redemptions``."""
-    event_id = _event_id(row)
-    event = Event(
-        id=event_id,
-        type=row["type"],
-        redemption=str(event_id),
-        campaign=row["campaign"],
-        batch=row["batch"],
-        serial=row["serial"],
-        last4=row["last4"],
-        user=row["user_id"],
-        amount=row["amount"],
-        currency=row["currency"],
-        order=row["order_ref"],
-        key=row["idempotency_key"],
-        actor=row["actor"],
-        at_ms=row["at_ms"],
-    )
-    return RedemptionRecord(event, row["given_back"])
+    return RedemptionRecord(event_of_row(row), row["given_back"])
 
 
 class HistoryEntry(NamedTuple):

@@ -9,19 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from engine.errors import Refusal, StoreUnavailable
-from engine.ledger.record import (
-    REDEMPTIONS,
-    ROLLED_BACK,
-    HistoryEntry,
-    Position,
-    RedemptionRecord,
-    given_back_in,
-    record_in,
-)
+from engine.ledger.record import HistoryEntry, Position, RedemptionRecord, given_back_in, record_in
 from engine.ledger.stream_tail import behind, event_at, ledger_offsets, read_tail, with_given_back
 from engine.queries import queries
 from engine.store import events
-from engine.store.events import EventId
+from engine.store.events import REDEMPTIONS, ROLLED_BACK, EventId
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from engine.errors import Refusal, StoreUnavailable
-from engine.ledger.record import REDEMPTIONS, ROLLED_BACK, Position, RedemptionRecord, record_in
+from engine.ledger.record import Position, RedemptionRecord, record_in
 from engine.ledger.stream_tail import behind, ledger_offsets, read_tail
 from engine.queries import queries
 from engine.store import events
-from engine.store.events import EventId
+from engine.store.events import REDEMPTIONS, ROLLED_BACK, EventId
 from engine.times import instant
 
 if TYPE_CHECKING:

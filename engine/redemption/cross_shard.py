@@ -20,10 +20,10 @@ from engine.api.bodies import HoldRequest
 from engine.api.outcomes import Held, Redeemed, RedeemedTogether, Refused, RefusedTogether, Retry
 from engine.errors import RETRYABLE_FAULTS, Fault, OutcomeUnknown, Overloaded, StoreUnavailable
 from engine.redemption.cross_shard_step import CommitRecord, CrossShardStep, StepResult
-from engine.redemption.hold import EXPIRED, OWN_MARK, Confirmation, Hold, parse_record
+from engine.redemption.hold import EXPIRED, Confirmation, Hold, parse_record
 from engine.redemption.hold_calls import read_records, release
 from engine.store import keys
-from engine.store.events import EventId, parse_id
+from engine.store.events import ORDER_MARK, EventId, parse_id
 from engine.store.idempotency import bucketed, home_shard
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ async def _release_abandoned(core: Core, order: CombinedOrder, nonce: str) -> No
 
 def _mark(nonce: str, at: int) -> str:
     """Makes the hold of the code at that position the transaction's own."""
-    return f"{OWN_MARK}{nonce} {at}"
+    return f"{ORDER_MARK}{nonce} {at}"
 
 
 async def _refuse(transaction: _Transaction, outcomes: list[Outcome]) -> RefusedTogether:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from engine.store.dispatcher import Dispatcher
     from engine.store.events import EventId
 
-OWN_MARK: Final = "\x1f"  # in an order: what follows makes a hold internal to a cross-shard transaction
 EXPIRED: Final = b"expired"  # in place of the record of a hold whose time was over (lua/lib/holds.lua)
 
 

@@ -8,8 +8,9 @@ from redis.exceptions import RedisError
 
 from engine.api.outcomes import Retry
 from engine.errors import Overloaded, Refusal, StoreUnavailable
-from engine.redemption.hold import EXPIRED, OWN_MARK, Confirmation, Release, parse_record
+from engine.redemption.hold import EXPIRED, Confirmation, Release, parse_record
 from engine.store import events, keys
+from engine.store.events import ORDER_MARK
 
 if TYPE_CHECKING:
     from engine.api.outcomes import Outcome
@@ -62,7 +63,7 @@ async def _end(
         (record,) = await read_records(core, hold_id.shard, [hold_id.stream_id])
         if record is not None and record != EXPIRED:
             held = parse_record(record.decode())
-            if (OWN_MARK in held.order) is not internal:
+            if (ORDER_MARK in held.order) is not internal:
                 raise Refusal("hold_not_found")
             await core.refuse_code_of(held.batch, held.serial, key)
         outcome = await core.answer_bound(

@@ -6,8 +6,20 @@ Every script writes the same fields in the same order, so Redis stores their nam
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+REDEMPTIONS: Final = frozenset(("redeemed", "confirmed"))
+"""Types of the events that are redemptions: each has the redemption's id."""
+ROLLED_BACK: Final = "rolled_back"
+EVENT_TYPES: Final = REDEMPTIONS | {
+    *("held", "released", "expired"),
+    *(ROLLED_BACK, "voided", "unvoided", "adjusted"),
+}
+ORDER_MARK: Final = "\x1f"
+"""In an order: the token behind it makes a hold part of a cross-shard transaction (lua/lib/add_event.lua)."""
 FORMAT_VERSION: Final = "1"
 FIELDS: Final = (
     "v",
@@ -69,6 +81,27 @@ class Event(NamedTuple):
     key: str | None
     actor: str
     at_ms: int
+
+
+def event_of_row(row: Mapping[str, Any]) -> Event:
+    """An event from a row of the ledger, or of its view ``redemptions``."""
+    event_id = EventId(row["shard"], row["stream_ms"], row["stream_seq"])
+    return Event(
+        id=event_id,
+        type=row["type"],
+        redemption=row.get("redemption") or str(event_id),
+        campaign=row["campaign"],
+        batch=row["batch"],
+        serial=row["serial"],
+        last4=row["last4"],
+        user=row["user_id"],
+        amount=row["amount"],
+        currency=row["currency"],
+        order=row["order_ref"],
+        key=row["idempotency_key"],
+        actor=row["actor"],
+        at_ms=row["at_ms"],
+    )
 
 
 class MalformedEvent(Exception):

@@ -17,8 +17,9 @@ from engine.api.checks import check_text
 from engine.control import audit_log
 from engine.control.change import Changed, ControlPlane
 from engine.errors import Refusal
-from engine.ledger.feed import BEGINNING, TYPES, Cursor, newest, parse_cursor
+from engine.ledger.feed import BEGINNING, Cursor, newest, parse_cursor
 from engine.queries import queries
+from engine.store.events import EVENT_TYPES
 from engine.webhooks.addresses import is_address, is_public
 from engine.webhooks.endpoints import ID, ID_MAX, Webhook, WebhookWithSecret, read
 
@@ -257,8 +258,8 @@ def _check(asked: dict[str, Any], settings: Settings) -> None:
     if asked.get("description") is not None:
         check_text("description", asked["description"], DESCRIPTION_LENGTH_MAX)
     types, campaigns, batch_max = (asked.get(name) for name in ("types", "campaigns", "batch_max"))
-    if types is not None and (not types or set(types) - TYPES):
-        raise _malformed(f"types must be one or more of {', '.join(sorted(TYPES))}")
+    if types is not None and (not types or set(types) - EVENT_TYPES):
+        raise _malformed(f"types must be one or more of {', '.join(sorted(EVENT_TYPES))}")
     if campaigns is not None and not 0 < len(campaigns) <= CAMPAIGNS_MAX:
         raise _malformed(f"campaigns must be 1 to {CAMPAIGNS_MAX}")
     for campaign in campaigns or ():

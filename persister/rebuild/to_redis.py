@@ -10,6 +10,7 @@ import numpy as np
 
 from engine.queries import queries
 from engine.store import idempotency, keys
+from engine.store.events import REDEMPTIONS
 from persister.rebuild.from_ledger import balances_after_events, fetch_pages
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 _SQL: Final = queries(__package__, "rebuild")
 _NO_AMOUNT: Final = ""
-_REDEMPTIONS: Final = frozenset({"redeemed", "confirmed"})
 _NAME: Final = itemgetter("name")
 
 
@@ -166,7 +166,7 @@ def _put_idempotency_record(
     else:
         if any(state.batches[row["batch"]].shard_of(row["serial"], state.shards) != shard for row in rows):
             return  # codes of several shards together: events alone do not give the answer
-        redemptions = [row for row in rows if row["type"] in _REDEMPTIONS]
+        redemptions = [row for row in rows if row["type"] in REDEMPTIONS]
         codes = [(row["batch"], row["serial"]) for row in redemptions] or codes
         if len(redemptions) > 1:
             answer = "\n".join(_redeemed(row["event"], row["amount"], left) for row in redemptions)

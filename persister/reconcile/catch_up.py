@@ -7,8 +7,9 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from engine.queries import queries
+from engine.store.events import REDEMPTIONS
 from persister.ingest.entries import StreamId, decode_entries
-from persister.reconcile.code_state import SUCCESSES, CodeEvent
+from persister.reconcile.code_state import CodeEvent
 from persister.reconcile.expected_state import FETCH_ROWS, code_event
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class CatchUp:
         if not last4:
             return
         event = CodeEvent(type_, redemption, user, order or "", amount)
-        if type_ in SUCCESSES:
+        if type_ in REDEMPTIONS:
             self._amounts[redemption] = amount
         if type_ == "rolled_back":
             event = await self._with_redemption(event, batch, serial)

@@ -7,14 +7,12 @@ possible, and reported.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from engine.store import keys
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-
-SUCCESSES: Final = frozenset({"redeemed", "confirmed"})
 
 
 class CodeEvent(NamedTuple):

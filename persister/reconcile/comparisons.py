@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from engine.store import keys
+from engine.store.events import ORDER_MARK
 
 if TYPE_CHECKING:
     from persister.reconcile.expected_state import ExpectedState
 
-HIDDEN_ORDER_MARK: Final = "\x1f"
-"""In an order, text after this mark is internal (lua/lib/add_event.lua)."""
 EXPIRED_RECORD: Final = "expired"
 
 RedisCommand = tuple[str | bytes | int, ...]
@@ -84,9 +83,7 @@ def parse_hold_record(reply: bytes | None) -> ComparedHold | None:
     if reply is None or reply.decode() == EXPIRED_RECORD:
         return None
     _, order, user, amount, _, batch, serial, *_ = reply.decode().split("\n")
-    return ComparedHold(
-        int(batch), int(serial), order.partition(HIDDEN_ORDER_MARK)[0], int(amount or 0), user
-    )
+    return ComparedHold(int(batch), int(serial), order.partition(ORDER_MARK)[0], int(amount or 0), user)
 
 
 def is_equal(ours: Any, found: Any) -> bool:  # noqa: ANN401 - numbers or holds

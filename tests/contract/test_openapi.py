@@ -15,8 +15,8 @@ from engine.api.problems import PROBLEM_TYPE, PROBLEMS
 from engine.control import api_keys, batches, campaigns
 from engine.encoding import JSON_TYPE
 from engine.http import admin, users
-from engine.ledger.feed import TYPES
 from engine.settings import Settings
+from engine.store.events import EVENT_TYPES
 from engine.webhooks import changes
 from tests.support.openapi import Document, Operation, examples_in
 
@@ -159,4 +159,4 @@ def test_the_calls_in_prose_are_those_described() -> None:
 
 
 def test_the_types_of_events_are_those_of_the_feed() -> None:
-    assert set(DOCUMENT.components["schemas"]["EventType"]["enum"]) == TYPES
+    assert set(DOCUMENT.components["schemas"]["EventType"]["enum"]) == EVENT_TYPES

@@ -9,7 +9,7 @@ from hypothesis import Phase, assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from engine.ledger.feed import TYPES
+from engine.store.events import EVENT_TYPES
 from loadtest.lifecycle import Lifecycle, ModelCampaign, ModelCode, ModelEvent, ModelHold, ModelRedemption
 from loadtest.replay import LedgerReplay, Recorded
 from persister.reconcile.code_state import CampaignRules, CodeEvent, CodeState
@@ -17,7 +17,7 @@ from tests.support.lifecycle_world import BITS
 
 FACE: Final = 100
 MAX_USES: Final = 3
-TYPE: Final = st.sampled_from(sorted(TYPES))
+TYPE: Final = st.sampled_from(sorted(EVENT_TYPES))
 KINDS: Final = ("single", "multi", "balance")
 USERS: Final = st.sampled_from(("ann", "bob"))
 ORDERS: Final = st.sampled_from(("", "o1", "o2"))
