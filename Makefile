@@ -54,7 +54,7 @@ test-redis: $(VENV)/.installed  ## what touches Redis, against the machine's red
 	REDEEM_TEST_REDIS_SERVER=$$(command -v redis-server) $(PYTEST) -n 4 -m "not long" $(TOUCH_REDIS)
 
 bench: $(VENV)/.installed  ## redemptions a second beside two baselines, as ratios
-	$(BIN)/python -m loadtest.bench --json build/bench.json
+	$(BIN)/python -m loadtest.benchmarks.redemptions --json build/bench.json
 
 bench-peers: $(VENV)/.installed  ## redemptions a second beside OpenResty, Go, FastAPI and others, as far as they are here
 	$(BIN)/python -m loadtest.comparators --json build/bench-peers.json

@@ -21,7 +21,7 @@ from engine.bundled import Postgres, Valkey
 from engine.control import api_keys
 from engine.control.change import ControlPlane
 from engine.database import open_database
-from loadtest import testbed
+from loadtest.benchmarks import testbed
 from loadtest.comparators import contenders, parts, report, stores
 from loadtest.comparators.run import Measured, Options, Rounds, WrongError
 

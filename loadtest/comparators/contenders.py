@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from string import Template
 from typing import TYPE_CHECKING, Final, Literal
 
-from loadtest import testbed
+from loadtest.benchmarks import testbed
 from loadtest.comparators import parts
 from loadtest.comparators.stores import CAMPAIGN
 

@@ -9,7 +9,7 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from loadtest import testbed
+from loadtest.benchmarks import testbed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

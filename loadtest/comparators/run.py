@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from loadtest import testbed
+from loadtest.benchmarks import testbed
 from loadtest.comparators import wrk
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import asyncpg
 import psutil  # type: ignore[import-untyped] # it has no types
 
 from engine.store import keys
-from loadtest import testbed
+from loadtest.benchmarks import testbed
 from loadtest.comparators.parts import HERE
 
 if TYPE_CHECKING:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from engine.control.change import ControlPlane
 
 ENGINE: Final = ("engine.cli", "serve")
-BARE: Final = ("loadtest.baselines", "bare")
-NAIVE: Final = ("loadtest.baselines", "naive")
+BARE: Final = ("loadtest.benchmarks.baselines", "bare")
+NAIVE: Final = ("loadtest.benchmarks.baselines", "naive")
 AMOUNT, CURRENCY = 500, "EUR"
 PLAIN: Final = NewCampaign(name="Bench", state="active", amount=AMOUNT, currency=CURRENCY)
 _PROCESSORS: Final = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []

@@ -1,4 +1,4 @@
-"""What the engine is measured against: ``python -m loadtest.baselines bare|naive``, settings as the engine.
+"""Baselines that the engine is measured against: ``python -m loadtest.benchmarks.baselines bare|naive``.
 
 ``bare``: an aiohttp handler that reads the body and answers a constant. No engine can be faster on aiohttp.
 ``naive``: the same work as the engine, the way it is usually written: a handler that decodes

@@ -1,4 +1,4 @@
-"""How fast codes are made, shown again and taken in: ``python -m loadtest.bench_codes``, on the command line.
+"""Minting, export and import by the command line: ``python -m loadtest.benchmarks.codes``.
 
 `redeem codes mint`, `export` and `import` run as ops would run them. Each is a process of its own: its time
 on the processor and its greatest memory are those of the whole command, start included.
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from engine.settings import without_settings
-from loadtest import testbed
+from loadtest.benchmarks import testbed
 
 if TYPE_CHECKING:
     from engine.settings import Settings

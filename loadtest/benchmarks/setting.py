@@ -1,7 +1,7 @@
-"""One setting, several values, side by side: ``python -m loadtest.bench_setting fast_lane true false``.
+"""One setting, several values, side by side: ``python -m loadtest.benchmarks.setting fast_lane true false``.
 
 Engines that differ in that setting alone take turns on the same servers at each number of connections;
-what counts is the median of the ratios to the first, round by round (as in ``loadtest.bench``).
+what counts is the median of the ratios to the first, round by round, as in ``redemptions``.
 A worker's time on the processor for one redemption stands beside it: of that, a busy machine or a client
 that is the slower one changes less. Each engine has the first processor; of ``workers``, all.
 """
@@ -25,11 +25,12 @@ from engine.control import api_keys
 from engine.control.change import ControlPlane
 from engine.database import open_database
 from engine.store import keys
-from loadtest import bench, client, testbed
+from loadtest import client
+from loadtest.benchmarks import redemptions, testbed
 
 if TYPE_CHECKING:
     from engine.settings import Settings
-    from loadtest.testbed import Contender
+    from loadtest.benchmarks.testbed import Contender
 
 CONNECTIONS: Final = (1, 16, 256)
 # Of each engine in each round; one connection waits for each of its answers.
@@ -77,7 +78,7 @@ async def _compare(settings: Settings, engines: dict[str, Contender], rounds: in
             measured: dict[str, list[SettingRound]] = {value: [] for value in engines}
             for number in range(rounds + 1):
                 for value in list(engines)[:: 1 if number % 2 else -1]:
-                    requests = await bench.redemptions(plane, key, REQUESTS[connections])
+                    requests = await redemptions.redemptions(plane, key, REQUESTS[connections])
                     one = await _run(settings.host, engines[value], requests, connections)
                     if number:  # the first round warms up
                         measured[value].append(one)

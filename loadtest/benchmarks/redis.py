@@ -1,4 +1,4 @@
-"""What a redemption costs Redis: ``python -m loadtest.bench_redis``, by the size of a batch, and in memory.
+"""Cost of a redemption in Redis, by batch size: ``python -m loadtest.benchmarks.redis``.
 
 A core of the engine calls a Valkey of our own; Redis itself says how long its script took
 (INFO commandstats: the script only, neither reading the call nor the append-only file) and what it
@@ -31,7 +31,7 @@ from engine.redemption.operations import make_core
 from engine.redemption.redeem import Redemption
 from engine.store import keys
 from engine.store.configuration import ConfigurationCache
-from loadtest import testbed
+from loadtest.benchmarks import testbed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

@@ -1,4 +1,4 @@
-"""Redis made again from PostgreSQL: ``python -m loadtest.bench_rebuild``, redemptions restored a second.
+"""Redis made again from PostgreSQL: ``python -m loadtest.benchmarks.rebuild``, redemptions restored a second.
 
 On servers of its own a ledger is filled with redemptions of codes that succeed once, in one of two shapes:
 
@@ -36,7 +36,7 @@ from engine.control.campaigns import NewCampaign
 from engine.control.change import ControlPlane
 from engine.database import open_database
 from engine.settings import without_settings
-from loadtest import testbed
+from loadtest.benchmarks import testbed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -22,7 +22,8 @@ from engine.control import api_keys
 from engine.control.change import ControlPlane
 from engine.database import open_database
 from engine.store import keys
-from loadtest import client, testbed
+from loadtest import client
+from loadtest.benchmarks import testbed
 
 if TYPE_CHECKING:
     from engine.settings import Settings

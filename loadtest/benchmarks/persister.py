@@ -1,6 +1,6 @@
 """The persister against a bare COPY of the same rows into the same table.
 
-    python -m loadtest.bench_persister --redis-url URL --database-url URL [--rows N] [--rounds N]
+    python -m loadtest.benchmarks.persister --redis-url URL --database-url URL [--rows N] [--rounds N]
 
 Both ways write the same rows, in turns, each into an emptied ledger with all its indexes, and
 with commits that are on disk. "COPY" is one COPY of all rows from tuples that are already

@@ -1,0 +1,1 @@
+"""Benchmarks, and the testbed they run on. Not part of the wheel."""
