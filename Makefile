@@ -15,7 +15,7 @@ SLOW := $(addprefix tests/,system cli bundled processes examples install loadtes
 	loadtest/test_comparators.py support/test_hanging.py)
 
 .PHONY: run test test-fast test-long test-calendar install-test test-pythons test-this-python image-test chaos test-redis \
-	bench bench-peers check lint types luacheck imports lock clean
+	bench bench-peers check lint types luacheck imports graph lock clean
 
 run: $(VENV)/.installed  ## start everything, with a demo campaign the first time
 	$(BIN)/redeem up
@@ -86,6 +86,9 @@ imports: $(VENV)/.installed
 # release of the index, which has no hash in the lock. `pip check` then says whether anything is missing.
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 INSTALL_LOCKED = $(PIP) install --quiet --no-deps --only-binary :all: --require-hashes --requirement
+
+graph:  ## the import graph: circles, imports that run back up, floors
+	@$(PYTHON) tests/import_graph.py
 
 # Written last, so that an interrupted installation is not taken for one.
 $(VENV)/.installed: requirements-dev.lock pyproject.toml
