@@ -1,8 +1,8 @@
 """The import graph of the source: circles, imports that run back up, floors. ``make graph`` prints it.
 
-``python3 tests/import_graph.py [CHECKOUT]`` reads files only; imports for types count. A module stands one floor
-above the highest that it imports. In a circle, an import runs back up if it leads to a module that stands as
-high or higher, where those outside the circle place both.
+``python3 tests/import_graph.py [CHECKOUT]`` reads files only; imports for types count. A module stands one
+floor above the highest that it imports. In a circle, an import runs back up if it leads to a module that
+stands as high or higher, where those outside the circle place both.
 """
 
 from __future__ import annotations
