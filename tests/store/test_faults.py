@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engine.redemption.attempt import Attempt
+from engine.redemption.redeem import Redemption
 from engine.store import keys
 from engine.store.configuration import ConfigurationCache
 from engine.worker import serving
@@ -26,14 +26,14 @@ async def test_a_bug_in_one_attempt_leaves_no_other_without_an_answer(
     plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     _, codes = await issue(plane, 6)
-    sound = getattr(Attempt, step)
+    sound = getattr(Redemption, step)
 
-    def broken(attempt: Attempt, *arguments: object) -> None:
+    def broken(attempt: Redemption, *arguments: object) -> None:
         if attempt.user == "broken":
             raise KeyError(step)
         sound(attempt, *arguments)
 
-    monkeypatch.setattr(Attempt, step, broken)
+    monkeypatch.setattr(Redemption, step, broken)
     async with engine_in_process(plane) as merchant:
         users = ["ann", "broken", "bob"]
         answers = await asyncio.gather(
@@ -41,7 +41,7 @@ async def test_a_bug_in_one_attempt_leaves_no_other_without_an_answer(
         )
         assert all(body["code"] in {"internal_error", "outcome_unknown"} for _, body in answers[1:2])
         assert {status for status, _ in answers} <= {200, 500, 503}
-        monkeypatch.setattr(Attempt, step, sound)
+        monkeypatch.setattr(Redemption, step, sound)
         assert [(await merchant.redeem(code))[0] for code in codes[3:]] == [200] * 3
 
 
