@@ -49,7 +49,7 @@ while True:
 
 SUPERVISOR = """
 import asyncio, pathlib, sys
-from engine.processes import Child
+from engine.processes.process import Child
 from engine.processes.supervisor import Supervisor
 place = pathlib.Path(__file__).parent
 def child(name, stage):
