@@ -1,1 +1,4 @@
-"""The front end: from the socket to the answer. ``lua`` decides, ``persister`` remembers."""
+"""The front end: takes HTTP requests, runs the scripts of ``lua`` in Redis, and answers.
+
+``lua`` decides each redemption. ``persister`` writes the events into the ledger in PostgreSQL.
+"""

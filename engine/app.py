@@ -1,4 +1,4 @@
-"""The application of one worker: its resources in the order they are opened, its routes, its errors."""
+"""The application of one worker: opens its resources in order, starts background tasks, adds the routes."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ _CANCEL_AGAIN_S: Final = 0.5
 
 @contextlib.asynccontextmanager
 async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterator[web.Application]:
-    """The application with everything it needs; leaving the block drains the core and closes it all.
+    """Open the application with all its resources. Leaving the block drains the core and closes everything.
 
-    Waits until Redis holds a configuration: without one there is nothing to answer with.
+    Waits until Redis has a configuration, because no request can be answered without one.
     """
     telemetry = Telemetry()
     async with contextlib.AsyncExitStack() as stack:
@@ -58,7 +58,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
             settings.redis_url,
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 1),  # for a connection closed meanwhile; of all else callers are told
+            retry=Retry(NoBackoff(), 1),  # one retry, for a pooled connection that was closed meanwhile
         )
         stack.push_async_callback(redis.aclose)
         database = await stack.enter_async_context(open_database(settings, settings.database_url))
@@ -83,7 +83,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         )
         if headers := durability_headers(settings):
             app.on_response_prepare.append(_adding(headers))
-        app.on_shutdown.append(_closing(feed))  # else whoever waits there would be waited for
+        app.on_shutdown.append(_closing(feed))  # otherwise the shutdown would wait for its waiting readers
         app[SERVICES] = Services(
             settings=settings,
             authenticator=Authenticator(configuration, database),
@@ -114,7 +114,7 @@ def _adding(
     headers: dict[str, str],
 ) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
     async def add(request: web.Request, response: web.StreamResponse) -> None:
-        """Say in the answer to every change that it may be lost."""
+        """Add headers to the answer of every change: they say that the change may be lost."""
         if request.method not in {"GET", "HEAD"}:
             response.headers.update(headers)
 
@@ -122,14 +122,14 @@ def _adding(
 
 
 async def _first_configuration(configuration: ConfigurationCache) -> None:
-    told = False
+    logged = False
     while True:
         try:
             await configuration.refresh()
         except StoreUnavailable as fault:
-            if not told:
+            if not logged:
                 _log.warning("waiting for the configuration", extra={"reason": str(fault)})
-                told = True
+                logged = True
             await asyncio.sleep(_FIRST_CONFIGURATION_RETRY_S)
         else:
             return
@@ -137,20 +137,20 @@ async def _first_configuration(configuration: ConfigurationCache) -> None:
 
 @contextlib.asynccontextmanager
 async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run something for as long as the block lasts."""
+    """Run a task until the block ends, then cancel it."""
     task = asyncio.create_task(work)
-    task.add_done_callback(_tell_end)
+    task.add_done_callback(_log_failure)
     try:
         yield
     finally:
-        while not task.done():  # a client library may take a cancellation for a fault of the server
+        while not task.done():  # again: a client library may swallow a cancellation
             task.cancel()
             await asyncio.wait({task}, timeout=_CANCEL_AGAIN_S)
 
 
-def _tell_end(task: asyncio.Task[None]) -> None:
+def _log_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        _log.error("background work has ended", exc_info=error)
+        _log.error("a background task failed and has ended", exc_info=error)
 
 
 async def _keep_flushing(telemetry: Telemetry) -> None:

@@ -1,7 +1,7 @@
-"""PostgreSQL for the front end and the command line: one small pool, connected when first used.
+"""PostgreSQL for the front end and the command line: one small pool, which connects when first used.
 
-A worker starts and redeems while PostgreSQL is away; only what needs it fails then, with
-``StoreUnavailable``. Redemptions do not pass through here.
+Redemptions do not use it, so a worker starts and redeems while PostgreSQL is away. Other calls then fail with
+``StoreUnavailable``.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from engine.postgres_types import Connection, Pool
     from engine.settings import Settings
 
-# What asyncpg raises where the server, not our statement, is the trouble.
+# What asyncpg raises if the server is the cause, not our statement.
 AWAY: Final[tuple[type[Exception], ...]] = (
     OSError,  # TimeoutError is one of them
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
-    asyncpg.ReadOnlySQLTransactionError,  # a standby; or its disk is full, where it is managed
+    asyncpg.ReadOnlySQLTransactionError,  # a standby; or a managed server whose disk is full
     asyncpg.InterfaceError,
 )
-# A connection is made with nothing else at stake: whatever goes wrong then, it cannot be had.
+# While a connection is opened, every error of PostgreSQL means that there is no connection.
 _NO_CONNECTION: Final = (*AWAY, asyncpg.PostgresError)
 
 CLOSE_TIMEOUT_S: Final = 1.0
-"""How long PostgreSQL may take to say goodbye; whoever closes has ended all that was under way."""
+"""How long closing the pool may take. All work has ended before."""
 
 
 class Database:
-    """Connections and transactions; everything the driver raises for a missing server becomes a fault."""
+    """Gives connections and transactions. Turns the driver's errors for a missing server into faults."""
 
     def __init__(self, pool: Pool, *, timeout_s: float) -> None:
         self.pool = pool
@@ -45,15 +45,15 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection for the block.
+        """Give a connection for the block.
 
         Raises:
-            StoreUnavailable: none can be had in time, or it broke.
+            StoreUnavailable: there is no connection in time, or it broke.
         """
         try:
             connection = await self.pool.acquire(timeout=self._timeout_s)
         except _NO_CONNECTION as error:
-            raise StoreUnavailable(f"PostgreSQL cannot be reached: {_told(error)}") from error
+            raise StoreUnavailable(f"PostgreSQL cannot be reached: {_first_line(error)}") from error
         try:
             with _faults():
                 yield connection
@@ -63,7 +63,7 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def transaction(self, *, snapshot: bool = False) -> AsyncIterator[Connection]:
-        """A connection in a transaction; with ``snapshot`` it only reads, all of it at one point in time.
+        """Give a connection in a transaction. With ``snapshot`` it only reads, at one point in time.
 
         Raises:
             StoreUnavailable: as for ``connection``; certainly not committed.
@@ -84,12 +84,12 @@ class Database:
             except AWAY as error:
                 if snapshot:
                     raise
-                raise OutcomeUnknown(f"PostgreSQL went away during COMMIT: {_told(error)}") from error
+                raise OutcomeUnknown(f"PostgreSQL went away during COMMIT: {_first_line(error)}") from error
 
 
 @contextlib.asynccontextmanager
 async def open_database(settings: Settings, url: str) -> AsyncIterator[Database]:
-    """The pool of one process; opening it connects to nothing."""
+    """Open the pool of one process. This does not connect yet."""
     pool = await asyncpg.create_pool(
         url,
         min_size=0,
@@ -115,10 +115,10 @@ def _faults() -> Iterator[None]:
     except asyncpg.UndefinedTableError as error:
         raise StoreUnavailable("PostgreSQL is not initialised; `redeem init` does it") from error
     except AWAY as error:
-        if isinstance(error, ValueError):  # an argument of ours, after all
+        if isinstance(error, ValueError):  # an invalid argument, so a bug of ours
             raise
-        raise StoreUnavailable(f"PostgreSQL went away: {_told(error)}") from error
+        raise StoreUnavailable(f"PostgreSQL went away: {_first_line(error)}") from error
 
 
-def _told(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0] or type(error).__name__

@@ -1,4 +1,4 @@
-"""JSON: how the engine encodes it."""
+"""JSON encoding of the engine."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ encode = orjson.dumps
 
 
 def canonical(value: object) -> bytes:
-    """The same bytes for the same JSON value.
+    """Encode a value so that equal JSON values give equal bytes.
 
     Raises:
-        orjson.JSONEncodeError: nested too deep, or an integer past 64 bits.
+        orjson.JSONEncodeError: the nesting is too deep, or an integer has more than 64 bits.
     """
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)

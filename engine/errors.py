@@ -1,8 +1,8 @@
 """Refusals and faults.
 
-A refusal is a value: its code travels as a plain ``str`` from the script to the answer.
-A fault is an exception: ``Overloaded`` and ``StoreUnavailable`` mean certainly not done,
-``OutcomeUnknown`` perhaps done, ``ContractViolation`` our own bug.
+On the redeem path a refusal is a value: its code goes as a plain ``str`` from the script to the answer.
+A fault is an exception. ``Overloaded`` and ``StoreUnavailable`` mean that nothing was done.
+``OutcomeUnknown`` means that it may have been done. ``ContractViolation`` is a bug of the engine.
 ``engine/api/problems.py`` maps every code to HTTP.
 """
 
@@ -12,7 +12,7 @@ from typing import Final
 
 
 class Fault(Exception):
-    """Something failed that is not the caller's doing."""
+    """Something failed, and the caller is not the cause."""
 
     code = "internal_error"
 
@@ -36,27 +36,27 @@ class StoreBehind(StoreUnavailable):
 
 
 class OutcomeUnknown(Fault):
-    """Sent, and the reply was lost: perhaps done. Safe to retry with the same key."""
+    """The request was sent, but the reply was lost: perhaps done. Safe to retry with the same key."""
 
     code = "outcome_unknown"
 
 
 class ContractViolation(Fault):
-    """Two of our own parts disagree. A bug: logged whole, answered bare."""
+    """Two parts of the engine disagree: a bug. The details are logged, not sent to the caller."""
 
 
 RETRYABLE_FAULTS: Final = frozenset(
     fault.code for fault in (Overloaded, StoreUnavailable, StoreBehind, OutcomeUnknown)
 )
-"""Codes of faults after which the same request may fare better."""
+"""Codes of faults after which the same request may succeed if it is sent again."""
 
 
 class Refusal(Exception):
-    """A refusal raised where returning it would only thread it through; never on the redeem path.
+    """A refusal as an exception, for calls outside the redeem path and for request checks.
 
     Attributes:
         code: a key of ``engine.api.problems.PROBLEMS``.
-        detail: what exactly, in a sentence. Never a code, key or token.
+        detail: one sentence about the cause. Never contains a code, key or token.
     """
 
     def __init__(self, code: str, detail: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Names for what asyncpg returns. It ships no types, so to a type checker each of them is ``Any``."""
+"""Type names for the objects of asyncpg. It has no type annotations, so each of them is ``Any``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loads SQL. Every query of both packages stands in a ``.sql`` file beside the modules that use it."""
+"""Loads SQL. Every query of engine and persister is in a ``.sql`` file beside the modules that use it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ _QUERY = re.compile(r"^-- name: (\w+)\n(.*?)(?=^-- name: |\Z)", re.MULTILINE | r
 
 @functools.cache
 def queries(package: str, name: str) -> Mapping[str, str]:
-    """The queries of ``<name>.sql`` in ``package``, by their names.
+    """Return the queries of ``<name>.sql`` in ``package``, by their names.
 
-    A line ``-- name: <query>`` begins a query, which ends at the next such line or with the file. Its last
-    semicolon is left out, as ``COPY (query)`` takes none. Text above the first name is a comment on the file.
+    A line ``-- name: <query>`` begins a query, which ends at the next such line or with the file. The final
+    semicolon is removed, because ``COPY (query)`` does not allow one. Text before the first name is a comment
+    on the file.
 
     Call this at module level, so that a missing file fails the import and not a request:
-    ``_SQL: Final = queries(__package__, "voids")``, then ``_SQL["insert"]``. A name that the file lacks is a
-    ``KeyError``; ``tests/contract/test_sql.py`` finds those, and unused queries.
+    ``_SQL: Final = queries(__package__, "voids")``, then ``_SQL["insert"]``. An unknown name raises
+    ``KeyError``; ``tests/contract/test_sql.py`` finds unknown names and unused queries.
 
     Raises:
         FileNotFoundError: the package has no such file.
-        ValueError: two queries have one name, or the file has no query.
+        ValueError: two queries have the same name, or the file has no query.
     """
     text = (resources.files(package) / f"{name}.sql").read_text(encoding="utf-8")
     found = [(match[1], match[2].strip().removesuffix(";")) for match in _QUERY.finditer(text)]
     by_name = dict(found)
     if not found or len(by_name) != len(found):
-        raise ValueError(f"{package}/{name}.sql has no query, or two of one name")
+        raise ValueError(f"{package}/{name}.sql has no query, or two queries with the same name")
     return MappingProxyType(by_name)

@@ -9,18 +9,18 @@ from typing import Final
 
 from engine.errors import Refusal
 
-EPOCH_YEAR: Final = 1970  # Redis counts milliseconds from there
-# RFC 3339, section 5.6, and a space for the T, as its note allows.
+EPOCH_YEAR: Final = 1970  # Redis counts milliseconds from this year
+# RFC 3339, section 5.6. Its note allows a space instead of the T.
 _INSTANT: Final = re.compile(
     r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)(Z|[+-]\d\d:?\d\d)?", re.ASCII | re.IGNORECASE
 )
 
 
 def parse_instant(name: str, text: str) -> datetime:
-    """A time to the millisecond, in UTC; ``name`` says in refusals which one it is.
+    """Parse a time; return it in UTC, to the millisecond. ``name`` is the parameter's name for refusals.
 
     Raises:
-        Refusal: ``malformed_request``: it is none, has no zone, or is before 1970.
+        Refusal: ``malformed_request``: it is not a time, has no zone, or is before 1970.
     """
     match = _INSTANT.fullmatch(text)
     if not match:
@@ -37,19 +37,19 @@ def parse_instant(name: str, text: str) -> datetime:
 
 
 def milliseconds(at: datetime) -> int:
-    """Milliseconds since the epoch, as Redis counts them."""
+    """Return milliseconds since the epoch, as Redis counts them."""
     return round(at.timestamp() * 1000)
 
 
 @functools.lru_cache(maxsize=256)  # the redemptions of one call share their millisecond
 def instant(at_ms: int) -> str:
-    """ISO 8601 in UTC, to the millisecond, of milliseconds since the epoch."""
+    """Format milliseconds since the epoch as ISO 8601 in UTC, to the millisecond."""
     second, rest = divmod(at_ms, 1000)
     return f"{datetime.fromtimestamp(second, UTC).isoformat().removesuffix('+00:00')}.{rest:03}Z"
 
 
 def shown_instant(at: datetime) -> str:
-    """ISO 8601 in UTC, to the millisecond."""
+    """Format a time as ISO 8601 in UTC, to the millisecond."""
     return instant(milliseconds(at))
 
 

@@ -1,6 +1,6 @@
 """One front-end process: ``python -m engine.worker``, started by the supervisor.
 
-It shares its port with the other workers (SO_REUSEPORT): the kernel spreads connections.
+It shares its port with the other workers (SO_REUSEPORT); the kernel distributes the connections.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ GC_ALLOCATIONS = 50_000
 
 @contextlib.asynccontextmanager
 async def serving(settings: Settings, metrics_dir: Path | None) -> AsyncIterator[int]:
-    """Serve on the settings' host and port; gives the port.
+    """Serve on the settings' host and port. Gives the port to the block.
 
-    Leaving the block stops accepting, finishes what is in flight, and disconnects.
+    Leaving the block stops accepting connections, finishes running requests and disconnects.
     """
     loop = asyncio.get_running_loop()
     async with open_app(settings, metrics_dir) as app:
-        # aiohttp waits for so long twice: for the handlers to end, and again before it ends them.
+        # aiohttp waits this long twice: for the handlers to end, and again before it cancels them.
         runner = web.AppRunner(app, shutdown_timeout=settings.stop_timeout_s / 4, access_log=None)
         await runner.setup()
         if runner.server is None:
@@ -73,7 +73,7 @@ async def _run(settings: Settings, ready_file: Path | None) -> None:
     stop = asyncio.Event()
     metrics_dir = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     async with serving(settings, Path(metrics_dir) if metrics_dir else None):
-        for number in (signal.SIGTERM, signal.SIGINT):  # until here they simply end the process
+        for number in (signal.SIGTERM, signal.SIGINT):  # before this line, they end the process at once
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         WORKERS.set(1)
         _collect_rarely()
@@ -85,9 +85,9 @@ async def _run(settings: Settings, ready_file: Path | None) -> None:
 
 
 def _collect_rarely() -> None:
-    """Let the collector of cycles run less often, and pass over what is here to stay.
+    """Make the garbage collector run less often, and skip the objects that exist already.
 
-    A redemption makes objects, and no cycle; by default 7 % of a worker's time go into looking for one.
+    A redemption makes no reference cycles. By default, 7 % of a worker's time goes into searching for them.
     """
     gc.collect()
     gc.freeze()
@@ -95,9 +95,9 @@ def _collect_rarely() -> None:
 
 
 def main() -> int:
-    """Serve until SIGTERM or SIGINT; the argument is a file to write the pid to once it serves.
+    """Serve until SIGTERM or SIGINT. The argument is a file for the pid, written when the worker serves.
 
-    Exit 2 for settings that cannot be used.
+    Returns exit code 2 for invalid settings.
     """
     try:
         settings = settings_module.load(os.environ)

@@ -1,1 +1,4 @@
-"""Campaigns, batches, API keys, voids, the audit log, and publishing all of it to Redis."""
+"""The control plane: changes the configuration in PostgreSQL and publishes it to Redis.
+
+The configuration is campaigns, batches, API keys and voids. The audit log is here, too.
+"""

@@ -1,7 +1,7 @@
-"""API keys: who may call, and what. A key is shown once; only its SHA-256 digest is kept.
+"""API keys: creates, revokes and lists them. A key is shown once; only its SHA-256 digest is stored.
 
-A key is ``rk_<id>_<secret>``: 43 characters of the secret are 256 random bits, so a plain
-digest is as good as a slow one. The id in it lets a leaked key be named without trying it.
+A key is ``rk_<id>_<secret>``. The secret's 43 characters hold 256 random bits, so a fast digest is as
+safe as a slow one. The id in the key shows which key was leaked, without a call to try it.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _SQL: Final = queries(__package__, "api_keys")
 
 
 class NewApiKey(msgspec.Struct, forbid_unknown_fields=True):
-    """A key as it is asked for."""
+    """Body of ``POST /v1/keys``."""
 
     name: str
     scopes: list[str]
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A key as it is shown: never the key itself, never its digest."""
+    """An API key as the API shows it: never the key itself, never its digest."""
 
     id: str
     name: str
@@ -52,7 +52,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     revoked_at: datetime | None
 
     def document(self) -> dict[str, object]:
-        """How it is shown, times in ISO 8601, UTC."""
+        """Return the JSON object of the API. Times are ISO 8601 in UTC."""
         return {
             name: shown_instant(value) if isinstance(value, datetime) else value
             for name, value in msgspec.structs.asdict(self).items()
@@ -60,7 +60,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IssuedKey(msgspec.Struct, frozen=True):
-    """A key just made. ``key`` is nowhere else: show it once, then forget it."""
+    """A new API key. ``key`` is stored nowhere: show it once, then forget it."""
 
     api_key: ApiKey
     key: str
@@ -69,22 +69,24 @@ class IssuedKey(msgspec.Struct, frozen=True):
         return f"IssuedKey({self.api_key.id})"
 
     def document(self) -> dict[str, object]:
-        """How it is shown this once, the key itself included."""
+        """Return the JSON object of the API, with the key itself."""
         return self.api_key.document() | {"key": self.key}
 
 
 def digest(key: str) -> bytes:
-    """What is kept of a key."""
+    """Return the SHA-256 digest under which a key is stored."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
 async def create(
     plane: ControlPlane, name: str, scopes: Sequence[str], *, actor: str = "cli"
 ) -> Changed[IssuedKey]:
-    """Make a key, record its digest and publish it; ``actor`` is the id of the key that asks for it.
+    """Create an API key, store its digest and publish it.
+
+    ``actor`` is the id of the key of the caller, or ``cli``.
 
     Raises:
-        Refusal: ``malformed_request``: the name or a scope will not do.
+        Refusal: ``malformed_request``: the name or a scope is invalid.
     """
     check_name(name)
     if not scopes or set(scopes) - set(SCOPES):
@@ -110,7 +112,7 @@ async def create(
 
 
 async def revoke(plane: ControlPlane, key_id: str, *, actor: str = "cli") -> Changed[ApiKey]:
-    """Revoke a key for good; revoking it again changes nothing. ``actor`` is as for ``create``.
+    """Revoke an API key for good. Revoking it again changes nothing. ``actor``: as for ``create``.
 
     Raises:
         Refusal: ``not_found``.
@@ -131,7 +133,7 @@ async def revoke(plane: ControlPlane, key_id: str, *, actor: str = "cli") -> Cha
 
 
 async def find(database: Database, secret: str) -> configuration.CachedKey | None:
-    """The valid key that this is, asked of PostgreSQL; None where it is none."""
+    """Look up an API key in PostgreSQL. Return None if it is unknown or revoked."""
     async with database.connection() as connection:
         row = await connection.fetchrow(_SQL["by_digest"], digest(secret))
     if row is None:
@@ -142,7 +144,7 @@ async def find(database: Database, secret: str) -> configuration.CachedKey | Non
 
 
 async def page(plane: ControlPlane, *, after: str | None, limit: int) -> list[ApiKey]:
-    """At most ``limit`` keys, the oldest first, from behind the one with the id ``after``."""
+    """Return at most ``limit`` keys, the oldest first, starting after the key with the id ``after``."""
     if after is not None and not _ID.fullmatch(after):
         raise Refusal("malformed_request", "after is not a cursor of this list")
     async with plane.database.connection() as connection:

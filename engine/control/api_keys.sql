@@ -1,4 +1,4 @@
--- Whoever lists keys never sees a digest.
+-- Queries for lists never return a digest.
 
 -- name: insert
 INSERT INTO api_keys (id, name, digest, scopes, version) VALUES ($1, $2, $3, $4, $5)

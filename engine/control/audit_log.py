@@ -1,7 +1,7 @@
-"""The audit log: who did what to what, when, and why.
+"""The audit log: who did what, when, and why.
 
-An act that changes something is recorded in the transaction of the change. One that only takes
-something out, an export, is recorded and committed before it begins; how it ended is added then.
+A change is recorded in its own transaction. An export changes nothing, so it is recorded and committed
+before it begins; its outcome is added when it ends.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SQL: Final = queries(__package__, "audit_log")
 
 
 class Act(msgspec.Struct, frozen=True, kw_only=True):
-    """One act. ``outcome`` is None where there is none to tell, or none was told yet."""
+    """One entry of the audit log. ``outcome`` is None for a change, and for an export that has not ended."""
 
     id: int
     at: datetime
@@ -38,7 +38,7 @@ class Act(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str | None
 
     def document(self) -> dict[str, object]:
-        """How it is shown, times in ISO 8601, UTC."""
+        """Return the JSON object of the API. Times are ISO 8601 in UTC."""
         return msgspec.structs.asdict(self) | {"at": shown_instant(self.at)}
 
 
@@ -51,10 +51,10 @@ async def record(
     reason: str | None = None,
     details: Mapping[str, object] | None = None,
 ) -> int:
-    """Record an act in the transaction under way, and return its id.
+    """Record an act in the current transaction, and return its id.
 
-    ``actor`` is the id of an API key, or ``cli``; ``subject`` says what it is about as ``<kind>:<id>``,
-    such as ``batch:3``. Nothing here may be a code, a key or a secret.
+    ``actor`` is the id of an API key, or ``cli``. ``subject`` is ``<kind>:<id>``, such as ``batch:3``.
+    No argument may contain a code, a key or a secret.
     """
     shown = None if details is None else orjson.dumps(details).decode()
     number: int = await connection.fetchval(_SQL["record"], actor, act, subject, reason, shown)
@@ -62,14 +62,14 @@ async def record(
 
 
 async def finish(connection: Connection, act_id: int, outcome: str) -> None:
-    """Add how an act ended."""
+    """Add the outcome of an act that has ended."""
     await connection.execute(_SQL["finish"], act_id, outcome)
 
 
 async def page(
     database: Database, *, act: str | None, subject: str | None, after: int | None, limit: int
 ) -> list[Act]:
-    """At most ``limit`` acts, the newest first, from behind the one numbered ``after``."""
+    """Return at most ``limit`` acts, the newest first, starting after the act with the id ``after``."""
     before = ID_MAX if after is None else after
     async with database.connection() as connection:
         rows = await connection.fetch(_SQL["page"], limit, before, act, subject)

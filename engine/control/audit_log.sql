@@ -1,5 +1,3 @@
--- The audit log.
-
 -- name: record
 INSERT INTO acts (actor, act, subject, reason, details) VALUES ($1, $2, $3, $4, $5) RETURNING id;
 

@@ -1,6 +1,7 @@
-"""Batches of minted codes: issuing one is a row, and its codes are computed from it, again and again.
+"""Batches of minted codes: issues them and exports their codes.
 
-The codes themselves are nowhere: exporting a batch computes the same bytes as minting it did.
+A batch is one row in PostgreSQL. Its codes are not stored: each export computes the same codes from the
+row and the mint key.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _SQL: Final = queries(__package__, "batches")
 
 
 class NewBatch(msgspec.Struct, forbid_unknown_fields=True):
-    """A batch as it is asked for."""
+    """Body of ``POST /v1/campaigns/{id}/batches``."""
 
     count: int
     format: str = DEFAULT_FORMAT.name
@@ -53,7 +54,10 @@ class NewBatch(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch as it is kept: serials 0 to ``count - 1`` are issued, ``mint_key`` names the key."""
+    """A batch as stored in PostgreSQL.
+
+    Serials 0 to ``count - 1`` are issued. ``mint_key`` is the name of the key, not the key.
+    """
 
     id: int
     campaign: str
@@ -65,26 +69,26 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
 
     def document(self) -> dict[str, object]:
-        """How it is shown, times in ISO 8601, UTC."""
+        """Return the JSON object of the API. Times are ISO 8601 in UTC."""
         return msgspec.structs.asdict(self) | {"created_at": shown_instant(self.created_at)}
 
 
 class MintedBatch(msgspec.Struct, frozen=True):
-    """A batch just issued, and the chance that one guess in its format is a code of any batch."""
+    """A new batch, and the chance that one guess in its format is a code of any batch."""
 
     batch: Batch
     chance: str
 
     def document(self) -> dict[str, object]:
-        """How it is shown."""
+        """Return the JSON object of the API."""
         return self.batch.document() | {"guess_chance": self.chance}
 
 
 def load_mint_keys(settings: Settings) -> MintKeys:
-    """The mint keys as they are now; one that was just added is among them.
+    """Read the mint keys anew, so that a key that was just added is found.
 
     Raises:
-        StoreUnavailable: there are none, or they cannot be used.
+        StoreUnavailable: there are no mint keys, or they cannot be used.
     """
     try:
         return mint_keys.from_settings(settings)
@@ -97,12 +101,12 @@ async def mint(
 ) -> Changed[MintedBatch]:
     """Issue a batch under the current mint key and publish it.
 
-    Batch numbers come from a sequence, and issuing takes the deployment's lock: batches never
-    overlap, and the guess chance counts every code of the format that is issued.
+    Batch numbers come from a sequence, so batches never overlap. Issuing takes the deployment's lock, so
+    the guess chance counts every issued code of the format.
 
     Raises:
         Refusal: ``campaign_not_found``, ``campaign_ended``, or ``malformed_request``: count,
-            format or prefix will not do, or codes of this format could be guessed.
+            format or prefix is invalid, or codes of this format would become guessable.
         StoreUnavailable: no mint key, or no PostgreSQL; nothing is issued.
     """
     prefix = _check(new, plane.settings)
@@ -136,7 +140,7 @@ async def mint(
 
 
 async def get(plane: ControlPlane, batch_id: int) -> Batch:
-    """One batch.
+    """Return one batch.
 
     Raises:
         Refusal: ``batch_not_found``.
@@ -146,7 +150,7 @@ async def get(plane: ControlPlane, batch_id: int) -> Batch:
 
 
 async def find(connection: Connection, batch_id: int) -> Batch:
-    """One batch, on a connection there is.
+    """Return one batch, read over a given connection.
 
     Raises:
         Refusal: ``batch_not_found``.
@@ -158,7 +162,7 @@ async def find(connection: Connection, batch_id: int) -> Batch:
 
 
 async def page(plane: ControlPlane, campaign_id: str, *, after: int | None, limit: int) -> list[Batch]:
-    """At most ``limit`` batches of a campaign, the oldest first, from behind the one numbered ``after``.
+    """Return at most ``limit`` batches of a campaign, the oldest first, starting after the id ``after``.
 
     Raises:
         Refusal: ``campaign_not_found``.
@@ -172,18 +176,18 @@ async def page(plane: ControlPlane, campaign_id: str, *, after: int | None, limi
 
 
 def codes(batch: Batch, settings: Settings) -> Iterator[bytes]:
-    """All codes of a batch as CSV lines ``code,serial``, in chunks, without the header.
+    """Yield all codes of a batch as CSV lines ``code,serial``, in chunks, without the header.
 
-    The same bytes each time. Memory is bounded; a chunk takes some tens of milliseconds, so an
-    event loop leaves it to a thread.
+    Every call yields the same bytes. Memory is bounded. A chunk takes some tens of milliseconds, so call
+    ``next`` in a thread. The errors are raised by the call itself, not by the iterator.
 
     Raises:
-        Refusal: ``malformed_request``: they were imported, so they are not known; at once.
-        StoreUnavailable: the batch's mint key is not among ours; at once.
+        Refusal: ``malformed_request``: the codes were imported, so only their digests are known.
+        StoreUnavailable: the batch's mint key is not known here.
     """
     if batch.format == IMPORTED:
         raise Refusal(
-            "malformed_request", "The codes of this batch were imported: only their digests are kept."
+            "malformed_request", "The codes of this batch were imported: only their digests are stored."
         )
     codec = Codec(load_mint_keys(settings).by_name)
     try:
@@ -200,13 +204,14 @@ def codes(batch: Batch, settings: Settings) -> Iterator[bytes]:
 async def exporting(
     plane: ControlPlane, batch: Batch, *, actor: str, details: dict[str, object]
 ) -> AsyncIterator[None]:
-    """Audit an export of a batch's codes: no code is given away before the act is committed.
+    """Record an export of a batch's codes in the audit log; the block does the export.
 
-    Its outcome is added behind the block: ``complete``, or ``aborted`` where the block raises. It stays
-    open where the process dies meanwhile, or PostgreSQL is away by then.
+    The entry is committed before the block runs. Its outcome is added after the block: ``complete``, or
+    ``aborted`` if the block raises. The outcome stays empty if the process dies, or if PostgreSQL is away
+    at the end.
 
     Raises:
-        StoreUnavailable: it cannot be recorded; nothing may be exported.
+        StoreUnavailable: the export cannot be recorded; nothing may be exported.
     """
     async with plane.database.transaction() as connection:
         act_id = await audit_log.record(
@@ -225,11 +230,11 @@ async def exporting(
             async with plane.database.connection() as connection:
                 await audit_log.finish(connection, act_id, outcome)
         except Fault as fault:
-            _log.warning("the end of an export is not recorded", extra={"act": act_id, "reason": str(fault)})
+            _log.warning("cannot record how an export ended", extra={"act": act_id, "reason": str(fault)})
 
 
 def _check(new: NewBatch, settings: Settings) -> str | None:
-    """The prefix as it is kept."""
+    """Check a new batch; return its prefix as it is stored."""
     count_max = min(settings.mint_count_max, SERIAL_LIMIT)
     if not 1 <= new.count <= count_max:
         raise Refusal("malformed_request", f"count must be between 1 and {count_max}")

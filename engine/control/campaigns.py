@@ -1,8 +1,8 @@
-"""Campaigns: what may be said of one, what may be changed when, and where they are kept.
+"""Campaigns: checks their definitions and changes, and stores them in PostgreSQL.
 
-The same definitions come from HTTP (``admin``) and from the command line (``cli.campaigns``).
-A campaign with limits across its codes is pinned to one shard, so that one script call sees
-all of its state; a campaign without is spread over all shards (DESIGN section 5).
+Called from HTTP (``http.admin``) and from the command line (``cli.campaigns``). A campaign with limits
+across its codes is pinned to one shard, so that one script call sees all of its state. A campaign without
+such limits is spread over all shards (DESIGN section 5).
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 KINDS: Final = ("single", "multi", "balance")
 STATES: Final = ("draft", "active", "paused", "ended")
 NAME_LENGTH_MAX: Final = 200
-# From each state the others it may go to; ``ended`` is final.
+# For each state the states that may follow it; ``ended`` is final.
 TRANSITIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "draft": ("active", "ended"),
     "active": ("paused", "ended"),
     "paused": ("active", "ended"),
     "ended": (),
 }
-LIMITS: Final = {"stock": 0, "per_user_limit": 1, "budget": 0}  # limits across codes, and the least of each
+LIMITS: Final = {"stock": 0, "per_user_limit": 1, "budget": 0}  # limits across codes, each with its minimum
 REMOVABLE: Final = ("amount", "currency", *LIMITS, "starts_at", "ends_at")
 
 # ISO 4217, list one: the currencies in use, without funds, metals and test codes.
@@ -54,7 +54,7 @@ _SQL: Final = queries(__package__, "campaigns")
 
 
 class NewCampaign(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A campaign as it is asked for. ``amount`` in minor units of ``currency``."""
+    """Body of ``POST /v1/campaigns``. ``amount`` and ``budget`` are in minor units of ``currency``."""
 
     name: str
     kind: str = "single"
@@ -70,7 +70,7 @@ class NewCampaign(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class CampaignChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What to change of a campaign; null removes, what is not named stays."""
+    """Body of ``PATCH /v1/campaigns/{id}``: null removes a value, a member that is left out stays."""
 
     name: str | UnsetType = UNSET
     kind: str | UnsetType = UNSET
@@ -86,7 +86,7 @@ class CampaignChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True):
-    """What a campaign says, checked."""
+    """What a merchant defines of a campaign, after all checks."""
 
     name: str
     kind: str
@@ -102,19 +102,19 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def limited(self) -> bool:
-        """Whether it has limits across its codes, and so must be pinned."""
+        """Whether the campaign has limits across its codes, and so must be pinned to one shard."""
         return any(getattr(self, name) is not None for name in LIMITS)
 
 
 class Campaign(Definition, frozen=True, kw_only=True):
-    """A campaign as it is kept."""
+    """A campaign as stored in PostgreSQL."""
 
     id: str
     pinned_shard: int | None
     created_at: datetime
 
     def document(self) -> dict[str, object]:
-        """How it is shown: all of it, times in ISO 8601, UTC."""
+        """Return the JSON object of the API. Times are ISO 8601 in UTC."""
         shown = {
             name: shown_instant(value) if isinstance(value, datetime) else value
             for name, value in msgspec.structs.asdict(self).items()
@@ -123,10 +123,10 @@ class Campaign(Definition, frozen=True, kw_only=True):
 
 
 def define(new: NewCampaign) -> Definition:
-    """Check a campaign that is asked for.
+    """Check the definition of a new campaign.
 
     Raises:
-        Refusal: ``malformed_request``, saying in which field and what would be right.
+        Refusal: ``malformed_request``; the detail names the field and the values it takes.
     """
     if new.state not in {"draft", "active"}:
         raise _malformed("state of a new campaign must be draft or active")
@@ -150,11 +150,11 @@ def define(new: NewCampaign) -> Definition:
 
 
 def revise(campaign: Campaign, changes: CampaignChange, *, has_batches: bool) -> Definition:
-    """The definition after a change, where the campaign's state and codes allow it.
+    """Return the definition after a change, if the campaign's state and codes allow the change.
 
-    Once it left draft its face value is fixed, and limits may be moved or removed but not
-    added: what was redeemed before was not counted for them. Where its codes are is fixed by
-    then, and as soon as it has any. An ended campaign can only be renamed.
+    After draft, the face value is fixed. Limits can be moved or removed but not added: earlier
+    redemptions were not counted for them. The shards of the codes are fixed after draft, and as soon as
+    the campaign has codes. An ended campaign can only be renamed.
 
     Raises:
         Refusal: ``malformed_request`` or ``campaign_ended``, with the reason.
@@ -185,7 +185,7 @@ def revise(campaign: Campaign, changes: CampaignChange, *, has_batches: bool) ->
 
 
 def check_name(name: str) -> str:
-    """A name that can be kept and shown.
+    """Return the name if it can be stored and shown.
 
     Raises:
         Refusal: ``malformed_request``.
@@ -198,7 +198,7 @@ def check_name(name: str) -> str:
 
 
 async def create(plane: ControlPlane, definition: Definition) -> Changed[Campaign]:
-    """Record a campaign and publish it."""
+    """Store a new campaign and publish it."""
 
     async def write(under: Change) -> Campaign:
         number = await under.connection.fetchval(_SQL["next_number"])
@@ -228,7 +228,7 @@ async def update(plane: ControlPlane, campaign_id: str, changes: CampaignChange)
     """Change a campaign and publish it.
 
     Raises:
-        Refusal: ``campaign_not_found``, or what ``revise`` refuses.
+        Refusal: ``campaign_not_found``, or as ``revise``.
     """
 
     async def write(under: Change) -> Campaign:
@@ -260,7 +260,7 @@ async def update(plane: ControlPlane, campaign_id: str, changes: CampaignChange)
 
 
 async def get(plane: ControlPlane, campaign_id: str) -> Campaign:
-    """One campaign.
+    """Return one campaign.
 
     Raises:
         Refusal: ``campaign_not_found``.
@@ -270,7 +270,7 @@ async def get(plane: ControlPlane, campaign_id: str) -> Campaign:
 
 
 async def find(connection: Connection, campaign_id: str) -> Campaign:
-    """One campaign, on a connection there is.
+    """Return one campaign, read over a given connection.
 
     Raises:
         Refusal: ``campaign_not_found``.
@@ -282,7 +282,7 @@ async def find(connection: Connection, campaign_id: str) -> Campaign:
 
 
 async def page(plane: ControlPlane, *, after: str | None, limit: int) -> list[Campaign]:
-    """At most ``limit`` campaigns, the oldest first, from behind the one with the id ``after``."""
+    """Return at most ``limit`` campaigns, the oldest first, starting after the one with the id ``after``."""
     if after is not None and not _ID.fullmatch(after):
         raise _malformed("after is not a cursor of this list")
     async with plane.database.connection() as connection:
@@ -316,7 +316,9 @@ def _check(definition: Definition) -> None:
         raise _malformed("currency must be an ISO 4217 code, such as EUR")
     _check_number("max_uses", definition.max_uses, 1)
     if (definition.kind == "multi") != (definition.max_uses is not None):
-        raise _malformed("max_uses belongs to campaigns of the kind multi, and they need it")
+        raise _malformed(
+            "max_uses is required for campaigns of the kind multi, and allowed for no other kind"
+        )
     if definition.amount is None and (definition.kind == "balance" or definition.budget is not None):
         raise _malformed("a balance or a budget needs an amount, the face value, and its currency")
     for name, least in LIMITS.items():

@@ -1,8 +1,8 @@
-"""The control plane: every change of configuration, made in PostgreSQL, the truth.
+"""Makes every change of the configuration: first in PostgreSQL, the source of truth, then in Redis.
 
-A change is one transaction that takes the deployment's row lock, so that versions are
-committed in their order; then it is published (``publishing``). What Redis did not take then,
-``republishing`` brings later.
+A change is one transaction. It takes the deployment's row lock, so that versions are committed in their
+order. After the commit the change is published (``publishing``). If Redis cannot take it then,
+``republishing`` publishes it later.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ControlPlane:
-    """What the control plane works with, in one process.
+    """The connections and settings that changes need, in one process.
 
     Attributes:
-        idempotency: of the request that the next change is made for, if that may be sent again. Such a
-            plane makes this one change.
+        idempotency: the idempotency record of the current request, if the request has an Idempotency-Key.
+            A plane with a record makes one change only.
     """
 
     database: Database
@@ -48,7 +48,7 @@ class ControlPlane:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change under way: its transaction, and the version its rows must carry."""
+    """A change in its transaction. Every row that it writes must have ``version``."""
 
     connection: Any
     version: int
@@ -57,12 +57,12 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Changed(Generic[T]):
-    """A change that is committed.
+    """A committed change.
 
     Attributes:
-        value: what it made.
-        published: whether Redis has it, so that it holds from the next redemption on. If not, it
-            is not lost: ``republishing`` publishes it as soon as Redis can take it.
+        value: the result of the change.
+        published: whether Redis has the change, so that it applies from the next redemption on. If not,
+            ``republishing`` publishes it as soon as Redis can take it.
     """
 
     value: T
@@ -70,15 +70,15 @@ class Changed(Generic[T]):
 
 
 async def change(plane: ControlPlane, write: Callable[[Change], Awaitable[T]]) -> Changed[T]:
-    """Run ``write`` in a transaction with a version of its own, commit, publish.
+    """Run ``write`` in a transaction with a new version, commit, publish.
 
-    Redis failing after the commit is not an error: the change is made and will take effect, and
-    a caller that repeated it would make it twice. It is told by ``Changed.published`` instead.
+    A failure of Redis after the commit raises nothing: the change is made and will take effect, and a
+    caller that repeats it would make it twice. ``Changed.published`` is False then.
 
     Raises:
-        Replayed, Refusal: what the plane's idempotency record has to say; nothing is changed.
+        Replayed, Refusal: as ``IdempotencyRecord.claim``, or as ``write``; nothing is changed.
         StoreUnavailable: PostgreSQL cannot be used; nothing is changed.
-        OutcomeUnknown: it went away during the commit.
+        OutcomeUnknown: PostgreSQL went away during the commit.
     """
     async with plane.database.transaction() as connection:
         if plane.idempotency is not None:
@@ -93,7 +93,7 @@ async def change(plane: ControlPlane, write: Callable[[Change], Awaitable[T]]) -
 
 
 async def try_publish(plane: ControlPlane) -> bool:
-    """Publish what is committed, and say whether Redis has taken all of it."""
+    """Publish what is committed. Return whether Redis has taken all of it."""
     try:
         await publish(plane.redis, plane.database)
     except StoreUnavailable as error:

@@ -1,4 +1,4 @@
--- Versions of the configuration, and what changed since one.
+-- Versions of the configuration, and the rows that changed after a version.
 
 -- name: next_version
 UPDATE deployment SET control_version = control_version + 1 RETURNING control_version, shards;
@@ -25,7 +25,8 @@ FROM campaigns WHERE version > $1;
 SELECT id, campaign, count, format, prefix, mint_key, version FROM batches WHERE version > $1;
 
 -- name: voids_since
--- In their order. `in_ledger`: the ledger has the event of this one, counted among those of its likes.
+-- Ordered by version. The same range can be declared several times, so events are matched by count:
+-- `in_ledger` is true for the n-th declaration if the ledger has at least n events of that range and type.
 WITH numbered AS (
     SELECT *, row_number() OVER (PARTITION BY batch, first_serial, last_serial, void ORDER BY version) AS number
     FROM voids

@@ -1,4 +1,4 @@
-"""The erasure of a user's name from the ledger, on request."""
+"""Erases a user's name from the ledger, on request of an operator."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ _SQL: Final = queries(__package__, "erasure")
 
 
 class Erasure(msgspec.Struct, frozen=True, kw_only=True):
-    """An erasure: the pseudonym that a user has now, and in how many entries of the ledger."""
+    """A done erasure: the user's new pseudonym, and the number of ledger entries that were changed."""
 
     user: str
     events: int
 
     def document(self) -> dict[str, object]:
-        """How it is shown; the name that was erased is not."""
+        """Return the JSON object of the API. It does not contain the erased name."""
         return {"user": self.user, "status": "erased", "events": self.events}
 
 
 async def erase(plane: ControlPlane, user: str, *, actor: str, reason: str | None = None) -> Changed[Erasure]:
-    """Put a random pseudonym in place of a user's name, wherever the ledger has it; sums stay as they are.
+    """Replace a user's name with a random pseudonym everywhere in the ledger. Sums do not change.
 
-    First waits until the ledger has what the streams held when this began, so that none of it brings
-    the name back. ``actor`` is the id of an API key or ``cli``. Nothing leads from the name to the
-    pseudonym: the audit log has only the latter.
+    First waits until the ledger has every entry that the streams hold now, so that no older entry brings
+    the name back. ``actor`` is the id of an API key, or ``cli``. The audit log has the pseudonym only, so
+    nobody can find the pseudonym of a name.
 
     Raises:
-        Refusal: ``user_not_found``; ``malformed_request``: a reason that will not do.
-        Replayed: what the plane's idempotency record has to say.
-        StoreUnavailable: PostgreSQL or Redis cannot be used, or the ledger does not get there within
-            ``erasure_timeout_s``, or its change takes longer than that; nothing is changed.
+        Refusal: ``user_not_found``; ``malformed_request``: the reason is invalid.
+        Replayed: as ``IdempotencyRecord.claim``.
+        StoreUnavailable: PostgreSQL or Redis cannot be used, the ledger does not catch up within
+            ``erasure_timeout_s``, or the update takes longer than that; nothing is changed.
         OutcomeUnknown: PostgreSQL went away during the commit.
     """
     if reason is not None:
@@ -81,7 +81,7 @@ async def erase(plane: ControlPlane, user: str, *, actor: str, reason: str | Non
 
 
 async def _let_ledger_catch_up(plane: ControlPlane) -> None:
-    """Wait until the ledger has every entry that the streams have now."""
+    """Wait until the ledger has every entry that is in the streams at the start of this call."""
     deadline = asyncio.get_running_loop().time() + plane.settings.erasure_timeout_s
     async with plane.database.connection() as connection:
         offsets = await ledger_offsets(connection)

@@ -1,12 +1,12 @@
 -- name: erase
--- The chain (persister/ingest/chain.py) goes on with what it had of the name: a hash that nobody can compute again.
+-- The chain (persister/ingest/chain.py) stays valid: user_seal becomes the hash that the chain has of the name.
 UPDATE ledger SET user_id = $2, user_seal = CASE octet_length(user_seal)
     WHEN 32 THEN user_seal
     ELSE sha256(user_seal || convert_to(user_id, 'UTF8')) END
 WHERE user_id = $1 AND user_id <> '';
 
 -- name: erase_rejects
--- What is no event has whichever fields it has: names and values in turn.
+-- A reject is a stream entry that is not a valid event: raw holds its field names and values in turn.
 UPDATE ledger_rejects AS l
 SET raw = (
     SELECT array_agg(CASE WHEN at % 2 = 0 AND l.raw[at - 1] = 'user' AND l.raw[at] = $1 THEN $2 ELSE l.raw[at] END ORDER BY at)

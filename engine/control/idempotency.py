@@ -1,9 +1,9 @@
-"""Idempotency records of administration: a call sent again with its Idempotency-Key is answered again.
+"""Idempotency records of admin calls: a repeated call with the same Idempotency-Key gets the first answer.
 
-An idempotency record is a row that is written in the transaction of the change: there are both or neither,
-wherever the engine dies. It holds the answer sealed under the caller's own API key, of which
-PostgreSQL has only a digest: an answer may show what must not be at rest, such as a new API key
-(promise P7), and whoever sends the call again brings with it what opens the answer.
+A record is a row that is written in the transaction of the change, so a crash leaves both or neither. The
+record holds the answer, encrypted with the caller's API key. The answer may contain a new API key, which must
+not be stored in clear (promise P7). PostgreSQL has only a digest of the caller's API key, so only a repeated
+call, which brings the key, can decrypt the answer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from engine.database import Database
     from engine.postgres_types import Connection
 
-WINDOW_S: Final = 86_400  # how long an answer is kept at least
+WINDOW_S: Final = 86_400  # an answer is stored for at least this long
 FORGET_MAX: Final = 1000  # idempotency records removed at a time
 CLAIM_TRIES: Final = 3
 _NONCE_BYTES: Final = 12  # NIST SP 800-38D, section 8.2.2: random, 96 bits
@@ -36,11 +36,11 @@ _SQL: Final = queries(__package__, "idempotency")
 
 
 class Replayed(Exception):
-    """The call was made before. This is what it was answered.
+    """The call was made before. Carries the first answer.
 
     Attributes:
-        status: of the answer.
-        document: its body.
+        status: HTTP status of the first answer.
+        document: body of the first answer.
     """
 
     def __init__(self, status: int, document: dict[str, object]) -> None:
@@ -51,15 +51,15 @@ class Replayed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyRecord:
-    """The idempotency record of one call: reserved, then stored, within the transaction of its change.
+    """The idempotency record of one call: claimed, then filled, in the transaction of the change.
 
     Attributes:
-        actor: id of the API key that calls.
-        secret: that API key itself.
+        actor: id of the caller's API key.
+        secret: the caller's API key itself.
         key: the Idempotency-Key.
-        fingerprint: what two calls with the same key must share (``fingerprint``).
-        status: of the answer, should the change succeed.
-        show: makes the answer's body of what the change made.
+        fingerprint: equal for two calls that are the same (``fingerprint``).
+        status: HTTP status of the answer if the change succeeds.
+        show: turns the result of the change into the body of the answer.
     """
 
     actor: str
@@ -70,17 +70,17 @@ class IdempotencyRecord:
     show: Callable[[Any], dict[str, object]]
 
     async def claim(self, connection: Connection) -> None:
-        """Make this call the one that does it; waits for another with the same key that is under way.
+        """Claim the Idempotency-Key for this call. Waits for a running call with the same key.
 
         Raises:
-            Replayed: it was done before, by the same call.
-            Refusal: ``idempotency_key_reused``: by another.
+            Replayed: the same call was made before.
+            Refusal: ``idempotency_key_reused``: another call was made with the key.
         """
         for _ in range(CLAIM_TRIES):
             if await connection.fetchval(_SQL["claim"], self.actor, self.key, self.fingerprint):
                 return
             row = await connection.fetchrow(_SQL["kept"], self.actor, self.key)
-            if row is None:  # it was just forgotten
+            if row is None:  # ``forget_old`` has just removed it
                 continue
             if row["fingerprint"] != self.fingerprint:
                 raise Refusal("idempotency_key_reused")
@@ -88,7 +88,7 @@ class IdempotencyRecord:
         raise ContractViolation("an idempotency record can be neither claimed nor read")
 
     async def keep(self, connection: Connection, value: object) -> None:
-        """Write down the answer for what the change has made."""
+        """Store the answer; ``value`` is the result of the change."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
         sealed = self._cipher().encrypt(nonce, orjson.dumps(self.show(value)), self._context())
         await connection.execute(_SQL["keep"], self.actor, self.key, self.status, nonce + sealed)
@@ -98,7 +98,7 @@ class IdempotencyRecord:
             document = self._cipher().decrypt(answer[:_NONCE_BYTES], answer[_NONCE_BYTES:], self._context())
         except InvalidTag as error:
             raise ContractViolation(
-                "an idempotency record cannot be opened with the key that wrote it"
+                "an idempotency record cannot be decrypted with the key that wrote it"
             ) from error
         opened: dict[str, object] = orjson.loads(document)
         return opened
@@ -108,27 +108,27 @@ class IdempotencyRecord:
         return AESGCM(hmac.digest(self.secret.encode(), _PURPOSE, "sha256"))
 
     def _context(self) -> bytes:
-        """What an answer is bound to: moved to another row, it does not open."""
+        """Return the associated data: an answer that is moved to another row cannot be decrypted."""
         return orjson.dumps([self.actor, self.key, self.fingerprint.hex()])
 
 
 async def is_used(connection: Connection, actor: str, key: str) -> bool:
-    """Whether a change of administration was made under the key."""
+    """Whether an admin call was made with this Idempotency-Key."""
     return await connection.fetchrow(_SQL["kept"], actor, key) is not None
 
 
 def fingerprint(method: str, path: str, body: bytes) -> bytes:
-    """What two calls with one Idempotency-Key must share: 128 bits of BLAKE2b.
+    """Return a 128-bit BLAKE2b digest of a call; two calls with one Idempotency-Key must have the same.
 
-    ``body`` is JSON or empty. Of JSON neither spaces nor the order of members count.
+    ``body`` is JSON or empty. Spaces and the order of members in the JSON make no difference.
     """
     canonical = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS) if body else b""
-    seen = b"\0".join((method.encode(), path.encode("utf-8", "surrogateescape"), canonical))
-    return hashlib.blake2b(seen, digest_size=16).digest()
+    call = b"\0".join((method.encode(), path.encode("utf-8", "surrogateescape"), canonical))
+    return hashlib.blake2b(call, digest_size=16).digest()
 
 
 async def forget_old(database: Database) -> None:
-    """Remove some idempotency records whose time is over; whoever calls this now and then removes them all.
+    """Remove up to FORGET_MAX idempotency records that are older than WINDOW_S. Call it periodically.
 
     Raises:
         StoreUnavailable: PostgreSQL cannot be used.

@@ -1,5 +1,5 @@
 -- name: claim
--- Waits for a transaction that has claimed the same key, and gives nothing where that has been committed.
+-- Waits for a transaction that has claimed the same key. Returns no row if that transaction commits.
 INSERT INTO admin_receipts (actor, key, fingerprint) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING true;
 
 -- name: kept
@@ -9,7 +9,7 @@ SELECT fingerprint, status, answer FROM admin_receipts WHERE actor = $1 AND key 
 UPDATE admin_receipts SET status = $3, answer = $4 WHERE actor = $1 AND key = $2;
 
 -- name: forget
--- Other processes do the same: none waits for another.
+-- SKIP LOCKED: other processes run this too, and must not wait for each other.
 DELETE FROM admin_receipts WHERE (actor, key) IN (
     SELECT actor, key FROM admin_receipts WHERE at < now() - $1 * interval '1 second'
     ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED

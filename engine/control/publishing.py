@@ -1,7 +1,7 @@
-"""From PostgreSQL, the truth of the configuration, to Redis, the copy that scripts and workers read.
+"""Copies the configuration from PostgreSQL, the source of truth, to Redis, where scripts and workers read it.
 
-Nothing is published into a Redis that has lost events the ledger holds: there, a configuration
-would make redeemed codes fresh again (promise P8).
+Nothing is published to a Redis that has lost events of the ledger: with a configuration, it would let
+redeemed codes be redeemed again (promise P8).
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ _PUBLISH: Final = loader.load(
     arguments=("base", "target", "ledger_offset", "last", "records"),
 )
 NO_STREAM: Final = "no such key"
-"""What Redis says of a stream that nothing was ever given to. Any other refusal tells nothing about it."""
+"""Part of Redis's error text for a stream that does not exist."""
 _NO_OFFSET: Final = "0-0"
 _FIRST_VERSION: Final = 1  # of a deployment, before any change
 
 
 async def publish(redis: Redis, database: Database) -> int:
-    """Bring every shard up to the version PostgreSQL has now, and return that version.
+    """Bring every shard up to the version that PostgreSQL has now, and return that version.
 
-    A shard that is there already, or further, is left alone. Safe to run in many processes at
-    the same time. Memory is bounded, whatever the size of the configuration.
+    A shard that has this version, or a later one, is not changed. Safe to run in many processes at the
+    same time. Memory is bounded for any size of the configuration.
 
     Raises:
         StoreUnavailable: PostgreSQL or Redis cannot be used; some shards may be up to date.
@@ -56,7 +56,7 @@ async def publish(redis: Redis, database: Database) -> int:
 
 
 async def publish_from(redis: Redis, connection: Connection) -> int:
-    """``publish``, from the snapshot that a transaction under way sees."""
+    """Publish as ``publish`` does, from the snapshot of the given connection's transaction."""
     deployment = await connection.fetchrow(_SQL["deployment"])
     if deployment is None:
         raise StoreUnavailable("PostgreSQL is not initialised; `redeem init` does it")
@@ -87,29 +87,29 @@ async def _publish_shard(redis: Redis, connection: Connection, shard: int, targe
 
 
 async def check_kept(redis: Redis, connection: Connection, shard: int) -> None:
-    """Take its configuration from a shard that has lost events, so that it redeems nothing.
+    """Check that a shard has lost no events. If it has, remove its configuration, so that it redeems nothing.
 
-    So has one that is being rebuilt. PostgreSQL, asked first, cannot have written more events than the
-    stream, asked after it, was ever given; unless Redis came back without its latest ones. Later
-    events do not hide that.
+    PostgreSQL is asked first and Redis second. So PostgreSQL holds at most as many events as were ever
+    added to the stream, unless Redis came back without its latest events. Redis counts all events ever
+    added, so new events do not hide a loss.
 
     Raises:
-        StoreBehind: it has.
+        StoreBehind: the shard has lost events, or is being rebuilt.
     """
     await check_given(redis, shard, await persisted(connection, shard))
 
 
 async def persisted(connection: Connection, shard: int) -> int:
-    """How many events of a shard PostgreSQL holds."""
+    """Return how many events of a shard PostgreSQL holds."""
     return int(await connection.fetchval(_SQL["persisted"], shard))
 
 
 async def check_given(redis: Redis, shard: int, persisted: int) -> None:
-    """``check_kept`` where it is known how many events PostgreSQL holds, or held a moment ago.
+    """Check as ``check_kept`` does, with a known number of events that PostgreSQL holds or held.
 
     Raises:
         StoreBehind: as ``check_kept``.
-        RedisError, OSError: Redis does not tell.
+        RedisError, OSError: Redis cannot be asked.
     """
     try:
         stream: dict[str, Any] = await redis.xinfo_stream(keys.events(shard))
@@ -119,7 +119,7 @@ async def check_given(redis: Redis, shard: int, persisted: int) -> None:
             raise
         added = 0
     if await redis.exists(keys.rebuilding(shard)):
-        raise StoreBehind(f"shard {shard} is being rebuilt, or that was interrupted")
+        raise StoreBehind(f"shard {shard} is being rebuilt, or a rebuild was interrupted")
     if added < persisted:
         await redis.delete(keys.version(shard))
         raise StoreBehind(
@@ -128,7 +128,7 @@ async def check_given(redis: Redis, shard: int, persisted: int) -> None:
 
 
 async def shard_version(redis: Redis, shard: int) -> int:
-    """The version of the configuration a shard has; 0 where it has none."""
+    """Return the version of the configuration on a shard; 0 if it has none."""
     return int(await redis.get(keys.version(shard)) or 0)
 
 
@@ -136,7 +136,7 @@ async def shard_version(redis: Redis, shard: int) -> int:
 class _Row:
     """One changed row: a record for the front end, the fields of a campaign's hash, or both.
 
-    ``event``: what the event stream is told when a shard takes the record over, as JSON.
+    ``event``: an event as JSON, which the script adds to the stream with the record; empty for none.
     """
 
     version: int
@@ -147,7 +147,7 @@ class _Row:
 
 
 async def _send(redis: Redis, shard: int, rows: AsyncIterator[_Row], head: tuple[str, str, str]) -> bytes:
-    """Send all rows in calls of at most CHUNK_ROWS, the version with the last; the last answer."""
+    """Send all rows in calls of at most CHUNK_ROWS; the last call sets the version. Return its answer."""
     chunk: list[_Row] = []
     async for row in rows:
         if len(chunk) == CHUNK_ROWS:
@@ -182,7 +182,7 @@ async def _call(redis: Redis, shard: int, chunk: list[_Row], *head: str) -> byte
 
 
 async def _rows(connection: Connection, shard: int, base: int) -> AsyncGenerator[_Row, None]:
-    """What changed after ``base`` and concerns this shard; the records for the front end are on shard 0."""
+    """Yield what changed after ``base`` for this shard. Records for the front end are on shard 0."""
     async for row in connection.cursor(_SQL["campaigns_since"], base, prefetch=CHUNK_ROWS):
         here = row["pinned_shard"] in {None, shard}
         if here or shard == 0:
@@ -253,7 +253,7 @@ def _void_row(row: Row) -> _Row:
 
 
 def _campaign_fields(row: Row) -> Iterator[str]:
-    """The values of CAMPAIGN_FIELDS in publish.lua, ``version`` apart; what is not set is empty."""
+    """Yield the values of CAMPAIGN_FIELDS in publish.lua, without ``version``. A null becomes empty."""
     yield row["id"]
     yield row["state"]
     yield row["kind"]

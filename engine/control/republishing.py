@@ -1,4 +1,4 @@
-"""Brings to Redis what a change could not, and looks after what is kept for a time only."""
+"""Background task of each worker: publishes changes that Redis missed, removes old idempotency records."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _SQL: Final = queries(__package__, "control")
 
 
 class Health(enum.StrEnum):
-    """What one comparison found, or did."""
+    """Result of one comparison of Redis with PostgreSQL. The value is the text of the log message."""
 
-    CURRENT = "Redis has the configuration"
-    REPUBLISHED = "the configuration is published again"
+    CURRENT = "Redis has the current configuration"
+    REPUBLISHED = "the configuration was published again"
     ELSEWHERE = "another process is publishing the configuration"
-    AWAY = "the configuration cannot be compared"
-    STORE_BEHIND = "store_behind: Redis has lost events that the ledger holds; no redemption is taken"
-    DATABASE_BEHIND = "PostgreSQL is behind the configuration in Redis: it has lost changes"
+    AWAY = "cannot compare the configuration in Redis with PostgreSQL"
+    STORE_BEHIND = "store_behind: Redis has lost events that the ledger holds; redemptions are refused"
+    DATABASE_BEHIND = "PostgreSQL has lost changes: its configuration is older than the one in Redis"
 
 
 _LEVELS: Final = {
@@ -47,24 +47,24 @@ _LEVELS: Final = {
 }
 
 
-async def keep_republishing(plane: ControlPlane, told: Callable[[Health], None]) -> None:
-    """Publish whenever Redis is behind, until cancelled; ``told`` is what each look finds.
+async def keep_republishing(plane: ControlPlane, report: Callable[[Health], None]) -> None:
+    """Publish whenever Redis is behind, until cancelled. Calls ``report`` with each result.
 
-    What it finds is logged when it changes. Between two looks, old idempotency records are removed.
+    A result is logged when it differs from the one before. Old idempotency records are removed on the way.
     """
     before = Health.CURRENT
     while True:
         try:
-            found = await republish(plane)
-        except Exception:  # whatever it is, the next look may find it gone
-            found = Health.AWAY
-            if before is not found:
+            health = await republish(plane)
+        except Exception:  # of any kind: the next comparison may succeed
+            health = Health.AWAY
+            if before is not health:
                 logger.exception("republishing failed")
-        told(found)
-        if found is not before:
-            logger.log(_LEVELS.get(found, logging.DEBUG), found.value)
-            before = found
-        if found is not Health.AWAY:
+        report(health)
+        if health is not before:
+            logger.log(_LEVELS.get(health, logging.DEBUG), health.value)
+            before = health
+        if health is not Health.AWAY:
             await _forget_records(plane)
         await asyncio.sleep(plane.settings.republish_interval_s * _random.uniform(*_JITTER))
 
@@ -72,12 +72,12 @@ async def keep_republishing(plane: ControlPlane, told: Callable[[Health], None])
 async def _forget_records(plane: ControlPlane) -> None:
     try:
         await idempotency.forget_old(plane.database)
-    except Exception as error:  # noqa: BLE001 - they are kept for longer, no more than that
-        logger.debug("idempotency records are not removed", extra={"reason": str(error)})
+    except Exception as error:  # noqa: BLE001 - of any kind: the records only stay longer
+        logger.debug("cannot remove old idempotency records", extra={"reason": str(error)})
 
 
 async def republish(plane: ControlPlane) -> Health:
-    """Compare Redis with PostgreSQL and publish where it is behind; one process at a time does."""
+    """Compare Redis with PostgreSQL, and publish if Redis is behind. One process at a time publishes."""
     try:
         behind = await _compare(plane)
         if behind is None:
@@ -97,9 +97,9 @@ async def republish(plane: ControlPlane) -> Health:
 
 
 async def _compare(plane: ControlPlane) -> bool | None:
-    """Whether a shard is behind PostgreSQL; None where a shard is ahead of it.
+    """Whether a shard is behind PostgreSQL; None if a shard is ahead of PostgreSQL.
 
-    Redis is asked first: PostgreSQL, asked after it, is at least as far, unless it lost commits.
+    Redis is asked first and PostgreSQL second, so PostgreSQL can only be behind if it has lost commits.
     """
     async with plane.database.connection() as connection:
         deployment = await connection.fetchrow(_SQL["deployment"])

@@ -1,7 +1,8 @@
-"""Voids of whole batches and of serial ranges: a flag that every worker holds, not a loop over codes.
+"""Voids whole batches and serial ranges, and makes them valid again.
 
-To void is a change of configuration like any other, so it holds from the next call of a script on,
-for one code as for ten million. What was declared stays as a log; of each serial the latest counts.
+A void is a change of the configuration: one row, not a loop over codes. It applies from the next call of a
+script on, whether it covers one code or ten million. Declarations are never removed; for each serial the
+latest declaration counts.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _SQL: Final = queries(__package__, "voids")
 
 
 class VoidDeclaration(msgspec.Struct, frozen=True, kw_only=True):
-    """Which codes to void, or to make good again, and why; without serials the whole batch."""
+    """The codes to void, or to unvoid, and the reason. Without serials it is the whole batch."""
 
     batch: int
     first_serial: int | None = None
@@ -38,7 +39,7 @@ class VoidDeclaration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Void(msgspec.Struct, frozen=True, kw_only=True):
-    """Serials that were made void (or, where ``void`` is false, good again) at one time."""
+    """A stored declaration: the serials were made void, or valid again if ``void`` is false."""
 
     id: int
     batch: int
@@ -51,11 +52,11 @@ class Void(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def shown_id(self) -> str:
-        """The id as the API has it."""
+        """The id in the API."""
         return f"void_{self.id}"
 
     def document(self) -> dict[str, object]:
-        """How it is shown, times in ISO 8601, UTC."""
+        """Return the JSON object of the API. Times are ISO 8601 in UTC."""
         return {
             "id": self.shown_id,
             "status": "voided" if self.void else "unvoided",
@@ -71,13 +72,13 @@ class Void(msgspec.Struct, frozen=True, kw_only=True):
 async def declare(
     plane: ControlPlane, declaration: VoidDeclaration, *, void: bool, actor: str, key: str | None = None
 ) -> Changed[Void]:
-    """Make codes void, or good again, and publish it.
+    """Make codes void, or valid again, and publish the change.
 
-    ``actor`` is the id of an API key or ``cli``; ``key`` is the Idempotency-Key that the event shows.
+    ``actor`` is the id of an API key, or ``cli``. ``key`` is the Idempotency-Key that the event shows.
 
     Raises:
-        Refusal: ``batch_not_found``; ``malformed_request``: the reason or the serials will not do, or
-            the batch would be in more pieces than ``void_ranges_max``.
+        Refusal: ``batch_not_found``; ``malformed_request``: the reason or the serials are invalid, or
+            the batch would have more void ranges than ``void_ranges_max``.
     """
     check_text("reason", declaration.reason, plane.settings.reason_length_max)
     if (declaration.first_serial is None) != (declaration.last_serial is None):
@@ -94,7 +95,7 @@ async def declare(
         if len(ranges) > ranges_max:
             raise Refusal(
                 "malformed_request",
-                f"what is void of a batch may be {ranges_max} ranges: take a wider one, or the whole batch",
+                f"a batch can have at most {ranges_max} void ranges: void a wider range, or the whole batch",
             )
         row = await under.connection.fetchrow(
             _SQL["insert"], batch.id, first, last, void, declaration.reason, actor, key, under.version
@@ -116,7 +117,7 @@ async def declare(
 async def page(
     plane: ControlPlane, batch_id: int, *, after: int | None, limit: int
 ) -> tuple[list[Void], VoidRanges]:
-    """At most ``limit`` of what was declared for a batch, the oldest first, and which serials are void now.
+    """Return at most ``limit`` declarations of a batch, the oldest first, and the serials that are void now.
 
     Raises:
         Refusal: ``batch_not_found``.
@@ -128,7 +129,7 @@ async def page(
 
 
 def parse_id(text: str) -> int | None:
-    """The number in an id as the API has it, or None where it is none."""
+    """Return the number in an id of the API; None if the id is malformed."""
     match = _ID.fullmatch(text)
     return int(match[1]) if match else None
 
@@ -141,7 +142,7 @@ async def _ranges(connection: Connection, batch_id: int) -> VoidRanges:
 
 
 def _serials(declaration: VoidDeclaration, batch: batches.Batch) -> tuple[int, int]:
-    """First and last serial, within the batch."""
+    """Return the first and last serial; check that both are in the batch."""
     if declaration.first_serial is None or declaration.last_serial is None:
         return 0, batch.count - 1
     if not 0 <= declaration.first_serial <= declaration.last_serial < batch.count:

@@ -1,7 +1,7 @@
-"""Whether a Redis keeps what it acknowledges: its version, its role, and how it is configured.
+"""Checks that Redis is durable: its version, its role and its configuration.
 
-Promise P2 rests on it, so a worker asks before it uses a new connection (``store_watch``), `redeem up` and
-`redeem serve` ask before they start, and `redeem doctor` shows all of it.
+Promise P2 depends on it. A worker checks before it uses a new connection (``redis_watch``), `redeem up` and
+`redeem serve` check before they start, and `redeem doctor` shows all findings.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 REDIS_VERSION_MIN: Final = (7, 0)
 VALKEY_VERSION_MIN: Final = (8, 0)
-# What the configuration must say; one that differs and is named in _DISK can be accepted (REDEEM_DURABILITY).
 _NO_SCRIPT: Final = "0" * 40
+# The required configuration. REDEEM_DURABILITY=memory accepts other values for the parameters in _DISK.
 _WANTED: Final = {
     "appendonly": "yes",
     "appendfsync": "always",
@@ -33,16 +33,16 @@ _WANTED: Final = {
     "maxmemory-policy": "noeviction",
 }
 _DISK: Final = frozenset(("appendonly", "appendfsync", "no-appendfsync-on-rewrite"))
-_MEANS: Final = {
-    "appendonly": "nothing is kept across a restart",
-    "appendfsync": "an answer leaves before it is on disk",
+_CONSEQUENCES: Final = {
+    "appendonly": "nothing survives a restart",
+    "appendfsync": "Redis answers before the data is on disk",
     "no-appendfsync-on-rewrite": "nothing is fsynced while the file is rewritten",
-    "maxmemory-policy": "redeemed codes may be forgotten when memory is short",
+    "maxmemory-policy": "Redis may forget redeemed codes when memory is short",
 }
 
 
 class Verdict(enum.StrEnum):
-    """What a check came to."""
+    """Result of a check."""
 
     OK = "ok"
     WARNING = "warning"
@@ -51,7 +51,7 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found, in plain words; ``do`` is what to type or change, empty where nothing."""
+    """The finding of one check. ``do`` is what to type or change; empty if nothing is to be done."""
 
     check: str
     verdict: Verdict
@@ -60,12 +60,12 @@ class Finding:
 
 
 class StoreUnsafe(StoreUnavailable):
-    """Redis does not keep what it acknowledges; nothing is redeemed on it."""
+    """Redis may lose what it acknowledges, so nothing is redeemed on it."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreFacts:
-    """What Redis says of itself; a section that it does not tell is empty."""
+    """The answers of INFO and CONFIG GET. A section that Redis refuses to show is empty."""
 
     server: dict[str, Any]
     persistence: dict[str, Any]
@@ -75,7 +75,7 @@ class StoreFacts:
 
 
 async def read_facts(redis: Redis) -> StoreFacts:
-    """Ask, in one round trip.
+    """Read all facts in one round trip.
 
     Raises:
         RedisError, OSError: there is no answer.
@@ -98,7 +98,7 @@ async def read_facts(redis: Redis) -> StoreFacts:
 
 
 async def check_scripts(redis: Redis) -> list[Finding]:
-    """Whether scripts may be run: asks for one that is not there.
+    """Check that the user may run scripts, by calling a script that does not exist.
 
     Raises:
         RedisError, OSError: there is no answer.
@@ -114,11 +114,11 @@ async def check_scripts(redis: Redis) -> list[Finding]:
 
 
 async def require_safe(redis: Redis, settings: Settings) -> list[Finding]:
-    """Refuse a Redis that keeps less than the settings ask for; answers what could not be found out.
+    """Refuse a Redis that is less durable than the settings require. Return the warnings.
 
     Raises:
-        StoreUnsafe: it does; the message is one line on what is wrong, and what to type.
-        RedisError, OSError: it cannot be asked.
+        StoreUnsafe: Redis is less durable; the message says on one line what is wrong and what to type.
+        RedisError, OSError: Redis cannot be asked.
     """
     found = check(await read_facts(redis), settings.durability)
     wrong = [finding for finding in found if finding.verdict is Verdict.WRONG]
@@ -128,7 +128,7 @@ async def require_safe(redis: Redis, settings: Settings) -> list[Finding]:
 
 
 def check(facts: StoreFacts, durability: str) -> list[Finding]:
-    """All findings on what Redis says of itself; ``durability`` as in the settings."""
+    """Return all findings about these facts. ``durability`` is the setting."""
     return [_version(facts), _role(facts), *_configuration(facts, durability)]
 
 
@@ -150,7 +150,7 @@ def _version(facts: StoreFacts) -> Finding:
         "redis version",
         Verdict.WARNING,
         "cannot be read: INFO is refused",
-        "make sure that it is Redis 7.0 or Valkey 8 at least",
+        "make sure that it is at least Redis 7.0 or Valkey 8",
     )
 
 
@@ -159,7 +159,7 @@ def _role(facts: StoreFacts) -> Finding:
     replicas = int(facts.replication.get("connected_slaves", 0))
     if role == "slave":
         return Finding(
-            "redis role", Verdict.WRONG, "this is a replica", "let REDEEM_REDIS_URL name the primary"
+            "redis role", Verdict.WRONG, "this is a replica", "set REDEEM_REDIS_URL to the primary"
         )
     if role != "master":
         return Finding("redis role", Verdict.WARNING, "cannot be read: INFO is refused")
@@ -167,14 +167,14 @@ def _role(facts: StoreFacts) -> Finding:
         return Finding(
             "redis role",
             Verdict.OK,
-            f"primary, replicas: {replicas}; one that takes over without events of the ledger is refused",
+            f"primary, replicas: {replicas}; after a failover, a replica that lacks events is refused",
         )
     return Finding("redis role", Verdict.OK, "primary")
 
 
 def _configuration(facts: StoreFacts, durability: str) -> Iterator[Finding]:
     known = dict(facts.configuration)
-    # Where CONFIG is refused, INFO still tells two of them.
+    # If CONFIG is refused, INFO still shows two of the parameters.
     if "aof_enabled" in facts.persistence:
         known.setdefault("appendonly", "yes" if facts.persistence["aof_enabled"] else "no")
     if "maxmemory_policy" in facts.memory:
@@ -186,7 +186,7 @@ def _configuration(facts: StoreFacts, durability: str) -> Iterator[Finding]:
                 f"redis {name}",
                 Verdict.WARNING,
                 "cannot be read: CONFIG is refused, as on a managed Redis",
-                f"make sure where it is managed that {name} is {wanted}",
+                f"make sure in the provider's settings that {name} is {wanted}",
             )
         elif value == wanted:
             yield Finding(f"redis {name}", Verdict.OK, value)
@@ -195,8 +195,8 @@ def _configuration(facts: StoreFacts, durability: str) -> Iterator[Finding]:
 
 
 def _differing(name: str, value: str, durability: str) -> Finding:
-    says = f"is {value}, so {_MEANS[name]}"
-    do = f"CONFIG SET {name} {_WANTED[name]}, and in its configuration file"
+    says = f"is {value}, so {_CONSEQUENCES[name]}"
+    do = f"CONFIG SET {name} {_WANTED[name]}, and set it in the configuration file"
     if name not in _DISK:
         return Finding(f"redis {name}", Verdict.WRONG, says, do)
     if durability == "memory":

@@ -1,7 +1,7 @@
-"""Keeps room in Redis: near its memory limit nothing new is begun, so that what is under way can end.
+"""Watches the memory of Redis. Near its limit, new redemptions and holds are refused.
 
-While PostgreSQL is away the streams grow. Long before Redis refuses every write, new redemptions and holds
-are refused here; confirmations, releases, rollbacks and reads go on.
+While PostgreSQL is away, the streams grow. At its limit, Redis refuses every write. This check refuses
+earlier, and only new redemptions and holds. Confirmations, releases, rollbacks and reads continue.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ ALL_PERCENT: Final = 100
 
 
 async def keep_watching_memory(redis: Redis, configuration: ConfigurationCache, percent_max: int) -> None:
-    """Look once a second, until cancelled; the configuration carries the result to those who answer.
+    """Check once a second, until cancelled. The result is stored in ``configuration.memory_short``.
 
-    Where Redis cannot be asked, what it said last counts.
+    If Redis cannot be asked, the last result stays.
     """
-    told = False
+    failing = False
     while True:
         try:
             look(await redis.info("memory"), configuration, percent_max)
-            told = False
+            failing = False
         except (RedisError, OSError) as error:
-            if not told:
-                _log.warning("the memory of Redis cannot be looked at", extra={"reason": str(error)})
-            told = True
+            if not failing:
+                _log.warning("cannot read the memory use of Redis", extra={"reason": str(error)})
+            failing = True
         await asyncio.sleep(INTERVAL_S)
 
 
 def look(memory: dict[str, Any], configuration: ConfigurationCache, percent_max: int) -> None:
-    """Take over what INFO says of the memory."""
+    """Update ``configuration.memory_short`` from the section ``memory`` of INFO."""
     share = used_percent(memory)
     short = share is not None and percent_max < ALL_PERCENT and share >= percent_max
     if short and not configuration.memory_short:
@@ -51,12 +51,12 @@ def look(memory: dict[str, Any], configuration: ConfigurationCache, percent_max:
             extra={"used_percent": round(share or 0), "percent_max": percent_max},
         )
     elif configuration.memory_short and not short:
-        _log.info("Redis has memory again")
+        _log.info("Redis has enough memory again: new redemptions and holds are accepted")
     configuration.memory_short = short
     metrics.MEMORY_SHORT.set(short)
 
 
 def used_percent(memory: dict[str, Any]) -> float | None:
-    """How much of its limit Redis uses; None where it has none, or does not tell."""
+    """Return how many percent of its memory limit Redis uses; None if it has no limit."""
     limit = int(memory.get("maxmemory", 0))
     return 100 * int(memory["used_memory"]) / limit if limit else None

@@ -1,8 +1,8 @@
-"""Whether Redis keeps what it is given, and has: asked after every reconnect, and again now and then.
+"""Checks that Redis is durable and has lost no events: on every reconnect, and periodically.
 
-A Redis that comes back without its latest events would let redeemed codes be redeemed again
-(promise P8). So no call goes to it before it was compared with the ledger. Nor does one go to a Redis that
-is configured to lose what it acknowledges (promise P2).
+A Redis that comes back without its latest events would let redeemed codes be redeemed again (promise P8). So
+a new connection is used only after Redis was compared with the ledger, and only if Redis is configured not to
+lose what it acknowledges (promise P2).
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ _ASK_TIMEOUT_S: Final = 1.0
 
 
 class StoreWatch:
-    """What a worker knows of it. The configuration carries the result to those who answer."""
+    """The checks of one worker. The results are stored in the worker's configuration."""
 
     def __init__(self, plane: ControlPlane, configuration: ConfigurationCache) -> None:
         self._plane = plane
         self._configuration = configuration
-        self._persisted: dict[int, int] = {}  # by shard, when PostgreSQL was last asked
+        self._persisted: dict[int, int] = {}  # by shard: how many events PostgreSQL last reported
         self._unknown: list[str] = []
 
     async def verify(self, shard: int) -> None:
-        """Compare a shard to which there is a new connection, before it is used.
+        """Check a shard over whose new connection nothing was sent yet.
 
-        While PostgreSQL cannot be asked, what it last said counts: redemptions go on without it. A shard
-        that is behind loses its configuration: every script refuses it, with ``store_behind``.
+        While PostgreSQL cannot be asked, its last answer counts, so that redemptions continue. A shard that
+        has lost events loses its configuration, too: every script then refuses with ``store_behind``.
 
         Raises:
-            StoreUnsafe: it does not keep what it acknowledges.
+            StoreUnsafe: Redis may lose what it acknowledges.
             RedisError, OSError: Redis cannot be asked, so it cannot be used either.
         """
         await self._require_safe()
@@ -53,19 +53,21 @@ class StoreWatch:
                 self._persisted[shard] = await persisted(connection, shard)
         except (Fault, OSError, TimeoutError) as error:
             _log.warning(
-                "the ledger cannot be asked; Redis is compared with what it last said",
+                "cannot ask the ledger; comparing Redis with the ledger's last answer",
                 extra={"shard": shard, "reason": str(error)},
             )
         try:
             await check_given(self._plane.redis, shard, self._persisted.get(shard, 0))
         except StoreBehind as fault:
             self._configuration.store_behind = True
-            _log.error("store_behind: no redemption is taken; `redeem rebuild`", extra={"reason": str(fault)})
+            _log.error(
+                "store_behind: redemptions are refused; run `redeem rebuild`", extra={"reason": str(fault)}
+            )
         else:
             self._configuration.store_behind = False
 
     async def keep_asking(self, reconnect: Callable[[], None]) -> None:
-        """Look whether Redis was configured anew, until cancelled; one that keeps less is cut off."""
+        """Check Redis's configuration periodically, until cancelled. Call ``reconnect`` if it is unsafe."""
         while True:
             await asyncio.sleep(self._plane.settings.republish_interval_s)
             try:
@@ -80,19 +82,19 @@ class StoreWatch:
             doubts = await require_safe(self._plane.redis, self._plane.settings)
         except StoreUnsafe as fault:
             if self._configuration.store_unsafe != str(fault):
-                _log.error("no redemption is taken: Redis does not keep them", extra={"reason": str(fault)})
+                _log.error("redemptions are refused: Redis may lose them", extra={"reason": str(fault)})
             self._configuration.store_unsafe = str(fault)
-            # It may be a primary that became a replica: next time, whoever has its name by then is asked.
+            # It may be a primary that became a replica. A new connection may reach the new primary.
             await self._plane.redis.connection_pool.disconnect(inuse_connections=False)
             raise
         self._configuration.store_unsafe = ""
         unknown = [f"{finding.check}: {finding.says}" for finding in doubts]
         if unknown and unknown != self._unknown:
-            _log.warning("Redis may keep less than it acknowledges", extra={"doubts": "; ".join(unknown)})
+            _log.warning("Redis may lose what it acknowledges", extra={"doubts": "; ".join(unknown)})
         self._unknown = unknown
 
     def found(self, health: Health) -> None:
-        """Take over what a comparison of the configuration found."""
+        """Take over the result of ``republishing``."""
         if health is Health.STORE_BEHIND:
             self._configuration.store_behind = True
         elif health in {Health.CURRENT, Health.REPUBLISHED}:

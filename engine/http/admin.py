@@ -1,7 +1,7 @@
-"""HTTP for the control plane: campaigns, batches, voids, API keys, the audit log.
+"""HTTP handlers for administrators: campaigns, batches, voids, API keys, the audit log, conflicts.
 
-Handlers raise ``Refusal`` and faults. ``changes`` answers every change, and makes it once for its
-Idempotency-Key.
+Handlers raise ``Refusal`` and faults. Every change goes through ``changes.answer_change``, which makes it
+once per Idempotency-Key.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class VoidRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 def routes() -> list[Route]:
-    """The calls of this file."""
+    """Return the routes of this module."""
     return [
         Route("POST", "/v1/campaigns", "admin", create_campaign),
         Route("GET", "/v1/campaigns", "admin", list_campaigns),
@@ -97,14 +97,14 @@ async def show_campaign(request: web.Request) -> web.Response:
 
 
 async def update_campaign(request: web.Request) -> web.Response:
-    """Change what the body names."""
+    """Change the members of a campaign that the body names."""
     changes = await read_body(request, campaigns.CampaignChange)
     campaign_id = request.match_info["id"]
     return await answer_change(request, lambda plane: campaigns.update(plane, campaign_id, changes))
 
 
 async def mint_batch(request: web.Request) -> web.Response:
-    """Issue a batch; its codes are fetched from ``/v1/batches/{id}/codes``."""
+    """Issue a batch. The client gets its codes from ``/v1/batches/{id}/codes``."""
     new = await read_body(request, batches.NewBatch)
     campaign_id, created_by = request.match_info["id"], request[API_KEY].id
     return await answer_change(
@@ -129,7 +129,10 @@ async def show_batch(request: web.Request) -> web.Response:
 
 
 async def export_codes(request: web.Request) -> web.StreamResponse:
-    """Stream the codes of a batch, as CSV with a header or as NDJSON, in constant memory; audited."""
+    """Stream the codes of a batch, as CSV with a header or as NDJSON. Memory is constant.
+
+    The export is recorded in the audit log.
+    """
     as_ndjson, plane = _wants_ndjson(request), plane_of(request)
     batch = await batches.get(plane, _batch_id(request))
     chunks = batches.codes(batch, plane.settings)
@@ -146,17 +149,17 @@ async def export_codes(request: web.Request) -> web.StreamResponse:
             await response.prepare(request)
             if not as_ndjson:
                 await response.write(batches.CSV_HEADER)
-            # A chunk at a time, in a thread: the loop goes on, and a slow client holds back the next.
+            # One chunk at a time, in a thread: the event loop is free, and a slow client slows the minting.
             while chunk := await asyncio.to_thread(_next_chunk, chunks, as_ndjson=as_ndjson):
                 await response.write(chunk)
             await response.write_eof()
     except ConnectionResetError:
-        pass  # the client has gone; it may ask again
+        pass  # the client has gone; it can ask again
     return response
 
 
 async def list_voids(request: web.Request) -> web.Response:
-    """List what was declared void in a batch, and good again, the oldest first; and what is void now."""
+    """List the declarations of void and unvoid in a batch, the oldest first, and what is void now."""
     after, limit = read_page(request)
     last = None if after is None else voids.parse_id(after)
     if after is not None and last is None:
@@ -167,12 +170,12 @@ async def list_voids(request: web.Request) -> web.Response:
 
 
 async def void_codes(request: web.Request) -> web.StreamResponse:
-    """Make a code, a batch or some of its serials void: they are refused from the next call on."""
+    """Make a code, a batch or some of its serials void. They are refused from the next call on."""
     return await _void(request, void=True)
 
 
 async def unvoid_codes(request: web.Request) -> web.StreamResponse:
-    """Make what was void good again."""
+    """Make void codes valid again."""
     return await _void(request, void=False)
 
 
@@ -187,16 +190,16 @@ async def _void(request: web.Request, *, void: bool) -> web.StreamResponse:
         )
     if asked.code is not None or asked.batch is None:
         raise Refusal("malformed_request", "Name either a code, or a batch with or without serials.")
-    wanted = voids.VoidDeclaration(
+    declaration = voids.VoidDeclaration(
         batch=asked.batch, first_serial=asked.first_serial, last_serial=asked.last_serial, reason=asked.reason
     )
     return await answer_change(
-        request, lambda plane: voids.declare(plane, wanted, void=void, actor=api_key.id, key=key)
+        request, lambda plane: voids.declare(plane, declaration, void=void, actor=api_key.id, key=key)
     )
 
 
 async def create_key(request: web.Request) -> web.Response:
-    """Create an API key; only this answer, and its repetition for the same caller, ever shows it."""
+    """Create an API key. Only this answer, and its repetition for the same caller, shows the key."""
     new, caller = await read_body(request, api_keys.NewApiKey), request[API_KEY].id
     return await answer_change(
         request, lambda plane: api_keys.create(plane, new.name, new.scopes, actor=caller), status=201
@@ -204,7 +207,7 @@ async def create_key(request: web.Request) -> web.Response:
 
 
 async def list_keys(request: web.Request) -> web.Response:
-    """List API keys, the oldest first, revoked ones too."""
+    """List API keys, the oldest first. Revoked keys are included."""
     after, limit = read_page(request)
     found = await api_keys.page(plane_of(request), after=after, limit=limit + 1)
     return listed([key.document() for key in found], limit)
@@ -217,7 +220,7 @@ async def revoke_key(request: web.Request) -> web.Response:
 
 
 async def list_audit_log(request: web.Request) -> web.Response:
-    """List who did what, the newest first."""
+    """List the entries of the audit log, the newest first."""
     after, limit = read_page(request, "act", "subject")
     found = await audit_log.page(
         plane_of(request).database,
@@ -230,7 +233,7 @@ async def list_audit_log(request: web.Request) -> web.Response:
 
 
 async def list_conflicts(request: web.Request) -> web.Response:
-    """List codes that succeeded more often, or for more, than they may, the newest first."""
+    """List codes that were redeemed more often, or for more, than allowed, the newest first."""
     after, limit = read_page(request)
     found = await conflicts.page(plane_of(request).database, after=number_after(after), limit=limit + 1)
     return listed([conflict.document() for conflict in found], limit)
@@ -244,7 +247,7 @@ def _batch_id(request: web.Request) -> int:
 
 
 def _wants_ndjson(request: web.Request) -> bool:
-    """What ``?format=`` says, else what Accept does; CSV where neither is clear."""
+    """Read ``?format=``, else the Accept header; the default is CSV."""
     named = request.query.get("format")
     if named is not None:
         if named not in {"csv", "ndjson"}:
@@ -255,7 +258,7 @@ def _wants_ndjson(request: web.Request) -> bool:
 
 
 def _next_chunk(chunks: Iterator[bytes], *, as_ndjson: bool) -> bytes:
-    """The next lines, or nothing at the end. A code has neither comma, quote nor newline in it."""
+    """Return the next lines; nothing at the end. A code contains no comma, no quote and no newline."""
     chunk = next(chunks, b"")
     if not as_ndjson or not chunk:
         return chunk

@@ -1,7 +1,7 @@
-"""Who calls: the API key of a request, and whether it may make this call.
+"""Authentication: finds the API key of a request, and checks that it has the scope of the call.
 
-A key is looked up by its SHA-256 in the worker's copy of the configuration. A key that is
-not there may have been made a moment ago, so the copy is refreshed before it is refused.
+A key is looked up by its SHA-256 in the worker's copy of the configuration. A key that is not there may be
+new, so the copy is refreshed before the key is refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _REMEMBERED_MAX: Final = 1024
 
 
 class Authenticator:
-    """Finds the key of a request. Remembers the headers it has seen, until the configuration changes."""
+    """Finds the API key of a request. Caches the result by header until the configuration changes."""
 
     def __init__(self, configuration: ConfigurationCache, database: Database) -> None:
         self._configuration = configuration
@@ -34,7 +34,7 @@ class Authenticator:
         self._remembered_version = -1
 
     def known(self, authorization: str | None) -> CachedKey | None:
-        """The valid key of an Authorization header, as far as the worker's copy knows. Never waits."""
+        """Return the valid key of an Authorization header, if the worker's copy has it. Never waits."""
         if authorization is None:
             return None
         if self._remembered_version != self._configuration.version:
@@ -55,30 +55,30 @@ class Authenticator:
         return None if api_key is None or api_key.revoked else api_key
 
     def known_with(self, authorization: str, scope: str) -> CachedKey | None:
-        """``known``, where the key has the scope."""
+        """Return the key as ``known`` does, if it has the scope."""
         api_key = self.known(authorization)
         return api_key if api_key is not None and scope in api_key.scopes else None
 
     async def authorize_change(self, authorization: str | None, scope: str) -> CachedKey:
-        """``authorize`` for calls that change PostgreSQL: where Redis is away, that answers.
+        """Check a key for a call that changes PostgreSQL. While Redis is away, PostgreSQL is asked.
 
         So a campaign can be paused and a key revoked while Redis is away.
 
         Raises:
             Refusal: ``unauthenticated`` or ``forbidden``.
-            StoreUnavailable: neither can be asked.
+            StoreUnavailable: neither Redis nor PostgreSQL can be asked.
         """
         try:
             return await self.authorize(authorization, scope, fresh=True)
         except StoreUnavailable:
             secret = secret_of(authorization or "")
-            return _may(await api_keys.find(self._database, secret) if secret else None, scope)
+            return _require_scope(await api_keys.find(self._database, secret) if secret else None, scope)
 
     async def authorize(self, authorization: str | None, scope: str, *, fresh: bool) -> CachedKey:
-        """The key of a request that may do what needs ``scope``.
+        """Return the key of a request; check that it has ``scope``.
 
-        ``fresh`` asks Redis first whether the configuration has changed, so that a key revoked
-        a moment ago is refused; the redeem path leaves that to the script.
+        With ``fresh``, Redis is asked first whether the configuration has changed, so that a key revoked a
+        moment ago is refused. The redeem path does not need this: its script refuses such a key.
 
         Raises:
             Refusal: ``unauthenticated`` or ``forbidden``.
@@ -89,24 +89,24 @@ class Authenticator:
             if authorization is not None:
                 await self._configuration.confirm()
             api_key = self.known(authorization)
-        return _may(api_key, scope)
+        return _require_scope(api_key, scope)
 
 
 API_KEY: Final = web.RequestKey("api_key", CachedKey)
-"""Who calls, once the scope is checked."""
+"""The caller's key, after its scope was checked."""
 SCOPE: Final = web.RequestKey("scope", str)
 
 
 class Access(enum.Enum):
-    """How a call notices that its key was revoked a moment ago."""
+    """What refuses an API key that was revoked a moment ago."""
 
-    SCRIPT = "the script that the call ends in refuses it"
-    REDIS = "the configuration is compared with Redis first"
-    STORE = "as REDIS; while Redis is away, PostgreSQL is asked, so that changes go on"
+    SCRIPT = "the script that the call runs refuses the key"
+    REDIS = "the configuration is compared with Redis before the call"
+    STORE = "as REDIS; while Redis is away, PostgreSQL is asked instead, so that changes stay possible"
 
 
 async def admit(request: web.Request, authenticator: Authenticator, scope: str, access: Access) -> None:
-    """Let a request in whose key has the scope.
+    """Check that the key of a request has the scope, and store both in the request.
 
     Raises:
         Refusal, StoreUnavailable: as ``Authenticator.authorize``.
@@ -120,7 +120,7 @@ async def admit(request: web.Request, authenticator: Authenticator, scope: str, 
 
 
 async def admit_again(request: web.Request, authenticator: Authenticator) -> CachedKey:
-    """Check the key once more: the body may have taken its time, and the key may be revoked by now.
+    """Check the key again after the body was read: it may have been revoked while the body arrived.
 
     Raises:
         Refusal, StoreUnavailable: as ``Authenticator.authorize``.
@@ -132,13 +132,13 @@ async def admit_again(request: web.Request, authenticator: Authenticator) -> Cac
 
 
 def secret_of(authorization: str) -> str | None:
-    """The key in an Authorization header (RFC 6750, section 2.1), or None."""
+    """Return the key in an Authorization header (RFC 6750, section 2.1), or None."""
     if len(authorization) > KEY_LENGTH_MAX or authorization[: len(_SCHEME)].lower() != _SCHEME:
         return None
     return authorization[len(_SCHEME) :].strip()
 
 
-def _may(api_key: CachedKey | None, scope: str) -> CachedKey:
+def _require_scope(api_key: CachedKey | None, scope: str) -> CachedKey:
     if api_key is None:
         raise Refusal("unauthenticated")
     if scope not in api_key.scopes:

@@ -1,7 +1,7 @@
-"""What every call of administration does: read its body or page, make its change once, answer.
+"""Shared by all admin handlers: reads the body or the page, makes a change once, answers.
 
-A change that comes with an Idempotency-Key is made once, however often and at whichever instant it
-is sent: its answer is kept in the transaction of the change (``engine.control.idempotency``).
+A change with an Idempotency-Key is made once, however often it is sent: its answer is stored in the
+transaction of the change (``engine.control.idempotency``).
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 
 
 class Shown(Protocol):
-    """What a change makes, as far as answering goes."""
+    """The result of a change, which the API shows."""
 
     def document(self) -> dict[str, object]:
-        """How it is shown."""
+        """Return the JSON object of the API."""
 
 
 S = TypeVar("S", bound=Shown)
@@ -47,12 +47,12 @@ T = TypeVar("T")
 
 
 def plane_of(request: web.Request) -> ControlPlane:
-    """The control plane of this process."""
+    """Return the control plane of this process."""
     return services_of(request).plane
 
 
 async def read_body(request: web.Request, body_type: type[T]) -> T:
-    """The request's body as a struct.
+    """Read and decode the request's body.
 
     Raises:
         Refusal: ``unsupported_media_type``, ``body_too_large`` or ``malformed_request``.
@@ -70,15 +70,15 @@ async def answer_change(
     status: int = 200,
     location: str | None = None,
 ) -> web.Response:
-    """Make a change, at most once for its Idempotency-Key, and answer with what it made.
+    """Make a change, at most once per Idempotency-Key, and answer with its result.
 
-    To that are added ``published``: whether Redis has it by now; and ``replayed``: whether it was made
-    by an earlier call. ``make`` calls ``control.change`` once, with the plane it is given; one that needs
-    no version reserves and stores the plane's idempotency record in a transaction of its own. ``location`` is
-    a path in which ``{id}`` stands for the id of what was made.
+    The answer also has ``published``: whether Redis has the change; and ``replayed``: whether an earlier call
+    made it. ``make`` calls ``control.change`` once, with the plane it is given. A change without a version
+    claims and fills the plane's idempotency record in its own transaction instead. ``location`` is a path;
+    ``{id}`` in it is replaced by the id of the result.
 
     Raises:
-        Refusal: ``idempotency_key_reused``, or what ``make`` raises; nothing is changed or stored.
+        Refusal: ``idempotency_key_reused``, or as ``make``; nothing is changed or stored.
     """
     plane = plane_of(request)
     key = idempotency_key(request, plane.settings)
@@ -100,7 +100,7 @@ async def answer_change(
 def _idempotency_record(request: web.Request, key: str, status: int) -> IdempotencyRecord:
     secret = secret_of(request.headers.get("Authorization", ""))
     if secret is None:
-        raise ContractViolation("a call of administration came in without an API key")
+        raise ContractViolation("an admin call has no API key after it was authorized")
     return IdempotencyRecord(
         actor=request[API_KEY].id,
         secret=secret,
@@ -116,7 +116,7 @@ def _shown(value: Shown) -> dict[str, object]:
 
 
 def read_page(request: web.Request, *filters: str) -> tuple[str | None, int]:
-    """Cursor and limit of a list that can be filtered by these, each given once at most.
+    """Return the cursor and the limit of a list. Each parameter may be given once.
 
     Raises:
         Refusal: ``malformed_request``.
@@ -131,7 +131,7 @@ def read_page(request: web.Request, *filters: str) -> tuple[str | None, int]:
 
 
 def number_after(after: str | None) -> int | None:
-    """The cursor of a list that goes by numbers.
+    """Return the cursor of a list whose cursors are numbers.
 
     Raises:
         Refusal: ``malformed_request``.
@@ -142,12 +142,12 @@ def number_after(after: str | None) -> int | None:
 
 
 def answer(document: object, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    """An answer of administration; nobody on its way keeps it."""
+    """Return a JSON response that no cache may store."""
     return json_response(document, status=status, headers=NO_STORE | (headers or {}))
 
 
 def listed(documents: Sequence[dict[str, object]], limit: int, **more: object) -> web.Response:
-    """One page of a list; one item more than ``limit`` was looked for, to know whether it goes on."""
+    """Return one page of a list. ``documents`` has ``limit + 1`` items if there is another page."""
     items = documents[:limit]
     following = str(items[-1]["id"]) if len(documents) > limit else None
     return answer({"items": items, "next": following, **more})

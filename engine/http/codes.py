@@ -1,4 +1,4 @@
-"""Calls about codes beyond redeeming one: holds, rollbacks, checks, adjustments, several codes together."""
+"""HTTP handlers for merchants: combined redemptions, rollbacks, holds, checks, adjustments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def routes() -> list[Route]:
-    """The calls of this file."""
+    """Return the routes of this module."""
     return [
         Route("POST", "/v1/redemptions/combined", "redeem", redeem_combined, Access.SCRIPT),
         Route("POST", "/v1/redemptions/{id}/rollback", "redeem", roll_back, Access.SCRIPT),
@@ -38,7 +38,7 @@ def routes() -> list[Route]:
 
 
 async def redeem_combined(request: web.Request) -> web.Response:
-    """``POST /v1/redemptions/combined``: all of the codes, or none."""
+    """``POST /v1/redemptions/combined``: redeem all of the codes, or none."""
     services = services_of(request)
     api_key, body = await read_admitted(request)
     key = idempotency_key(request, services.settings)
@@ -58,7 +58,7 @@ async def roll_back(request: web.Request) -> web.Response:
         raise Refusal("redemption_not_found")
     record = await services.records.one(str(redemption))
     if record["batch"] not in core.configuration.batches:
-        await core.configuration.refresh()  # redeemed through a worker whose configuration is newer
+        await core.configuration.refresh()  # another worker redeemed it, with a newer configuration
     await core.refuse_code_of(record["batch"], record["serial"], key, asked.reason)
     attempt = Rollback(core.dispatcher, redemption, record, asked, key=key, api_key=api_key)
     return response(request, await on_record(core, services.database, attempt, f"redemption:{redemption}"))

@@ -1,6 +1,6 @@
-"""HTTP for the event feed: a page, at once or once there is something, or a stream (server-sent events).
+"""HTTP handler for the event feed: a page, a page that is waited for, or a stream of server-sent events.
 
-The form of the stream is that of HTML's section 9.2; an event's ``id`` is the cursor behind it.
+The stream has the format of the HTML standard, section 9.2. An event's ``id`` is the cursor after it.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
 
 SCOPE: Final = "events"
 STREAM_TYPE: Final = "text/event-stream"
-RETRY_MS: Final = 1000  # when a client comes back by itself
+RETRY_MS: Final = 1000  # a client reconnects after this time
 _PARAMETERS: Final = ("after", "limit", "wait_s", "type", "campaign")
 _DIGITS_MAX: Final = 10
 _CAMPAIGNS_MAX: Final = 100
 _END_S: Final = 1.0
-_LOOK_S: Final = 1.0  # how often a reader who waits is looked after: it may have gone
+_LOOK_S: Final = 1.0  # how often a waiting handler checks whether its reader has gone
 
 
 def routes() -> list[Route]:
-    """The calls of this file."""
+    """Return the routes of this module."""
     return [Route("GET", "/v1/events", SCOPE, list_events)]
 
 
 class _Asked(NamedTuple):
-    """What a request asks for."""
+    """The parameters of a request."""
 
     cursor: Cursor
     wanted: FeedFilter
@@ -53,13 +53,13 @@ class _Asked(NamedTuple):
 
 
 async def list_events(request: web.Request) -> web.StreamResponse:
-    """Events behind a cursor: a page of them, or a stream that goes on."""
+    """Answer with the events after a cursor: one page of them, or a stream without end."""
     feed, settings = services_of(request).feed, plane_of(request).settings
     streamed = STREAM_TYPE in request.headers.get("Accept", "").lower()
     asked = _parsed(request, settings, streamed=streamed)
     if streamed:
         with feed.reader():
-            page = await feed.page(asked.cursor, asked.wanted)  # what is refused is refused before it begins
+            page = await feed.page(asked.cursor, asked.wanted)  # before the stream: it may raise a refusal
             return await _Stream(request, feed, asked, settings).run(page)
     page = await feed.page(asked.cursor, asked.wanted)
     if asked.wait_s and not page.items:
@@ -69,7 +69,7 @@ async def list_events(request: web.Request) -> web.StreamResponse:
 
 
 async def _awaited(request: web.Request, feed: Feed, asked: _Asked, page: FeedPage) -> FeedPage:
-    """The first page with something in it; an empty one when time is up, or the worker is to stop."""
+    """Wait for a page that is not empty. Return an empty page after ``wait_s``, or if the worker stops."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + asked.wait_s
     cursor = asked.cursor
@@ -78,7 +78,7 @@ async def _awaited(request: web.Request, feed: Feed, asked: _Asked, page: FeedPa
         left_s = deadline - clock()
         if left_s <= 0:
             break
-        if behind:  # so far all was filtered out
+        if behind:  # the filter removed all events of the last page
             page = await feed.page(cursor, asked.wanted)
         elif await feed.wait(cursor, min(left_s, _LOOK_S)):
             page = await feed.page(cursor, asked.wanted, shared=True)
@@ -86,7 +86,7 @@ async def _awaited(request: web.Request, feed: Feed, asked: _Asked, page: FeedPa
 
 
 class _Stream:
-    """One reader's stream. It ends when the reader goes, its key is revoked, or the worker is to stop."""
+    """One reader's stream. It ends when the reader goes, its key is revoked, or the worker stops."""
 
     def __init__(self, request: web.Request, feed: Feed, asked: _Asked, settings: Settings) -> None:
         self._request = request
@@ -99,9 +99,11 @@ class _Stream:
         self._response = web.StreamResponse(headers=headers)
 
     async def run(self, page: FeedPage) -> web.StreamResponse:
-        """Send what is there, then what comes."""
+        """Send the events that are there, then each new one."""
         await self._response.prepare(self._request)
-        with contextlib.suppress(ConnectionResetError, Refusal):  # the reader has gone, or may read no more
+        with contextlib.suppress(
+            ConnectionResetError, Refusal
+        ):  # the reader has gone, or its key was revoked
             await self._write(b"retry: %d\n\n" % RETRY_MS)
             await self._send(page)
             await self._end()
@@ -114,15 +116,15 @@ class _Stream:
                 await self._write(_blocks(cursor, page.items))
             behind, cursor = page.next != cursor, page.next
             await self._beat(cursor)
-            told = False
-            while not behind and not told and not self._feed.closing:
+            has_news = False
+            while not behind and not has_news and not self._feed.closing:
                 wait_s = min(_LOOK_S, max(0.0, self._beat_at - self._clock()))
-                told = await self._feed.wait(cursor, wait_s)
+                has_news = await self._feed.wait(cursor, wait_s)
                 await self._beat(cursor)
-            page = await self._read(cursor, shared=told)
+            page = await self._read(cursor, shared=has_news)
 
     async def _read(self, cursor: Cursor, *, shared: bool) -> FeedPage:
-        """What is behind a cursor; waits until PostgreSQL is there."""
+        """Read the page after a cursor. While PostgreSQL is away, wait for it."""
         while not self._feed.closing:
             try:
                 return await self._feed.page(cursor, self._asked.wanted, shared=shared)
@@ -132,7 +134,7 @@ class _Stream:
         return FeedPage([], cursor)
 
     async def _beat(self, cursor: Cursor) -> None:
-        """From time to time: say that the stream is alive and how far it is, if its key is still good."""
+        """Check the reader's key and send a heartbeat with the cursor, every ``feed_heartbeat_s``."""
         if _gone(self._request):
             raise ConnectionResetError
         if self._clock() < self._beat_at:
@@ -144,7 +146,7 @@ class _Stream:
         await self._write(b": heartbeat\nid: %b\n\n" % str(cursor).encode())
 
     async def _end(self) -> None:
-        """The last of the stream, for which nobody waits long."""
+        """End the stream. A reader that does not take the end within ``_END_S`` is cut off."""
         try:
             async with asyncio.timeout(_END_S):
                 await self._response.write_eof()
@@ -153,10 +155,10 @@ class _Stream:
                 self._request.transport.abort()
 
     async def _write(self, data: bytes) -> None:
-        """Send; returns when the reader has taken enough of it.
+        """Send data. Returns when the reader has taken enough of it.
 
         Raises:
-            ConnectionResetError: it has gone, or takes nothing for too long, and is cut off.
+            ConnectionResetError: the reader has gone, or took nothing for too long and was cut off.
         """
         transport = self._request.transport
         if transport is None:
@@ -171,13 +173,13 @@ class _Stream:
 
 
 def _gone(request: web.Request) -> bool:
-    """Whether nobody reads any more; without writing it is not known, but most clients close both ways."""
+    """Whether the reader has gone. Only a write shows it for sure, but most clients close both directions."""
     protocol = request.protocol
     return request.transport is None or (isinstance(protocol, ClientConnection) and protocol.says_no_more)
 
 
 def _blocks(cursor: Cursor, items: list[FeedEvent]) -> bytes:
-    """Events as a stream has them; each with the cursor that goes on behind it."""
+    """Encode events for the stream, each with the cursor after it."""
     found = []
     for item in items:
         cursor = cursor.moved(item.event.id.shard, item.seq)
@@ -190,7 +192,7 @@ def _parsed(request: web.Request, settings: Settings, *, streamed: bool) -> _Ask
     if set(query) - set(_PARAMETERS) or len(query) != len(set(query)):
         raise Refusal("malformed_request", f"This list takes {', '.join(_PARAMETERS)}, each once.")
     after = query.get("after")
-    if streamed:  # a client that comes back sends what it has, beside the address it began with
+    if streamed:  # a client that reconnects sends its last id, and repeats the URL it began with
         after = request.headers.get("Last-Event-ID") or after
     wanted = FeedFilter(
         limit=page_limit(query.get("limit"), settings.page_limit_max),
@@ -198,18 +200,18 @@ def _parsed(request: web.Request, settings: Settings, *, streamed: bool) -> _Ask
         campaigns=_names(query, "campaign", _CAMPAIGNS_MAX),
     )
     if wanted.types is not None and wanted.types - EVENT_TYPES:
-        raise Refusal("malformed_request", f"type must be of {', '.join(sorted(EVENT_TYPES))}")
+        raise Refusal("malformed_request", f"type must be one or more of {', '.join(sorted(EVENT_TYPES))}")
     cursor = BEGINNING if after is None else parse_cursor(after)
     return _Asked(cursor, wanted, _wait_s(query.get("wait_s", "0"), settings.feed_wait_s_max))
 
 
 def _names(query: Mapping[str, str], name: str, most: int) -> frozenset[str] | None:
-    """One name or several, separated by commas; None where there are none."""
+    """Return the names in a parameter, separated by commas; None if the parameter is not given."""
     if name not in query:
         return None
     names = query[name].split(",")
     if len(names) > most:
-        raise Refusal("malformed_request", f"{name} takes {most} at most")
+        raise Refusal("malformed_request", f"{name} takes at most {most} names")
     for one in names:
         check_text(name, one, FILTER_LENGTH_MAX)
     return frozenset(names)

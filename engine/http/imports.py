@@ -1,4 +1,4 @@
-"""HTTP for imports: a stream of codes comes in, how far it is and which lines gave no code go out."""
+"""HTTP handlers for imports: take a stream of codes, show the progress and the lines that gave no code."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 FORMS: Final = {CSV_TYPE: Form.CSV, NDJSON_TYPE: Form.NDJSON}
 _CHARSETS: Final = frozenset(("utf-8", "utf8", "us-ascii"))
-_GO_ON: Final = "The same request, sent again, goes on where this one ended."
+_GO_ON: Final = "Send the same request again: it continues where this one ended."
 
 
 def routes() -> list[Route]:
-    """The calls of this file."""
+    """Return the routes of this module."""
     return [
         Route("POST", "/v1/campaigns/{id}/imports", "admin", import_codes),
         Route("GET", "/v1/campaigns/{id}/imports", "admin", list_imports),
@@ -40,7 +40,7 @@ def routes() -> list[Route]:
 
 
 async def import_codes(request: web.Request) -> web.Response:
-    """Import the codes of the body, however many; sent again, it goes on where it was left."""
+    """Import the codes in the body. The same request, sent again, continues where the first one ended."""
     form = FORMS.get(request.content_type)
     encoding = request.headers.get("Content-Encoding", "identity")
     if form is None or (request.charset or "utf-8").lower() not in _CHARSETS or encoding != "identity":
@@ -68,12 +68,12 @@ async def list_imports(request: web.Request) -> web.Response:
 
 
 async def show_import(request: web.Request) -> web.Response:
-    """Show one import, and how far it is."""
+    """Show one import and its progress."""
     return answer((await records.get(plane_of(request), request.match_info["id"])).document())
 
 
 async def list_problems(request: web.Request) -> web.StreamResponse:
-    """Stream the lines that gave no code, as CSV with a header, in constant memory."""
+    """Stream the lines that gave no code, as CSV with a header. Memory is constant."""
     plane, import_id = plane_of(request), request.match_info["id"]
     name = (await records.get(plane, import_id)).name
     response = web.StreamResponse(
@@ -90,18 +90,18 @@ async def list_problems(request: web.Request) -> web.StreamResponse:
             await response.write(piece)
         await response.write_eof()
     except ConnectionResetError:
-        pass  # the client has gone; it may ask again
+        pass  # the client has gone; it can ask again
     return response
 
 
 async def discard_import(request: web.Request) -> web.Response:
-    """Give up an import that is not finished."""
+    """Discard an import that is not finished."""
     discarded = await records.discard(plane_of(request), request.match_info["id"], actor=request[API_KEY].id)
     return answer(discarded.document())
 
 
 async def _body(request: web.Request) -> AsyncIterator[bytes]:
-    """The body as it arrives; a client that stops sending is not waited for without end."""
+    """Yield the body as it arrives. Refuse a client that sends nothing for ``request_timeout_s``."""
     timeout_s = plane_of(request).settings.request_timeout_s
     try:
         while True:
@@ -111,6 +111,6 @@ async def _body(request: web.Request) -> AsyncIterator[bytes]:
                 return
             yield data
     except TimeoutError:
-        raise Refusal("malformed_request", f"Nothing has arrived for {timeout_s} s. {_GO_ON}") from None
+        raise Refusal("malformed_request", f"No data arrived for {timeout_s} s. {_GO_ON}") from None
     except (ConnectionError, web.RequestPayloadError, HttpProcessingError):
-        raise Refusal("malformed_request", f"The body did not arrive whole. {_GO_ON}") from None
+        raise Refusal("malformed_request", f"The body is incomplete. {_GO_ON}") from None

@@ -1,4 +1,4 @@
-"""Calls of monitoring: live, ready, metrics. They need no key."""
+"""HTTP handlers for monitoring: liveness, readiness, metrics. They need no API key."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DATABASE_PATIENCE_S: Final = 1
 
 
 def routes() -> list[Route]:
-    """The calls of this file."""
+    """Return the routes of this module."""
     return [
         Route("GET", "/healthz", None, health),
         Route("GET", "/readyz", None, readiness),
@@ -31,12 +31,15 @@ def routes() -> list[Route]:
 
 
 async def health(_: web.Request) -> web.Response:
-    """``GET /healthz``: this process answers."""
+    """``GET /healthz``: 200 while this process answers."""
     return json_response({"status": "ok"})
 
 
 async def readiness(request: web.Request) -> web.Response:
-    """``GET /readyz``: 200, or 503 and which part is not ready. PostgreSQL is shown, but not required."""
+    """``GET /readyz``: 200, or 503 if a part that redemptions need is not ready; the body shows each part.
+
+    PostgreSQL is shown, but redemptions do not need it.
+    """
     services = services_of(request)
     core, configuration = services.core, services.core.configuration
     redis = "ok" if core.dispatcher.ready else configuration.store_unsafe or "no connection"
@@ -52,7 +55,8 @@ async def readiness(request: web.Request) -> web.Response:
         "configuration": configured,
         "mint_keys": mint_keys,
         "postgresql": await _postgresql(services.database),
-        # Neither makes it unready: work under way must reach it, and the loss was accepted by a setting.
+        # Not required either. Short of memory, the worker still confirms and releases holds; and
+        # an operator accepted that Redis may lose data, by a setting.
         "memory": "short: new redemptions and holds are refused" if configuration.memory_short else "ok",
         "durability": "ok" if services.settings.durability == "disk" else NOT_DURABLE,
     }
@@ -62,17 +66,17 @@ async def readiness(request: web.Request) -> web.Response:
 
 
 async def _postgresql(database: Database) -> str:
-    """Redemptions go on without it, so it makes nothing unready; reads and changes do not."""
+    """Return ``ok``, or why PostgreSQL cannot be used. Reads and changes need it, redemptions do not."""
     try:
         async with asyncio.timeout(DATABASE_PATIENCE_S), database.connection() as connection:
             await connection.fetchval("SELECT 1")
     except (StoreUnavailable, TimeoutError) as fault:
-        return str(fault) or "no answer in a second"
+        return str(fault) or "no answer within a second"
     return "ok"
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """``GET /metrics``: Prometheus text format, all processes together."""
+    """``GET /metrics``: the metrics of all processes together, in Prometheus text format."""
     services = services_of(request)
     services.core.dispatcher.telemetry.flush()
     own = await asyncio.to_thread(exposition, services.metrics_dir)

@@ -1,4 +1,4 @@
-"""The middleware that turns every refusal and fault into a problem document, and nothing else does."""
+"""The aiohttp middleware that turns every raised refusal and fault into a problem document (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from engine.settings import Settings
 
 _log = logging.getLogger(__name__)
-# What aiohttp itself refuses, in the words of the API.
+# The API's problem code for each status with which aiohttp itself refuses a request.
 _CODE_OF_STATUS: Final = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 
 
 def answering_problems(settings: Settings) -> Any:  # noqa: ANN401 - aiohttp has a private type for it
-    """A middleware for the application."""
+    """Return the middleware for the application."""
 
     def respond(code: str, detail: str = "", **headers: str) -> web.Response:
         status, body = problem(code, detail)
@@ -51,6 +51,6 @@ def answering_problems(settings: Settings) -> Any:  # noqa: ANN401 - aiohttp has
 
 
 def _check_version(request: web.Request) -> None:
-    """A request line without a version would be HTTP/0.9, which aiohttp lets through."""
+    """Refuse a request line without a version. It would be HTTP/0.9, which aiohttp accepts."""
     if request.version < HttpVersion10:
         raise Refusal("malformed_request", "This is not a valid HTTP request.")

@@ -1,4 +1,4 @@
-"""Calls that redeem, and that show redemptions."""
+"""HTTP handlers for merchants: redeem a code or a batch of codes, show and list redemptions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _LIST_PARAMETERS: Final = ("user", "campaign", "order", "from", "to", "state", "
 
 
 def routes() -> list[Route]:
-    """The calls of this file."""
+    """Return the routes of this module."""
     return [
         Route("POST", "/v1/redemptions", "redeem", redeem, Access.SCRIPT),
         Route("POST", "/v1/redemptions/batch", "redeem", redeem_batch, Access.SCRIPT),
@@ -57,9 +57,9 @@ async def redeem(request: web.Request) -> web.Response:
 def redeem_at_once(
     services: Services, authorization: str, key: str | None, body: bytes, on_done: OnDone
 ) -> bool:
-    """The same for the fast lane: ``on_done`` gets the outcome, and nothing is waited for.
+    """Redeem for the fast lane, without waiting: ``on_done`` gets the outcome later.
 
-    False where nothing was done, and only ``redeem`` can tell whether the caller may.
+    Returns False if the key is not known here: then nothing was done, and ``redeem`` must check the key.
     """
     api_key = services.authenticator.known_with(authorization, "redeem")
     if api_key is None:
@@ -82,7 +82,7 @@ def _redemption(core: Core, api_key: CachedKey, key: str | None, body: bytes) ->
 
 
 async def redeem_batch(request: web.Request) -> web.Response:
-    """``POST /v1/redemptions/batch``: each item answers for itself, in their order."""
+    """``POST /v1/redemptions/batch``: redeem each item on its own; the answers have the items' order."""
     services = services_of(request)
     api_key, body = await read_admitted(request, services.settings.batch_body_bytes_max)
     if "Idempotency-Key" in request.headers:
@@ -116,8 +116,8 @@ async def list_redemptions(request: web.Request) -> web.Response:
     if set(query) - set(_LIST_PARAMETERS) or len(query) != len(set(query)):
         raise Refusal("malformed_request", f"This list takes {', '.join(_LIST_PARAMETERS)}, each once.")
     limit = page_limit(query.get("limit"), services.settings.page_limit_max)
-    wanted = _filter(query, services.settings)
-    page = await services.records.page(wanted, after=query.get("after"), limit=limit)
+    criteria = _filter(query, services.settings)
+    page = await services.records.page(criteria, after=query.get("after"), limit=limit)
     return json_response({"items": page.items, "next": page.next})
 
 

@@ -1,4 +1,4 @@
-"""What every handler does with a request: read its body, its page, and answer with JSON."""
+"""Shared by all handlers: reads the body and the page parameters of a request, answers with JSON."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _DIGITS_MAX: Final = 10
 
 
 async def read_json(request: web.Request, bytes_max: int, timeout_s: int) -> bytes:
-    """The body of a request that must be JSON, whole.
+    """Read the whole body of a request whose type must be JSON.
 
     Raises:
-        Refusal: ``unsupported_media_type``, ``body_too_large``, or ``malformed_request`` where it
-            does not arrive in time.
+        Refusal: ``unsupported_media_type``, ``body_too_large``, or ``malformed_request`` if the body
+            does not arrive within ``timeout_s``.
     """
     if request.content_type != JSON_TYPE or request.headers.get("Content-Encoding", "identity") != "identity":
         raise Refusal("unsupported_media_type")
     if (request.content_length or 0) > bytes_max:
         raise Refusal("body_too_large", f"At most {bytes_max} bytes.")
-    if request.content.is_eof():  # it came with the head, as most do
+    if request.content.is_eof():  # it came with the headers, as most bodies do
         body = request.content.read_nowait()
     else:
         body = await _read_body(request, bytes_max, timeout_s)
@@ -47,10 +47,10 @@ async def read_json(request: web.Request, bytes_max: int, timeout_s: int) -> byt
 
 
 async def _read_body(request: web.Request, bytes_max: int, timeout_s: int) -> bytes:
-    """A body as it arrives, up to the first chunk past its limit."""
+    """Read a body as it arrives, up to the first chunk that exceeds the limit."""
     body = bytearray()
     try:
-        if request.transport is None:  # gone already: aiohttp would take reading for a mistake of ours
+        if request.transport is None:  # the client has gone; aiohttp would raise an error of another kind
             raise ConnectionResetError
         async with asyncio.timeout(timeout_s):
             async for chunk in request.content.iter_any():
@@ -60,15 +60,15 @@ async def _read_body(request: web.Request, bytes_max: int, timeout_s: int) -> by
     except TimeoutError:
         raise Refusal("malformed_request", "The body did not arrive in time.") from None
     except (ConnectionError, web.RequestPayloadError, HttpProcessingError):
-        raise Refusal("malformed_request", "The body did not arrive whole.") from None
+        raise Refusal("malformed_request", "The body is incomplete.") from None
     return bytes(body)
 
 
 def idempotency_key(request: web.Request, settings: Settings) -> str | None:
-    """The Idempotency-Key of a request, if it has one.
+    """Return the Idempotency-Key of a request, if it has one.
 
     Raises:
-        Refusal: ``malformed_request``: it has several, or one that will not do.
+        Refusal: ``malformed_request``: it has several, or an invalid one.
     """
     given = request.headers.getall("Idempotency-Key", [])
     if not given:
@@ -82,7 +82,7 @@ def idempotency_key(request: web.Request, settings: Settings) -> str | None:
 async def read_admitted(
     request: web.Request, bytes_max: int | None = None, *, may_be_empty: bool = False
 ) -> tuple[CachedKey, bytes]:
-    """The caller's key and the body of a call about codes, whose script refuses a key revoked after this.
+    """Return the caller's key and the body of a call that ends in a script; the key is checked last.
 
     Raises:
         Refusal, StoreUnavailable: as ``read_json`` and ``Authenticator.authorize``.
@@ -97,13 +97,13 @@ async def read_admitted(
 
 
 def response(request: web.Request, outcome: Outcome) -> web.Response:
-    """An outcome of the core as a response."""
+    """Return the response for an outcome of the core."""
     status, body, retry_after_s = encode_outcome(outcome, services_of(request).settings.retry_after_s)
     return web.Response(status=status, body=body, headers=response_headers(status, retry_after_s))
 
 
 def page_limit(text: str | None, most: int) -> int:
-    """The ``limit`` of a list.
+    """Return the ``limit`` of a list; ``most`` is its maximum.
 
     Raises:
         Refusal: ``malformed_request``.
@@ -116,5 +116,5 @@ def page_limit(text: str | None, most: int) -> int:
 
 
 def json_response(value: object, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    """An answer in JSON."""
+    """Return a response with a JSON body."""
     return web.Response(status=status, body=orjson.dumps(value), content_type=JSON_TYPE, headers=headers)

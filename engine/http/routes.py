@@ -1,4 +1,4 @@
-"""The form of every route: method, path, and the scope that its caller's key must have."""
+"""The table format of all routes: method, path, handler, and the scope that the caller's key must have."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Route(NamedTuple):
-    """One call of the API. ``scope`` is None where no key is needed."""
+    """One call of the API. ``scope`` is None if the call needs no key."""
 
     method: str
     path: str
@@ -27,9 +27,10 @@ class Route(NamedTuple):
 
 
 def served(routes: Iterable[Route]) -> list[web.RouteDef]:
-    """Routes as aiohttp takes them, each behind its scope.
+    """Return the routes for aiohttp; each checks its scope first.
 
-    No GET that needs a key takes HEAD too: that would export codes, and send nothing.
+    A GET route that needs a key does not serve HEAD: a HEAD of an export would compute all codes and
+    send none.
     """
     return [
         web.get(route.path, _behind_scope(route), allow_head=route.scope is None)

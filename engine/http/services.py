@@ -1,4 +1,4 @@
-"""What the handlers of one worker work with."""
+"""The objects that the handlers of one worker share."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """Everything is open for as long as the application is.
+    """Connections and other objects of one worker. All are open as long as the application runs.
 
     Attributes:
-        metrics_dir: where the processes of this deployment keep their metrics; None for this one alone.
+        metrics_dir: directory with the metrics of all processes of this deployment; None: only this
+            process's own metrics are shown.
     """
 
     settings: Settings
@@ -46,5 +47,5 @@ SERVICES: Final[web.AppKey[Services]] = web.AppKey("services")
 
 
 def services_of(request: web.Request) -> Services:
-    """The services of this process."""
+    """Return the services of this process."""
     return request.app[SERVICES]

@@ -1,4 +1,4 @@
-"""HTTP for users: what one has redeemed in all, and the erasure of a name."""
+"""HTTP handlers for users: show a user's totals, erase a user's name."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class ErasureRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of ``POST /v1/users/{id}/erasure``, which may have none."""
+    """Body of ``POST /v1/users/{id}/erasure``. The body may be left out."""
 
     reason: str | None = None
 
 
 def routes() -> list[Route]:
-    """The calls of this file."""
+    """Return the routes of this module."""
     return [
         Route("GET", "/v1/users/{id:[^/]+}", "read", show_user),
         Route("POST", "/v1/users/{id:[^/]+}/erasure", "admin", erase_user),
@@ -47,7 +47,7 @@ async def _find(request: web.Request) -> users.User:
 
 
 async def erase_user(request: web.Request) -> web.Response:
-    """Put a pseudonym in place of a user's name."""
+    """Replace a user's name with a pseudonym."""
     asked = await read_body(request, ErasureRequest) if request.can_read_body else ErasureRequest()
     user, caller = request.match_info["id"], request[API_KEY].id
     return await answer_change(

@@ -1,4 +1,4 @@
-"""HTTP for webhooks: who is told of events, what was tried, what was given up, and to try it again."""
+"""HTTP handlers for webhooks: endpoints, secrets, delivery attempts, dead letters, replays."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def routes() -> list[Route]:
-    """The calls of this file."""
+    """Return the routes of this module."""
     return [
         Route("POST", "/v1/webhooks", "admin", create_webhook),
         Route("GET", "/v1/webhooks", "admin", list_webhooks),
@@ -38,7 +38,7 @@ def routes() -> list[Route]:
 
 
 async def create_webhook(request: web.Request) -> web.Response:
-    """Register an endpoint; only this answer, also when it is repeated, ever shows the secret."""
+    """Register an endpoint. Only this answer, and its repetition for the same caller, shows the secret."""
     new, caller = await read_body(request, NewWebhook), request[API_KEY].id
     return await answer_change(
         request,
@@ -56,12 +56,12 @@ async def list_webhooks(request: web.Request) -> web.Response:
 
 
 async def show_webhook(request: web.Request) -> web.Response:
-    """Show one endpoint, and how far it is."""
+    """Show one endpoint and its progress."""
     return answer((await endpoints.get(plane_of(request), request.match_info["id"])).document())
 
 
 async def update_webhook(request: web.Request) -> web.Response:
-    """Change what the body names; what the endpoint failed to take is tried again at once."""
+    """Change the members of an endpoint that the body names. A failing message is tried again at once."""
     change = await read_body(request, WebhookChange)
     webhook_id, caller = request.match_info["id"], request[API_KEY].id
     return await answer_change(request, lambda plane: changes.update(plane, webhook_id, change, actor=caller))
@@ -74,21 +74,21 @@ async def delete_webhook(request: web.Request) -> web.Response:
 
 
 async def rotate_secret(request: web.Request) -> web.Response:
-    """Give an endpoint a new secret, which only this answer shows; the old ones stay good for a while."""
+    """Give an endpoint a new secret, which only this answer shows. The old secrets stay valid for a time."""
     asked = await read_body(request, SecretRotation) if request.can_read_body else SecretRotation()
     webhook_id, caller = request.match_info["id"], request[API_KEY].id
     return await answer_change(request, lambda plane: changes.rotate(plane, webhook_id, asked, actor=caller))
 
 
 async def replay_events(request: web.Request) -> web.Response:
-    """Deliver again what is behind a cursor, or dead letters."""
+    """Deliver again: all events after a cursor, or single dead letters."""
     asked = await read_body(request, Replay)
     webhook_id, caller = request.match_info["id"], request[API_KEY].id
     return await answer_change(request, lambda plane: changes.replay(plane, webhook_id, asked, actor=caller))
 
 
 async def list_attempts(request: web.Request) -> web.Response:
-    """List what was tried, the newest first."""
+    """List delivery attempts, the newest first."""
     after, limit = read_page(request, "message")
     found = await endpoints.attempts(
         plane_of(request),
@@ -101,7 +101,7 @@ async def list_attempts(request: web.Request) -> web.Response:
 
 
 async def list_dead_letters(request: web.Request) -> web.Response:
-    """List what was given up, the newest first."""
+    """List dead letters, the newest first."""
     after, limit = read_page(request)
     found = await endpoints.dead_letters(
         plane_of(request), request.match_info["id"], after=number_after(after), limit=limit + 1

@@ -1,6 +1,6 @@
-"""Codes made elsewhere: a file of them is read, digested, written to PostgreSQL and indexed in Redis.
+"""Imports codes that were made elsewhere: digests go into PostgreSQL and into an index in Redis.
 
-``importer`` takes a file; ``runner`` passes its lines (``parser``) on in ``chunks``. ``records`` stores
-what is known of each import. Redemptions look codes up in ``index`` (``engine.lookup.imported``);
-``repair`` keeps it whole.
+``importer`` takes a file. ``runner`` reads its lines (``parser``) and writes them in ``chunks``. ``records``
+reads and discards stored imports. Redemptions look codes up in the ``index`` (``engine.lookup.imported``).
+``repair`` writes the index again if Redis lost it.
 """

@@ -1,7 +1,7 @@
-"""One chunk of an import: which of its codes are new, and their way into PostgreSQL.
+"""One chunk of an import: finds the new codes and writes them to PostgreSQL.
 
-A code is known if it is earlier in the file, was imported before (under any mint key that is in
-use for that), or is one that was minted here.
+A code is a duplicate if it is earlier in the file, was imported before (under any mint key that imports
+have used), or was minted here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import asyncpg
-from asyncpg.pgproto.pgproto import UUID  # made in C: the one of Python takes ten times as long
+from asyncpg.pgproto.pgproto import UUID  # written in C: Python's own takes ten times as long
 
 from engine.codes.formats import SERIAL_LIMIT, split
 from engine.errors import Refusal
@@ -37,10 +37,10 @@ T = TypeVar("T")
 
 
 class MintedCodes:
-    """Knows which codes were minted, as PostgreSQL had it when an import began."""
+    """Tells which codes were minted here, from the batches that PostgreSQL had when the import began."""
 
     def __init__(self, plane: ControlPlane, minted: Sequence[CachedBatch]) -> None:
-        self._known = ConfigurationCache(plane.redis)  # filled from PostgreSQL, which is the truth
+        self._known = ConfigurationCache(plane.redis)  # filled from PostgreSQL, the source of truth
         for batch in minted:
             self._known.take_batch(batch)
         self._decoder = Decoder(plane.settings, self._known)
@@ -50,12 +50,12 @@ class MintedCodes:
 
     @classmethod
     async def load(cls, connection: Connection, plane: ControlPlane) -> MintedCodes:
-        """As it is now."""
+        """Read the batches from PostgreSQL."""
         rows = await connection.fetch(_SQL["minted_batches"], IMPORTED)
         return cls(plane, [CachedBatch(**dict(row)) for row in rows])
 
     def which(self, codes: Sequence[bytes]) -> list[bool]:
-        """Of each normalised code whether it was minted."""
+        """Return for each normalised code whether it was minted here."""
         if not self._any:
             return [False] * len(codes)
         readings = [split(code, self._known.prefixes) for code in codes]
@@ -63,7 +63,7 @@ class MintedCodes:
 
 
 class Written(NamedTuple):
-    """What was written of a chunk."""
+    """Result of writing a chunk: the batch number, the new codes, and the counts of other lines."""
 
     batch: int | None
     codes: list[IndexRow]
@@ -72,7 +72,7 @@ class Written(NamedTuple):
 
 
 class Chunk:
-    """Lines of a file on their way. ``others``: one for each other mint key that imports have used."""
+    """Lines of a file that are not written yet. ``others``: a digester per other mint key of imports."""
 
     def __init__(self, digester: Digester, others: Sequence[Digester], minted: MintedCodes) -> None:
         self._digester = digester
@@ -81,7 +81,7 @@ class Chunk:
         self.clear()
 
     def clear(self) -> None:
-        """Begin the next."""
+        """Start the next chunk, with no lines."""
         self._line_of: dict[bytes, int] = {}  # by digest, in the order of the file
         self._aliases: dict[bytes, bytes] = {}  # digest under another mint key -> digest
         self._duplicates: list[tuple[int, str]] = []
@@ -89,11 +89,11 @@ class Chunk:
 
     @property
     def lines(self) -> int:
-        """How many lines are in it."""
+        """Number of lines in the chunk."""
         return len(self._line_of) + len(self._duplicates) + len(self._unusable)
 
     def take(self, lines: CodeLines) -> None:
-        """Take over what was read."""
+        """Move what the parser has read into the chunk."""
         self._unusable += lines.problems
         found, lines.codes, lines.problems = lines.codes, [], []
         minted = self._minted.which([code for _, code in found])
@@ -111,10 +111,10 @@ class Chunk:
                 self._aliases[other.digest(code)] = own
 
     async def write(self, connection: Connection, imported: Import) -> Written:
-        """Write it in the transaction of the one who writes; the new codes are numbered on from ``imported``.
+        """Write the chunk in the caller's transaction. The new codes get the next serials of ``imported``.
 
         Raises:
-            Refusal: ``malformed_request``: they are more than a batch may have.
+            Refusal: ``malformed_request``: more codes than a batch can have.
         """
         duplicates = [*self._duplicates]
         for digest, batch in (await self._known(connection)).items():
@@ -141,7 +141,7 @@ class Chunk:
         return Written(number, codes, len(duplicates), len(self._unusable))
 
     async def _known(self, connection: Connection) -> dict[bytes, int]:
-        """The digests of this chunk that were imported before, and the batch of each."""
+        """Return the digests of this chunk that were imported before, each with its batch."""
         known: dict[bytes, int] = {}
         for part in _parts([*self._line_of, *self._aliases]):
             for row in await connection.fetch(_SQL["known"], [UUID(digest) for digest in part]):
@@ -151,7 +151,7 @@ class Chunk:
 
 
 def _parts(rows: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Rows in parts so small that whoever else has work in this process need not wait for them."""
+    """Split rows into small parts, so that other tasks of this process do not wait long."""
     for at in range(0, len(rows), _PART_ROWS):
         yield rows[at : at + _PART_ROWS]
 
@@ -165,7 +165,7 @@ async def _next_batch(connection: Connection) -> int:
 
 
 def _ranges(number: int, problems: Iterable[tuple[int, str]]) -> Iterator[tuple[int, int, int, str]]:
-    """Rows of lines that follow each other with the same reason, so that many of them take no room."""
+    """Join consecutive lines with the same reason into one row, so that many of them take little space."""
     first = last = 0
     reason = ""
     for line, why in problems:

@@ -1,8 +1,8 @@
-"""Import of codes that were made elsewhere, from a file as it comes: a new one, or where one was left.
+"""Takes a file of codes: starts a new import, or continues an unfinished one.
 
-Which import a file belongs to is known by the Idempotency-Key that came with it, else by how it
-begins. What was read of it before must be the same, byte for byte; it is passed over, and
-``run`` takes the rest.
+The Idempotency-Key of the request says which import a file belongs to. Without a key, the beginning of the
+file does. The part that was read before must be the same, byte for byte. It is skipped, and ``runner`` reads
+the rest.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from engine.control.change import ControlPlane
     from engine.imports.records import Import
 
-HEAD_BYTES: Final = 1024  # by so much of its beginning a file is known that was not imported to its end
+HEAD_BYTES: Final = 1024  # the file of an unfinished import is recognised by this many first bytes
 _SQL: Final = queries(__package__, "imports")
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """What is to be imported. ``key``: the Idempotency-Key, if the caller has given one."""
+    """A file to import. ``key``: the Idempotency-Key, if the caller has given one."""
 
     campaign: str
     form: Form
@@ -48,7 +48,7 @@ class Upload:
 
 
 class Importer:
-    """The imports of one process; they take turns with writing, and are limited in number."""
+    """Runs the imports of one process, at most ``imports_max`` at a time. One of them writes at a time."""
 
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
@@ -56,21 +56,21 @@ class Importer:
         self._running = 0
 
     async def run(self, upload: Upload, on_progress: Callable[[Import], None] | None = None) -> ImportOutcome:
-        """Import a file, or go on with it where it was left.
+        """Import a file, or continue its import where it stopped.
 
-        With a key, the import under this key. Without one, an unfinished import of the campaign whose
-        file begins as this one does; where there is none, a new one.
+        With a key, this continues the import with the key. Without a key, it continues an unfinished import
+        of the campaign whose file has the same beginning. If there is none, it starts a new import.
 
         Raises:
             Refusal: ``campaign_not_found``, ``campaign_ended``, ``malformed_request``;
                 ``idempotency_key_reused``: another file came with the key before; ``import_conflict``:
-                the file is not the one it seemed to be, or another call is faster;
-                ``unauthenticated``: the caller's key was revoked meanwhile.
-            Overloaded: as many imports run as may.
-            StoreUnavailable: a server cannot be used; what is written stays, to go on from.
+                the file differs from the unfinished one after its beginning, or another call continues
+                this import; ``unauthenticated``: the caller's key was revoked meanwhile.
+            Overloaded: ``imports_max`` imports run.
+            StoreUnavailable: a server cannot be used. What is written stays; the next call continues there.
         """
         if self._running >= self._plane.settings.imports_max:
-            raise Overloaded(f"{self._running} imports run")
+            raise Overloaded(f"{self._running} imports run, which is the limit")
         self._running += 1
         try:
             return await self._run(upload, on_progress)
@@ -111,9 +111,9 @@ class Importer:
     async def _begin(
         self, upload: Upload, head: bytes, mint_keys: Mapping[str, bytes], current_key: str
     ) -> Import:
-        """The import to go on with, or a new one."""
+        """Return the import to continue, or a new one."""
         if not head:
-            raise Refusal("malformed_request", "There is nothing to import.")
+            raise Refusal("malformed_request", "The body is empty: there is nothing to import.")
         heads = {name: _head(key, upload.form, head[:HEAD_BYTES]) for name, key in mint_keys.items()}
         key_digest = None
         if upload.key is not None:
@@ -141,11 +141,11 @@ class Importer:
         except asyncpg.UniqueViolationError:
             row = None
         if row is None:
-            raise Refusal("import_conflict", "The same import was begun at the same moment; send it again.")
+            raise Refusal("import_conflict", "Another call started the same import just now; send it again.")
         return records.from_row(row)
 
     async def _skip(self, upload: Upload, lines: CodeLines, imported: Import, data: bytes) -> bytes:
-        """Pass over what was imported before, if it is the same; answers what was read behind it."""
+        """Skip what was imported before; check that it is the same. Return what was read after it."""
         while lines.bytes + len(data) < imported.bytes:
             lines.skip(data)
             data = await anext(upload.source, b"")
@@ -168,8 +168,7 @@ class Importer:
         missing = {*names, *minted.missing} - mint_keys.keys()
         if missing:
             raise StoreUnavailable(
-                f"the mint keys {', '.join(sorted(missing))} are missing:"
-                " without them nobody can tell whether a code is known"
+                f"the mint keys {', '.join(sorted(missing))} are missing: they are needed to find duplicates"
             )
         others = [Digester(mint_keys[name]) for name in names if name != imported.mint_key]
         chunk = Chunk(Digester(mint_keys[imported.mint_key]), others, minted)
@@ -195,6 +194,6 @@ def _other_file(upload: Upload, imported: Import) -> Refusal:
         return Refusal("idempotency_key_reused", "Another file was imported with this Idempotency-Key.")
     return Refusal(
         "import_conflict",
-        f"{imported.name} is not finished; its file begins like this one, and goes on differently."
+        f"{imported.name} is not finished. Its file has the same beginning as this one, but then differs."
         " Finish or discard it first, or send an Idempotency-Key.",
     )

@@ -1,8 +1,8 @@
-"""The index in Redis by which imported codes are looked up.
+"""Writes the index in Redis in which imported codes are looked up.
 
-Of each shard it is known whether it has all codes of a batch (``keys.imports``) or is being
-given them (``keys.importing``). A Redis that loses the one loses the other, so that a code is
-never called unknown, nor a batch complete, where the index is not whole (promise P8).
+Each shard stores which batches it has completely (``keys.imports``) and which are being written
+(``keys.importing``), beside the codes. A Redis that loses codes loses these marks, too. So no code is called
+unknown, and no batch complete, while the index is incomplete (promise P8).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from engine.postgres_types import Connection
     from engine.settings import Settings
 
-CALL_CODES: Final = 256  # at one instant of Redis, which serves nobody else in it
+CALL_CODES: Final = 256  # codes in one transaction; Redis serves nobody else during it
 CHUNK_ROWS: Final = 5000
-_UNWATCH: Final = pack("UNWATCH")  # what a call that was given up began
+_UNWATCH: Final = pack("UNWATCH")  # ends the WATCH of an earlier call that was cancelled
 _MULTI: Final = pack("MULTI")
 _EXEC: Final = pack("EXEC")
 _SQL: Final = queries(__package__, "imports")
@@ -33,16 +33,16 @@ IndexRow = tuple[bytes, int]
 
 
 class IndexLost(StoreUnavailable):
-    """Redis has lost what it was given of a batch."""
+    """Redis has lost codes of a batch that were written before."""
 
     def __init__(self) -> None:
-        super().__init__("Redis has lost the imported codes it was given")
+        super().__init__("Redis has lost imported codes that were written before")
 
 
 class ImportIndex:
-    """Writes the index of one deployment. Every method may be repeated.
+    """Writes the index of one deployment. Every method is safe to repeat.
 
-    All of them raise ``StoreUnavailable`` where Redis cannot be used.
+    All methods raise ``StoreUnavailable`` if Redis cannot be used.
     """
 
     def __init__(self, settings: Settings, shards: int) -> None:
@@ -56,7 +56,7 @@ class ImportIndex:
         await self._pipeline.close()
 
     async def begin(self, batch: int) -> bool:
-        """Make ready to take codes of a batch; True where all that was given before is still there."""
+        """Mark a batch as being written. Return whether all codes written before are still there."""
         made = await self._pipeline.ask(
             [pack("SETNX", keys.importing(shard, batch), 1) for shard in self._shards]
         )
@@ -66,8 +66,8 @@ class ImportIndex:
         """Write codes of a batch.
 
         Raises:
-            IndexLost: what was given before is no longer there, or the batch is no longer being written;
-                nothing, or not all, is written.
+            IndexLost: codes written before are lost, or the batch is not marked as being written any more.
+                Some or all of the codes are not written.
         """
         over: int | None = None
         writing: list[bytes] = []
@@ -78,7 +78,7 @@ class ImportIndex:
             await self._write(over, writing, None)
 
     def _calls(self, batch: int, rows: Sequence[IndexRow]) -> Iterator[tuple[str, list[bytes]]]:
-        """The commands for one shard at a time, and the key that must be there when they are done."""
+        """Yield commands for one shard, with the key that must exist when the commands run."""
         for at in range(0, len(rows), CALL_CODES):
             by_shard: dict[int, list[bytes]] = {}
             for digest, serial in rows[at : at + CALL_CODES]:
@@ -91,22 +91,23 @@ class ImportIndex:
                 yield keys.importing(shard, batch), commands
 
     async def _write(self, over: int | None, commands: list[bytes], following: str | None) -> int:
-        """Do what the last call made ready for, all at one instant; make ready for what follows.
+        """Run commands in a transaction, and watch the key ``following`` for the next call.
 
-        Nothing is done if the key that was watched has changed. Answers the connection to go on over.
+        Nothing is written if the key that the call before watched has changed. ``over`` is the connection
+        of the call before; returns the connection for the next call.
         """
-        doing = [_MULTI, *commands, _EXEC] if commands else [_UNWATCH]
+        transaction = [_MULTI, *commands, _EXEC] if commands else [_UNWATCH]
         watching = [pack("WATCH", following), pack("EXISTS", following)] if following else []
-        replies, over = await self._pipeline.ask_over(over, [*doing, *watching])
-        if replies[len(doing) - 1] is None or (watching and not replies[-1]):
+        replies, over = await self._pipeline.ask_over(over, [*transaction, *watching])
+        if replies[len(transaction) - 1] is None or (watching and not replies[-1]):
             raise IndexLost
         return over
 
     async def complete(self, batch: int, count: int) -> None:
-        """Say that all codes of a batch are written.
+        """Mark a batch as complete: all its codes are written.
 
         Raises:
-            IndexLost: they are no longer there.
+            IndexLost: some of the codes are lost.
         """
         for shard in self._shards:
             delete = pack("DEL", keys.importing(shard, batch))
@@ -118,11 +119,11 @@ class ImportIndex:
                 raise IndexLost
 
     async def end(self, batch: int) -> None:
-        """From now on, no code of a batch is written any more."""
+        """Mark a batch as not being written, so that no code of it can be added any more."""
         await self._pipeline.ask([pack("DEL", keys.importing(shard, batch)) for shard in self._shards])
 
     async def remove(self, digests: Iterable[bytes]) -> None:
-        """Take codes out again."""
+        """Remove codes from the index."""
         commands = []
         for digest in digests:
             place = keys.imported_location(digest, len(self._shards))
@@ -130,15 +131,15 @@ class ImportIndex:
         await self._pipeline.ask(commands)
 
     async def incomplete(self, batches: Iterable[int]) -> list[int]:
-        """Those of the batches that some shard does not have whole."""
+        """Return the batches that at least one shard does not have completely."""
         replies = await self._pipeline.ask([pack("HKEYS", keys.imports(shard)) for shard in self._shards])
         whole = [set(reply) for reply in replies if isinstance(reply, list)]
         return [batch for batch in batches if not all(str(batch).encode() in one for one in whole)]
 
     async def refill(self, connection: Connection, batch: int, start: int, stop: int) -> None:
-        """Write the codes with serials from ``start`` to ``stop - 1`` as PostgreSQL has them.
+        """Write the codes with serials ``start`` to ``stop - 1``, read from PostgreSQL.
 
-        ``connection`` is in a transaction. Memory is bounded, however many they are.
+        ``connection`` must be in a transaction. Memory is bounded.
 
         Raises:
             IndexLost: as ``add``.

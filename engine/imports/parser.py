@@ -1,12 +1,12 @@
-"""From the bytes of a file to codes, line by line, in constant memory; what is no code is told by its line.
+"""Reads codes from the bytes of a file, line by line, in constant memory. Lines without a code are reported.
 
-Two forms are read:
+Two formats are read:
 
-* CSV (RFC 4180; LF or CRLF, quotes, a byte order mark): with a first line that names a column
-  ``code``, whose other columns are ignored, or with one column and no names;
-* NDJSON: one object a line, whose member ``code`` is a string; other members are ignored.
+* CSV (RFC 4180; LF or CRLF, quotes, a byte order mark). Either the first line names the columns and one of
+  them is ``code``, and the other columns are ignored. Or there is one column and no line of names.
+* NDJSON: one object per line, with a string member ``code``. Other members are ignored.
 
-No message and no reason repeats what was read: it may be a code (P7).
+No message and no reason repeats text of the file, because it may be a code (P7).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FIELDS: Final = re.compile(rb"(?:\A|,)(%b)" % _FIELD)
 
 
 class Form(StrEnum):
-    """How the lines of a file are written."""
+    """The format of a file."""
 
     CSV = "csv"
     NDJSON = "ndjson"
@@ -54,13 +54,13 @@ class Reason(StrEnum):
 
 
 class Hash(Protocol):
-    """What ``hashlib`` makes."""
+    """A hash or HMAC object, as ``hashlib`` and ``hmac`` return it."""
 
     def update(self, data: bytes, /) -> None:
-        """Take more."""
+        """Add data to the hash."""
 
     def digest(self) -> bytes:
-        """Of all that was taken."""
+        """Return the digest of all data added until now."""
 
 
 class _Line(msgspec.Struct):
@@ -73,16 +73,17 @@ _decode_line = msgspec.json.Decoder(_Line).decode
 
 
 class CodeLines:
-    """Reads a file as it comes, in pieces of any size.
+    """Reads a file in pieces of any size.
 
     Attributes:
-        codes: (line, normalised code) of what was read since the caller last emptied it.
-        problems: (line, reason) likewise.
-        bytes: how much was consumed: up to the end of a line, unless ``within_line``.
-        mac: fed with what was consumed.
-        line: how many lines that was.
-        columns, column: of a CSV, how many it has and which holds the code; None before its first line.
-        within_line: a line longer than may be is being skipped.
+        codes: (line, normalised code) for each code read since the caller last emptied the list.
+        problems: (line, reason) for each line without a code since the caller last emptied the list.
+        bytes: number of bytes consumed. They end at the end of a line, unless ``within_line``.
+        mac: MAC of the consumed bytes.
+        line: number of lines consumed.
+        columns, column: for CSV, the number of columns and the index of the one with the code; None before
+            the first line.
+        within_line: whether the parser is skipping the rest of a line that is too long.
     """
 
     def __init__(
@@ -110,12 +111,12 @@ class CodeLines:
         self.problems: list[tuple[int, str]] = []
 
     def skip(self, data: bytes) -> None:
-        """Consume what was read before."""
+        """Consume data without reading codes from it, because an earlier call imported it."""
         self.mac.update(data)
         self.bytes += len(data)
 
     def feed(self, data: bytes, *, last: bool = False) -> None:
-        """Read on; after the ``last`` piece, a line without an end is one, too.
+        """Read the next piece. In the ``last`` piece, a line without a line end counts, too.
 
         Raises:
             Refusal: ``malformed_request``: the file is in UTF-16, or it has several columns and
@@ -148,7 +149,7 @@ class CodeLines:
         return buffer
 
     def _skip_line(self, buffer: bytes) -> bytes:
-        """Drop the rest of a line that is too long; answers what follows it."""
+        """Skip the rest of a line that is too long. Return what follows the line."""
         end = buffer.find(b"\n") + 1
         self.within_line = end == 0
         end = end or len(buffer)
@@ -156,7 +157,7 @@ class CodeLines:
         return buffer[end:]
 
     def _read(self, buffer: bytes, *, last: bool) -> int:
-        """Read all whole lines; answers where they end."""
+        """Read all complete lines. Return the position after them."""
         if self._form is Form.NDJSON:
             return self._read_plainly(buffer, 0, last=last)
         at = 0
@@ -175,7 +176,7 @@ class CodeLines:
         return at
 
     def _read_plainly(self, buffer: bytes, at: int, *, last: bool) -> int:
-        """Lines that are whole in themselves: JSON, or CSV without quotes."""
+        """Read lines that each end at a line end: NDJSON, or CSV without quotes."""
         end = len(buffer) if last else buffer.rfind(b"\n") + 1
         if end <= at:
             return at
@@ -214,7 +215,7 @@ class CodeLines:
             self._take_text(text, self.line)
 
     def _read_record(self, buffer: bytes, at: int, *, last: bool) -> int:
-        """Read one record of CSV, whose quoted fields may hold line ends; answers where it ends."""
+        """Read one CSV record; its quoted fields may contain line ends. Return the position after it."""
         window = self._line_bytes_max + len(_CRLF)
         match = _RECORD.match(buffer, at, at + window)
         end = match.end() if match else at
@@ -226,13 +227,13 @@ class CodeLines:
             self._take_record([_unquoted(field) for field in _FIELDS.findall(record)], line)
             return end
         if not last and len(buffer) - at < window:
-            return at  # more is to come, and it may end a quoted field
+            return at  # the next piece may end a quoted field
         end = buffer.find(b"\n", at) + 1
         if end == 0:
             if not last:
                 return at
             end = len(buffer)
-        # Not a record: one line is given up, so that a stray quote costs no other.
+        # Not a record: reject one line only, so that a stray quote does not affect the next lines.
         is_long = len(_without_end(buffer[at:end])) > self._line_bytes_max
         self._reject(Reason.TOO_LONG if is_long else Reason.MALFORMED)
         return end
@@ -250,7 +251,7 @@ class CodeLines:
             self._take_first(fields, line)
 
     def _take_first(self, fields: list[bytes], line: int) -> None:
-        """The first line names the columns, or is a code already."""
+        """Read the first line: it names the columns, or it is the first code."""
         names = [field.strip().lower() for field in fields]
         if names.count(CODE.encode()) == 1:
             self.columns, self.column = len(fields), names.index(CODE.encode())
@@ -290,7 +291,7 @@ class CodeLines:
 
 
 def guess_form(beginning: bytes) -> Form:
-    """The form of a file that is not said: an object at its beginning is NDJSON, anything else CSV."""
+    """Guess the format from the beginning of a file: NDJSON if it starts with an object, else CSV."""
     text = beginning.removeprefix(_BOM).lstrip()
     return Form.NDJSON if text.startswith(b"{") else Form.CSV
 

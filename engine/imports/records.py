@@ -1,6 +1,6 @@
-"""Imports as they are kept: how far each has come, which lines gave no code, and how one is given up.
+"""Stored imports: shows their progress and their problem lines, and discards them.
 
-``importer`` reads files into them. Of a file's text nothing is kept but keyed digests (P7).
+``importer`` reads files and updates these records. Nothing of a file's text is stored but keyed digests (P7).
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _LINES_PER_PIECE: Final = 5000
 
 
 class Import(msgspec.Struct, frozen=True, kw_only=True):
-    """An import as it is kept. ``lines`` are those that should give a code, so without a first line of names.
+    """An import as stored in PostgreSQL. ``lines`` does not count a first line with the names of columns.
 
     Attributes:
-        batch: the number of its codes' batch, which is there once the import is ``finished``; None
+        batch: number of the batch of its codes. The batch is created when the import is ``finished``. None
             while no code was accepted.
-        bytes, line, mac, columns, code_column: how far it has come, and what is needed to go on.
-        indexed: how many of the accepted codes Redis was given for sure.
+        bytes, line, mac, columns, code_column: the parser's state, needed to continue.
+        indexed: number of accepted codes that Redis certainly has.
     """
 
     id: int
@@ -62,11 +62,11 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """Its id as it is shown."""
+        """The id in the API."""
         return f"imp_{self.id}"
 
     def counts(self) -> dict[str, object]:
-        """What it is, and how far it is."""
+        """Return the part of the JSON object with the id and the counts."""
         return {
             "id": self.name,
             "campaign": self.campaign,
@@ -79,7 +79,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
         }
 
     def document(self) -> dict[str, object]:
-        """How it is shown, times in ISO 8601, UTC."""
+        """Return the JSON object of the API. Times are ISO 8601 in UTC."""
         return self.counts() | {
             "created_by": self.created_by,
             "started_at": shown_instant(self.started_at),
@@ -89,12 +89,12 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def from_row(row: Row) -> Import:
-    """The import of a row."""
+    """Return the import in a row of the table ``imports``."""
     return Import(**{name: row[name] for name in Import.__struct_fields__})
 
 
 def number(import_id: str) -> int:
-    """The number of an import by its id.
+    """Return the number in the id of an import.
 
     Raises:
         Refusal: ``import_not_found``.
@@ -106,7 +106,7 @@ def number(import_id: str) -> int:
 
 
 async def get(plane: ControlPlane, import_id: str) -> Import:
-    """One import.
+    """Return one import.
 
     Raises:
         Refusal: ``import_not_found``.
@@ -119,10 +119,10 @@ async def get(plane: ControlPlane, import_id: str) -> Import:
 
 
 async def page(plane: ControlPlane, campaign_id: str, *, after: str | None, limit: int) -> list[Import]:
-    """At most ``limit`` imports of a campaign, the oldest first, from behind the one with the id ``after``.
+    """Return at most ``limit`` imports of a campaign, the oldest first, starting after the id ``after``.
 
     Raises:
-        Refusal: ``campaign_not_found``, or ``malformed_request`` for ``after``.
+        Refusal: ``campaign_not_found``, or ``malformed_request``: ``after`` is not an id.
     """
     if after is not None and not _ID.fullmatch(after):
         raise Refusal("malformed_request", "after is not a cursor of this list")
@@ -134,9 +134,9 @@ async def page(plane: ControlPlane, campaign_id: str, *, after: str | None, limi
 
 
 async def problems(plane: ControlPlane, import_id: str) -> AsyncIterator[bytes]:
-    """The lines that gave no code, as CSV ``line,reason`` without the header, in pieces, in constant memory.
+    """Yield the lines that gave no code, as CSV ``line,reason`` without the header, in constant memory.
 
-    No connection is held while the receiver takes a piece.
+    No database connection is held while the caller handles a piece.
     """
     imported, behind = number(import_id), 0
     while True:
@@ -157,11 +157,12 @@ async def problems(plane: ControlPlane, import_id: str) -> AsyncIterator[bytes]:
 
 
 async def discard(plane: ControlPlane, import_id: str, *, actor: str) -> Import:
-    """Give up an import that is not finished: its codes may be imported again. Safe to repeat.
+    """Discard an import that is not finished, so that its codes can be imported again. Safe to repeat.
 
     Raises:
-        Refusal: ``import_not_found``, or ``import_conflict``: it is finished, so its codes may be redeemed.
-        StoreUnavailable: a server cannot be used; repeated, it goes on.
+        Refusal: ``import_not_found``, or ``import_conflict``: the import is finished, so its codes may
+            have been redeemed.
+        StoreUnavailable: a server cannot be used; call again to continue.
     """
     await get(plane, import_id)
     async with plane.database.transaction() as connection:
@@ -185,7 +186,7 @@ async def _forget(plane: ControlPlane, index: ImportIndex, batch: int, count: in
     async with plane.database.transaction(snapshot=True) as reading:
         cursor = await reading.cursor(_SQL["codes"], batch, 0, count)
         while rows := await cursor.fetch(CHUNK_ROWS):
-            # From Redis first: as long as PostgreSQL has a code, no other import can bring it again.
+            # Redis first: while PostgreSQL has a code, no other import can add it again.
             await index.remove([row["digest"].bytes for row in rows])
             async with plane.database.connection() as connection:
                 await connection.execute(_SQL["forget"], [row["digest"] for row in rows])

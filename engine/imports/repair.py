@@ -1,4 +1,4 @@
-"""Repairs the index of imported codes from PostgreSQL, wherever Redis has lost some of it."""
+"""Background task of each worker: writes the index of imported codes again if Redis has lost part of it."""
 
 from __future__ import annotations
 
@@ -22,28 +22,30 @@ _SQL: Final = queries(__package__, "imports")
 
 
 async def keep_index_repaired(plane: ControlPlane) -> None:
-    """Write what Redis does not have of the index, whenever it is missing, until cancelled."""
-    told = ""
+    """Compare the index with PostgreSQL every ``republish_interval_s`` and repair it, until cancelled."""
+    logged = ""
     while True:
         await asyncio.sleep(plane.settings.republish_interval_s * _random.uniform(*_JITTER))
         try:
             repaired = await repair_index(plane)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next look may find it gone
-            if type(error).__name__ != told:
+        except Exception as error:  # noqa: BLE001 - of any kind: the next comparison may succeed
+            if type(error).__name__ != logged:
                 _log.warning(
-                    "the index of imported codes cannot be compared",
+                    "cannot compare the index of imported codes with PostgreSQL",
                     extra={"reason": str(error)},
                     exc_info=not isinstance(error, Fault),
                 )
-            told = type(error).__name__
+            logged = type(error).__name__
         else:
-            told = ""
+            logged = ""
             if repaired:
-                _log.info("imported codes are indexed again", extra={"batches": repaired})
+                _log.info("the index of imported codes was repaired", extra={"batches": repaired})
 
 
 async def repair_index(plane: ControlPlane) -> list[int]:
-    """Write the batches that some shard does not have whole; one process at a time does. Answers which.
+    """Write the batches that a shard does not have completely. Return their numbers.
+
+    One process at a time does this; in the others it returns no numbers.
 
     Raises:
         StoreUnavailable: PostgreSQL or Redis cannot be used.

@@ -1,12 +1,12 @@
-"""One import, from where it was to its end: lines of a file become digests with a batch and serials.
+"""Runs one import to its end: the codes of a file get a batch and serials, and their digests are stored.
 
-Chunk by chunk: the digests that are new go into PostgreSQL in one transaction with how far the
-file was read, then into the index in Redis. So a crash loses nothing but the chunk under way,
-and whoever sends the same file again goes on behind the last one. The codes can be redeemed
-once all of them are in: then their batch is published.
+The work is done in chunks. The new digests of a chunk go into PostgreSQL, in one transaction with the
+position in the file, then into the index in Redis. So a crash loses one chunk at most, and the same file,
+sent again, continues after the last chunk. The batch is published when all codes are stored; then they can
+be redeemed.
 
-One chunk at a time is written in a deployment, so that what is new is known exactly, and each
-only by who knows where the last one ended, so that two calls never write the same lines.
+One chunk at a time is written in a deployment, so that duplicates are found exactly. A call writes a chunk
+only if PostgreSQL still has the position where its last chunk ended, so two calls never write the same lines.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from engine.imports.records import Import
     from engine.postgres_types import Connection
 
-SLICE_BYTES: Final = 1024  # read at a time, so that redemptions of the same worker do not wait long
-WRITER_LOCK: Final = 0x7265_6477  # the advisory lock of who writes a chunk
+SLICE_BYTES: Final = 1024  # bytes parsed at a time, so that redemptions of the same worker do not wait long
+WRITER_LOCK: Final = 0x7265_6477  # the advisory lock for writing a chunk
 _SQL: Final = queries(__package__, "imports")
 
 
@@ -40,9 +40,9 @@ class ImportOutcome:
     """A finished import.
 
     Attributes:
-        replayed: it was finished before.
-        published: its codes can be redeemed now; else as soon as Redis takes the configuration.
-        same_as: where no code was new: the earlier import of the very same file.
+        replayed: whether an earlier call finished it.
+        published: whether its codes can be redeemed now. If not, they can when Redis has the configuration.
+        same_as: if no code was new, the id of an earlier import of exactly the same file.
     """
 
     imported: Import
@@ -51,7 +51,7 @@ class ImportOutcome:
     same_as: str | None = None
 
     def document(self) -> dict[str, object]:
-        """How it is shown."""
+        """Return the JSON object of the API."""
         return self.imported.counts() | {
             "same_as": self.same_as,
             "replayed": self.replayed,
@@ -60,7 +60,7 @@ class ImportOutcome:
 
 
 class ImportRun:
-    """One import, from where it was to its end."""
+    """One import in progress: feed it with ``take``, end it with ``finish``."""
 
     def __init__(
         self,
@@ -84,23 +84,23 @@ class ImportRun:
         self._indexing: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
-        """Leave nothing running; what is not in Redis yet is told by ``indexed``."""
+        """Stop writing to Redis. ``indexed`` in PostgreSQL says what the next call must write again."""
         if self._indexing:
             self._indexing.cancel()
             await asyncio.wait({self._indexing})
 
     async def take(self, data: bytes) -> None:
-        """Read on, and write whenever enough was read."""
+        """Read the next piece of the file, and write a chunk whenever enough lines were read."""
         for at in range(0, len(data), SLICE_BYTES):
             self._lines.feed(data[at : at + SLICE_BYTES])
             await self._write_if_full()
 
     async def finish(self) -> ImportOutcome:
-        """Write what is left, and publish the batch."""
+        """Write the last chunk, and publish the batch."""
         self._lines.feed(b"", last=True)
         self._chunk.take(self._lines)
         if not self.imported.lines and not self._chunk.lines:
-            raise Refusal("malformed_request", "There is no line in it that should be a code.")
+            raise Refusal("malformed_request", "The file has no lines of codes.")
         await self._write()
         if not self.imported.accepted:
             return await self._finish_without_codes()
@@ -109,10 +109,10 @@ class ImportRun:
         return ImportOutcome(made.value, replayed=False, published=made.published)
 
     async def mend_index(self) -> None:
-        """Give Redis what it was perhaps not given before, or has lost since."""
+        """Write again to Redis what it may not have, or has lost."""
         if self.imported.batch is None:
             return
-        # Only under the lock of an import that goes on: what is discarded is not written again.
+        # The lock checks that the import still runs: codes of a discarded one must not be written again.
         async with self._plane.database.transaction() as connection:
             await self._lock(connection)
             kept = await self._index.begin(self.imported.batch)
@@ -127,10 +127,10 @@ class ImportRun:
         if self._chunk.lines >= self._plane.settings.import_chunk_lines and not self._lines.within_line:
             await self._write()
         else:
-            await asyncio.sleep(0)  # whoever else has work in this process goes first
+            await asyncio.sleep(0)  # let other tasks of this process run
 
     async def _write(self) -> None:
-        """Write the chunk: into PostgreSQL, whole or not at all, then into Redis."""
+        """Write the chunk: into PostgreSQL in one transaction, then into Redis."""
         async with self._turn, self._plane.database.transaction() as connection:
             await connection.execute(_SQL["one_writer"], WRITER_LOCK)
             await self._lock(connection)
@@ -169,27 +169,28 @@ class ImportRun:
                 await self.mend_index()
 
     async def _add(self, batch: int, codes: list[IndexRow]) -> None:
-        """Give codes that are in PostgreSQL to Redis, while the next are read."""
+        """Write codes that are in PostgreSQL to Redis, while the next chunk is read."""
         await self._index.add(batch, codes)
         self._indexed = codes[-1][1] + 1
 
     async def _lock(self, connection: Connection) -> None:
-        """Nobody else goes on with this import until the transaction ends.
+        """Lock this import until the transaction ends, so that no other call continues it.
 
         Raises:
-            Refusal: ``import_conflict``: somebody did; ``unauthenticated``: the caller may no more.
+            Refusal: ``import_conflict``: another call has continued it; ``unauthenticated``: the caller's
+                key was revoked.
         """
         row = await connection.fetchrow(_SQL["lock"], self.imported.id, self._caller)
         if row["revoked"]:
             raise Refusal("unauthenticated")
         if (row["state"], row["bytes"]) != ("running", self.imported.bytes):
-            raise Refusal("import_conflict", "Another call goes on with it, or it was discarded.")
+            raise Refusal("import_conflict", "Another call continues this import, or it was discarded.")
 
     async def _complete_index(self) -> None:
-        """Say that Redis has them all, once that is so.
+        """Mark the batch as complete in Redis; write its codes again once if Redis has lost some.
 
         Raises:
-            IndexLost: it is not; Redis has lost them again.
+            IndexLost: Redis has lost codes again.
         """
         await self._settle()
         batch, count = self.imported.batch, self.imported.accepted

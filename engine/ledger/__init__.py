@@ -1,1 +1,1 @@
-"""Reads what happened: redemptions, users, the event feed, conflicts."""
+"""Reads the ledger, and from the streams what the ledger does not have yet."""

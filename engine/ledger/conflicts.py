@@ -1,6 +1,7 @@
-"""Codes that succeeded more often, or for more, than they may, as the persister found them in the ledger.
+"""Lists conflicts: codes that were redeemed more often, or for more, than allowed.
 
-Only a Redis that came back without what the ledger has can let that happen, or a fault of ours.
+The persister finds them in the ledger. They can only happen if Redis lost events that the ledger has, or
+through a bug of the engine.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ _SQL: Final = queries(__package__, "conflicts")
 
 
 class Conflict(msgspec.Struct, frozen=True, kw_only=True):
-    """One success too many: ``redemption`` is that one.
+    """One success too many.
 
     Attributes:
-        kind: redeemed_twice, uses_exceeded or overdrawn.
-        used, allowed: successes of the code with this one, and those it has; of a balance, minor units.
-        at: when it was found.
+        kind: ``redeemed_twice``, ``uses_exceeded`` or ``overdrawn``.
+        redemption: id of the success that was too many.
+        used, allowed: successes of the code including this one, and the successes allowed; for
+            ``overdrawn``, amounts in minor units.
+        at: when the persister found it.
     """
 
     id: int
@@ -42,12 +45,12 @@ class Conflict(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
 
     def document(self) -> dict[str, object]:
-        """How it is shown, times in ISO 8601, UTC."""
+        """Return the JSON object of the API. Times are ISO 8601 in UTC."""
         return msgspec.structs.asdict(self) | {"at": shown_instant(self.at)}
 
 
 async def page(database: Database, *, after: int | None, limit: int) -> list[Conflict]:
-    """At most ``limit`` conflicts, the newest first, from behind the one numbered ``after``."""
+    """Return at most ``limit`` conflicts, the newest first, starting after the one with the id ``after``."""
     async with database.connection() as connection:
         rows = await connection.fetch(_SQL["page"], limit, ID_MAX if after is None else after)
     return [Conflict(**{name: row[name] for name in Conflict.__struct_fields__}) for row in rows]

@@ -1,4 +1,4 @@
--- Codes that succeeded more often than they may; the persister finds them.
+-- The persister writes the conflicts that it finds in the ledger; here they are read.
 
 -- name: page
 SELECT id, kind, redemption, campaign, batch, serial, last4, used, allowed, at

@@ -1,7 +1,7 @@
-"""The event feed: what the ledger holds, in pages, behind a cursor that covers all shards.
+"""The event feed: reads the ledger in pages, after a cursor that covers all shards.
 
 The persister numbers a shard's events 1, 2, 3 … and moves the shard's offset in the transaction
-that writes them. So a page reads each shard by number, up to its offset, and can skip nothing.
+that writes them. A page reads each shard by number, up to its offset, so it cannot skip an event.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ _CHECK_BYTES: Final = 4
 _SHARDS_MAX: Final = 1024
 _TEXT_LENGTH_MAX: Final = 16_384
 _SEQ_MAX: Final = 2**63 - 1
-_MORE: Final = 0x80  # of a byte: the number goes on in the next
+_MORE: Final = 0x80  # bit of a byte: the number continues in the next byte
 _NOT_OURS: Final = "after is not a cursor of this feed"
 
 
 class Cursor(NamedTuple):
-    """How far a reader has come: of each shard, from 0 on, the number of the last event behind it.
+    """How far a reader is: for each shard, from shard 0 on, the number of the last event that was read.
 
-    As text it is opaque, always the same for the same place, and carries a check against damage.
+    The text of a cursor is opaque. Equal cursors have equal texts, and a checksum detects a damaged text.
     """
 
     seqs: tuple[int, ...] = ()
 
     def of(self, shard: int) -> int:
-        """The number of the last event of a shard; 0 at its beginning."""
+        """Return the number of the last event that was read of a shard; 0 for none."""
         return self.seqs[shard] if shard < len(self.seqs) else 0
 
     def moved(self, shard: int, seq: int) -> Cursor:
-        """The same, but for one shard."""
+        """Return a copy with another number for one shard."""
         seqs = [*self.seqs, *itertools.repeat(0, shard + 1 - len(self.seqs))]
         seqs[shard] = seq
         return Cursor(_without_zeros(seqs))
 
     def reaches(self, other: Cursor) -> bool:
-        """Whether this is in no shard before the other."""
+        """Whether this cursor is, in every shard, at the other cursor or after it."""
         return all(self.of(shard) >= seq for shard, seq in enumerate(other.seqs))
 
     def __str__(self) -> str:
@@ -67,10 +67,10 @@ BEGINNING: Final = Cursor()
 
 
 def parse_cursor(text: str) -> Cursor:
-    """The cursor that was written as this text.
+    """Return the cursor with this text.
 
     Raises:
-        Refusal: ``malformed_request``: it is none of ours, or was changed.
+        Refusal: ``malformed_request``: the text is not a cursor of this feed, or is damaged.
     """
     if len(text) > _TEXT_LENGTH_MAX:
         raise Refusal("malformed_request", _NOT_OURS)
@@ -91,7 +91,7 @@ class FeedEvent(NamedTuple):
     seq: int
 
     def document(self) -> dict[str, Any]:
-        """How downstream gets it (DESIGN section 7, a contract)."""
+        """Return the JSON object of the feed and of webhooks (DESIGN section 7, a contract)."""
         event = self.event
         return {
             "id": str(event.id),
@@ -114,10 +114,10 @@ class FeedEvent(NamedTuple):
 
 
 class FeedPage(NamedTuple):
-    """Events behind a cursor, those of a shard in their order, and where to go on.
+    """Events after a cursor, in order within each shard, and the cursor of the next page.
 
-    ``next`` passes over what was filtered out. It equals the cursor asked for only where there is nothing
-    behind it yet; so a page with fewer items than asked for, or none, may have more behind it.
+    ``next`` is after the events that the filter removed, too. It equals the cursor of the request only if no
+    event is after that cursor yet. So a page with few items, or none, may have another page after it.
     """
 
     items: list[FeedEvent]
@@ -133,12 +133,12 @@ async def read_page(
     *,
     scan_max: int = SCAN_MAX,
 ) -> FeedPage:
-    """At most ``limit`` events behind a cursor, of these types and campaigns (None: of all).
+    """Return at most ``limit`` events after a cursor, of these types and campaigns (None: all).
 
-    ``scan_max``: rows of a shard that are looked at for one page. The connection needs no transaction.
+    ``scan_max``: maximum of rows that are read per shard for one page. No transaction is needed.
 
     Raises:
-        Refusal: ``malformed_request``: the cursor is ahead of this ledger, so it is of another one.
+        Refusal: ``malformed_request``: the cursor is ahead of this ledger, so it is of another ledger.
     """
     rows = await connection.fetch(
         _SQL["page"],
@@ -162,7 +162,7 @@ async def read_page(
 
 
 async def newest(connection: Connection) -> Cursor:
-    """The cursor behind everything that the ledger has by now."""
+    """Return the cursor after all events that the ledger has now."""
     rows = await connection.fetch(_SQL["offsets"])
     seqs = [0] * (max((row["shard"] for row in rows), default=-1) + 1)
     for row in rows:
@@ -172,11 +172,11 @@ async def newest(connection: Connection) -> Cursor:
 
 def _check_known(cursor: Cursor, last: Mapping[int, int]) -> None:
     if any(seq > last.get(shard, 0) for shard, seq in enumerate(cursor.seqs)):
-        raise Refusal("malformed_request", "after is a cursor of another ledger: this one is not there yet")
+        raise Refusal("malformed_request", "after is a cursor of another ledger: it is ahead of this one")
 
 
 def _end(rows: Sequence[Mapping[str, Any]]) -> int:
-    """Up to which number a shard was looked at, if all its rows are taken."""
+    """Return the number up to which a shard was read, if the page takes all its rows."""
     full = rows[0]["seq"] is not None and len(rows) == rows[0]["quota"]
     return int(rows[-1]["seq"] if full else rows[0]["scanned"])
 
@@ -186,7 +186,7 @@ def _events(rows: Iterable[Mapping[str, Any]]) -> list[FeedEvent]:
 
 
 def _without_zeros(seqs: Sequence[int]) -> tuple[int, ...]:
-    """Without the shards at the end that are at their beginning: one way to say one place."""
+    """Remove the zeros at the end, so that each place has one form only."""
     end = len(seqs)
     while end and not seqs[end - 1]:
         end -= 1
@@ -198,20 +198,20 @@ def _check(body: bytes) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """Seven bits a byte, the lowest first; all bytes but the last have the highest bit set."""
-    found = bytearray()
+    """Encode seven bits per byte, the lowest first; every byte but the last has its highest bit set."""
+    encoded = bytearray()
     while number >= _MORE:
-        found.append(number % _MORE | _MORE)
+        encoded.append(number % _MORE | _MORE)
         number >>= 7
-    found.append(number)
-    return bytes(found)
+    encoded.append(number)
+    return bytes(encoded)
 
 
 def _varints(raw: bytes) -> tuple[int, ...]:
-    """The numbers in these bytes.
+    """Decode the numbers in these bytes.
 
     Raises:
-        ValueError: there are too many, too large ones, or half a one.
+        ValueError: too many numbers, a number that is too large, or an incomplete one.
     """
     numbers: list[int] = []
     number = shift = 0

@@ -1,10 +1,10 @@
 -- name: offsets
 SELECT shard, seq FROM ledger_offsets ORDER BY shard;
 
--- Of each shard the events behind $1[shard + 1], in order. One statement, so one point in time: rows and offset are
--- of the same transactions, and numbered without gaps, so what is up to the offset is all there is and stays so.
--- $2 rows of a shard are looked at at most ("scanned" is where that ends), and of those that $4 and $5 let through
--- $3 are given; fewer where there are many shards, so that a page of all costs at most four times $3.
+-- For each shard the events after number $1[shard + 1], in order. One statement reads one point in time: rows and
+-- offset are of the same transactions, and rows are numbered without gaps. So no event up to the offset is missing.
+-- At most $2 rows of a shard are read ("scanned" is the last of them). $4 and $5 filter them. At most $3 of the rest
+-- are returned per shard; with many shards fewer, so that all shards together return about four times $3 at most.
 -- name: page
 SELECT o.shard, s.after, o.seq AS last, w.until AS scanned, q.quota,
        l.seq, l.stream_ms, l.stream_seq, l.type, l.redemption, l.campaign, l.batch, l.serial, l.last4, l.user_id,
@@ -14,7 +14,7 @@ CROSS JOIN LATERAL (SELECT coalesce(($1::bigint[])[o.shard + 1], 0) AS after) AS
 CROSS JOIN (
     SELECT least($3::bigint, greatest(1, 4 * $3::bigint / greatest(1, count(*)))) AS quota FROM ledger_offsets
 ) AS q
-CROSS JOIN LATERAL (  -- from the first row there is: months may have been detached
+CROSS JOIN LATERAL (  -- start at the first row that exists: old months may have been detached
     SELECT least(o.seq, coalesce(min(seq) - 1, o.seq) + $2::bigint) AS until
     FROM ledger WHERE shard = o.shard AND seq > s.after
 ) AS w

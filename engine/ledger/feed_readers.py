@@ -1,7 +1,7 @@
-"""Readers of the event feed in one worker: who waits for news, and one look at the ledger for all of them.
+"""Serves all feed readers of one worker: polls the ledger once for all of them, and wakes them on new events.
 
-While somebody waits, the offsets are read every ``feed_poll_ms``; nobody else asks whether there
-is anything new. Readers at the same place who ask for the same share one reading of it.
+While a reader waits, one task reads the offsets every ``feed_poll_ms``. Readers with the same cursor and
+filter share one page.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 class FeedFilter(NamedTuple):
-    """What a reader asks for: events in one page at most, and of which types and campaigns (None: of all)."""
+    """What a reader asks for: the maximum of events in a page, the types and the campaigns (None: all)."""
 
     limit: int
     types: frozenset[str] | None = None
@@ -33,29 +33,29 @@ class FeedFilter(NamedTuple):
 
 
 class Feed:
-    """The feed of one worker. ``watch`` it in the background; ``close`` it when the worker is to stop."""
+    """The feed of one worker. Run ``watch`` in the background; call ``close`` when the worker stops."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._settings = settings
-        # Of the worker's few connections some are left to everything else.
+        # The feed takes at most half of the worker's connections; other calls need some.
         self._permits = asyncio.Semaphore(max(1, settings.database_connections_max // 2))
         self._readers = 0
         self._waiting = 0
         self._somebody_waits = asyncio.Event()
-        self._latest = BEGINNING  # as far as it was looked for
-        self._news = asyncio.Event()  # set, and replaced, when that changes
-        self._pages: dict[tuple[Cursor, FeedFilter], FeedPage] = {}  # read since then
+        self._latest = BEGINNING  # the end of the ledger at the last poll
+        self._news = asyncio.Event()  # set, and replaced, when _latest changes
+        self._pages: dict[tuple[Cursor, FeedFilter], FeedPage] = {}  # pages read since _latest changed
         self._closing = asyncio.Event()
         self._writing: set[asyncio.Transport] = set()
 
     @property
     def closing(self) -> bool:
-        """Whether readers are to end."""
+        """Whether the worker stops, so that readers must end."""
         return self._closing.is_set()
 
     def close(self) -> None:
-        """End all waiting at once, and cut those who do not take what is being written."""
+        """Wake all waiting readers so that they end, and cut the connections that are being written to."""
         self._closing.set()
         self._tell()
         for transport in list(self._writing):
@@ -63,13 +63,13 @@ class Feed:
 
     @contextlib.contextmanager
     def reader(self) -> Iterator[None]:
-        """The place of a reader who waits or streams.
+        """Take one of the ``feed_readers_max`` places for readers that wait or stream, for the block.
 
         Raises:
-            Overloaded: all are taken.
+            Overloaded: all places are taken.
         """
         if self._readers >= self._settings.feed_readers_max:
-            raise Overloaded(f"{self._readers} readers of the feed are waiting")
+            raise Overloaded(f"the feed has {self._readers} readers, which is the limit")
         self._readers += 1
         try:
             yield
@@ -78,7 +78,7 @@ class Feed:
 
     @contextlib.contextmanager
     def writing(self, transport: asyncio.Transport) -> Iterator[None]:
-        """While something is written to a reader, who may not take it."""
+        """Let ``close`` cut this connection while the block writes to it."""
         self._writing.add(transport)
         try:
             yield
@@ -86,9 +86,9 @@ class Feed:
             self._writing.discard(transport)
 
     async def page(self, cursor: Cursor, wanted: FeedFilter, *, shared: bool = False) -> FeedPage:
-        """What is behind a cursor. The connection is given back before anything is done with it.
+        """Read the page after a cursor. Holds a database connection for the read only.
 
-        ``shared``: for a reader who was just told of news; what another one has read since then will do.
+        ``shared``: reuse the page that another reader has read since the latest news, if there is one.
 
         Raises:
             Refusal: as ``read_page``.
@@ -102,11 +102,14 @@ class Feed:
             async with self._database.connection() as connection:
                 page = await read_page(connection, cursor, *wanted, scan_max=self._settings.feed_scan_max)
             if shared:
-                pages[key] = page  # into a dictionary that may be out of use by now
+                pages[key] = page  # no harm if news came meanwhile: this dictionary is not used any more then
         return page
 
     async def wait(self, cursor: Cursor, timeout_s: float) -> bool:
-        """Wait for events behind a cursor; answers whether there are any, by now or when this is to end."""
+        """Wait until there are events after a cursor, the time is up or the worker stops.
+
+        Returns whether there are events.
+        """
         if self.closing:
             return False
         self._waiting += 1
@@ -122,22 +125,22 @@ class Feed:
         return not cursor.reaches(self._latest)
 
     async def pause(self) -> None:
-        """Wait a little before PostgreSQL is asked again; no longer than until this is to end."""
+        """Wait ``feed_poll_ms`` before PostgreSQL is asked again. Ends early if the worker stops."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.feed_poll_ms / 1000):
                 await self._closing.wait()
 
     async def watch(self) -> None:
-        """Look for news, for as long as somebody waits."""
+        """Poll for new events while a reader waits, until cancelled."""
         away = False
         while True:
             await self._somebody_waits.wait()
             try:
                 async with self._database.connection() as connection:
                     latest = await newest(connection)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the next look may find it gone
+            except Exception as error:  # noqa: BLE001 - of any kind: the next poll may succeed
                 if not away:
-                    _log.warning("the event feed stands still", extra={"reason": str(error)})
+                    _log.warning("the event feed is stopped: cannot poll", extra={"reason": str(error)})
                 away = True
             else:
                 away = False

@@ -1,4 +1,4 @@
-"""A redemption's record: its place in lists, its status, what is asked of it, how it is shown."""
+"""Types of redemption records: position in lists, status, history, filter, JSON form."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ class Position(NamedTuple):
 
     @classmethod
     def of(cls, event_id: EventId) -> Position:
-        """Where an event stands."""
+        """Return the position of an event."""
         return cls(event_id.stream_ms, event_id.shard, event_id.stream_seq)
 
     @property
     def event_id(self) -> EventId:
-        """The event that stands here."""
+        """The id of the event at this position."""
         return EventId(self.shard, self.stream_ms, self.stream_seq)
 
 
 class RedemptionRecord(NamedTuple):
-    """A redemption, and how much of it was given back, as far as the finder knows.
+    """A redemption, and how much of it was rolled back when it was read.
 
-    ``given_back`` is None where nothing was, and 0 of a code without an amount. It only ever grows,
-    so of two readings the larger is the later one.
+    ``given_back`` is None without a rollback, and 0 after the rollback of a code without an amount. It only
+    grows, so the larger of two readings is the later one.
     """
 
     event: Event
@@ -46,7 +46,7 @@ class RedemptionRecord(NamedTuple):
 
     @property
     def position(self) -> Position:
-        """Its place in lists."""
+        """The position in lists."""
         return Position.of(self.event.id)
 
     @property
@@ -58,12 +58,12 @@ class RedemptionRecord(NamedTuple):
         return ROLLED_BACK if amount is None or self.given_back >= amount else "partly_rolled_back"
 
     def knowing(self, given_back: int | None) -> RedemptionRecord:
-        """The same with another reading of what was given back."""
+        """Return a copy with the later of two readings of ``given_back``."""
         readings = [reading for reading in (self.given_back, given_back) if reading is not None]
         return RedemptionRecord(self.event, max(readings, default=None))
 
     def document(self) -> dict[str, Any]:
-        """How it is shown; ``history`` apart."""
+        """Return the JSON object of the API, without ``history``."""
         event = self.event
         return {
             "id": str(event.id),
@@ -84,12 +84,12 @@ class RedemptionRecord(NamedTuple):
 
 
 def record_in(row: Mapping[str, Any]) -> RedemptionRecord:
-    """From a row of ``redemptions``."""
+    """Return the record in a row of the view ``redemptions``."""
     return RedemptionRecord(event_of_row(row), row["given_back"])
 
 
 class HistoryEntry(NamedTuple):
-    """What happened to a redemption afterwards."""
+    """One later event of a redemption, such as a rollback."""
 
     position: Position
     type: str
@@ -98,16 +98,16 @@ class HistoryEntry(NamedTuple):
 
     @classmethod
     def of(cls, event: Event) -> HistoryEntry:
-        """From an event."""
+        """Return the entry for an event."""
         return cls(Position.of(event.id), event.type, event.amount, event.actor)
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> HistoryEntry:
-        """From a row of the ledger."""
+        """Return the entry for a row of the ledger."""
         return cls(Position.of(_event_id(row)), row["type"], row["amount"], row["actor"])
 
     def document(self) -> dict[str, Any]:
-        """How it is shown."""
+        """Return the JSON object of the API."""
         return {
             "id": str(self.position.event_id),
             "type": self.type,
@@ -118,17 +118,19 @@ class HistoryEntry(NamedTuple):
 
 
 def given_back_in(history: Iterable[HistoryEntry]) -> int | None:
-    """How much a redemption's history gives back; as ``RedemptionRecord.given_back``."""
+    """Return the sum of the rollbacks in a history, as ``RedemptionRecord.given_back``."""
     amounts = [since.amount or 0 for since in history if since.type == ROLLED_BACK]
     return sum(amounts) if amounts else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedemptionFilter:
-    """Which redemptions a list is of: those of all that is named. At least user, campaign or order is.
+    """Selects the redemptions of a list: all values that are given must match.
+
+    At least one of user, campaign and order must be given.
 
     Attributes:
-        from_ms, to_ms: redeemed from the one on, and before the other; since the epoch.
+        from_ms, to_ms: redeemed at ``from_ms`` or later, and before ``to_ms``; milliseconds since the epoch.
         state: one of STATES.
     """
 
@@ -140,7 +142,7 @@ class RedemptionFilter:
     state: str | None = None
 
     def takes(self, event: Event) -> bool:
-        """Whether an event is such a redemption; time and state apart."""
+        """Whether an event is a redemption that matches; time and state are not checked."""
         return (
             event.type in REDEMPTIONS
             and self.user in {None, event.user}

@@ -1,7 +1,7 @@
-"""Records of redemptions: from the ledger, and from the streams what is not there yet.
+"""Reads records of redemptions: from the ledger, and from the streams what the ledger does not have yet.
 
-The order of reading makes it complete: an entry leaves its stream only after the ledger
-has it, so the stream is read first and the ledger after it, and what both show is one.
+An entry leaves its stream only after the ledger has it. So the stream is read first and the ledger second:
+no entry is missed, and an entry in both is taken once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _START: Final = EventId(_SHARD_AFTER_ALL, 2**53, 2**31 - 1)
 
 
 class RecordPage(NamedTuple):
-    """Part of a list, newest first; ``next`` goes on behind it, None at the end."""
+    """One page of a list, the newest first. ``next`` is the cursor of the next page; None at the end."""
 
     items: list[dict[str, Any]]
     next: str | None
@@ -38,7 +38,8 @@ class _Candidates(NamedTuple):
     """Redemptions that a page may show.
 
     Attributes:
-        end: how far back was looked, unless to the end of the list; what is older is for later pages.
+        end: the oldest position that was read; None if the list was read to its end. Older redemptions are
+            for later pages.
     """
 
     found: list[RedemptionRecord]
@@ -48,8 +49,8 @@ class _Candidates(NamedTuple):
 class Records:
     """Reads redemptions.
 
-    ``tail_scan_max``: stream entries that are read at a time. ``state_scan_max``: redemptions that a list
-    by state looks at for one page.
+    ``tail_scan_max``: maximum of stream entries in one read. ``state_scan_max``: maximum of redemptions
+    that are read for one page of a list by state.
     """
 
     def __init__(
@@ -61,11 +62,11 @@ class Records:
         self._state_scan_max = state_scan_max
 
     async def one(self, redemption: str) -> dict[str, Any]:
-        """The record of a redemption, with its history.
+        """Return the record of a redemption, with its history.
 
         Raises:
             Refusal: ``redemption_not_found``.
-            StoreUnavailable: neither PostgreSQL nor Redis could answer for sure.
+            StoreUnavailable: Redis cannot be asked; or PostgreSQL cannot, and the stream does not have it.
         """
         event_id = events.parse_id(redemption)
         if event_id is None or event_id.shard >= _SHARD_AFTER_ALL or event_id.stream_seq > _START.stream_seq:
@@ -77,7 +78,7 @@ class Records:
         try:
             async with self._database.connection() as connection:
                 row = await connection.fetchrow(_SQL["by_id"], *event_id)
-                if row is not None:  # the ledger's word counts: a user's name may have been erased there
+                if row is not None:  # prefer the ledger: a user's name may have been erased there
                     found = record_in(row)
                     history = await _history(connection, event_id)
         except StoreUnavailable:
@@ -87,8 +88,8 @@ class Records:
         if found is None:
             raise Refusal("redemption_not_found")
         (found,) = await with_given_back(self._redis, [found])
-        told = given_back_in(history)
-        if found.given_back is not None and (told is None or told < found.given_back):
+        in_history = given_back_in(history)
+        if found.given_back is not None and (in_history is None or in_history < found.given_back):
             history = await self._whole_history(event_id, history, ledger_away=ledger_away)
             found = found.knowing(given_back_in(history))
         return found.document() | {"history": [since.document() for since in history]}
@@ -96,7 +97,7 @@ class Records:
     async def _whole_history(
         self, event_id: EventId, known: list[HistoryEntry], *, ledger_away: bool
     ) -> list[HistoryEntry]:
-        """With what the stream holds beyond the ledger, as far back as is read at a time."""
+        """Return the history with the entries that only the stream has; reads at most ``tail_scan_max``."""
         begin = Position.of(event_id)
         if not ledger_away:
             async with self._database.connection() as connection:
@@ -115,13 +116,13 @@ class Records:
         return sorted({since.position: since for since in (*known, *found)}.values())
 
     async def page(self, wanted: RedemptionFilter, *, after: str | None, limit: int) -> RecordPage:
-        """Redemptions, newest first, from behind ``after``, a ``next`` of an earlier page.
+        """Return one page of redemptions, the newest first. ``after`` is the ``next`` of the page before.
 
-        New redemptions come before the first page, so paging on is not disturbed by them. A page may
-        have fewer items than ``limit``, or none, and yet a ``next``.
+        New redemptions come before the first page, so they do not change later pages. A page may have
+        fewer items than ``limit``, or none, and still have a ``next``.
 
         Raises:
-            Refusal: ``malformed_request``: too little is named, or a cursor that is not one of ours.
+            Refusal: ``malformed_request``: the filter names nothing, or ``after`` is not a cursor.
             StoreUnavailable: PostgreSQL or Redis cannot be asked.
         """
         if wanted.user is None and wanted.campaign is None and wanted.order is None:
@@ -152,7 +153,7 @@ class Records:
         return RecordPage(items, None if end is None else str(end.event_id))
 
     async def _in_streams(self, wanted: RedemptionFilter, before: Position) -> tuple[_Candidates, set[str]]:
-        """What the streams hold beyond the ledger; and where it matters, what was rolled back there."""
+        """Read what only the streams have: redemptions; for some states also the ids with new rollbacks."""
         async with self._database.connection() as connection:
             offsets = await ledger_offsets(connection)
         found: list[RedemptionRecord] = []
@@ -165,7 +166,7 @@ class Records:
             found += [RedemptionRecord(event) for event in tail.events if wanted.takes(event)]
             if tail.cut is not None:
                 end = tail.cut if end is None else max(end, tail.cut)
-            if wanted.state not in {None, "redeemed"}:  # those the ledger would not look for
+            if wanted.state not in {None, "redeemed"}:  # the ledger does not know this state of them yet
                 tail = await read_tail(self._redis, shard, self._tail_scan_max, oldest=oldest)
                 rolled_back |= {event.redemption for event in tail.events if event.type == ROLLED_BACK}
         return _Candidates(found, end), rolled_back
@@ -195,7 +196,7 @@ async def _history(connection: Connection, event_id: EventId) -> list[HistoryEnt
 
 
 def _last_before(before: Position, shard: int) -> str:
-    """Up to which stream id a shard's entries stand before a position, as XREVRANGE takes it."""
+    """Return the newest stream id of a shard before a position, as an argument of XREVRANGE."""
     if shard == before.shard:
         return f"({before.stream_ms}-{before.stream_seq}"
     return f"({before.stream_ms + (shard < before.shard)}-0"

@@ -1,5 +1,6 @@
--- Lists: newest first, from behind $1 to $3; $4 is the oldest time. Of the first $5
--- redemptions those of the state $6 (null: any), those named in $7, and the last, so that it is known; at most $8.
+-- The lists are sorted with the newest first. A list reads at most $5 redemptions before the position ($1, $2, $3) and
+-- not older than $4. It returns those with state $6 (null: any), those with an id in $7, and the last one that was read,
+-- so that the caller knows how far the list was read. It returns at most $8 rows.
 
 -- name: by_id
 SELECT * FROM redemptions WHERE shard = $1 AND stream_ms = $2 AND stream_seq = $3;

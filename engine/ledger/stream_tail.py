@@ -1,4 +1,4 @@
-"""What Redis knows beyond the ledger: the ends of the streams, and what was given back of a redemption."""
+"""Reads from Redis what the ledger may not have yet: new stream entries, and the sums of rollbacks."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _SQL: Final = queries(__package__, "redemptions")
 
 
 class Tail(NamedTuple):
-    """Events of one shard, newest first.
+    """Events of one shard, the newest first.
 
     Attributes:
-        cut: the oldest entry that was read, unless all were.
+        cut: position of the oldest entry that was read; None if all entries were read.
     """
 
     events: list[Event]
@@ -37,15 +37,15 @@ class Tail(NamedTuple):
 
 
 async def ledger_offsets(connection: Connection) -> dict[int, Position]:
-    """For each shard the last event that the ledger has."""
+    """Return for each shard the position of the last event that the ledger has."""
     rows = await connection.fetch(_SQL["offsets"])
     return {row["shard"]: Position(row["stream_ms"], row["shard"], row["stream_seq"]) for row in rows}
 
 
 async def read_tail(redis: Redis, shard: int, count: int, *, oldest: str, newest: str = NEWEST) -> Tail:
-    """The newest ``count`` entries of a shard's stream between two ids, as XREVRANGE takes them.
+    """Read the newest ``count`` entries of a shard's stream between two ids, given as for XREVRANGE.
 
-    What is no event is left out: the persister reports it.
+    An entry that is not a valid event is left out; the persister reports it.
 
     Raises:
         StoreUnavailable: Redis cannot be asked.
@@ -66,18 +66,18 @@ async def read_tail(redis: Redis, shard: int, count: int, *, oldest: str, newest
 
 
 def entry_position(shard: int, stream_id: bytes) -> Position:
-    """Where an entry stands, by its id as Redis writes it."""
+    """Return the position of an entry with the id that Redis gives."""
     milliseconds, _, sequence = stream_id.partition(b"-")
     return Position(int(milliseconds), shard, int(sequence))
 
 
 def behind(position: Position) -> str:
-    """The oldest end of a tail that goes back to an event of its shard, this one excluded."""
+    """Return the ``oldest`` argument of ``read_tail`` for entries newer than a position."""
     return f"({position.event_id.stream_id}"
 
 
 async def event_at(redis: Redis, event_id: EventId) -> Event | None:
-    """An event, while it is in its stream.
+    """Return an event, or None if it is not in its stream any more.
 
     Raises:
         StoreUnavailable: Redis cannot be asked.
@@ -88,10 +88,10 @@ async def event_at(redis: Redis, event_id: EventId) -> Event | None:
 
 
 async def with_given_back(redis: Redis, found: Sequence[RedemptionRecord]) -> list[RedemptionRecord]:
-    """The same redemptions, each with what was given back of it by now.
+    """Return the redemptions, each with the amount that was rolled back until now.
 
-    The script that rolls back keeps that under the redemption for ever, so it is known here
-    however far the ledger is behind.
+    The rollback script stores the sum per redemption in Redis for ever, so it is exact even if the ledger
+    is behind.
 
     Raises:
         StoreUnavailable: Redis cannot be asked.

@@ -1,8 +1,8 @@
-"""Users as accounts: the totals of what each has redeemed.
+"""Computes a user's totals of redemptions.
 
-A user is whatever text merchants give; there is no table of them. Totals are those of the ledger
-and, as in ``redemptions``, of what the streams hold beyond it: the streams are read first, and what the
-ledger turns out to have is left out.
+A user is any text that a merchant sends; there is no table of users. Totals come from the ledger and from
+stream entries that the ledger does not have yet. The streams are read first; entries that the ledger then
+has are left out.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _SQL: Final = queries(__package__, "users")
 
 
 class Total(msgspec.Struct, kw_only=True):
-    """What a user redeemed in one campaign, in one currency. Amounts in minor units, None without a currency.
+    """A user's total in one campaign and currency. Amounts are in minor units; None without a currency.
 
     Attributes:
-        redemptions: all that were made, those rolled back later too.
-        rolled_back: of them, those of which nothing is left.
-        amount: what is left: redeemed less rolled back.
+        redemptions: number of redemptions, including those that were rolled back.
+        rolled_back: number of redemptions that were rolled back completely.
+        amount: ``amount_redeemed`` minus ``amount_rolled_back``.
     """
 
     campaign: str
@@ -49,7 +49,7 @@ class Total(msgspec.Struct, kw_only=True):
     amount: int | None = None
 
     def add(self, redemptions: int, rolled_back: int, redeemed: int | None, given_back: int | None) -> None:
-        """Count some more."""
+        """Add redemptions to this total."""
         self.redemptions += redemptions
         self.rolled_back += rolled_back
         if redeemed is not None:
@@ -59,7 +59,7 @@ class Total(msgspec.Struct, kw_only=True):
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True):
-    """A user. Seen is when an event named them, whatever it was."""
+    """A user with totals. First and last seen are the times of the first and last event of any type."""
 
     id: str
     first_seen_ms: int
@@ -67,7 +67,7 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
     totals: list[Total]
 
     def document(self) -> dict[str, object]:
-        """How it is shown, times in ISO 8601, UTC."""
+        """Return the JSON object of the API. Times are ISO 8601 in UTC."""
         return {
             "id": self.id,
             "first_seen": instant(self.first_seen_ms),
@@ -77,12 +77,12 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def find(database: Database, redis: Redis, user: str, *, tail_scan_max: int) -> User:
-    """A user, by the name that merchants give. ``tail_scan_max``: stream entries that are read of a shard.
+    """Return a user with totals. ``tail_scan_max``: maximum of stream entries that are read per shard.
 
     Raises:
-        Refusal: ``user_not_found``: no event names them.
-        StoreUnavailable: PostgreSQL or Redis cannot be asked, or the ledger is further behind a stream
-            than ``tail_scan_max`` entries.
+        Refusal: ``user_not_found``: no event names the user.
+        StoreUnavailable: PostgreSQL or Redis cannot be asked, or the ledger is more than
+            ``tail_scan_max`` entries behind a stream.
     """
     check_name(user)
     async with database.connection() as connection:
@@ -124,7 +124,7 @@ def check_name(user: str) -> None:
 
 
 def _given_back(recent: Iterable[Event]) -> dict[str, int]:
-    """What each redemption named there was given back, by its id."""
+    """Sum up the rollbacks among these events, by the id of the redemption."""
     amounts: defaultdict[str, int] = defaultdict(int)
     for event in recent:
         if event.type == ROLLED_BACK:
@@ -140,7 +140,7 @@ def _columns(redemptions: Iterable[str]) -> list[list[int]]:
 def _totals(
     rows: Iterable[Any], redemptions: Iterable[RedemptionRecord], given_back: Mapping[str, int]
 ) -> list[Total]:
-    """Of what the ledger has summed up, and single redemptions with what was given back of them since."""
+    """Add up the ledger's sums and single redemptions; ``given_back`` has the rollbacks since the ledger."""
     totals: dict[tuple[str, str | None], Total] = {}
 
     def total(campaign: str, currency: str | None) -> Total:

@@ -2,7 +2,7 @@
 SELECT min(stream_ms) AS first_ms, max(stream_ms) AS last_ms FROM ledger WHERE user_id = $1 AND user_id <> '';
 
 -- name: totals
--- Without those named in $2.
+-- The redemptions whose ids are in $2 are left out.
 SELECT campaign, currency, count(*) AS redemptions, count(*) FILTER (WHERE status = 'rolled_back') AS rolled_back,
        sum(amount)::bigint AS redeemed, sum(given_back)::bigint AS given_back
 FROM redemptions

@@ -1,6 +1,6 @@
-"""What a process shows to Prometheus: its own metrics, or those of all processes of its run together.
+"""Writes metrics for Prometheus: of this process, or of all processes of a run together.
 
-Processes of one run keep their values in files of one directory (PROMETHEUS_MULTIPROC_DIR).
+The processes of a run store their values in files in one directory (PROMETHEUS_MULTIPROC_DIR).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ READ_AGAIN_S = 0.01
 
 
 def exposition(multiprocess_dir: Path | None) -> bytes:
-    """All metrics in the text format of Prometheus."""
+    """Return all metrics in the text format of Prometheus."""
     return generate_latest(registry(multiprocess_dir))
 
 
 def registry(multiprocess_dir: Path | None) -> CollectorRegistry:
-    """The metrics of all processes that share the directory; without one, those of this process."""
+    """Return the metrics of all processes that share the directory; without one, of this process."""
     if multiprocess_dir is None:
         return REGISTRY
     of_all = CollectorRegistry()
@@ -37,7 +37,7 @@ def registry(multiprocess_dir: Path | None) -> CollectorRegistry:
 
 
 class _AllProcesses(Collector):
-    """What is in the files of a directory; gauges of the living only, whenever it is asked."""
+    """The metrics in the files of a directory. Live gauges are those of running processes only."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -47,22 +47,22 @@ class _AllProcesses(Collector):
         for _ in range(READ_TRIES):
             try:
                 return self._read()
-            except FileNotFoundError:  # of one just forgotten
+            except FileNotFoundError:  # another process has just removed a file
                 time.sleep(READ_AGAIN_S)
         return self._read()
 
     def _read(self) -> list[Metric]:
-        # Empty is the file of one that just begins it, or was killed there: there is no value in it.
+        # A file is empty if its process has just created it, or was killed then. It has no value.
         written = [str(path) for path in self._directory.glob("*.db") if path.stat().st_size]
         return list(MultiProcessCollector.merge(written))  # type: ignore[no-untyped-call] # not annotated there
 
 
 def _forget_the_dead(directory: Path) -> None:
-    """Remove the live gauges of processes that have ended; what they counted otherwise stays."""
+    """Remove the live gauges of processes that have ended. Their other metrics stay."""
     for values in directory.glob("gauge_live*.db"):
         try:
             os.kill(int(values.stem.rpartition("_")[2]), 0)
         except ProcessLookupError:
             values.unlink(missing_ok=True)
         except PermissionError:
-            pass  # it lives, as another user
+            pass  # it runs, as another user

@@ -1,4 +1,4 @@
-"""Logs of every process: JSON lines on stderr, one an event."""
+"""Logging of every process: JSON lines on stderr, one line per event."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def log_to_stderr(level: str) -> None:
 
 
 class _JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, logger, event, and what ``extra`` adds."""
+    """Formats one JSON object per line: time, level, logger, event, and the fields of ``extra``."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {

@@ -1,7 +1,7 @@
-"""What a worker counts, and what Redis says of itself, as Prometheus metrics.
+"""Prometheus metrics of a worker and of Redis.
 
-The redeem path counts into plain dictionaries; they go into the metrics, which live in
-files shared by the processes, once a batch.
+The redeem path counts outcomes in plain dictionaries, because that is fast. ``flush`` moves the counts into
+the metrics, which are in files that the processes share.
 """
 
 from __future__ import annotations
@@ -19,44 +19,44 @@ if TYPE_CHECKING:
 
 _SECONDS: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
-ATTEMPTS: Final = Counter(
-    "redeem_attempts", "Attempts, by what was to be done and the outcome", ["operation", "outcome"]
-)
+ATTEMPTS: Final = Counter("redeem_attempts", "Attempts, by operation and outcome", ["operation", "outcome"])
 BATCH_SIZE: Final = Histogram(
-    "redeem_batch_size", "Attempts in one call of a script", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+    "redeem_batch_size", "Attempts per script call", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
 )
 CALL_SECONDS: Final = Histogram(
-    "redeem_redis_call_seconds", "One call of a script, until its reply: script and fsync", buckets=_SECONDS
+    "redeem_redis_call_seconds",
+    "Time of a script call until its reply, with script and fsync",
+    buckets=_SECONDS,
 )
-REDIS_ERRORS: Final = Counter("redeem_redis_errors", "Error replies of Redis, by kind", ["kind"])
+REDIS_ERRORS: Final = Counter("redeem_redis_errors", "Error replies from Redis, by kind", ["kind"])
 MEMORY_SHORT: Final = Gauge(
     "redeem_redis_memory_short",
-    "1 while new redemptions and holds are refused, so that Redis keeps room",
+    "1 while new redemptions and holds are refused because Redis is short of memory",
     multiprocess_mode="livemax",
 )
 WORKERS: Final = Gauge("redeem_workers", "Front-end workers", multiprocess_mode="livesum")
 
 
 class Telemetry:
-    """What one worker counts on the redeem path."""
+    """The counts of one worker on the redeem path."""
 
     def __init__(self) -> None:
         self._outcomes: Tally[tuple[str, str]] = Tally()
 
     def outcome(self, operation: str, code: str) -> None:
-        """An attempt was answered: with its success, ``replayed``, or the code of a refusal or fault."""
+        """Count an answered attempt. ``code``: its success, ``replayed``, or a refusal or fault code."""
         self._outcomes[operation, code] += 1
 
     def batch_size(self, attempts: int) -> None:
-        """A batch goes out."""
+        """Count a batch that is sent to Redis."""
         BATCH_SIZE.observe(attempts)
 
     def call_seconds(self, seconds: float) -> None:
-        """Its reply is in."""
+        """Record the time from sending a batch to its reply."""
         CALL_SECONDS.observe(seconds)
 
     def redis_error(self, kind: str) -> None:
-        """Redis replied with an error of this kind."""
+        """Count an error reply from Redis."""
         REDIS_ERRORS.labels(kind).inc()
 
     def flush(self) -> None:
@@ -67,7 +67,7 @@ class Telemetry:
 
 
 async def store_exposition(redis: Redis) -> bytes:
-    """What Redis says of itself, in the same format; nothing where it cannot be asked."""
+    """Return the metrics of Redis in the text format of Prometheus; nothing if Redis cannot be asked."""
     try:
         memory: dict[str, Any] = await redis.info("memory")
         debug: dict[str, Any] = await redis.info("debug")
@@ -79,13 +79,15 @@ async def store_exposition(redis: Redis) -> bytes:
 
 
 def store_metrics(memory: dict[str, Any], debug: dict[str, Any]) -> list[Metric]:
-    """The metrics of Redis, from two sections of its INFO.
+    """Return the metrics of Redis, from the sections ``memory`` and ``debug`` of INFO.
 
-    The time for the append-only file is a sum over its event loop (INFO debug: Valkey 8, Redis 7.2).
+    ``eventloop_duration_aof_sum`` is in microseconds; Valkey 8 and Redis 7.2 have it.
     """
     families: list[Metric] = [
-        GaugeMetricFamily("redeem_redis_memory_bytes", "Memory in use", memory["used_memory"]),
-        GaugeMetricFamily("redeem_redis_memory_bytes_max", "Its limit, 0 for none", memory["maxmemory"]),
+        GaugeMetricFamily("redeem_redis_memory_bytes", "Memory that Redis uses", memory["used_memory"]),
+        GaugeMetricFamily(
+            "redeem_redis_memory_bytes_max", "Memory limit of Redis, 0 for none", memory["maxmemory"]
+        ),
     ]
     microseconds = debug.get("eventloop_duration_aof_sum")
     if microseconds is not None:
@@ -95,7 +97,7 @@ def store_metrics(memory: dict[str, Any], debug: dict[str, Any]) -> list[Metric]
 
 
 class _Fixed(Collector):
-    """Metrics that were read elsewhere."""
+    """A collector with metrics that were read before."""
 
     def __init__(self, families: list[Metric]) -> None:
         self._families = families

@@ -1,1 +1,1 @@
-"""Webhook endpoints: what is configured, how it changes, which addresses are allowed."""
+"""Webhook endpoints: stores, changes and lists them. ``persister.webhooks`` delivers to them."""

@@ -1,4 +1,4 @@
-"""Which addresses a webhook may go to: those of the internet, so that nobody has us call our own."""
+"""Says which addresses a webhook may call: public ones only, so that no webhook reaches internal services."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 b
 
 
 def is_public(text: str) -> bool:
-    """Whether an address, as sockets write it, is of the internet; what is none is not.
+    """Whether a text is a public address, in the form that sockets return.
 
-    Not: private, loopback, link-local (cloud metadata is there), shared, multicast, reserved addresses,
-    nor an IPv6 address that stands for one of these.
+    False for private, loopback, link-local (cloud metadata is there), shared, multicast and reserved
+    addresses, for an IPv6 address that stands for one of these, and for a text that is no address.
     """
     try:
         address = ipaddress.ip_address(text.partition("%")[0])  # without a zone
     except ValueError:
         return False
-    address = _meant(address)
+    address = _embedded_ipv4(address)
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
-def _meant(address: Address) -> Address:
-    """The IPv4 address that an IPv6 one stands for, else itself."""
+def _embedded_ipv4(address: Address) -> Address:
+    """Return the IPv4 address that an IPv6 address stands for, else the address itself."""
     if isinstance(address, ipaddress.IPv4Address):
         return address
     if address in _NAT64:
@@ -36,7 +36,7 @@ def _meant(address: Address) -> Address:
 
 
 def is_address(text: str) -> bool:
-    """Whether this is an address, not a name."""
+    """Whether a host is an IP address, not a name."""
     try:
         ipaddress.ip_address(text.partition("%")[0])
     except ValueError:

@@ -1,6 +1,6 @@
-"""Changes of webhooks: made, altered, given a new secret, removed, sent back to where they were.
+"""Changes webhook endpoints: create, update, remove, rotate the secret, replay.
 
-All of them are recorded in the audit log. A secret is shown once, in the answer to the call that made it.
+Every change is recorded in the audit log. A secret is shown once, in the answer to the call that made it.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ DESCRIPTION_LENGTH_MAX: Final = 200
 CAMPAIGNS_MAX: Final = 100
 CAMPAIGN_LENGTH_MAX: Final = 40
 SECRETS_MAX: Final = 5
-"""Secrets of one endpoint that are good at the same time."""
+"""Maximum of valid secrets of one endpoint."""
 DEAD_LETTERS_MAX: Final = 1000
-"""Dead letters of one call that replays them."""
-SECRET_BYTES: Final = 32  # Standard Webhooks wants 24 to 64
+"""Maximum of dead letters in one replay call."""
+SECRET_BYTES: Final = 32  # Standard Webhooks requires 24 to 64
 FROM_BEGINNING: Final = "beginning"
 _SQL: Final = queries(__package__, "webhooks")
 
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 class NewWebhook(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """An endpoint as it is asked for. ``after``: a cursor of the feed; else it begins with what comes."""
+    """Body of ``POST /v1/webhooks``. ``after``: a cursor of the feed; without it, new events only."""
 
     url: str
     description: str | None = None
@@ -56,7 +56,7 @@ class NewWebhook(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class WebhookChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What to change of an endpoint; null removes, what is not named stays."""
+    """Body of ``PATCH /v1/webhooks/{id}``: null removes a value, a member that is left out stays."""
 
     url: str | UnsetType = UNSET
     description: str | UnsetType | None = UNSET
@@ -67,23 +67,23 @@ class WebhookChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class SecretRotation(msgspec.Struct, forbid_unknown_fields=True):
-    """A new secret; the old ones are good for this long."""
+    """Body of ``POST /v1/webhooks/{id}/rotate``. ``grace_s``: how long the old secrets stay valid."""
 
     grace_s: int | None = None
 
 
 class Replay(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What to deliver again: all behind a cursor, or these dead letters."""
+    """Body of ``POST /v1/webhooks/{id}/replay``: all events after a cursor, or these dead letters."""
 
     after: str | None = None
     dead_letters: list[int] | None = None
 
 
 async def create(plane: ControlPlane, new: NewWebhook, *, actor: str) -> Changed[WebhookWithSecret]:
-    """Register an endpoint, with a secret of its own. ``actor`` is the id of an API key, or ``cli``.
+    """Register an endpoint with a new secret. ``actor`` is the id of an API key, or ``cli``.
 
     Raises:
-        Refusal: ``malformed_request``: something of it will not do, or there are ``webhooks_max`` already.
+        Refusal: ``malformed_request``: a value is invalid, or there are ``webhooks_max`` endpoints.
     """
     settings = plane.settings
     _check(msgspec.structs.asdict(new), settings)
@@ -92,7 +92,7 @@ async def create(plane: ControlPlane, new: NewWebhook, *, actor: str) -> Changed
     async def write(connection: Connection) -> WebhookWithSecret:
         await connection.execute(_SQL["lock"])
         if await connection.fetchval(_SQL["count"]) >= settings.webhooks_max:
-            raise _malformed(f"there are {settings.webhooks_max} webhooks already, the most there may be")
+            raise _malformed(f"there are already {settings.webhooks_max} webhooks, which is the limit")
         cursor = await _reached(connection, after)
         columns = (new.url, new.description, _sorted(new.types), _sorted(new.campaigns), new.batch_max)
         webhook_id: str = await connection.fetchval(_SQL["insert"], *columns, actor)
@@ -108,7 +108,7 @@ async def create(plane: ControlPlane, new: NewWebhook, *, actor: str) -> Changed
 async def update(
     plane: ControlPlane, webhook_id: str, changes: WebhookChange, *, actor: str
 ) -> Changed[Webhook]:
-    """Change an endpoint. What it failed to take is tried again at once.
+    """Change an endpoint. A message that it failed to take is tried again at once.
 
     Raises:
         Refusal: ``webhook_not_found``; ``malformed_request``.
@@ -130,7 +130,7 @@ async def update(
 
 
 async def remove(plane: ControlPlane, webhook_id: str, *, actor: str) -> Changed[Webhook]:
-    """Remove an endpoint for good; answers with what it was.
+    """Remove an endpoint for good. The result shows it as it was.
 
     Raises:
         Refusal: ``webhook_not_found``.
@@ -149,10 +149,13 @@ async def remove(plane: ControlPlane, webhook_id: str, *, actor: str) -> Changed
 async def rotate(
     plane: ControlPlane, webhook_id: str, rotation: SecretRotation, *, actor: str
 ) -> Changed[WebhookWithSecret]:
-    """Give an endpoint a new secret. The old ones stay good for a while: messages have a signature of each.
+    """Give an endpoint a new secret. The old ones stay valid for ``grace_s``.
+
+    While several secrets are valid, messages have a signature of each.
 
     Raises:
-        Refusal: ``webhook_not_found``; ``malformed_request``: a time that will not do, or too many are good.
+        Refusal: ``webhook_not_found``; ``malformed_request``: ``grace_s`` is invalid, or ``SECRETS_MAX``
+            secrets are valid.
     """
     most_s = plane.settings.webhook_rotation_grace_s
     grace_s = most_s if rotation.grace_s is None else rotation.grace_s
@@ -164,7 +167,7 @@ async def rotate(
         await connection.execute(_SQL["expire_secrets"], webhook_id, grace_s)
         await connection.execute(_SQL["forget_secrets"], webhook_id)
         if await connection.fetchval(_SQL["count_secrets"], webhook_id) >= SECRETS_MAX:
-            raise _malformed(f"{SECRETS_MAX} secrets are still good; a grace_s of 0 ends them")
+            raise _malformed(f"{SECRETS_MAX} secrets are still valid; a grace_s of 0 ends them")
         secret = await _add_secret(connection, webhook_id)
         await connection.execute(_SQL["touch"], webhook_id)
         await _record(connection, "rotate_webhook", webhook_id, actor, {"grace_s": grace_s})
@@ -174,15 +177,16 @@ async def rotate(
 
 
 async def replay(plane: ControlPlane, webhook_id: str, asked: Replay, *, actor: str) -> Changed[Webhook]:
-    """Deliver again: everything behind a cursor, in its order, or single dead letters beside what goes on.
+    """Deliver again: all events after a cursor, in order, or single dead letters, while delivery continues.
 
     Raises:
-        Refusal: ``webhook_not_found``; ``malformed_request``: not one of the two, or not there.
+        Refusal: ``webhook_not_found``; ``malformed_request``: not exactly one of the two is given, or a
+            dead letter or the cursor does not exist.
     """
     if (asked.after is None) == (asked.dead_letters is None):
-        raise _malformed("name either after, or dead_letters")
+        raise _malformed("give either after or dead_letters")
     if asked.dead_letters is not None and not 0 < len(asked.dead_letters) <= DEAD_LETTERS_MAX:
-        raise _malformed(f"dead_letters must be 1 to {DEAD_LETTERS_MAX}")
+        raise _malformed(f"dead_letters must have 1 to {DEAD_LETTERS_MAX} ids")
     after = None if asked.after is None else _cursor(asked.after)
 
     async def write(connection: Connection) -> Webhook:
@@ -190,10 +194,10 @@ async def replay(plane: ControlPlane, webhook_id: str, asked: Replay, *, actor: 
         if after is not None:
             await connection.execute(_SQL["move"], webhook_id, str(await _reached(connection, after)))
         else:
-            wanted = {number for number in asked.dead_letters or () if 0 < number <= ID_MAX}
-            rows = await connection.fetch(_SQL["replay_dead_letters"], webhook_id, sorted(wanted))
+            valid_ids = {number for number in asked.dead_letters or () if 0 < number <= ID_MAX}
+            rows = await connection.fetch(_SQL["replay_dead_letters"], webhook_id, sorted(valid_ids))
             if len(rows) != len(set(asked.dead_letters or ())):
-                raise _malformed("one of these dead letters is not there")
+                raise _malformed("at least one of these dead letters does not exist")
         await connection.execute(_SQL["touch"], webhook_id)
         details = {"after": asked.after, "dead_letters": asked.dead_letters}
         await _record(connection, "replay_webhook", webhook_id, actor, details)
@@ -203,7 +207,7 @@ async def replay(plane: ControlPlane, webhook_id: str, asked: Replay, *, actor: 
 
 
 async def _change(plane: ControlPlane, write: Callable[[Any], Awaitable[T]]) -> Changed[T]:
-    """A change that Redis has no part in, made once for its idempotency."""
+    """Make a change in PostgreSQL only, once per Idempotency-Key."""
     async with plane.database.transaction() as connection:
         if plane.idempotency is not None:
             await plane.idempotency.claim(connection)
@@ -214,7 +218,7 @@ async def _change(plane: ControlPlane, write: Callable[[Any], Awaitable[T]]) -> 
 
 
 async def _lock(connection: Connection, webhook_id: str) -> Row:
-    """What can be changed of an endpoint; nobody else changes it until the transaction ends."""
+    """Lock an endpoint until the transaction ends; return the columns that can be changed."""
     if not ID.fullmatch(webhook_id):
         raise Refusal("webhook_not_found")
     row = await connection.fetchrow(_SQL["lock_one"], webhook_id)
@@ -230,10 +234,10 @@ async def _add_secret(connection: Connection, webhook_id: str) -> str:
 
 
 async def _reached(connection: Connection, cursor: Cursor | None) -> Cursor:
-    """A cursor, if this ledger has come so far; that behind everything where there is none."""
+    """Return the cursor if this ledger has reached it; without a cursor, the end of the ledger."""
     latest = await newest(connection)
     if cursor is not None and not latest.reaches(cursor):
-        raise _malformed("after is a cursor of another ledger: this one is not there yet")
+        raise _malformed("after is a cursor of another ledger: it is ahead of this one")
     return latest if cursor is None else cursor
 
 
@@ -252,7 +256,7 @@ def _cursor(text: str) -> Cursor:
 
 
 def _check(asked: dict[str, Any], settings: Settings) -> None:
-    """Refuse what an endpoint cannot be; what is not asked for is not looked at."""
+    """Refuse invalid values. Only the members that the request has are checked."""
     if "url" in asked:
         _check_url(asked["url"], allow_private=settings.webhooks_allow_private)
     if asked.get("description") is not None:
@@ -261,7 +265,7 @@ def _check(asked: dict[str, Any], settings: Settings) -> None:
     if types is not None and (not types or set(types) - EVENT_TYPES):
         raise _malformed(f"types must be one or more of {', '.join(sorted(EVENT_TYPES))}")
     if campaigns is not None and not 0 < len(campaigns) <= CAMPAIGNS_MAX:
-        raise _malformed(f"campaigns must be 1 to {CAMPAIGNS_MAX}")
+        raise _malformed(f"campaigns must have 1 to {CAMPAIGNS_MAX} ids")
     for campaign in campaigns or ():
         check_text("campaigns", campaign, CAMPAIGN_LENGTH_MAX)
     if batch_max is not None and not 1 <= batch_max <= settings.webhook_batch_events_max:
@@ -269,7 +273,7 @@ def _check(asked: dict[str, Any], settings: Settings) -> None:
 
 
 def _check_url(url: str, *, allow_private: bool) -> None:
-    """Early, for whoever registers it. What is really connected to, the deliverer checks each time."""
+    """Check a URL early, for a clear error. The deliverer checks the address of every connection."""
     check_text("url", url, URL_LENGTH_MAX)
     try:
         parts = urlsplit(url)
@@ -277,9 +281,9 @@ def _check_url(url: str, *, allow_private: bool) -> None:
     except ValueError:
         raise _malformed("url is not a valid URL") from None
     if not url.isascii() or " " in url or not host or parts.fragment:
-        raise _malformed("url must be a whole URL of ASCII characters, without a fragment")
+        raise _malformed("url must be an absolute URL of ASCII characters, without a fragment")
     if parts.username is not None or parts.password is not None:
-        raise _malformed("url must not have a user or password")
+        raise _malformed("url must not contain a user or password")
     if not url.startswith(("https://", "http://") if allow_private else "https://"):
         raise _malformed("url must begin with https://")
     if not allow_private and ((is_address(host) and not is_public(host)) or _is_local(host)):

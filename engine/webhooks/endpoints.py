@@ -1,7 +1,6 @@
-"""Webhooks as they are shown: endpoints and how far they are, what was tried, what was given up.
+"""Reads webhook endpoints from PostgreSQL: their progress, delivery attempts and dead letters.
 
-They are changed in ``webhook_changes``. The deliverer (``persister.webhooks``) reads them from PostgreSQL and
-calls the endpoints; the front end never does.
+``changes`` changes them. The deliverer (``persister.webhooks``) calls the endpoints; the front end does not.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ _SQL: Final = queries(__package__, "webhooks")
 
 
 class Secret(msgspec.Struct, frozen=True):
-    """What is told of a secret once it was shown."""
+    """The times of a secret, without the secret itself."""
 
     created_at: datetime
     expires_at: datetime | None
 
 
 class Webhook(msgspec.Struct, frozen=True, kw_only=True):
-    """An endpoint as it is shown, and how far it is; never a secret."""
+    """An endpoint and its progress, without secrets."""
 
     id: str
     url: str
@@ -53,13 +52,12 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: int
 
     def document(self) -> dict[str, object]:
-        """How it is shown, times in ISO 8601, UTC."""
-        told = [_shown(secret) for secret in self.secrets]
-        return _shown(self) | {"secrets": told}
+        """Return the JSON object of the API. Times are ISO 8601 in UTC."""
+        return _shown(self) | {"secrets": [_shown(secret) for secret in self.secrets]}
 
 
 class WebhookWithSecret(msgspec.Struct, frozen=True):
-    """An endpoint with the secret just made for it: show it once, then forget it."""
+    """An endpoint with its new secret: show it once, then forget it."""
 
     webhook: Webhook
     secret: str
@@ -68,12 +66,12 @@ class WebhookWithSecret(msgspec.Struct, frozen=True):
         return f"WebhookWithSecret({self.webhook.id})"
 
     def document(self) -> dict[str, object]:
-        """How it is shown this once."""
+        """Return the JSON object of the API, with the secret."""
         return self.webhook.document() | {"secret": self.secret}
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that was given up: which events, and the cursors before and behind them."""
+    """A message that was given up. ``after`` and ``until``: the cursors before and after its events."""
 
     id: int
     message: str
@@ -86,12 +84,12 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     replay_at: datetime | None
 
     def document(self) -> dict[str, object]:
-        """How it is shown."""
+        """Return the JSON object of the API."""
         return _shown(self)
 
 
 class DeliveryAttempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One try to deliver a message. ``error`` is None where it was delivered."""
+    """One attempt to deliver a message. ``error`` is None if it was delivered."""
 
     id: int
     message: str
@@ -104,12 +102,12 @@ class DeliveryAttempt(msgspec.Struct, frozen=True, kw_only=True):
     response: str | None
 
     def document(self) -> dict[str, object]:
-        """How it is shown."""
+        """Return the JSON object of the API."""
         return _shown(self)
 
 
 async def get(plane: ControlPlane, webhook_id: str) -> Webhook:
-    """One endpoint.
+    """Return one endpoint.
 
     Raises:
         Refusal: ``webhook_not_found``.
@@ -119,10 +117,10 @@ async def get(plane: ControlPlane, webhook_id: str) -> Webhook:
 
 
 async def page(plane: ControlPlane, *, after: str | None, limit: int) -> list[Webhook]:
-    """At most ``limit`` endpoints, the oldest first, from behind the one with the id ``after``.
+    """Return at most ``limit`` endpoints, the oldest first, starting after the one with the id ``after``.
 
     Raises:
-        Refusal: ``malformed_request``: that is not an id.
+        Refusal: ``malformed_request``: ``after`` is not an id.
     """
     if after is not None and not ID.fullmatch(after):
         raise Refusal("malformed_request", "after is not a cursor of this list")
@@ -134,7 +132,9 @@ async def page(plane: ControlPlane, *, after: str | None, limit: int) -> list[We
 async def attempts(
     plane: ControlPlane, webhook_id: str, *, message: str | None, after: int | None, limit: int
 ) -> list[DeliveryAttempt]:
-    """At most ``limit`` tries, the newest first, behind the one numbered ``after``; of one message, or all.
+    """Return at most ``limit`` attempts, the newest first, starting after the id ``after``.
+
+    ``message``: only the attempts of this message.
 
     Raises:
         Refusal: ``webhook_not_found``.
@@ -149,7 +149,7 @@ async def attempts(
 async def dead_letters(
     plane: ControlPlane, webhook_id: str, *, after: int | None, limit: int
 ) -> list[DeadLetter]:
-    """At most ``limit`` messages given up, the newest first, from behind the one numbered ``after``.
+    """Return at most ``limit`` dead letters, the newest first, starting after the one with the id ``after``.
 
     Raises:
         Refusal: ``webhook_not_found``.
@@ -162,7 +162,7 @@ async def dead_letters(
 
 
 async def read(connection: Connection, webhook_id: str) -> Webhook:
-    """``get`` on a connection that is there."""
+    """Return one endpoint as ``get`` does, read over a given connection."""
     if not ID.fullmatch(webhook_id):
         raise Refusal("webhook_not_found")
     row = await connection.fetchrow(_SQL["page"], 0, webhook_id, 1)

@@ -1,7 +1,7 @@
--- Nothing here reads a secret back.
+-- No query here returns a secret.
 
 -- name: lock
--- Who makes one counts them first.
+-- A call that creates a webhook counts them first. Without the lock, two calls could exceed the limit.
 LOCK TABLE webhooks IN SHARE ROW EXCLUSIVE MODE;
 
 -- name: count
@@ -18,7 +18,7 @@ INSERT INTO webhook_progress (webhook, cursor) VALUES ($1, $2);
 INSERT INTO webhook_secrets (webhook, secret) VALUES ($1, $2);
 
 -- name: expire_secrets
--- What is still good stays so for $2 seconds, or for as long as it was given before.
+-- Valid secrets expire in $2 seconds, or earlier if an earlier rotation says so.
 UPDATE webhook_secrets SET expires_at = least(expires_at, now() + $2 * interval '1 second') WHERE webhook = $1;
 
 -- name: forget_secrets
@@ -28,7 +28,7 @@ DELETE FROM webhook_secrets WHERE webhook = $1 AND expires_at <= now();
 SELECT count(*) FROM webhook_secrets WHERE webhook = $1;
 
 -- name: page
--- Those behind number $1; with $2 that one alone.
+-- The endpoints after number $1; with $2, only the endpoint with this id.
 SELECT w.id, w.url, w.description, w.types, w.campaigns, w.batch_max, w.enabled, w.disabled_reason, w.created_at,
        p.cursor, p.failures, p.failing_since, p.next_at, p.last_delivered_at,
        (SELECT count(*) FROM webhook_dead_letters AS d WHERE d.webhook = w.id) AS dead_letters,
@@ -51,11 +51,11 @@ UPDATE webhooks SET url = $2, description = $3, types = $4, campaigns = $5, batc
 WHERE id = $1;
 
 -- name: touch
--- The deliverer looks at it again.
+-- A new version makes the deliverer read the endpoint again.
 UPDATE webhooks SET version = version + 1 WHERE id = $1;
 
 -- name: try_again
--- At once, from the first step of the retry schedule on, and as a message of its own.
+-- The next attempt is due at once. It starts the retry schedule anew, and is a new message.
 UPDATE webhook_progress SET pending = NULL, failures = 0, failing_since = NULL, next_at = NULL WHERE webhook = $1;
 
 -- name: move

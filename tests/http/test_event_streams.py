@@ -128,7 +128,7 @@ async def test_a_stream_goes_on_whatever_postgresql_has_answered_meanwhile(
     async with streaming(merchant) as stream:
         await pool.execute("ALTER TABLE ledger_offsets RENAME COLUMN seq TO other")
         try:
-            await wait_until_async(lambda: "the event feed stands still" in caplog.text)
+            await wait_until_async(lambda: "the event feed is stopped: cannot poll" in caplog.text)
         finally:
             await pool.execute("ALTER TABLE ledger_offsets RENAME COLUMN other TO seq")
         await add_events(redis, 1)
