@@ -1,1 +1,1 @@
-"""Redis: keys, events, idempotency records, the configuration cache, batches, links."""
+"""Everything about Redis: keys, events, idempotency records, configuration cache, batchers and links."""

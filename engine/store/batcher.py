@@ -1,9 +1,8 @@
-"""All attempts that arrive while a call is under way form the next call.
+"""Collects the attempts that arrive during a script call, and sends them as the next call.
 
-One call of a script at a time for each shard, no timer between: attempts that find the link idle
-go out at once, with all that were decoded in the same turn of the event loop, and at saturation the
-batches fill themselves. What waits is bounded in
-number and in time.
+There is one call at a time for each script and shard, and no timer between calls. If no call is in flight,
+the attempts of one turn of the event loop are sent together at once. Under load the batches fill by
+themselves. The queue is bounded in number and in time.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ STALE_RETRY_S: Final = 0.005
 
 
 class Queued(Protocol):
-    """What the batcher must know of an attempt."""
+    """An attempt, as the batcher sees it."""
 
     deadline: float
 
@@ -43,17 +42,17 @@ class Queued(Protocol):
         """Append the fields of the script's attempt."""
 
     def answered(self, answer: bytes) -> None:
-        """The script's answer."""
+        """Take the script's answer."""
 
     def failed(self, fault: Fault) -> None:
-        """There is no answer, for this reason."""
+        """Take the fault; there is no answer."""
 
     def still_allowed(self) -> bool:
-        """Whether it may be sent again after a change of configuration; False: it has answered itself."""
+        """Whether it may be sent again after a configuration change. If not, it has answered itself."""
 
 
 class Batcher:
-    """What waits for one script on one shard, and its call under way. ``batch_max`` attempts go together."""
+    """Queue and running call of one script on one shard. One call has at most ``batch_max`` attempts."""
 
     def __init__(
         self,
@@ -74,7 +73,7 @@ class Batcher:
         self._configuration = configuration
         self._telemetry = telemetry
         self._loop = asyncio.get_running_loop()
-        # Half of an attempt's time is for waiting, the other half for the reply to its call.
+        # An attempt may spend half of its time in the queue. The other half is for the reply to its call.
         self._patience_s = settings.attempt_deadline_ms / 2000
         self._queue: deque[Queued] = deque()
         self._under_way: list[Queued] = []
@@ -86,39 +85,39 @@ class Batcher:
         self._idle.set()
 
     async def drain(self) -> None:
-        """Wait until nothing waits and nothing is under way, for as long as an attempt may take at most."""
-        with contextlib.suppress(TimeoutError):  # closing answers what is left
+        """Wait until the queue is empty and no call runs, but no longer than an attempt may take."""
+        with contextlib.suppress(TimeoutError):  # close() answers the rest
             async with asyncio.timeout(2 * self._patience_s + AWAY_S):
                 await self._idle.wait()
 
     async def close(self) -> None:
-        """Answer what waits; the link is closed already, so nothing is under way."""
+        """Fail all queued attempts. The link is closed already, so no call runs."""
         if self._refresh:
             await asyncio.gather(self._refresh, return_exceptions=True)
-        self._fail_all(StoreUnavailable("the worker stops"))
+        self._fail_all(StoreUnavailable("the worker is stopping"))
         if self._tick:
             self._tick.cancel()
 
     def add(self, attempt: Queued) -> None:
-        """Take an attempt; it is answered by its deadline, whatever happens.
+        """Queue an attempt. It is always answered by its deadline.
 
         Raises:
-            Overloaded: as many wait as may.
-            StoreUnavailable: Redis has been away for longer than a new connection takes.
+            Overloaded: the queue is full.
+            StoreUnavailable: Redis has been unreachable for longer than a reconnect takes.
         """
         if self._link.down_s > AWAY_S:
-            raise StoreUnavailable("Redis is away")
+            raise StoreUnavailable("Redis is unreachable")
         if len(self._queue) >= self._settings.queue_max:
-            raise Overloaded(f"{self._settings.queue_max} attempts wait")
+            raise Overloaded(f"the queue is full: {self._settings.queue_max} attempts")
         self._queue.append(attempt)
         self._idle.clear()
         if self._tick is None:
             self._tick = self._loop.call_later(TICK_S, self._check_deadlines)
         if not self._under_way and len(self._queue) == 1:
-            self._loop.call_soon(self.dispatch)  # with those that were decoded in the same turn
+            self._loop.call_soon(self.dispatch)  # so that all attempts of this turn go together
 
     def dispatch(self) -> None:
-        """Send what waits, if nothing is under way."""
+        """Send the next batch, if no call runs."""
         if self._under_way or not self._queue or not self._link.ready:
             return
         if self._refresh and not self._refresh.done():
@@ -141,9 +140,9 @@ class Batcher:
             self._link.call(self._command(self._under_way), self._replied, self._fail_under_way)
         except StoreUnavailable as fault:
             self._fail_under_way(fault)
-        except Exception:  # noqa: BLE001 - a bug of ours must not leave them without an answer
+        except Exception:  # noqa: BLE001 - even after a bug of ours every attempt gets an answer
             _log.exception("a script could not be called", extra={"script": self._script.name})
-            self._fail_under_way(ContractViolation("the call could not be made"))
+            self._fail_under_way(ContractViolation("the script could not be called"))
 
     def _command(self, attempts: list[Queued]) -> bytes:
         call = Call(self._shard, self._epoch)
@@ -173,7 +172,7 @@ class Batcher:
                 self._fail_under_way(OutcomeUnknown("unexpected reply"))
 
     def _refused(self, error: str) -> None:
-        """An error reply. Those that Redis gives before line one of a script mean: not done."""
+        """Handle an error reply. Errors from before the script's first line mean: not done."""
         kind = error.partition(" ")[0]
         if kind == "NOSCRIPT":
             self._put_back()
@@ -186,7 +185,7 @@ class Batcher:
             self._telemetry.redis_error(kind)
             self._fail_under_way(StoreUnavailable(error))
             if kind in _NOT_PRIMARY:
-                self._link.abort()  # another may have taken over: the name is looked up again
+                self._link.abort()  # after a failover the host name may lead to the new primary
         else:
             _log.error(
                 "a script failed", extra={"script": self._script.name, "shard": self._shard, "error": kind}
@@ -199,7 +198,7 @@ class Batcher:
             known = self._configuration.version
             await self._configuration.refresh()
             if self._configuration.version == known:
-                await asyncio.sleep(STALE_RETRY_S)  # another shard has it already, shard 0 not yet
+                await asyncio.sleep(STALE_RETRY_S)  # that shard has the new version, shard 0 not yet
         except Fault as fault:
             self._fail_all(fault)
         else:
@@ -211,14 +210,14 @@ class Batcher:
         self._under_way = []
 
     def _finish(self, answers: list[Any]) -> None:
-        """Send the next batch first, then answer this one: Redis works meanwhile."""
+        """Send the next batch, then answer this one, so that Redis works meanwhile."""
         finished, self._under_way = self._under_way, []
         self.dispatch()
         for attempt, answer in zip(finished, answers, strict=True):
             try:
                 attempt.answered(answer)
-            except Exception:  # noqa: BLE001 - the others of the batch must have their answers
-                _log.exception("an answer could not be passed on", extra={"script": self._script.name})
+            except Exception:  # noqa: BLE001 - the rest of the batch must get its answers
+                _log.exception("a script's answer could not be read", extra={"script": self._script.name})
                 attempt.failed(OutcomeUnknown("the answer could not be read"))
         self._next()
 
@@ -239,22 +238,26 @@ class Batcher:
             self._idle.set()
 
     def _drop_late(self) -> None:
-        """Answer what has waited so long that its reply could come too late."""
+        """Fail queued attempts whose reply could come after their deadline."""
         latest = self._loop.time() + self._patience_s
         late = [attempt for attempt in self._queue if attempt.deadline <= latest]
-        if late:  # those that were decoded late stand behind others with more time
+        if late:  # the queue is not in the order of deadlines: some codes take longer to look up
             self._queue = deque(attempt for attempt in self._queue if attempt.deadline > latest)
             self._fail_late(late)
 
     def _fail_late(self, late: list[Queued]) -> None:
-        fault = Overloaded("waited too long") if self._link.ready else StoreUnavailable("Redis is away")
+        fault = (
+            Overloaded("waited too long in the queue")
+            if self._link.ready
+            else StoreUnavailable("Redis is unreachable")
+        )
         for attempt in late:
             attempt.failed(fault)
 
     def _check_deadlines(self) -> None:
-        """Answer what is late: what waits was certainly not done, what is under way perhaps."""
+        """Fail late attempts. Queued ones were certainly not done; those in a running call perhaps were."""
         if self._link.down_s > AWAY_S:
-            self._fail_all(StoreUnavailable("Redis is away"))
+            self._fail_all(StoreUnavailable("Redis is unreachable"))
         self._drop_late()
         if self._under_way and self._loop.time() - self._sent_at > self._patience_s:
             _log.warning("no reply from Redis in time", extra={"shard": self._shard})
@@ -267,7 +270,7 @@ class Batcher:
 
 
 _NOT_PRIMARY: Final = frozenset(("READONLY", "MASTERDOWN"))
-# Error replies that a script cannot have got beyond its first line with (Redis 7.0, Valkey 8).
+# Redis sends these errors only before a script's first line has run (Redis 7.0, Valkey 8).
 _NOT_DONE: Final = frozenset(
     (
         *("LOADING", "BUSY", "OOM", "MISCONF", "READONLY", "MASTERDOWN", "NOREPLICAS"),

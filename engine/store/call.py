@@ -1,4 +1,4 @@
-"""One call of a script while it is put together: its keys and its attempts' fields (lua/lib/preamble.lua)."""
+"""Builds one script call: its keys and the fields of its attempts (lua/lib/preamble.lua)."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from lua.loader import Script
 
 SIGNATURE: Final = ("shard", "version", "idempotency_epoch", "idempotency_window_s", "packed")
-"""The arguments of every script that takes attempts; behind these come the bytes that fields point to."""
+"""The arguments of every script that takes attempts. The bytes that fields point to come after them."""
 pack_fields: Final = msgspec.msgpack.Encoder().encode
-"""The fields of all attempts, one behind another, as one array: much cheaper than an argument for each."""
+"""Packs the fields of all attempts into one array: much cheaper than one argument for each field."""
 
 
 class Call:
-    """Attempts write themselves into it.
+    """A call that attempts write their fields into.
 
     Attributes:
-        epoch: under which idempotency records are kept.
-        fields: of the attempts so far: integers and text.
+        epoch: the epoch of idempotency records written by this call.
+        fields: the fields of the attempts so far: integers and text.
     """
 
     __slots__ = ("_names", "_positions", "_raw", "epoch", "fields")
@@ -36,7 +36,7 @@ class Call:
         self._raw: list[bytes] = []
 
     def key(self, name: str) -> int:
-        """Position of a key in KEYS."""
+        """Position of a key in KEYS; adds the key if it is new."""
         position = self._positions.get(name)
         if position is None:
             self._names.append(name)
@@ -44,12 +44,12 @@ class Call:
         return position
 
     def raw(self, data: bytes) -> int:
-        """Position in ARGV of bytes that are no text."""
+        """Add bytes that are not text as an argument, and return its position in ARGV."""
         self._raw.append(data)
         return len(SIGNATURE) + len(self._raw)
 
     def command(self, script: Script, shard: int, version: int) -> bytes:
-        """As it is sent."""
+        """The EVALSHA command in the Redis protocol."""
         names = self._names
         arguments = (shard, version, self.epoch, keys.IDEMPOTENCY_WINDOW_S, pack_fields(self.fields))
         return pack("EVALSHA", script.sha, len(names), *names, *arguments, *self._raw)

@@ -1,9 +1,9 @@
-"""What a worker knows of the configuration: keys, campaigns, batches and voids, mirrored from Redis.
+"""The configuration cache: a worker's copy of API keys, campaigns, batches and voids.
 
-PostgreSQL is the truth, ``publishing`` writes it through to Redis, and every worker holds a
-copy here, so that the redeem path asks nobody. Every script call carries the version of
-the copy; a shard that knows a later one refuses the call, and the worker reloads. That is
-how a change takes effect with the next redemption.
+PostgreSQL is the source of truth. ``publishing`` writes the configuration to Redis, and every worker copies
+it from there, so a redemption needs no extra query. Every script call carries the version of the copy. A
+shard with a later version refuses the call, and the worker refreshes its copy. So a change takes effect with
+the next redemption.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REFRESH_TIMEOUT_S: Final = 2.0
 
 
 class CachedKey(msgspec.Struct, frozen=True):
-    """A key of the API. ``digest`` is the SHA-256 of the whole key, in hex; the key itself is nowhere."""
+    """An API key. ``digest`` is the SHA-256 of the whole key, in hex. The key itself is stored nowhere."""
 
     id: str
     name: str
@@ -39,7 +39,7 @@ class CachedKey(msgspec.Struct, frozen=True):
 
 
 class CachedCampaign(msgspec.Struct, frozen=True):
-    """What the front end must know of a campaign; limits and windows are for the script."""
+    """The part of a campaign that the front end needs. Limits and time windows are left to the scripts."""
 
     id: str
     kind: str
@@ -50,13 +50,13 @@ class CachedCampaign(msgspec.Struct, frozen=True):
 
 
 NO_CAMPAIGN: Final = CachedCampaign("", "", None, None, per_user_limited=False, pinned_shard=None)
-"""Stands for the campaign of an attempt that is about no code."""
+"""The campaign of an attempt that is not about a code."""
 
 
 class CachedBatch(msgspec.Struct, frozen=True):
     """A batch: serials 0 to ``count - 1`` were issued, in this format, under this mint key.
 
-    Of one with the format ``IMPORTED`` the mint key is what the digests of its codes are keyed with.
+    If the format is ``IMPORTED``, the digests of its codes are keyed with a key derived from the mint key.
     """
 
     id: int
@@ -68,7 +68,7 @@ class CachedBatch(msgspec.Struct, frozen=True):
 
 
 class CachedVoid(msgspec.Struct, frozen=True):
-    """Serials of a batch that were made void, or good again, at one time."""
+    """One change to a range of serials: made void, or valid again."""
 
     id: int
     batch: int
@@ -77,19 +77,20 @@ class CachedVoid(msgspec.Struct, frozen=True):
     void: bool
 
 
-def _look_at(task: asyncio.Task[None]) -> None:
+def _retrieve_exception(task: asyncio.Task[None]) -> None:
+    """Mark an exception of the task as seen, so that asyncio does not log it."""
     if not task.cancelled():
         task.exception()
 
 
 class Deployment(msgspec.Struct, frozen=True):
-    """What is fixed for all processes of a deployment."""
+    """Values that are the same for all processes of a deployment, for ever."""
 
     shards: int
 
 
 class ConfigurationCache:
-    """The copy, and how it is kept current. Reading it never waits."""
+    """A worker's copy of the configuration, and how it is kept current. Reading it never waits."""
 
     def __init__(self, redis: Redis, *, timeout_s: float = REFRESH_TIMEOUT_S) -> None:
         self._redis = redis
@@ -97,9 +98,9 @@ class ConfigurationCache:
         self._one_at_a_time = asyncio.Lock()
         self._confirming: asyncio.Task[None] | None = None
         self._confirmed_at = 0.0
-        self.store_behind = False  # Redis has lost events: known from ``store_watch``
-        self.store_unsafe = ""  # why Redis is not one to redeem on: known from ``store_watch``
-        self.memory_short = False  # nothing new is begun: known from ``store_memory``
+        self.store_behind = False  # Redis has lost events; set by ``redis_watch``
+        self.store_unsafe = ""  # why Redis must not be used for redemptions; set by ``redis_watch``
+        self.memory_short = False  # refuse new redemptions and holds; set by ``redis_memory``
         self.version = 0
         self.shards = 0
         self.api_keys: dict[str, CachedKey] = {}  # by digest
@@ -109,27 +110,27 @@ class ConfigurationCache:
         self._voids: dict[int, VoidRanges] = {}  # by batch
 
     def is_valid(self, api_key: CachedKey) -> bool:
-        """Whether a key is still one; it may have been revoked since."""
+        """Whether a key is still known and not revoked."""
         known = self.api_keys.get(api_key.digest)
         return known is not None and not known.revoked
 
     def is_void(self, batch: int, serial: int) -> bool:
-        """Whether a code is void with its batch or a range of it; one look-up where the batch has none."""
+        """Whether a code is void by its batch or by a range. One look-up if the batch has no voids."""
         ranges = self._voids.get(batch)
         return ranges is not None and serial in ranges
 
     def take_batch(self, batch: CachedBatch) -> None:
-        """Know one more batch."""
+        """Add a batch to the copy."""
         self.batches[batch.id] = batch
         if batch.prefix:
             self.prefixes |= {normalise_prefix(batch.prefix)}
 
     async def refresh(self) -> None:
-        """Take over what has changed since; what it reads is never older than the call.
+        """Read all changes since the copy's version. Changes made before the call are always included.
 
         Raises:
-            StoreUnavailable: Redis does not answer in time, or holds no configuration.
-            ContractViolation: it holds one that this version cannot read.
+            StoreUnavailable: Redis does not answer in time, or has no configuration.
+            ContractViolation: this version of the engine cannot read the configuration in Redis.
         """
         try:
             async with asyncio.timeout(self._timeout_s), self._one_at_a_time:
@@ -138,30 +139,30 @@ class ConfigurationCache:
             raise StoreUnavailable("Redis does not answer") from None
 
     async def confirm(self) -> None:
-        """``refresh``, at most once in ``CONFIRM_INTERVAL_S``, whoever guesses however much.
+        """Refresh, at most once in ``CONFIRM_INTERVAL_S``, so that guessing cannot load Redis.
 
-        Called before a code or a key is said to be unknown: it may have been made a moment ago.
+        Called before a code or a key is reported as unknown: it may have been made a moment ago.
 
         Raises:
             StoreUnavailable: as ``refresh``.
         """
         if self._confirming is None:
             self._confirming = asyncio.create_task(self._confirm())
-            self._confirming.add_done_callback(_look_at)  # who waited may have given up
+            self._confirming.add_done_callback(_retrieve_exception)  # its caller may have given up
         await asyncio.shield(self._confirming)
 
     async def _confirm(self) -> None:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(max(0.0, self._confirmed_at + CONFIRM_INTERVAL_S - loop.time()))
         self._confirmed_at = loop.time()
-        self._confirming = None  # who comes from here on needs a later reading than this one
+        self._confirming = None  # later callers need a refresh that starts after their call
         await self.refresh()
 
     def unpublished(self) -> StoreUnavailable:
-        """Why Redis holds no configuration."""
+        """The fault to raise when Redis has no configuration."""
         if self.store_behind:
-            return StoreBehind("Redis has lost events that the ledger holds; `redeem rebuild`")
-        return StoreUnavailable("Redis holds no configuration")
+            return StoreBehind("Redis has lost events that the ledger has; run `redeem rebuild`")
+        return StoreUnavailable("Redis has no configuration")
 
     async def _refresh(self) -> None:
         try:
@@ -198,7 +199,7 @@ class ConfigurationCache:
         elif kind == b"batch":
             self.take_batch(msgspec.json.decode(record, type=CachedBatch))
         elif kind == b"void":
-            # In the order of their versions. Some may come twice, then with all that came after them.
+            # Voids come in the order of their versions. If some come again, all later ones come again too.
             void = msgspec.json.decode(record, type=CachedVoid)
             ranges = self._voids.setdefault(void.batch, VoidRanges())
             ranges.mark(void.first_serial, void.last_serial, void=void.void)

@@ -1,7 +1,7 @@
 """Sends attempts to their shards: owns one Redis link per shard and one batcher per script and shard.
 
-It knows no operation: which scripts there are, what reserves an idempotency key, and what ends expired
-holds, it is told (``engine.redemption.operations``).
+It knows no operation. ``engine.redemption.operations`` gives it the scripts, the function that reserves an
+idempotency key, and the function that ends expired holds.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 
 class Operation(NamedTuple):
-    """What the dispatcher must know of an operation.
+    """An operation, as the dispatcher sees it.
 
     Attributes:
-        starts_new: it takes something that was free, so it is refused while Redis is short of memory.
-        batch_max: attempts in one call of its script; None for the setting.
+        starts_new: it redeems or holds something new, so it is refused while Redis is short of memory.
+        batch_max: how many attempts one call of its script may have; None for the setting.
     """
 
     script: Script
@@ -43,8 +43,8 @@ class Sendable(Queued, Protocol):
     """An attempt that knows its shard.
 
     Attributes:
-        idempotency_name, fingerprint: of its idempotency record; empty where it has no key.
-        key_reserved: its idempotency key is reserved where the key belongs, or needs no reservation.
+        idempotency_name, fingerprint: of its idempotency record; empty if it has no key.
+        key_reserved: its idempotency key is reserved on the key's home shard, or needs no reservation.
     """
 
     @property
@@ -64,11 +64,12 @@ class Sendable(Queued, Protocol):
 
 
 class Dispatcher:
-    """What every attempt of a worker shares: the way to the shards, the configuration, the counters.
+    """Sends attempts to their shards. Also gives every attempt of a worker its configuration and counters.
 
     Attributes:
-        reserve_key: makes the attempt that reserves another's idempotency key on a shard, then sends that.
-        expire_holds: ends the holds of a shard whose time is over.
+        reserve_key: makes an attempt that reserves the idempotency key of another attempt on a shard, and
+            then sends that other attempt.
+        expire_holds: ends the expired holds of a shard.
     """
 
     reserve_key: Callable[[Sendable, int], Sendable]
@@ -135,12 +136,12 @@ class Dispatcher:
             link.open()
 
     def reconnect(self) -> None:
-        """Give up every connection; each is verified anew before it is used again."""
+        """Cut every connection. Each new connection is verified before it is used."""
         for link in self._links:
             link.abort()
 
     async def close(self) -> None:
-        """Answer what is under way, then disconnect."""
+        """Wait for the attempts in flight, then disconnect."""
         await asyncio.gather(*self._expiring.values(), return_exceptions=True)
         batchers = [batcher for of_shard in self._batchers for batcher in of_shard.values()]
         await asyncio.gather(*(batcher.drain() for batcher in batchers))
@@ -148,17 +149,17 @@ class Dispatcher:
         await asyncio.gather(*(batcher.close() for batcher in batchers))
 
     def deadline(self) -> float:
-        """When an attempt that comes now must have its answer, by the event loop's clock."""
+        """By when an attempt that arrives now must have its answer, by the event loop's clock."""
         return self._loop.time() + self.settings.attempt_deadline_ms / 1000
 
     def send(self, attempt: Sendable) -> None:
         """Hand an attempt to the batcher of its script on its shard.
 
-        An idempotency key belongs to one shard, whatever code it is used with. Where that is not the code's
-        shard, the key is reserved there first: so a key that is used again with another code is noticed.
+        An idempotency key has one home shard, for every code. If the code is on another shard, the key is
+        first reserved on its home shard. So the engine notices when a key is used again with another code.
 
         Raises:
-            Overloaded, StoreUnavailable: it cannot be taken.
+            Overloaded, StoreUnavailable: the attempt cannot be queued; nothing was done.
         """
         if self.configuration.memory_short and attempt.script.name in self._starts_new:
             raise Overloaded("Redis is short of memory")

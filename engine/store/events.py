@@ -1,6 +1,6 @@
-"""One entry of the event stream, and the ids made from it (DESIGN section 7, a contract).
+"""Reads entries of the event stream, and the ids of events (DESIGN section 7, a contract).
 
-Every script writes the same fields in the same order, so Redis stores their names once.
+Every script writes the same fields in the same order, so Redis stores the field names once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FIELDS: Final = (
 
 
 class EventId(NamedTuple):
-    """Where an event is: shard and stream id. As text ``<shard>-<ms>-<seq>``, sortable by number."""
+    """Id of an event: shard and stream id. Its text form is ``<shard>-<ms>-<seq>``."""
 
     shard: int
     stream_ms: int
@@ -59,7 +59,7 @@ _EVENT_ID = re.compile(r"(\d{1,4})-(\d{1,15})-(\d{1,18})", re.ASCII)
 
 
 def parse_id(text: str) -> EventId | None:
-    """The id in its text form, or None where it is not one."""
+    """Parse the text form of an id; None if the text is not an id."""
     match = _EVENT_ID.fullmatch(text)
     return EventId(*map(int, match.groups())) if match else None
 
@@ -105,14 +105,14 @@ def event_of_row(row: Mapping[str, Any]) -> Event:
 
 
 class MalformedEvent(Exception):
-    """A stream entry is not of the form above: our own bug, or a stranger's XADD."""
+    """A stream entry does not have the fields of an event: a bug of ours, or another program wrote it."""
 
 
 def decode(shard: int, stream_id: bytes, values: list[bytes]) -> Event:
-    """An event from a stream entry as Redis returns it, ``[name, value, name, value, …]``.
+    """Decode a stream entry as Redis returns it: ``[name, value, name, value, …]``.
 
     Raises:
-        MalformedEvent: the fields are not those of this version.
+        MalformedEvent: the fields are not the fields of this version.
     """
     if tuple(values[::2]) != _FIELD_NAMES or values[1] != _FORMAT_VERSION:
         raise MalformedEvent(f"shard {shard}, entry {stream_id.decode('ascii', 'replace')}")

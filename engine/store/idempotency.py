@@ -1,4 +1,4 @@
-"""What is kept of a request under its Idempotency-Key: where, and what two requests must share."""
+"""Idempotency records: where they are stored, and the fingerprint that two equal requests share."""
 
 from __future__ import annotations
 
@@ -16,35 +16,36 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-# The first half of a fingerprint says what the ledger knows of a request, too. The second is of all of it; in
-# a record that was rebuilt from the ledger it is REBUILT, and the first decides (lua/lib/idempotency.lua).
+# The first half of a fingerprint is a digest of the fields that the ledger has as well. The second half is a
+# digest of the whole request. A record that was rebuilt from the ledger has REBUILT as its second half. Then
+# only the first half is compared (lua/lib/idempotency.lua).
 _HALF: Final = 4
 REBUILT: Final = bytes(_HALF)
 UNKNOWN: Final = bytes(_HALF)
-"""First half of a request that does not say which code it is about."""
+"""First half of the fingerprint of a request that does not name its code."""
 
 CodeIdentity = tuple[int, int]
 """Batch and serial."""
 
 
 def name(actor: str, key: str) -> str:
-    """Name of an idempotency record."""
+    """Name of an idempotency record: each actor has its own keys."""
     return f"{actor} {key}"
 
 
 def bucketed(text: str, buckets: int) -> tuple[int, bytes]:
-    """A hash bucket and the field within it: 96 bits of BLAKE2b, so that long texts cost no memory."""
+    """Hash bucket and field of a text: 96 bits of BLAKE2b (RFC 7693), so that long texts cost no memory."""
     digest = hashlib.blake2b(text.encode(), digest_size=12).digest()
     return int.from_bytes(digest[:2]) % buckets, digest
 
 
 def home_shard(idempotency_name: str, shards: int) -> int:
-    """The shard that a key belongs to, whatever code it is used with."""
+    """The home shard of an idempotency key. It does not depend on the code."""
     return bucketed(idempotency_name, keys.IDEMPOTENCY_BUCKETS)[0] % shards
 
 
 async def is_used(redis: Redis, shards: int, idempotency_name: str) -> bool:
-    """Whether something was done to a code under a key, as far as Redis can tell: False while it is away."""
+    """Whether an operation on a code used this key. False while Redis is unreachable."""
     bucket, digest = bucketed(idempotency_name, keys.IDEMPOTENCY_BUCKETS)
     epoch, field = int(time.time()) // keys.IDEMPOTENCY_WINDOW_S, cast("str", digest)
     home = home_shard(idempotency_name, shards)
@@ -58,13 +59,17 @@ async def is_used(redis: Redis, shards: int, idempotency_name: str) -> bool:
 
 
 def known_half(user: str, order: str, codes: Sequence[CodeIdentity]) -> bytes:
-    """First half of the fingerprint of a request about these codes: what the events of it say."""
+    """First half of a fingerprint: from the fields of a request that its events have as well."""
     return _digest([user, order, codes])
 
 
-def fingerprint(known: bytes, seen: list[object]) -> bytes:
-    """What two requests with one idempotency key must share: 64 bits of BLAKE2b."""
-    digest = _digest(seen)
+def fingerprint(known: bytes, fields: list[object]) -> bytes:
+    """The fingerprint of a request: two requests with one idempotency key must have the same.
+
+    Both halves are 32 bits of BLAKE2b: ``known`` comes from ``known_half``, the other is the digest of
+    ``fields``.
+    """
+    digest = _digest(fields)
     return known + (digest if digest != REBUILT else b"\1" * _HALF)
 
 

@@ -1,7 +1,7 @@
-"""One connection to Redis for script calls: bytes out, a callback when the reply is in.
+"""One connection to Redis for script calls: sends bytes, and calls back with the reply.
 
-No task and no future is made for a call. It knows what redis-py's pool does not tell its
-caller: whether a command that failed had been sent.
+It makes no task and no future for a call. Unlike redis-py's pool, it tells the caller whether a command that
+failed had been sent.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ CONNECT_TIMEOUT_S: Final = 5.0
 
 
 def pack(*command: str | bytes | int) -> bytes:
-    """A command in the Redis protocol (RESP2, arrays of bulk strings)."""
+    """Encode a command in the Redis protocol (RESP2, array of bulk strings)."""
     return hiredis.pack_command(command)  # type: ignore[arg-type,no-any-return] # its stub knows only 1-tuples
 
 
 class Link(asyncio.Protocol):
-    """Calls in order over one connection, which is made again whenever it is lost."""
+    """Sends calls in order over one connection, and reconnects when the connection is lost."""
 
     def __init__(
         self,
@@ -57,18 +57,18 @@ class Link(asyncio.Protocol):
 
     @property
     def down_s(self) -> float:
-        """For how many seconds there has been no connection; 0 while there is one."""
+        """Seconds without a connection; 0 while connected."""
         return 0.0 if self.ready else asyncio.get_running_loop().time() - self._down_since
 
     def open(self) -> None:
-        """Start to connect. ``on_ready`` is called each time calls may go.
+        """Start to connect. ``on_ready`` is called after each connect.
 
-        That is when the scripts are loaded, and what is there is verified.
+        By then the scripts are loaded, and ``verify`` has accepted the server.
         """
         self._connecting = asyncio.create_task(self._connect())
 
     async def close(self) -> None:
-        """Drop the connection for good; calls under way end as ``OutcomeUnknown``."""
+        """Close the connection for good. Running calls fail with ``OutcomeUnknown``."""
         self._closed = True
         if self._connecting:
             self._connecting.cancel()
@@ -76,14 +76,14 @@ class Link(asyncio.Protocol):
         self.abort()
 
     def abort(self) -> None:
-        """Cut the connection: whoever waits gets ``OutcomeUnknown``, and it is made anew."""
+        """Cut the connection and reconnect. Running calls fail with ``OutcomeUnknown``."""
         if self._transport:
             self._transport.abort()
 
     def call(
         self, command: bytes, on_reply: Callable[[object], None], on_fault: Callable[[Fault], None]
     ) -> None:
-        """Send a command. Exactly one of the two is called, later, once.
+        """Send a command. Later exactly one of the two callbacks is called, once.
 
         Raises:
             StoreUnavailable: there is no connection; nothing was sent.
@@ -94,7 +94,7 @@ class Link(asyncio.Protocol):
         self._transport.write(command)
 
     def load(self, script: Script) -> None:
-        """Load a script again, ahead of whatever is called next."""
+        """Load a script again, before the next call."""
         self.call(pack("SCRIPT", "LOAD", script.source), on_reply=_ignore, on_fault=_ignore)
 
     # asyncio.Protocol
@@ -104,7 +104,7 @@ class Link(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment] # stream protocols get a Transport
 
     def data_received(self, data: bytes) -> None:
-        """Hand every whole reply to who waits for it."""
+        """Pass every complete reply to the callback of its call."""
         self._reader.feed(data)
         while self._waiting:
             reply = self._reader.gets()
@@ -114,7 +114,7 @@ class Link(asyncio.Protocol):
             on_reply(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """What was sent and not answered may have been done."""
+        """Fail the running calls with ``OutcomeUnknown``, as they may have been done, and reconnect."""
         was_ready, self.ready, self._transport = self.ready, False, None
         if was_ready:
             self._down_since = asyncio.get_running_loop().time()
@@ -133,7 +133,7 @@ class Link(asyncio.Protocol):
         while not self._closed:
             try:
                 await asyncio.wait_for(self._connect_once(), CONNECT_TIMEOUT_S)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the next try may find it gone
+            except Exception as error:  # noqa: BLE001 - the next try may succeed, after any error
                 self.abort()
                 if attempt == 0:
                     _log.warning("cannot connect to Redis", extra={"error": str(error)})
@@ -158,7 +158,7 @@ class Link(asyncio.Protocol):
                 raise _HandshakeError(str(reply))
         if self._verify:
             await self._verify()
-        if self._transport is None:  # lost while it was verified, when nobody waited for a reply on it
+        if self._transport is None:  # lost during verify(), which does not use this connection
             raise StoreUnavailable("connection to Redis lost")
         self.ready = True
         self._on_ready()
@@ -193,8 +193,8 @@ class Link(asyncio.Protocol):
 
 
 class _HandshakeError(Exception):
-    """Redis refused the connection: wrong password, still loading, or the like."""
+    """Redis refused the connection, for example because of a wrong password."""
 
 
 def _ignore(_: object) -> None:
-    """Nobody waits for this reply."""
+    """Drop a reply that no caller needs."""

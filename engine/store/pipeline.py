@@ -1,6 +1,6 @@
-"""Many plain commands at once over one connection: they are sent together, their replies come in order.
+"""Sends many plain commands at once over one connection, and returns their replies in order.
 
-For what neither needs a script nor may be done twice over by a client library that retries.
+Used for commands that need no script, and that a client library must not retry on its own.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ AWAY_S: Final = 0.25
 
 
 class Pipeline:
-    """A connection that is made when it is first used; ``timeout_s`` bounds each call.
+    """A connection that is opened at its first use. ``timeout_s`` bounds each call.
 
-    The commands must be such that nobody minds whether they were done where the reply is lost.
+    If a reply is lost, nobody knows whether the commands were done. Callers must be able to live with that.
     """
 
     def __init__(self, redis_url: str, *, timeout_s: float) -> None:
@@ -40,25 +40,27 @@ class Pipeline:
             await self._link.close()
 
     async def ask(self, commands: Sequence[bytes]) -> list[object]:
-        """The replies to packed commands (``link.pack``).
+        """Send packed commands (``link.pack``), and return their replies.
 
         Raises:
-            StoreUnavailable: there is no connection, no reply in time, or one that is an error.
+            StoreUnavailable: there is no connection, no reply in time, or a reply is an error.
         """
         return (await self.ask_over(None, commands))[0]
 
     async def ask_over(self, connection: int | None, commands: Sequence[bytes]) -> tuple[list[object], int]:
-        """``ask`` over this connection or none; answers over which, too. What WATCH began belongs to one.
+        """As ``ask``, but on one given connection. Returns the replies and the number of the connection.
+
+        A WATCH counts for one connection only, so the EXEC must go over the same one. None: any connection.
 
         Raises:
-            StoreUnavailable: as ``ask``, or another connection has taken its place.
+            StoreUnavailable: as ``ask``, or the given connection is gone.
         """
         link = self._opened()
         try:
             async with asyncio.timeout(self._timeout_s):
                 while not link.ready:
                     if link.down_s > AWAY_S:
-                        raise StoreUnavailable("Redis is away")
+                        raise StoreUnavailable("Redis is unreachable")
                     self._connected.clear()
                     await self._connected.wait()
                 used = self._connections
@@ -69,7 +71,7 @@ class Pipeline:
             link.abort()
             raise StoreUnavailable("Redis does not answer") from None
         for reply in replies:
-            for part in reply if isinstance(reply, list) else (reply,):  # what EXEC replies is a list
+            for part in reply if isinstance(reply, list) else (reply,):  # EXEC replies with a list
                 if isinstance(part, hiredis.ReplyError):
                     raise StoreUnavailable(f"Redis refuses: {part}")
         return replies, used
@@ -98,7 +100,7 @@ async def _replies(link: Link, commands: Sequence[bytes]) -> list[object]:
         if not whole.done():
             whole.set_exception(StoreUnavailable("connection to Redis lost"))
 
-    link.call(b"".join(commands), on_reply, on_fault)  # one write for all of them
+    link.call(b"".join(commands), on_reply, on_fault)  # one write for all commands
     for _ in commands[1:]:
         link.call(b"", on_reply, on_fault)
     return await whole

@@ -1,7 +1,7 @@
-"""Which serials of a batch are void: a few ranges, whatever the size of the batch.
+"""Stores which serials of a batch are void, as ranges.
 
-A leaked batch of ten million codes is one range. Every worker holds these (``configuration``), and
-asks them for each attempt.
+A leaked batch of ten million codes is one range. Every worker has these ranges in its configuration cache,
+and checks them for each attempt.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class VoidRanges:
     """Sorted ranges that neither overlap nor touch.
 
-    Kept as the places where void begins and ends, in turn: a serial is void where an odd number of
-    them lies at it or before it.
+    The list holds the serials where void begins and ends, in turn. A serial is void if the number of entries
+    at or below it is odd.
     """
 
     __slots__ = ("_bounds",)
@@ -29,7 +29,7 @@ class VoidRanges:
         return len(self._bounds) // 2
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """Each range as its first and its last serial."""
+        """Yield the first and the last serial of each range."""
         for at in range(0, len(self._bounds), 2):
             yield self._bounds[at], self._bounds[at + 1] - 1
 
@@ -37,14 +37,14 @@ class VoidRanges:
         return bisect_right(self._bounds, serial) % 2 == 1
 
     def mark(self, first: int, last: int, *, void: bool) -> None:
-        """Make the serials from ``first`` to ``last`` void, or good again.
+        """Make the serials from ``first`` to ``last`` void, or valid again.
 
-        To repeat a sequence of marks, or the end of one, changes nothing.
+        Repeating a sequence of marks, or the end of a sequence, changes nothing.
         """
         begin, end = first, last + 1
         low, high = bisect_left(self._bounds, begin), bisect_right(self._bounds, end)
-        # What lies between is one state now; a bound stays at an edge where the state changes there.
-        kept = [begin] if low % 2 != void else []
+        # The range now has one state, so its inner bounds go. An edge is a bound if the state changes there.
+        edges = [begin] if low % 2 != void else []
         if high % 2 != void:
-            kept.append(end)
-        self._bounds[low:high] = kept
+            edges.append(end)
+        self._bounds[low:high] = edges
