@@ -49,7 +49,7 @@ ANSWER: Final = encode_outcome(
         redeemed_at=instant(1795376794500),
     ),
     1,
-).body
+)[1]
 
 SCRIPT: Final = Redemption.script
 
@@ -90,7 +90,7 @@ class Naive:
             currency=campaign.currency,
             redeemed_at=instant(int(stream_id.partition("-")[0])),
         )
-        return web.Response(body=encode_outcome(redeemed, 1).body, content_type=JSON_TYPE)
+        return web.Response(body=encode_outcome(redeemed, 1)[1], content_type=JSON_TYPE)
 
     async def _call(self, code: Issued, campaign: str, place: keys.CodeLocation, user: str) -> list[str]:
         """The words of the script's answer to one attempt."""

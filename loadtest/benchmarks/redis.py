@@ -79,7 +79,7 @@ class RedisBench:
         attempt = Redemption(
             self.core.dispatcher, RedeemRequest(code=code, user=user, order=order), key, self.api_key
         )
-        attempt.on_done = lambda outcome: answer.set_result(encode_outcome(outcome, 1).status)
+        attempt.on_done = lambda outcome: answer.set_result(encode_outcome(outcome, 1)[0])
         self.core.submit(attempt, code)
         return answer
 

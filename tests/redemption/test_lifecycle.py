@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 import pytest
@@ -51,7 +51,6 @@ from tests.support.servers import ValkeyProcess, temporary_directory
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from engine.api.answers import Answer as ApiAnswer
     from engine.api.outcomes import Outcome
     from engine.redemption.attempt import Attempt
     from engine.redemption.core import Core
@@ -81,6 +80,11 @@ def as_replayed(body: dict[str, Any]) -> dict[str, Any]:
     return body | {"replayed": True} | (several if "redemptions" in body else {})
 
 
+class ApiAnswer(NamedTuple):
+    status: int
+    body: bytes
+
+
 class CodesMachine(RuleBasedStateMachine):
     """Each rule does the same to the model and to the engine: both must answer the same."""
 
@@ -96,7 +100,8 @@ class CodesMachine(RuleBasedStateMachine):
         """Do it on one of the workers."""
         worker = self.world.both.workers[next(self.turns) % 2]
         outcome: Outcome = self.world.run(make(worker, key))
-        return encode_outcome(outcome, self.world.both.settings.retry_after_s)
+        status, body, _ = encode_outcome(outcome, 1)
+        return ApiAnswer(status, body)
 
     def ask(self, make: Callable[[Core, str | None], Any], expected: str, *, keyed: bool) -> dict[str, Any]:
         """The body of the answer, which must be as expected: ``""``, or the code of a refusal."""

@@ -53,7 +53,7 @@ class Worker:
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         request = RedeemRequest(code=code, user="ann", amount=None, order=None)
         attempt = Redemption(self.core.dispatcher, request, None, self._api_key)
-        attempt.on_done = lambda outcome: answer.set_result(encode_outcome(outcome, 1).status)
+        attempt.on_done = lambda outcome: answer.set_result(encode_outcome(outcome, 1)[0])
         self.core.submit(attempt, code)
         return answer
 

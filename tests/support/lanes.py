@@ -87,7 +87,7 @@ class Front:
         if request.path == SLOW:
             await self.may_answer.wait()
         self.others.append((request.path, body))
-        return web.Response(body=encode_outcome(echo(body.decode() or "other"), 0).body)
+        return web.Response(body=encode_outcome(echo(body.decode() or "other"), 0)[1])
 
     async def send(self, writer: asyncio.StreamWriter, first: bytes, *behind: bytes) -> None:
         """Send requests in pieces; those behind the first once that is in flight."""
