@@ -51,7 +51,7 @@ class Replayed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyRecord:
-    """The idempotency record of one call: claimed, then filled, in the transaction of the change.
+    """The idempotency record of one call: reserved, then stored, in the transaction of the change.
 
     Attributes:
         actor: id of the caller's API key.
@@ -70,7 +70,7 @@ class IdempotencyRecord:
     show: Callable[[Any], dict[str, object]]
 
     async def claim(self, connection: Connection) -> None:
-        """Claim the Idempotency-Key for this call. Waits for a running call with the same key.
+        """Reserve the Idempotency-Key for this call. Waits for a running call with the same key.
 
         Raises:
             Replayed: the same call was made before.
@@ -85,7 +85,7 @@ class IdempotencyRecord:
             if row["fingerprint"] != self.fingerprint:
                 raise Refusal("idempotency_key_reused")
             raise Replayed(row["status"], self._open(row["answer"]))
-        raise ContractViolation("an idempotency record can be neither claimed nor read")
+        raise ContractViolation("an idempotency record can be neither reserved nor read")
 
     async def keep(self, connection: Connection, value: object) -> None:
         """Store the answer; ``value`` is the result of the change."""

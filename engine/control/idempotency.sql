@@ -1,5 +1,5 @@
 -- name: claim
--- Waits for a transaction that has claimed the same key. Returns no row if that transaction commits.
+-- Waits for a transaction that has reserved the same key. Returns no row if that transaction commits.
 INSERT INTO admin_receipts (actor, key, fingerprint) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING true;
 
 -- name: kept

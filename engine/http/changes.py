@@ -74,7 +74,7 @@ async def answer_change(
 
     The answer also has ``published``: whether Redis has the change; and ``replayed``: whether an earlier call
     made it. ``make`` calls ``control.change`` once, with the plane it is given. A change without a version
-    claims and fills the plane's idempotency record in its own transaction instead. ``location`` is a path;
+    reserves and stores the plane's idempotency record in its own transaction instead. ``location`` is a path;
     ``{id}`` in it is replaced by the id of the result.
 
     Raises:

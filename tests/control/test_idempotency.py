@@ -160,11 +160,11 @@ async def test_no_secret_is_at_rest_and_only_its_caller_is_shown_it_again(plane:
             await claim(plane, idempotency, secret=ops.key)
         assert replayed.value.document["key"] == first["key"]
         for wrong in (first["key"], "", "rk_0"):
-            with pytest.raises(Exception, match="cannot be opened"):
+            with pytest.raises(Exception, match="cannot be decrypted"):
                 await claim(plane, idempotency, secret=wrong)
         async with plane.database.connection() as connection:  # an answer under another key does not open
             await connection.execute("UPDATE admin_receipts SET key = 'moved'")
-        with pytest.raises(Exception, match="cannot be opened"):
+        with pytest.raises(Exception, match="cannot be decrypted"):
             await claim(plane, dict(idempotency) | {"key": "moved"}, secret=ops.key)
 
 

@@ -218,11 +218,11 @@ async def test_a_batch_may_be_in_so_many_pieces_and_no_more(plane: ControlPlane)
     await issue(plane, 10)
     await declare(few, 0, 0)
     await declare(few, 2, 2)
-    with pytest.raises(Refusal, match="2 ranges"):
+    with pytest.raises(Refusal, match="2 void ranges"):
         await declare(few, 4, 4)
     await declare(few, 1, 1)  # joins them
     await declare(few, 4, 4)
-    with pytest.raises(Refusal, match="2 ranges"):
+    with pytest.raises(Refusal, match="2 void ranges"):
         await declare(few, 1, 1, void=False)
     await declare(few)
     assert await void_in(ConfigurationCache(plane.redis)) == list(range(10))

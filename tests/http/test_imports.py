@@ -182,7 +182,7 @@ async def test_an_upload_that_stands_still_is_given_up_and_leaves_its_place(plan
         campaign, stalled = await a_campaign(plane), asyncio.Event()
         status, body, _ = await send(ops, campaign, slowly(stalled))
         assert (status, body["code"]) == (400, "malformed_request")
-        assert "goes on" in body["detail"]
+        assert "continues where" in body["detail"]
         assert (await send(ops, campaign, b"FLASH60\n"))[0] == 201
 
 
