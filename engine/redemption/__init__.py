@@ -1,1 +1,1 @@
-"""Attempts on codes: each operation, the core that sends them, flows over several codes."""
+"""Operations on codes, the core that runs them, and flows over several codes."""

@@ -1,7 +1,7 @@
-"""An attempt to do something to one code: which code, for whom, under which key.
+"""The base class of all operations on one code.
 
-Each operation is an attempt with a script of its own in ``lua``. What an attempt writes into the call of its
-script is in ``call_fields``.
+Each operation is a subclass with its own script in ``lua``. ``call_fields`` writes the fields of an attempt
+into the script call.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from engine.store.dispatcher import Dispatcher
 
     OnDone = Callable[[Outcome], None]
-    """Is called once, with what became of an attempt."""
+    """Gets the outcome of an attempt. Called exactly once."""
 
 _WHOLE_ID_DASHES: Final = 2
 
 
 class Attempt(CallFields, PendingLookup):
-    """An attempt on a code that was typed.
+    """One operation on one code, from the request to the outcome.
 
-    A subclass names its script and the word its script answers a success with; it says what two
-    requests with one idempotency key must share (``fingerprint_fields``), and turns the words of a success
+    A subclass names its script and the script's word for a success (``success``). It lists the fields that
+    two requests with one idempotency key must share (``fingerprint_fields``). It turns the words of a success
     into a value (``succeeded``).
     """
 
@@ -71,62 +71,66 @@ class Attempt(CallFields, PendingLookup):
         self.key_reserved = False
 
     def fingerprint_fields(self) -> list[object]:
-        """What two requests with the same idempotency key must share."""
+        """The fields that two requests with the same idempotency key must share."""
         raise NotImplementedError
 
     def succeeded(self, words: list[str], *, replayed: bool) -> Success:
-        """The value of a success: from the script's words behind the first, and the lines behind that."""
+        """Make the value of a success.
+
+        ``words`` are the words of the script's first line after the word of success; then, as one more word,
+        the other lines, if there are any.
+        """
         raise NotImplementedError
 
-    # which code it is about
+    # binding to a code
 
     def found(self, code: Issued) -> None:
-        """Bind the code, and go on to its shard."""
+        """Bind to the code, and send the attempt to its shard."""
         self.bind_code(code)
         self.dispatcher.send(self)
 
     def bind_code(self, code: Issued) -> None:
-        """Take the identity of a code that was looked up."""
+        """Bind to a code that was looked up, and make the fingerprint."""
         self.bind_record(code.batch.campaign, code.batch.id, code.serial, code.last4)
         if self.key:
             known = idempotency.known_half(self.user, self.order, [(self.batch, self.serial)])
             self.fingerprint = idempotency.fingerprint(known, self.fingerprint_fields())
 
     def bind_record(self, campaign: str, batch: int, serial: int, last4: str) -> None:
-        """Take the identity of a code that is known from a record."""
+        """Bind to a code that a record names."""
         configuration = self.configuration
         self.campaign = configuration.campaigns[campaign]
         self.batch, self.serial, self.last4 = batch, serial, last4
         self.location = keys.locate_code(serial, configuration.shards, self.campaign.pinned_shard)
 
     def bind_shard(self, shard: int) -> None:
-        """Be about no code, on a shard."""
+        """Bind to a shard, for an attempt that is not about a code."""
         self.campaign, self.batch, self.serial, self.last4 = NO_CAMPAIGN, 0, 0, ""
         self.location = keys.CodeLocation(shard, 0, 0)
 
     def copy_code(self, other: Attempt) -> None:
-        """Take the identity of a code that was bound to another attempt."""
+        """Bind to the code of another attempt."""
         self.batch, self.serial, self.campaign = other.batch, other.serial, other.campaign
         self.last4, self.location = other.last4, other.location
 
     @property
     def masked(self) -> str:
-        """The code as it is shown."""
+        """The masked code, for the response."""
         return masked(self.configuration.batches[self.batch], self.last4)
 
-    # how it ends
+    # outcome
 
     def answered(self, answer: bytes) -> None:
-        """Turn the script's answer into an outcome, or wait until there can be one."""
-        head, _, rest = answer.decode().partition("\n")
-        words = head.split(" ") + ([rest] if rest else [])
+        """Turn the script's answer into an outcome. If expired holds are in the way, end them and retry."""
+        first_line, _, other_lines = answer.decode().partition("\n")
+        words = first_line.split(" ") + ([other_lines] if other_lines else [])
         replayed = words[0] == "replayed"
         if replayed:
             del words[0]
         outcome = words[0]
         if outcome == self.success:
-            succeeded = self.succeeded(words[1:], replayed=replayed)
-            self.finish("replayed" if replayed else outcome, succeeded)
+            success = self.succeeded(words[1:], replayed=replayed)
+            self.finish("replayed" if replayed else outcome, success)
         elif outcome == "holds_expired":
             self.dispatcher.retry_after_expiry(self)
         elif outcome == "stale_hold":
@@ -139,22 +143,22 @@ class Attempt(CallFields, PendingLookup):
             self.refused(outcome, replayed=replayed)
 
     def refused(self, outcome: str, *, replayed: bool = False) -> None:
-        """Answer with a refusal."""
+        """Finish with a refusal."""
         self.finish("replayed" if replayed else outcome, Refused(outcome, replayed=replayed))
 
     def failed(self, fault: Fault) -> None:
-        """Answer with the fault."""
+        """Finish with a fault."""
         self.refused(fault.code)
 
     def still_allowed(self) -> bool:
-        """Whether the key that sent it is still valid; it may have been revoked since."""
+        """Whether its API key is still valid. If not, the attempt is refused."""
         if self.api_key is None or self.configuration.is_valid(self.api_key):
             return True
         self.refused("unauthenticated")
         return False
 
     def finish(self, counted_as: str, outcome: Outcome) -> None:
-        """Count and answer."""
+        """Count the outcome, and pass it to ``on_done``."""
         self.dispatcher.telemetry.outcome(self.script.name, counted_as)
         self.on_done(outcome)
 
@@ -162,13 +166,13 @@ class Attempt(CallFields, PendingLookup):
 def event_of(word: str, shard: int) -> tuple[str, str]:
     """Id and time (ISO 8601) of the event that an answer names.
 
-    The word is its id within the code's shard; or, in an idempotency record made again from the ledger,
-    the whole id: the code may have been on another shard then.
+    ``word`` is the stream id within the code's shard. In an idempotency record that was rebuilt from the
+    ledger it is the complete event id, because the code may have been on another shard then.
     """
     event_id = word if word.count("-") == _WHOLE_ID_DASHES else f"{shard}-{word}"
     return event_id, instant(int(event_id.split("-")[1]))
 
 
 def number(word: str) -> int | None:
-    """A number in an answer, None where there is none."""
+    """Parse a number in an answer; None if the word is empty."""
     return int(word) if word else None

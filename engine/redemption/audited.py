@@ -1,4 +1,4 @@
-"""Attempts that have a reason: each is in the audit log before it is made, and how it ended after."""
+"""Runs attempts that need a reason: each gets an entry in the audit log first, and its outcome afterwards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 async def correct(core: Core, database: Database, attempt: Correction, code: str) -> Outcome:
-    """Make an attempt of administration on the code that was typed, on record.
+    """Look up a typed code, then run a void, unvoid or adjustment on it with an entry in the audit log.
 
     Raises:
         Refusal: there is no such code, or the reason contains it.
@@ -29,11 +29,11 @@ async def correct(core: Core, database: Database, attempt: Correction, code: str
 
 
 async def on_record(core: Core, database: Database, attempt: Rollback | Correction, subject: str) -> Outcome:
-    """Make an attempt that knows its code, on record.
+    """Run an attempt that is bound to its code, with an entry in the audit log.
 
     Raises:
-        Refusal: ``idempotency_key_reused``: the key made a change of administration; nothing was done.
-        StoreUnavailable, OutcomeUnknown: it cannot be recorded; nothing was done.
+        Refusal: ``idempotency_key_reused``: a configuration change used the key; nothing was done.
+        StoreUnavailable, OutcomeUnknown: the attempt cannot be recorded; nothing was done.
     """
     async with database.transaction() as connection:
         if attempt.key and await change_records.is_used(connection, attempt.actor, attempt.key):
@@ -42,7 +42,7 @@ async def on_record(core: Core, database: Database, attempt: Rollback | Correcti
             connection, act=attempt.act, actor=attempt.actor, subject=subject, reason=attempt.reason
         )
     outcome = await core.answer_bound(attempt)
-    with contextlib.suppress(StoreUnavailable, OutcomeUnknown):  # what was done is done
+    with contextlib.suppress(StoreUnavailable, OutcomeUnknown):  # the attempt is done: answer its outcome
         async with database.transaction() as connection:
             await audit_log.finish(connection, act, _ended_as(attempt, outcome))
     return outcome
@@ -50,7 +50,7 @@ async def on_record(core: Core, database: Database, attempt: Rollback | Correcti
 
 def _ended_as(attempt: Rollback | Correction, outcome: Outcome) -> str:
     if isinstance(outcome, Retry):
-        raise ContractViolation("only attempts on holds are made anew")
+        raise ContractViolation("only attempts on holds may ask for a retry")
     if outcome.replayed:
-        return "replayed"  # nothing was done by this call
+        return "replayed"  # this call did nothing
     return outcome.code if isinstance(outcome, Refused | RefusedTogether) else attempt.success

@@ -1,4 +1,4 @@
-"""What an attempt writes into the call of its script: the fields that every script takes, in their order."""
+"""Writes the fields of an attempt that every script takes into the script call."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FIELDS: Final = (
 
 
 def load_script(name: str, *more: str) -> Script:
-    """A script that takes attempts; ``more`` are its own fields, behind those of every attempt.
+    """Load a script that takes attempts. ``more`` names the script's own fields, after the common fields.
 
     Raises:
         ScriptError: the script binds other keys, arguments or fields.
@@ -38,18 +38,19 @@ def load_script(name: str, *more: str) -> Script:
 
 
 class CallFields:
-    """An attempt as its script sees it.
+    """The part of an attempt that its script needs.
 
     Attributes:
-        campaign: ``NO_CAMPAIGN`` where it is about no code.
-        idempotency_name, fingerprint: of its idempotency record; both empty where it has no key.
-        key_reserved: its idempotency key is reserved where it belongs.
+        campaign: ``NO_CAMPAIGN`` if the attempt is not about a code.
+        idempotency_name, fingerprint: of its idempotency record; both empty if it has no key.
+        key_reserved: its idempotency key is reserved on the key's home shard.
     """
 
     __slots__ = ()
 
     script: ClassVar[Script]
-    # Whether a batch or range that was made void voids it; else only the code's own state counts.
+    # Whether the attempt is refused if the code's batch or range is void. If False, only the code's own state
+    # counts.
     heeds_voids: ClassVar[bool] = True
 
     configuration: ConfigurationCache
@@ -68,7 +69,7 @@ class CallFields:
     key_reserved: bool
 
     def write_to(self, call: Call) -> None:
-        """Append the fields that every script takes, in their order."""
+        """Append the fields that every script takes, in the order of ``_FIELDS``."""
         shard = self.location.shard
         campaign_at = state_at = used_at = users_at = idempotency_at = idempotency_before_at = 0
         used_field = user_digest_at = idempotency_digest_at = fingerprint_at = 0

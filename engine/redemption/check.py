@@ -1,4 +1,4 @@
-"""What a redemption of a code would be answered, and what the code is; nothing is changed."""
+"""The check operation: says how a redemption would be answered, and the code's state. It changes nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Check(Attempt):
-    """A look at a code."""
+    """An attempt that only reads. It has no idempotency key."""
 
     __slots__ = ()
     script = load_script("check")
@@ -30,14 +30,14 @@ class Check(Attempt):
         super().__init__(dispatcher, api_key=api_key, user=request.user or "")
 
     def found(self, code: Issued) -> None:
-        """Of a balance, ask for all of it: one with nothing left cannot be redeemed."""
+        """Check for the whole balance, so that an empty ``balance`` code is not redeemable."""
         self.bind_code(code)
         if self.campaign.kind == "balance":
             self.amount = UP_TO_BALANCE
         self.dispatcher.send(self)
 
     def answered(self, answer: bytes) -> None:
-        """Turn the script's answer into the code's state."""
+        """Turn the script's answer into a ``Checked``."""
         verdict, campaign_state, state, used, starts_at_ms, ends_at_ms, max_uses = answer.decode().split("\n")
         outcome, _, seconds = verdict.partition(" ")
         if outcome in {"holds_expired", "unpublished"}:

@@ -1,7 +1,7 @@
-"""Redeeming several codes together: all of them, or none, for one order.
+"""The combined redemption: redeems several codes for one order, all or none.
 
-Codes of one shard are one script call. Codes of several shards are held first, all of them, and then
-confirmed, all of them (``cross_shard``).
+If all codes are on one shard, one script call redeems them. If not, ``cross_shard`` holds all codes and then
+confirms all holds.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Combined:
-    """An attempt to redeem several codes of one shard. To the batcher it is one attempt."""
+    """An attempt to redeem several codes of one shard. The batcher sees one attempt."""
 
     script = load_script("combined")
     on_done: OnDone
@@ -47,19 +47,19 @@ class Combined:
         self._parts = order.parts
 
     def write_to(self, call: Call) -> None:
-        """Append the fields of every part."""
+        """Append the fields of every part: ``combined.lua`` reads each part as an attempt."""
         for part in self._parts:
             part.write_to(call)
 
     def still_allowed(self) -> bool:
-        """Whether the key that sent it is still valid."""
+        """Whether its API key is still valid. If not, the attempt is refused."""
         if self.api_key is None or self.dispatcher.configuration.is_valid(self.api_key):
             return True
         self.refused("unauthenticated")
         return False
 
     def answered(self, answer: bytes) -> None:
-        """Turn the script's answer into an outcome, or wait until there can be one."""
+        """Turn the script's answer into an outcome. If expired holds are in the way, end them and retry."""
         text = answer.decode()
         replayed = text.startswith("replayed ")
         lines = text.removeprefix("replayed ").split("\n")
@@ -76,7 +76,8 @@ class Combined:
         elif lines[0] == "idempotency_key_reused":
             self.refused(lines[0])
         else:
-            # Behind a single one, an idempotency record made again may have its hold's record.
+            # A rebuilt idempotency record of a single code may have the lines of its hold after the first
+            # line.
             redemptions = [
                 redeemed(part, line.split(" ")[1:], replayed=replayed)
                 for part, line in zip(self._parts, lines, strict=False)
@@ -86,11 +87,11 @@ class Combined:
             )
 
     def failed(self, fault: Fault) -> None:
-        """Answer with the fault."""
+        """Finish with a fault."""
         self.refused(fault.code)
 
     def refused(self, outcome: str, *, replayed: bool = False) -> None:
-        """Answer with a refusal of the whole."""
+        """Refuse the whole request."""
         self._finish(outcome, Refused(outcome, replayed=replayed))
 
     def _finish(self, counted_as: str, outcome: Outcome) -> None:
@@ -101,19 +102,19 @@ class Combined:
 async def redeem_together(
     core: Core, request: CombinedRequest, *, key: str | None, api_key: CachedKey
 ) -> Outcome:
-    """Redeem all codes of a request, or none."""
+    """Redeem all codes of a request, or none. A fault is returned as a ``Refused`` with its code."""
     dispatcher = core.dispatcher
     deadline = dispatcher.deadline()
-    found = await asyncio.gather(
+    lookups = await asyncio.gather(
         *(_find(core, item.code, request.user, request.order, key) for item in request.codes)
     )
-    if refusals := {at: one for at, one in enumerate(found) if isinstance(one, str)}:
+    if refusals := {at: result for at, result in enumerate(lookups) if isinstance(result, str)}:
         return _counted(dispatcher, RefusedTogether(refusals))
-    if not core.configuration.is_valid(api_key):  # revoked while the codes were looked up
+    if not core.configuration.is_valid(api_key):  # it may have been revoked during the look-ups
         return _counted(dispatcher, Refused("unauthenticated"))
     parts = [
         _part(dispatcher, request, at, code, key=key, api_key=api_key)
-        for at, code in enumerate(found)
+        for at, code in enumerate(lookups)
         if not isinstance(code, str)
     ]
     order = CombinedOrder(
@@ -125,7 +126,7 @@ async def redeem_together(
         fingerprint=_fingerprint(request, parts) if key else b"",
         deadline=deadline,
     )
-    parts[0].fingerprint = order.fingerprint  # the idempotency record of all is the first one's
+    parts[0].fingerprint = order.fingerprint  # the script stores the common record under the first part's key
     if len({part.location.shard for part in parts}) == 1:
         return await core.answer_bound(Combined(dispatcher, order), deadline)
     try:
@@ -136,7 +137,7 @@ async def redeem_together(
 
 
 async def _find(core: Core, code: str, *stored: str | None) -> Issued | str:
-    """The code, or why it cannot be redeemed."""
+    """The issued code, or the code of a refusal or fault."""
     try:
         return await core.find(code, *stored)
     except (Refusal, Fault) as error:

@@ -1,7 +1,7 @@
-"""The core of a worker: an attempt comes in, and its outcome goes to a callback.
+"""The core of a worker: takes an attempt and a typed code, and passes the outcome to a callback.
 
-``submit`` has the code looked up, then the attempt sends itself to its shard. It makes no task and no
-future; ``answer`` is a thin awaitable on top for ordinary handlers.
+``submit`` starts the look-up of the code. Then the attempt sends itself to its shard. This makes no task and
+no future, for the fast lane. ``answer`` does the same and can be awaited, for ordinary handlers.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 
 _SHORTEST_CODE: Final = min(fmt.length for fmt in FORMATS.values())
-_REPEATED: Final = "The code may stand in no other field."
+_REPEATED: Final = "The code must not appear in another field or in the Idempotency-Key."
 
 
 class Core:
-    """Looks codes up, and answers attempts on them.
+    """Looks up codes, and runs attempts on them.
 
     Attributes:
-        redis: for reads that need no script.
+        redis: a client for reads that need no script.
     """
 
     def __init__(self, dispatcher: Dispatcher, redis: Redis) -> None:
@@ -50,18 +50,18 @@ class Core:
 
     @property
     def missing_mint_keys(self) -> frozenset[str]:
-        """Names of mint keys that codes were issued under, and that this process was not given."""
+        """Names of mint keys that batches use and this process does not have."""
         return self._resolver.missing_mint_keys
 
     async def close(self) -> None:
-        """Answer what is under way, then disconnect."""
+        """Wait for the attempts in flight, then disconnect."""
         await self._resolver.close()
         await self.dispatcher.close()
 
     def submit(self, attempt: Attempt, code: str) -> None:
-        """Make an attempt on the code that was typed; ``on_done`` is called once, now or by its deadline.
+        """Run an attempt on a typed code. ``on_done`` is called once: now, or later but by the deadline.
 
-        The fields of the attempt have been checked, and its API key may do this.
+        The caller has checked the fields of the attempt and the scope of its API key.
         """
         if not self._resolver.read(code, attempt):
             attempt.refused("code_malformed")
@@ -74,13 +74,13 @@ class Core:
                 attempt.failed(fault)
 
     async def answer(self, attempt: Attempt, code: str) -> Outcome:
-        """``submit``, awaited."""
+        """Do the same as ``submit``, and return the outcome."""
         outcome = self._await_outcome(attempt)
         self.submit(attempt, code)
         return await outcome
 
     async def answer_bound(self, attempt: Answerable, deadline: float | None = None) -> Outcome:
-        """Make an attempt that knows its code already, and await its outcome."""
+        """Run an attempt that is bound to its code already, and return the outcome."""
         outcome = self._await_outcome(attempt)
         attempt.deadline = self.dispatcher.deadline() if deadline is None else deadline
         try:
@@ -100,11 +100,13 @@ class Core:
         return done
 
     async def find(self, code: str, *stored: str | None) -> Issued:
-        """The code that was typed; ``stored`` are texts that are kept, and so must not contain it.
+        """Find the issued code of a typed text.
+
+        ``stored`` are texts that will be stored, so they must not contain the code.
 
         Raises:
             Refusal: there is no such code, or one of the texts contains it.
-            Fault: nobody can tell.
+            Fault: the code cannot be looked up now.
         """
         lookup = _Lookup(self._loop.create_future())
         if not self._resolver.read(code, lookup):
@@ -115,13 +117,14 @@ class Core:
         return await lookup.answered
 
     async def refuse_code_of(self, batch: int, serial: int, *stored: str | None) -> None:
-        """Refuse texts that are kept and contain a code that was not typed, but is known.
+        """Refuse texts to be stored that contain the code of this batch and serial.
 
-        An imported code is known by its digest only: it is found where it is the text, or a word of it.
+        Of an imported code only the digest is known. So it is noticed only if it is a whole text, or a word
+        of a text.
 
         Raises:
             Refusal: ``malformed_request``.
-            Fault: nobody can tell.
+            Fault: the code cannot be looked up now.
         """
         texts = [text for text in stored if text]
         if not texts:
@@ -136,7 +139,7 @@ class Core:
 
 
 class _Lookup(PendingLookup):
-    """A lookup that somebody awaits."""
+    """A look-up that ``Core.find`` awaits."""
 
     __slots__ = ("answered",)
 
@@ -159,19 +162,20 @@ class _Lookup(PendingLookup):
 
 
 def _repeats_code(normalised: bytes, *texts: str | None) -> bool:
-    """Whether a field that is kept contains the code, however written: none may come to rest (P7).
+    """Whether one of the texts contains the code, in any spelling: no code may be stored (P7).
 
-    However the typed text is read, its last symbols are the code's. A code shorter than any minted one
-    was imported, perhaps as a word that everybody shares: of that, a field must not be all there is.
+    With or without a prefix, the last symbols of the typed text are the last symbols of the code. A code
+    shorter than every minted code is an imported one. It may be an ordinary word, so only a text that is
+    nothing but this word counts.
     """
     ending = normalised[-_SHORTEST_CODE:]
     is_word = len(ending) < _SHORTEST_CODE
     for text in texts:
         if text is None or (len(text) < len(ending) and text.isascii()):
-            continue  # only of plain text the length says that it is too short: a ligature is several letters
-        flat = None if text.isascii() else normalise(text, characters_max=len(text))
-        if flat is None:
-            flat = all_symbols(text if text.isascii() else unicodedata.normalize("NFKC", text))
-        if flat == ending if is_word else ending in flat:
+            continue  # too short; other than ASCII may become longer: a ligature is several letters
+        symbols = None if text.isascii() else normalise(text, characters_max=len(text))
+        if symbols is None:
+            symbols = all_symbols(text if text.isascii() else unicodedata.normalize("NFKC", text))
+        if symbols == ending if is_word else ending in symbols:
             return True
     return False

@@ -1,4 +1,4 @@
-"""Attempts that change a code afterwards: roll back a redemption, void a code, adjust a balance."""
+"""Operations that change a code afterwards: roll back a redemption, void a code, adjust a balance."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from engine.store.dispatcher import Dispatcher
     from engine.store.events import EventId
 
-_UNCHANGED: Final = "-"  # in place of an event's id
+_UNCHANGED: Final = "-"  # the script answers this instead of an event id if it changed nothing
 
 
 class Rollback(Attempt):
-    """An attempt to undo a redemption, whole or, of a balance, in part."""
+    """An attempt to undo a redemption: completely or, for a ``balance`` code, in part."""
 
     __slots__ = ("_and_void", "_record", "_redemption", "reason")
     script = load_script("rollback", "rolled_at", "redemption", "redeemed_amount", "and_void")
@@ -71,7 +71,7 @@ class Rollback(Attempt):
         )
 
     def succeeded(self, words: list[str], *, replayed: bool) -> RolledBack:
-        """What was given back, by this call and so far."""
+        """The amounts given back: ``returned`` by this call, ``rolled_back`` in total."""
         word, returned, total, left = words
         amount = self._record["amount"]
         whole = amount is None or int(total) == amount
@@ -92,16 +92,16 @@ class Rollback(Attempt):
 
 
 class Correction(Attempt):
-    """An attempt of administration on a code that was typed, for a reason."""
+    """An attempt of operations staff on a typed code. It needs a reason."""
 
     __slots__ = ("reason",)
 
-    act: ClassVar[str]  # what the audit log calls it
+    act: ClassVar[str]  # its name in the audit log
     reason: str
 
 
 class Adjustment(Correction):
-    """An attempt to top up a balance, or to correct it."""
+    """An attempt to raise or lower a balance."""
 
     __slots__ = ()
     script = load_script("adjust")
@@ -122,11 +122,11 @@ class Adjustment(Correction):
         self.reason = reason
 
     def fingerprint_fields(self) -> list[object]:
-        """Which balance, by how much, and why."""
+        """Which code, by how much, and why."""
         return [self.success, self.batch, self.serial, self.amount, self.reason]
 
     def succeeded(self, words: list[str], *, replayed: bool) -> Adjusted:
-        """The balance as it is now."""
+        """The new balance."""
         word, left = words
         event_id, adjusted_at = event_of(word, self.location.shard)
         return Adjusted(
@@ -173,7 +173,7 @@ class Voiding(Correction):
         call.fields += (int(self.success == Voiding.success), int(by_range))
 
     def succeeded(self, words: list[str], *, replayed: bool) -> Voided:
-        """Whether that changed anything; and whether the code is void now: its batch may be."""
+        """Whether this changed anything, and whether the code is void now: it may be void by its batch."""
         event, by_range = words
         makes_void = self.success == Voiding.success
         return Voided(
@@ -189,7 +189,7 @@ class Voiding(Correction):
 
 
 class Unvoiding(Voiding):
-    """An attempt to lift that."""
+    """An attempt to make one void code valid again."""
 
     __slots__ = ()
     success = "unvoided"

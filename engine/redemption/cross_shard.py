@@ -1,9 +1,9 @@
-"""Combined redemptions whose codes live on several shards: hold all, decide, then confirm all.
+"""Combined redemptions of codes on several shards: hold all codes, decide, then confirm all holds.
 
-The transaction's commit record is on one shard, where the request's idempotency key belongs. Until it is
-decided, every hold ends by itself. From then on every hold is confirmed, whatever has happened to its
-campaign or its code meanwhile: by the worker that began it, or, if that is gone, with the next expiry of
-holds (``complete_decided``).
+The commit record of the transaction is on one shard, the home shard of the request's idempotency key. Before
+the decision, every hold ends by itself. After the decision, every hold is confirmed, even if its campaign or
+code has changed since. The worker that began the transaction confirms the holds. If that worker is gone, the
+next hold expiry does it (``complete_decided``).
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 HOLD_TTL_S: Final = 60
-ABANDONED_MS: Final = 5000  # what was decided so long ago is not under way any more
+ABANDONED_MS: Final = 5000  # a decision that is this old and not completed has lost its worker
 _POLL_S: Final = 0.02
 _TRIES: Final = 5
-# A retry may fare better after these: they are not stored under the request's key.
+# A retry may succeed after these refusals, so they are not stored under the request's key.
 _NOT_FINAL: Final = RETRYABLE_FAULTS | {"internal_error", "unauthenticated"}
 
 
@@ -49,8 +49,8 @@ class CombinedOrder(NamedTuple):
     """A combined request whose codes were found.
 
     Attributes:
-        parts: one for each code, bound to it.
-        idempotency_name, fingerprint: of the idempotency record of all; empty without a key.
+        parts: one attempt for each code, bound to the code.
+        idempotency_name, fingerprint: of the request's idempotency record; empty without a key.
         deadline: by the event loop's clock.
     """
 
@@ -64,13 +64,13 @@ class CombinedOrder(NamedTuple):
 
 
 class _Refusals(msgspec.Struct):
-    """The stored answer to a refused request: the refusal of each code, by its position."""
+    """The stored answer to a refused request: the refusal of each refused code, by its position."""
 
     refusals: dict[int, str]
 
 
 class _Transaction(NamedTuple):
-    """A transaction that is worked on here; ``nonce`` tells this worker's try from others."""
+    """A transaction that this worker runs. ``nonce`` distinguishes this try from others."""
 
     core: Core
     record: CommitRecord
@@ -96,11 +96,10 @@ async def redeem_across_shards(core: Core, order: CombinedOrder) -> Outcome:
     """Redeem all codes of an order, or none.
 
     Raises:
-        Fault: as its code says.
+        Overloaded, StoreUnavailable: certainly not done.
+        OutcomeUnknown: perhaps done. If it was decided, the next hold expiry completes it.
     """
-    if (
-        core.configuration.memory_short
-    ):  # each step stores something, the first one the reservation of the key
+    if core.configuration.memory_short:  # the first step stores something already: it reserves the key
         raise Overloaded("Redis is short of memory")
     name = order.idempotency_name
     record = CommitRecord((), order.api_key.id, order.key or "", name, order.fingerprint)
@@ -128,12 +127,12 @@ async def _begin(transaction: _Transaction, deadline: float) -> StepResult:
         if first.word != "busy":
             return first
         if asyncio.get_running_loop().time() >= deadline:
-            raise Overloaded("the same request is under way")
+            raise Overloaded("the same request is still running")
         await asyncio.sleep(_POLL_S)
 
 
 async def _hold_and_decide(order: CombinedOrder, transaction: _Transaction) -> Outcome:
-    """Hold all codes. If that can be done, it is decided, and then they are confirmed."""
+    """Hold all codes. If every hold succeeds, decide and confirm them; else release them and refuse."""
     core, nonce = transaction.core, transaction.nonce
     holds = [_hold(core.dispatcher, order, part, _mark(nonce, at)) for at, part in enumerate(order.parts)]
     outcomes = await asyncio.gather(*(core.answer_bound(hold) for hold in holds))
@@ -155,7 +154,7 @@ async def _hold_and_decide(order: CombinedOrder, transaction: _Transaction) -> O
 
 
 def _hold(dispatcher: Dispatcher, order: CombinedOrder, part: Redemption, mark: str) -> Hold:
-    """Each part has a hold of its own, so that a code named twice is used twice, or refused."""
+    """The hold of one part. Each part has its own, so a code named twice is used twice, or refused."""
     request = HoldRequest(
         code="",
         user=order.request.user,
@@ -169,18 +168,18 @@ def _hold(dispatcher: Dispatcher, order: CombinedOrder, part: Redemption, mark: 
 
 
 def _refuse_repeats(order: CombinedOrder, outcomes: list[Outcome]) -> list[Outcome]:
-    """A code that is used whole is held by the part that names it first: another is refused."""
+    """Refuse a ``single`` code that an earlier part of the request holds already."""
     firsts: dict[tuple[int, int], Outcome] = {}
-    seen: list[Outcome] = []
+    checked: list[Outcome] = []
     for part, outcome in zip(order.parts, outcomes, strict=True):
         first = firsts.setdefault((part.batch, part.serial), outcome)
         repeated = first is not outcome and isinstance(first, Held) and part.campaign.kind == "single"
-        seen.append(Refused("already_redeemed") if repeated else outcome)
-    return seen
+        checked.append(Refused("already_redeemed") if repeated else outcome)
+    return checked
 
 
 async def _release(core: Core, order: CombinedOrder, holds: Sequence[str]) -> None:
-    """Give back what was held; a hold for which that fails ends by itself."""
+    """Release holds. If a release fails, the hold ends by itself later."""
     await asyncio.gather(
         *(release(core, hold, key=None, api_key=order.api_key, internal=True) for hold in holds),
         return_exceptions=True,
@@ -188,11 +187,11 @@ async def _release(core: Core, order: CombinedOrder, holds: Sequence[str]) -> No
 
 
 async def _release_abandoned(core: Core, order: CombinedOrder, nonce: str) -> None:
-    """Give back what an earlier try of the same request had held when its worker died.
+    """Release the holds of an earlier try of the same request whose worker died.
 
-    It would be in this one's way.
+    These holds would block this try.
     """
-    found = []
+    holds = []
     for at, part in enumerate(order.parts):
         shard = part.location.shard
         name = order.request.order + _mark(nonce, at)
@@ -205,19 +204,19 @@ async def _release_abandoned(core: Core, order: CombinedOrder, nonce: str) -> No
             continue
         (record,) = await read_records(core, shard, [stream_id.decode()])
         if record is not None and record != EXPIRED and parse_record(record.decode()).order == name:
-            found.append(f"{shard}-{stream_id.decode()}")
+            holds.append(f"{shard}-{stream_id.decode()}")
     await asyncio.gather(
-        *(release(core, hold, key=None, api_key=order.api_key, internal=True) for hold in found)
+        *(release(core, hold, key=None, api_key=order.api_key, internal=True) for hold in holds)
     )
 
 
 def _mark(nonce: str, at: int) -> str:
-    """Makes the hold of the code at that position the transaction's own."""
+    """The text after the order that makes a hold internal: the hold of the code at this position."""
     return f"{OWN_MARK}{nonce} {at}"
 
 
 async def _refuse(transaction: _Transaction, outcomes: list[Outcome]) -> RefusedTogether:
-    """The refusals; stored under the request's key unless a retry may fare better."""
+    """End the transaction with the refusals, and store them under the request's key if they are final."""
     refused = {at: outcome for at, outcome in enumerate(outcomes) if isinstance(outcome, Refused)}
     refusals = {at: one.code for at, one in refused.items()}
     is_final = all(one.code not in _NOT_FINAL and not one.retry_after_s for one in refused.values())
@@ -228,7 +227,7 @@ async def _refuse(transaction: _Transaction, outcomes: list[Outcome]) -> Refused
 
 
 def _stored(order: CombinedOrder, answer: bytes, *, replayed: bool) -> RedeemedTogether | RefusedTogether:
-    """The answer that was stored under the request's key."""
+    """Decode the answer that was stored under the request's key."""
     stored = msgspec.json.decode(answer, type=list[Redeemed] | _Refusals)
     if isinstance(stored, _Refusals):
         return RefusedTogether(stored.refusals, replayed=replayed)
@@ -240,10 +239,10 @@ def _replayed(redeemed: list[Redeemed]) -> list[Redeemed]:
 
 
 async def _complete(core: Core, shard: int, transaction_id: str, decided: bytes) -> list[Redeemed]:
-    """Confirm everything that was decided, as often as it takes.
+    """Confirm all holds of a decided transaction. Repeating it is harmless.
 
     Raises:
-        OutcomeUnknown: not all of it could be done now; it is done with the next expiry of holds.
+        OutcomeUnknown: not all holds could be confirmed now; the next hold expiry confirms the rest.
     """
     _, nonce, _, payload = decided.split(b"\n", 3)
     record = msgspec.json.decode(payload, type=CommitRecord)
@@ -256,10 +255,10 @@ async def _complete(core: Core, shard: int, transaction_id: str, decided: bytes)
 
 
 async def _confirm(core: Core, record: CommitRecord, idempotency_name: str, hold: str) -> Redeemed:
-    """One redemption, whether it is made now or was made before."""
+    """Confirm one hold, and return its redemption. If it was confirmed before, return that redemption."""
     hold_id = parse_id(hold)
     if hold_id is None:
-        raise OutcomeUnknown("a hold without an id")
+        raise OutcomeUnknown("a commit record names a hold with an invalid id")
     for _ in range(_TRIES):
         (hold_record,) = await read_records(core, hold_id.shard, [hold_id.stream_id])
         confirmation = _Decided(core.dispatcher, hold_id, hold_record, record, idempotency_name)
@@ -272,7 +271,7 @@ async def _confirm(core: Core, record: CommitRecord, idempotency_name: str, hold
 
 
 class _Decided(Confirmation):
-    """A confirmation as one of several, which nothing stops any more."""
+    """The confirmation of one hold of a decided transaction: neither campaign nor code can refuse it."""
 
     __slots__ = ()
     decided = True
@@ -297,8 +296,8 @@ class _Decided(Confirmation):
 async def complete_decided(core: Core, shard: int) -> frozenset[str]:
     """Complete the decided transactions of a shard whose worker is gone.
 
-    Answers the holds of transactions that are not complete: these must not expire. One transaction that
-    cannot be completed does not stop the others.
+    Returns the holds of transactions that are not complete yet: these must not expire. If one transaction
+    cannot be completed, the others still are.
 
     Raises:
         StoreUnavailable: Redis cannot be asked.
@@ -317,7 +316,7 @@ async def complete_decided(core: Core, shard: int) -> frozenset[str]:
                 await _complete(core, shard, transaction_id.decode(), record)
             except Fault as fault:
                 _log.error(
-                    "a combined redemption that was decided cannot be completed",
+                    "cannot complete a combined redemption that was decided",
                     extra={"shard": shard, "transaction": transaction_id.decode(), "reason": str(fault)},
                 )
                 needed.update(msgspec.json.decode(payload, type=CommitRecord).holds)

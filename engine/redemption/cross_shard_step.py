@@ -1,4 +1,4 @@
-"""One step of a cross-shard transaction, on the shard that keeps its commit record (lua/cross_shard.lua)."""
+"""One step of a cross-shard transaction, on the shard of its commit record (lua/cross_shard.lua)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class CommitRecord(msgspec.Struct, frozen=True):
-    """What was decided: everything it takes to confirm all holds, and to answer. ``holds`` are their ids."""
+    """The decision: everything that is needed to confirm all holds and to answer. ``holds`` are hold ids."""
 
     holds: tuple[str, ...]
     actor: str
@@ -29,14 +29,14 @@ class CommitRecord(msgspec.Struct, frozen=True):
 
 
 class StepResult(NamedTuple):
-    """What the script answered: its first word, and what stands behind it; or the code of a fault."""
+    """The script's answer: its first word, and the rest after it. Or the code of a fault as the word."""
 
     word: str
     rest: bytes = b""
 
 
 class CrossShardStep(Attempt):
-    """An attempt on a commit record, not on a code. ``taken`` gets its result."""
+    """An attempt on a commit record, not on a code. ``taken`` gets the result."""
 
     __slots__ = ("_payload", "_step", "_taken")
     script = load_script("cross_shard", "commit_records_at", "step", "transaction_id", "nonce", "payload_at")
@@ -51,7 +51,7 @@ class CrossShardStep(Attempt):
         *,
         taken: asyncio.Future[StepResult],
     ) -> None:
-        """``step`` is its name, the transaction's id, and the nonce of who works on it."""
+        """``step`` is the step's name, the transaction's id, and the nonce of the worker's try."""
         super().__init__(dispatcher, api_key=None, actor=record.actor, key=record.key or None)
         self.idempotency_name, self.fingerprint = record.idempotency_name, record.fingerprint
         self.key_reserved = True
@@ -59,7 +59,7 @@ class CrossShardStep(Attempt):
         self._step, self._payload, self._taken = step, payload, taken
 
     def write_to(self, call: Call) -> None:
-        """Append the fields of the script."""
+        """Append the fields of ``cross_shard.lua``."""
         super().write_to(call)
         call.fields += (
             call.key(keys.commit_records(self.location.shard)),
@@ -68,15 +68,15 @@ class CrossShardStep(Attempt):
         )
 
     def answered(self, answer: bytes) -> None:
-        """Take the answer as it is."""
-        head, _, rest = answer.partition(b"\n")
-        word, _, replay = head.decode().partition(" ")
-        self._take(StepResult(word, replay.encode() if word == "replayed" else rest))
+        """Set the answer as the result, without a count of outcomes."""
+        first_line, _, rest = answer.partition(b"\n")
+        word, _, first_answer = first_line.decode().partition(" ")
+        self._set_result(StepResult(word, first_answer.encode() if word == "replayed" else rest))
 
     def failed(self, fault: Fault) -> None:
-        """Take the fault as the result."""
-        self._take(StepResult(fault.code))
+        """Set the code of the fault as the result."""
+        self._set_result(StepResult(fault.code))
 
-    def _take(self, result: StepResult) -> None:
+    def _set_result(self, result: StepResult) -> None:
         if not self._taken.done():
             self._taken.set_result(result)

@@ -1,7 +1,7 @@
-"""Holds: a code, or part of a balance, is reserved for an order while its payment runs.
+"""Operations on holds: hold a code or part of a balance for an order, confirm, release, expire.
 
-Whoever confirms or releases a hold names it by its id, so its record is read first (``hold_calls``), and the
-script acts only if it still is that record.
+A client confirms or releases a hold by its id. So ``hold_calls`` reads the hold's record first, and the
+script does nothing if the record has changed since.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from engine.store.dispatcher import Dispatcher
     from engine.store.events import EventId
 
-OWN_MARK: Final = "\x1f"  # in an order: what follows makes a hold internal to a cross-shard transaction
-EXPIRED: Final = b"expired"  # in place of the record of a hold whose time was over (lua/lib/holds.lua)
+OWN_MARK: Final = "\x1f"  # a hold whose order contains this belongs to a cross-shard transaction
+EXPIRED: Final = b"expired"  # replaces the record of a hold that has expired (lua/lib/holds.lua)
 
 
 class HoldRecord(NamedTuple):
-    """What Redis keeps of a hold: a line each (lua/lib/holds.lua)."""
+    """The record of a hold in Redis: one line for each field (lua/lib/holds.lua)."""
 
     expires_at_ms: int
     order: str
@@ -44,7 +44,7 @@ class HoldRecord(NamedTuple):
 
 
 def parse_record(text: str) -> HoldRecord:
-    """The record of a hold."""
+    """Parse the record of a hold."""
     expires_at_ms, order, user, amount, campaign, batch, serial, last4, actor, _ = text.split("\n")
     return HoldRecord(
         int(expires_at_ms), order, user, number(amount), campaign, int(batch), int(serial), last4, actor
@@ -52,7 +52,7 @@ def parse_record(text: str) -> HoldRecord:
 
 
 class Hold(Attempt):
-    """An attempt to hold a code for an order, or to renew the order's hold."""
+    """An attempt to hold a code for an order, or to renew the hold of that order."""
 
     __slots__ = ("request", "ttl_s")
     script = load_script("hold", "ttl_ms")
@@ -100,7 +100,7 @@ class Hold(Attempt):
 
 
 class HoldEnd(Attempt):
-    """An attempt on a hold that is there already."""
+    """An attempt to end a hold. ``record`` is the hold's record as it was read; None if there was none."""
 
     __slots__ = ("_record", "hold_id")
 
@@ -130,11 +130,11 @@ class HoldEnd(Attempt):
         self.user, self.order = hold.user, hold.order
 
     def fingerprint_fields(self) -> list[object]:
-        """What is done to which hold."""
+        """What is done, to which hold, with which amount."""
         return [self.success, str(self.hold_id), self.amount]
 
     def write_to(self, call: Call) -> None:
-        """Append the fields that ``confirm.lua`` and ``release.lua`` have in common."""
+        """Append the fields that ``confirm.lua`` and ``release.lua`` share."""
         super().write_to(call)
         call.fields += (self.hold_id.stream_id, self._record)
 
@@ -153,14 +153,14 @@ class Confirmation(HoldEnd):
         call.fields.append(int(self.decided))
 
     def succeeded(self, words: list[str], *, replayed: bool) -> Redeemed:
-        """The redemption. The answer names the hold's record: on a replay the hold itself is gone."""
+        """The redemption. The answer contains the hold's record, because on a replay the hold is gone."""
         record = words.pop()
         self._bind_hold(parse_record(record))
         return redeemed(self, words, replayed=replayed)
 
 
 class Release(HoldEnd):
-    """An attempt to give a hold back."""
+    """An attempt to release a hold."""
 
     __slots__ = ()
     script = load_script("release", "hold_id", "hold_record", "event_type")
@@ -192,7 +192,7 @@ class Release(HoldEnd):
 
 
 class Expiry(Release):
-    """Gives back a hold whose time is over, or removes the trace of one."""
+    """An attempt to end an expired hold, or to remove the mark that an expired hold leaves for a day."""
 
     __slots__ = ()
     event_type = "expired"

@@ -1,4 +1,4 @@
-"""Calls on a hold by its id: read its record, then confirm or release it; again if it changed meanwhile."""
+"""Confirms or releases a hold by its id: reads its record, ends it, and retries if the record has changed."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
     from engine.redemption.hold import HoldEnd
     from engine.store.configuration import CachedKey
 
-_TRIES: Final = 5  # a record changes while it is confirmed only if its order renews it at that moment
+_TRIES: Final = 5  # one retry is nearly always enough: a record changes only if its order renews the hold
 
 
 async def confirm(
     core: Core, hold: str, *, amount: int | None, key: str | None, api_key: CachedKey
 ) -> Outcome:
-    """Turn a hold into a redemption, of a balance also into one of less.
+    """Turn a hold into a redemption. On a ``balance`` code ``amount`` may be less than the hold's amount.
 
     Raises:
-        Refusal: ``hold_not_found``: this is not the id of a hold; ``malformed_request``: the key is its code.
-        StoreUnavailable: Redis cannot be asked.
+        Refusal: ``hold_not_found``: this is not the id of a hold; ``malformed_request``: the key is the code.
+        StoreUnavailable: Redis cannot be read.
+        Overloaded: the hold changed at every try; nothing was done.
     """
     return await _end(
         core, hold, Confirmation, amount="" if amount is None else amount, key=key, api_key=api_key
@@ -37,10 +38,10 @@ async def confirm(
 async def release(
     core: Core, hold: str, *, key: str | None, api_key: CachedKey, internal: bool = False
 ) -> Outcome:
-    """Give a hold back. ``internal``: it belongs to a cross-shard transaction, which alone may.
+    """Release a hold. ``internal``: only holds of cross-shard transactions; clients cannot release these.
 
     Raises:
-        Refusal, StoreUnavailable: as ``confirm``.
+        Refusal, StoreUnavailable, Overloaded: as ``confirm``.
     """
     return await _end(core, hold, Release, amount="", key=key, api_key=api_key, internal=internal)
 
@@ -74,10 +75,10 @@ async def _end(
 
 
 async def read_records(core: Core, shard: int, ids: list[str]) -> list[bytes | None]:
-    """The records of holds, by their stream ids; None for each that is not there.
+    """Read the records of holds by their stream ids; None for a hold that does not exist.
 
     Raises:
-        StoreUnavailable: Redis cannot be asked.
+        StoreUnavailable: Redis cannot be read.
     """
     try:
         records: Any = await core.redis.hmget(keys.holds(shard), ids)
@@ -85,5 +86,5 @@ async def read_records(core: Core, shard: int, ids: list[str]) -> list[bytes | N
         raise StoreUnavailable(str(error)) from error
     live = [parse_record(record.decode()) for record in records if record and record != EXPIRED]
     if any(hold.batch not in core.configuration.batches for hold in live):
-        await core.configuration.refresh()  # held through another worker, whose configuration is newer
+        await core.configuration.refresh()  # a worker with a newer configuration made this hold
     return list(records)

@@ -1,6 +1,6 @@
-"""Gives back the holds whose time is over, whether or not anybody asks for what they hold.
+"""The hold expiry: a background task that ends expired holds, even if no attempt needs them.
 
-And completes what was decided for codes of several shards together, and left.
+It also completes cross-shard transactions that were decided and whose worker is gone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MILLISECONDS: Final = 1000
 
 
 async def keep_expiring(core: Core) -> None:
-    """End expired holds for ever, where no other worker does."""
+    """End expired holds for ever, unless another worker does."""
     name = secrets.token_hex(8)
     interval_s = core.settings.hold_expiry_interval_ms / _MILLISECONDS
     while True:
@@ -41,14 +41,14 @@ async def keep_expiring(core: Core) -> None:
                 for shard in range(core.configuration.shards):
                     await _give_back(core, shard, needed)
         except Fault as fault:
-            _log.debug("expired holds were not ended", extra={"reason": str(fault)})
-        except Exception:  # noqa: BLE001 - it must go on, whatever it was
-            _log.exception("expired holds could not be given back")
+            _log.debug("cannot end expired holds now", extra={"reason": str(fault)})
+        except Exception:  # noqa: BLE001 - the task must go on after any error
+            _log.exception("cannot end expired holds")
         await asyncio.sleep(interval_s)
 
 
 async def _owns(core: Core, name: str) -> bool:
-    """Whether this worker ends expired holds. Two that do for a moment do no harm."""
+    """Whether this worker is the one that ends expired holds. It is harmless if two do so for a moment."""
     try:
         holder: Any = await core.redis.set(keys.expiry_owner(), name, nx=True, get=True, px=OWNER_TTL_MS)
         if holder == name.encode():
@@ -59,18 +59,19 @@ async def _owns(core: Core, name: str) -> bool:
 
 
 async def expire_holds(core: Core, shard: int) -> None:
-    """Give back all holds of a shard whose time is over, and remove the traces of old ones.
+    """End all expired holds of a shard, and remove the marks of holds that expired a day ago.
 
-    What was decided and left is completed first, as it may rest on holds whose time is over by now.
+    First it completes the decided transactions whose worker is gone, because they need their holds, even
+    expired ones.
 
     Raises:
-        StoreUnavailable: Redis cannot be asked.
+        StoreUnavailable: Redis cannot be read, or not all holds could be ended.
     """
     await _give_back(core, shard, await _complete_all(core))
 
 
 async def _complete_all(core: Core) -> frozenset[str]:
-    """Complete what was decided on any shard and left; answers the holds that it still needs."""
+    """Complete decided transactions on all shards. Returns the holds that decided transactions still need."""
     if core.configuration.shards == 1:
         return frozenset()
     needed = [await complete_decided(core, home) for home in range(core.configuration.shards)]
@@ -78,22 +79,23 @@ async def _complete_all(core: Core) -> frozenset[str]:
 
 
 async def _give_back(core: Core, shard: int, needed: frozenset[str]) -> None:
-    spared = 0
+    """End the expired holds of a shard, except the needed ones."""
+    skipped = 0
     while True:
         try:
             seconds, microseconds = await core.redis.time()
             now_ms = seconds * _MILLISECONDS + microseconds // _MILLISECONDS
-            due: Any = await core.redis.zrangebyscore(
-                keys.holds_expiry(shard), "-inf", now_ms, start=spared, num=CHUNK
+            expired: Any = await core.redis.zrangebyscore(
+                keys.holds_expiry(shard), "-inf", now_ms, start=skipped, num=CHUNK
             )
         except (OSError, RedisError) as error:
             raise StoreUnavailable(str(error)) from error
-        found = [stream_id.decode() for stream_id in due]
-        ids = [stream_id for stream_id in found if f"{shard}-{stream_id}" not in needed]
-        spared += len(due) - len(ids)
-        if ids:
-            await _expire(core, shard, ids)
-        if len(due) < CHUNK:
+        stream_ids = [stream_id.decode() for stream_id in expired]
+        to_end = [stream_id for stream_id in stream_ids if f"{shard}-{stream_id}" not in needed]
+        skipped += len(expired) - len(to_end)
+        if to_end:
+            await _expire(core, shard, to_end)
+        if len(expired) < CHUNK:
             return
 
 
@@ -111,4 +113,4 @@ async def _expire(core: Core, shard: int, ids: list[str]) -> None:
     ]
     outcomes = await asyncio.gather(*(core.answer_bound(expiry) for expiry in expiries))
     if any(isinstance(outcome, Refused) and outcome.code in RETRYABLE_FAULTS for outcome in outcomes):
-        raise StoreUnavailable("expired holds could not be given back")
+        raise StoreUnavailable("not all expired holds could be ended")

@@ -1,4 +1,4 @@
-"""Reserves the idempotency key of an attempt on the shard where the key belongs, then sends the attempt."""
+"""Reserves the idempotency key of an attempt on the key's home shard, then sends the attempt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class KeyReservation(Attempt):
-    """An attempt on a key, not on a code."""
+    """An attempt on an idempotency key, not on a code."""
 
     __slots__ = ("_attempt",)
     script = load_script("claim_key")
@@ -27,7 +27,7 @@ class KeyReservation(Attempt):
         self.bind_shard(shard)
 
     def answered(self, answer: bytes) -> None:
-        """Send the attempt, or refuse it."""
+        """Send the attempt, or refuse it if the key was used for another request."""
         if answer != self.success.encode() and not answer.startswith(b"replayed "):
             self._attempt.refused(answer.decode())
             return
@@ -38,9 +38,9 @@ class KeyReservation(Attempt):
             self._attempt.failed(fault)
 
     def failed(self, fault: Fault) -> None:
-        """Fail the attempt: nothing was done to the code, whatever became of the reservation."""
+        """Fail the attempt. Nothing was done to the code, even if the reservation was made."""
         self._attempt.failed(StoreUnavailable(str(fault)) if isinstance(fault, OutcomeUnknown) else fault)
 
     def refused(self, outcome: str, *, replayed: bool = False) -> None:
-        """Refuse the attempt."""
+        """Pass the refusal on to the attempt."""
         self._attempt.refused(outcome, replayed=replayed)

@@ -1,4 +1,4 @@
-"""The one table of operations: every script that a worker calls about codes, and how it is called."""
+"""The table of operations: every script about codes that a worker calls, and how the dispatcher sends it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def make_core(
     telemetry: Telemetry,
     verify: Callable[[int], Awaitable[None]] | None = None,
 ) -> Core:
-    """The core of one process; ``core.dispatcher.open()`` connects it.
+    """Build the core of one process. ``core.dispatcher.open()`` connects it.
 
     ``verify`` is awaited with a shard's number before a new connection to it is used.
     """

@@ -1,4 +1,4 @@
-"""Redeeming a code."""
+"""The redeem operation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Redemption(Attempt):
         self.request = request
 
     def fingerprint_fields(self) -> list[object]:
-        """The code's identity, not its text: typed in lower case it is the same."""
+        """The code's batch and serial, not its text: the same code may be typed in lower case."""
         request = self.request
         return [
             *(self.batch, self.serial, request.user, request.amount, request.order),
@@ -49,7 +49,7 @@ class Redemption(Attempt):
         ]
 
     def answered(self, answer: bytes) -> None:
-        """Take the plain success, which most answers are, by the shortest way."""
+        """Turn the script's answer into an outcome. A plain success, the usual answer, has a fast path."""
         if not answer.startswith(_REDEEMED):
             super().answered(answer)
             return
@@ -62,7 +62,7 @@ class Redemption(Attempt):
 
 
 def client_context(request: Customer) -> list[object]:
-    """What a request says of the client, and its metadata; nothing where it says neither."""
+    """Client and metadata of a request, as fields of its fingerprint; empty if the request has neither."""
     client = request.client
     if client is None and request.metadata is None:
         return []
@@ -70,7 +70,7 @@ def client_context(request: Customer) -> list[object]:
 
 
 def redeemed(attempt: Attempt, words: list[str], *, replayed: bool) -> Redeemed:
-    """The redemption, from the words ``<event's id> <amount>[ <balance left>]``."""
+    """Build the redemption from the words ``<event id> <amount>[ <balance left>]``."""
     word, amount, *balance = words
     event_id, redeemed_at = event_of(word, attempt.location.shard)
     campaign = attempt.campaign
