@@ -1,1 +1,1 @@
-"""Finds the issued code that a typed text means."""
+"""Finds the issued code for a typed text."""

@@ -1,8 +1,7 @@
-"""Looks imported codes up in Redis: all that was asked for in one turn in one pipeline.
+"""Looks up imported codes in Redis, many in one pipeline.
 
-One look-up at a time; what comes meanwhile forms the next, as in ``batcher``. What a code's
-digest leads to never changes, so codes that are asked for again and again (a shared word in
-a sale) are remembered, by their digest, and cost Redis nothing.
+The entry of a digest never changes. So the worker caches entries: a code that many people type, such as a
+shared word in a sale, costs Redis one look-up.
 """
 
 from __future__ import annotations
@@ -23,20 +22,20 @@ if TYPE_CHECKING:
     from engine.store.configuration import ConfigurationCache
 
 REMEMBERED_MAX: Final = 4096
-_PATIENCE_PART: Final = 4  # of an attempt's time this part may be spent here
+_PATIENCE_PART: Final = 4  # a look-up may take a quarter of an attempt's time
 
 
 class ImportedMatches(NamedTuple):
-    """What a look-up found; ``complete``: what it did not find is not there, as far as Redis knows."""
+    """The result of a look-up. ``complete``: the index was whole, so codes not found do not exist."""
 
     codes: list[Issued | None]
     complete: bool
 
 
 class ImportedCodes:
-    """The look-up of one worker; connects when it is first asked.
+    """The index of imported codes, as one worker reads it. It connects at its first use.
 
-    ``patience_s``: it answers by then, or not at all.
+    ``patience_s``: a look-up ends within this time, or fails.
     """
 
     def __init__(self, settings: Settings, configuration: ConfigurationCache) -> None:
@@ -52,28 +51,28 @@ class ImportedCodes:
     async def find(
         self, codes: Sequence[bytes], digesters: Sequence[Digester], batches: int
     ) -> ImportedMatches:
-        """The issued code of each normalised text.
+        """Find the issued code of each normalised text.
 
-        ``batches`` is how many imported ones there are: a shard that does not have them all whole
+        ``batches`` is the number of imported batches. A shard that does not have all of them completely
         cannot tell that a code does not exist.
 
         Raises:
             StoreUnavailable: Redis does not answer.
         """
         found: list[Issued | None] = [None] * len(codes)
-        asked: list[tuple[int, bytes]] = []
+        to_ask: list[tuple[int, bytes]] = []
         for at, code in enumerate(codes):
             for digest in [digester.digest(code) for digester in digesters]:
                 identity = self._remembered.get(digest)
                 if identity is None:
-                    asked.append((at, digest))
+                    to_ask.append((at, digest))
                 else:
                     found[at] = self._issued(identity, code)
-        asked = [(at, digest) for at, digest in asked if found[at] is None]
-        if not asked:
+        to_ask = [(at, digest) for at, digest in to_ask if found[at] is None]
+        if not to_ask:
             return ImportedMatches(found, complete=True)
-        values, counts = await self._ask([digest for _, digest in asked])
-        for (at, digest), value in zip(asked, values, strict=True):
+        values, counts = await self._ask([digest for _, digest in to_ask])
+        for (at, digest), value in zip(to_ask, values, strict=True):
             if isinstance(value, bytes):
                 issued = self._issued(keys.imported_identity(value), codes[at])
                 if issued:
@@ -82,7 +81,7 @@ class ImportedCodes:
         return ImportedMatches(found, complete=min(counts) >= batches)
 
     def _issued(self, identity: tuple[int, int], code: bytes) -> Issued | None:
-        """The code, if its batch is published: before that, its codes are only being written."""
+        """The code, if its batch is published. Before that, the import is still writing its codes."""
         number, serial = identity
         batch = self._configuration.batches.get(number)
         if batch is None or batch.format != IMPORTED or serial >= batch.count:
@@ -91,17 +90,17 @@ class ImportedCodes:
 
     def _remember(self, digest: bytes, identity: tuple[int, int]) -> None:
         if len(self._remembered) >= REMEMBERED_MAX:
-            del self._remembered[next(iter(self._remembered))]  # the oldest; one in demand is soon back
+            del self._remembered[next(iter(self._remembered))]  # the oldest; a frequent code soon comes back
         self._remembered[digest] = identity
 
     async def _ask(self, digests: list[bytes]) -> tuple[list[object], list[int]]:
-        """The value of each digest or None, and how many batches each shard that was asked has whole."""
-        places = [keys.imported_location(digest, self._configuration.shards) for digest in digests]
-        shards = sorted({shard for shard, _ in places})
+        """The value of each digest or None; and for each shard asked, how many batches it has completely."""
+        locations = [keys.imported_location(digest, self._configuration.shards) for digest in digests]
+        shards = sorted({shard for shard, _ in locations})
         commands = [pack("HLEN", keys.imports(shard)) for shard in shards]
         commands += [
-            pack("HGET", keys.imported(*place), keys.imported_field(digest))
-            for place, digest in zip(places, digests, strict=True)
+            pack("HGET", keys.imported(*location), keys.imported_field(digest))
+            for location, digest in zip(locations, digests, strict=True)
         ]
         replies = await self._pipeline.ask(commands)
         counts = [reply for reply in replies[: len(shards)] if isinstance(reply, int)]

@@ -1,8 +1,8 @@
-"""From what was typed to the code that was issued, for all that is asked in one turn of the event loop.
+"""Finds issued codes for typed texts, all texts of one turn of the event loop together.
 
-What was not minted is looked up among the imported codes, if there are any. A code that cannot
-be found is called unknown only after the worker's copy of the configuration was compared with
-Redis: its batch may have been issued a moment ago.
+If a text is not a minted code, it is looked up among the imported codes. There is one such look-up at a time;
+texts that arrive meanwhile form the next. Before a code is reported as unknown, the worker's copy of the
+configuration is refreshed from Redis, because the code's batch may have been issued a moment ago.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _log = logging.getLogger(__name__)
 
 
 class PendingLookup(ABC):
-    """A lookup of a code that was typed. One of ``found``, ``refused`` and ``failed`` is called, once.
+    """A look-up of a typed code. Exactly one of ``found``, ``refused`` and ``failed`` is called, once.
 
     Attributes:
-        normalised: what was typed, as ``formats.normalise`` has it.
-        readings: the ways to read it under the prefixes known when it came.
-        version: of the configuration that it is looked up in at first.
-        deadline: of the event loop's clock; past it nobody waits any more.
+        normalised: the typed text after ``formats.normalise``.
+        readings: the ways to read it, under the prefixes that are known.
+        version: version of the configuration that it is first looked up in.
+        deadline: by the event loop's clock; after it the caller does not wait any more.
     """
 
     __slots__ = ("deadline", "normalised", "readings", "version")
@@ -47,23 +47,23 @@ class PendingLookup(ABC):
 
     @abstractmethod
     def found(self, code: Issued) -> None:
-        """This is it."""
+        """Take the issued code."""
 
     @abstractmethod
     def refused(self, outcome: str) -> None:
-        """It is none: ``code_not_found`` or ``code_malformed``."""
+        """Take the refusal: ``code_not_found`` or ``code_malformed``."""
 
     @abstractmethod
     def failed(self, fault: Fault) -> None:
-        """Nobody can tell, for this reason."""
+        """Take the fault: the code cannot be looked up now."""
 
     def still_allowed(self) -> bool:
-        """Whether to go on after a change of configuration; False: it has answered itself."""
+        """Whether to go on after a configuration change. If not, it has answered itself."""
         return True
 
 
 class Resolver:
-    """Finds codes for one worker."""
+    """Finds the issued codes for all attempts of one worker."""
 
     def __init__(self, settings: Settings, configuration: ConfigurationCache) -> None:
         self._settings = settings
@@ -79,19 +79,19 @@ class Resolver:
 
     @property
     def missing_mint_keys(self) -> frozenset[str]:
-        """Names of mint keys that codes were issued under, and that this process was not given."""
+        """Names of mint keys that batches use and this process does not have."""
         return self._decoder.missing
 
     async def close(self) -> None:
-        """Answer whoever still waits."""
+        """Wait for the look-ups in flight, then disconnect."""
         if self._looking_up:
             await asyncio.gather(self._looking_up, return_exceptions=True)
-        if self._confirming:  # perhaps only since the other has ended
+        if self._confirming:  # the task above may have started it
             await asyncio.gather(self._confirming, return_exceptions=True)
         await self._imported.close()
 
     def read(self, typed: str, lookup: PendingLookup) -> bool:
-        """Take what was typed; False where it cannot be a code, whatever was issued."""
+        """Read a typed text into a look-up. False if no issued code can look like this."""
         normalised = normalise(typed, characters_max=self._settings.code_length_max)
         if not normalised:
             return False
@@ -102,11 +102,11 @@ class Resolver:
         return len(normalised) >= self._settings.import_code_symbols_min
 
     def code_of(self, batch: int, serial: int) -> bytes | None:
-        """A minted code, normalised; None for an imported one, which is known by its digest only."""
+        """The symbols of a minted code, without prefix; None if imported, or if its mint key is missing."""
         return self._decoder.code_of(batch, serial)
 
     async def names_imported(self, texts: Sequence[str], batch: int, serial: int) -> bool:
-        """Whether one of the texts, or a word in it, is that imported code.
+        """Whether one of the texts, or a word of a text, is the imported code of this batch and serial.
 
         Raises:
             StoreUnavailable: Redis does not answer.
@@ -121,20 +121,20 @@ class Resolver:
         )
 
     def find(self, lookup: PendingLookup) -> None:
-        """Find the code that ``read`` took.
+        """Start to find the code that ``read`` has read.
 
         Raises:
-            Overloaded: as many wait as may.
+            Overloaded: too many look-ups wait.
         """
         waiting = len(self._undecoded) + len(self._not_minted) + len(self._unresolved)
         if waiting >= self._settings.queue_max:
-            raise Overloaded(f"{self._settings.queue_max} codes wait to be looked up")
+            raise Overloaded(f"too many codes wait to be looked up: {self._settings.queue_max}")
         self._undecoded.append(lookup)
         if len(self._undecoded) == 1:
             self._loop.call_soon(self._decode)
 
     def _decode(self) -> None:
-        """Decode all codes that came in one turn of the event loop, and send them on."""
+        """Decode all codes of one turn of the event loop. Codes that were not minted go to the next step."""
         lookups, self._undecoded = self._undecoded, []
         unresolved = self._resolve(lookups)
         if not unresolved:
@@ -152,7 +152,7 @@ class Resolver:
             self._confirming = asyncio.create_task(self._confirm())
 
     async def _look_up_all(self) -> None:
-        """Look up what was not minted; all that comes during one look-up is in the next."""
+        """Look up codes that were not minted. Codes that arrive during a look-up form the next one."""
         while self._not_minted:
             lookups, self._not_minted = self._not_minted, []
             unresolved = await self._look_up(lookups)
@@ -160,12 +160,12 @@ class Resolver:
                 self._leave_to_confirm(unresolved)
 
     async def _look_up(self, lookups: list[PendingLookup]) -> list[PendingLookup]:
-        """Send on all that are imported codes; those that are none come back."""
+        """Look up imported codes and pass them on. Returns the look-ups that found no code."""
         if self._decoder.imported_batches == 0:
             return lookups
         latest = self._loop.time() + self._imported.patience_s
         for lookup in [lookup for lookup in lookups if lookup.deadline <= latest]:
-            lookup.failed(Overloaded("waited too long"))
+            lookup.failed(Overloaded("the look-up waited too long"))
         lookups = [lookup for lookup in lookups if lookup.deadline > latest]
         try:
             found = await self._imported.find(
@@ -173,7 +173,7 @@ class Resolver:
                 self._decoder.digesters,
                 self._decoder.imported_batches,
             )
-        except Exception as error:  # noqa: BLE001 - everybody gets an answer, whatever it is
+        except Exception as error:  # noqa: BLE001 - every look-up gets an answer, after any error
             fault = _fault_of(error)
             for lookup in lookups:
                 lookup.failed(fault)
@@ -186,18 +186,18 @@ class Resolver:
         return unresolved
 
     async def _confirm(self) -> None:
-        """Before a code is called unknown: is what we know of batches and keys still current?"""
+        """Refresh the configuration. If it changed, look the codes up again before they are refused."""
         while self._unresolved:
             unresolved, self._unresolved = self._unresolved, []
             try:
                 async with asyncio.timeout_at(unresolved[0].deadline):
                     await self._configuration.confirm()
-            except Exception as error:  # noqa: BLE001 - everybody gets an answer, whatever it is
+            except Exception as error:  # noqa: BLE001 - every look-up gets an answer, after any error
                 fault = _fault_of(error)
                 for lookup in unresolved:
                     lookup.failed(fault)
                 continue
-            if self._configuration.version != unresolved[0].version:  # of all, the first saw the oldest
+            if self._configuration.version != unresolved[0].version:  # the first has the oldest version
                 unresolved = [lookup for lookup in unresolved if lookup.still_allowed()]
                 for lookup in unresolved:
                     lookup.readings = split(lookup.normalised, self._configuration.prefixes)
@@ -206,20 +206,20 @@ class Resolver:
                 self._not_found(lookup)
 
     def _resolve(self, lookups: list[PendingLookup]) -> list[PendingLookup]:
-        """Send on all whose code was issued; the others come back."""
+        """Decode minted codes and pass them on. Returns the look-ups that found no code."""
         try:
             issued = self._decoder.find([lookup.readings for lookup in lookups])
-        except Exception as error:  # noqa: BLE001 - everybody gets an answer, whatever it is
-            away = isinstance(error, MintKeyError)
-            reason = str(error) if away else type(error).__name__
-            _log.error("codes cannot be decoded", extra={"error": reason})
+        except Exception as error:  # noqa: BLE001 - every look-up gets an answer, after any error
+            no_keys = isinstance(error, MintKeyError)
+            reason = str(error) if no_keys else type(error).__name__
+            _log.error("cannot decode codes", extra={"error": reason})
             for lookup in lookups:
-                lookup.failed(StoreUnavailable(reason) if away else ContractViolation(reason))
+                lookup.failed(StoreUnavailable(reason) if no_keys else ContractViolation(reason))
             return []
         return self._send_on(lookups, issued)
 
     def _send_on(self, lookups: list[PendingLookup], issued: list[Issued | None]) -> list[PendingLookup]:
-        """Tell all whose code was found; the others come back."""
+        """Pass on the codes that were found. Returns the look-ups without a code."""
         unresolved = []
         for lookup, code in zip(lookups, issued, strict=True):
             if code is None:
@@ -229,13 +229,13 @@ class Resolver:
                 lookup.found(code)
             except Fault as fault:
                 lookup.failed(fault)
-            except Exception:  # noqa: BLE001 - a bug of ours must not leave it, or those behind it, unanswered
-                _log.exception("a code that was found could not be sent on")
-                lookup.failed(ContractViolation("the code could not be sent on"))
+            except Exception:  # noqa: BLE001 - even after a bug of ours every look-up gets an answer
+                _log.exception("an attempt failed after its code was found")
+                lookup.failed(ContractViolation("the attempt failed after its code was found"))
         return unresolved
 
     def _not_found(self, lookup: PendingLookup) -> None:
-        """No code that was issued; or one that cannot be read here for want of its key."""
+        """Refuse the look-up. If mint keys are missing here, fail it: the code may belong to one of them."""
         if self.missing_mint_keys:
             lookup.failed(StoreUnavailable("mint keys are missing"))
         else:
@@ -244,10 +244,10 @@ class Resolver:
 
 
 def _fault_of(error: Exception) -> Fault:
-    """What to say of an error while Redis was asked."""
+    """The fault for an error during a look-up in Redis."""
     if isinstance(error, Fault):
         return error
     if isinstance(error, TimeoutError):
-        return StoreUnavailable("Redis cannot be asked")
-    _log.error("Redis could not be asked", extra={"error": type(error).__name__}, exc_info=error)
+        return StoreUnavailable("Redis does not answer")
+    _log.error("a look-up in Redis failed", extra={"error": type(error).__name__}, exc_info=error)
     return ContractViolation(type(error).__name__)
