@@ -1,9 +1,8 @@
-"""Minted codes: (batch, serial) to a code and back, one at a time or many at once.
+"""Mints codes from (batch, serial) and decodes them, one at a time or many at once.
 
-A code is the FF1 encryption, under a mint key, of an identity with check space behind it
-(`formats.Format`). Nothing is stored: minting computes the codes, redeeming decrypts them.
-A string that decrypts to no identity was never a code; one that does is a code only if its
-batch and serial were issued, which the caller knows.
+A code is an identity times a constant, encrypted with FF1 under a mint key (`formats.Format`). No code is
+stored: minting computes the codes, redeeming decrypts them. Text that does not decrypt to an identity was
+never minted. Text that does is a code only if its batch and serial were issued, which the caller must check.
 
 The tweak of FF1 is the format's name, so that formats do not share a permutation.
 """
@@ -34,11 +33,11 @@ Identity = tuple[int, int]
 
 
 class UnknownKeyError(LookupError):
-    """A batch names a mint key that was not given to this process."""
+    """A batch names a mint key that this process does not have."""
 
 
 class _Coder:
-    """One format under one key. Not for two threads at once, as FF1."""
+    """One format under one key. Two threads must not use it at once, as with FF1."""
 
     def __init__(self, fmt: Format, key: bytes) -> None:
         self.fmt: Final = fmt
@@ -58,7 +57,7 @@ class _Coder:
         self.weights: Final = self._weights()
 
     def _weights(self) -> Halves:
-        """What each symbol adds to the high half (column 0) and to the low half (column 1)."""
+        """The weight of each symbol in the high half (column 0) and in the low half (column 1)."""
         weights = np.zeros((self.fmt.length, 2), np.uint64)
         high_length = self.fmt.length // 2
         for at in range(high_length):
@@ -77,7 +76,7 @@ class _Coder:
         return symbols.decode("ascii")
 
     def decode(self, symbols: bytes) -> Identity | None:
-        """The identity of one code, or None where there is none."""
+        """The identity of one code; None if this is not a code."""
         if len(symbols) != self.fmt.length:
             return None
         try:
@@ -94,7 +93,7 @@ class _Coder:
         return self.ff1.encrypt_many(*self._to_halves(identities))
 
     def decode_many(self, symbols: bytes) -> tuple[Halves, npt.NDArray[np.bool_]]:
-        """The identities of many codes, joined without separators, and which of them are any."""
+        """The identities of many codes, and which of them are valid. ``symbols`` has no separators."""
         values = np.frombuffer(symbols.translate(self.to_values), np.uint8)
         halves = values.reshape(-1, self.fmt.length).astype(np.uint64) @ self.weights
         return self._to_identities(*self.ff1.decrypt_many(halves[:, 0], halves[:, 1]))
@@ -111,7 +110,7 @@ class _Coder:
         return identities << np.uint64(self.check_bits - self.low_bits), low
 
     def _to_identities(self, high: Halves, low: Halves) -> tuple[Halves, npt.NDArray[np.bool_]]:
-        """The inverse of `_to_halves`, and where there is one."""
+        """The inverse of `_to_halves`, and which of the results are valid."""
         if not self.is_binary:
             numbers = high * np.uint64(self.ff1.low_modulus) + low
             identities = numbers // np.uint64(self.check)
@@ -126,7 +125,7 @@ class _Coder:
         return identities, (again_high == high) & (again_low == low)
 
     def lines(self, head: bytes, identities: Halves) -> bytes:
-        """`code,serial` lines of consecutive identities whose serials have equally many digits."""
+        """CSV lines `code,serial` of consecutive identities. Their serials must have equally many digits."""
         code = head + self.fmt.show("0" * self.fmt.length).encode() + b","
         serials = (identities & np.uint64(SERIAL_LIMIT - 1)).astype(np.uint32)
         digits = len(str(serials[0]))
@@ -156,7 +155,7 @@ class _Coder:
 class Codec:
     """Mints and decodes under named mint keys.
 
-    `mint` may run in a thread of its own; everything else belongs to one thread.
+    `mint` may run in another thread. All other methods must be called from one thread.
     """
 
     def __init__(self, keys: Mapping[str, bytes]) -> None:
@@ -176,10 +175,10 @@ class Codec:
     ) -> Iterator[bytes]:
         """CSV lines `code,serial` (no header) of serials `start` to `start + count - 1`, in chunks.
 
-        Memory is bounded by `chunk_codes`. Minting the same again gives the same codes.
+        `chunk_codes` bounds the memory. Minting the same serials again gives the same codes.
 
         Raises:
-            ValueError: batch, serials, prefix or chunk are out of range; at once, not on the first chunk.
+            ValueError: batch, serials, prefix or chunk are out of range. Raised by the call itself.
             UnknownKeyError: there is no such key.
         """
         if not 0 <= batch < BATCH_LIMIT:
@@ -188,11 +187,11 @@ class Codec:
             raise ValueError(f"serials must be between 0 and {SERIAL_LIMIT - 1}")
         if chunk_codes < 1:
             raise ValueError(f"a chunk holds at least one code, not {chunk_codes}")
-        coder = _Coder(fmt, self._key(key_name))  # its own: minting may run beside decoding
+        coder = _Coder(fmt, self._key(key_name))  # a new one, because minting may run in another thread
         return _chunks(coder, _head(prefix), batch, range(start, start + count), chunk_codes)
 
     def code(self, key_name: str, fmt: Format, prefix: str, batch: int, serial: int) -> str:
-        """One code as it is shown.
+        """Mint one code, in groups and with its prefix.
 
         Raises:
             ValueError: batch, serial or prefix are out of range.
@@ -204,7 +203,7 @@ class Codec:
         return head + fmt.show(self._coder(key_name, fmt).encode(batch << SERIAL_BITS | serial))
 
     def decode(self, symbols: bytes, fmt: Format, key_name: str) -> Identity | None:
-        """The (batch, serial) that normalised symbols stand for, or None if they are no code.
+        """Decode normalised symbols to (batch, serial); None if they are not a code.
 
         Raises:
             UnknownKeyError: there is no such key.
@@ -212,7 +211,7 @@ class Codec:
         return self._coder(key_name, fmt).decode(symbols)
 
     def decode_many(self, symbols: Sequence[bytes], fmt: Format, key_name: str) -> list[Identity | None]:
-        """`decode` for many codes of one format, in their order.
+        """Do the same as `decode` for many codes of one format, in their order.
 
         Raises:
             UnknownKeyError: there is no such key.
@@ -249,7 +248,7 @@ class Codec:
 
 
 def _head(prefix: str) -> bytes:
-    """What stands before the symbols: the prefix as it is shown and a dash, or nothing."""
+    """The text before the symbols: the prefix in upper case and a dash, or nothing."""
     if not prefix:
         return b""
     normalise_prefix(prefix)
@@ -268,7 +267,7 @@ def _chunks(coder: _Coder, head: bytes, batch: int, serials: range, chunk_codes:
 
 
 def _runs(serials: range) -> Iterator[range]:
-    """Consecutive serials cut where the number of decimal digits changes."""
+    """Split consecutive serials where the number of decimal digits changes."""
     start = serials.start
     while start < serials.stop:
         stop = min(serials.stop, 10 ** len(str(start)))

@@ -1,7 +1,7 @@
-"""Keyed digests of imported codes and of the files they came in: all that is kept of either.
+"""Keyed digests of imported codes and of import files. The engine stores only these digests.
 
-The keys are derived from a mint key, so that whoever has both databases can test no guess,
-not even of a word as short as ``FLASH50``.
+The digests are keyed with keys derived from a mint key. So even someone who has both databases cannot test a
+guess, not even a word as short as ``FLASH50``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _OUTER: Final = bytes(byte ^ 0x5C for byte in range(256))
 
 
 class Digester:
-    """HMAC-SHA256 (RFC 2104) of normalised codes, truncated to 128 bits, keyed with a pepper.
+    """Computes HMAC-SHA256 (RFC 2104) of normalised codes, truncated to 128 bits, keyed with a pepper.
 
-    Its two hash states are made once and copied for each code, which takes 30 % less time than
-    an HMAC object. No repr shows the pepper.
+    It makes the two hash states once and copies them for each code. This takes 30 % less time than an HMAC
+    object. No repr shows the pepper.
     """
 
     __slots__ = ("_inner", "_outer")
@@ -41,7 +41,7 @@ class Digester:
 
 
 def file_mac(mint_key: bytes) -> hashlib.blake2b:
-    """A keyed digest of a file, to be fed with it: by it a file that is sent again is recognised."""
+    """Start a keyed digest of an import file, by which a file that is sent again is recognised."""
     key = _derived(mint_key, b"redeem import file v1")
     return hashlib.blake2b(key=key, digest_size=MAC_BYTES)
 

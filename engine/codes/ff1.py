@@ -1,15 +1,14 @@
 """FF1 of NIST SP 800-38G: a keyed permutation of the strings of a given radix and length.
 
-Minting encrypts (batch, serial) with it, the front end decrypts every code with it
-(DESIGN section 4), so there are two forms: one number at a time in plain integers, and
-many at once in numpy, with one AES call per round for all of them.
+Minting encrypts (batch, serial) with it, and the front end decrypts every code with it (DESIGN section 4).
+There are two forms: one number at a time in plain integers, and many numbers at once in numpy, with one AES
+call per round for all of them.
 
-Two identities keep a round at one AES block. The CBC-MAC is AES applied to the XOR of the
-chain and the block, and everything before the last block (P, and the front of Q) is the
-same for a given radix, length and tweak: its chain value is computed once. And since
-radix**v < 2**56, what varies fills at most seven bytes, so that the first half of the
-block is a constant too, and S is never longer than twelve bytes: AES is not called again
-to extend it.
+Two facts keep a round at one AES block. First, the CBC-MAC is AES of the XOR of the chain value and the
+block. All blocks before the last one (P, and the front of Q) are the same for a given radix, length and
+tweak. So their chain value is computed once. Second, radix**v < 2**56, so the varying part is at most seven
+bytes long. So the first half of the last block is constant too, and S is never longer than twelve bytes: no
+more AES calls are needed to extend it.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ HALF_LIMIT: Final = 2**56
 
 _BLOCK_BYTES: Final = 16
 _WORD_BITS: Final = 64
-_STRIDE_CODES: Final = 4096  # codes worked on together: the buffers stay in the processor's cache
+_STRIDE_CODES: Final = 4096  # codes of one step: so many that the buffers stay in the processor's cache
 
 
 @dataclass(frozen=True, slots=True)
 class _Round:
-    """The constants of one round in numpy: the chain to XOR in, the modulus of the half it replaces."""
+    """The constants of one round in numpy: the chain value to XOR, the modulus of the half that changes."""
 
     chain: Halves
     modulus: Halves
@@ -53,12 +52,12 @@ def _round(chain: int, modulus: int) -> _Round:
 
 
 class _Block:
-    """The AES input and output of one stride of codes, and views of what varies in them."""
+    """The AES input and output of one stride of codes, and views of their varying parts."""
 
     def __init__(self, high_word: Halves, sum_at: int) -> None:
         size = _STRIDE_CODES * _BLOCK_BYTES
         self.input: Final = memoryview(bytearray(size))
-        # update_into asks for room for one block more, less a byte.
+        # update_into needs a buffer that is one block minus one byte longer.
         self.output: Final = memoryview(bytearray(size + _BLOCK_BYTES))
         self.scratch: Final = np.empty(_STRIDE_CODES, np.uint64)
         _column(self.input, 0, ">u8")[:] = high_word
@@ -73,14 +72,14 @@ def _column(blocks: memoryview, at: int, kind: str) -> npt.NDArray[Any]:
 
 
 class FF1:
-    """FF1 for one key, radix, length and tweak; a string is the integer of its symbols.
+    """FF1 for one key, radix, length and tweak. A string is given as an integer.
 
-    The most significant symbol comes first. An instance keeps buffers and an AES context:
-    it must not be used by two threads at once.
+    The most significant symbol comes first. An instance has buffers and an AES context, so two threads must
+    not use it at once.
 
     Raises:
-        ValueError: the key is no AES key, radix**length is below one million, or the
-            longer half has 2**56 values or more.
+        ValueError: the key is not an AES key, radix**length is below one million, or the longer half has
+            2**56 values or more.
     """
 
     def __init__(self, key: bytes, radix: int, length: int, tweak: bytes = b"") -> None:
@@ -117,7 +116,7 @@ class FF1:
         self._high_word: Final = np.array(chain >> _WORD_BITS, np.uint64)
         chains = [chain ^ (i << (8 * half_bytes)) for i in range(ROUNDS)]
         moduli = [self.low_modulus if i % 2 else self.high_modulus for i in range(ROUNDS)]
-        # For a power of two the mask, otherwise the modulus itself.
+        # The mask if the radix is a power of two, otherwise the modulus.
         reducers = [modulus - 1 if self._is_binary else modulus for modulus in moduli]
         self._scalar: Final = tuple(zip(chains, reducers, strict=True))
         self._scalar_reversed: Final = self._scalar[::-1]
@@ -126,7 +125,7 @@ class FF1:
         self._block: _Block | None = None
 
     def _chain(self, blocks: bytes) -> int:
-        """The CBC-MAC state, with the last of `blocks` XORed in and not yet encrypted."""
+        """The CBC-MAC state after XOR with the last block, before its encryption."""
         state = 0
         last = len(blocks) - _BLOCK_BYTES
         for at in range(0, len(blocks), _BLOCK_BYTES):
@@ -166,7 +165,7 @@ class FF1:
     def encrypt_many(self, high: Halves, low: Halves) -> tuple[Halves, Halves]:
         """Encrypt many numbers, each given as its halves: high * low_modulus + low.
 
-        The arrays are one-dimensional, equally long, and not changed. Each result equals
+        The arrays must be one-dimensional and equally long. They are not changed. Each result equals
         `encrypt_int` of the same number.
         """
         a, b = self._checked(high, low)
@@ -176,7 +175,7 @@ class FF1:
         return a, b
 
     def decrypt_many(self, high: Halves, low: Halves) -> tuple[Halves, Halves]:
-        """Decrypt many numbers; as `encrypt_many`, backwards."""
+        """Decrypt many numbers: the inverse of `encrypt_many`."""
         a, b = self._checked(high, low)
         for at in range(0, len(a), _STRIDE_CODES):
             stride = slice(at, at + _STRIDE_CODES)
@@ -184,7 +183,7 @@ class FF1:
         return a, b
 
     def _checked(self, high: Halves, low: Halves) -> tuple[Halves, Halves]:
-        """Copies of the halves, to be worked on in place."""
+        """Check the halves, and copy them, because the rounds change them in place."""
         if high.ndim != 1 or high.shape != low.shape:
             raise ValueError("halves must be one-dimensional and equally long")
         if len(high) and (high.max() >= self.high_modulus or low.max() >= self.low_modulus):
@@ -198,9 +197,9 @@ class FF1:
         rounds: tuple[_Round, ...],
         apply: Callable[[Halves, Halves, _Round], None],
     ) -> None:
-        """Ten rounds in place: `source` goes through AES, `target` is changed, then they swap.
+        """Run ten rounds in place: AES of `source` changes `target`, then they swap.
 
-        Ten is even, so each half ends in the array it started in.
+        Ten is even, so each half ends in the array where it started.
         """
         block = self._block
         if block is None:
@@ -236,19 +235,19 @@ class FF1:
         np.add(target, sums, target)
         if self._is_binary:
             np.bitwise_and(target, r.mask, target)
-        else:  # where it is below the modulus, taking that away wraps to something larger
+        else:  # below the modulus, the subtraction wraps to a larger number, so the minimum is right
             np.minimum(target, target - r.modulus, out=target)
 
     def _subtract(self, target: Halves, sums: Halves, r: _Round) -> None:
         np.subtract(target, sums, target)
         if self._is_binary:
             np.bitwise_and(target, r.mask, target)
-        else:  # where it wrapped below zero, adding the modulus brings it back
+        else:  # after a wrap below zero, adding the modulus gives a smaller number, so the minimum is right
             np.minimum(target, target + r.modulus, out=target)
 
 
 def _remainder(values: Halves, modulus: Halves) -> None:
-    """`values` modulo `modulus`, in place: numpy divides by a constant several times faster than `%`."""
+    """Reduce `values` modulo `modulus` in place. In numpy, `//` by a constant is faster than `%`."""
     quotients = values // modulus
     np.multiply(quotients, modulus, quotients)
     np.subtract(values, quotients, values)

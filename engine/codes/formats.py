@@ -1,10 +1,10 @@
-"""What codes look like: formats, normalisation, prefixes, masks, and how hard they are to guess.
+"""The text form of codes: formats, normalisation, prefixes, masks, and the chance to guess a code.
 
-The first step of a redemption: whatever a person typed becomes symbols of a known
-format, or is refused as malformed, before any key or server is involved (DESIGN section 4).
+This is the first step of a redemption. It turns a typed text into symbols of a known format, or refuses it as
+malformed. It needs no key and no server (DESIGN section 4).
 
-Base 32 is Crockford's: no I, L, O, U; O is read as 0, I and L as 1. U stays a letter
-here, because a vanity prefix may contain it; as a symbol of a code it is not accepted.
+Base 32 is Crockford's: it has no I, L, O, U. O is read as 0, I and L as 1. Normalisation does not change U,
+because a vanity prefix may contain it. U is not a symbol of a code.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ DIGITS: Final = b"0123456789"
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How a code is written: its symbols, how many, and in groups of how many they are shown.
+    """The written form of a code: alphabet, number of symbols, and number of symbols in a group.
 
-    A code is one number below `domain`, most significant symbol first. Before encryption
-    it is the identity (batch << 28 | serial) times `check`, and only multiples of `check`
-    are codes: for `base32-16` that is batch, serial and 32 zero bits, exactly.
+    A code is a number below `domain`, most significant symbol first. Before encryption it is the identity
+    (batch << 28 | serial) times `check`. So only multiples of `check` are codes. For `base32-16` that is
+    batch, serial and 32 zero bits.
     """
 
     name: str
@@ -50,31 +50,31 @@ class Format:
 
     @property
     def radix(self) -> int:
-        """How many symbols there are."""
+        """Size of the alphabet."""
         return len(self.alphabet)
 
     @property
     def domain(self) -> int:
-        """How many strings of this length there are."""
+        """Number of strings of this length."""
         return int(self.radix**self.length)
 
     @property
     def check(self) -> int:
-        """How many strings there are for each identity, one of them a code."""
+        """Number of strings for each identity. One of them is a code."""
         return self.domain // IDENTITY_LIMIT
 
     def accepts(self, symbols: bytes) -> bool:
-        """Whether these are as many symbols of the alphabet as a code has."""
+        """Whether the text has the length of a code and only symbols of the alphabet."""
         return len(symbols) == self.length and not symbols.translate(None, self.alphabet)
 
     def show(self, symbols: str) -> str:
-        """The symbols in groups, with dashes between them."""
+        """Put the symbols into groups, with dashes between them."""
         groups = [symbols[at : at + self.group] for at in range(0, self.length, self.group)]
         return "-".join(groups)
 
 
 DEFAULT_FORMAT: Final = Format("base32-16", BASE32, 16, 4)
-# Each length occurs once: it names the format.
+# Each length occurs once, so the length tells the format.
 FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
     {
         fmt.name: fmt
@@ -88,14 +88,14 @@ FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
     }
 )
 _BY_LENGTH: Final = {fmt.length: fmt for fmt in FORMATS.values()}
-# A group is no shorter than what is shown.
+# The shown symbols are all in the last group, so a mask is this text and the shown symbols.
 _HIDDEN: Final = {fmt.name: fmt.show("•" * fmt.length)[:-LAST_SYMBOLS] for fmt in FORMATS.values()}
 
 _SEPARATORS: Final = b" \t-_."
 _TO_SYMBOL: Final = bytes.maketrans(b"abcdefghijklmnopqrstuvwxyzOIL", b"ABCDEFGH1JK1MN0PQRSTUVWXYZ011")
 _NO_SYMBOLS: Final = bytes(character for character in range(128) if not chr(character).isalnum())
 _DASHES: Final = (*range(0x2010, 0x2016), 0x2212)
-# Space separators (category Zs) and the marks of no width that copying leaves behind.
+# Space separators (category Zs), and characters without width that often come along when text is copied.
 _SPACES: Final = (0xA0, 0x1680, *range(0x2000, 0x200C), 0x202F, 0x205F, 0x2060, 0x3000, 0xFEFF)
 _FULL_WIDTH: Final = range(0xFF01, 0xFF5F)
 _TO_ASCII: Final[dict[int, int | None]] = dict.fromkeys((*_DASHES, *_SPACES)) | {
@@ -105,11 +105,11 @@ _PREFIX: Final = re.compile(r"[A-Z0-9](?:[A-Z0-9-]*[A-Z0-9])?", re.ASCII)
 
 
 def normalise(text: str, *, characters_max: int = INPUT_CHARACTERS_MAX) -> bytes | None:
-    """Reduce what was typed to `[A-Z0-9]`, or None where it is malformed.
+    """Reduce a typed text to `[A-Z0-9]`; None if it is malformed.
 
-    Case does not count; O becomes 0, I and L become 1; spaces, tabs, `-`, `_`, `.` are
-    dropped, as are Unicode's dashes and spaces, and full-width forms are read as the
-    plain ones. Anything else, nothing at all, and more than `characters_max` is malformed.
+    Letters become upper case. O becomes 0, I and L become 1. Spaces, tabs, `-`, `_`, `.` and Unicode's dashes
+    and spaces are dropped. Full-width forms are read as the plain ones. A text is malformed if it has other
+    characters, no symbols, or more than `characters_max` characters.
     """
     if len(text) > characters_max:
         return None
@@ -122,15 +122,15 @@ def normalise(text: str, *, characters_max: int = INPUT_CHARACTERS_MAX) -> bytes
 
 
 def all_symbols(text: str) -> bytes:
-    """The ASCII letters and digits of a text as ``normalise`` has them, whatever else is between."""
+    """The ASCII letters and digits of a text, replaced as in ``normalise``. Other characters are dropped."""
     return text.encode("ascii", "ignore").translate(_TO_SYMBOL, _NO_SYMBOLS)
 
 
 def normalise_prefix(prefix: str) -> bytes:
-    """The form of a vanity prefix to compare with: its dashes dropped, its O, I, L replaced.
+    """Normalise a vanity prefix for comparisons: drop dashes, replace O, I and L.
 
     Raises:
-        ValueError: not 1 to 16 of `[A-Z0-9-]` (in either case), or a dash at an end.
+        ValueError: it is not 1 to 16 of `[A-Z0-9-]` (upper or lower case), or it has a dash at an end.
     """
     if len(prefix) <= PREFIX_CHARACTERS_MAX and prefix.isascii() and _PREFIX.fullmatch(prefix.upper()):
         normalised = normalise(prefix)
@@ -142,10 +142,10 @@ def normalise_prefix(prefix: str) -> bytes:
 
 
 def split(normalised: bytes, prefixes: Collection[bytes] = ()) -> list[tuple[Format, bytes, bytes]]:
-    """All ways to read normalised text as (format, symbols, normalised prefix), no prefix first.
+    """All ways to read normalised text, as (format, symbols, normalised prefix); first without prefix.
 
-    `prefixes` is best a set: it is asked once per format, however many prefixes it holds.
-    An empty list means that this is no code of ours (it may be an imported one).
+    `prefixes` should be a set: each format looks up one prefix in it. An empty list means that the text is
+    not a minted code. It may be an imported code.
     """
     candidates = []
     plain = _BY_LENGTH.get(len(normalised))
@@ -160,10 +160,10 @@ def split(normalised: bytes, prefixes: Collection[bytes] = ()) -> list[tuple[For
 
 
 def mask(fmt: Format, last4: str) -> str:
-    """A code with only its last four symbols shown, the rest as dots, in the format's groups.
+    """Mask a code: dots and the last four symbols, in the format's groups.
 
     Raises:
-        ValueError: `last4` is not four symbols, so that a whole code is never shown by mistake.
+        ValueError: `last4` is not four symbols. This prevents showing a whole code by mistake.
     """
     if len(last4) != LAST_SYMBOLS or not last4.isascii() or last4.encode().translate(None, fmt.alphabet):
         raise ValueError(f"a mask shows {LAST_SYMBOLS} symbols of {fmt.name}")
@@ -171,16 +171,16 @@ def mask(fmt: Format, last4: str) -> str:
 
 
 class GuessableError(ValueError):
-    """So many codes in so short a format that one of them could be guessed."""
+    """Too many codes exist for the length of their format: guessing one would be too easy."""
 
 
 def guess_chance(fmt: Format, issued: int) -> Fraction:
-    """The chance that one made-up string of the format is one of `issued` codes."""
+    """The chance that one random string of the format is one of `issued` codes."""
     return Fraction(issued, fmt.domain)
 
 
 def chance_text(chance: Fraction) -> str:
-    """A chance as `1 in 2^49.8`, rounded so that it is never made to look smaller than it is."""
+    """Write a chance as `1 in 2^49.8`. It is rounded up: it never looks smaller than it is."""
     if not chance:
         return "none"
     bits = math.log2(chance.denominator) - math.log2(chance.numerator)
@@ -188,7 +188,7 @@ def chance_text(chance: Fraction) -> str:
 
 
 def refuse_guessable(fmt: Format, issued_total: int, *, limit: Fraction = GUESS_CHANCE_MAX) -> Fraction:
-    """The chance of one guess if `issued_total` codes of this format exist, over all mint keys.
+    """Return the chance of one guess if `issued_total` codes of this format exist, over all mint keys.
 
     Raises:
         GuessableError: the chance exceeds `limit`.

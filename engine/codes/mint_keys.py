@@ -1,13 +1,12 @@
-"""Mint keys: where they are read from, and how a new one is added.
+"""Reads mint keys, creates key files, and adds new keys.
 
-The keys that turn (batch, serial) into codes live outside both databases: in a file that
-only its owner can read, or in an environment variable (DESIGN section 4). A batch names
-its key, so old keys stay readable for as long as their codes are in circulation; new
-batches use the last one. Losing a key loses every code minted under it, so a file is
-created and replaced only as a whole, and on disk before anything is reported.
+Mint keys turn (batch, serial) into codes. They are kept outside both databases: in a file that only its owner
+can read, or in an environment variable (DESIGN section 4). Each batch names its key. New batches use the last
+key; old keys stay in the file while their codes are in use. If a key is lost, every code minted under it is
+lost. So a file is always replaced as a whole, and it is on disk before the new key is reported.
 
-A file has one `name hex` pair a line, 64 hex digits, and comments after `#`. No message
-and no repr shows a key.
+A file has one `name hex` pair per line, with 64 hex digits, and comments after `#`. No message and no repr
+shows a key.
 """
 
 from __future__ import annotations
@@ -44,14 +43,14 @@ class MintKeyError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class MintKeys:
-    """All mint keys by name, and the name of the one that new batches use."""
+    """All mint keys by name. ``current`` is the name of the key for new batches."""
 
     current: str
     by_name: Mapping[str, bytes] = field(repr=False)
 
 
 def load(path: Path) -> MintKeys:
-    """Read the keys of a file that only its owner can read; the last one is current.
+    """Read the keys of a file that only its owner can read. The last key is current.
 
     Raises:
         MintKeyError: the file is missing, malformed, empty, or open to group or others.
@@ -64,19 +63,19 @@ def load(path: Path) -> MintKeys:
 
 
 def from_settings(settings: Settings) -> MintKeys:
-    """The keys this process was told to use: the setting itself, else the file.
+    """Read the keys from the setting, or from the key file if the setting is empty.
 
     Raises:
-        MintKeyError: there are none, or they cannot be used.
+        MintKeyError: there are no keys, or they cannot be used.
     """
     return from_text(settings.mint_keys) if settings.mint_keys else load(settings.mint_keys_path)
 
 
 def from_text(text: str) -> MintKeys:
-    """Read keys from `name:hex,name2:hex`, as in an environment variable; the last is current.
+    """Read keys from the text `name:hex,name2:hex` of an environment variable. The last key is current.
 
     Raises:
-        MintKeyError: it is malformed or empty.
+        MintKeyError: the text is malformed or empty.
     """
     items = ((number, item.strip()) for number, item in enumerate(text.split(","), 1))
     pairs = ((number, item.partition(":")[::2]) for number, item in items if item)
@@ -87,28 +86,28 @@ def create_file(path: Path) -> str:
     """Create a key file with one new key, and return its name.
 
     Raises:
-        MintKeyError: the file exists; it is never overwritten.
-        OSError: it could not be written.
+        MintKeyError: the file exists already. It is never overwritten.
+        OSError: the file could not be written.
     """
     try:
         _write_new(path, f"# mint keys: the last one is for new batches\nk1 {_new_key()}\n".encode())
     except FileExistsError:
-        raise MintKeyError(f"{path} exists already; add a key to it by rotating") from None
+        raise MintKeyError(f"{path} exists already; add a key to it with `redeem codes rotate-key`") from None
     _sync_directory(path)
     return "k1"
 
 
 def rotate(path: Path) -> str:
-    """Add a new key, `k` and the next number, for new batches, and return its name.
+    """Add a new key for new batches, and return its name: `k` and the next number.
 
-    The file is replaced in one step and is on disk on return; a rotation under way in
-    another process is waited for.
+    The file is replaced in one step, and it is on disk on return. If another process is rotating, this waits
+    for it.
 
     Raises:
         MintKeyError: as `load`.
-        OSError: it could not be written; the old file is unharmed.
+        OSError: the new file could not be written; the old file is unchanged.
     """
-    path = path.resolve()  # the file itself is replaced, not a link to it
+    path = path.resolve()  # if the path is a symbolic link, replace the file behind it
     with _locked(path) as descriptor:
         old = _read(path, descriptor)
         numbers = [
@@ -132,9 +131,9 @@ def _new_key() -> str:
 
 
 def _open(path: Path) -> int:
-    """A descriptor of the file, after the checks on it."""
+    """Open the file and check its type, mode and size."""
     try:
-        # Not blocking, so that a pipe in its place is refused below and not waited for.
+        # Non-blocking: if the path is a pipe, open() must not wait; it is refused below.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise MintKeyError(f"cannot read mint keys from {path}: {error.strerror}") from None
@@ -170,7 +169,7 @@ def _parse_file(path: Path, content: bytes) -> MintKeys:
 
 
 def _collect(source: str, pairs: Iterable[tuple[int, tuple[str, str]]], unit: str) -> MintKeys:
-    """Keys from numbered (name, hex) pairs; what is wrong is told by its number, never by its text."""
+    """Collect keys from numbered (name, hex) pairs. An error names the number of a pair, never its text."""
     keys: dict[str, bytes] = {}
     current = None
     for number, (name, digits) in pairs:
@@ -188,7 +187,7 @@ def _collect(source: str, pairs: Iterable[tuple[int, tuple[str, str]]], unit: st
 
 @contextmanager
 def _locked(path: Path) -> Iterator[int]:
-    """The file, locked against other rotations; opened again where one has just replaced it."""
+    """Open the file and lock it against other rotations. Open it again if a rotation has just replaced it."""
     while True:
         descriptor = _open(path)
         try:
@@ -201,11 +200,11 @@ def _locked(path: Path) -> Iterator[int]:
 
 
 def _write_new(path: Path, content: bytes, *, owner: os.stat_result | None = None) -> None:
-    """Write a file that must not exist yet, through to the disk; leaves none behind if it fails."""
+    """Write a new file and fsync it. If this fails, the file is removed."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), _FILE_MODE)  # whatever the umask took away
+            os.fchmod(file.fileno(), _FILE_MODE)  # the umask may have removed some bits
             if owner is not None and owner.st_uid != os.fstat(file.fileno()).st_uid:
                 os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
             file.write(content)
