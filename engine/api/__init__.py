@@ -1,1 +1,1 @@
-"""Request bodies, problem documents and headers. Knows no aiohttp."""
+"""Request bodies, outcomes, problem documents and response headers. Does not import aiohttp."""

@@ -1,4 +1,4 @@
-"""Encodes outcomes. Both lanes and the batch call use it, so equal outcomes get equal bytes."""
+"""Encodes outcomes for HTTP. Both lanes and the batch call use it, so equal outcomes get equal bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class Answer(NamedTuple):
-    """An answer as HTTP has it; ``retry_after_s`` is 0 where there is no Retry-After."""
+    """Status and body of an HTTP response. ``retry_after_s`` is 0 if it has no Retry-After header."""
 
     status: int
     body: bytes
@@ -26,10 +26,10 @@ class Answer(NamedTuple):
 
 
 def encode_outcome(outcome: Outcome, fault_retry_after_s: int) -> Answer:
-    """Status, body and Retry-After of an outcome; ``fault_retry_after_s`` is what every 503 says.
+    """Encode an outcome. ``fault_retry_after_s`` is the Retry-After of every 503.
 
     Raises:
-        ContractViolation: the outcome is for the engine itself, never for a client.
+        ContractViolation: the outcome is internal (``Retry``); no client may get it.
     """
     if isinstance(outcome, Refused):
         status, body = _refused(outcome)
@@ -38,7 +38,7 @@ def encode_outcome(outcome: Outcome, fault_retry_after_s: int) -> Answer:
         status, body = _refused_together(outcome)
         retry_after_s = outcome.retry_after_s
     elif isinstance(outcome, Retry):
-        raise ContractViolation(f"{outcome.value} would have reached a client")
+        raise ContractViolation(f"{outcome.value} is not an outcome for a client")
     else:
         return Answer(HTTPStatus.OK, _encode(outcome))
     return Answer(status, body, fault_retry_after_s if status == RETRYABLE_STATUS else retry_after_s)
@@ -56,7 +56,7 @@ def _refused(refused: Refused) -> tuple[int, bytes]:
 
 
 def _refused_together(refused: RefusedTogether) -> tuple[int, bytes]:
-    """The first refusal is the answer's; ``refusals`` lists all, by the position of their code."""
+    """A problem with the code of the first refusal. ``refusals`` lists all, by the position of the code."""
     extra: dict[str, Any] = {
         "item": min(refused.refusals),
         "refusals": [{"item": at, "code": code} for at, code in sorted(refused.refusals.items())],

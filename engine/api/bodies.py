@@ -1,6 +1,6 @@
-"""Request bodies of the calls about codes, parsed and checked.
+"""Parses and checks the request bodies of calls about codes.
 
-A refusal never quotes the body: it may contain a code.
+A refusal never quotes the body, because the body may contain a code.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
     from engine.settings import Settings
 
-UP_TO_BALANCE: Final = "up_to_balance"  # instead of an amount: what is there
+UP_TO_BALANCE: Final = "up_to_balance"  # in place of an amount: the whole balance
 
 
 class RedeemRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of ``POST /v1/redemptions``. ``amount`` in minor units of the campaign's currency.
+    """Body of ``POST /v1/redemptions``. ``amount`` is in minor units of the campaign's currency.
 
-    Of a code that holds an amount, ``up_to_balance`` takes what is there.
+    On a ``balance`` code ``up_to_balance`` takes the whole balance.
     """
 
     code: str
@@ -42,13 +42,13 @@ class RedeemRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class BatchItem(RedeemRequest, forbid_unknown_fields=True):
-    """One of the requests of a batch; its idempotency key is a member, as there is one header for all."""
+    """One request of a batch. Its idempotency key is a member, because all items share the HTTP headers."""
 
     idempotency_key: str | None = None
 
 
 class BatchRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of ``POST /v1/redemptions/batch``. Each item is checked for itself."""
+    """Body of ``POST /v1/redemptions/batch``. Each item is parsed and checked later, on its own."""
 
     items: list[msgspec.Raw]
 
@@ -66,7 +66,7 @@ class HoldRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ConfirmRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of ``POST /v1/holds/{id}/confirm``: less than what a balance's hold holds."""
+    """Body of ``POST /v1/holds/{id}/confirm``. On a ``balance`` code ``amount`` may be less than was held."""
 
     amount: int | None = None
 
@@ -76,7 +76,7 @@ class ReleaseRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class RollbackRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of ``POST /v1/redemptions/{id}/rollback``. ``void``: the code is not to be used again."""
+    """Body of ``POST /v1/redemptions/{id}/rollback``. ``void``: make the code void as well."""
 
     reason: str
     amount: int | None = None
@@ -91,7 +91,7 @@ class CheckRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class AdjustRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of ``POST /v1/codes/adjust``. ``amount``: what is added to the balance; it may be negative."""
+    """Body of ``POST /v1/codes/adjust``. ``amount`` is added to the balance; it may be negative."""
 
     code: str
     amount: int
@@ -99,14 +99,14 @@ class AdjustRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class CombinedItem(msgspec.Struct, forbid_unknown_fields=True):
-    """One of the codes of a combined redemption."""
+    """One code of a combined redemption."""
 
     code: str
     amount: int | Literal["up_to_balance"] | None = None
 
 
 class CombinedRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of ``POST /v1/redemptions/combined``: all of the codes or none, for one order."""
+    """Body of ``POST /v1/redemptions/combined``: all codes or none, for one order."""
 
     codes: list[CombinedItem]
     user: str
@@ -130,31 +130,32 @@ R = TypeVar("R", bound=RedeemRequest)
 
 
 def parse_redeem_request(body: bytes, settings: Settings) -> RedeemRequest:
-    """The request in a body.
+    """Parse and check the body of a redemption.
 
     Raises:
-        Refusal: ``malformed_request`` or ``invalid_amount``, with what is wrong; never with the code.
+        Refusal: ``malformed_request`` or ``invalid_amount``. The detail says what is wrong, but never the
+        code.
     """
     return _checked(decoded(_decode_redeem_request, body), settings)
 
 
 def parse_batch_request(body: bytes, settings: Settings) -> list[msgspec.Raw]:
-    """The items of a batch, each still to be parsed.
+    """Parse a batch. Its items are not parsed yet.
 
     Raises:
-        Refusal: ``malformed_request``: not of the form, no items, or too many.
+        Refusal: ``malformed_request``: not of this form, no items, or too many items.
     """
     items = decoded(_decode_batch_request, body).items
     if not 0 < len(items) <= settings.batch_items_max:
-        raise Refusal("malformed_request", f"items must be 1 to {settings.batch_items_max}")
+        raise Refusal("malformed_request", f"items must have 1 to {settings.batch_items_max} elements")
     return items
 
 
 def parse_batch_item(item: msgspec.Raw, settings: Settings) -> BatchItem:
-    """One item of a batch.
+    """Parse and check one item of a batch.
 
     Raises:
-        Refusal: as ``parse_redeem_request``, or for its idempotency key.
+        Refusal: as ``parse_redeem_request``; also ``malformed_request`` for its idempotency key.
     """
     request = _checked(decoded(_decode_batch_item, item), settings)
     if request.idempotency_key is not None:
@@ -163,7 +164,7 @@ def parse_batch_item(item: msgspec.Raw, settings: Settings) -> BatchItem:
 
 
 def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
-    """A body in JSON, as a struct.
+    """Decode a JSON body into a struct.
 
     Raises:
         Refusal: ``malformed_request``.
@@ -183,10 +184,10 @@ def _checked(request: R, settings: Settings) -> R:
 
 
 def parse_hold(body: bytes, settings: Settings) -> HoldRequest:
-    """The request in a body.
+    """Parse and check the body of a hold.
 
     Raises:
-        Refusal: ``malformed_request`` or ``invalid_amount``, with what is wrong; so all of these do.
+        Refusal: ``malformed_request`` or ``invalid_amount``. The functions below raise the same.
     """
     request = decoded(_decode_hold, body)
     check_customer(request, settings)
@@ -197,19 +198,19 @@ def parse_hold(body: bytes, settings: Settings) -> HoldRequest:
 
 
 def parse_confirm(body: bytes) -> ConfirmRequest:
-    """The request in a body, which may be empty."""
+    """Parse and check the body of a confirmation. It may be empty."""
     request = decoded(_decode_confirm, body or b"{}")
     check_amount(request.amount)
     return request
 
 
 def parse_release(body: bytes) -> None:
-    """Nothing, or an empty object."""
+    """Check the body of a release: empty, or an empty object."""
     decoded(_decode_release, body or b"{}")
 
 
 def parse_rollback(body: bytes, settings: Settings) -> RollbackRequest:
-    """The request in a body."""
+    """Parse and check the body of a rollback."""
     request = decoded(_decode_rollback, body)
     check_text("reason", request.reason, settings.reason_length_max)
     check_amount(request.amount)
@@ -217,7 +218,7 @@ def parse_rollback(body: bytes, settings: Settings) -> RollbackRequest:
 
 
 def parse_check(body: bytes, settings: Settings) -> CheckRequest:
-    """The request in a body."""
+    """Parse and check the body of a check."""
     request = decoded(_decode_check, body)
     if request.user is not None:
         check_text("user", request.user, settings.user_length_max)
@@ -225,26 +226,28 @@ def parse_check(body: bytes, settings: Settings) -> CheckRequest:
 
 
 def parse_adjust(body: bytes, settings: Settings) -> AdjustRequest:
-    """The request in a body."""
+    """Parse and check the body of an adjustment."""
     request = decoded(_decode_adjust, body)
     check_text("reason", request.reason, settings.reason_length_max)
     if request.amount == 0 or abs(request.amount) > AMOUNT_MAX:
-        raise Refusal("invalid_amount", f"amount must be at most {AMOUNT_MAX} minor units, and not 0")
+        raise Refusal(
+            "invalid_amount", f"amount must be between -{AMOUNT_MAX} and {AMOUNT_MAX} minor units, and not 0"
+        )
     return request
 
 
 def parse_combined(body: bytes, settings: Settings) -> CombinedRequest:
-    """The request in a body."""
+    """Parse and check the body of a combined redemption."""
     request = decoded(_decode_combined, body)
     check_customer(request, settings)
     if not 0 < len(request.codes) <= settings.combined_items_max:
-        raise Refusal("malformed_request", f"codes must be 1 to {settings.combined_items_max}")
+        raise Refusal("malformed_request", f"codes must have 1 to {settings.combined_items_max} elements")
     for item in request.codes:
         check_amount(item.amount)
     return request
 
 
 def _without_values(message: str) -> str:
-    """A validation message that names our fields and types only: what the caller sent may be a code."""
+    """The message of a validation error, if it has only our own names. Other messages may quote a code."""
     ours = message.startswith(("Expected ", "Object missing required field "))
     return message if ours else "The body has a field this call does not take."

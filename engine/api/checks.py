@@ -1,6 +1,6 @@
-"""Checks of fields that several requests share.
+"""Checks fields that several requests share.
 
-A refusal names the field, never its value: it may be a code.
+A refusal names the field, never its value, because the value may be a code.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from engine.errors import Refusal
 if TYPE_CHECKING:
     from engine.settings import Settings
 
-AMOUNT_MAX: Final = 2**53 - 1  # minor units; what JSON numbers and Lua hold exactly
+AMOUNT_MAX: Final = 2**53 - 1  # minor units; the largest integer that JSON numbers and Lua hold exactly
 CLIENT_FIELD_LENGTH_MAX: Final = 256
 
 
 class Client(msgspec.Struct, forbid_unknown_fields=True):
-    """Who the merchant's customer is, as far as the merchant tells."""
+    """The device of the merchant's customer. The merchant may leave out each field."""
 
     ip: str | None = None
     device: str | None = None
 
 
 class Customer(Protocol):
-    """A request that names a user, and may name an order, a client and metadata."""
+    """A request with a user, and optionally an order, a client and metadata."""
 
     user: str
     client: Client | None
@@ -55,7 +55,7 @@ def check_customer(request: Customer, settings: Settings) -> None:
 
 
 def check_amount(amount: int | str | None) -> None:
-    """Refuse an amount that no code can have.
+    """Refuse an amount that is negative or too large for any code.
 
     Raises:
         Refusal: ``invalid_amount``.
@@ -66,27 +66,29 @@ def check_amount(amount: int | str | None) -> None:
 
 def _check_metadata(metadata: dict[str, Any], bytes_max: int) -> None:
     try:
-        size = len(canonical([metadata])) - 2  # as deep as a fingerprint has it
-    except orjson.JSONEncodeError:  # nested too deep, or an integer past 64 bits
-        raise Refusal("malformed_request", "metadata cannot be kept as it is") from None
+        size = len(canonical([metadata])) - 2  # in a list, as in a fingerprint: it must nest no deeper there
+    except orjson.JSONEncodeError:  # nested too deep, or an integer of more than 64 bits
+        raise Refusal(
+            "malformed_request", "metadata is nested too deep, or has an integer of more than 64 bits"
+        ) from None
     if size > bytes_max:
         raise Refusal("malformed_request", f"metadata is larger than {bytes_max} bytes")
 
 
 def check_text(name: str, value: str, length_max: int) -> None:
-    """Refuse text that is empty, too long, or has characters that do not print.
+    """Refuse text that is empty, too long, or has unprintable characters.
 
     Raises:
-        Refusal: ``malformed_request``, naming the field.
+        Refusal: ``malformed_request``; the detail names the field.
     """
     if not 0 < len(value) <= length_max:
         raise Refusal("malformed_request", f"{name} must have 1 to {length_max} characters")
     if not value.isprintable():
-        raise Refusal("malformed_request", f"{name} has characters that do not print")
+        raise Refusal("malformed_request", f"{name} has unprintable characters")
 
 
 def check_idempotency_key(value: str, settings: Settings) -> None:
-    """Refuse an Idempotency-Key that is empty, too long, or not of visible ASCII characters.
+    """Refuse an Idempotency-Key that is empty, too long, or has characters other than printable ASCII.
 
     Raises:
         Refusal: ``malformed_request``.

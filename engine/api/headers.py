@@ -15,7 +15,7 @@ CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}  # RFC 9110, section 11.6.1
 
 
 def response_headers(status: int, retry_after_s: int) -> dict[str, str]:
-    """Headers of one answer of the core; ``retry_after_s`` is 0 where there is no Retry-After."""
+    """Headers of an answer. ``retry_after_s`` is 0 for an answer without Retry-After."""
     headers = {"Content-Type": JSON_TYPE if status == HTTPStatus.OK else PROBLEM_TYPE}
     if retry_after_s:
         headers["Retry-After"] = str(retry_after_s)
@@ -25,5 +25,5 @@ def response_headers(status: int, retry_after_s: int) -> dict[str, str]:
 
 
 def durability_headers(settings: Settings) -> dict[str, str]:
-    """Headers that warn that a change may be lost, where Redis does not fsync."""
+    """Headers that warn that Redis may lose a change; none if Redis fsyncs every change."""
     return {} if settings.durability == "disk" else {"Redeem-Durability": "memory"}

@@ -1,4 +1,4 @@
-"""What became of an attempt, as values; ``answers`` encodes them. Field names are those of the contract."""
+"""Outcomes of attempts, as values. ``answers`` encodes them. The field names are part of the contract."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 
 
 class Redeemed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A redemption. ``amount`` and ``balance`` in minor units; only ``balance`` codes have a ``balance``."""
+    """A redemption. ``amount`` and ``balance`` are in minor units; only ``balance`` codes have the latter."""
 
     id: str
     status: Literal["redeemed"] = "redeemed"
@@ -41,7 +41,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Released(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A hold that ended without a redemption; ``amount`` went back."""
+    """A hold that ended without a redemption. ``amount`` was given back."""
 
     id: str
     status: Literal["released"] = "released"
@@ -56,7 +56,7 @@ class Released(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class RolledBack(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A redemption that was undone: ``returned`` by this call, ``rolled_back`` so far."""
+    """A redemption that was undone. Given back: ``returned`` by this call, ``rolled_back`` in total."""
 
     id: str
     status: Literal["rolled_back", "partly_rolled_back"]
@@ -87,7 +87,7 @@ class Adjusted(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Voided(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A code that was made void, or good again; ``void`` says what holds now, its batch considered."""
+    """A code that was made void or valid again. ``void``: it is void now, by itself or by its batch."""
 
     status: Literal["voided", "unvoided"]
     campaign: str
@@ -100,7 +100,7 @@ class Voided(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What a redemption of a code would be answered, and the code's state."""
+    """The answer that a redemption of the code would get, and the code's state."""
 
     redeemable: bool
     refusal: str | None
@@ -119,12 +119,12 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def replayed(self) -> bool:
-        """A check has no idempotency record."""
+        """Always False: a check has no idempotency record."""
         return False
 
 
 class RedeemedTogether(msgspec.Struct, frozen=True):
-    """Several codes that were redeemed for one order, in the order of the request."""
+    """The redemptions of a combined redemption, in the order of the request's codes."""
 
     order: str
     redemptions: list[Redeemed]
@@ -132,12 +132,12 @@ class RedeemedTogether(msgspec.Struct, frozen=True):
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
-    """A refusal or a fault; nothing was done, except perhaps with ``outcome_unknown``.
+    """A refusal or a fault. Nothing was done, unless the code is ``outcome_unknown``: then perhaps.
 
     Attributes:
         code: a key of ``engine.api.problems.PROBLEMS``.
-        detail: a sentence for this refusal; empty for the usual one.
-        retry_after_s: after which the same request may fare better; 0 where nobody knows.
+        detail: a sentence for this refusal; empty for the sentence of the table.
+        retry_after_s: seconds after which the same request may succeed; 0 if unknown.
     """
 
     code: str
@@ -160,9 +160,9 @@ class RefusedTogether(msgspec.Struct, frozen=True):
 
 
 class Retry(enum.Enum):
-    """The attempt must be made anew; no client ever sees this."""
+    """The attempt must be made again. This never reaches a client."""
 
-    STALE_HOLD = "stale_hold"  # the hold's record was renewed since it was read
+    STALE_HOLD = "stale_hold"  # the hold's record has changed since it was read
 
 
 Success = Redeemed | Held | Released | RolledBack | Adjusted | Voided | Checked | RedeemedTogether

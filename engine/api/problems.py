@@ -9,13 +9,13 @@ from engine.encoding import encode
 
 PROBLEM_TYPE: Final = "application/problem+json"
 
-# code -> (HTTP status, what it means in one sentence)
+# code -> (HTTP status, meaning in one sentence)
 PROBLEMS: Final[dict[str, tuple[int, str]]] = {
-    "malformed_request": (400, "The request is not of the form this call takes."),
-    "code_malformed": (400, "This cannot be a code: wrong length or symbols."),
+    "malformed_request": (400, "The request does not have the form that this call expects."),
+    "code_malformed": (400, "This cannot be a code: its length or its symbols are wrong."),
     "invalid_amount": (400, "The amount does not fit this code."),
-    "unauthenticated": (401, "An API key is required, and this one is missing, unknown or revoked."),
-    "forbidden": (403, "This API key does not have the scope this call needs."),
+    "unauthenticated": (401, "The API key is missing, unknown or revoked."),
+    "forbidden": (403, "This API key does not have the scope that this call needs."),
     "not_found": (404, "There is no such resource."),
     "code_not_found": (404, "There is no such code."),
     "redemption_not_found": (404, "There is no such redemption."),
@@ -25,39 +25,39 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "import_not_found": (404, "There is no such import."),
     "user_not_found": (404, "There is no such user."),
     "webhook_not_found": (404, "There is no such webhook."),
-    "method_not_allowed": (405, "This resource does not take that method."),
+    "method_not_allowed": (405, "This resource does not support this method."),
     "already_redeemed": (409, "The code has been redeemed."),
     "campaign_inactive": (409, "The campaign is not active."),
     "campaign_not_started": (409, "The campaign has not started."),
     "campaign_ended": (409, "The campaign has ended."),
     "sold_out": (409, "The campaign's stock is used up."),
-    "uses_exceeded": (409, "The code has been used as often as it may be."),
+    "uses_exceeded": (409, "The code has reached its maximum number of uses."),
     "budget_exceeded": (409, "The campaign's budget does not cover this."),
-    "insufficient_balance": (409, "The code does not hold that much."),
-    "customer_limit_exceeded": (409, "This user has reached the campaign's limit for one user."),
+    "insufficient_balance": (409, "The balance of the code is too low."),
+    "customer_limit_exceeded": (409, "This user has reached the campaign's limit per user."),
     "held_by_another_order": (409, "The code is held by another order."),
     "code_void": (409, "The code is void."),
     "already_rolled_back": (409, "The redemption has been rolled back."),
-    "rollback_exceeds_redeemed": (409, "That is more than what is left of the redemption."),
+    "rollback_exceeds_redeemed": (409, "The amount is larger than the part of the redemption that is left."),
     "hold_expired": (409, "The hold has expired."),
-    "import_conflict": (409, "Another import is in the way of this one."),
-    "body_too_large": (413, "The body is larger than this call takes."),
+    "import_conflict": (409, "Another import conflicts with this one."),
+    "body_too_large": (413, "The body is larger than this call accepts."),
     "unsupported_media_type": (415, "The body must be application/json."),
     "idempotency_key_reused": (422, "This Idempotency-Key was used with another body."),
-    "internal_error": (500, "The engine failed; what happened is in its log."),
+    "internal_error": (500, "The engine failed. Its log has the error."),
     "overloaded": (503, "The engine is at its limit; nothing was done."),
     "store_unavailable": (503, "The store cannot be reached; nothing was done."),
     "store_behind": (503, "The store has lost data and must be rebuilt; nothing was done."),
     "outcome_unknown": (
         503,
-        "The answer was lost; it may have been done. Retry with the same Idempotency-Key, or look.",
+        "The answer was lost; it may have been done. Retry with the same Idempotency-Key, or check the code.",
     ),
 }
 RETRYABLE_STATUS: Final = 503
 
 
 def problem(code: str, detail: str = "", **extra: object) -> tuple[int, bytes]:
-    """Status and body of a refusal or fault (RFC 9457, section 3); ``code`` is an extension member."""
+    """Status and problem document of a refusal or fault (RFC 9457, section 3); ``code`` is an extension."""
     status, meaning = PROBLEMS[code]
     body = {
         "type": "about:blank",
@@ -75,5 +75,5 @@ _REPLAYED: Final = {code: problem(code, replayed=True) for code in PROBLEMS}
 
 
 def plain_problem(code: str, *, replayed: bool = False) -> tuple[int, bytes]:
-    """The problem of a code with no detail of its own, encoded once."""
+    """The problem of a code with the sentence of the table. It was encoded once, in advance."""
     return (_REPLAYED if replayed else _PLAIN)[code]

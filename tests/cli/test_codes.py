@@ -42,4 +42,4 @@ async def test_a_balance_is_adjusted(cli: Cli, plane: ControlPlane) -> None:
     assert await cli.done("codes", "adjust", card, "--amount", "50", "--reason", "goodwill") == "150\n"
     assert (await cli.json("codes", "adjust", card, "--amount", "-150", "--reason", "lost"))["balance"] == 0
     refused = await cli.refused("codes", "adjust", card, "--amount", "-1", "--reason", "more")
-    assert "does not hold that much" in refused
+    assert "balance of the code is too low" in refused
