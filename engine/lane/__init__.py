@@ -1,4 +1,5 @@
-"""The fast lane: a plain ``POST /v1/redemptions`` from its bytes to its answer's bytes, in callbacks.
+"""The fast lane: answers plain ``POST /v1/redemptions`` requests in callbacks, from bytes to bytes.
 
-It stands in front of aiohttp's protocol, which gets the connection, with every byte, for all else.
+Every connection starts here. For any other request the lane hands the connection over to aiohttp, with every
+byte that it has received.
 """

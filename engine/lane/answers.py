@@ -1,4 +1,4 @@
-"""The bytes of an answer, as aiohttp would send it."""
+"""Encodes the HTTP answers of the fast lane. aiohttp would send the same bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Answers:
-    """Encodes answers. Heads are kept for as long as their date."""
+    """Encodes answers. Heads are cached for one second, because they contain the date."""
 
     def __init__(self, settings: Settings) -> None:
         self._fault_retry_after_s = settings.retry_after_s
@@ -27,7 +27,7 @@ class Answers:
         self._heads: dict[tuple[int, int, bool], bytes] = {}
 
     def of(self, outcome: Outcome, *, is_last: bool) -> bytes:
-        """Head and body; ``is_last`` says that the connection is closed after it."""
+        """Head and body of the answer. ``is_last``: the connection is closed after it."""
         status, body, retry_after_s = encode_outcome(outcome, self._fault_retry_after_s)
         second = int(time.time())
         if second != self._second:

@@ -1,7 +1,7 @@
-"""A client's connection: aiohttp's, with our limits and our words for what is not HTTP.
+"""A client's connection in aiohttp, with our limits and our problem documents.
 
-Adds what aiohttp leaves open: a bound on connections, a bound on how long a request may
-take to arrive, and problem documents that do not repeat what was sent (it may be a code).
+It adds three things to aiohttp: a limit on connections, a time limit for the arrival of a request, and
+problem documents for invalid HTTP. These never quote the request, because it may contain a code.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Connections:
         return ClientConnection(self, self._server)
 
     def admit(self, transport: asyncio.Transport) -> bool:
-        """Count a client; one that is too many is told so, and hung up on."""
+        """Count a client. If there are too many, answer 503 and close the connection."""
         self.open += 1
         if self.open <= self.settings.connections_max:
             return True
@@ -60,12 +60,12 @@ class Connections:
         return False
 
     def left(self) -> None:
-        """One of them is gone."""
+        """Count a client that is gone."""
         self.open -= 1
 
 
 class ClientConnection(RequestHandler):
-    """One client."""
+    """The connection of one client, while aiohttp serves it."""
 
     __slots__ = (
         "_answered", "_arrival", "_connections", "_ends_at", "_give_back", "_latest", "_taken",
@@ -78,20 +78,21 @@ class ClientConnection(RequestHandler):
             server,
             loop=asyncio.get_running_loop(),
             keepalive_timeout=settings.keepalive_s,
-            access_log=None,  # type: ignore[arg-type] # None is how it is turned off
-            auto_decompress=False,  # a body that unpacks to more than its length is not taken
+            access_log=None,  # type: ignore[arg-type] # None turns it off
+            auto_decompress=False,  # a compressed body could be larger than its length says
         )
         self._connections = connections
         self._arrival: asyncio.TimerHandle | None = None
         self._give_back: Callable[[asyncio.Transport, bytes], None] | None = None
-        self._taken = 0  # bytes since the last request began, as far as can be told
-        self._ends_at = _NOWHERE  # so many are that request; where that cannot be told, it stays here
-        self._answered = 0  # of aiohttp's _request_count
-        self._latest: StreamReader | None = None  # the body of the latest of them
-        self.says_no_more = False  # it may still read, or be gone: only writing to it tells
+        self._taken = 0  # bytes received since the latest request began
+        self._ends_at = _NOWHERE  # length of the latest request in bytes; _NOWHERE if unknown
+        self._answered = 0  # how many requests of aiohttp's _request_count have an answer
+        self._latest: StreamReader | None = None  # the body of the latest request
+        # The client has closed its side. It may still read, or be gone: only a write to it would show.
+        self.says_no_more = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the client, or tell it that there are too many."""
+        """Accept the client, or refuse it if there are too many."""
         super().connection_made(transport)
         if self._connections.admit(transport):  # type: ignore[arg-type] # stream protocols get a Transport
             self._expect_request()
@@ -105,9 +106,10 @@ class ClientConnection(RequestHandler):
         says_no_more: bool,
         give_back: Callable[[asyncio.Transport, bytes], None],
     ) -> None:
-        """Take a client from the fast lane, with what it has sent of its next requests, as it came.
+        """Take a client over from the fast lane. ``pieces``: the bytes of its next requests, as they arrived.
 
-        Once they are answered, and it sends a redemption, it is given back with the bytes of that.
+        When these are answered and the client sends a redemption, ``give_back`` gets the connection and the
+        new bytes.
         """
         super().connection_made(transport)
         self._give_back = give_back
@@ -118,13 +120,13 @@ class ClientConnection(RequestHandler):
             self.eof_received()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The client is gone; what it asked for goes on."""
+        """Forget the client. Its running requests go on."""
         self._connections.left()
         self._stop_clock()
         super().connection_lost(exc)
 
-    def eof_received(self) -> bool | None:  # type: ignore[override] # asyncio asks for it, aiohttp forgot
-        """A client that says no more may still wait for its answer, unless its request is not whole."""
+    def eof_received(self) -> bool | None:  # type: ignore[override] # asyncio allows a bool, aiohttp not
+        """Note that the client has closed its side. If its request is complete, it still gets its answer."""
         super().eof_received()
         self.says_no_more = True
         if self._current_request is not None:
@@ -136,12 +138,12 @@ class ClientConnection(RequestHandler):
         else:
             whole = self._messages[0][1].is_eof()
         if not whole and not self._request_in_progress:
-            self.force_close()  # nobody begins with what will never be whole
-        return whole or None  # closed once all that is whole is answered
+            self.force_close()  # an incomplete request can never be answered
+        return whole or None  # if True, the connection is closed after the last answer
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser; the head of a request must be whole in time."""
-        if self._give_back is not None and data and self._taken == self._ends_at:  # a request begins
+        """Feed aiohttp's parser, or give the client back to the fast lane. Watch the time of arrival."""
+        if self._give_back is not None and data and self._taken == self._ends_at:  # a new request begins
             if data.startswith(LINE) and self._is_at_rest():
                 self._leave_to(self._give_back, data)
                 return
@@ -155,7 +157,7 @@ class ClientConnection(RequestHandler):
             self._expect_request()
 
     def _find_end(self, data: bytes, messages: int) -> None:
-        """Where the request ends whose first bytes these are, if it is one by itself with its head whole."""
+        """Find the end of the latest request; known only if ``data`` has its complete head and no other."""
         if messages:
             self._ends_at = _NOWHERE
             message, self._latest = self._messages[-1]
@@ -167,7 +169,7 @@ class ClientConnection(RequestHandler):
         self._taken += len(data)
 
     def _is_at_rest(self) -> bool:
-        """Whether all requests that came are answered, and more may come."""
+        """Whether all requests are answered and the connection stays open."""
         return self._answered == self._request_count and not (
             self._close or self._force_close or self._paused
         )
@@ -175,7 +177,7 @@ class ClientConnection(RequestHandler):
     def _leave_to(self, give_back: Callable[[asyncio.Transport, bytes], None], data: bytes) -> None:
         transport, self.transport = self.transport, None
         self._stop_clock()
-        super().connection_lost(None)  # for aiohttp it is: its task for this client ends
+        super().connection_lost(None)  # so that aiohttp ends its task for this client
         if transport is not None:
             give_back(transport, data)
 
@@ -196,36 +198,36 @@ class ClientConnection(RequestHandler):
     async def finish_response(
         self, request: BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send an answer; one that aiohttp made before any handler of ours was asked is put in our words."""
-        if isinstance(resp, web.HTTPException):  # an Expect header it does not know, which it repeats
+        """Send an answer. If aiohttp made it without our handlers, send our problem document instead."""
+        if isinstance(resp, web.HTTPException):  # aiohttp does not know the Expect header, and quotes it
             resp = _not_http()
-        answered = await super().finish_response(request, resp, start_time)
+        result = await super().finish_response(request, resp, start_time)
         if resp.keep_alive:
             self._answered += 1
         if self.says_no_more and not (self._messages and self._messages[0][1].is_eof()):
             self.close()
-        return answered
+        return result
 
     def handle_error(
         self,
         request: BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002 - aiohttp's words repeat what was sent
+        message: str | None = None,  # noqa: ARG002 - aiohttp's message quotes the request
     ) -> web.StreamResponse:
-        """What cannot be parsed, and what our own handlers let through."""
+        """Answer a request that cannot be parsed, or an exception from our handlers."""
         if request.writer.output_size > 0:
-            raise ConnectionError("the answer has begun, it can only be cut")
-        # An Expect header that aiohttp does not know it repeats, and fails where that is no text.
-        no_text = isinstance(exc, UnicodeEncodeError) and hdrs.EXPECT in request.headers
-        if status in _CLIENT_ERROR or no_text:
+            raise ConnectionError("part of the answer was sent already, so the connection is cut")
+        # aiohttp quotes an unknown Expect header in its answer. It fails if the header cannot be encoded.
+        bad_expect = isinstance(exc, UnicodeEncodeError) and hdrs.EXPECT in request.headers
+        if status in _CLIENT_ERROR or bad_expect:
             return _not_http()
         log_failure(exc)
         return _last(*plain_problem("internal_error"))
 
 
 def log_failure(error: BaseException | None) -> None:
-    """Tell of a bug of ours, and nothing of the request."""
+    """Log a bug of ours, without any part of the request."""
     _log.error("request failed", extra={"kind": type(error).__name__}, exc_info=_without_text(error))
 
 
@@ -234,7 +236,7 @@ def _not_http() -> web.Response:
 
 
 def _last(status: int, body: bytes) -> web.Response:
-    """An answer after which the connection is closed."""
+    """An answer that closes the connection."""
     response = web.Response(status=status, body=body, content_type=PROBLEM_TYPE)
     response.force_close()
     return response

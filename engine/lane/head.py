@@ -1,6 +1,6 @@
-"""Whether a request is one that the fast lane answers, from the bytes of its head.
+"""Decides from the head of a request whether the fast lane answers it.
 
-In doubt it is not: aiohttp then reads the same bytes again, and decides what to say.
+In doubt it does not. Then aiohttp reads the same bytes again and answers.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 LINE: Final = b"POST /v1/redemptions HTTP/1.1\r\n"
 BLANK: Final = b"\r\n\r\n"
-HEAD_BYTES_MAX: Final = 8190  # aiohttp's limit for one line; a whole head within it keeps that, too
-# Bytes that may wait behind a request in flight: past it the client is not read from.
+HEAD_BYTES_MAX: Final = 8190  # aiohttp's limit for one line, here for the whole head
+# Bytes that may wait during a request in flight. With more, the lane stops reading from the client.
 WAITING_BYTES_MAX: Final = 65_536
 _REMEMBERED_MAX: Final = 1024
-_HEADERS_MAX: Final = 64  # aiohttp takes more
+_HEADERS_MAX: Final = 64  # aiohttp accepts more
 _LENGTH_DIGITS_MAX: Final = 9
 _JSON_TYPES: Final = frozenset(
     (b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8")
 )
-# What changes how a request is framed, read or answered; signatures, of which this lane knows nothing;
-# and an idempotency key that ``_KEY`` has left: a second one, or one of other characters.
+# Headers that change how a request is framed, read or answered; signatures, which this lane cannot verify;
+# and an idempotency key that ``_KEY`` did not match: a second one, or one with other characters.
 _NOT_PLAIN: Final = frozenset(
     (
         *(b"content-encoding", b"expect", b"proxy-connection", b"transfer-encoding", b"upgrade"),
@@ -35,12 +35,12 @@ _KEY: Final = re.compile(rb"\r\nidempotency-key: ?([!-~](?:[\t -~]*[!-~])?)(?=\r
 
 
 class PlainHead(NamedTuple):
-    """What the head of a plain redemption says, beside its idempotency key.
+    """The head of a plain redemption, without its idempotency key.
 
     Attributes:
         authorization: the header's value.
-        length: of the body, in bytes; at least 1.
-        is_last: the client wants the connection closed after its answer.
+        length: length of the body in bytes; at least 1.
+        is_last: the client wants the connection closed after the answer.
     """
 
     authorization: str
@@ -51,8 +51,8 @@ class PlainHead(NamedTuple):
 class Heads:
     """Reads the heads of all connections of a worker.
 
-    But for the idempotency key, a client's heads are the same again and again: what was read once is
-    remembered by its bytes, up to a bound.
+    Apart from the idempotency key, a client sends the same head again and again. So parsed heads are cached
+    by their bytes, up to a limit.
     """
 
     def __init__(self, body_bytes_max: int) -> None:
@@ -60,15 +60,15 @@ class Heads:
         self._remembered: dict[bytes, PlainHead] = {}
 
     def read(self, head: bytes) -> tuple[PlainHead, str | None] | None:
-        """Read a head that begins with ``LINE``, its blank line included; the key, if it has one, beside it.
+        """Parse a head that begins with ``LINE``, up to its blank line; also returns its idempotency key.
 
-        None: it is not one for this lane.
+        None: the fast lane does not answer this request.
         """
         key = None
-        found = _KEY.search(head)
-        if found is not None:
-            key = found[1].decode()
-            head = head[: found.start()] + head[found.end() :]
+        match = _KEY.search(head)
+        if match is not None:
+            key = match[1].decode()
+            head = head[: match.start()] + head[match.end() :]
         plain = self._remembered.get(head)
         if plain is None:
             plain = self._parse(head)
@@ -82,7 +82,7 @@ class Heads:
     def _parse(self, head: bytes) -> PlainHead | None:
         fields: dict[bytes, bytes] = {}
         ends: list[None] = []
-        # The parser calls into a dictionary and a list: no Python code runs for a header.
+        # The parser calls methods of a dictionary and a list, so no Python code runs for a header.
         parser = HttpRequestParser(
             SimpleNamespace(
                 on_header=fields.__setitem__, on_message_complete=functools.partial(ends.append, None)
@@ -91,18 +91,19 @@ class Heads:
         if not _feed(parser, head) or ends or len(fields) > _HEADERS_MAX:
             return None
         named = {name.lower(): value for name, value in fields.items()}
-        # As many lines as headers: none is given twice, folded, or hidden behind a line end of another kind.
+        # As many headers as lines: so no header occurs twice, is folded, or hides behind another kind of line
+        # end.
         if not len(named) == len(fields) == head.count(b"\n") - 2 or not _NOT_PLAIN.isdisjoint(named):
             return None
-        plain = self._said(named)
+        plain = self._plain_head(named)
         if plain is None:
             return None
-        # For the parser, too, the request ends with the last byte of its body, and not before.
+        # The parser must agree that the request ends with the last byte of its body, and not before.
         if not _feed(parser, bytes(plain.length - 1)) or ends or not _feed(parser, b"\0") or not ends:
             return None
         return plain
 
-    def _said(self, named: dict[bytes, bytes]) -> PlainHead | None:
+    def _plain_head(self, named: dict[bytes, bytes]) -> PlainHead | None:
         authorization, length = named.get(b"authorization", b""), named.get(b"content-length", b"")
         if b"host" not in named or not _is_plain(authorization):
             return None
@@ -127,5 +128,5 @@ def _feed(parser: HttpRequestParser, data: bytes) -> bool:
 
 
 def _is_plain(value: bytes) -> bool:
-    """Text that is the same to everybody who reads it."""
+    """Whether all parsers read a header value the same: it is ASCII, not empty, without outer spaces."""
     return value.isascii() and value == value.strip() != b""

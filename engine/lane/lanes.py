@@ -1,4 +1,4 @@
-"""The fast lanes of a worker: makes them, looks after them with one timer, and ends them."""
+"""Makes the fast lanes of a worker, checks their time limits with one timer, and closes them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ TICK_S: Final = 0.25
 
 
 class Lanes:
-    """Makes the protocol of each client that connects."""
+    """Makes a fast lane for each client that connects."""
 
     def __init__(self, connections: Connections, redeem: Redeem, settings: Settings) -> None:
         self._shared = Shared(connections, redeem, settings)
-        self._shared.on_enter = self._keep_looking
+        self._shared.on_enter = self._start_timer
         self._loop = asyncio.get_running_loop()
         self._empty = asyncio.Event()
         self._shared.on_empty = self._empty.set
@@ -33,7 +33,7 @@ class Lanes:
         return FastLane(self._shared)
 
     async def close(self, timeout_s: float) -> None:
-        """Have what is in flight answered, for so long at most, and close all connections."""
+        """Wait at most ``timeout_s`` for the requests in flight, and close all connections."""
         shared = self._shared
         shared.stopping = True
         self._empty.clear()
@@ -48,12 +48,12 @@ class Lanes:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _keep_looking(self) -> None:
+    def _start_timer(self) -> None:
         if self._timer is None:
-            self._timer = self._loop.call_later(TICK_S, self._look)
+            self._timer = self._loop.call_later(TICK_S, self._check_lanes)
 
-    def _look(self) -> None:
+    def _check_lanes(self) -> None:
         now = self._shared.now()
         for lane in tuple(self._shared.open):
             lane.look(now)
-        self._timer = self._loop.call_later(TICK_S, self._look) if self._shared.open else None
+        self._timer = self._loop.call_later(TICK_S, self._check_lanes) if self._shared.open else None

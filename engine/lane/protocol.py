@@ -1,4 +1,4 @@
-"""One client's connection, for as long as it sends plain redemptions."""
+"""A client's connection in the fast lane, while it sends plain redemptions one after another."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from engine.api.outcomes import Outcome
     from engine.lane.shared import Shared
 
-PIECES_MAX: Final = 64  # in which a request is passed on as it came
-# A request that is not whole after this goes to aiohttp, and with it the question of its time limits.
+PIECES_MAX: Final = 64  # a request is handed over in the pieces in which it arrived; later pieces are joined
+# A request that is not complete after this time goes to aiohttp. aiohttp then applies the time limits.
 PATIENCE_S: Final = 0.5
 _NO_HEAD: Final = PlainHead("", 0, is_last=False)
 
 
 class FastLane(asyncio.Protocol):
-    """Answers redemptions one after another, and hands the connection over at anything else.
+    """Answers redemptions one after another. For any other request it hands the connection over to aiohttp.
 
-    A hand-over happens between two requests, when nothing is in flight: so answers keep their order.
-    Several requests at once are something else, too: what is wrong with one of them may concern the others.
+    A hand-over happens only while no request is in flight, so answers keep their order. Several requests at
+    once are handed over too, because an error in one of them may affect the others.
     """
 
     __slots__ = (
@@ -39,18 +39,18 @@ class FastLane(asyncio.Protocol):
         self._head: PlainHead = _NO_HEAD
         self._key: str | None = None
         self._transport: asyncio.Transport | None = None  # None: gone, or handed over
-        self._received = b""  # of the requests that are not taken up yet
-        self._pieces: list[bytes] = []  # as it came: what is wrong in one may concern what is in the same
-        self._body_at = 0  # where its body begins; 0 until its head is read
-        self._number = 0  # of the redemption in flight, or the last one
+        self._received = b""  # bytes of requests that have not been started
+        self._pieces: list[bytes] = []  # the same bytes in the pieces in which they arrived, for aiohttp
+        self._body_at = 0  # where the body begins; 0 until the head is read
+        self._number = 0  # number of the redemption in flight, or of the last one
         self._in_flight = self._has_answered = False
         self._says_no_more = self._reading_paused = self._writing_paused = self._closing = False
-        self._since = shared.now()  # what it waits for, it waits for since then
+        self._since = shared.now()  # since when the lane has been waiting
 
-    # what the transport calls
+    # called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the client, unless there are too many."""
+        """Accept the client, or refuse it if there are too many."""
         self._transport = transport  # type: ignore[assignment] # stream protocols get a Transport
         tcp_keepalive(transport)  # type: ignore[arg-type] # the same
         self._shared.enter(self)
@@ -60,22 +60,22 @@ class FastLane(asyncio.Protocol):
             self._close()
 
     def connection_lost(self, _: Exception | None) -> None:
-        """The client is gone; what it asked for goes on."""
+        """Forget the client. Its redemption in flight goes on."""
         self._transport = None
         self._received = b""
         self._shared.leave(self)
         self._shared.connections.left()
 
     def eof_received(self) -> bool:
-        """A client that says no more may still wait for its answers."""
+        """Note that the client has closed its side. It may still wait for answers."""
         self._says_no_more = True
         if self._received and not self._in_flight and not self._writing_paused:
-            self._hand_over()  # not whole: aiohttp may know by now that it is wrong, and say so
+            self._hand_over()  # an incomplete request: aiohttp may find an error in it and answer
             return True
         return self._in_flight or self._writing_paused
 
     def data_received(self, data: bytes) -> None:
-        """Take it up, unless an earlier request is in the way."""
+        """Start the request, unless an earlier one is in flight."""
         if self._received:
             if len(self._pieces) < PIECES_MAX:
                 self._pieces.append(data)
@@ -93,12 +93,12 @@ class FastLane(asyncio.Protocol):
             self._pause_reading()
 
     def pause_writing(self) -> None:
-        """The client does not read its answers: it gets no more, and is not read from."""
+        """Stop reading from a client that does not read its answers."""
         self._writing_paused = True
         self._pause_reading()
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """Go on: the client reads its answers again."""
         self._writing_paused = False
         if not self._in_flight:
             self._go_on()
@@ -106,7 +106,7 @@ class FastLane(asyncio.Protocol):
     # requests
 
     def _go_on(self) -> None:
-        """Nothing is in flight: take up what has come, then see whether there is more to wait for."""
+        """Start the next request if it is here; else close the connection or go on reading."""
         if self._must_wait():
             return
         if self._received:
@@ -123,7 +123,7 @@ class FastLane(asyncio.Protocol):
         return self._in_flight or self._writing_paused or self._closing
 
     def _take(self) -> None:
-        """Take up what has come once it is one plain request; hand it over once it cannot be."""
+        """Start the request once it is a complete plain redemption; hand it over once it cannot be one."""
         received = self._received
         if not self._body_at:
             is_other = not received.startswith(LINE) and not LINE.startswith(received)
@@ -159,21 +159,21 @@ class FastLane(asyncio.Protocol):
         return True
 
     def _redeem(self, body: bytes) -> bool:
-        """Have it redeemed; False where nothing was done, and only aiohttp's lane can tell what to say."""
+        """Start the redemption. False if nothing was done and aiohttp must answer."""
         self._number += 1
         self._in_flight = True
         on_done = functools.partial(self._answered, self._number)
         try:
-            taken = self._shared.redeem(self._head.authorization, self._key, body, on_done)
-        except Exception as error:  # noqa: BLE001 - a bug of ours: told as aiohttp's lane tells it
+            is_started = self._shared.redeem(self._head.authorization, self._key, body, on_done)
+        except Exception as error:  # noqa: BLE001 - a bug of ours gets the same answer as in aiohttp's lane
             self._fail(error)
             return True
-        if not taken:
+        if not is_started:
             self._in_flight = False
-        return taken
+        return is_started
 
     def _answered(self, number: int, outcome: Outcome) -> None:
-        """Send the answer to the redemption of that number, unless it has one."""
+        """Send the answer to the redemption with this number, unless it has been answered."""
         if number != self._number or not self._in_flight:
             return
         self._in_flight = False
@@ -189,7 +189,7 @@ class FastLane(asyncio.Protocol):
             self._go_on()
 
     def _fail(self, error: Exception) -> None:
-        """Answer with our own bug, and hang up."""
+        """Log a bug of ours, answer ``internal_error``, and close the connection."""
         log_failure(error)
         if self._in_flight and self._transport is not None:
             self._transport.write(self._shared.answers.of(Refused("internal_error"), is_last=True))
@@ -199,7 +199,7 @@ class FastLane(asyncio.Protocol):
     # the connection
 
     def look(self, now: float) -> None:
-        """Called several times a second: has it waited for too long?"""
+        """Hand over or close if the lane has waited too long. Called several times a second."""
         waited_s = now - self._since
         if self._transport is None or self._in_flight or self._closing:
             return
@@ -218,7 +218,7 @@ class FastLane(asyncio.Protocol):
             self._close()
 
     def stop(self) -> None:
-        """Close the connection once nothing is in flight; nothing more is taken up."""
+        """Close the connection once no request is in flight. No new request is started."""
         if not self._in_flight:
             self._close()
 
@@ -228,7 +228,7 @@ class FastLane(asyncio.Protocol):
             self._transport.abort()
 
     def resume(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Take the client back, with what it has sent since its last answer."""
+        """Take the client back from aiohttp, with the bytes that it has sent since its last answer."""
         self._transport = transport
         self._has_answered = True
         self._shared.enter(self)
@@ -236,7 +236,7 @@ class FastLane(asyncio.Protocol):
         self.data_received(data)
 
     def _hand_over(self) -> None:
-        """Let aiohttp have the client, and all that it has sent behind its last answer."""
+        """Hand the client over to aiohttp, with the bytes that it has sent since its last answer."""
         transport, pieces = self._transport, self._pieces
         if transport is None or transport.is_closing():
             return

@@ -1,4 +1,4 @@
-"""What all lanes of a worker share."""
+"""The objects that all fast lanes of a worker share, and the set of open lanes."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
 
 
 class Lane(Protocol):
-    """One client's lane, as its worker looks after it."""
+    """A client's lane, as its worker sees it."""
 
     def look(self, now: float) -> None:
-        """Called several times a second: has it waited for too long?"""
+        """Check how long the lane has waited. Called several times a second."""
 
     def stop(self) -> None:
-        """Close once nothing is in flight."""
+        """Close the connection once no request is in flight."""
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close the connection at once."""
 
 
 class Shared:
-    """What a lane needs beside its connection; and the lanes that are open.
+    """The objects that every lane needs, and the open lanes.
 
     Attributes:
-        stopping: the worker is to stop; nothing more is taken up.
-        on_enter, on_empty: are told that a lane has been opened, that none is left.
+        stopping: the worker is stopping; no new request is started.
+        on_enter, on_empty: called when a lane is opened, and when no lane is left.
     """
 
     def __init__(self, connections: Connections, redeem: Redeem, settings: Settings) -> None:
         self.connections = connections
         self.redeem = redeem
         self.settings = settings
-        # Larger bodies than may wait in a lane are aiohttp's.
+        # aiohttp takes requests with bodies that are larger than the bytes that may wait in a lane.
         self.heads = Heads(min(settings.body_bytes_max, WAITING_BYTES_MAX))
         self.answers = Answers(settings)
         self.stopping = False
@@ -54,16 +54,16 @@ class Shared:
         self.on_empty: Callable[[], None] = _nothing
 
     def enter(self, lane: Lane) -> None:
-        """Look after a lane."""
+        """Add a lane that was opened, or taken back from aiohttp."""
         self.open.add(lane)
         self.on_enter()
 
     def leave(self, lane: Lane) -> None:
-        """It is closed, or handed over."""
+        """Remove a lane that was closed or handed over."""
         self.open.discard(lane)
         if not self.open:
             self.on_empty()
 
 
 def _nothing() -> None:
-    """Until somebody wants to be told."""
+    """Do nothing: the callback until another is set."""
