@@ -187,7 +187,7 @@ class Lifecycle:
         return [self.redeem(code, user, amount, order) for code in codes]
 
     def hold(self, code: ModelCode, user: str, amount: Amount, order: str) -> ModelAnswer:
-        """ModelHold a code for an order. The order that holds it already renews its hold."""
+        """Hold a code for an order. The order that holds it already renews its hold."""
         if refusal := _unusable(code):
             return ModelAnswer(refusal)
         refusal, own = self._own_hold(code, order, user)

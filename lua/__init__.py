@@ -1,1 +1,1 @@
-"""The scripts that decide, one a file, and the loader that composes them."""
+"""The Lua scripts, one operation per file, and the loader that composes them."""

@@ -1,5 +1,5 @@
 #!lua
--- Tops up balances, or corrects them: the attempt's `amount` may be negative.
+-- Adds the attempt's `amount` to balances. The amount may be negative.
 -- Answers, one for each attempt: `adjusted <event id> <balance left>`, a refusal, or `replayed <the first answer>`.
 
 -- @include lib/answer_each

@@ -1,7 +1,7 @@
 #!lua
--- Reserves idempotency keys, each on the shard that the key belongs to, for attempts on codes of other shards. Whoever uses
--- the key again with a code of yet another shard is told so here.
--- Answers, one for each attempt: `claimed`; `replayed <the first answer>`, if the same request has been here before; or
+-- Reserves idempotency keys on their home shard, for attempts on codes of other shards. So the engine notices when a key is
+-- used again with a code of a third shard.
+-- Answers, one for each attempt: `claimed`; `replayed <the first answer>`, if the same request reserved the key before; or
 -- `idempotency_key_reused`.
 
 -- @include lib/answer_each

@@ -1,17 +1,17 @@
 #!lua
--- Redeems several codes of one shard together: all of them, or none. There is one idempotency record for all of them,
--- under the key of the first attempt.
--- Answers {'ok', answer}: what redeem.lua would answer to each, a line each, with a line `refused` in front if one of
--- them was refused, and nothing was done; or `replayed <the first answer>`.
+-- Redeems several codes of one shard together: all or none. They share one idempotency record, under the key of the first
+-- attempt.
+-- Answers {'ok', answer}. The answer has one line for each code: the answer of redeem.lua. If a code was refused, nothing
+-- was done, and the first line is `refused`. Or the answer is `replayed <the first answer>`.
 
 -- @include lib/preamble
 -- @include lib/idempotency
 -- @include lib/redeem
 -- @include lib/write_work
 
--- What to answer, and whether an idempotency record is kept of it.
+-- Returns the answer, and whether to store it as the idempotency record.
 local function redeem_all()
-    local answers, refused, kept = {}, false, true
+    local answers, refused, is_final = {}, false, true
     for _ in next_attempt, 0, 0 do
         local answer = redeem()
         local word = string.match(answer, '^%S+')
@@ -19,22 +19,22 @@ local function redeem_all()
             begin_work()
             return word, false
         end
-        refused, kept = refused or word ~= ANSWER.redeemed, kept and not NOT_KEPT[word]
+        refused, is_final = refused or word ~= ANSWER.redeemed, is_final and not NOT_KEPT[word]
         answers[#answers + 1] = answer
     end
     if refused then
         begin_work()
         table.insert(answers, 1, ANSWER.refused)
     end
-    return table.concat(answers, '\n'), kept
+    return table.concat(answers, '\n'), is_final
 end
 
 next_attempt(0, 0)
 local answer = read_idempotency_record()
 if not answer then
-    local kept
-    answer, kept = redeem_all()
-    if kept then
+    local is_final
+    answer, is_final = redeem_all()
+    if is_final then
         next_attempt(0, 0)
         keep_idempotency_record(answer)
     end

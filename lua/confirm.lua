@@ -1,15 +1,15 @@
 #!lua
--- Turns holds into redemptions. The attempt's fields are those of `hold_record`, which the caller has read; if there was
--- none, it is empty, and so are they. With `decided` 1 the hold is one of several of a cross-shard transaction that was
--- decided: then nothing but the hold itself can refuse it.
--- Answers, one for each attempt: `redeemed <event id> <amount> <balance left>` and, on lines of their own, the hold's
--- record; a refusal; `replayed <the first answer>`; or `stale_hold`: the record is another now.
+-- Turns holds into redemptions. `hold_record` is the hold's record as the caller has read it; the attempt's fields come from
+-- it. If there was no record, it is empty, and so are the fields. `decided` is 1 for a hold of a cross-shard transaction that
+-- was decided. Then only the state of the hold itself can lead to a refusal.
+-- Answers, one for each attempt: `redeemed <event id> <amount> <balance left>` and, on the following lines, the hold's
+-- record; a refusal; `replayed <the first answer>`; or `stale_hold`, if the record has changed since the caller read it.
 
 -- @include lib/answer_each
 -- @include lib/campaign
 -- @include lib/confirm_hold
 
--- Why a hold that is there cannot be confirmed.
+-- The refusal of a hold that exists, or nil if it can be confirmed.
 local function refusal_of(hold, campaign)
     if now_ms >= hold.expires_at_ms then
         return ANSWER.hold_expired

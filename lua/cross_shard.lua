@@ -1,11 +1,17 @@
 #!lua
--- The commit record of a cross-shard transaction, on the shard where its idempotency key belongs: which worker is at it,
--- and, as soon as it is decided, what must be done, whoever does it (engine/redemption/cross_shard.py).
--- `step` is `begin`: keep all others from it for BUSY_MS; `decide`: keep `payload`; `end`: nothing is left to do, and
--- `payload`, unless it is empty, becomes the idempotency record. `begin` also claims the key, as claim_key.lua does.
--- Answers, one for each attempt: `begun` and, on a line of its own, the token of a worker that had begun it and is gone;
--- `decided`; `ended`; `busy`: another worker is at it; `lost`: another worker took it over; `resume` and, on lines of
--- their own, the commit record of what was decided; `replayed <the first answer>`; `idempotency_key_reused`.
+-- Makes a step of a cross-shard transaction in its commit record, on the home shard of its idempotency key. The record says
+-- which worker runs the transaction and, after the decision, what must be done (engine/redemption/cross_shard.py).
+-- `step` is one of:
+--   `begin`: keep other workers away for BUSY_MS, and reserve the key as claim_key.lua does
+--   `decide`: store `payload`, the decision
+--   `end`: delete the commit record; `payload`, unless it is empty, becomes the idempotency record
+-- Answers, one for each attempt:
+--   `begun` and, on the next line, the nonce of a worker that began the transaction before and is gone
+--   `decided`; `ended`
+--   `busy`: another worker runs the transaction
+--   `lost`: another worker has taken it over
+--   `resume` and, on the following lines, the commit record: the transaction was decided before
+--   `replayed <the first answer>`; `idempotency_key_reused`
 
 -- @include lib/answer_each
 
@@ -29,7 +35,7 @@ local function begin(record, state, owner, busy_until_ms, nonce)
     return owner and ANSWER.begun .. '\n' .. owner or ANSWER.begun, begun
 end
 
--- Answers the step; and the commit record to write, if any.
+-- Returns the answer, and the commit record to write, if any.
 local function take_step(record, step, nonce, payload)
     local state, owner, busy_until_ms = string.match(record or '', '^(%a+)\n(%x+)\n(%d+)\n')
     busy_until_ms = tonumber(busy_until_ms)

@@ -1,7 +1,7 @@
 #!lua
--- Holds codes, or parts of balances, for orders. An order that asks again renews its own hold.
--- Answers, one for each attempt: `held <hold id> <amount> <expires at, ms>`, for a balance also ` <balance left>`; else as
--- redeem.lua.
+-- Holds codes, or parts of balances, for orders. If the order holds the code already, its hold is renewed.
+-- Answers, one for each attempt: `held <hold id> <amount> <expires at, ms>`, for a balance also ` <balance left>`; other
+-- answers as in redeem.lua.
 
 -- @include lib/answer_each
 -- @include lib/add_event
@@ -16,7 +16,7 @@ local function answer_held(id, hold_amount, expires_at_ms, left)
         .. (left and ' ' .. text(left) or '')
 end
 
--- A balance may be held with another amount: as if the old part were given back first.
+-- A hold on a balance may be renewed with another amount: the old amount is given back first.
 local function renew(campaign, hold, expires_at_ms)
     local taken, left = hold.amount, nil
     if campaign.kind == 'balance' then

@@ -1,11 +1,13 @@
-"""Composes the scripts of this folder and holds their callers to their contract.
+"""Composes the scripts of this folder, and checks that callers pass what a script expects.
 
-``-- @include lib/name`` stands for that file's content: depth first, once each. ``ANSWER.word`` stands for
-the word, which must be in the table of answers (``lib/answers.lua``).
+The loader replaces ``-- @include lib/name`` by the content of that file: depth first, each file once. It
+replaces ``ANSWER.word`` by the word as a string. The word must be in the table of answers
+(``lib/answers.lua``).
 
-The signature of a script is what it binds: KEYS and ARGV to locals, and the fields of each attempt: first
-those of every script (``lib/attempt.lua``), then its own, which are the parameters of the function that it
-gives to ``answer_each``. Its caller names what it passes, and ``load`` compares the two.
+The signature of a script is the names that it binds. These are the locals for KEYS and ARGV, and the fields
+of each attempt: first the fields of every script (``lib/attempt.lua``), then the script's own fields. These
+are the parameters of the function that it passes to ``answer_each``. The caller names what it passes, and
+``load`` compares the two.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ _SHEBANG = re.compile(r"#!lua( flags=[a-z,-]+)?\n")
 
 
 class ScriptError(Exception):
-    """A script cannot be composed, or is called with other keys or arguments than it binds."""
+    """A script cannot be composed, or its caller passes other keys, arguments or fields than it binds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +47,12 @@ class Script:
     """A script ready for EVALSHA.
 
     Attributes:
-        name: its file, without the ending.
+        name: the name of its file, without the extension.
         source: the composed text.
-        sha: the SHA-1 that Redis knows it by; another content has another, so two versions
-            live side by side during a deploy.
+        sha: its SHA-1, the name of the script in Redis. Another content has another SHA-1, so two versions
+            can be in use during a deploy.
         keys, arguments: the names bound to the first KEYS and ARGV.
-        attempt: the names of the fields that repeat in the array ``fields``, for each attempt.
+        attempt: the names of the fields of one attempt. They repeat in the array ``fields`` for each attempt.
     """
 
     name: str
@@ -69,10 +71,11 @@ def load(
     attempt: Sequence[str] | None = None,
     folder: Traversable | None = None,
 ) -> Script:
-    """Compose a script, and compare what it binds with what its caller says it passes.
+    """Compose a script, and compare the names that it binds with the names that its caller passes.
 
     Raises:
-        ScriptError: a file is missing, an include goes in a circle, a word is no answer, or the two differ.
+        ScriptError: a file is missing, includes form a circle, an answer is not in the table, or the names
+            differ.
     """
     source = compose(name, folder or resources.files("lua"))
     script = Script(
@@ -89,25 +92,25 @@ def load(
         ("fields of an attempt", attempt, script.attempt),
     ):
         if passed is not None and tuple(passed) != bound:
-            raise ScriptError(f"{name}.lua takes the {what} {bound}, its caller passes {tuple(passed)}")
+            raise ScriptError(f"{name}.lua takes the {what} {bound}, but its caller passes {tuple(passed)}")
     return script
 
 
 def compose(name: str, folder: Traversable) -> str:
-    """The text of a script with everything it includes.
+    """The text of a script with everything that it includes.
 
     Raises:
-        ScriptError: a file is missing, does not start with ``#!lua``, includes itself, or answers with a
-            word that is not in the table.
+        ScriptError: a file is missing, the text does not start with ``#!lua``, a file includes itself, or an
+            answer is not in the table.
     """
-    source = _expand(name, folder, seen=set(), path=())
+    source = _expand(name, folder, included=set(), path=())
     if not _SHEBANG.match(source):
         raise ScriptError(f"{name}.lua does not start with #!lua")
     return _with_answers(name, source, folder)
 
 
 def answers(folder: Traversable | None = None) -> dict[str, dict[str, str]]:
-    """The table of answers: for each group its words, and for each word what is answered behind it."""
+    """The table of answers: for each group its words, and for each word the format of the text after it."""
     text = _read(_ANSWERS_FILE, folder or resources.files("lua"))
     return {
         group[1]: {word[1]: word[2] or "" for word in _WORD.finditer(group[2])}
@@ -116,7 +119,7 @@ def answers(folder: Traversable | None = None) -> dict[str, dict[str, str]]:
 
 
 def _with_answers(name: str, source: str, folder: Traversable) -> str:
-    """Put in the words: a table that is made anew in each call of a script would make every call dearer."""
+    """Replace ``ANSWER.word`` by strings. A Lua table instead would be built in every call of a script."""
     if not _ANSWER.search(source):
         return source
     groups = answers(folder)
@@ -132,20 +135,24 @@ def _with_answers(name: str, source: str, folder: Traversable) -> str:
     return _ANSWER.sub(text, source)
 
 
-def _expand(name: str, folder: Traversable, *, seen: set[str], path: tuple[str, ...]) -> str:
+def _expand(name: str, folder: Traversable, *, included: set[str], path: tuple[str, ...]) -> str:
     if name in path:
         raise ScriptError(f"circle of includes: {' -> '.join((*path, name))}")
-    if name in seen:
+    if name in included:
         return ""
-    seen.add(name)
+    included.add(name)
     text = _read(name, folder, f", included by {path[-1]}" if path else "")
-    return _INCLUDE.sub(lambda match: _expand(match[1], folder, seen=seen, path=(*path, name)).rstrip(), text)
+
+    def content(match: re.Match[str]) -> str:
+        return _expand(match[1], folder, included=included, path=(*path, name)).rstrip()
+
+    return _INCLUDE.sub(content, text)
 
 
-def _read(name: str, folder: Traversable, why: str = "") -> str:
+def _read(name: str, folder: Traversable, included_by: str = "") -> str:
     file = folder.joinpath(*f"{name}.lua".split("/"))
     if not file.is_file():
-        raise ScriptError(f"{name}.lua is missing{why}")
+        raise ScriptError(f"{name}.lua is missing{included_by}")
     return file.read_text(encoding="utf-8")
 
 
@@ -159,12 +166,12 @@ def _bound(source: str, table: str) -> tuple[str, ...]:
 
 
 def _fields_of_attempt(name: str, source: str) -> tuple[str, ...]:
-    """The fields that every script takes, and behind them the script's own."""
+    """The fields that every script takes, then the script's own fields."""
     fields = _names(match[1]) if (match := _COMMON_FIELDS.search(source)) else ()
     last = _LAST_COMMON.search(source)
     if (int(last[1]) + 1 if last else 0) != len(fields):
         raise ScriptError(
-            f"{name}.lua unpacks {len(fields)} fields of every attempt, its `last` says otherwise"
+            f"{name}.lua unpacks {len(fields)} fields of every attempt, but its `last` is for another number"
         )
     call = _ANSWER_EACH.search(source)
     if not call:
@@ -174,7 +181,9 @@ def _fields_of_attempt(name: str, source: str) -> tuple[str, ...]:
         raise ScriptError(f"{name}.lua has no function {call[1]} to answer each attempt")
     own = _names(decide[1])
     if int(call[2] or 0) != len(own):
-        raise ScriptError(f"{call[1]} in {name}.lua takes {len(own)} fields, answer_each is told otherwise")
+        raise ScriptError(
+            f"{call[1]} in {name}.lua takes {len(own)} fields, but answer_each gets another number"
+        )
     return fields + own
 
 
@@ -183,7 +192,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def names() -> list[str]:
-    """All scripts of this folder, by name."""
+    """The names of all scripts of this folder, sorted."""
     return sorted(
         file.name.removesuffix(".lua")
         for file in resources.files("lua").iterdir()
@@ -195,7 +204,7 @@ def write_composed(target: Path) -> None:
     """Write every composed script to a folder, for luacheck."""
     target.mkdir(parents=True, exist_ok=True)
     for name in names():
-        # luacheck knows the shebang line, and reports columns and lines of the composed text.
+        # luacheck accepts the shebang line. It reports lines and columns of the composed text.
         (target / f"{name}.lua").write_bytes(load(name).source)
 
 

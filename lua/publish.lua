@@ -1,15 +1,16 @@
 #!lua
--- Brings the configuration of a shard from version `base`, or a later one, up to `target`: in one
--- call, or in several of which only the last moves the version. Each row carries the version it
--- changed at and never replaces a later one, so publishers may overtake each other.
--- Answers {'published'}; or, with nothing done, {'current'}: the shard is there already; {'gap'}: it is below `base`, so
--- rows would be missing; {'behind'}: it is being rebuilt, or its stream ends before the ledger does. Then it has lost
--- data, and a configuration would make redeemed codes fresh again.
+-- Updates the configuration of a shard from version `base`, or a later one, to version `target`. This takes one call, or
+-- several; then only the last one sets the version. Each row has the version of its last change and never replaces a later
+-- one, so two publishers may run at once.
+-- Answers {'published'}. Or it does nothing, and answers {'current'}: the shard has this version already; {'gap'}: the shard
+-- is below `base`, so rows would be missing; {'behind'}: the shard is being rebuilt, or its stream ends before the ledger
+-- does. In the last case the shard has lost data, and with a configuration its redeemed codes could be redeemed again.
 local version_key, events_key, rebuilding_key = KEYS[1], KEYS[2], KEYS[3]
 local base, target, ledger_offset, last, records = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
--- `records` times a version, a field, a record and an event follow, for KEYS[4], the control hash, and KEYS[5],
--- its index of versions; then, up to the end, campaigns: each its position in KEYS and its fields. The event is JSON, or
--- empty for none; the call that takes the record over adds it to the stream, once.
+-- These arguments follow:
+--   `records` times: version, field, record, event. They go to KEYS[4], the control hash, and KEYS[5], its index of versions.
+--   The event is JSON, or empty for none. Only the call that writes the record adds the event to the stream.
+--   Then, up to the end, campaigns: each has its position in KEYS and its fields.
 local first_record, record_width = 6, 4
 local CAMPAIGN_FIELDS = {
     'version', 'id', 'state', 'kind', 'starts_at_ms', 'ends_at_ms', 'max_uses', 'stock', 'per_user_limit', 'budget',
@@ -36,7 +37,7 @@ end
 local control_key, changed_key = KEYS[4], KEYS[5]
 local first_campaign = first_record + tonumber(records) * record_width
 
--- Read: which rows are new to this shard.
+-- Read which rows are new to this shard.
 local record_news, event_news, campaign_news = {}, {}, {}
 for at = first_record, first_campaign - 1, record_width do
     local version, field, record, event = unpack(ARGV, at, at + record_width - 1)
@@ -59,7 +60,7 @@ for at = first_campaign, #ARGV, #CAMPAIGN_FIELDS + 1 do
 end
 local _, event_ms, event_seq = read_clock(events_key)
 
--- Write. A campaign's counters are in the same hash: its fields are set, never deleted.
+-- Write. A campaign's counters are in the same hash, so its fields are set and the hash is never deleted.
 for _, news in ipairs(record_news) do
     redis.call('HSET', control_key, news[2], news[3])
     redis.call('ZADD', changed_key, news[1], news[2])

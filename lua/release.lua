@@ -1,8 +1,9 @@
 #!lua
--- Ends holds, and gives back what they had taken. `event_type` is `released`, on request, or `expired`, for those whose
--- time is over; their traces are removed a day later. The attempt's fields are those of `hold_record`, which the caller
--- has read; if there was none, it is empty, and so are they.
--- Answers, one for each attempt: `released <event id>` and, on lines of their own, the hold's record; or as confirm.lua.
+-- Ends holds, and gives back what they have taken. `event_type` is `released` if a client asks for it, or `expired` if the
+-- hold's time is over. An expired hold leaves a mark, which is removed a day later. `hold_record` is the hold's record as the
+-- caller has read it; the attempt's fields come from it. If there was no record, it is empty, and so are the fields.
+-- Answers, one for each attempt: `released <event id>` and, on the following lines, the hold's record; other answers as in
+-- confirm.lua.
 
 -- @include lib/answer_each
 -- @include lib/add_event

@@ -1,6 +1,6 @@
 #!lua
--- Undoes redemptions, whole or in part. What was given back of each redemption is kept under its id, for ever: there is
--- no age limit. The attempt's `amount` is what to give back, empty for all that is left.
+-- Undoes redemptions, completely or in part. The attempt's `amount` is the amount to give back; empty means all that is left.
+-- The total given back is stored for each redemption, for ever, so a rollback has no age limit.
 -- Answers, one for each attempt: `rolled_back <event id> <amount> <given back so far> <balance left>`, a refusal, or
 -- `replayed <the first answer>`.
 
@@ -10,7 +10,7 @@
 -- @include lib/code_state
 -- @include lib/usage
 
--- How much to give back, and whether that is all of it; or a refusal.
+-- Returns a refusal; or nil, the amount to give back, and whether nothing is left of the redemption then.
 local function decide_amount(campaign, redeemed_amount, given_back)
     if campaign.kind == 'balance' then
         local left = redeemed_amount - (given_back or 0)
@@ -45,7 +45,7 @@ local function roll_back(rolled_at, redemption, redeemed_amount, and_void)
         return refusal
     end
     if campaign.kind == 'balance' and read_left(campaign) + returned > AMOUNT_MAX then
-        return ANSWER.invalid_amount -- it was topped up since, to more than can be told
+        return ANSWER.invalid_amount -- the balance was topped up since; more than AMOUNT_MAX cannot be stored
     end
     local state = read_state()
     count_use(campaign, whole and -1 or 0, -(returned or 0))

@@ -1,7 +1,7 @@
 #!lua
--- Makes single codes void, or lifts that (`make_void` 1 or 0). A batch or a range is void by configuration:
--- `void_by_range` says whether the code is, and comes back, so that a replay tells what was so then.
--- Answers, one for each attempt: `voided` or `unvoided`, the event id, or `-` if it was so already, and `void_by_range`;
+-- Makes one code void (`make_void` 1) or valid again (`make_void` 0). Whole batches and ranges are void by configuration, not
+-- here: `void_by_range` says whether the code is void by them. It is repeated in the answer, so a replay has the same value.
+-- Answers, one for each attempt: `voided` or `unvoided`, the event id, or `-` if nothing changed, and `void_by_range`;
 -- `already_redeemed`; or `replayed <the first answer>`.
 
 -- @include lib/answer_each
@@ -13,7 +13,7 @@
 local function change_void(make_void, void_by_range)
     local campaign, state = read_campaign(), read_state()
     make_void = make_void == 1
-    local done = make_void and ANSWER.voided or ANSWER.unvoided -- both the answer and the event's type
+    local done = make_void and ANSWER.voided or ANSWER.unvoided -- the answer's word, and the event's type
     if not campaign.id then
         return ANSWER.unpublished
     elseif state == REDEEMED then

@@ -230,7 +230,9 @@ def parse_adjust(body: bytes, settings: Settings) -> AdjustRequest:
     request = decoded(_decode_adjust, body)
     check_text("reason", request.reason, settings.reason_length_max)
     if request.amount == 0 or abs(request.amount) > AMOUNT_MAX:
-        raise Refusal("invalid_amount", f"amount must be between -{AMOUNT_MAX} and {AMOUNT_MAX}, and not 0")
+        raise Refusal(
+            "invalid_amount", f"amount must be between -{AMOUNT_MAX} and {AMOUNT_MAX} minor units, and not 0"
+        )
     return request
 
 

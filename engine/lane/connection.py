@@ -53,7 +53,7 @@ class Connections:
             f"Content-Type: {PROBLEM_TYPE}\r\n"
             f"Content-Length: {len(body)}\r\n"
             f"Retry-After: {self.settings.retry_after_s}\r\n"
-            "ClientConnection: close\r\n\r\n"
+            "Connection: close\r\n\r\n"
         )
         transport.write(head.encode() + body)
         transport.close()

@@ -165,7 +165,7 @@ class Resolver:
             return lookups
         latest = self._loop.time() + self._imported.patience_s
         for lookup in [lookup for lookup in lookups if lookup.deadline <= latest]:
-            lookup.failed(Overloaded("waited too long to be looked up"))
+            lookup.failed(Overloaded("the look-up waited too long"))
         lookups = [lookup for lookup in lookups if lookup.deadline > latest]
         try:
             found = await self._imported.find(

@@ -4,7 +4,7 @@
 -- @include lib/text
 -- @include lib/unit_of_work
 
-local MARK = '\31' -- in an order: the token behind it makes a hold part of one cross-shard transaction; nobody sees it
+local MARK = '\31' -- in an order; the text from here on marks a hold of a cross-shard transaction, and is not in the event
 
 local function shown_order()
     if attempt.order == '' then
@@ -14,7 +14,7 @@ local function shown_order()
     return mark and string.sub(attempt.order, 1, mark - 1) or attempt.order
 end
 
--- Answers the event's id. Without the id of a redemption, the event is one itself.
+-- Returns the event's id. If `redemption` is nil, the event is itself a redemption or a hold, and its id is used.
 local function add_event(type, redemption, campaign, event_amount)
     local event_at = text(event_ms)
     local event_id = event_at .. '-' .. string.format('%.0f', event_seq)

@@ -1,11 +1,12 @@
--- Answers every attempt of the call, in their order, and then writes what was decided.
+-- Answers every attempt of the call, in their order, and then writes the unit of work.
 
 -- @include lib/preamble
 -- @include lib/idempotency
 -- @include lib/write_work
 
--- `decide` answers the attempt; its parameters are the script's own fields, as many as `own_fields` says, 0 if it says
--- nothing. An idempotency key that was used before gets its first answer again, unless `decide` sees to that itself.
+-- `decide` returns the answer to an attempt. Its parameters are the script's own fields; `own_fields` is their number, nil
+-- for none. If the idempotency key was used before, the first answer is given again. With `keeps_own_records`, `decide`
+-- reads and writes the idempotency records itself.
 local function answer_each(decide, own_fields, keeps_own_records)
     local answers, count = { ANSWER.ok }, 1
     own_fields = own_fields or 0

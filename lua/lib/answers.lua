@@ -1,6 +1,6 @@
--- Every word that a script answers with, and what it answers behind the word.
--- A script writes ANSWER.word; ANSWERS.group is the set of a group's words. The loader puts the text in their place, so
--- a word that is not in this table is an error when the script is loaded, and no call pays for the table.
+-- All words that scripts answer with, and the format of the text after each word.
+-- A script uses ANSWER.word, or ANSWERS.group for the set of a group's words. The loader replaces both by their text. So a
+-- word that is not in this table is an error when the script is loaded, and no call has to build the table.
 -- tests/lua/test_answers.py compares it with the words that the engine knows.
 return {
     call = { -- the first element of every reply
@@ -50,12 +50,12 @@ return {
     refusal_of_key = {
         idempotency_key_reused = '',
     },
-    undecided = { -- nothing was done; the engine must do something, and ask again
-        unpublished = '', -- the shard does not know the campaign as the caller does; of a call: it knows nothing
-        holds_expired = '', -- holds that have expired must be given back first
-        stale_hold = '', -- the hold's record is not the one that the caller has read
+    undecided = { -- nothing was done; the engine must do something first, and call again
+        unpublished = '', -- the shard does not have the campaign as the caller has it; of a call: no configuration at all
+        holds_expired = '', -- expired holds must be given back first
+        stale_hold = '', -- the hold's record has changed since the caller read it
     },
-    several = { -- in front of other answers
+    several = { -- followed by other answers
         replayed = '<the first answer>',
         refused = '\n<the answer for each code, a line each>',
     },
@@ -67,7 +67,7 @@ return {
         lost = '',
         resume = '\n<commit record>',
     },
-    -- No idempotency record is kept of these: a later attempt with the same key may be answered something else.
+    -- These are not stored as idempotency records, because a later attempt with the same key may get another answer.
     not_kept = {
         unpublished = true,
         holds_expired = true,

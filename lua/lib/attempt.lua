@@ -1,16 +1,16 @@
--- The attempt under consideration: the fields that every script takes for each attempt, and then its own.
--- Fields named _at are positions in KEYS, 0 for none. 0 as state_at means that the code is void by its batch or by a
--- range of serials, whatever its own state. What is no text is an argument of its own: its _at is a position in ARGV.
--- One table, filled again for each attempt: locals that many functions share make every call dearer.
+-- The current attempt: the fields that every script takes. A script's own fields are parameters of its function.
+-- Fields with names in _at are positions in KEYS, 0 for none. If state_at is 0, the code is void by its batch or by a range
+-- of serials, and its own state does not matter. Binary fields are arguments of their own; their _at is a position in ARGV.
+-- There is one table, which is filled again for each attempt. Locals that many functions share would cost more.
 local attempt = {
     campaign_at = 0, state_at = 0, used_at = 0, users_at = 0, idempotency_at = 0, idempotency_before_at = 0,
     offset = '', used_field = '', user_digest = '', idempotency_digest = '', fingerprint = '',
     batch = '', serial = '', last4 = '', user = '', amount = '', order = '', key = '', actor = '',
-    counted_read = false, used_read = false, -- what was read of its user and its code (lib/usage)
+    counted_read = false, used_read = false, -- the counts of its user and its code as read from Redis (lib/usage)
 }
 
--- Steps through all attempts: `for last in next_attempt, own_fields, 0 do`. `own_fields` is how many fields of its own
--- the script takes; `last` is the position of the attempt's last field, so its own are the last ones up to there.
+-- Iterates over all attempts: `for last in next_attempt, own_fields, 0 do`. `own_fields` is the number of the script's own
+-- fields. `last` is the position of the attempt's last field. The script's own fields are the last ones, up to there.
 local function next_attempt(own_fields, last_before)
     local at = last_before + 1
     if not fields[at] then

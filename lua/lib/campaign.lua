@@ -2,7 +2,7 @@
 
 -- @include lib/unit_of_work
 
-local AMOUNT_MAX = 9007199254740991 -- 2^53 - 1: what Lua's numbers and JSON's hold exactly
+local AMOUNT_MAX = 9007199254740991 -- 2^53 - 1: the largest integer that numbers in Lua and JSON hold exactly
 
 local function read_campaign()
     local campaign = work.campaigns[attempt.campaign_at]

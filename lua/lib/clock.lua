@@ -1,5 +1,5 @@
--- The clock of a script call: Redis TIME for windows, and the id of the next event, which never goes backwards, even if
--- the clock does.
+-- The clock of a script call: Redis TIME for time windows, and the id of the next event. The id never goes backwards, even
+-- if the clock does.
 
 -- @include lib/last_id
 

@@ -1,4 +1,4 @@
--- The state of the attempt's code: two bits of a string (engine/store/keys.py).
+-- Reads and sets the state of the attempt's code: two bits of a string (engine/store/keys.py).
 
 -- @include lib/unit_of_work
 

@@ -1,11 +1,11 @@
--- Turns a hold into a redemption of `taken`, at most what it holds; the rest goes back.
+-- Turns a hold into a redemption of the amount `taken`. If the hold has a larger amount, the rest is given back.
 
 -- @include lib/add_event
 -- @include lib/code_state
 -- @include lib/holds
 -- @include lib/usage
 
--- Answers the event's id, and the balance left.
+-- Returns the event's id, and the balance left.
 local function confirm_hold(campaign, hold, taken)
     if campaign.kind == 'single' then
         set_state(REDEEMED)

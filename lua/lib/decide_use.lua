@@ -1,10 +1,10 @@
--- What a use of the attempt's code gives, or why there is none.
+-- Decides whether the attempt's code can be used now, and for which amount.
 
 -- @include lib/campaign
 -- @include lib/usage
 -- @include lib/holds_have_expired
 
--- What the code itself gives: a refusal; or nil, the amount taken (nil without one), and the balance left.
+-- Checks the code alone. Returns a refusal; or nil, the amount taken (nil if the code has none), and the balance left.
 local function take_from_code(campaign)
     local used_before = read_used(campaign)
     if campaign.kind == 'balance' then
@@ -24,8 +24,9 @@ local function take_from_code(campaign)
     return nil, tonumber(campaign.amount), nil
 end
 
--- What the code and the limits give: a refusal; or nil, the amount taken, and the balance left. Nothing is counted yet.
--- Instead of a refusal, `holds_expired` while expired holds are not given back: it might not be one then.
+-- Checks the code and the limits. Returns a refusal; or nil, the amount taken, and the balance left. It counts nothing.
+-- While expired holds are not given back, it returns `holds_expired` instead of a refusal: without them, the use may be
+-- possible.
 local function decide_use(campaign)
     local counted = read_counted()
     local refusal, taken, left = take_from_code(campaign)
@@ -37,7 +38,7 @@ local function decide_use(campaign)
         elseif campaign.spent + campaign.added_amount + (taken or 0) > campaign.budget then
             refusal = ANSWER.budget_exceeded
         elseif campaign.per_user_limit and attempt.user ~= '' and not counted then
-            return ANSWER.unpublished -- the caller knows that the limit has ended, this shard not yet
+            return ANSWER.unpublished -- the limit was removed: the caller knows it, this shard does not yet
         elseif campaign.per_user_limit and attempt.user ~= '' and counted >= campaign.per_user_limit then
             refusal = ANSWER.customer_limit_exceeded
         end

@@ -1,4 +1,4 @@
--- The call that appends an event to the stream, to be made with unpack: always the same fields in the same order
+-- Builds the XADD command of an event, for redis.call(unpack(…)). The fields are always the same, in the same order
 -- (engine/store/events.py).
 
 local function event_call(

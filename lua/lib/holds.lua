@@ -1,6 +1,6 @@
--- Holds: a code, or part of a balance, reserved for an order. Everything that a hold has taken is counted as if it were
--- redeemed. Its record: `<expires at, ms> order user amount campaign batch serial last4 actor`, a line each; or EXPIRED,
--- for a day after the hold has expired, so that whoever comes too late is told so.
+-- Reads and writes holds: a code, or part of a balance, reserved for an order. What a hold has taken counts as redeemed.
+-- The record of a hold has one line for each of: expires at (ms), order, user, amount, campaign, batch, serial, last4, actor.
+-- For a day after the hold has expired, EXPIRED replaces the record, so that late calls get `hold_expired`.
 
 -- @include lib/text
 -- @include lib/unit_of_work
@@ -8,7 +8,7 @@
 local EXPIRED = 'expired'
 local EXPIRED_KEPT_MS = 86400000
 
--- Names what one hold at a time can be on: a code that is used whole, or an order's part of another code.
+-- The field for a hold in the hash of held codes. A single code has one hold at most; other codes have one for each order.
 local function held_field(campaign)
     if campaign.kind == 'single' then
         return attempt.batch .. ':' .. attempt.serial
@@ -16,7 +16,7 @@ local function held_field(campaign)
     return attempt.batch .. ':' .. attempt.serial .. ':' .. attempt.order
 end
 
--- The record of a hold; EXPIRED; or nil.
+-- Returns the record of a hold; EXPIRED; or nil.
 local function read_hold_record(id)
     local record = work.holds[id]
     if record == nil then
@@ -33,7 +33,7 @@ local function parse_hold(id, record)
     }
 end
 
--- The hold on the attempt's code, or on its order's part of it; or nil.
+-- Returns the hold on the attempt's code, for codes other than single the hold of the attempt's order; or nil.
 local function find_hold(campaign)
     local field = held_field(campaign)
     local id = work.held[field]
@@ -53,7 +53,7 @@ local function keep_hold(campaign, id, expires_at_ms, hold_amount)
     work.held[held_field(campaign)] = id
 end
 
--- Ends a hold; what it had taken stays counted.
+-- Ends a hold. The amount that it has taken stays counted.
 local function remove_hold(campaign, id)
     work.holds[id], work.expiries[id] = REMOVED, REMOVED
     work.held[held_field(campaign)] = REMOVED

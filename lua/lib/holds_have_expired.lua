@@ -1,4 +1,4 @@
--- Whether holds have expired that were not given back yet. It is read once a call, when it could matter.
+-- Whether there are expired holds that were not given back yet. Redis is read once per call at most, and only if needed.
 
 -- @include lib/text
 

@@ -1,5 +1,5 @@
--- Idempotency records: what an idempotency key was answered. A value is the fingerprint of the request (8 bytes) and the
--- answer behind it.
+-- Reads and writes idempotency records: the answer that an idempotency key got. A record is the fingerprint of the request
+-- (8 bytes), then the answer.
 
 -- @include lib/unit_of_work
 
@@ -7,7 +7,8 @@ local FINGERPRINT_LENGTH, HALF = 8, 4
 local REBUILT, UNKNOWN = '\0\0\0\0', '\0\0\0\0' -- engine/store/idempotency.py
 local NOT_KEPT = ANSWERS.not_kept
 
--- A record that was rebuilt from the ledger knows only the first half; and the code only if the request named it.
+-- A record that was rebuilt from the ledger has only the first half of the fingerprint. A request that does not name its code
+-- has UNKNOWN as its first half, and matches every rebuilt record.
 local function is_of_this_request(record)
     local fingerprint = string.sub(record, 1, FINGERPRINT_LENGTH)
     if fingerprint == attempt.fingerprint then
@@ -19,7 +20,7 @@ local function is_of_this_request(record)
     return known == asked or asked == UNKNOWN
 end
 
--- `replayed <the first answer>`, or `idempotency_key_reused`; nil where the key is new, or there is none.
+-- Returns `replayed <the first answer>`, or `idempotency_key_reused`; nil if the key is new, or if there is no key.
 local function read_idempotency_record()
     if attempt.idempotency_at == 0 then
         return nil

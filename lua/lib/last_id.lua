@@ -1,4 +1,4 @@
--- The id of the last entry a stream ever had, trimmed or not; 0-0 without a stream.
+-- Reads the id of the last entry that was ever added to a stream, even if it was trimmed; 0-0 if there is no stream.
 
 local function parse_stream_id(id)
     local ms, seq = string.match(id, '^(%d+)-(%d+)$')
@@ -7,7 +7,7 @@ end
 
 local function read_last_id(stream_key)
     local info = redis.pcall('XINFO', 'STREAM', stream_key)
-    if info.err then -- there is no stream; a key of another type raises here, before anything is written
+    if info.err then -- there is no stream, or the key has another type: then XLEN raises, before anything is written
         redis.call('XLEN', stream_key)
     end
     for i = 1, #info, 2 do

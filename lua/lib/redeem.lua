@@ -5,7 +5,7 @@
 -- @include lib/decide_use
 -- @include lib/confirm_hold
 
--- Why a code in this state cannot be redeemed, whoever holds it.
+-- The refusal of a code in this state. The order that holds the code does not matter here.
 local function refusal_of_state(state)
     if state == REDEEMED then
         return ANSWER.already_redeemed
@@ -19,7 +19,7 @@ local function answer_redeemed(event_id, taken, left)
     return ANSWER.redeemed .. ' ' .. event_id .. ' ' .. text(taken) .. (left and ' ' .. text(left) or '')
 end
 
--- If the attempt's own order holds the code, the redemption takes the hold's place.
+-- If the attempt's own order holds the code, the redemption confirms that hold.
 local function redeem_held(campaign)
     local hold = find_hold(campaign)
     local refusal = not hold and refusal_of_state(HELD) or refusal_of_hold(hold)

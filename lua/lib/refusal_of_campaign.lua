@@ -1,4 +1,4 @@
--- Why the campaign does not let the attempt's code be used now; nil where it does.
+-- Returns the refusal if the campaign does not allow a use of the attempt's code now; else nil.
 
 -- @include lib/campaign
 

@@ -1,5 +1,5 @@
--- Why a hold keeps the attempt's order from its code: `held_by_another_order` and the seconds until it is not;
--- `holds_expired` where the hold has expired, and was not given back yet; nil where the attempt's own order holds it.
+-- Returns the refusal if a hold blocks the attempt: `held_by_another_order` and the seconds until the hold expires. Returns
+-- `holds_expired` if the hold has expired and was not given back yet; nil if the attempt's own order holds the code.
 
 -- @include lib/text
 

@@ -1,4 +1,4 @@
--- A number's digits. The same few come again and again: times, amounts.
+-- Formats a number as digits. Results are cached, because a call formats the same times and amounts many times.
 local texts = {}
 
 local function text(number)

@@ -1,5 +1,5 @@
--- The unit of work: what this call has read, and what it has decided so far. A later attempt sees an earlier one, and
--- nothing is written before every attempt has its answer (lib/write_work).
+-- The unit of work: what this call has read and decided so far. A later attempt of the call sees the decisions of earlier
+-- ones. Nothing is written before every attempt has its answer (lib/write_work).
 
 -- @include lib/attempt
 
@@ -11,14 +11,14 @@ local work
 local function begin_work()
     work = {
         campaigns = {}, states = {}, used = {}, users = {}, idempotency = {}, rolled_back = {},
-        used_kind = {}, -- of the key at that position: multi, a hash; balance, a string
-        holds = {}, expiries = {}, held = {}, -- by hold id, by hold id, by what is held
+        used_kind = {}, -- for each position in KEYS: multi (the key is a hash) or balance (a string)
+        holds = {}, expiries = {}, held = {}, -- by hold id, by hold id, by field in the hash of held codes
         events = {},
     }
 end
 begin_work()
 
--- The table for the key at a position in KEYS: made when it is first asked for.
+-- Returns the table for the key at a position in KEYS. Creates it at its first use.
 local function slots(tables, at)
     local found = tables[at]
     if not found then

@@ -1,9 +1,9 @@
--- How often, or how much of it, codes were used; and how often users have succeeded.
+-- Reads and counts the uses of codes, the amounts spent, and the successes of users.
 
 -- @include lib/text
 -- @include lib/unit_of_work
 
--- How often (multi) or how much of it (balance) the code was used so far; 0 for one that is used whole.
+-- Returns the number of uses (multi) or the amount spent (balance) of the code so far; 0 for a single code.
 local function read_used(campaign)
     if attempt.used_at == 0 then
         return 0
@@ -25,12 +25,12 @@ local function set_used(campaign, value)
     work.used_kind[attempt.used_at] = campaign.kind
 end
 
--- How much the code still holds; nil for one that holds no amount.
+-- Returns the balance left on the code; nil if the code is not of kind balance.
 local function read_left(campaign)
     return campaign.kind == 'balance' and tonumber(campaign.amount) - read_used(campaign) or nil
 end
 
--- How often the user has succeeded; nil where the campaign does not count that.
+-- Returns the number of successes of the user; nil if the campaign does not count them.
 local function read_counted()
     if attempt.users_at == 0 then
         return nil
@@ -43,7 +43,7 @@ local function read_counted()
     return known
 end
 
--- Adds to what campaign, code and user have used. Negative numbers give back.
+-- Adds a use and an amount to the counters of campaign, code and user. Negative numbers give back.
 local function count_use(campaign, uses, taken)
     campaign.added = campaign.added + uses
     campaign.added_amount = campaign.added_amount + taken

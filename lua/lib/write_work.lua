@@ -1,4 +1,4 @@
--- Writes the unit of work: all that this call has decided.
+-- Writes the unit of work: everything that this call has decided.
 
 -- @include lib/text
 -- @include lib/unit_of_work
@@ -35,7 +35,7 @@ local function write_holds()
     end
 end
 
--- Sets all states of one string in one call, or in several: Lua unpacks only so many arguments.
+-- Sets all states of one string, in several calls if there are many: Lua can unpack only a limited number of arguments.
 local function write_states(at, offsets)
     local call = { 'BITFIELD', KEYS[at] }
     for code, state in pairs(offsets) do
@@ -51,7 +51,7 @@ local function write_states(at, offsets)
     end
 end
 
--- Every key below has been read, so none of these can fail for its type.
+-- Every key below was read in this call, so no write can fail because of a key's type.
 local function write_work()
     write_holds()
     for at, campaign in pairs(work.campaigns) do

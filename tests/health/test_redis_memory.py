@@ -117,19 +117,19 @@ async def test_codes_of_several_shards_together_leave_nothing_either(
     together = {"codes": [{"code": code} for code in codes], "user": "ann", "order": "o"}
     async with engine_in_process(plane) as merchant:
         await make_short(redis, merchant)
-        before = {name async for name in redis.scan_iter(match="*idempotency record*")}
+        before = {name async for name in redis.scan_iter(match="*receipt*")}
         status, body = await merchant.call(
             "POST", "/v1/redemptions/combined", json=together, headers={"Idempotency-Key": "k"}
         )
         assert (status, body["code"]) == REFUSED
-        assert {name async for name in redis.scan_iter(match="*idempotency record*")} == before
+        assert {name async for name in redis.scan_iter(match="*receipt*")} == before
         await redis.config_set("maxmemory", 0)
         await wait_until_async(lambda: is_well(merchant))
         status, body = await merchant.call(
             "POST", "/v1/redemptions/combined", json=together, headers={"Idempotency-Key": "k"}
         )
         assert (status, body.get("replayed")) == (200, False)
-        assert {name async for name in redis.scan_iter(match="*idempotency record*")} > before
+        assert {name async for name in redis.scan_iter(match="*receipt*")} > before
 
 
 async def test_a_refusal_says_when_to_come_again(plane: ControlPlane, redis: Redis) -> None:

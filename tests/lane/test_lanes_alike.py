@@ -250,8 +250,8 @@ def plain() -> dict[str, bytes]:
             b"Content-Length: %d" % (len(BODY) + CODE_BYTES - len(CODE)),
             standard=False,
         ),
-        "the last": request(BODY, b"ClientConnection: close"),
-        "kept alive": request(BODY, b"ClientConnection: Keep-Alive"),
+        "the last": request(BODY, b"Connection: close"),
+        "kept alive": request(BODY, b"Connection: Keep-Alive"),
         "an odd header": request(BODY, b"X-Odd: \xc3\xa9\xff\t;,=\"'"),
     }
 
@@ -280,7 +280,7 @@ def odd() -> dict[str, bytes]:
         "an absolute target": request(line=b"POST http://localhost/v1/redemptions HTTP/1.1"),
         "HTTP/1.0": request(line=b"POST /v1/redemptions HTTP/1.0"),
         "HTTP/1.0 kept alive": request(
-            BODY, b"ClientConnection: keep-alive", line=b"POST /v1/redemptions HTTP/1.0"
+            BODY, b"Connection: keep-alive", line=b"POST /v1/redemptions HTTP/1.0"
         ),
         "two spaces": request(line=b"POST  /v1/redemptions HTTP/1.1"),
         "no host": made(*bare[1:], sized),
@@ -309,12 +309,12 @@ def odd() -> dict[str, bytes]:
         "chunks and a length": request(BODY, b"Transfer-Encoding: chunked"),
         "expecting": request(BODY, b"Expect: 100-continue"),
         "expecting something else": request(BODY, b"Expect: nothing"),
-        "an upgrade": request(BODY, b"Upgrade: h2c", b"ClientConnection: Upgrade"),
-        "an upgrade to WebSocket": request(BODY, b"Upgrade: websocket", b"ClientConnection: Upgrade"),
-        "a connection of a kind of its own": request(BODY, b"ClientConnection: x"),
-        "closed and kept alive": request(BODY, b"ClientConnection: close, keep-alive"),
-        "two connections": request(BODY, b"ClientConnection: keep-alive", b"ClientConnection: close"),
-        "by a proxy": request(BODY, b"Proxy-ClientConnection: close"),
+        "an upgrade": request(BODY, b"Upgrade: h2c", b"Connection: Upgrade"),
+        "an upgrade to WebSocket": request(BODY, b"Upgrade: websocket", b"Connection: Upgrade"),
+        "a connection of a kind of its own": request(BODY, b"Connection: x"),
+        "closed and kept alive": request(BODY, b"Connection: close, keep-alive"),
+        "two connections": request(BODY, b"Connection: keep-alive", b"Connection: close"),
+        "by a proxy": request(BODY, b"Proxy-Connection: close"),
         "two idempotency keys": request(BODY, b"Idempotency-Key: a", b"Idempotency-Key: a"),
         "two in other letters": request(BODY, b"Idempotency-Key: a", b"IDEMPOTENCY-KEY: a"),
         "an empty idempotency key": request(BODY, b"Idempotency-Key:"),
@@ -445,7 +445,7 @@ NAMES: Final = st.sampled_from(
     (
         b"X-A",
         b"Idempotency-Key",
-        b"ClientConnection",
+        b"Connection",
         b"Content-Type",
         b"Accept",
         b"Expect",

@@ -124,7 +124,7 @@ def test_a_caller_that_passes_something_else_is_refused(
     folder: Path, what: str, passed: tuple[str, ...]
 ) -> None:
     write(folder, main=WELL_SIGNED)
-    with pytest.raises(ScriptError, match=r"main\.lua takes the .*, its caller passes"):
+    with pytest.raises(ScriptError, match=r"main\.lua takes the .*, but its caller passes"):
         loader.load("main", folder=folder, **{what: passed})
 
 
@@ -157,7 +157,7 @@ def test_a_script_may_have_no_fields_of_its_own(folder: Path, ending: str) -> No
 def test_fields_of_every_attempt_end_where_the_script_says(folder: Path, old: str, new: str) -> None:
     assert old in WELL_SIGNED
     write(folder, main=WELL_SIGNED.replace(old, new))
-    with pytest.raises(ScriptError, match="its `last` says otherwise"):
+    with pytest.raises(ScriptError, match="but its `last` is for another number"):
         loader.load("main", folder=folder)
 
 
@@ -174,7 +174,7 @@ def test_fields_of_every_attempt_end_where_the_script_says(folder: Path, old: st
 def test_an_answer_takes_as_many_fields_as_there_are(folder: Path, old: str, new: str) -> None:
     assert old in WELL_SIGNED
     write(folder, main=WELL_SIGNED.replace(old, new))
-    with pytest.raises(ScriptError, match="answer_each is told otherwise"):
+    with pytest.raises(ScriptError, match="but answer_each gets another number"):
         loader.load("main", folder=folder)
 
 

@@ -344,7 +344,7 @@ async def test_a_code_is_kept_neither_as_a_key_nor_as_a_reason_where_none_was_ty
     ):
         status, body = await post(merchant, path, key=key, **fields)
         assert (status, body["code"]) == (400, "malformed_request")
-        assert "contain" in body["detail"] or "stand" in body["detail"]
+        assert "contain" in body["detail"] or "appear" in body["detail"]
     assert (await post(merchant, f"/v1/holds/{hold['id']}/release", key=typed[:9]))[0] == 200
     assert (await post(merchant, rollback, reason="a mistake"))[0] == 200
 
