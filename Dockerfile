@@ -1,4 +1,4 @@
-# One image for `serve`, `persist` and `init`, on servers of your own:
+# One image for `init`, `serve` and `persist`, on your own servers:
 #
 #   docker build -t redemption-engine .
 #   docker run -e REDEEM_REDIS_URL=… -e REDEEM_DATABASE_URL=… -e REDEEM_MINT_KEYS=… redemption-engine init
@@ -32,7 +32,7 @@ USER redeem
 WORKDIR /var/lib/redeem
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-# For `serve`; run the others with --no-healthcheck.
+# Only for `serve`: run the other commands with --no-healthcheck.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
   CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ.get('REDEEM_PORT', '8080') + '/readyz', timeout=2)"]
 ENTRYPOINT ["redeem"]

@@ -5,12 +5,12 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 SOURCES := engine lua persister loadtest tests examples docs/conf.py
 TOUCH_REDIS := $(addprefix tests/,lua store redemption lookup control ledger imports http lane health persister)
-# What runs on every Python of the machine: needs no server but Valkey, and finds what differs between them.
+# Tests for every Python of the machine: they need only Valkey, and show differences between Python versions.
 TESTS_ON_EACH_PYTHON := $(addprefix tests/,test_settings.py codes imports/test_parser.py observability \
 	store/test_void_ranges.py support contract/test_openapi.py persister/webhooks/test_retry_schedule.py \
 	loadtest/test_capacity.py loadtest/test_open_loop.py loadtest/test_verifier.py lua)
 
-# Rooms whose tests start processes, and so take long, though they ask for no servers.
+# Directories whose tests start processes: they take long, although they ask for no servers.
 SLOW := $(addprefix tests/,system cli bundled processes examples install loadtest/test_bench_peers.py \
 	loadtest/test_comparators.py support/test_hanging.py)
 
@@ -20,23 +20,23 @@ SLOW := $(addprefix tests/,system cli bundled processes examples install loadtes
 run: $(VENV)/.installed  ## start everything, with a demo campaign the first time
 	$(BIN)/redeem up
 
-test: check  ## the whole suite, on servers of its own
+test: check  ## the whole suite, on its own servers
 	$(PYTEST) -n 4 -m "not long" --cov --cov-report=term:skip-covered
 
-test-fast: $(VENV)/.installed  ## what needs no servers, and the scripts on theirs: for the inner loop
+test-fast: $(VENV)/.installed  ## quick: tests without servers, and the tests of the Lua scripts
 	$(PYTEST) -n 2 -m "not long and not servers" $(addprefix --ignore=,$(SLOW))
 	$(PYTEST) -m "not long" tests/lua
 
-test-long: $(VENV)/.installed  ## the slow forms
+test-long: $(VENV)/.installed  ## the long versions of the slow tests
 	$(PYTEST) -m long
 
-test-calendar: $(VENV)/.installed  ## what depends on dates, with the clock at the ends of months and of years; slow
+test-calendar: $(VENV)/.installed  ## date-dependent tests, with the clock at the ends of months and years; slow
 	$(BIN)/python -m tests.support.other_clocks -n 4 tests/lua tests/persister tests/cli/test_ledger.py tests/cli/test_doctor.py
 
-install-test: $(VENV)/.installed  ## all locks, on every Python of the machine, from an index with newer versions
+install-test: $(VENV)/.installed  ## installs all lock files on every Python of the machine, from an index with newer versions
 	$(PYTEST) tests/install
 
-test-pythons: $(VENV)/.installed  ## unit and Lua tests on the machine's other Pythons, each in an environment of its own
+test-pythons: $(VENV)/.installed  ## unit and Lua tests on the machine's other Pythons, each in its own environment
 	@$(BIN)/python tests/pythons.py others | while read -r version python; do \
 	  $(MAKE) VENV=build/venv-$$version PYTHON="$$python" test-this-python </dev/null || exit 1; \
 	done
@@ -44,19 +44,19 @@ test-pythons: $(VENV)/.installed  ## unit and Lua tests on the machine's other P
 test-this-python: $(VENV)/.installed
 	$(PYTEST) -n 2 -m "not long" $(TESTS_ON_EACH_PYTHON)
 
-image-test: $(VENV)/.installed  ## the image, built without a daemon and run; as root (Debian: mmdebstrap buildah)
+image-test: $(VENV)/.installed  ## builds the image without a daemon and runs it; as root (Debian: mmdebstrap buildah)
 	$(PYTEST) --timeout=3600 tests/image/check_image.py
 
-chaos: $(VENV)/.installed  ## everything is killed, stopped and cut off 200 times, under load
+chaos: $(VENV)/.installed  ## kills, stops and cuts off every process 200 times, under load
 	$(PYTEST) -m long -s tests/system/test_chaos.py
 
-test-redis: $(VENV)/.installed  ## what touches Redis, against the machine's redis-server (7.0 or later)
+test-redis: $(VENV)/.installed  ## all tests that use Redis, against the machine's redis-server (7.0 or later)
 	REDEEM_TEST_REDIS_SERVER=$$(command -v redis-server) $(PYTEST) -n 4 -m "not long" $(TOUCH_REDIS)
 
-bench: $(VENV)/.installed  ## redemptions a second beside two baselines, as ratios
+bench: $(VENV)/.installed  ## redemptions a second, as ratios to two baselines
 	$(BIN)/python -m loadtest.benchmarks.redemptions --json build/bench.json
 
-bench-peers: $(VENV)/.installed  ## redemptions a second beside OpenResty, Go, FastAPI and others, as far as they are here
+bench-peers: $(VENV)/.installed  ## redemptions a second beside OpenResty, Go, FastAPI and others, if they are installed
 	$(BIN)/python -m loadtest.comparators --json build/bench-peers.json
 
 check: lint types luacheck imports docs  ## lint, types, scripts, imports, docs
@@ -65,7 +65,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check --quiet $(SOURCES)
 	@! grep -rnE --include='*.py' '# (noqa(: [A-Z0-9, ]+)?|type: ignore(\[[a-z, -]+\])?) *$$' $(SOURCES) \
-	  || { echo "each noqa and type: ignore says why, behind it on its line"; exit 1; }
+	  || { echo "give a reason after each noqa and type: ignore, on the same line"; exit 1; }
 
 types: $(VENV)/.installed
 	$(BIN)/mypy
@@ -82,15 +82,15 @@ docs: $(VENV)/.installed  ## the docs site in build/site; a warning is an error
 imports: $(VENV)/.installed
 	$(BIN)/lint-imports --no-cache
 
-# Nothing but what the lock names is looked at: pip that may resolve an extra (`coverage[toml]`) takes the newest
-# release of the index, which has no hash in the lock. `pip check` then says whether anything is missing.
+# --no-deps: pip installs only what the lock file names. If pip resolved an extra (`coverage[toml]`), it would take
+# the newest release of the index, which has no hash in the lock file. `pip check` reports missing packages.
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 INSTALL_LOCKED = $(PIP) install --quiet --no-deps --only-binary :all: --require-hashes --requirement
 
 graph:  ## the import graph: circles, imports that run back up, floors
 	@$(PYTHON) tests/import_graph.py
 
-# Written last, so that an interrupted installation is not taken for one.
+# Written last: an interrupted installation does not count as installed.
 $(VENV)/.installed: requirements-dev.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is %s" % sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
@@ -103,7 +103,7 @@ COMPILE := $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate
 LOCK := $(COMPILE) pyproject.toml --extra build
 
-lock: $(VENV)/.installed  ## write the lock files anew; with UPGRADE=--upgrade, all versions as well
+lock: $(VENV)/.installed  ## rewrite the lock files; UPGRADE=--upgrade also upgrades all versions
 	$(LOCK) --output-file requirements.lock >/dev/null
 	$(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock >/dev/null
 	$(COMPILE) --group peers --output-file loadtest/comparators/requirements.lock >/dev/null

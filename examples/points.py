@@ -1,14 +1,14 @@
-"""Grants points for what is redeemed: a consumer group on the engine's event streams.
+"""Grants points for redemptions: a consumer group on the engine's event streams.
 
-Beside ``make run``::
+Run it beside ``make run``::
 
     .venv/bin/python examples/points.py            # until Ctrl-C
     .venv/bin/python examples/points.py --once     # ends when it has caught up
 
-A point for each minor unit (500 points for five euros), or 100 for a code without an amount; what is
-rolled back takes them away again. Each event counts once, whatever is killed and whenever: its id and its
-points are one row in one transaction, and it is acknowledged after that. Several may run at once, each with
-a ``--name`` of its own; what one of them leaves behind, another one takes over.
+A redemption gives one point for each minor unit (500 points for five euros), or 100 for a code without an
+amount; a rollback takes the points back. Each event counts once, even if any process is killed at any time:
+its id and its points are one row, and the event is acknowledged after that transaction. Several workers may
+run at once, each with its own ``--name``; a worker takes over events that another one left unacknowledged.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ POINTS_WITHOUT_AMOUNT: Final = 100
 PAGE_ENTRIES: Final = 200
 BLOCK_MS: Final = 2000
 TAKE_OVER_MS: Final = 60_000
-"""What another worker has had for so long, without acknowledging it, is taken over."""
+"""An event that another worker has not acknowledged for this long is taken over."""
 AWAY_S: Final = 1.0
 
 SCHEMA: Final = """
@@ -51,38 +51,40 @@ BALANCES: Final = "SELECT user, sum(points) FROM grants GROUP BY user ORDER BY 2
 
 def main() -> None:
     """Work until Ctrl-C, or with ``--once`` until there is nothing more."""
-    asked = arguments()
-    points = sqlite3.connect(asked.points, timeout=60)
+    options = arguments()
+    points = sqlite3.connect(options.points, timeout=60)
     points.execute(SCHEMA)
-    redis = Redis.from_url(asked.redis or bundled_redis(), protocol=2)
-    streams = [f"{{s{shard}}}:events" for shard in range(asked.shards)]
+    redis = Redis.from_url(options.redis or bundled_redis(), protocol=2)
+    streams = [f"{{s{shard}}}:events" for shard in range(options.shards)]
     with contextlib.closing(points), contextlib.closing(redis), contextlib.suppress(KeyboardInterrupt):
-        work(redis, points, streams, asked.name, once=asked.once)
-    with contextlib.closing(sqlite3.connect(asked.points)) as points:
+        work(redis, points, streams, options.name, once=options.once)
+    with contextlib.closing(sqlite3.connect(options.points)) as points:
         for user, sum_of_points in points.execute(BALANCES):
             print(f"{sum_of_points:>10}  {user}")
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Grants points for what is redeemed.")
-    parser.add_argument("--redis", default=os.environ.get("REDEEM_REDIS_URL"), help="URL; else the bundled")
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description="Grants points for redemptions.")
+    parser.add_argument(
+        "--redis", default=os.environ.get("REDEEM_REDIS_URL"), help="URL; default: the bundled Valkey"
+    )
     parser.add_argument("--shards", type=int, default=int(os.environ.get("REDEEM_SHARDS", "1")))
-    parser.add_argument("--points", default="points.sqlite3", help="the file that keeps the points")
-    parser.add_argument("--name", default="worker-1", help="of this worker in the group")
+    parser.add_argument("--points", default="points.sqlite3", help="database file")
+    parser.add_argument("--name", default="worker-1", help="name of this worker in the group")
     parser.add_argument("--once", action="store_true", help="end when there is nothing more")
     return parser.parse_args()
 
 
 def bundled_redis() -> str:
-    """The URL of the Valkey that ``make run`` has started."""
+    """Return the URL of the Valkey that ``make run`` has started."""
     from engine.cli.connect import load_settings, server_urls  # noqa: PLC0415 - only beside the engine
 
     return server_urls(load_settings())[0]
 
 
 def work(redis: Redis, points: sqlite3.Connection, streams: list[str], name: str, *, once: bool) -> None:
-    """Read, grant, acknowledge; first what an earlier run of this worker has left."""
+    """Read events, grant points, acknowledge. Begin with the events that an earlier run has left."""
     mine = True
     while True:
         try:
@@ -103,7 +105,9 @@ def work(redis: Redis, points: sqlite3.Connection, streams: list[str], name: str
             mine = True
             continue
         except ResponseError as error:
-            if not str(error).startswith("NOGROUP"):  # Redis was rebuilt: the feed has what was missed
+            if not str(error).startswith(
+                "NOGROUP"
+            ):  # NOGROUP: Redis was rebuilt; read missed events from the feed
                 raise
             mine = True
             continue
@@ -113,35 +117,35 @@ def work(redis: Redis, points: sqlite3.Connection, streams: list[str], name: str
 
 
 def make_groups(redis: Redis, streams: Iterable[str]) -> None:
-    """Register: from now on, the engine keeps what we have not acknowledged."""
+    """Create the groups: from now on, the engine keeps the events that we have not acknowledged."""
     for stream in streams:
         try:
             redis.xgroup_create(stream, GROUP, id="0", mkstream=True)
         except ResponseError as error:
-            if not str(error).startswith("BUSYGROUP"):  # it is there already
+            if not str(error).startswith("BUSYGROUP"):  # the group exists already
                 raise
 
 
 def handle(redis: Redis, points: sqlite3.Connection, stream: str, entries: list[Entry]) -> int:
-    """Grant what these entries are worth, and acknowledge them; answers how many there were."""
+    """Grant the points of these entries and acknowledge them; return their number."""
     if not entries:
         return 0
     shard = stream.removeprefix("{s").partition("}")[0]
     with points:  # one transaction: on disk before anything is acknowledged
         for entry, fields in entries:
-            if fields:  # an entry that was trimmed while it waited for us has none
+            if fields:  # no fields: the entry was trimmed before we read it
                 grant(points, f"{shard}-{entry.decode()}", text(fields))
     redis.xack(stream, GROUP, *(entry for entry, _ in entries))
     return len(entries)
 
 
 def text(fields: dict[bytes, bytes]) -> dict[str, str]:
-    """The fields of an entry."""
+    """Return the fields of an entry as text."""
     return {name.decode(): value.decode() for name, value in fields.items()}
 
 
 def grant(points: sqlite3.Connection, event: str, fields: dict[str, str]) -> None:
-    """Write down what one event is worth, unless it is there already."""
+    """Store the points of one event, unless they are stored already."""
     if fields["type"] in {"redeemed", "confirmed"}:
         worth = int(fields["amount"] or POINTS_WITHOUT_AMOUNT)
     elif fields["type"] == "rolled_back":

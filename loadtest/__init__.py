@@ -1,1 +1,1 @@
-"""Load: benchmarks beside baselines, and the scenarios that prove the capacity before a sale."""
+"""Benchmarks against baselines, and load tests that measure the capacity before a sale."""

@@ -1,4 +1,4 @@
-"""The command ``redeem loadtest``, as a program of its own: nothing of it is loaded into the engine.
+"""The command ``redeem loadtest``. It is a separate program: the engine imports none of it.
 
 Results go to stdout, everything else to stderr. Exit status: 0 passed; 1 failed, or could not be
 run; 2 wrong usage.
@@ -35,9 +35,9 @@ REPORTS: Final = Path("build") / "loadtest"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the arguments say; the exit status."""
+    """Run the command and return its exit status."""
     options = _parser().parse_args(arguments)
-    from loadtest.run import RunError  # noqa: PLC0415 - after the arguments are known to be good
+    from loadtest.run import RunError  # noqa: PLC0415 - only after the arguments are checked
 
     try:
         status: int = options.action(options)
@@ -52,42 +52,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="redeem loadtest", description="Load an engine, and prove its answers."
+        prog="redeem loadtest", description="Put load on an engine and verify its responses."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="run a scenario, verify its answers, and judge it")
+    run = commands.add_parser("run", help="run a scenario, verify its responses, and check the thresholds")
     run.add_argument("scenario", choices=scenarios.SCENARIOS, metavar="SCENARIO", help="see `list`")
-    run.add_argument("--peak", type=_positive, metavar="N", help="attempts begun in a second, at the peak")
-    run.add_argument("--seconds", type=_positive, metavar="S", help="how long")
+    run.add_argument("--peak", type=_positive, metavar="N", help="attempts started per second at the peak")
+    run.add_argument("--seconds", type=_positive, metavar="S", help="duration")
     run.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="of locust; one keeps one core busy"
+        "--processes", type=int, default=1, metavar="N", help="locust processes; each uses one core"
     )
     run.add_argument(
-        "--thresholds", type=Path, default=DEFAULT_FILE, metavar="FILE", help="TOML: what it must keep to"
+        "--thresholds", type=Path, default=DEFAULT_FILE, metavar="FILE", help="TOML file with the thresholds"
     )
-    run.add_argument("--seed", type=int, default=0, help="of what is random")
+    run.add_argument("--seed", type=int, default=0, help="random seed")
     _connect_options(run)
     run.set_defaults(action=_run)
 
-    capacity = commands.add_parser("capacity", help="find out how much an engine takes, on one page")
-    capacity.add_argument(
-        "--from", dest="first", type=_positive, default=200.0, metavar="N", help="first rate"
+    capacity = commands.add_parser(
+        "capacity", help="measure the capacity of an engine; the report is one page"
     )
-    capacity.add_argument("--to", dest="most", type=_positive, default=50_000.0, metavar="N", help="highest")
+    capacity.add_argument(
+        "--from", dest="first", type=_positive, default=200.0, metavar="N", help="first rate, per second"
+    )
+    capacity.add_argument(
+        "--to", dest="most", type=_positive, default=50_000.0, metavar="N", help="highest rate, per second"
+    )
     capacity.add_argument("--step", type=_positive, default=10.0, metavar="S", help="seconds at each rate")
-    capacity.add_argument("--connections", type=_count, default=256, metavar="N", help="in all")
-    capacity.add_argument("--generators", type=_count, default=1, metavar="N", help="processes with the load")
-    capacity.add_argument("--p99-ms", type=_positive, default=50.0, metavar="MS", help="where a step breaks")
-    capacity.add_argument("--lag", type=_positive, default=5.0, metavar="S", help="of the ledger, likewise")
+    capacity.add_argument("--connections", type=_count, default=256, metavar="N", help="connections in total")
+    capacity.add_argument(
+        "--generators", type=_count, default=1, metavar="N", help="load generator processes"
+    )
+    capacity.add_argument(
+        "--p99-ms", type=_positive, default=50.0, metavar="MS", help="a step breaks above this p99"
+    )
+    capacity.add_argument(
+        "--lag", type=_positive, default=5.0, metavar="S", help="a step breaks above this ledger lag"
+    )
     _connect_options(capacity)
     capacity.set_defaults(action=_capacity)
 
     check = commands.add_parser(
-        "verify", help="compare the answers of an earlier run with the ledger, once more"
+        "verify", help="compare the responses of an earlier run with the ledger again"
     )
-    check.add_argument("directory", type=Path, metavar="DIR", help="of the run")
-    check.add_argument("--settle", type=float, default=60.0, metavar="S", help="how long the ledger may take")
+    check.add_argument("directory", type=Path, metavar="DIR", help="directory of the run")
+    check.add_argument(
+        "--settle", type=float, default=60.0, metavar="S", help="how long to wait for the ledger"
+    )
     _connect_options(check)
     check.set_defaults(action=_verify)
 
@@ -97,14 +109,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _connect_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--url", help="of the engine; else the one that REDEEM_HOST and REDEEM_PORT name")
+    command.add_argument("--url", help="URL of the engine; default: from REDEEM_HOST and REDEEM_PORT")
     command.add_argument(
         "--key-file",
         type=Path,
         metavar="FILE",
-        help=f"an API key with the scopes {','.join(SCOPES)}; or set {KEY_VARIABLE}; else one is made",
+        help=f"file with an API key, scopes {','.join(SCOPES)}; or set {KEY_VARIABLE}; default: a new key",
     )
-    command.add_argument("--out", type=Path, metavar="DIR", help=f"reports; else a new one in {REPORTS}")
+    command.add_argument(
+        "--out", type=Path, metavar="DIR", help=f"directory for reports; default: a new one in {REPORTS}"
+    )
     command.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -183,7 +197,7 @@ def _list(_: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _connected(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
-    """URL and API key; one that is made for the run is revoked at its end."""
+    """Yield URL and API key. A key that is created here is revoked at the end."""
     key = options.key_file.read_text().strip() if options.key_file else os.environ.get(KEY_VARIABLE, "")
     if key and options.url:
         yield options.url, key

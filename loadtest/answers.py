@@ -1,6 +1,6 @@
-"""What the clients of a run saw, one JSON object a line, in a file for each process.
+"""Log of the responses that the clients of a run saw: one file per process, one JSON object a line.
 
-No code is in it: a code is its batch and serial, which whoever minted it knows.
+The files contain no codes: a code is named by its batch and serial.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NO_ANSWER: Final = 0
-"""The status of a request to which no answer came: it may have been done, or not."""
+"""Status of a request without a response: the engine may have done it, or not."""
 
 _PATTERN: Final = "answers-{}.ndjson"
 _BUFFER_BYTES: Final = 1 << 18
 
 
 class LoggedAnswer(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """One request and what came back.
+    """One request and its response.
 
     Attributes:
-        op: what was asked for: redeem, hold, confirm, release, rollback, check; guess for a made-up code.
+        op: the operation: redeem, hold, confirm, release, rollback, check; guess for a made-up code.
         key: its Idempotency-Key.
         status: the HTTP status, or NO_ANSWER.
         problem: the problem code of a refusal or fault.
-        id: what the answer calls the redemption, or the hold.
-        about: the hold or redemption that was asked about, where there is one.
-        at: when the request was intended to start, in seconds since the epoch.
-        ms: milliseconds from then to the answer.
-        last: nothing more came of this attempt; false where the client tried again.
-        expected: the scenario reckons with this answer.
+        id: the id of the redemption or hold in the response.
+        about: the id of the hold or redemption that the request names, if any.
+        at: when the request was due, in seconds since the epoch.
+        ms: milliseconds from then to the response.
+        last: this is the last request of the attempt; false if the client tried again.
+        expected: the scenario expects this response.
     """
 
     op: str
@@ -54,7 +54,7 @@ class LoggedAnswer(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class _End(msgspec.Struct, kw_only=True):
-    """The last line of a process that came to its end."""
+    """The last line of a process that ended in order."""
 
     answers: int
     unsent: int
@@ -66,10 +66,10 @@ _END_BEGINS: Final = b'{"answers":'
 
 
 class Writer:
-    """The file of one process.
+    """Writes the file of one process.
 
     Attributes:
-        unsent: attempts that were due and never sent, because the load ended before their turn.
+        unsent: attempts that were due but never sent, because the load ended first.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -79,12 +79,12 @@ class Writer:
         self.unsent = 0
 
     def write(self, answer: LoggedAnswer) -> None:
-        """Keep an answer."""
+        """Append a response to the file."""
         self._file.write(self._encode(answer) + b"\n")
         self._answers += 1
 
     def close(self) -> None:
-        """Write the last line; without it, a reader knows that answers are missing."""
+        """Write the last line. Without it, a reader knows that responses are missing."""
         if not self._file.closed:
             self._file.write(self._encode(_End(answers=self._answers, unsent=self.unsent)) + b"\n")
             self._file.close()
@@ -97,11 +97,11 @@ class Writer:
 
 
 class AnswerLog:
-    """All answers of a run, or those of some of its processes.
+    """Reads all responses of a run, or those of some of its processes.
 
     Attributes:
-        unsent: as of the Writer, of all processes together; known once all answers were read.
-        broken: files whose process did not come to its end, so that answers are missing.
+        unsent: sum of ``Writer.unsent`` over all processes; valid after a full iteration.
+        broken: files whose process did not end in order, so that responses are missing.
     """
 
     def __init__(self, directory: Path, pids: Iterable[int] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The calls that set a load test up and look at it afterwards: one connection, one call at a time."""
+"""API client that sets up a load test and reads its results: one connection, one call at a time."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _SAMPLE: Final = re.compile(r"^(redeem_\w+)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
 class ApiError(Exception):
-    """The engine refused a call of the load test itself, or could not be reached; one line."""
+    """The engine refused a setup call, or could not be reached; the message is one line."""
 
 
 class Api:
-    """The engine's API with one key."""
+    """Calls the engine's API with one API key."""
 
     def __init__(self, url: str, key: str) -> None:
-        """``url``: as in ``http://127.0.0.1:8080``.
+        """Prepare a connection. ``url``: such as ``http://127.0.0.1:8080``.
 
         Raises:
-            ApiError: it is none.
+            ApiError: it is not an HTTP URL.
         """
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -45,34 +45,34 @@ class Api:
         self.close()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._connection.close()
 
     def call(self, method: str, path: str, document: object = None) -> Any:  # noqa: ANN401 - JSON
-        """A call with JSON in and out.
+        """Make a call with a JSON body and return the JSON response.
 
         Raises:
-            ApiError: it was refused, or no answer came.
+            ApiError: it was refused, or there was no response.
         """
         return json.loads(self._read(method, path, document))
 
     def campaign(self, **terms: object) -> str:
-        """A new active campaign; its id."""
+        """Create an active campaign and return its id."""
         made = self.call("POST", "/v1/campaigns", {"state": "active"} | terms)
         return str(made["id"])
 
     def mint(self, campaign: str, count: int) -> tuple[int, list[str]]:
-        """A new batch: its number, and its codes by serial."""
+        """Mint a batch; return its id, and its codes by serial."""
         batch = int(self.call("POST", f"/v1/campaigns/{campaign}/batches", {"count": count})["id"])
         return batch, self.codes(batch)
 
     def codes(self, batch: int) -> list[str]:
-        """The codes of a batch, by serial."""
+        """Return the codes of a batch, by serial."""
         exported = self._read("GET", f"/v1/batches/{batch}/codes").decode()
         return [line.partition(",")[0] for line in exported.splitlines()[1:]]
 
     def end_of_feed(self) -> str:
-        """The cursor behind everything that the ledger has by now."""
+        """Return the cursor after the newest event in the ledger."""
         after = ""
         while True:
             page = self._page(after, type="adjusted", campaign="none")
@@ -81,30 +81,30 @@ class Api:
             after = page["next"]
 
     def events(self, after: str, campaign: str, *, wait_s: int = 0) -> tuple[list[dict[str, Any]], str]:
-        """A page of a campaign's events, and the cursor behind it."""
+        """Return a page of a campaign's events, and the cursor after it."""
         page = self._page(after, campaign=campaign, wait_s=wait_s)
         return page["items"], page["next"]
 
     def metrics(self, path: str = "/metrics") -> dict[str, list[float]]:
-        """What the engine counts: each metric's values, of all its labels.
+        """Return the values of each metric, over all its labels.
 
         Raises:
-            ApiError: it cannot be asked.
+            ApiError: the metrics cannot be read.
         """
-        found: dict[str, list[float]] = defaultdict(list)
+        values: dict[str, list[float]] = defaultdict(list)
         for name, value in _SAMPLE.findall(self._read("GET", path).decode()):
-            found[name].append(float(value))
-        return dict(found)
+            values[name].append(float(value))
+        return dict(values)
 
-    def _page(self, after: str, **asked: object) -> dict[str, Any]:
-        wanted = {"limit": PAGE_EVENTS, **({"after": after} if after else {}), **asked}
-        page: dict[str, Any] = self.call("GET", f"/v1/events?{urlencode(wanted, quote_via=quote)}")
+    def _page(self, after: str, **filters: object) -> dict[str, Any]:
+        query = {"limit": PAGE_EVENTS, **({"after": after} if after else {}), **filters}
+        page: dict[str, Any] = self.call("GET", f"/v1/events?{urlencode(query, quote_via=quote)}")
         return page
 
     def _read(self, method: str, path: str, document: object = None) -> bytes:
         body = None if document is None else json.dumps(document).encode()
         headers = dict(self._headers)
-        if method != "GET":  # so that it can be sent again
+        if method != "GET":  # the key makes it safe to send again
             headers |= {"Content-Type": "application/json", "Idempotency-Key": f"loadtest-{uuid.uuid4()}"}
         failed = None
         for _ in range(_TRIES):

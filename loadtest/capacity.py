@@ -1,9 +1,8 @@
-"""How much an engine takes: steps of a rising load until latency or errors break, and what gave first.
+"""Measures the capacity of an engine: raises the load until a limit breaks, and names the bottleneck.
 
-The load is that of the unique codes, from a generator that costs little (``open_loop``). Each step is one
-rate, held; between steps the ledger catches up. Once a step has broken, the rate between it and the
-last good one is halved a few times: the highest rate that held is the knee. Latency is then measured once
-more at shares of it.
+Each attempt has its own code; the load comes from a cheap generator (``open_loop``). Each step holds one
+rate; between steps the ledger catches up. When a step breaks, a few more steps search between it and the last
+good rate: the highest rate that holds is the knee. Latency is then measured again at fractions of the knee.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ STEPS_MAX: Final = 30
 
 
 class Capacity:
-    """One measurement of one engine."""
+    """Measures one engine."""
 
     def __init__(
         self,
@@ -65,10 +64,10 @@ class Capacity:
         self._say = say
 
     def measure(self, run: str, *, first: float, most: float) -> Report:
-        """Steps from the ``first`` rate up, to ``most`` at the highest.
+        """Run steps from the rate ``first`` up to at most ``most``, and return the report.
 
         Raises:
-            ApiError, RunError: it could not be done.
+            ApiError, RunError: the measurement failed.
         """
         self._directory.mkdir(parents=True, exist_ok=True)
         with Api(self._url, self._key) as api:
@@ -77,14 +76,14 @@ class Capacity:
             report = Report(plan, self._limits)
             processes = engine_processes(self._url)
             if not processes:
-                self._say("the engine's processes are not to be seen from here: their CPU is not measured")
+                self._say("the engine's processes are not visible from here: their CPU time is not measured")
             try:
                 with Sampler(self._url, self._key, processes=processes, interval_s=0.5) as sampler:
                     self._climb(api, report, sampler, first, most)
                     if report.knee is not None:
                         for share in SHARES:
                             report.below.append(self._held(api, report.knee.per_second * share, sampler))
-                    self._say("comparing the answers with the ledger")
+                    self._say("comparing the responses with the ledger")
                     report.findings = verify(api, plan, self._directory, say=self._say)
             finally:
                 end_campaign(api, plan.campaign)
@@ -95,7 +94,7 @@ class Capacity:
         return report
 
     def _climb(self, api: Api, report: Report, sampler: Sampler, first: float, most: float) -> None:
-        """A rate that breaks is tried once more: it may have been something else that disturbed it."""
+        """Raise the rate until it breaks. A rate that breaks is tried again: it may have been disturbed."""
         rate, good, bad, halvings, tries = first, 0.0, float("inf"), 0, 0
         while len(report.steps) < STEPS_MAX:
             step = self._held(api, rate, sampler)
@@ -119,16 +118,16 @@ class Capacity:
                 return
 
     def _held(self, api: Api, rate: float, sampler: Sampler) -> StepFigures:
-        """One step, told, and the ledger has all of it."""
+        """Run one step, print it, and wait until the ledger has all of it."""
         step = self._step(rate, sampler)
-        told = f"{rate:8,.0f}/s: {step.done_per_s:8,.0f} done, p99 {step.latency_ms[1]:8.1f} ms"
-        self._say(told + (f"  {'; '.join(step.broken)}" if step.broken else ""))
+        line = f"{rate:8,.0f}/s: {step.done_per_s:8,.0f} done, p99 {step.latency_ms[1]:8.1f} ms"
+        self._say(line + (f"  {'; '.join(step.broken)}" if step.broken else ""))
         self._drain(api)
         return step
 
     def _step(self, rate: float, sampler: Sampler) -> StepFigures:
-        """One rate, held."""
-        told, pids = self._generate(rate, sampler)
+        """Hold one rate for the duration of a step and return its figures."""
+        reports, pids = self._generate(rate, sampler)
         latencies: list[float] = []
         errors: dict[str, int] = {}
         first, last, done = float("inf"), 0.0, 0
@@ -154,7 +153,7 @@ class Capacity:
             latency_ms=percentiles(latencies),
             errors=errors,
             unsent=answers.unsent,
-            sent_late_ms=max(one.sent_late_ms for one in told),
+            sent_late_ms=max(one.sent_late_ms for one in reports),
             began=first,
             ended=last,
             lag_s=max(lags, default=None),
@@ -179,14 +178,14 @@ class Capacity:
                 )
                 running.append(process)
                 sampler.watch(GENERATOR, psutil.Process(process.pid))
-            for process in running:  # each says that it is ready
+            for process in running:  # wait until each is ready
                 if process.stdout is None or not process.stdout.readline():
                     raise RunError("the load generator failed")
-            for process in running:  # and begins when its input ends
+            for process in running:  # each starts when its stdin ends
                 if process.stdin is not None:
                     process.stdin.close()
                     process.stdin = None
-            told = [process.communicate(timeout=self._step_s + STOP_S_MAX)[0] for process in running]
+            reports = [process.communicate(timeout=self._step_s + STOP_S_MAX)[0] for process in running]
         except subprocess.TimeoutExpired as error:
             raise RunError("the load generator did not end") from error
         finally:
@@ -196,12 +195,12 @@ class Capacity:
                     process.wait()
         if any(process.returncode for process in running):
             raise RunError("the load generator failed")
-        return [msgspec.json.decode(one, type=StepReport) for one in told], [
+        return [msgspec.json.decode(one, type=StepReport) for one in reports], [
             process.pid for process in running
         ]
 
     def _drain(self, api: Api) -> None:
-        """Until the ledger has all, so that one step does not pay for another."""
+        """Wait until the ledger has all events, so that a step does not slow down the next."""
         deadline = time.monotonic() + DRAIN_S_MAX
         while sum(api.metrics().get(LAG_EVENTS, ())) and time.monotonic() < deadline:
             time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""The capacity report as one page: a sentence, plots and a table, in one file that needs no other."""
+"""Renders the capacity report as one self-contained HTML page: a sentence, plots and a table."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ svg text{font:12px system-ui,sans-serif;fill:#333}
 
 
 class Series(NamedTuple):
-    """One line of a plot; None leaves a gap."""
+    """One line of a plot. A value of None leaves a gap."""
 
     name: str
     points: list[tuple[float, float | None]]
@@ -41,7 +41,7 @@ class Series(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Values of an axis, and where they are on the page."""
+    """Maps the values of an axis to positions on the page."""
 
     low: float
     high: float
@@ -50,14 +50,14 @@ class Scale:
     logarithmic: bool = False
 
     def __call__(self, value: float) -> float:
-        """Where a value is."""
+        """Return the position of a value."""
         low, high, at = self.low, self.high, max(value, self.low)
         if self.logarithmic:
             low, high, at = math.log10(low), math.log10(high), math.log10(at)
         return self.begin + (at - low) / (high - low) * (self.end - self.begin)
 
     def ticks(self) -> list[float]:
-        """Round values."""
+        """Return round values for the axis labels."""
         if self.logarithmic:
             decades = range(math.ceil(math.log10(self.low)), math.floor(math.log10(self.high)) + 1)
             return [10.0**decade for decade in decades]
@@ -70,7 +70,7 @@ class Scale:
 def plot(
     series: Sequence[Series], x_label: str, y_label: str, *, logarithmic: bool = False, line: float = 0
 ) -> str:
-    """An SVG with one line a series; ``line`` is drawn across, where it is not 0."""
+    """Return an SVG with one line for each series. ``line``: draw a limit at this value; 0 for none."""
     xs = [x for one in series for x, _ in one.points]
     ys = [y for one in series for _, y in one.points if y is not None]
     if not xs or not ys:
@@ -122,7 +122,7 @@ def _path(one: Series, x_scale: Scale, y_scale: Scale) -> str:
 
 
 def page(report: Report) -> str:
-    """The whole page."""
+    """Return the whole HTML page."""
     steps = sorted((*report.steps, *report.below), key=lambda step: step.per_second)
     latency = [
         Series(f"p{at:g}", [(step.per_second, step.latency_ms[number]) for step in steps])
@@ -135,19 +135,19 @@ def page(report: Report) -> str:
         Series(name, [(sample.at - begin, sample.cores.get(name)) for sample in report.samples])
         for name in names
     ]
-    rates = [Series("attempts/s asked for", _asked(report, begin))]
+    rates = [Series("attempts/s requested", _asked(report, begin))]
     limits = report.limits
     differences = report.findings.counts.total()
     title = html.escape(report.headline)
     verdict = (
-        f"<p>Every answer was compared with the ledger: {report.findings.acknowledged:,} acknowledged, "
+        f"<p>Every response was compared with the ledger: {report.findings.acknowledged:,} acknowledged, "
         f"{report.findings.events:,} events, no difference.</p>"
         if not differences
-        else f'<p class="bad">{differences:,} differences between answers and ledger.</p>'
+        else f'<p class="bad">{differences:,} differences between responses and ledger.</p>'
     )
     head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
     how = (
-        "Distinct codes; each attempt is due at its time, and its latency counts from then. "
+        "Each attempt has its own code; its latency counts from the time when it was due. "
         f"A step breaks past p99 {limits.p99_ms:g} ms, {limits.error_share:.1%} errors, or a ledger "
         f"{limits.lag_s:g} s behind."
     )
@@ -162,8 +162,8 @@ def page(report: Report) -> str:
             plot([lag], "seconds", "seconds behind"),
             plot(rates, "seconds", "attempts a second"),
             "<h2>Processors against time</h2>",
-            plot(cores, "seconds", "cores taken"),
-            *(("<h2>Latency below that</h2>", _table(report.below)) if report.below else ()),
+            plot(cores, "seconds", "cores used"),
+            *(("<h2>Latency at lower rates</h2>", _table(report.below)) if report.below else ()),
             "<h2>Steps</h2>",
             _table(report.steps),
             "</html>\n",
@@ -172,7 +172,7 @@ def page(report: Report) -> str:
 
 
 def _asked(report: Report, begin: float) -> list[tuple[float, float | None]]:
-    """The rate over time, as a staircase with gaps."""
+    """Return the requested rate over time, as steps with gaps."""
     drawn: list[tuple[float, float | None]] = []
     for step in (*report.steps, *report.below):
         first, last = max(0.0, step.began - begin), max(0.0, step.ended - begin)

@@ -1,7 +1,7 @@
-"""A load generator that costs little: raw HTTP/1.1 over asyncio protocols, closed loop.
+"""A cheap closed-loop load generator: raw HTTP/1.1 over asyncio protocols.
 
-Each connection sends its next request when the answer to the last one is in. Only the
-status line and Content-Length of an answer are looked at.
+Each connection sends its next request when it has the response to the last one. It reads only the
+status line and the Content-Length of a response.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _BLANK: Final = b"\r\n\r\n"
 
 @dataclass(slots=True)
 class LoadRun:
-    """What a run did: answers by status, and how long it took."""
+    """Result of a run: number of responses by status, and its duration."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: float = 0.0
 
     @property
     def per_second(self) -> float:
-        """Answers a second."""
+        """Responses a second."""
         return self.statuses.total() / self.seconds
 
 
 def request(path: str, key: str, body: bytes) -> bytes:
-    """The bytes of a POST with a JSON body."""
+    """Return the bytes of a POST with a JSON body."""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -42,7 +42,7 @@ def request(path: str, key: str, body: bytes) -> bytes:
 
 
 async def run(host: str, port: int, requests: Iterator[bytes], *, connections: int) -> LoadRun:
-    """Send all requests over so many connections, and count the answers."""
+    """Send all requests over ``connections`` connections, and count the responses."""
     loop = asyncio.get_running_loop()
     load = LoadRun()
     clients = [_Client(requests, load) for _ in range(connections)]

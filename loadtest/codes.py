@@ -1,4 +1,4 @@
-"""The codes of one process of a load test: minted over HTTP, kept in memory alone, each given out once."""
+"""Mints the codes of one load test process over HTTP, keeps them only in memory, and hands each out once."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from loadtest.scenarios import Plan
 
 LOW: Final = 0.5
-"""Where this share of the last batch is left, the next one is minted."""
+"""When only this share of the last batch is left, the next batch is minted."""
 
 
 class Code(NamedTuple):
-    """A code as it is typed, and what it is."""
+    """A code as typed, with its batch and serial."""
 
     text: str
     batch: int
@@ -25,19 +25,19 @@ class Code(NamedTuple):
 
 
 class Codes:
-    """Distinct codes without end; or one code, where the plan has one for all.
+    """An endless supply of distinct codes; or the one shared code, if the plan has one.
 
     Args:
-        api: to mint with; nobody else may use it.
-        plan: of the run.
-        aside: runs a function beside the clients.
+        api: mints the codes; no other code may use it.
+        plan: the plan of the run.
+        aside: runs a function in parallel to the clients.
     """
 
     def __init__(self, api: Api, plan: Plan, aside: Callable[[Callable[[], None]], object]) -> None:
-        """Mints the first ones.
+        """Mint the first batch.
 
         Raises:
-            ApiError: it was refused.
+            ApiError: the engine refused.
         """
         self._api = api
         self._plan = plan
@@ -52,7 +52,7 @@ class Codes:
             self._shared = Code(api.codes(plan.shared_batch)[0], plan.shared_batch, 0)
 
     def take(self) -> Code:
-        """A code that nobody else gets; waits for it where minting is behind."""
+        """Return a code that nobody else gets; wait if minting is behind."""
         if self._shared is not None:
             return self._shared
         if not self._ahead and len(self._left) < self._plan.codes_at_once * LOW:
@@ -73,7 +73,7 @@ class Codes:
     def _mint(self) -> None:
         before = len(self._left)
         with self._minting:
-            if len(self._left) > before:  # whoever had the lock has minted
+            if len(self._left) > before:  # another thread has minted while we waited for the lock
                 return
             batch, texts = self._api.mint(self._plan.campaign, self._plan.codes_at_once)
             self._left.extend(Code(text, batch, serial) for serial, text in enumerate(texts))

@@ -1,10 +1,10 @@
 """The reference model of a code's lifecycle: what each operation answers, and what it leaves behind.
 
-It is pure Python without I/O. It shares nothing with the Lua scripts, nor with the audit's own fold of
-events: the three check each other. One operation follows another; nothing happens at the same time.
+It is pure Python without I/O. It shares no code with the Lua scripts or with the audit, so the three check
+each other. Operations run one after another, never at the same time.
 
-The engine gives expired holds back late: when an operation needs what they hold, or when it looks for
-them. The model does the same, because each of these moments writes an event.
+The engine gives expired holds back late: when an operation needs what they hold, or when it looks for expired
+holds. The model does the same, because each of these moments writes an event.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ class Lifecycle:
         return [self.redeem(code, user, amount, order) for code in codes]
 
     def hold(self, code: ModelCode, user: str, amount: Amount, order: str) -> ModelAnswer:
-        """Hold a code for an order. The order that holds it already renews its hold."""
+        """Hold a code for an order. If the order holds it already, its hold is renewed."""
         if refusal := _unusable(code):
             return ModelAnswer(refusal)
         refusal, own = self._own_hold(code, order, user)
@@ -291,7 +291,7 @@ class Lifecycle:
         return ModelAnswer("", amount)
 
     def check(self, code: ModelCode, user: str) -> ModelAnswer:
-        """The answer to a redemption without an order; for a balance, to one of all that is left."""
+        """Return how a redemption without an order would end; for a balance, one of the whole balance."""
         if refusal := _unusable(code):
             return ModelAnswer(refusal)
         if code.campaign.kind == "single":
@@ -310,7 +310,7 @@ class Lifecycle:
             code.used += amount
 
     def _allowed(self, code: ModelCode, user: str, amount: Amount) -> tuple[str, int]:
-        """What code and limits allow; before they refuse, expired holds are given back."""
+        """Return the refusal, if any, and the amount. Before a refusal, expired holds are given back."""
         refusal, taken = _within_limits(code, user, amount)
         if refusal and refusal != "invalid_amount" and self._has_expired_holds(code.shard):
             self.give_back_expired(code.shard)
@@ -366,7 +366,7 @@ class Lifecycle:
         self.holds.remove(hold)
 
     def _turn(self, hold: ModelHold, amount: int | None = None) -> ModelAnswer:
-        """The hold becomes a redemption; what was held and not taken is available again."""
+        """Turn a hold into a redemption; the part of the hold that is not taken is available again."""
         taken = hold.amount if amount is None else amount
         self._use(hold.code, hold.user, 0, taken - hold.amount)
         self._remove(hold)
@@ -381,7 +381,7 @@ class Lifecycle:
 
 
 def _unusable(code: ModelCode) -> str:
-    """Why neither a redemption nor a hold of the code is possible, whoever asks; empty if one is."""
+    """Return why nobody can redeem or hold the code; empty if it is usable."""
     if refusal := code.campaign.refusal():
         return refusal
     if code.void or code.void_by_range:
@@ -390,7 +390,7 @@ def _unusable(code: ModelCode) -> str:
 
 
 def _within_limits(code: ModelCode, user: str, amount: Amount) -> tuple[str, int]:
-    """The refusal of the code's own limit or of the campaign's; else empty. And the amount to take."""
+    """Return the refusal by a limit of the code or the campaign, else empty; and the amount to take."""
     campaign = code.campaign
     taken = campaign.face
     if campaign.kind == "balance":

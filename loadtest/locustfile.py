@@ -1,7 +1,7 @@
-"""What locust loads: the clients and the shape of the plan in the directory LOADTEST_DIRECTORY.
+"""Gives locust the clients and the shape of the plan in the directory LOADTEST_DIRECTORY.
 
-`redeem loadtest run` starts it. By hand, in the same environment, it runs with locust's own page:
-``locust -f loadtest/locustfile.py``.
+`redeem loadtest run` starts it. To use locust's own web page, start ``locust -f loadtest/locustfile.py``
+in the same environment.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DIRECTORY: Final = Path(os.environ["LOADTEST_DIRECTORY"])
 KEY: Final = os.environ["LOADTEST_KEY"]
 PLAN: Final = read_plan(DIRECTORY)
 
-# Locust takes the classes that it finds here by name.
+# Locust finds the classes in this module by name.
 globals().update({kind.__name__: kind for kind in users.CLIENTS[PLAN.scenario]})
 PlannedShape = shapes.SHAPES[PLAN.scenario]
 PlannedShape.plan = PLAN
@@ -36,7 +36,7 @@ PlannedShape.plan = PLAN
 
 @events.init.add_listener  # type: ignore[untyped-decorator] # locust's
 def _ready(environment: Environment, **_: Any) -> None:  # noqa: ANN401 - locust's signature
-    """Mint the codes of this process; a master has no clients."""
+    """Mint the codes of this process. A locust master has no clients and needs none."""
     if isinstance(environment.runner, MasterRunner):
         return
     run = users.Run(

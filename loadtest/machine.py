@@ -1,4 +1,4 @@
-"""Which processes of this machine are the engine's, and what each is for."""
+"""Finds the engine's processes on this machine, and the role of each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MODULES: Final = {
 
 
 def engine_processes(url: str) -> dict[str, list[psutil.Process]]:
-    """The processes beside whoever listens on the port of the URL; none where they are not ours to see."""
+    """Return the processes of the engine that listens on the URL's port; empty if we may not see them."""
     port = urlsplit(url).port
     found: dict[str, list[psutil.Process]] = defaultdict(list)
     try:
@@ -31,7 +31,7 @@ def engine_processes(url: str) -> dict[str, list[psutil.Process]]:
         for parent in parents - {None}:
             for process in parent.children(recursive=True):
                 found[_kind(process)].append(process)
-    except psutil.Error:  # not ours to see, or gone meanwhile
+    except psutil.Error:  # we may not see it, or it has ended
         return {}
     return dict(found)
 

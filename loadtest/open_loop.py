@@ -1,9 +1,9 @@
-"""A load at a constant rate that costs little: raw HTTP/1.1 over asyncio protocols, open loop.
+"""A cheap open-loop load generator with a constant rate: raw HTTP/1.1 over asyncio protocols.
 
-An attempt is due at its time, whatever became of those before it. It takes a connection that waits
-for nothing, or queues until there is one; its latency counts from when it was due. Each attempt has a code
-of its own. As a program it makes one step of `redeem loadtest capacity` and writes its answers as
-every client of the load tests does.
+An attempt is due at its time, even if earlier attempts are still waiting. It takes a free connection, or
+queues until one is free; its latency counts from the time when it was due. Each attempt has its own code.
+As a program it runs one step of `redeem loadtest capacity`, and logs its responses like every client of the
+load tests.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from loadtest.codes import Code
 
 GRACE_S: Final = 5.0
-"""How long answers are waited for once the last attempt was due."""
+"""How long to wait for responses after the last attempt was due."""
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 _BLANK: Final = b"\r\n\r\n"
 _OK: Final = 200
@@ -39,7 +39,7 @@ _TICK_S: Final = 0.001
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process is told: its directory with the plan, and the load it makes."""
+    """Input of a process: the directory with its plan, and its load."""
 
     directory: str
     per_second: float
@@ -48,11 +48,11 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process tells at its end, on stdout, behind the line ``ready``.
+    """Output of a process on stdout, after the line ``ready``.
 
     Attributes:
-        sent_late_ms: at the 99th percentile, how long after its time an attempt was sent though a connection
-            was free: what the program itself adds to every latency.
+        sent_late_ms: the 99th percentile of how late an attempt was sent although a connection was free.
+            The generator itself adds this time to every latency.
     """
 
     sent_late_ms: float
@@ -68,7 +68,7 @@ _BODY: Final = msgspec.json.Decoder(_Body)
 
 
 class Load:
-    """One step: attempts that are due, connections that are free, answers that came."""
+    """One step: the attempts that are due, the free connections, and the responses."""
 
     def __init__(self, step: Step, head: bytes, run: str, codes: list[Code], writer: Writer) -> None:
         self._step = step
@@ -85,7 +85,7 @@ class Load:
         self.under_way = 0
 
     async def run(self) -> None:
-        """All attempts, each at its time; then what is still under way, for a while."""
+        """Send each attempt at its time, then wait a while for the last responses."""
         begin, every_s = self._clock() + 0.1, 1 / self._step.per_second
         count = round(self._step.per_second * self._step.seconds)
         number = 0
@@ -100,13 +100,13 @@ class Load:
             self.send_due()
             await asyncio.sleep(max(_TICK_S, begin + number * every_s - self._clock()))
         deadline = self._clock() + GRACE_S
-        while (self.under_way or self._due) and self._clock() < deadline:  # noqa: ASYNC110 - once, at the end
+        while (self.under_way or self._due) and self._clock() < deadline:  # noqa: ASYNC110 - it runs only once, at the end
             await asyncio.sleep(0.01)
         self._writer.unsent += len(self._due)
         self._due.clear()
 
     def send_due(self) -> None:
-        """Those whose time has come, as far as connections are free."""
+        """Send the attempts that are due, while connections are free."""
         while self._due and self.free:
             code = next(self._codes)
             name = f"{self._name}-{next(self._numbers)}"
@@ -131,14 +131,14 @@ class Load:
             self.free.popleft().send(request, answer, due)
 
     def answered(self, answer: LoggedAnswer, due: float) -> None:
-        """An attempt is over."""
+        """Log the response to an attempt."""
         answer.ms = (self._clock() - due) * 1000
         self.under_way -= 1
         self._writer.write(answer)
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, one attempt at a time. One that is lost is made again."""
+    """One connection, with one attempt at a time. It reconnects when it is lost."""
 
     def __init__(self, load: Load, address: tuple[str, int]) -> None:
         self._load = load
@@ -215,14 +215,14 @@ class _Connection(asyncio.Protocol):
 
 
 async def make(step: Step, key: str) -> StepReport:
-    """Mint the codes, say that it is ready, begin when stdin ends, write the answers."""
-    from loadtest.codes import Code  # noqa: PLC0415 - its lock is not for this program
+    """Mint the codes, print ``ready``, start when stdin ends, and log the responses."""
+    from loadtest.codes import Code  # noqa: PLC0415 - only the program needs it
 
     directory = Path(step.directory)
     plan = read_plan(directory)
     parts = urlsplit(plan.url)
     if parts.scheme != "http" or not parts.hostname:
-        raise ValueError("the load of a capacity report is made over http")
+        raise ValueError("a capacity report needs an http URL, not https")
     with Api(plan.url, key) as api:
         batch, texts = api.mint(plan.campaign, round(step.per_second * step.seconds) + 1)
     codes = [Code(text, batch, serial) for serial, text in enumerate(texts)]
@@ -237,11 +237,11 @@ async def make(step: Step, key: str) -> StepReport:
         for connection in connections:
             await connection.open()
         print("ready", flush=True)
-        await asyncio.to_thread(sys.stdin.read)  # until all are
+        await asyncio.to_thread(sys.stdin.read)  # until all generators are ready
         await load.run()
         for connection in connections:
             connection.close()
-        await asyncio.sleep(0.05)  # what was under way is written as without an answer
+        await asyncio.sleep(0.05)  # requests under way are logged as without a response
     late = sorted(load.late_ms)
     return StepReport(sent_late_ms=late[int(len(late) * 0.99)] if late else 0.0)
 

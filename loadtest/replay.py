@@ -1,7 +1,7 @@
-"""Replays a campaign's events, as the ledger has them, on the lifecycle model.
+"""Replays a campaign's events from the ledger on the lifecycle model.
 
-Every event must be what the model's operation writes at that moment. So a replay finds each event that
-cannot have happened, and knows afterwards what codes, holds and counters must be.
+Every event must be the one that the model's operation writes at that moment. So a replay finds each event
+that cannot have happened, and at the end it knows the correct codes, holds and counters.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ UNLIKE_THE_MODEL: Final = "unlike_the_model"
 
 
 class Recorded(NamedTuple):
-    """An event of one code, as the ledger has it; of ranges that are declared void there is no replay.
+    """An event of one code in the ledger. Declared void ranges are not replayed.
 
     Attributes:
         about: the redemption or hold: its own id, or the one that the event ends or gives back.
@@ -35,7 +35,7 @@ class Recorded(NamedTuple):
 
 
 def recorded(document: Mapping[str, Any]) -> Recorded:
-    """An event of the feed."""
+    """Convert an event of the feed."""
     return Recorded(
         document["type"],
         int(document["batch"]),
@@ -48,11 +48,11 @@ def recorded(document: Mapping[str, Any]) -> Recorded:
 
 
 class LedgerReplay:
-    """Takes the events of one campaign, those of a shard in their order.
+    """Replays the events of one campaign; the events of each shard must come in their order.
 
     Attributes:
-        most_uses: of each code, by batch and serial, how many uses it had at most.
-        most_sold: how many uses the campaign had at most.
+        most_uses: the highest number of uses of each code, by batch and serial.
+        most_sold: the highest number of uses of the campaign.
     """
 
     def __init__(self, campaign: ModelCampaign) -> None:
@@ -75,7 +75,7 @@ class LedgerReplay:
         return self._model.holds
 
     def apply(self, event: Recorded) -> str:
-        """LedgerReplay one event: empty, or why the model does not have it; it is then left out."""
+        """Replay one event. Return why the model refuses it and skip it; empty if the model accepts it."""
         place = event.batch, event.serial
         code = self.codes.get(place)
         if code is None:
@@ -93,7 +93,7 @@ class LedgerReplay:
         return ""
 
     def _enact(self, code: ModelCode, event: Recorded) -> str:
-        """Do what the event says was done."""
+        """Run the operation that the event records."""
         enact = {
             "redeemed": self._redeemed,
             "held": self._held,
@@ -114,7 +114,7 @@ class LedgerReplay:
         return self._keep(self._model.hold(code, event.user, self._amount(event), event.order), event)
 
     def _confirmed(self, code: ModelCode, event: Recorded) -> str:
-        """The event does not name the hold: it is the one of its order."""
+        """Confirm the hold of the event's order; the event does not name the hold."""
         held = code.holds.get(code.slot(event.order))
         if held is None or (held.user, held.order) != (event.user, event.order):
             return "hold_not_found"
@@ -140,7 +140,7 @@ class LedgerReplay:
         return self._model.adjust(code, event.amount or 0).refusal
 
     def _amount(self, event: Recorded) -> int | None:
-        """The amount to ask for; 0 is asked for where a balance's event has none."""
+        """Return the amount to ask for; 0 if the event of a balance has none."""
         return (event.amount or 0) if self.campaign.kind == "balance" else None
 
     def _keep(self, answer: ModelAnswer, event: Recorded) -> str:

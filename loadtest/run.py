@@ -1,4 +1,4 @@
-"""One run of a scenario: set up, load by locust, verification, judgement, and what is left to read."""
+"""Runs a scenario: sets it up, starts locust, verifies the responses, checks the thresholds."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ START_S_MAX: Final = 120.0
 
 
 class RunError(Exception):
-    """The load could not be made; one line."""
+    """The load could not be generated; the message is one line."""
 
 
 @dataclass(slots=True)
 class Result:
-    """What came of a run. It passed where ``failed`` is empty."""
+    """Result of a run. It passed if ``failed`` is empty."""
 
     plan: Plan
     figures: Figures
@@ -44,7 +44,7 @@ class Result:
     directory: Path
 
     def document(self) -> dict[str, object]:
-        """As JSON."""
+        """Return the result as a JSON document."""
         return {
             "scenario": self.plan.scenario,
             "run": self.plan.run,
@@ -57,7 +57,7 @@ class Result:
         }
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return the result as lines of text."""
         found, findings = self.figures, self.findings
         lag = "unknown" if found.lag_s is None else f"{found.lag_s:.2f} s"
         answers = ", ".join(f"{count} {name}" for name, count in found.answers.items())
@@ -89,10 +89,10 @@ def run(
     seed: int = 0,
     say: Callable[[str], object] = lambda _: None,
 ) -> Result:
-    """Run a scenario against an engine; its campaign is ended afterwards.
+    """Run a scenario against an engine, and end its campaign afterwards.
 
     Raises:
-        ApiError, RunError, ThresholdsError: it could not be run, or not be looked at.
+        ApiError, RunError, ThresholdsError: the run or its evaluation failed.
     """
     wanted = read_thresholds(thresholds, scenario)
     directory.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def run(
             )
             with Sampler(url, key) as sampler:
                 status = _load(plan, key, directory)
-                say("comparing the answers with the ledger")
+                say("comparing the responses with the ledger")
                 findings = verify(api, plan, directory, say=say)
         finally:
             end_campaign(api, plan.campaign)
@@ -124,13 +124,13 @@ def run(
 
 
 def end_campaign(api: Api, campaign: str) -> None:
-    """So that codes that were left over are good for nothing."""
+    """End the campaign, so that unused codes can no longer be redeemed."""
     with contextlib.suppress(ApiError):
         api.call("PATCH", f"/v1/campaigns/{campaign}", {"state": "ended"})
 
 
 def _load(plan: Plan, key: str, directory: Path) -> int:
-    """Run locust to its end; its exit status. Interrupted, it stops in order, and what was done counts."""
+    """Run locust and return its exit status. After Ctrl-C it stops in order, and the results so far count."""
     argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary"]
     argv += ["--host", plan.url, "--stop-timeout", str(STOP_S), "--exit-code-on-error", "0"]
     argv += [
@@ -149,7 +149,7 @@ def _load(plan: Plan, key: str, directory: Path) -> int:
     ):
         try:
             return process.wait(plan.seconds + STOP_S + START_S_MAX)
-        except KeyboardInterrupt:  # which reached locust as well
+        except KeyboardInterrupt:  # the signal reached locust, too
             return process.wait(STOP_S * 2)
         except subprocess.TimeoutExpired as error:
             raise RunError(f"locust did not end: {directory / 'locust.log'}") from error

@@ -1,4 +1,4 @@
-"""What is looked at while a load runs: how far the ledger is behind, and what each process takes."""
+"""Samples the ledger lag and the CPU use of each process while a load runs."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ FSYNC: Final = "redeem_fsync_seconds_total"
 
 
 class Sample(msgspec.Struct, kw_only=True, frozen=True):
-    """One look.
+    """One sample.
 
     Attributes:
         at: seconds since the epoch.
-        lag_s, lag_events: of the shard that is furthest behind; None: not known.
-        fsync_share: of the time since the last look, what Redis spent on its append-only file.
-        cores: what the processes of each name took of a core since the last look.
-        busiest: of each name, what its busiest process took.
-        machine: what everything on this machine took, of all its cores; 1 is all of them.
+        lag_s, lag_events: ledger lag of the shard that is furthest behind; None if not known.
+        fsync_share: share of the time since the last sample that Redis spent on its append-only file.
+        cores: cores used since the last sample, by process name.
+        busiest: cores used by the busiest process of each name.
+        machine: share of all cores that this machine used; 1 is all of them.
     """
 
     at: float
@@ -44,7 +44,7 @@ class Sample(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Sampler:
-    """Looks once a second, from a thread of its own, between ``with`` and its end."""
+    """Takes a sample every second in its own thread; a context manager."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Sampler:
         processes: Mapping[str, Sequence[psutil.Process]] | None = None,
         interval_s: float = INTERVAL_S,
     ) -> None:
-        """``url``: whose /metrics say how far the ledger is behind; ``processes``: whose time is wanted."""
+        """``url``: its /metrics have the ledger lag; ``processes``: the processes to measure, by name."""
         self.samples: list[Sample] = []
         self._api = Api(url, key)
         self._processes = {name: list(found) for name, found in (processes or {}).items()}
@@ -65,11 +65,11 @@ class Sampler:
 
     @property
     def lags_s(self) -> list[float]:
-        """All that were seen."""
+        """All sampled lags, in seconds."""
         return [sample.lag_s for sample in self.samples if sample.lag_s is not None]
 
     def watch(self, name: str, process: psutil.Process) -> None:
-        """One more process, from the next look on."""
+        """Measure one more process, from the next sample on."""
         self._processes = {**self._processes, name: [*self._processes.get(name, []), process]}
 
     def __enter__(self) -> Self:
@@ -83,7 +83,7 @@ class Sampler:
 
     def _run(self) -> None:
         if self._processes:
-            self._cores()  # the first look has nothing to compare with
+            self._cores()  # the first sample has nothing to compare with
         while not self._stop.wait(self._interval_s):
             self.samples.append(self._look())
 
@@ -116,7 +116,7 @@ class Sampler:
             for process in found:
                 try:
                     share = process.cpu_percent() / 100
-                except psutil.Error:  # it has ended
+                except psutil.Error:  # the process has ended
                     continue
                 cores[name] += share
                 busiest[name] = max(busiest[name], share)

@@ -1,7 +1,7 @@
-"""The scenarios: what is on sale, how fast who comes, and which refusals belong to it.
+"""The scenarios: their campaigns, clients and rates, and the refusals that each expects.
 
-A plan is one run of a scenario. It is written to ``plan.json``, where all processes of the run
-find it; there is neither a code in it nor an API key.
+A plan is one run of a scenario. It is written to ``plan.json``, which all processes of the run read.
+It contains neither codes nor an API key.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _GUESSED: Final = ("code_not_found", "code_malformed", "too_many_attempts", "blo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """What a run is like when nothing else is said.
+    """A scenario with its default values.
 
     Attributes:
-        peak_per_s: attempts begun in a second, at the peak.
-        seconds: how long.
-        each_per_s: of one client: so many clients are there as it takes to reach the peak.
-        terms: of the campaign.
-        stock_share, uses_share: of all attempts, how many there is stock for, or uses of the one code.
+        peak_per_s: attempts started per second at the peak.
+        seconds: duration.
+        each_per_s: rate of one client; the number of clients follows from the peak.
+        terms: fields of the campaign.
+        stock_share, uses_share: stock, or uses of the shared code, as a share of all attempts.
         shared: all clients use one code.
-        refusals: problem codes that belong to it and are no errors.
+        refusals: problem codes that the scenario expects; they are not errors.
     """
 
     about: str
@@ -52,12 +52,12 @@ class Scenario:
 
 SCENARIOS: Final[dict[str, Scenario]] = {
     "unique-codes": Scenario(
-        about="every attempt has a code of its own: the most that can succeed",
+        about="every attempt has its own code: the highest rate of successes",
         peak_per_s=400,
         seconds=30,
     ),
     "flash-sale": Scenario(
-        about="nobody, then everybody at once, for a stock that most do not get anything of",
+        about="everybody comes at once, and the stock is too small for most of them",
         peak_per_s=600,
         seconds=30,
         each_per_s=2.0,
@@ -66,7 +66,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         refusals=("sold_out",),
     ),
     "hot-code": Scenario(
-        about="one word that everybody types",
+        about="everybody types the same word",
         peak_per_s=400,
         seconds=30,
         uses_share=0.5,
@@ -80,13 +80,13 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         each_per_s=2.0,
     ),
     "guessers": Scenario(
-        about="of three who come, one guesses; what buyers get must not change",
+        about="one client of three guesses codes; buyers must not notice",
         peak_per_s=400,
         seconds=30,
         refusals=_GUESSED,
     ),
     "mixed-day": Scenario(
-        about="a day: looking, redeeming, holding, confirming, releasing, rolling back; a peak in the middle",
+        about="a day: checks, redemptions, holds, confirmations, releases, rollbacks; a peak in the middle",
         peak_per_s=250,
         seconds=60,
         each_per_s=2.0,
@@ -106,10 +106,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """One run.
 
     Attributes:
-        run: names it; all its Idempotency-Keys and users begin with it.
-        kind, amount, stock, max_uses, per_user_limit: the campaign's, for the verifier.
-        shared_batch: the batch of the one code that all use.
-        codes_at_once: codes that a process mints together; it mints more when these run low.
+        run: name of the run; all its Idempotency-Keys and users begin with it.
+        kind, amount, stock, max_uses, per_user_limit: fields of the campaign, for the verifier.
+        shared_batch: the batch of the code that all clients share.
+        codes_at_once: codes that a process mints in one batch; it mints more when they run low.
         cursor: the end of the feed before the run began.
     """
 
@@ -133,24 +133,24 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def uses_max(self) -> int:
-        """How often one code may succeed."""
+        """How often one code may be redeemed."""
         return self.max_uses or 1
 
     def write(self, directory: Path) -> None:
-        """Keep it in the directory of the run."""
+        """Write the plan to the directory of the run."""
         (directory / PLAN_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(self)) + b"\n")
 
 
 def run_name() -> str:
-    """A name that no other run has."""
+    """Return a unique name for a run."""
     return f"lt{int(time.time()):x}{os.getpid():x}"
 
 
 def read_plan(directory: Path) -> Plan:
-    """The plan of a run.
+    """Read the plan of a run.
 
     Raises:
-        OSError: there is none.
+        OSError: there is no plan.
     """
     return msgspec.json.decode((directory / PLAN_FILE).read_bytes(), type=Plan)
 
@@ -165,7 +165,7 @@ def prepare(
     processes: int = 1,
     seed: int = 0,
 ) -> Plan:
-    """A new campaign for one run of a scenario, and the plan to run it by.
+    """Create a campaign for one run of a scenario, and return the plan of the run.
 
     Raises:
         ApiError: the engine refused.

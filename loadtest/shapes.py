@@ -1,7 +1,6 @@
-"""How many come at each moment: load shapes for locust.
+"""Load shapes for locust: the number of clients at each moment.
 
-A shape says which share of the peak is wanted at a time; the number of clients follows from what
-one client does in a second.
+A shape gives the share of the peak at a time. The number of clients follows from the rate of one client.
 """
 
 from __future__ import annotations
@@ -22,23 +21,23 @@ NIGHT: Final = 0.1
 
 
 class Shape(LoadTestShape):
-    """A share of the peak over time. ``plan`` is bound in the locustfile."""
+    """A share of the peak over time. The locustfile sets ``plan``."""
 
     abstract = True
     plan: ClassVar[Plan]
 
     @abstractmethod
     def share(self, at: float) -> float:
-        """Of the peak, at this share of the run; both from 0 to 1."""
+        """Return the share of the peak at this share of the run; both from 0 to 1."""
 
     def tick(self) -> tuple[int, float] | None:
-        """What locust asks once a second: clients, and how fast to get there; None: it is over."""
+        """Return the number of clients and the spawn rate; None at the end. Locust calls it every second."""
         elapsed_s: float = self.get_run_time()  # type: ignore[no-untyped-call] # locust's
         if elapsed_s >= self.plan.seconds:
             return None
         peak = self.plan.peak_per_s / self.plan.each_per_s
         clients = max(1, math.ceil(peak * self.share(elapsed_s / self.plan.seconds)))
-        return clients, max(1.0, peak)  # there within a second
+        return clients, max(1.0, peak)  # reach the number within a second
 
 
 class Steady(Shape):
@@ -50,7 +49,7 @@ class Steady(Shape):
 
 
 class Opening(Shape):
-    """Next to nobody; then, from one moment to the next, everybody."""
+    """Almost nobody, then suddenly everybody."""
 
     def share(self, at: float) -> float:
         """Of the peak."""

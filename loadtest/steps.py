@@ -1,4 +1,4 @@
-"""What the steps of a capacity measurement say: which broke, where the knee is, and what gave first."""
+"""Evaluates the steps of a capacity measurement: which broke, the knee, and the bottleneck."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from loadtest.scenarios import Plan
 
 SHARES: Final = (0.25, 0.5, 0.75)
-"""Of the knee: what latency is on an ordinary day, and at the hour of the sale."""
+"""Shares of the knee at which latency is measured again: an ordinary day, and the hour of the sale."""
 KEPT_UP: Final = 0.97
 FULL: Final = 0.85
-"""Of a core, from where a process that has but one is said to be at its limit."""
+"""Share of a core from which a single-threaded process counts as being at its limit."""
 _MACHINE_FULL: Final = 0.93
 _OTHERS: Final = 0.25
 _SINGLE: Final = ("Valkey", "Redis", "front end", "persister", GENERATOR)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a step counts as broken."""
+    """The limits above which a step counts as broken."""
 
     p99_ms: float = 50.0
     error_share: float = 0.001
@@ -39,13 +39,13 @@ class StepFigures(msgspec.Struct, kw_only=True):
     """One step.
 
     Attributes:
-        per_second: what was asked for.
-        done_per_s: successes a second, of those that were answered by the end: when the last attempt was due,
-            and as long again as an answer may take.
+        per_second: the requested rate.
+        done_per_s: successes a second. A success counts if its response came before the last attempt was due,
+            or within the allowed response time after that.
         latency_ms: at the percentiles 50, 99 and 99.9, counted from when an attempt was due.
-        sent_late_ms: what the generator itself was late, at the 99th percentile.
+        sent_late_ms: 99th percentile of the generator's own delay.
         began, ended: seconds since the epoch.
-        broken: why it counts as broken, a line for each; none where it held.
+        broken: why it counts as broken, one line for each reason; empty if it held.
     """
 
     per_second: float
@@ -62,12 +62,12 @@ class StepFigures(msgspec.Struct, kw_only=True):
 
 @dataclass(slots=True)
 class Report:
-    """All of it.
+    """All steps of a measurement.
 
     Attributes:
-        first_to_give: what was at its limit in the lowest step that broke.
-        others_cores: what processes that are not the engine's or the generator's took of the machine.
-        below: steps at shares of the knee (``SHARES``), once it was known.
+        first_to_give: the bottleneck: what was at its limit in the lowest step that broke.
+        others_cores: cores that were used by processes of neither the engine nor the generator.
+        below: steps at shares of the knee (``SHARES``), measured after it was found.
     """
 
     plan: Plan
@@ -81,7 +81,7 @@ class Report:
 
     @property
     def knee(self) -> StepFigures | None:
-        """The highest step that held, below every rate that did not."""
+        """The highest step that held, below every rate that broke."""
         lowest = self.broke
         limit = lowest.per_second if lowest else float("inf")
         held = [step for step in self.steps if not step.broken and step.per_second < limit]
@@ -89,14 +89,14 @@ class Report:
 
     @property
     def broke(self) -> StepFigures | None:
-        """The lowest rate that did not hold, whenever it was tried."""
+        """The step with the lowest rate that broke."""
         held = {step.per_second for step in self.steps if not step.broken}
         broken = [step for step in self.steps if step.per_second not in held]
         return min(broken, key=lambda step: step.per_second, default=None)
 
     @property
     def headline(self) -> str:
-        """The one sentence."""
+        """The result in one sentence."""
         knee = self.knee
         if knee is None:
             return f"This box does not take {self.steps[0].per_second:g} redemptions/s: {self.first_to_give}."
@@ -110,7 +110,7 @@ class Report:
         return f"{took}; the first thing to give is {self.first_to_give}."
 
     def document(self) -> dict[str, object]:
-        """As JSON."""
+        """Return the report as a JSON document."""
         return {
             "headline": self.headline,
             "limits": msgspec.structs.asdict(self.limits),
@@ -122,23 +122,23 @@ class Report:
 
 
 def broken(step: StepFigures, attempts: int, limits: Limits) -> list[str]:
-    """Why a step counts as broken."""
+    """Return why a step counts as broken; empty if it held."""
     failed = sum(step.errors.values())
-    found = []
+    reasons = []
     if step.latency_ms[1] > limits.p99_ms:
-        found.append(f"p99 {step.latency_ms[1]:.0f} ms")
+        reasons.append(f"p99 {step.latency_ms[1]:.0f} ms")
     if failed > limits.error_share * attempts:
         worst = max(step.errors, key=lambda name: step.errors[name])
-        found.append(f"{failed / attempts:.1%} errors, most of them {worst}")
+        reasons.append(f"{failed / attempts:.1%} errors, most of them {worst}")
     if step.unsent or step.done_per_s < KEPT_UP * step.per_second * (1 - failed / attempts):
-        found.append(f"only {step.done_per_s:,.0f}/s were done")
+        reasons.append(f"only {step.done_per_s:,.0f}/s were done")
     if step.lag_s is not None and step.lag_s > limits.lag_s:
-        found.append(f"the ledger was {step.lag_s:.1f} s behind")
-    return found
+        reasons.append(f"the ledger was {step.lag_s:.1f} s behind")
+    return reasons
 
 
 def first_to_give(step: StepFigures, samples: list[Sample], limits: Limits) -> str:
-    """What was at its limit while a step broke, as far as it can be seen."""
+    """Return what was at its limit while a step broke, if the samples show it."""
     seen = [sample for sample in samples if step.began <= sample.at <= step.ended + GRACE_S and sample.cores]
     inside = [sample for sample in seen if sample.at <= step.ended] or seen
     names = sorted({name for sample in inside for name in sample.cores})
@@ -162,14 +162,14 @@ def first_to_give(step: StepFigures, samples: list[Sample], limits: Limits) -> s
     if step.errors:
         return f"a limit of the engine: {max(step.errors, key=lambda name: step.errors[name])}"
     if not inside:
-        return "not to be seen from here, as the engine's processes are elsewhere"
-    return f"latency, with nothing at its limit that can be seen (processors {machine:.0%} busy)"
+        return "not visible from here, because the engine runs on another machine"
+    return f"latency; nothing at its limit is visible (processors {machine:.0%} busy)"
 
 
 def others_cores(samples: list[Sample]) -> float:
-    """What processes took that are neither the engine's nor the generator's; the median."""
+    """Return the median of the cores used by processes of neither the engine nor the generator."""
     return _median([sample.cores.get(ELSE, 0.0) for sample in samples])
 
 
-def _median(found: list[float]) -> float:
-    return statistics.median(found) if found else 0.0
+def _median(values: list[float]) -> float:
+    return statistics.median(values) if values else 0.0

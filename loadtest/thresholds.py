@@ -1,4 +1,4 @@
-"""What a run was like, in figures, and whether that is good enough."""
+"""Computes the figures of a run and compares them with thresholds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DEFAULT: Final = "default"
 
 
 class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """As in thresholds.toml; what is not set is not judged."""
+    """The thresholds of a scenario, as in thresholds.toml; None is not checked."""
 
     p99_ms: float | None = None
     error_share: float | None = None
@@ -30,34 +30,34 @@ class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class ThresholdsError(Exception):
-    """The file of thresholds cannot be used; one line."""
+    """The thresholds file cannot be used; the message is one line."""
 
 
 def read_thresholds(path: Path, scenario: str) -> Thresholds:
-    """The thresholds of a scenario: its own, else the default ones.
+    """Read the thresholds of a scenario; a value that it does not set is the default one.
 
     Raises:
-        ThresholdsError: the file cannot be read, or has a name that is none.
+        ThresholdsError: the file cannot be read, or has an unknown name.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-        wanted = tables.get(_DEFAULT, {}) | tables.get(scenario, {})
-        return msgspec.convert(wanted, Thresholds)
+        values = tables.get(_DEFAULT, {}) | tables.get(scenario, {})
+        return msgspec.convert(values, Thresholds)
     except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise ThresholdsError(f"{path}: {error}") from error
 
 
 class Figures(msgspec.Struct, kw_only=True):
-    """A run in figures.
+    """The figures of a run.
 
     Attributes:
-        attempts: that were sent, tries of one attempt not counted.
-        unsent: that were due and never sent.
-        errors: whose last answer does not belong to the scenario.
-        seconds: from the first attempt's time to the last one's.
-        latency_ms: by what was asked for, milliseconds at each of PERCENTILES; ``all`` for all.
-        answers: how often each was given: the problem code, ``ok``, or ``none``.
-        lag_s: the largest that was seen; None where it could not be asked.
+        attempts: attempts that were sent; several tries count as one.
+        unsent: attempts that were due but never sent.
+        errors: attempts whose last response the scenario does not expect.
+        seconds: from the time of the first attempt to that of the last.
+        latency_ms: milliseconds at each of PERCENTILES, by operation; ``all`` for all operations.
+        answers: number of responses by problem code, ``ok``, or ``none``.
+        lag_s: the largest ledger lag that was sampled; None if it could not be read.
     """
 
     attempts: int
@@ -75,68 +75,68 @@ class Figures(msgspec.Struct, kw_only=True):
 
     @property
     def p99_ms(self) -> float:
-        """Of all attempts."""
+        """99th percentile of the latency of all attempts, in milliseconds."""
         return self.latency_ms["all"][1] if self.latency_ms else 0.0
 
     @property
     def error_share(self) -> float:
-        """Of all attempts that were sent."""
+        """Errors as a share of all attempts that were sent."""
         return self.errors / self.attempts if self.attempts else 1.0
 
     @property
     def unsent_share(self) -> float:
-        """Of all attempts that were due."""
+        """Unsent attempts as a share of all attempts that were due."""
         due = self.attempts + self.unsent
         return self.unsent / due if due else 1.0
 
 
 def figures(answers: AnswerLog, lags_s: Iterable[float]) -> Figures:
-    """Read all answers of a run, and count."""
+    """Read all responses of a run and compute its figures."""
     latency: dict[str, list[float]] = defaultdict(list)
-    told: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     errors, first, last = 0, float("inf"), 0.0
     for answer in answers:
-        told[answer.problem or ("ok" if answer.status else "none")] += 1
+        counts[answer.problem or ("ok" if answer.status else "none")] += 1
         if not answer.last:
             continue
         latency[answer.op].append(answer.ms)
         errors += not answer.expected
         first, last = min(first, answer.at), max(last, answer.at)
     merged = [ms for of_one in latency.values() for ms in of_one]
-    found = {"all": merged, **latency} if merged else {}
+    by_op = {"all": merged, **latency} if merged else {}
     return Figures(
         attempts=len(merged),
         unsent=answers.unsent,
         errors=errors,
         seconds=max(0.0, last - first),
-        latency_ms={op: percentiles(of_one) for op, of_one in found.items()},
-        answers=dict(told.most_common()),
+        latency_ms={op: percentiles(of_one) for op, of_one in by_op.items()},
+        answers=dict(counts.most_common()),
         lag_s=max(lags_s, default=None),
     )
 
 
 def percentiles(latency_ms: list[float]) -> list[float]:
-    """At each of PERCENTILES."""
+    """Return the latency at each of PERCENTILES."""
     return [round(float(at), 3) for at in np.percentile(latency_ms, PERCENTILES)]
 
 
-def judge(found: Figures, wanted: Thresholds) -> list[str]:
-    """What is worse than it may be, a line for each; none: good enough."""
-    if not found.attempts:
+def judge(run: Figures, thresholds: Thresholds) -> list[str]:
+    """Return one line for each threshold that the run exceeds; empty if it passed."""
+    if not run.attempts:
         return ["no attempt was made"]
     measured = {
-        "p99_ms": found.p99_ms,
-        "error_share": found.error_share,
-        "unsent_share": found.unsent_share,
-        "lag_s": found.lag_s,
+        "p99_ms": run.p99_ms,
+        "error_share": run.error_share,
+        "unsent_share": run.unsent_share,
+        "lag_s": run.lag_s,
     }
     failed = []
     for name, value in measured.items():
-        limit = getattr(wanted, name)
+        limit = getattr(thresholds, name)
         if limit is None:
             continue
         if value is None:
-            failed.append(f"{name} was not measured, and may be {limit:g} at most")
+            failed.append(f"{name} was not measured; the limit is {limit:g}")
         elif value > limit:
-            failed.append(f"{name} is {value:.4g}, and may be {limit:g} at most")
+            failed.append(f"{name} is {value:.4g}; the limit is {limit:g}")
     return failed

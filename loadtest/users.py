@@ -1,8 +1,8 @@
-"""The clients, as locust runs them.
+"""The clients that locust runs.
 
-Each begins an attempt at a constant rate, whether or not the last one was quick: an attempt is due
-at its time, and its latency counts from then. So an engine that stands still for a second shows
-as a second, and not as fewer requests (open loop).
+Each client starts attempts at a constant rate, even if the last one was slow (open loop). An attempt is due
+at its time, and its latency counts from then. If the engine stands still for a second, the report shows a
+latency of a second, not fewer requests.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PATIENCE_S: Final = 10.0
 IMPATIENCE_S: Final = (0.0005, 0.05)
 TRIES_MAX: Final = 4
 STOPPED_S: Final = 1.0
-"""A request under way at the end of the run counts only where it had waited this long."""
+"""A request under way at the end of the run counts only if it has waited this long."""
 _OK: Final = 200
 _AGAIN: Final = (NO_ANSWER, 503)
 _SYMBOLS: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -41,7 +41,7 @@ _SYMBOLS: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 @dataclass(slots=True)
 class Run:
-    """What the clients of one process share."""
+    """State that the clients of one process share."""
 
     plan: Plan
     key: str
@@ -52,7 +52,7 @@ class Run:
 
 
 class LoadClient(FastHttpUser):
-    """Whoever calls the engine. ``run`` is bound in the locustfile."""
+    """Base class of all clients. The locustfile sets ``run``."""
 
     abstract = True
     run_of: ClassVar[Run]
@@ -60,7 +60,7 @@ class LoadClient(FastHttpUser):
     connection_timeout = PATIENCE_S
 
     def on_start(self) -> None:
-        """Clients that come together do not call together: the first attempt is due within one interval."""
+        """Choose the time of the first attempt at random within one interval, so that clients spread out."""
         plan = self.run_of.plan
         self._interval_s = 1.0 / plan.each_per_s
         self._random = random.Random(f"{plan.seed} {self.run_of.process} {next(self.run_of.numbers)}")
@@ -69,18 +69,18 @@ class LoadClient(FastHttpUser):
         gevent.sleep(max(0.0, self._due - time.monotonic()))
 
     def wait_time(self) -> float:
-        """Until the next attempt is due; none where it was due already."""
+        """Return the seconds until the next attempt is due; 0 if it is due already."""
         self._due += self._interval_s
         return max(0.0, self._due - time.monotonic())
 
     def on_stop(self) -> None:
-        """Attempts that were due and are not made any more are counted."""
+        """Count the attempts that were due but will not be sent."""
         behind_s = time.monotonic() - self._due
         if behind_s > self._interval_s:
             self.run_of.answers.unsent += int(behind_s / self._interval_s)
 
     def number(self) -> str:
-        """A name that nothing else of the run has."""
+        """Return a name that is unique in the run."""
         return f"{self.run_of.plan.run}-{self.run_of.process}-{next(self.run_of.numbers)}"
 
     def attempt(
@@ -96,7 +96,7 @@ class LoadClient(FastHttpUser):
         session: FastHttpSession | None = None,
         last: bool = True,
     ) -> tuple[int, dict[str, Any]]:
-        """One request; its answer goes to the verifier. ``due``: now, where it is not the attempt's first."""
+        """Send one request and log its response. ``due``: now, unless it is the first of the attempt."""
         began = time.monotonic()
         due = self._due if due is None else due
         headers = {"Authorization": f"Bearer {self.run_of.key}", "Content-Type": "application/json"}
@@ -122,7 +122,7 @@ class LoadClient(FastHttpUser):
                 "POST",
                 path,
                 name=op,
-                data=orjson.dumps(document),  # type: ignore[arg-type] # bytes are sent as they are
+                data=orjson.dumps(document),  # type: ignore[arg-type] # locust sends bytes unchanged
                 headers=headers,
                 catch_response=True,
             ) as response:
@@ -141,7 +141,7 @@ class LoadClient(FastHttpUser):
                     response.success()
                 else:
                     response.failure(f"{answer.status} {answer.problem}")
-        except gevent.GreenletExit:  # the run is over; the client may have been heard all the same
+        except gevent.GreenletExit:  # the run is over; the engine may have received the request
             answer.problem = "stopped"
             answer.last = time.monotonic() - due > STOPPED_S
             answer.expected = not answer.last
@@ -152,7 +152,7 @@ class LoadClient(FastHttpUser):
         return answer.status, found
 
     def redeem(self, code: Code, *, key: str = "") -> tuple[int, dict[str, Any]]:
-        """``POST /v1/redemptions``."""
+        """Send ``POST /v1/redemptions``; return status and document."""
         name = key or self.number()
         return self.attempt(
             "redeem", "/v1/redemptions", {"code": code.text, "user": name}, key=name, code=code
@@ -165,19 +165,19 @@ class LoadClient(FastHttpUser):
 
 
 class Shopper(LoadClient):
-    """Redeems, each time another code as another user; or all the same one."""
+    """Redeems a different code as a different user each time, or the shared code."""
 
     @task
     def redeem_one(self) -> None:
-        """One attempt."""
+        """Redeem one code."""
         self.redeem(self.run_of.codes.take())
 
 
 class Impatient(LoadClient):
-    """Hangs up after its own short time and sends the same request again; waits for the last answer."""
+    """Gives up after a short time and sends the same request again; waits for the last response."""
 
     def on_start(self) -> None:
-        """How long it waits is its own: from less than an answer takes to far more."""
+        """Choose how long this client waits: from less than a response takes to far more."""
         super().on_start()
         least, most = IMPATIENCE_S
         self._hasty = FastHttpSession(
@@ -190,7 +190,7 @@ class Impatient(LoadClient):
 
     @task
     def redeem_until_answered(self) -> None:
-        """One attempt, of several tries under one key."""
+        """Make one attempt with several tries under one Idempotency-Key."""
         code, name = self.run_of.codes.take(), self.number()
         document: dict[str, object] = {"code": code.text, "user": name}
         for number in range(TRIES_MAX):
@@ -204,29 +204,29 @@ class Impatient(LoadClient):
 
 
 class Guesser(LoadClient):
-    """Makes codes up."""
+    """Tries made-up codes."""
 
     weight = 1
 
     @task
     def guess(self) -> None:
-        """One guess; in the answers it is no code."""
+        """Try one made-up code; the log names no code."""
         guessed = "".join(self._random.choices(_SYMBOLS, k=16))
         self.attempt("guess", "/v1/redemptions", {"code": guessed, "user": "guesser"}, key=self.number())
 
 
 class Buyer(Shopper):
-    """A shopper among guessers."""
+    """A shopper in a run that also has guessers."""
 
     weight = 2
 
 
 class Visitor(LoadClient):
-    """Does what happens in a day."""
+    """Does everything that happens in a day."""
 
     @task(8)
     def look(self) -> None:
-        """Asks what a code is worth, and leaves it."""
+        """Check a code and do not redeem it."""
         code = self.run_of.codes.take()
         self.attempt("check", "/v1/codes/check", {"code": code.text}, code=code)
 
@@ -237,7 +237,7 @@ class Visitor(LoadClient):
 
     @task(3)
     def pay(self) -> None:
-        """Holds a code while it pays, then confirms."""
+        """Hold a code, wait for the payment, confirm the hold."""
         held = self._hold()
         if held:
             code, hold = held
@@ -245,7 +245,7 @@ class Visitor(LoadClient):
 
     @task(1)
     def think_again(self) -> None:
-        """Holds a code, and gives it back."""
+        """Hold a code and release it."""
         held = self._hold()
         if held:
             code, hold = held
@@ -253,7 +253,7 @@ class Visitor(LoadClient):
 
     @task(1)
     def return_it(self) -> None:
-        """Redeems, and rolls it back."""
+        """Redeem a code and roll it back."""
         code = self.run_of.codes.take()
         status, found = self.redeem(code)
         if status == _OK:
@@ -262,7 +262,7 @@ class Visitor(LoadClient):
 
     @task(1)
     def ask_twice(self) -> None:
-        """Redeems, and sends the same request again."""
+        """Redeem a code and send the same request again."""
         code, key = self.run_of.codes.take(), self.number()
         self.redeem(code, key=key)
         document: dict[str, object] = {"code": code.text, "user": key}
@@ -290,13 +290,13 @@ CLIENTS: Final[dict[str, tuple[type[LoadClient], ...]]] = {
 
 
 def bind(environment: Environment, run: Run) -> None:
-    """Give the clients of this process what they share; at its end the last line is written."""
+    """Give the clients of this process their shared state; close the log when the test stops."""
     LoadClient.run_of = run
     environment.events.test_stop.add_listener(lambda **_: run.answers.close())  # type: ignore[no-untyped-call] # locust's
 
 
 def _document(content: bytes | None) -> dict[str, Any]:
-    """The JSON object of an answer; nothing where it came in part."""
+    """Return the JSON object of a response; an empty one if the response is incomplete."""
     try:
         found = orjson.loads(content or b"")
     except ValueError:

@@ -1,10 +1,11 @@
-"""After a run: every answer that a client saw is compared with the ledger, as the event feed shows it.
+"""After a run, compares every response that a client saw with the ledger, through the event feed.
 
-What was acknowledged is there exactly once, and as it was answered. What is there, a client of
-the run can have caused: either it was told so, or it was told nothing (no answer, or one that
-says the outcome is unknown). The lifecycle model allows each event: no code succeeded more often
-than it may, no limit was exceeded, and nothing was given back that was not taken. And whoever was
-refused because of others was so for a reason.
+* Every acknowledged change is in the ledger exactly once, and as the response said.
+* Every event in the ledger was caused by a client of the run. That client got a success, no response, or
+  `outcome_unknown`.
+* The lifecycle model allows each event: no code succeeded more often than allowed, no limit was exceeded, and
+  nothing was given back that was not taken.
+* Every refusal because of other clients (such as `sold_out`) is explained by the events.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from loadtest.scenarios import Plan
 
 SETTLE_S_MAX: Final = 60.0
-"""How long the ledger may take, with nothing new in it, until what is missing counts as lost."""
+"""Missing changes count as lost after the ledger has had nothing new for this long."""
 WAIT_S: Final = 1
 SAY_S: Final = 1.0
 LISTED_MAX: Final = 100
@@ -48,18 +49,18 @@ _LIMIT_OF: Final = {
     "sold_out": "stock_exceeded",
     "customer_limit_exceeded": "customer_limit_exceeded",
 }
-"""What an event is called that the model refuses; any other refusal is `not_allowed`."""
+"""Kind of difference for an event that the model refuses, by refusal; any other is `not_allowed`."""
 _UNKNOWN_PROBLEMS: Final = frozenset({"outcome_unknown", "internal_error", ""})
 _FAULT: Final = 500
 
 
 class ObservedAttempt(msgspec.Struct, gc=False):
-    """All that clients saw under one Idempotency-Key.
+    """Everything that clients saw under one Idempotency-Key.
 
     Attributes:
-        ids: what the successful answers called it.
-        unknown: some request of it had no answer that says what became of it.
-        done: some request of it succeeded.
+        ids: the ids in the successful responses.
+        unknown: at least one request had no clear response.
+        done: at least one request succeeded.
     """
 
     op: str
@@ -73,7 +74,7 @@ class ObservedAttempt(msgspec.Struct, gc=False):
 
 
 class Discrepancy(msgspec.Struct, frozen=True):
-    """One thing that is not as it must be: what kind, which item, and in which way."""
+    """One difference: its kind, the item, and a description."""
 
     kind: str
     item: str
@@ -82,14 +83,14 @@ class Discrepancy(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class Findings:
-    """What the verifier found.
+    """Findings of the verifier.
 
     Attributes:
-        counts: differences by kind, all of them.
-        listed: the first LISTED_MAX of each kind.
-        acknowledged: changes that clients were told of.
-        events: of the campaign, in the ledger.
-        settled_unknown: attempts whose clients were told nothing, and that the ledger has.
+        counts: number of all differences, by kind.
+        listed: the first LISTED_MAX differences of each kind.
+        acknowledged: changes that a response acknowledged.
+        events: the campaign's events in the ledger.
+        settled_unknown: attempts without a clear response that are in the ledger.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -100,13 +101,13 @@ class Findings:
     settled_unknown: int = 0
 
     def add(self, kind: str, item: str, text: str) -> None:
-        """Keep a difference."""
+        """Count a difference, and list it if its kind is not full."""
         self.counts[kind] += 1
         if self.counts[kind] <= LISTED_MAX:
             self.listed.append(Discrepancy(kind, item, text))
 
     def document(self) -> dict[str, object]:
-        """As JSON."""
+        """Return the findings as a JSON document."""
         return {
             "acknowledged": self.acknowledged,
             "events": self.events,
@@ -118,7 +119,7 @@ class Findings:
 
 
 class Verifier:
-    """Takes the answers first, then the events, each shard's in its order; then it knows."""
+    """Compares responses with events. Pass all responses first, then the events of each shard in order."""
 
     def __init__(self, plan: Plan) -> None:
         self.findings = Findings()
@@ -141,11 +142,11 @@ class Verifier:
 
     @property
     def waiting(self) -> int:
-        """Acknowledged changes that are not yet among the events."""
+        """Number of acknowledged changes whose event has not come yet."""
         return self.findings.acknowledged - self._arrived
 
     def take_answer(self, answer: LoggedAnswer) -> None:
-        """Something that a client saw."""
+        """Take one response that a client saw."""
         if answer.op == "check":
             return
         attempt = self._attempts.get(answer.key)
@@ -166,14 +167,14 @@ class Verifier:
             self._refusals.setdefault(answer.problem, Counter())[answer.batch, answer.serial] += 1
 
     def take_event(self, event: dict[str, Any]) -> None:
-        """Something that the ledger has."""
+        """Take one event of the ledger."""
         name, place = str(event["id"]), (int(event["shard"]), int(event["seq"]))
         known = self._seen.get(name)
         if known is not None:
             if known != place:
                 text = f"rows {known[1]} and {place[1]} of the ledger are one event"
                 self.findings.add("there_twice", name, text)
-            return  # at the same place it has only been read again
+            return  # the same place: the event was only read twice
         self._seen[name] = place
         self.findings.events += 1
         refusal = self._replay.apply(recorded(event))
@@ -186,24 +187,26 @@ class Verifier:
         self._explain(event, name)
 
     def end(self, answers: AnswerLog | None = None) -> Findings:
-        """Everything is in."""
-        found = self.findings
+        """Finish the comparison and return the findings."""
+        findings = self.findings
         for key, attempt in self._attempts.items():
             if len(attempt.ids) > 1:
-                found.add("answered_differently", key, f"one key, answered as {' and '.join(attempt.ids)}")
+                findings.add("answered_differently", key, f"one key, answered as {' and '.join(attempt.ids)}")
             if attempt.done and key not in self._caused:
                 what = f"{attempt.op} of {_code(attempt.batch, attempt.serial)}"
-                found.add("lost", attempt.ids[0], f"{what} was acknowledged and is not in the ledger ({key})")
+                findings.add(
+                    "lost", attempt.ids[0], f"{what} was acknowledged and is not in the ledger ({key})"
+                )
             if attempt.unknown and not attempt.done:
-                found.unknown += 1
-                found.settled_unknown += key in self._caused
+                findings.unknown += 1
+                findings.settled_unknown += key in self._caused
         self._check_reasons()
         for name in answers.broken if answers else ():
-            found.add("answers_missing", name, "the client process did not come to its end")
-        return found
+            findings.add("answers_missing", name, "the client process did not end in order")
+        return findings
 
     def _explain(self, event: dict[str, Any], name: str) -> None:
-        """What an event was caused by."""
+        """Find the attempt that caused an event, or add a difference."""
         key = str(event["key"] or "")
         attempt = self._attempts.get(key)
         what = f"{event['type']} {_code(event['batch'], event['serial'])}"
@@ -223,24 +226,26 @@ class Verifier:
             self.findings.add("unexplained", name, f"{what}: its client was refused ({key})")
 
     def _compare(self, event: dict[str, Any], name: str, attempt: ObservedAttempt) -> None:
-        told = {"code": (attempt.batch, attempt.serial), "user": attempt.user or event["user"]}
+        response = {"code": (attempt.batch, attempt.serial), "user": attempt.user or event["user"]}
         there = {"code": (event["batch"], event["serial"]), "user": event["user"]}
         if attempt.about:
-            told["about"] = attempt.about
+            response["about"] = attempt.about
             there["about"] = attempt.about if event["type"] == "confirmed" else event["redemption"]
         if event["type"] in {"redeemed", "held", "confirmed"}:
-            told["id"], there["id"] = attempt.ids[0], name
-        for member, value in told.items():
+            response["id"], there["id"] = attempt.ids[0], name
+        for member, value in response.items():
             if value != there[member]:
                 text = f"{member} answered as {value}, in the ledger {there[member]}"
                 self.findings.add("not_as_answered", name, text)
 
     def _check_reasons(self) -> None:
-        """Refusals because of what others have done."""
+        """Check that the events explain the refusals that other clients caused."""
         plan, most_uses = self._plan, self._replay.most_uses
         for code in self._refusals.get("already_redeemed", ()):
             if not most_uses[code]:
-                self.findings.add("refused_without_reason", _code(*code), "already_redeemed, and nobody has")
+                self.findings.add(
+                    "refused_without_reason", _code(*code), "already_redeemed, but nobody has redeemed it"
+                )
         for code in self._refusals.get("uses_exceeded", ()):
             if most_uses[code] < plan.uses_max:
                 text = f"uses_exceeded after {most_uses[code]} of {plan.uses_max}"
@@ -258,7 +263,7 @@ def verify(
     settle_s: float = SETTLE_S_MAX,
     say: Callable[[str], object] = lambda _: None,
 ) -> Findings:
-    """Compare the answers in a directory with the feed; waits until the ledger has what was acknowledged.
+    """Compare the responses in a directory with the feed; wait until the ledger has all acknowledged changes.
 
     Raises:
         ApiError: the feed cannot be read.

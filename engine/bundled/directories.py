@@ -1,4 +1,4 @@
-"""Where the bundled servers keep their files and sockets, and who may look in there."""
+"""Directories of the bundled servers: where they are, and which user may read them."""
 
 from __future__ import annotations
 
@@ -15,23 +15,26 @@ if TYPE_CHECKING:
     from engine.processes.process import Account
 
 SOCKET_PATH_BYTES_MAX: Final = 103
-"""The size of `sun_path` on macOS, the smaller one, without its final zero."""
+"""Size of `sun_path` on macOS without its final zero; Linux allows more."""
 VALKEY_SOCKET: Final = "valkey.sock"
 POSTGRES_SOCKET: Final = "pg/.s.PGSQL.5432"
 _SOCKETS: Final = (VALKEY_SOCKET, POSTGRES_SOCKET)
 
 
 def run_directory(data_dir: Path) -> Path:
-    """Where the sockets of a data directory are: `<data>/run`, or a short path when that is too long.
+    """Return the socket directory: `<data>/run`, or a short path if that is too long for a socket.
 
-    The short one is made of the user and a hash of the data directory, so that every process
-    finds the same.
+    The short path is made of the user and a hash of the data directory, so that every process
+    finds the same path.
+
+    Raises:
+        StartError: the short path is too long, too.
     """
     data = data_dir.resolve()
     for path in (data / "run", _short_run_directory(data)):
         if all(len(os.fsencode(path / name)) <= SOCKET_PATH_BYTES_MAX for name in _SOCKETS):
             return path
-    raise StartError(f"{tempfile.gettempdir()} is too long a path for a socket: set TMPDIR to a shorter one")
+    raise StartError(f"{tempfile.gettempdir()} is too long for a socket path: set TMPDIR to a shorter path")
 
 
 def _short_run_directory(data: Path) -> Path:
@@ -40,13 +43,13 @@ def _short_run_directory(data: Path) -> Path:
 
 
 def directory(path: Path) -> Path:
-    """Make a directory of our own where it is missing, and answer it."""
+    """Create a directory that only we can use, unless it exists; return its path."""
     path.mkdir(mode=0o700, exist_ok=True)
     return path
 
 
 def own(path: Path, account: Account | None) -> None:
-    """Make a directory that only the account, or we, can use."""
+    """Create a directory that only the account can use; without an account, only we can."""
     directory(path)
     if account is not None:
         os.chown(path, account.uid, account.gid)
@@ -54,19 +57,23 @@ def own(path: Path, account: Account | None) -> None:
 
 
 def open_run_directory(data_dir: Path) -> Path:
-    """Make the directory of the sockets; root lets PostgreSQL's user pass through it."""
+    """Create the socket directory. If we are root, PostgreSQL's user may pass through it.
+
+    Raises:
+        StartError: the directory belongs to another user.
+    """
     path = run_directory(data_dir)
     directory(path)
-    found = path.lstat()
-    ours = found.st_uid == os.geteuid() or path.parent == data_dir.resolve()
-    if not stat.S_ISDIR(found.st_mode) or not ours:
-        raise StartError(f"{path} is not ours: somebody else has made it")
+    status = path.lstat()
+    ours = status.st_uid == os.geteuid() or path.parent == data_dir.resolve()
+    if not stat.S_ISDIR(status.st_mode) or not ours:
+        raise StartError(f"{path} is not ours: another user has created it")
     path.chmod(0o711 if os.geteuid() == 0 else 0o700)
     return path
 
 
 def sync_directory(path: Path) -> None:
-    """Have the names in a directory on disk."""
+    """Fsync a directory, so that the names of its files are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

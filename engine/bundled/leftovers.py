@@ -1,4 +1,4 @@
-"""Stops a server that an earlier, killed engine left running."""
+"""Stops servers that an earlier, killed engine left running."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ LEFTOVER_POLL_S: Final = 0.02
 
 
 def stop_leftover(pid_path: Path, mark: str, stop_signal: signal.Signals) -> None:
-    """Stop the server that a killed engine left running, if the pid file still tells the truth."""
+    """Stop the server of a pid file, if the command line of that process contains `mark`.
+
+    Raises:
+        StartError: the server does not stop.
+    """
     pid = _read_pid(pid_path)
-    if pid is None or not (found := command_line(pid)):
+    if pid is None or not (running := command_line(pid)):
         return
-    if mark not in found:
-        pid_path.unlink()  # the pid is another process by now, for which PostgreSQL would not start
+    if mark not in running:
+        pid_path.unlink()  # another process has this pid now; PostgreSQL would refuse to start
         return
     logger.warning("stopping a server that a killed engine left running", extra={"pid": pid})
     for number in (stop_signal, signal.SIGKILL):
@@ -37,14 +41,18 @@ def stop_leftover(pid_path: Path, mark: str, stop_signal: signal.Signals) -> Non
             if mark not in command_line(pid):
                 return
             time.sleep(LEFTOVER_POLL_S)
-    raise StartError(f"a server left over from before (pid {pid}) does not stop")
+    raise StartError(f"a server of an earlier run (pid {pid}) does not stop")
 
 
 def end_orphans(home: Path) -> None:
-    """End the backends of a postmaster that was killed outright, which may go on for as long as their query.
+    """Stop the backends of a postmaster that was killed. They may run until their query ends.
 
-    They hold the shared memory without which no other can start. They work in the cluster's
-    directory, and nothing else does. Only Linux tells; elsewhere the start fails until they end.
+    They hold the shared memory that the next postmaster needs. Their working directory is the
+    cluster's, and no other process works there. Only Linux shows the working directory of a
+    process; elsewhere PostgreSQL fails to start until the backends end.
+
+    Raises:
+        StartError: the backends do not stop.
     """
     deadline = time.monotonic() + LEFTOVER_TIMEOUT_S
     number = signal.SIGQUIT  # PostgreSQL's immediate shutdown
@@ -53,7 +61,7 @@ def end_orphans(home: Path) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
         if time.monotonic() > deadline:
-            raise StartError(f"processes left over from before do not stop: {orphans}")
+            raise StartError(f"PostgreSQL processes of an earlier run do not stop: {orphans}")
         time.sleep(LEFTOVER_POLL_S)
         if time.monotonic() > deadline - LEFTOVER_TIMEOUT_S / 2:
             number = signal.SIGKILL
@@ -72,7 +80,7 @@ def _works_in(pid: int, home: Path) -> bool:
 
 
 def command_line(pid: int) -> str:
-    """Answer the command line of a process; empty when there is none, or only a zombie."""
+    """Return the command line of a process; empty if there is no process, or only a zombie."""
     proc = Path("/proc")
     if (proc / "self").exists():
         try:
@@ -85,16 +93,16 @@ def command_line(pid: int) -> str:
             )
         except OSError:
             return ""
-    shown = subprocess.run(  # noqa: S603 - a fixed command, no shell
+    result = subprocess.run(  # noqa: S603 - a fixed command, no shell
         ["/bin/ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
     )
-    return shown.stdout.strip()
+    return result.stdout.strip()
 
 
 def _read_pid(path: Path) -> int | None:
-    """Answer the pid in the first line of a file."""
+    """Return the pid in the first line of a file; None if there is no file or no number."""
     try:
-        found = re.match(r"\s*(\d+)", path.read_text(errors="replace"))
+        match = re.match(r"\s*(\d+)", path.read_text(errors="replace"))
     except FileNotFoundError:
         return None
-    return int(found[1]) if found else None
+    return int(match[1]) if match else None

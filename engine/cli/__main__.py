@@ -1,4 +1,4 @@
-"""``python -m engine.cli``: the command without its script."""
+"""``python -m engine.cli``: runs the command ``redeem`` without its installed script."""
 
 from engine.cli import main
 

@@ -1,4 +1,4 @@
-"""``redeem audit``: proves that ledger, Redis and counters agree, or lists where they do not."""
+"""``redeem audit``: checks that ledger, Redis and counters agree, and lists the differences."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ _ANCHOR: Final = re.compile(r"([0-9]{1,4}):([0-9]{1,18}):([0-9a-f]{64})")
     "anchors",
     multiple=True,
     metavar="SHARD:ROW:DIGEST",
-    help="Where a chain ended when this was noted; it must still pass there. May be repeated.",
+    help="End of a hash chain that an earlier audit printed; the chain must still contain it. Repeatable.",
 )
 def audit(*, as_json: bool, anchors: tuple[str, ...]) -> None:
-    """Compare ledger, hash chain, Redis and counters; exit status 1 where anything disagrees.
+    """Compare ledger, hash chain, Redis and counters; exit status 1 if anything differs.
 
-    Works beside a running engine. Note what it says of the end of each chain, and keep that elsewhere:
-    given as --anchor later, it shows whether the whole ledger was made anew.
+    Works beside a running engine. It prints the end of each hash chain as an anchor. Keep the anchors on
+    another machine: a later audit with --anchor detects a ledger that was rewritten as a whole.
     """
     settings = load_settings()
     redis_url, database_url = server_urls(settings)
     settings = replace(settings, redis_url=redis_url, database_url=database_url)
     check_redis_url(settings)
-    noted = _parse(anchors)
+    known_anchors = _parse(anchors)
     try:
-        report = asyncio.run(reconcile(settings, noted, Progress("audit")))
+        report = asyncio.run(reconcile(settings, known_anchors, Progress("audit")))
     except (asyncpg.PostgresError, asyncpg.InterfaceError, RedisError) as error:
         raise StoreUnavailable(f"the audit could not be finished: {error}") from error
     if as_json:

@@ -1,4 +1,4 @@
-"""``redeem audit-log``: who did what."""
+"""``redeem audit-log``: lists who did what."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from engine.times import shown_instant
 
 
 @click.command()
-@click.option("--act", help="Only these, such as export.")
-@click.option("--subject", help="Only of this, such as batch:3.")
-@click.option("--after", type=click.IntRange(0, audit.ID_MAX), help="Go on behind the act with this id.")
+@click.option("--act", help="Only this action, such as export.")
+@click.option("--subject", help="Only this subject, such as batch:3.")
+@click.option("--after", type=click.IntRange(0, audit.ID_MAX), help="Continue after the entry with this id.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 def audit_log(act: str | None, subject: str | None, after: int | None, limit: int, *, as_json: bool) -> None:
-    """Show who did what to what, the newest first."""
-    found = run(lambda plane: audit.page(plane.database, act=act, subject=subject, after=after, limit=limit))
+    """List who did what to what, newest first."""
+    entries = run(
+        lambda plane: audit.page(plane.database, act=act, subject=subject, after=after, limit=limit)
+    )
     if as_json:
-        echo_json([item.document() for item in found])
+        echo_json([entry.document() for entry in entries])
         return
-    for item in found:
-        told = (
-            item.id,
-            shown_instant(item.at),
-            item.actor,
-            item.act,
-            item.subject,
-            item.reason or "",
-            item.outcome or "",
+    for entry in entries:
+        columns = (
+            entry.id,
+            shown_instant(entry.at),
+            entry.actor,
+            entry.act,
+            entry.subject,
+            entry.reason or "",
+            entry.outcome or "",
         )
-        click.echo("  ".join(map(str, told)).rstrip())
+        click.echo("  ".join(map(str, columns)).rstrip())

@@ -1,4 +1,4 @@
-"""``redeem campaigns``: what codes do, and how far."""
+"""``redeem campaigns``: creates, lists, shows and changes campaigns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _campaign = click.argument("campaign_id", metavar="CAMPAIGN")
 
 
 class _Number(click.ParamType[int | str]):
-    """An integer, or ``none`` where a limit is removed."""
+    """An integer, or ``none``, which removes a limit."""
 
     name = "integer or none"
 
@@ -29,7 +29,7 @@ class _Number(click.ParamType[int | str]):
         param: click.Parameter | None,
         ctx: click.Context | None,
     ) -> int | str:
-        """The number, or ``none`` as it is."""
+        """Parse an integer; return ``none`` unchanged."""
         if value == NONE:
             return NONE
         try:
@@ -44,17 +44,17 @@ def campaigns() -> None:
 
 
 @campaigns.command()
-@click.option("--name", required=True, help="What people call it.")
+@click.option("--name", required=True, help="Display name.")
 @click.option("--kind", default="single", show_default=True, help="single, multi or balance.")
 @click.option("--amount", type=int, help="Face value in minor units (cents).")
 @click.option("--currency", help="ISO 4217 code of the amount, such as EUR.")
-@click.option("--max-uses", type=int, help="Successes of one code, of the kind multi.")
-@click.option("--stock", type=int, help="Successes in all.")
-@click.option("--per-user-limit", type=int, help="Successes of one user.")
-@click.option("--budget", type=int, help="Amount redeemed in all, in minor units.")
-@click.option("--starts-at", help="ISO 8601 with a zone, such as 2030-01-31T09:00:00Z.")
-@click.option("--ends-at", help="ISO 8601 with a zone.")
-@click.option("--active", is_flag=True, help="Active at once; otherwise it is a draft.")
+@click.option("--max-uses", type=int, help="Redemptions of one code; only for kind multi.")
+@click.option("--stock", type=int, help="Redemptions in total.")
+@click.option("--per-user-limit", type=int, help="Redemptions of one user.")
+@click.option("--budget", type=int, help="Total amount to redeem, in minor units.")
+@click.option("--starts-at", help="ISO 8601 with a time zone, such as 2030-01-31T09:00:00Z.")
+@click.option("--ends-at", help="ISO 8601 with a time zone.")
+@click.option("--active", is_flag=True, help="Activate it at once; otherwise it is a draft.")
 @_as_json
 def create(*, active: bool, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - the options above, by name
     """Create a campaign and print its id."""
@@ -66,7 +66,7 @@ def create(*, active: bool, as_json: bool, **options: Any) -> None:  # noqa: ANN
 @campaigns.command("list")
 @_as_json
 def list_campaigns(*, as_json: bool) -> None:
-    """List all campaigns, the oldest first."""
+    """List all campaigns, oldest first."""
 
     async def read(plane: ControlPlane) -> list[Campaign]:
         limit = plane.settings.page_limit_max
@@ -74,11 +74,11 @@ def list_campaigns(*, as_json: bool) -> None:
             lambda after: definitions.page(plane, after=after, limit=limit), lambda campaign: campaign.id
         )
 
-    found = run(read)
+    all_campaigns = run(read)
     if as_json:
-        echo_json([campaign.document() for campaign in found])
+        echo_json([campaign.document() for campaign in all_campaigns])
         return
-    for campaign in found:
+    for campaign in all_campaigns:
         click.echo(f"{campaign.id}  {campaign.state:6}  {campaign.kind}  {campaign.name}")
 
 
@@ -99,8 +99,8 @@ def show(campaign_id: str, *, as_json: bool) -> None:
 @_campaign
 @click.option("--name")
 @click.option("--state", help="draft, active, paused or ended.")
-@click.option("--amount", type=_Number(), help="Only while it is a draft.")
-@click.option("--currency", help="Only while it is a draft.")
+@click.option("--amount", type=_Number(), help="Only while the campaign is a draft.")
+@click.option("--currency", help="Only while the campaign is a draft.")
 @click.option("--max-uses", type=int)
 @click.option("--stock", type=_Number())
 @click.option("--per-user-limit", type=_Number())
@@ -109,7 +109,7 @@ def show(campaign_id: str, *, as_json: bool) -> None:
 @click.option("--ends-at")
 @_as_json
 def update(campaign_id: str, *, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - the options above, by name
-    """Change a campaign; what is set to `none` is removed."""
+    """Change a campaign; the value `none` removes a limit, a date or the amount."""
     given = {name: value for name, value in options.items() if value is not None}
     if not given:
         raise click.UsageError("nothing to change")
@@ -133,9 +133,9 @@ def _to_state(name: str, state: str, help_text: str) -> None:
         _print(campaign, as_json=as_json)
 
 
-_to_state("activate", "active", "Open a draft.")
-_to_state("pause", "paused", "Refuse redemptions until it is resumed.")
-_to_state("resume", "active", "Go on after a pause.")
+_to_state("activate", "active", "Activate a draft campaign.")
+_to_state("pause", "paused", "Pause a campaign: redemptions are refused until it is resumed.")
+_to_state("resume", "active", "Resume a paused campaign.")
 _to_state("end", "ended", "End a campaign for good.")
 
 

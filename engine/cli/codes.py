@@ -1,6 +1,6 @@
-"""``redeem codes``: mint a batch, export it again, void it or a part of it, rotate the mint key.
+"""``redeem codes``: mints, exports and voids codes, and rotates the mint key.
 
-Importing is in ``imports``.
+Its other commands are in ``imports`` and ``single_codes``.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ def codes() -> None:
 @click.option(
     "--format", "format_name", default=DEFAULT_FORMAT.name, show_default=True, help=", ".join(FORMATS)
 )
-@click.option("--prefix", help="What stands before each code, such as SUMMER.")
+@click.option("--prefix", help="Text before each code, such as SUMMER.")
 @_out
 @click.option("--json", "as_json", is_flag=True, help="Print the batch as JSON; needs --out FILE.")
 def mint(
     campaign_id: str, count: int, format_name: str, prefix: str | None, out: str, *, as_json: bool
 ) -> None:
-    """Issue a batch of new codes and write them as CSV, with the header `code,serial`."""
+    """Mint a batch of new codes and write them as CSV, with the header `code,serial`."""
     if as_json and out == STDOUT:
         raise click.UsageError("--json needs --out FILE: the codes go to stdout")
     settings = load_settings()
@@ -74,8 +74,8 @@ def mint(
         if minted is None:
             raise
         raise click.ClickException(
-            f"batch {minted.batch.id} is issued, but not written ({error.strerror}):"
-            f" get its codes with `redeem codes export {minted.batch.id}`"
+            f"batch {minted.batch.id} is minted, but its codes could not be written ({error.strerror}):"
+            f" get them with `redeem codes export {minted.batch.id}`"
         ) from error
     if as_json:
         echo_json(minted.document())
@@ -85,23 +85,26 @@ def mint(
 @click.argument("batch_id", metavar="BATCH", type=int)
 @_out
 def export(batch_id: int, out: str) -> None:
-    """Write the codes of a batch again, exactly as minting wrote them."""
+    """Write the codes of a batch again, exactly as `mint` wrote them."""
     settings = load_settings()
     batch = run(lambda plane: batches.get(plane, batch_id), settings)
     with opened(out) as write:
         _export(batch, settings, out, write)
 
 
-def _declares(name: str, help_text: str, *, void: bool) -> None:
-    """Add the command that makes codes void, or the one that makes them good again."""
+def _add_void_command(name: str, help_text: str, *, void: bool) -> None:
+    """Add the command ``void`` or ``unvoid``."""
 
     @codes.command(name, help=help_text)
     @click.argument("code", metavar="[CODE|-]", required=False)
     @click.option("--batch", "batch_id", type=int, help="All codes of this batch.")
     @click.option(
-        "--serials", callback=_parse_serials, metavar="A-B", help="Of them only A to B, both included."
+        "--serials",
+        callback=_parse_serials,
+        metavar="A-B",
+        help="Only serials A to B of the batch, both included.",
     )
-    @click.option("--reason", required=True, help="Why; it is kept.")
+    @click.option("--reason", required=True, help="Why; it is recorded.")
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     def command(
         code: str | None,
@@ -119,11 +122,11 @@ def _declares(name: str, help_text: str, *, void: bool) -> None:
                 click.echo(f"{done['status']} {done['code']}")
             return
         if code is not None or batch_id is None:
-            raise click.UsageError("name either a code, or a batch with or without --serials")
-        wanted = voids.VoidDeclaration(
+            raise click.UsageError("give either a code, or --batch with or without --serials")
+        declaration = voids.VoidDeclaration(
             batch=batch_id, first_serial=serials[0], last_serial=serials[1], reason=reason
         )
-        declared = run_change(lambda plane: voids.declare(plane, wanted, void=void, actor=ACTOR))
+        declared = run_change(lambda plane: voids.declare(plane, declaration, void=void, actor=ACTOR))
         if as_json:
             echo_json(declared.document())
         else:
@@ -131,7 +134,7 @@ def _declares(name: str, help_text: str, *, void: bool) -> None:
 
 
 def _parse_serials(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int | None, int | None]:
-    """First and last serial of a range, or of one serial; neither where none is given."""
+    """Parse A-B, or one serial as a range of one; without the option, both are None."""
     if text is None:
         return None, None
     match = _SERIALS.fullmatch(text)
@@ -140,18 +143,21 @@ def _parse_serials(_: click.Context, __: click.Parameter, text: str | None) -> t
     return int(match[1]), int(match[2] or match[1])
 
 
-_declares("void", "Refuse the codes of a batch, or some of them, from now on.", void=True)
-_declares("unvoid", "Make what was void good again.", void=False)
+_add_void_command(
+    "void", "Void one code, a batch, or a range of a batch: redemptions are refused from now on.", void=True
+)
+_add_void_command("unvoid", "Lift the void of one code, a batch, or a range of a batch.", void=False)
 
 
 @codes.command("rotate-key")
 def rotate_key() -> None:
-    """Add a new mint key for batches from now on, and print its name. Keep the old ones."""
+    """Add a mint key for all later batches, and print its name.
+
+    The old mint keys stay: the codes of earlier batches need them.
+    """
     settings = load_settings()
     if settings.mint_keys:
-        raise click.ClickException(
-            "the mint keys are in REDEEM_MINT_KEYS: add the new one there, as the last"
-        )
+        raise click.ClickException("the mint keys come from REDEEM_MINT_KEYS: append a new key there")
     try:
         click.echo(mint_keys.rotate(settings.mint_keys_path))
     except mint_keys.MintKeyError as error:
@@ -167,7 +173,7 @@ def _summary(minted: MintedBatch) -> str:
 
 
 def _export(batch: Batch, settings: Settings, out: str, write: Write) -> None:
-    """Header and codes, in constant memory; on record as an act before the first of them."""
+    """Write header and codes in constant memory; the audit log gets its entry before the first code."""
     chunks = batches.codes(batch, settings)
     details: dict[str, object] = {"format": "csv", "out": out, "os_user": _os_user()}
 
@@ -179,23 +185,23 @@ def _export(batch: Batch, settings: Settings, out: str, write: Write) -> None:
 
 
 async def _write_codes(chunks: Iterator[bytes], count: int, write: Write) -> None:
-    """Tells on stderr how far it is when it takes long."""
+    """Write the codes; show the progress on stderr when it takes long."""
     write(batches.CSV_HEADER)
-    done, told_at = 0, time.monotonic()
+    done, reported_at = 0, time.monotonic()
     for chunk in chunks:
         write(chunk)
         done += chunk.count(b"\n")
-        if time.monotonic() - told_at > PROGRESS_INTERVAL_S and done < count:
-            told_at = time.monotonic()
+        if time.monotonic() - reported_at > PROGRESS_INTERVAL_S and done < count:
+            reported_at = time.monotonic()
             click.echo(f"{done:,} of {count:,} codes ({100 * done // count} %)", err=True)
-        await asyncio.sleep(0)  # Ctrl-C comes through here
+        await asyncio.sleep(0)  # so that Ctrl-C can interrupt
 
 
 def _os_user() -> str:
-    """Who runs this command, as far as the system knows."""
+    """Return the name of the OS user who runs this command, or the uid if it has no name."""
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a uid without a name, as containers have
+    except (KeyError, OSError):  # a uid without a name is usual in containers
         return str(os.getuid())
 
 

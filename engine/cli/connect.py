@@ -1,4 +1,4 @@
-"""How a command finds the servers: the ones that are set, else the bundled ones beside a running engine."""
+"""Connects a command to the servers in the settings, or to the bundled servers of a running engine."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 UNPUBLISHED: Final = (
-    "Recorded, but Redis could not take it now: it takes effect when a running engine reaches Redis again."
+    "Saved, but Redis could not be updated: it takes effect when a running engine reaches Redis again."
 )
 
 
 def load_settings() -> Settings:
-    """The settings of this command, from file and environment.
+    """Load the settings of this command from file and environment.
 
     Raises:
-        SettingsError: one of them is unknown or cannot be used.
+        SettingsError: a setting is unknown, or its value cannot be used.
     """
     return all_settings.load(os.environ)
 
 
 def server_urls(settings: Settings) -> tuple[str, str]:
-    """The URLs of Redis and PostgreSQL; of the bundled ones where none is set.
+    """Return the URLs of Redis and PostgreSQL. Where no URL is set, it is that of the bundled server.
 
     Raises:
-        StoreUnavailable: the bundled ones cannot have been started here.
+        StoreUnavailable: the bundled servers cannot run on this machine.
     """
     if settings.redis_url and settings.database_url:
         return settings.redis_url, settings.database_url
@@ -61,10 +61,10 @@ def server_urls(settings: Settings) -> tuple[str, str]:
 
 
 def check_redis_url(settings: Settings) -> None:
-    """For those who hand the URL on.
+    """Check the form of REDEEM_REDIS_URL before other code uses it.
 
     Raises:
-        StoreUnavailable: it is none.
+        StoreUnavailable: it is not a Redis URL.
     """
     try:
         parse_url(settings.redis_url)
@@ -74,9 +74,9 @@ def check_redis_url(settings: Settings) -> None:
 
 @contextlib.asynccontextmanager
 async def open_plane(settings: Settings) -> AsyncIterator[ControlPlane]:
-    """The control plane for one command.
+    """Open the control plane for one command.
 
-    Redis is not asked for here: a change that it cannot take is made all the same.
+    It does not contact Redis: a change is saved in PostgreSQL even while Redis is down.
 
     Raises:
         StoreUnavailable: PostgreSQL does not answer.
@@ -97,10 +97,10 @@ async def open_plane(settings: Settings) -> AsyncIterator[ControlPlane]:
 
 @contextlib.asynccontextmanager
 async def plane_on(settings: Settings) -> AsyncIterator[ControlPlane]:
-    """The control plane on the servers that the settings name. Neither is asked for anything yet.
+    """Open the control plane on the servers in the settings, without contacting them.
 
     Raises:
-        StoreUnavailable: the URL of Redis is none.
+        StoreUnavailable: REDEEM_REDIS_URL is not a Redis URL.
     """
     timeout_s = settings.database_timeout_s
     check_redis_url(settings)
@@ -110,10 +110,10 @@ async def plane_on(settings: Settings) -> AsyncIterator[ControlPlane]:
 
 
 def run(action: Callable[[ControlPlane], Awaitable[T]], settings: Settings | None = None) -> T:
-    """Do something with the control plane, from a command.
+    """Run an action of a command on the control plane.
 
     Raises:
-        Exception: whatever the action raises; the command group makes one line of it.
+        Exception: whatever the action raises; the command group turns it into one line.
     """
 
     async def act() -> T:
@@ -126,23 +126,23 @@ def run(action: Callable[[ControlPlane], Awaitable[T]], settings: Settings | Non
 def run_change(
     action: Callable[[ControlPlane], Awaitable[Changed[T]]], settings: Settings | None = None
 ) -> T:
-    """``run`` for a change; says on stderr when it is made but not published yet."""
-    made = run(action, settings)
-    if not made.published:
+    """``run`` for a change; warns on stderr if the change is saved but not yet in Redis."""
+    changed = run(action, settings)
+    if not changed.published:
         click.echo(UNPUBLISHED, err=True)
-    return made.value
+    return changed.value
 
 
 def echo_json(document: object) -> None:
-    """One JSON document on one line of stdout."""
+    """Print one JSON document on one line of stdout."""
     click.echo(orjson.dumps(document))
 
 
 async def all_pages(page: Callable[[str | None], Awaitable[list[T]]], id_of: Callable[[T], str]) -> list[T]:
-    """All items of a list that comes in pages."""
-    found: list[T] = []
+    """Read all pages of a list and return their items."""
+    all_items: list[T] = []
     after = None
     while items := await page(after):
-        found += items
+        all_items += items
         after = id_of(items[-1])
-    return found
+    return all_items

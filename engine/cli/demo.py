@@ -1,4 +1,4 @@
-"""The demo campaign that ``redeem up`` makes in an empty deployment, and the lines that try it out."""
+"""Creates the demo campaign of ``redeem up`` in an empty deployment, and prints commands that try it out."""
 
 from __future__ import annotations
 
@@ -33,41 +33,41 @@ CREATED_BY: Final = "demo"
 
 
 async def show(settings: Settings, url: str) -> None:
-    """``_show``, for which the engine does not stop if it fails."""
+    """Create the demo and print its commands; a failure is logged and the engine goes on."""
     try:
         await _show(settings, url)
-    except Exception as error:  # noqa: BLE001 - whatever it is, redemptions are taken
-        _log.warning("no demo", extra={"reason": str(error)})
+    except Exception as error:  # noqa: BLE001 - the engine works without the demo
+        _log.warning("the demo campaign cannot be shown", extra={"reason": str(error)})
 
 
 async def _show(settings: Settings, url: str) -> None:
-    """Make the demo campaign where there is none of any kind, and print how to redeem its next code.
+    """Create the demo campaign if there are no campaigns, and print how to redeem its next code.
 
-    Its API key is kept in ``demo.json`` in the data directory, readable by its owner alone, so
-    that a later start can print the lines again.
+    The file ``demo.json`` in the data directory keeps its API key, readable only by the file's owner. A later
+    start reads it to print the commands again.
     """
     note = settings.data_dir / "demo.json"
     async with plane_on(settings) as plane:
         if not note.exists():
             if await campaigns.page(plane, after=None, limit=1):
                 return
-            made = await _make(plane)
+            created = await _create(plane)
             descriptor = os.open(note, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
-                file.write(orjson.dumps(made))
+                file.write(orjson.dumps(created))
         demo = orjson.loads(note.read_bytes())
         batch = await batches.get(plane, demo["batch"])
         if (batch.campaign, batch.created_by) != (demo["campaign"], CREATED_BY):
-            return  # the note is of another deployment
+            return  # demo.json belongs to another deployment
         serial = await _next_serial(plane.redis, batch.id)
         if serial is None:
             return
-        used = mint_keys.from_settings(settings)
-        code = Codec(used.by_name).code(batch.mint_key, DEFAULT_FORMAT, "", batch.id, serial)
+        available = mint_keys.from_settings(settings)
+        code = Codec(available.by_name).code(batch.mint_key, DEFAULT_FORMAT, "", batch.id, serial)
     click.echo(_LINES.format(url=url, key=demo["key"], code=code, number=serial))
 
 
-async def _make(plane: ControlPlane) -> dict[str, object]:
+async def _create(plane: ControlPlane) -> dict[str, object]:
     definition = campaigns.define(
         NewCampaign(name=NAME, kind="single", amount=AMOUNT, currency=CURRENCY, state="active")
     )
@@ -78,7 +78,7 @@ async def _make(plane: ControlPlane) -> dict[str, object]:
 
 
 async def _next_serial(redis: Redis, batch: int) -> int | None:
-    """The first serial not redeemed yet. The demo campaign has no limits, but one shard is enough to look."""
+    """Return the first serial that shard 0 has not redeemed. One shard is enough to show the demo."""
     state: bytes = await redis.get(keys.state(0, batch, 0)) or b""  # type: ignore[assignment] # bytes, as asked
     for serial in range(CODES):
         at, bit = divmod(2 * serial, 8)

@@ -1,4 +1,4 @@
-"""What ``redeem doctor`` looks at. Nothing is changed, and whatever is away does not stop the rest."""
+"""The checks of ``redeem doctor``. They change nothing; a server that is down does not stop the others."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ CLOCK_S_WARNING: Final = 1.0
 CLOCK_S_WRONG: Final = 60.0
 _SQL: Final = queries(__package__, "doctor")
 _CONTROL: Final = queries("engine.control", "control")
-_AWAY: Final = (OSError, ValueError, RedisError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_UNREACHABLE: Final = (OSError, ValueError, RedisError, asyncpg.PostgresError, asyncpg.InterfaceError)
 _NO_ENGINE: Final = "start the engine (`redeem up`), or the server that the setting names"
-_NOT_LET_IN: Final = (  # an answer of a server that is there, or a URL that is none
+_ACCESS_ERRORS: Final = (  # the server refused us, or the URL is not valid
     ValueError,
     AuthenticationError,
     NoPermissionError,
@@ -62,7 +62,7 @@ _NOT_LET_IN: Final = (  # an answer of a server that is there, or a URL that is 
 
 @dataclass(slots=True)
 class _Servers:
-    """The connections there are, and how far each server's clock is ahead of this machine's, in seconds."""
+    """The open connections, and by how many seconds each server's clock is ahead of this machine's."""
 
     settings: Settings
     redis: Redis | None = None
@@ -71,25 +71,25 @@ class _Servers:
 
 
 async def examine(settings: Settings) -> list[Finding]:
-    """Look at everything."""
-    found = [*_durability(settings), _disk(settings)]
+    """Run all checks and return their findings."""
+    findings = [*_durability(settings), _disk(settings)]
     try:
         redis_url, database_url = server_urls(settings)
     except StoreUnavailable as fault:
-        return [*found, Finding("servers", Verdict.WRONG, str(fault), _NO_ENGINE)]
+        return [*findings, Finding("servers", Verdict.WRONG, str(fault), _NO_ENGINE)]
     settings = replace(settings, redis_url=redis_url, database_url=database_url)
     async with contextlib.AsyncExitStack() as stack:
         servers = _Servers(settings, clocks={})
-        found += await _open_redis(servers, stack)
-        found += await _open_database(servers, stack)
-        found += await _of_deployment(servers)
-        found += _clocks(servers.clocks or {})
-    return found
+        findings += await _open_redis(servers, stack)
+        findings += await _open_database(servers, stack)
+        findings += await _deployment(servers)
+        findings += _clocks(servers.clocks or {})
+    return findings
 
 
 def _durability(settings: Settings) -> Iterator[Finding]:
     if settings.durability != "disk":
-        says = "REDEEM_DURABILITY=memory: Redis may lose what it has acknowledged, and answers say so"
+        says = "REDEEM_DURABILITY=memory: Redis may lose acknowledged redemptions, and responses say so"
         yield Finding("durability", Verdict.WARNING, says, "unset it once Redis fsyncs every write")
 
 
@@ -102,7 +102,7 @@ def _disk(settings: Settings) -> Finding:
     if usage.free >= FREE_BYTES_WARNING:
         return Finding("disk", Verdict.OK, says)
     verdict = Verdict.WARNING if usage.free >= FREE_BYTES_WRONG else Verdict.WRONG
-    return Finding("disk", verdict, says, "make room: servers whose disk is full stop")
+    return Finding("disk", verdict, says, "free some disk space: a server stops when its disk is full")
 
 
 # Redis
@@ -122,9 +122,9 @@ async def _open_redis(servers: _Servers, stack: contextlib.AsyncExitStack) -> li
             facts = await redis_checks.read_facts(redis)
             servers.clocks = {"Redis": await _ahead_s(lambda: _redis_time(redis))}
             scripts = await redis_checks.check_scripts(redis)
-    except _AWAY as error:
-        says = f"cannot be reached: {_told(error)}"
-        return [Finding("redis", Verdict.WRONG, says, _way_in(error, "REDEEM_REDIS_URL"))]
+    except _UNREACHABLE as error:
+        says = f"cannot be reached: {_reason(error)}"
+        return [Finding("redis", Verdict.WRONG, says, _access_advice(error, "REDEEM_REDIS_URL"))]
     servers.redis = redis
     return [*redis_checks.check(facts, settings.durability), *_redis_health(facts, settings), *scripts]
 
@@ -133,22 +133,22 @@ def _redis_health(facts: StoreFacts, settings: Settings) -> Iterator[Finding]:
     share = used_percent(facts.memory)
     most = settings.redis_memory_percent_max
     if share is None:
-        yield Finding("redis memory", Verdict.OK, "no limit of its own (maxmemory)")
+        yield Finding("redis memory", Verdict.OK, "no limit (maxmemory) is set")
     elif share >= most:
-        says = f"{share:.0f} % of maxmemory are used: new redemptions and holds are refused"
-        do = "start the persister if it does not run, or CONFIG SET maxmemory to more"
+        says = f"{share:.0f} % of maxmemory is used: new redemptions and holds are refused"
+        do = "start the persister if it does not run, or raise maxmemory with CONFIG SET"
         yield Finding("redis memory", Verdict.WRONG, says, do)
     else:
         verdict = Verdict.WARNING if share >= most * MEMORY_WARNING_SHARE else Verdict.OK
-        yield Finding("redis memory", verdict, f"{share:.0f} % of maxmemory are used, {most} % may be")
+        yield Finding("redis memory", verdict, f"{share:.0f} % of maxmemory is used, the limit is {most} %")
     if facts.persistence.get("loading"):
-        yield Finding("redis data", Verdict.WRONG, "is still being loaded", "wait")
+        yield Finding("redis data", Verdict.WRONG, "Redis is still loading its data", "wait")
     if facts.persistence.get("aof_last_write_status", "ok") != "ok":
         says = "the append-only file could not be written"
-        yield Finding("redis data", Verdict.WRONG, says, "make room on its disk, and look at its log")
+        yield Finding("redis data", Verdict.WRONG, says, "free some space on its disk, and read its log")
     elif facts.persistence.get("aof_last_bgrewrite_status", "ok") != "ok":
-        says = "the append-only file could not be rewritten, and grows"
-        yield Finding("redis data", Verdict.WARNING, says, "look at its log, then BGREWRITEAOF")
+        says = "the append-only file could not be rewritten, and keeps growing"
+        yield Finding("redis data", Verdict.WARNING, says, "read the log of Redis, then run BGREWRITEAOF")
 
 
 # PostgreSQL
@@ -165,9 +165,9 @@ async def _open_database(servers: _Servers, stack: contextlib.AsyncExitStack) ->
             ahead_s = await _ahead_s(lambda: database.fetchval(_SQL["now"]))
             fsync = await database.fetchval(_SQL["fsync"])
             found += await _schema(database)
-    except _AWAY as error:
-        says = f"cannot be reached: {_told(error)}; redemptions go on, the streams grow"
-        return [Finding("postgresql", Verdict.WRONG, says, _way_in(error, "REDEEM_DATABASE_URL"))]
+    except _UNREACHABLE as error:
+        says = f"cannot be reached: {_reason(error)}; redemptions continue, and the event streams grow"
+        return [Finding("postgresql", Verdict.WRONG, says, _access_advice(error, "REDEEM_DATABASE_URL"))]
     servers.database = database
     servers.clocks = (servers.clocks or {}) | {"PostgreSQL": ahead_s}
     version = database.get_server_version()
@@ -177,7 +177,7 @@ async def _open_database(servers: _Servers, stack: contextlib.AsyncExitStack) ->
         found.insert(0, Finding("postgresql", Verdict.WRONG, f"{text} is too old", do))
     elif fsync != "on":
         says = f"{text}, fsync = {fsync}: a power failure may lose the ledger"
-        found.insert(0, Finding("postgresql", Verdict.WARNING, says, "fsync = on in postgresql.conf"))
+        found.insert(0, Finding("postgresql", Verdict.WARNING, says, "set fsync = on in postgresql.conf"))
     else:
         found.insert(0, Finding("postgresql", Verdict.OK, text))
     return found
@@ -187,7 +187,7 @@ async def _schema(database: Connection) -> list[Finding]:
     try:
         missing = await migrations.pending_migrations(database)
     except migrations.MigrationError as error:
-        do = "run the version of the engine that the database was migrated by"
+        do = "run the engine version that migrated the database"
         return [Finding("schema", Verdict.WRONG, str(error), do)]
     if missing:
         return [Finding("schema", Verdict.WRONG, f"not migrated: {', '.join(missing)}", "redeem init")]
@@ -197,8 +197,8 @@ async def _schema(database: Connection) -> list[Finding]:
 # Both together
 
 
-async def _of_deployment(servers: _Servers) -> list[Finding]:
-    """Settings against the deployment, and each shard against its ledger."""
+async def _deployment(servers: _Servers) -> list[Finding]:
+    """Compare the settings with the deployment, and each shard with its ledger."""
     settings, database = servers.settings, servers.database
     if database is None:
         return [_mint_keys(settings, [])]
@@ -212,8 +212,8 @@ async def _of_deployment(servers: _Servers) -> list[Finding]:
         return [*found, Finding("deployment", Verdict.WRONG, "not initialised", "redeem init")]
     shards = deployment["shards"]
     if shards != settings.shards:
-        says = f"it has {shards} shards, REDEEM_SHARDS says {settings.shards}"
-        do = f"REDEEM_SHARDS={shards}; or, to change it, stop everything and run `redeem rebuild`"
+        says = f"the deployment has {shards} shards, but REDEEM_SHARDS is {settings.shards}"
+        do = f"set REDEEM_SHARDS={shards}; or, to change the number, stop everything and run `redeem rebuild`"
         found.append(Finding("deployment", Verdict.WRONG, says, do))
     else:
         found.append(Finding("deployment", Verdict.OK, f"shards: {shards}"))
@@ -221,10 +221,10 @@ async def _of_deployment(servers: _Servers) -> list[Finding]:
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 found += [item async for item in _shard(servers, shard, deployment["control_version"])]
-        except _AWAY as error:
+        except _UNREACHABLE as error:
             setting = "REDEEM_REDIS_URL" if isinstance(error, RedisError) else "REDEEM_DATABASE_URL"
-            says = f"cannot be compared: {_told(error)}"
-            found.append(Finding(f"shard {shard}", Verdict.WRONG, says, _way_in(error, setting)))
+            says = f"cannot be compared: {_reason(error)}"
+            found.append(Finding(f"shard {shard}", Verdict.WRONG, says, _access_advice(error, setting)))
     return found
 
 
@@ -234,16 +234,16 @@ def _mint_keys(settings: Settings, in_use: list[str]) -> Finding:
     except (mint_keys.MintKeyError, OSError) as error:
         if not in_use and not settings.mint_keys and not settings.mint_keys_path.exists():
             return Finding("mint keys", Verdict.WARNING, "none yet", "redeem init")
-        return Finding("mint keys", Verdict.WRONG, str(error), "bring back the file of the mint keys")
+        return Finding("mint keys", Verdict.WRONG, str(error), "restore the mint key file from a backup")
     missing = [name for name in in_use if name not in there]
     if missing:
         says = f"missing: {', '.join(missing)}; their codes cannot be redeemed here"
-        return Finding("mint keys", Verdict.WRONG, says, "copy them here from another machine, or a backup")
+        return Finding("mint keys", Verdict.WRONG, says, "copy them from another machine or from a backup")
     return Finding("mint keys", Verdict.OK, f"{', '.join(sorted(there))}")
 
 
 async def _shard(servers: _Servers, shard: int, version: int) -> AsyncIterator[Finding]:
-    """PostgreSQL is asked first: it cannot have more events than Redis, asked after it, was ever given."""
+    """Check one shard. It reads PostgreSQL first: if Redis has fewer events after that, Redis lost some."""
     database, redis, name = servers.database, servers.redis, f"shard {shard}"
     owner = await database.fetchrow(_SQL["owner"], SHARD_LOCK_CLASS, shard)
     persisted = int(await database.fetchval(_CONTROL["persisted"], shard))
@@ -264,26 +264,26 @@ async def _shard(servers: _Servers, shard: int, version: int) -> AsyncIterator[F
         yield _ledger(name, lag, lag_s, rebuilding=bool(await redis.exists(keys.rebuilding(shard))))
         yield _configured(name, int(await redis.get(keys.version(shard)) or 0), version)
     if owner is not None:
-        says = f"{owner['application_name'] or 'it'} writes the ledger, from {owner['address']}"
+        says = f"{owner['application_name'] or 'a process'} writes the ledger, from {owner['address']}"
         yield Finding(f"{name} persister", Verdict.OK, says)
     else:
         verdict = Verdict.WRONG if lag > 0 else Verdict.WARNING
-        says = "nobody writes the ledger"
+        says = "no process writes the ledger"
         yield Finding(f"{name} persister", verdict, says, "redeem persist (`redeem up` runs one)")
 
 
 def _ledger(name: str, lag: int, lag_s: float, *, rebuilding: bool) -> Finding:
     name = f"{name} ledger"
     if rebuilding:
-        says = "is being rebuilt, or that was interrupted: nothing is redeemed"
+        says = "a rebuild is running or was interrupted: redemptions are refused"
         return Finding(name, Verdict.WRONG, says, "wait for `redeem rebuild`, or run it again")
     if lag < 0:
-        says = f"Redis has lost {-lag} events that the ledger holds: nothing is redeemed"
+        says = f"Redis has lost {-lag} events that the ledger holds: redemptions are refused"
         return Finding(name, Verdict.WRONG, says, "redeem rebuild")
     says = f"{lag} events are not in the ledger yet"
     if lag_s > LAG_S_WARNING:
-        do = "look at the log of the persister, and whether PostgreSQL is slow"
-        return Finding(name, Verdict.WARNING, f"{says}, the oldest for {lag_s:.0f} s", do)
+        do = "read the persister's log, and check whether PostgreSQL is slow"
+        return Finding(name, Verdict.WARNING, f"{says}; the oldest is {lag_s:.0f} s old", do)
     return Finding(name, Verdict.OK, says if lag else "all events are in the ledger")
 
 
@@ -293,10 +293,10 @@ def _configured(name: str, version: int, target: int) -> Finding:
         return Finding(name, Verdict.OK, f"version {version}")
     if version > target:
         says = f"PostgreSQL has version {target}, Redis {version}: PostgreSQL has lost changes"
-        return Finding(name, Verdict.WRONG, says, "bring back the newest backup of PostgreSQL")
-    do = "redeem init; a running engine does it by itself"
+        return Finding(name, Verdict.WRONG, says, "restore the newest backup of PostgreSQL")
+    do = "redeem init; a running engine repairs this by itself"
     if not version:
-        return Finding(name, Verdict.WRONG, "Redis has none: nothing is redeemed", do)
+        return Finding(name, Verdict.WRONG, "Redis has no configuration: redemptions are refused", do)
     return Finding(name, Verdict.WARNING, f"Redis has version {version}, PostgreSQL {target}", do)
 
 
@@ -306,7 +306,7 @@ def _stream_clock(name: str, now_s: float, stream: dict[str, Any]) -> Finding:
     ahead_s = newest_s - now_s
     if ahead_s > CLOCK_S_WARNING:
         says = f"the newest event is {ahead_s:.0f} s in the future: the clock of Redis went back"
-        do = "correct the clock; until then ids go on from the newest, and nothing is lost"
+        do = "correct the clock; nothing is lost: until then, new ids continue from the newest"
         return Finding(f"{name} clock", Verdict.WARNING, says, do)
     return Finding(f"{name} clock", Verdict.OK, "no event is in the future")
 
@@ -320,12 +320,12 @@ def _clocks(ahead_s: dict[str, float]) -> Iterator[Finding]:
         yield Finding("clocks", Verdict.OK, says)
     else:
         verdict = Verdict.WARNING if spread <= CLOCK_S_WRONG else Verdict.WRONG
-        do = "let all machines follow one clock (NTP); campaigns go by that of Redis"
+        do = "synchronise all machines (NTP); campaigns start and end by the clock of Redis"
         yield Finding("clocks", verdict, says, do)
 
 
 async def _ahead_s(ask: Callable[[], Awaitable[float]]) -> float:
-    """How far a clock is ahead of ours, its reading taken for the middle of the round trip."""
+    """Return by how many seconds a clock is ahead of ours, taken at the middle of the round trip."""
     before = time.time()
     there = await ask()
     return there - (before + time.time()) / 2
@@ -337,7 +337,7 @@ async def _redis_time(redis: Redis) -> float:
 
 
 async def _oldest_s(redis: Redis, shard: int, offset: str) -> float:
-    """For how long the oldest entry behind an offset has been there."""
+    """Return the age in seconds of the oldest entry after an offset; 0 if there is none."""
     entries: Any = await redis.xrange(keys.events(shard), min=f"({offset}", count=1)
     if not entries:
         return 0.0
@@ -345,12 +345,12 @@ async def _oldest_s(redis: Redis, shard: int, offset: str) -> float:
     return await _redis_time(redis) - milliseconds / 1000
 
 
-def _way_in(error: Exception, setting: str) -> str:
-    """What to do about a server that cannot be used; redis-py may hide why it is not let in in the cause."""
-    if isinstance(error, _NOT_LET_IN) or isinstance(error.__cause__, _NOT_LET_IN):
+def _access_advice(error: Exception, setting: str) -> str:
+    """Return what to do about a server. redis-py may hide an access error in the cause."""
+    if isinstance(error, _ACCESS_ERRORS) or isinstance(error.__cause__, _ACCESS_ERRORS):
         return f"correct address, user and password in {setting}"
     return _NO_ENGINE
 
 
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return str(error).partition("\n")[0] or f"no answer in {ANSWER_TIMEOUT_S:g} s"

@@ -1,4 +1,4 @@
-"""``redeem doctor``: says in plain words what is wrong with a deployment, and what to type."""
+"""``redeem doctor``: shows what is wrong with a deployment, and what to do about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.health.redis_checks import Verdict
 
 _SAYS = {
     Verdict.OK: "everything is as it should be",
-    Verdict.WARNING: "nothing is wrong; look at the warnings",
+    Verdict.WARNING: "nothing is wrong, but there are warnings",
     Verdict.WRONG: "something is wrong",
 }
 
@@ -20,12 +20,12 @@ _SAYS = {
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def doctor(*, as_json: bool) -> None:
-    """Look at settings, servers, ledger, persister, mint keys and clocks; exit status 1 if anything is wrong.
+    """Check settings, servers, ledger, persister, mint keys and clocks; exit status 1 if anything is wrong.
 
-    Changes nothing. Works beside a running engine, and with servers away.
+    Changes nothing. Works beside a running engine, and also while servers are down.
     """
-    found = asyncio.run(diagnosis.examine(load_settings()))
-    verdicts = {finding.verdict for finding in found}
+    findings = asyncio.run(diagnosis.examine(load_settings()))
+    verdicts = {finding.verdict for finding in findings}
     worst = next(verdict for verdict in reversed(Verdict) if verdict in verdicts)
     if as_json:
         checks = [
@@ -35,12 +35,12 @@ def doctor(*, as_json: bool) -> None:
                 "says": finding.says,
                 "do": finding.do or None,
             }
-            for finding in found
+            for finding in findings
         ]
         echo_json({"verdict": worst.value, "checks": checks})
     else:
-        width = max(len(finding.check) for finding in found)
-        for finding in found:
+        width = max(len(finding.check) for finding in findings)
+        for finding in findings:
             click.echo(f"{finding.verdict.value:8}{finding.check:{width}}  {finding.says}")
             if finding.do:
                 click.echo(f"{'':8}{'':{width}}  -> {finding.do}")

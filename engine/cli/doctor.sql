@@ -1,4 +1,4 @@
--- What `redeem doctor` asks.
+-- The queries of `redeem doctor`.
 
 -- name: fsync
 SHOW fsync;
@@ -10,7 +10,7 @@ SELECT extract(epoch FROM clock_timestamp())::float8;
 SELECT DISTINCT mint_key FROM batches ORDER BY mint_key;
 
 -- name: owner
--- Who holds the advisory lock of a shard's ledger.
+-- The session that holds the advisory lock of a shard's ledger.
 SELECT a.pid, a.application_name, COALESCE(host(a.client_addr), 'this machine') AS address
 FROM pg_locks AS l
 JOIN pg_database AS d ON d.oid = l.database AND d.datname = current_database()

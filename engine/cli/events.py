@@ -1,4 +1,4 @@
-"""``redeem events``: the event feed on the command line, read from PostgreSQL."""
+"""``redeem events``: prints the event feed from PostgreSQL."""
 
 from __future__ import annotations
 
@@ -20,20 +20,26 @@ if TYPE_CHECKING:
 
 PAGE_EVENTS: Final = 1000
 AWAY_S: Final = 1.0
-"""How long to wait before a PostgreSQL that is away is asked again."""
+"""Pause before the next try while PostgreSQL is down."""
 
 
 @click.group()
 def events() -> None:
-    """Show what happened, and what happens."""
+    """Print the event feed."""
 
 
 @events.command()
-@click.option("--after", metavar="CURSOR", help="Go on behind this cursor; else from the first event.")
-@click.option("--type", "types", multiple=True, type=click.Choice(sorted(EVENT_TYPES)), help="Only these.")
-@click.option("--campaign", "campaigns", multiple=True, help="Only of this; may be given several times.")
-@click.option("--limit", type=click.IntRange(1), help="End after so many events.")
-@click.option("--follow/--no-follow", default=True, help="Wait for more, or end with what there is.")
+@click.option("--after", metavar="CURSOR", help="Continue after this cursor; default: from the first event.")
+@click.option(
+    "--type",
+    "types",
+    multiple=True,
+    type=click.Choice(sorted(EVENT_TYPES)),
+    help="Only this type; repeatable.",
+)
+@click.option("--campaign", "campaigns", multiple=True, help="Only this campaign; repeatable.")
+@click.option("--limit", type=click.IntRange(1), help="Stop after this many events.")
+@click.option("--follow/--no-follow", default=True, help="Wait for new events, or stop at the newest.")
 def tail(
     after: str | None,
     types: tuple[str, ...],
@@ -44,11 +50,11 @@ def tail(
 ) -> None:
     """Write events to stdout, one JSON object a line, until Ctrl-C.
 
-    At its end it writes `next CURSOR` to stderr: the place to go on from.
+    At the end it writes `next CURSOR` to stderr: pass that cursor as --after to continue there.
     """
     begin = feed.BEGINNING if after is None else feed.parse_cursor(after)
     tailing = _Tail(begin, types or None, campaigns or None, limit, follow=follow)
-    with contextlib.suppress(KeyboardInterrupt):  # the usual end of it
+    with contextlib.suppress(KeyboardInterrupt):  # the usual way to stop
         asyncio.run(tailing.run())
     click.echo(f"next {tailing.cursor}", err=True)
 
@@ -57,7 +63,7 @@ class _Tail:
     """One run of the command.
 
     Attributes:
-        cursor: behind all that was written.
+        cursor: after the last event that was written.
     """
 
     def __init__(
@@ -78,33 +84,33 @@ class _Tail:
     async def run(self) -> None:
         settings = load_settings()
         async with open_plane(settings) as plane:
-            await self._step(plane)  # what is wrong at the beginning is told, and ends it
-            told = False
+            await self._step(plane)  # an error in the first step ends the command
+            outage_shown = False
             while self._left != 0:
                 try:
                     moved = await self._step(plane)
                 except StoreUnavailable as fault:
                     if not self._follow:
                         raise
-                    if not told:
+                    if not outage_shown:
                         click.echo(f"waiting: {fault}", err=True)
-                    told = True
+                    outage_shown = True
                     await asyncio.sleep(AWAY_S)
                     continue
-                told = False
+                outage_shown = False
                 if not moved and not self._follow:
                     return
                 if not moved:
                     await asyncio.sleep(settings.feed_poll_ms / 1000)
 
     async def _step(self, plane: ControlPlane) -> bool:
-        """Write one page; answers whether there may be more behind it."""
+        """Write one page; return whether there may be more."""
         most = PAGE_EVENTS if self._left is None else min(PAGE_EVENTS, self._left)
         async with plane.database.connection() as connection:
             page = await feed.read_page(connection, self.cursor, most, self._types, self._campaigns)
         if page.items:
             lines = b"\n".join(orjson.dumps(item.document()) for item in page.items)
-            click.echo(lines)  # and flushes
+            click.echo(lines)  # click flushes stdout
         moved = page.next != self.cursor
         self.cursor = page.next
         if self._left is not None:

@@ -1,4 +1,4 @@
-"""Where a command writes what it was asked for: stdout, or a file that is whole once it has its name."""
+"""Opens the output of a command: stdout, or a file."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FILE_MODE: Final = 0o600
 
 @contextlib.contextmanager
 def opened(out: str) -> Iterator[Write]:
-    """Where to write: stdout, or a file that has its name only once it is whole and on disk."""
+    """Open stdout, or a file that gets its name only when it is complete and on disk."""
     if out == STDOUT:
         stream = sys.stdout.buffer
         yield stream.write
         stream.flush()
         return
-    path = Path(out).resolve()  # a link stays, the file it leads to is replaced
+    path = Path(out).resolve()  # a symbolic link stays; its target is replaced
     if path.exists() and not path.is_file():
         with path.open("wb") as device:
             yield device.write

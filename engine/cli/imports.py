@@ -1,4 +1,4 @@
-"""``redeem codes import``: bring codes that were made elsewhere; interrupted, the same command goes on."""
+"""``redeem codes import``: imports codes that were made elsewhere, and continues an interrupted import."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PROGRESS_INTERVAL_S: Final = 2.0
 ACTOR: Final = "cli"
 
 
-# What goes wrong with Redis is said once, in the line that the command ends with.
+# The last line of the command reports a Redis error already.
 logging.getLogger("engine.store.link").setLevel(logging.ERROR)
 
 
@@ -40,18 +40,20 @@ logging.getLogger("engine.store.link").setLevel(logging.ERROR)
     "--format",
     "form",
     type=click.Choice(list(Form)),
-    help="What the file is; guessed from its beginning where it is not said.",
+    help="File format; default: guessed from the beginning of the file.",
 )
-@click.option("--report", metavar="FILE", help="Where to list the lines that gave no code, as `line,reason`.")
-@click.option("--key", help="A name for this import: given twice, it is made once, and answered twice.")
+@click.option(
+    "--report", metavar="FILE", help="List the lines that gave no code in this file, as `line,reason`."
+)
+@click.option("--key", help="Idempotency key: the same import with the same key is made only once.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def import_codes(
     campaign_id: str, file: Path, form: str | None, report: str | None, key: str | None, *, as_json: bool
 ) -> None:
     """Import codes from CSV (a column `code`, or nothing but codes) or NDJSON.
 
-    Only digests of them are kept. They can be redeemed once all are in. Where this is interrupted, the
-    same command again goes on where it was.
+    The engine keeps only digests of the codes. They can be redeemed once the whole file is imported.
+    If the import is interrupted, run the same command again: it continues where it stopped.
     """
     if report == STDOUT:
         raise click.UsageError("--report needs a file: the result goes to stdout")
@@ -74,7 +76,7 @@ def import_codes(
 
     outcome = run(act)
     if outcome.same_as:
-        click.echo(f"This very file was imported before, as {outcome.same_as}.", err=True)
+        click.echo(f"The same file was imported before, as {outcome.same_as}.", err=True)
     if not outcome.published:
         click.echo(UNPUBLISHED, err=True)
     if as_json:
@@ -94,13 +96,13 @@ def list_problems(import_id: str, out: str) -> None:
 @click.command("discard-import")
 @click.argument("import_id", metavar="IMPORT")
 def discard_import(import_id: str) -> None:
-    """Give up an import that is not finished, so that its codes can be imported again."""
+    """Discard an unfinished import, so that its codes can be imported again."""
     discarded = run(lambda plane: records.discard(plane, import_id, actor=ACTOR))
     click.echo(discarded.name)
 
 
 async def write_problems(plane: ControlPlane, import_id: str, out: str) -> None:
-    """The lines that gave no code, as CSV, in constant memory."""
+    """Write the lines that gave no code as CSV, in constant memory."""
     await records.get(plane, import_id)
     with opened(out) as write:
         write(records.PROBLEMS_HEADER)
@@ -109,16 +111,16 @@ async def write_problems(plane: ControlPlane, import_id: str, out: str) -> None:
 
 
 class _Progress:
-    """Tells on stderr how far an import is, when it takes long. ``size``: bytes of the file, if known."""
+    """Shows the progress of a long import on stderr. ``size``: bytes of the file, if known."""
 
     def __init__(self, size: int | None) -> None:
         self._size = size
-        self._told_at = time.monotonic()
+        self._reported_at = time.monotonic()
 
     def __call__(self, imported: Import) -> None:
-        if time.monotonic() - self._told_at < PROGRESS_INTERVAL_S:
+        if time.monotonic() - self._reported_at < PROGRESS_INTERVAL_S:
             return
-        self._told_at = time.monotonic()
+        self._reported_at = time.monotonic()
         part = f" ({100 * imported.bytes // self._size} %)" if self._size else ""
         click.echo(f"{imported.name}: {imported.lines:,} lines, {imported.accepted:,} codes{part}", err=True)
 
@@ -140,7 +142,7 @@ def _size(file: Path) -> int | None:
 
 
 async def _pieces(stream: BinaryIO) -> AsyncIterator[bytes]:
-    """What there is to read, a piece at a time; a pipe may keep it waiting, so it is read in a thread."""
+    """Read a stream piece by piece, in a thread, because reading from a pipe may block."""
     read = getattr(stream, "read1", stream.read)
     while data := await asyncio.to_thread(read, PIECE_BYTES):
         yield data

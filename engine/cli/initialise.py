@@ -1,4 +1,4 @@
-"""What a deployment needs before it runs: tables, mint key, and the configuration in Redis."""
+"""Creates what a deployment needs before it runs: tables, mint key, and the configuration in Redis."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _log = logging.getLogger(__name__)
 
 
 async def initialise(settings: Settings) -> None:
-    """Bring PostgreSQL, the mint keys and Redis to where the workers can start; safe to repeat.
+    """Prepare PostgreSQL, the mint keys and Redis, so that workers can start; safe to repeat.
 
     Raises:
-        Refusal: batches were minted under keys that are not here.
-        MigrationError: the database is not one this version can use.
+        Refusal: the mint keys of some batches are missing here.
+        MigrationError: this version cannot use the database.
         StoreUnavailable: a server cannot be used.
     """
     try:
@@ -43,7 +43,7 @@ async def initialise(settings: Settings) -> None:
 
 
 def _check_mint_keys(settings: Settings, in_use: set[str]) -> None:
-    """Make the first key, unless codes are out that were minted under another."""
+    """Create the first mint key, unless batches exist; refuse if the mint key of a batch is missing."""
     if not settings.mint_keys and not settings.mint_keys_path.exists() and not in_use:
         mint_keys.create_file(settings.mint_keys_path)
         _log.info("mint key created", extra={"path": str(settings.mint_keys_path)})

@@ -1,4 +1,4 @@
-"""``redeem keys``: who may call the engine."""
+"""``redeem keys``: creates, lists and revokes API keys."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ def keys() -> None:
 
 @keys.command()
 @click.option("--name", required=True, help="What the key is for.")
-@click.option("--scopes", required=True, help=f"Some of {','.join(SCOPES)}, with commas between them.")
+@click.option(
+    "--scopes", required=True, help=f"One or more of {','.join(SCOPES)}; separate them with commas."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the key with its id as JSON.")
 def create(name: str, scopes: str, *, as_json: bool) -> None:
-    """Create an API key and print it. It is shown this once."""
-    wanted = [scope.strip() for scope in scopes.split(",")]
-    issued = run_change(lambda plane: api_keys.create(plane, name, wanted))
+    """Create an API key and print it. It is shown only once."""
+    scope_list = [scope.strip() for scope in scopes.split(",")]
+    issued = run_change(lambda plane: api_keys.create(plane, name, scope_list))
     if as_json:
         echo_json(issued.document())
     else:
@@ -36,7 +38,7 @@ def create(name: str, scopes: str, *, as_json: bool) -> None:
 @keys.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 def list_keys(*, as_json: bool) -> None:
-    """List all API keys, revoked ones too."""
+    """List all API keys, including revoked ones."""
 
     async def read(plane: ControlPlane) -> list[api_keys.ApiKey]:
         limit = plane.settings.page_limit_max
@@ -44,11 +46,11 @@ def list_keys(*, as_json: bool) -> None:
             lambda after: api_keys.page(plane, after=after, limit=limit), lambda key: key.id
         )
 
-    found = run(read)
+    all_keys = run(read)
     if as_json:
-        echo_json([key.document() for key in found])
+        echo_json([key.document() for key in all_keys])
         return
-    for key in found:
+    for key in all_keys:
         state = "revoked" if key.revoked_at else "valid"
         click.echo(f"{key.id}  {state:7}  {','.join(key.scopes)}  {key.name}")
 
@@ -57,7 +59,7 @@ def list_keys(*, as_json: bool) -> None:
 @click.argument("key_id", metavar="ID")
 @click.option("--json", "as_json", is_flag=True, help="Print the key as JSON.")
 def revoke(key_id: str, *, as_json: bool) -> None:
-    """Revoke an API key by its id, for good."""
+    """Revoke an API key permanently, by its id."""
     revoked = run_change(lambda plane: api_keys.revoke(plane, key_id))
     if as_json:
         echo_json(revoked.document())

@@ -1,4 +1,4 @@
-"""``redeem ledger``: the ledger's months, and taking out old ones."""
+"""``redeem ledger``: lists the months in the ledger, and detaches old months."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ class _Month(click.ParamType):  # type: ignore[type-arg] # generic for type chec
         try:
             return archive.parse_month(str(value))
         except ValueError:
-            self.fail(f"{value} is no month, as 2026-11 is", param, ctx)
+            self.fail(f"{value} is not a month such as 2026-11", param, ctx)
 
 
 @click.group()
 def ledger() -> None:
-    """Show the ledger's months, and take out old ones."""
+    """List the months in the ledger; detach old months."""
 
 
 @ledger.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 def months(*, as_json: bool) -> None:
-    """List the months that the ledger has, the oldest first, with rows and size."""
+    """List the months in the ledger with rows and size, oldest first."""
 
     async def read(settings: Settings) -> list[archive.LedgerMonth]:
         connection = await asyncpg.connect(settings.database_url, timeout=settings.persist_timeout_s)
@@ -50,11 +50,11 @@ def months(*, as_json: bool) -> None:
         finally:
             await connection.close()
 
-    found = _run(read(_settings()))
+    ledger_months = _run(read(_settings()))
     if as_json:
-        echo_json([asdict(month) for month in found])
+        echo_json([asdict(month) for month in ledger_months])
         return
-    for month in found:
+    for month in ledger_months:
         click.echo(f"{month.month}  {month.rows:>12} rows  {month.size_bytes / 2**20:>10.1f} MiB")
 
 
@@ -62,10 +62,10 @@ def months(*, as_json: bool) -> None:
 @click.argument("month", type=_Month())
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def detach(month: datetime, *, as_json: bool) -> None:
-    """Take a month and all before it out of the ledger; campaigns that are not ended stay.
+    """Move MONTH and all earlier months out of the ledger; campaigns that have not ended stay.
 
-    The rows are in tables of their own then, to be kept elsewhere (pg_dump) and dropped. They are no longer
-    in lists, records and the event feed. Works beside a running engine.
+    The rows move to separate tables, which you can dump (pg_dump) and drop. They are no longer in lists,
+    records and the event feed. Works beside a running engine.
     """
     done = _run(archive.archive_months(_settings(), month, "cli", Progress("detach")))
     if as_json:
@@ -74,7 +74,7 @@ def detach(month: datetime, *, as_json: bool) -> None:
     for table in done.tables:
         click.echo(f"{table.name}: {table.rows} rows left the ledger, {table.kept} stay in both")
     if not done.tables:
-        click.echo("nothing to take out: only campaigns that are ended leave, with all that happened to them")
+        click.echo("nothing to detach: a campaign leaves only after it has ended, with all its rows together")
         return
     names = " ".join(f"-t {table.name}" for table in done.tables)
     click.echo(f"keep them:  pg_dump -Fc {names} -f ledger-until-{done.month}.dump")

@@ -1,4 +1,4 @@
-"""``redeem loadtest``: becomes the program ``python -m loadtest``. The engine itself does not know it."""
+"""``redeem loadtest``: replaces this process with ``python -m loadtest``. The engine never imports it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import click
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def loadtest(arguments: tuple[str, ...]) -> None:
-    """Load an engine, compare every answer with the ledger, and find out how much it takes."""
+    """Put load on an engine, compare every response with the ledger, and measure its capacity."""
     if importlib.util.find_spec("loadtest") is None:
         raise click.ClickException("the load tests are not part of this installation")
     sys.stdout.flush()

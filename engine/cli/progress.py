@@ -1,4 +1,4 @@
-"""How a command that takes its time says that it goes on."""
+"""Progress lines for commands that take long."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ INTERVAL_S: Final = 1.0
 
 
 class Progress:
-    """A line on stderr now and then: ``<command>: <count> <what>``."""
+    """Writes at most one line a second to stderr: ``<command>: <count> <what>``."""
 
     def __init__(self, command: str) -> None:
         self._command = command
-        self._told_at = time.monotonic()
+        self._reported_at = time.monotonic()
 
     def __call__(self, what: str, count: int) -> None:
-        """Tell, if it is time."""
-        if time.monotonic() - self._told_at >= INTERVAL_S:
+        """Write a line, unless the last one is less than ``INTERVAL_S`` old."""
+        if time.monotonic() - self._reported_at >= INTERVAL_S:
             click.echo(f"{self._command}: {count} {what}", err=True)
-            self._told_at = time.monotonic()
+            self._reported_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""``redeem rebuild``: makes Redis again from PostgreSQL."""
+"""``redeem rebuild``: rebuilds Redis from PostgreSQL."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
 
 _SQL: Final = queries("engine.control", "control")
 _NOTHING_LOST: Final = (
-    "Redis has lost nothing that the ledger holds. With --force it is made again all the same: what only it "
-    "knows, as idempotency records of refusals, is then lost"
+    "no rebuild is needed: Redis has lost nothing that the ledger holds. --force rebuilds it anyway, and "
+    "loses what only Redis has, such as idempotency records of refusals"
 )
 
-_AGAIN: Final = "once it can be, run `redeem rebuild` again"
+_AGAIN: Final = "when it works again, repeat `redeem rebuild`"
 
 
 @click.command()
-@click.option("--force", is_flag=True, help="Also where Redis has lost nothing.")
-@click.option("--data", "data_dir", type=Path, help="Where the bundled servers keep their data.")
+@click.option("--force", is_flag=True, help="Rebuild even if Redis has lost nothing.")
+@click.option("--data", "data_dir", type=Path, help="Data directory of the bundled servers.")
 def rebuild(*, force: bool, data_dir: Path | None) -> None:
-    """Make Redis again from PostgreSQL, for as many shards as REDEEM_SHARDS says.
+    """Rebuild Redis from PostgreSQL, with the number of shards in REDEEM_SHARDS.
 
-    Nothing is redeemed while it runs. The persister must not be running, unless Redis is behind: then it
-    waits by itself. Bundled servers that do not run are started for it. When the number of shards changes,
-    start everything else after it, not before.
+    Redemptions are refused while it runs. Stop the persister first, unless Redis is behind the ledger: then
+    the persister waits by itself. Bundled servers that are not running are started. To change the number of
+    shards, stop everything, run this, and start everything after it.
     """
     settings = all_settings.load(os.environ, {"data_dir": data_dir})
     settings = replace(settings, data_dir=settings.data_dir.resolve())
@@ -57,7 +57,7 @@ def rebuild(*, force: bool, data_dir: Path | None) -> None:
 
 
 def _on_bundled_servers(settings: Settings, *, force: bool) -> int:
-    """Those of a `redeem up` that runs, else ones of its own."""
+    """Rebuild on the bundled servers of a running `redeem up`; without one, start the servers."""
     rebuilt: list[int] = []
 
     async def plan(supervisor: Supervisor) -> None:
@@ -73,7 +73,7 @@ def _on_bundled_servers(settings: Settings, *, force: bool) -> int:
             return asyncio.run(_rebuild(running, force=force))
         asyncio.run(Supervisor(stop_timeout_s=settings.stop_timeout_s).run(plan))
     if not rebuilt:
-        raise StoreUnavailable("the bundled servers could not be started, or it was interrupted")
+        raise StoreUnavailable("the bundled servers could not be started, or the rebuild was interrupted")
     return rebuilt[0]
 
 
@@ -104,10 +104,10 @@ async def _is_needed(settings: Settings) -> bool:
 
 
 async def rebuild_and_publish(settings: Settings) -> int:
-    """Make Redis again and give it its configuration; answers from how many events. Progress on stderr.
+    """Rebuild Redis and publish its configuration; return the number of events. Progress goes to stderr.
 
     Raises:
-        RebuildRefused: it cannot be done now; nothing was changed.
+        RebuildRefused: a rebuild is not possible now; nothing was changed.
     """
     events = await rebuilding.rebuild(settings, Progress("rebuild"))
     async with plane_on(settings) as plane:

@@ -35,20 +35,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _log = logging.getLogger(__name__)
-# Stages start in this order, and stop in the other; the servers (`servers.SERVERS`) are before these.
+# Stages start in this order and stop in reverse. The first stage is `servers.SERVERS`.
 PERSISTER: Final = 1
 WORKERS: Final = 2
 PERSISTER_STOP_SHARE: Final = 4
-"""Persister and deliverer have a quarter of the time to stop: workers stop before them, servers after."""
+"""Persister and deliverer get a quarter of the stop timeout: workers stop before them, servers after."""
 
 _host = click.option("--host", help="Address to listen on.")
 _port = click.option(
-    "--port", type=click.IntRange(0, PORT_MAX), help="Port to listen on; 0 takes a free one."
+    "--port", type=click.IntRange(0, PORT_MAX), help="Port to listen on; 0 means any free port."
 )
 _worker_count = click.option(
-    "--workers", type=click.IntRange(0), help="Front-end processes; 0 means one a core."
+    "--workers", type=click.IntRange(0), help="Front-end processes; 0 means one per core."
 )
-_data = click.option("--data", "data_dir", type=Path, help="Where the bundled servers keep their data.")
+_data = click.option("--data", "data_dir", type=Path, help="Data directory of the bundled servers.")
 
 
 @click.command()
@@ -57,15 +57,15 @@ _data = click.option("--data", "data_dir", type=Path, help="Where the bundled se
 @_worker_count
 @_data
 def up(**options: Any) -> None:  # noqa: ANN401 - options of several types
-    """Run everything; print `ready http://HOST:PORT` once redemptions are taken."""
+    """Run everything; print `ready http://HOST:PORT` once it accepts redemptions."""
     settings = _settings(options)
 
     async def plan(supervisor: Supervisor) -> None:
         complete = await start_servers(supervisor, settings)
         await _require_safe(complete)
         await _initialise(complete)
-        carriers = [_persister(complete, front_end), _deliverer(complete, front_end)]
-        await supervisor.start([*carriers, *_workers(supervisor, complete, front_end)])
+        background = [_persister(complete, front_end), _deliverer(complete, front_end)]
+        await supervisor.start([*background, *_workers(supervisor, complete, front_end)])
         click.echo(f"ready {front_end.url}")
         if complete.demo:
             await demo.show(complete, front_end.url)
@@ -80,7 +80,7 @@ def up(**options: Any) -> None:  # noqa: ANN401 - options of several types
 @_worker_count
 @_data
 def serve(**options: Any) -> None:  # noqa: ANN401 - options of several types
-    """Run the front end alone, on servers that are there and initialised."""
+    """Run the front end alone, on servers that run and are initialised."""
     settings = _with_urls(_settings(options))
 
     async def plan(supervisor: Supervisor) -> None:
@@ -95,33 +95,33 @@ def serve(**options: Any) -> None:  # noqa: ANN401 - options of several types
 @click.command()
 @_data
 def persist(**options: Any) -> None:  # noqa: ANN401 - options of several types
-    """Run the persister alone, on servers that are there and initialised."""
+    """Run the persister alone, on servers that run and are initialised."""
     _become("persister", options)
 
 
 @click.command()
 @_data
 def deliver(**options: Any) -> None:  # noqa: ANN401 - options of several types
-    """Run the deliverer of webhooks alone, on servers that are there and initialised."""
+    """Run the webhook deliverer alone, on servers that run and are initialised."""
     _become("persister.webhooks", options)
 
 
 @click.command()
 @_data
 def init(**options: Any) -> None:  # noqa: ANN401 - options of several types
-    """Make the tables, the mint key and the first configuration; safe to repeat."""
+    """Create the database tables, the mint key and the configuration in Redis; safe to repeat."""
     asyncio.run(initialise(_with_urls(_settings(options))))
 
 
 def _become(module: str, options: dict[str, Any]) -> None:
-    """Go on as another program of ours."""
+    """Replace this process with another of our programs."""
     settings = _with_urls(_settings(options))
     environment = without_settings(os.environ) | settings.to_environ()
     os.execve(sys.executable, _program(module), environment)  # noqa: S606 - no shell
 
 
 def _program(module: str, *arguments: str) -> list[str]:
-    """Command of a program of ours; nothing in the working directory is taken for a part of it."""
+    """Return the command line of one of our programs; -P keeps the working directory off the import path."""
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
@@ -132,26 +132,26 @@ def _settings(options: dict[str, Any]) -> Settings:
 
 
 async def _require_safe(settings: Settings) -> None:
-    """Refuse a Redis that does not keep what it acknowledges; one that is away is waited for elsewhere.
+    """Refuse a Redis that may lose acknowledged writes. If Redis is down, this does nothing.
 
     Raises:
-        StoreUnsafe: it does not.
+        StoreUnsafe: Redis may lose acknowledged writes.
     """
     async with plane_on(settings) as plane:
         with contextlib.suppress(RedisError, OSError):
             await require_safe(plane.redis, settings)
     if settings.durability != "disk":
-        _log.warning("REDEEM_DURABILITY accepts a Redis that may lose what it has acknowledged")
+        _log.warning("REDEEM_DURABILITY accepts a Redis that may lose acknowledged redemptions")
 
 
 async def _initialise(settings: Settings) -> None:
-    """``initialise``; a Redis that has lost data is made again first."""
+    """Run ``initialise``; rebuild Redis from PostgreSQL if it has lost data."""
     try:
         await initialise(settings)
     except StoreBehind as fault:
-        _log.warning("Redis is made again from PostgreSQL", extra={"reason": str(fault)})
+        _log.warning("rebuilding Redis from PostgreSQL", extra={"reason": str(fault)})
         events = await rebuild_and_publish(settings)
-        _log.info("Redis is made again", extra={"events": events})
+        _log.info("Redis is rebuilt", extra={"events": events})
 
 
 def _supervisor(settings: Settings) -> Supervisor:
@@ -165,7 +165,7 @@ def _with_urls(settings: Settings) -> Settings:
 
 @dataclass(frozen=True, slots=True)
 class _FrontEnd:
-    """What the processes of one front end share."""
+    """Address and directory that the processes of one front end share."""
 
     url: str
     port: int
@@ -173,21 +173,21 @@ class _FrontEnd:
 
     @property
     def metrics_dir(self) -> Path:
-        """Where each of them keeps its metrics."""
+        """The directory in which each worker keeps its metrics."""
         return self.directory / "metrics"
 
 
 @contextlib.contextmanager
 def _reserved(settings: Settings) -> Iterator[_FrontEnd]:
-    """The port and a directory of its own for one front end, as long as this process lives.
+    """Reserve the port and a directory for one front end.
 
-    Several may run on one data directory, each on its address.
+    Several front ends may run on one data directory, each on its own address.
     """
     with reserve_port(settings.host, settings.port) as reserved:
         address, port = reserved.getsockname()[:2]
         host = f"[{settings.host}]" if reserved.family == socket.AF_INET6 else settings.host
         front_end = _FrontEnd(f"http://{host}:{port}", port, settings.run_dir / f"{address}-{port}")
-        shutil.rmtree(front_end.directory, ignore_errors=True)  # of one that was killed
+        shutil.rmtree(front_end.directory, ignore_errors=True)  # left by a front end that was killed
         front_end.metrics_dir.mkdir(parents=True)
         try:
             yield front_end
@@ -196,14 +196,14 @@ def _reserved(settings: Settings) -> Iterator[_FrontEnd]:
 
 
 def _persister(settings: Settings, front_end: _FrontEnd) -> Child:
-    return _carrier("persister", "persister", settings, front_end)
+    return _background_child("persister", "persister", settings, front_end)
 
 
 def _deliverer(settings: Settings, front_end: _FrontEnd) -> Child:
-    return _carrier("deliverer", "persister.webhooks", settings, front_end)
+    return _background_child("deliverer", "persister.webhooks", settings, front_end)
 
 
-def _carrier(name: str, module: str, settings: Settings, front_end: _FrontEnd) -> Child:
+def _background_child(name: str, module: str, settings: Settings, front_end: _FrontEnd) -> Child:
     stop_timeout_s = max(1, settings.stop_timeout_s // PERSISTER_STOP_SHARE)
     return Child(
         name=name,
@@ -222,7 +222,7 @@ def _worker(supervisor: Supervisor, settings: Settings, front_end: _FrontEnd, na
     ready_file = front_end.directory / f"{name}.ready"
 
     async def ready() -> bool:
-        """The worker writes its pid there once it serves."""
+        """Check the ready file: a worker writes its pid there when it serves."""
         try:
             return ready_file.read_text() == str(supervisor.pid(name))
         except FileNotFoundError:

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from engine.settings import Settings
 
 SERVERS: Final = 0
-"""The stage that they start in: the first, and the last to stop."""
+"""The stage of the servers: they start first and stop last."""
 
 
 async def start_servers(supervisor: Supervisor, settings: Settings) -> Settings:
-    """Start the servers that no URL names; gives the settings with the URLs of all."""
+    """Start each server that has no URL in the settings; return the settings with all URLs."""
     servers: list[Child] = []
     timeout_s = settings.start_timeout_s
     redis_url, database_url = settings.redis_url, settings.database_url

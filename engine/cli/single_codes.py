@@ -1,4 +1,4 @@
-"""``redeem codes check|adjust``, and how a command does something to one code beside a running engine."""
+"""``redeem codes check|adjust``: commands for one code, which work beside a running engine."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def _open_core(plane: ControlPlane) -> AsyncIterator[Core]:
     core.dispatcher.open()
     try:
         async with asyncio.timeout(timeout_s):
-            while not core.dispatcher.ready:  # noqa: ASYNC110 - its links tell their batchers only
+            while not core.dispatcher.ready:  # noqa: ASYNC110 - the links signal only their batchers
                 await asyncio.sleep(_POLL_S)
         yield core
     except TimeoutError:
@@ -54,12 +54,12 @@ async def _open_core(plane: ControlPlane) -> AsyncIterator[Core]:
 
 
 def typed(code: str) -> str:
-    """The code as it was given; from stdin it stays out of the shell's history."""
+    """Return the code; `-` reads it from stdin, which keeps it out of the shell's history."""
     return sys.stdin.readline().strip() if code == STDIN else code
 
 
 def declare(code: str, reason: str, *, void: bool) -> dict[str, Any]:
-    """Make one code void, or lift that; what the API would answer."""
+    """Void one code, or lift its void; return the document that the API would return."""
     kind = Voiding if void else Unvoiding
 
     async def act(plane: ControlPlane) -> dict[str, Any]:
@@ -73,10 +73,10 @@ def declare(code: str, reason: str, *, void: bool) -> dict[str, Any]:
 
 @click.command()
 @code_argument
-@click.option("--user", help="For this user, where the campaign limits users.")
+@click.option("--user", help="Check the campaign's per-user limit for this user.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(code: str, user: str | None, *, as_json: bool) -> None:
-    """Tell what a redemption of CODE would be answered, and change nothing; - reads it from stdin."""
+    """Show how a redemption of CODE would end, without changing anything; - reads CODE from stdin."""
     text = typed(code)
 
     async def act(plane: ControlPlane) -> dict[str, Any]:
@@ -84,11 +84,11 @@ def check(code: str, user: str | None, *, as_json: bool) -> None:
             request = CheckRequest(code=text, user=user)
             return _document(await core.answer(Check(core.dispatcher, request, None), text))
 
-    found = run(act)
+    checked = run(act)
     if as_json:
-        echo_json(found)
+        echo_json(checked)
         return
-    click.echo("redeemable" if found["redeemable"] else found["refusal"])
+    click.echo("redeemable" if checked["redeemable"] else checked["refusal"])
     for name in (
         "code",
         "campaign",
@@ -100,17 +100,17 @@ def check(code: str, user: str | None, *, as_json: bool) -> None:
         "balance",
         "uses_left",
     ):
-        if found.get(name) is not None:
-            click.echo(f"{name}: {found[name]}")
+        if checked.get(name) is not None:
+            click.echo(f"{name}: {checked[name]}")
 
 
 @click.command()
 @code_argument
-@click.option("--amount", type=int, required=True, help="What to add, in minor units; it may be negative.")
-@click.option("--reason", required=True, help="Why; it is kept.")
+@click.option("--amount", type=int, required=True, help="Amount to add, in minor units; may be negative.")
+@click.option("--reason", required=True, help="Why; it is recorded.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def adjust(code: str, amount: int, reason: str, *, as_json: bool) -> None:
-    """Top up the balance of CODE, or correct it, and print what it is now; - reads CODE from stdin."""
+    """Add an amount to the balance of CODE and print the new balance; - reads CODE from stdin."""
     text = typed(code)
 
     async def act(plane: ControlPlane) -> dict[str, Any]:
@@ -128,10 +128,10 @@ def adjust(code: str, amount: int, reason: str, *, as_json: bool) -> None:
 
 
 def _document(outcome: Outcome) -> dict[str, Any]:
-    """What the API would answer to a success.
+    """Return the document of a success, as the API would return it.
 
     Raises:
-        Refusal: it is none.
+        Refusal: the outcome is a refusal.
     """
     if isinstance(outcome, Refused):
         raise Refusal(outcome.code, outcome.detail)

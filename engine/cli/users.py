@@ -1,4 +1,4 @@
-"""``redeem users``: what a user has redeemed, and the erasure of a name."""
+"""``redeem users``: shows what a user has redeemed, and erases a user's name."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def users() -> None:
 @_as_json
 def show(user: str, *, as_json: bool) -> None:
     """Show a user: first and last seen, and totals for each campaign and currency."""
-    found = run(
+    account = run(
         lambda plane: accounts.find(
             plane.database, plane.redis, user, tail_scan_max=plane.settings.tail_scan_max
         )
     )
-    document = found.document()
+    document = account.document()
     if as_json:
         echo_json(document)
         return
-    click.echo(f"{found.id}  {document['first_seen']}  {document['last_seen']}")
-    for total in found.totals:
+    click.echo(f"{account.id}  {document['first_seen']}  {document['last_seen']}")
+    for total in account.totals:
         made = f"{total.redemptions} redeemed, {total.rolled_back} rolled back"
         amount = "" if total.amount is None else f"  {total.amount} {total.currency}"
         click.echo(f"{total.campaign}  {made}{amount}")
@@ -43,10 +43,10 @@ def show(user: str, *, as_json: bool) -> None:
 
 @users.command()
 @_user
-@click.option("--reason", help="Why; it is kept.")
+@click.option("--reason", help="Why; it is recorded.")
 @_as_json
 def erase(user: str, reason: str | None, *, as_json: bool) -> None:
-    """Put a random pseudonym in place of a user's name, wherever the ledger has it, and print it."""
+    """Replace a user's name with a random pseudonym in the whole ledger, and print the pseudonym."""
     erased = run(lambda plane: erasure.erase(plane, user, actor=ACTOR, reason=reason)).value
     if as_json:
         echo_json(erased.document())

@@ -1,4 +1,4 @@
-"""``redeem webhooks``: who is told of events over HTTP."""
+"""``redeem webhooks``: manages webhook endpoints, shows their deliveries, and replays events."""
 
 from __future__ import annotations
 
@@ -22,33 +22,41 @@ _limit = click.option("--limit", type=click.IntRange(1, 1000), default=100, show
 
 @click.group()
 def webhooks() -> None:
-    """Register endpoints that hear of events; see what was tried; try it again."""
+    """Manage webhook endpoints; show their deliveries; replay."""
 
 
 @webhooks.command()
-@click.option("--url", required=True, help="What is called, with POST.")
-@click.option("--description", help="What people call it.")
-@click.option("--type", "types", multiple=True, type=click.Choice(sorted(EVENT_TYPES)), help="Only these.")
-@click.option("--campaign", "campaigns", multiple=True, help="Only of this; may be given several times.")
-@click.option("--batch-max", type=int, help='Up to so many events in one message, as {"events": […]}.')
+@click.option("--url", required=True, help="The URL to POST events to.")
+@click.option("--description", help="Description for people.")
 @click.option(
-    "--after", metavar="CURSOR", help="Begin behind it, or at the `beginning`; else with what comes."
+    "--type",
+    "types",
+    multiple=True,
+    type=click.Choice(sorted(EVENT_TYPES)),
+    help="Only this type; repeatable.",
+)
+@click.option("--campaign", "campaigns", multiple=True, help="Only this campaign; repeatable.")
+@click.option("--batch-max", type=int, help='Up to this many events in one message, as {"events": […]}.')
+@click.option(
+    "--after",
+    metavar="CURSOR",
+    help="Start after this cursor, or at the `beginning`; default: only new events.",
 )
 @_as_json
 def create(*, as_json: bool, types: tuple[str, ...], campaigns: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - the options above, by name
-    """Register an endpoint; print its id and its secret, which is shown this once."""
+    """Register an endpoint; print its id and its secret, which is shown only once."""
     new = changes.NewWebhook(types=list(types) or None, campaigns=list(campaigns) or None, **options)
-    made = run(lambda plane: changes.create(plane, new, actor=ACTOR)).value
+    created = run(lambda plane: changes.create(plane, new, actor=ACTOR)).value
     if as_json:
-        echo_json(made.document())
+        echo_json(created.document())
     else:
-        click.echo(f"{made.webhook.id}  {made.secret}")
+        click.echo(f"{created.webhook.id}  {created.secret}")
 
 
 @webhooks.command("list")
 @_as_json
 def list_webhooks(*, as_json: bool) -> None:
-    """List all endpoints, the oldest first."""
+    """List all endpoints, oldest first."""
 
     async def read(plane: ControlPlane) -> list[endpoints.Webhook]:
         limit = plane.settings.page_limit_max
@@ -68,7 +76,7 @@ def list_webhooks(*, as_json: bool) -> None:
 @_webhook
 @_as_json
 def show(webhook_id: str, *, as_json: bool) -> None:
-    """Show one endpoint, and how far it is."""
+    """Show one endpoint and its delivery progress."""
     webhook = run(lambda plane: endpoints.get(plane, webhook_id))
     if as_json:
         echo_json(webhook.document())
@@ -80,60 +88,62 @@ def show(webhook_id: str, *, as_json: bool) -> None:
 
 @webhooks.command()
 @_webhook
-@click.option("--grace-s", type=int, help="How long the old secret is good; 0: no longer.")
+@click.option("--grace-s", type=int, help="Seconds that the old secret stays valid; 0: it ends at once.")
 def rotate(webhook_id: str, grace_s: int | None) -> None:
-    """Make a new secret and print it; for a while messages are signed with both."""
+    """Create a new secret and print it; messages are signed with both until the old secret ends."""
     rotation = changes.SecretRotation(grace_s)
     click.echo(run(lambda plane: changes.rotate(plane, webhook_id, rotation, actor=ACTOR)).value.secret)
 
 
 def _to_enabled(name: str, help_text: str, *, enabled: bool) -> None:
-    """Add a command that only switches it on or off."""
+    """Add a command that only enables or disables an endpoint."""
 
     @webhooks.command(name, help=help_text)
     @_webhook
     def command(webhook_id: str) -> None:
-        asked = changes.WebhookChange(enabled=enabled)
-        click.echo(run(lambda plane: changes.update(plane, webhook_id, asked, actor=ACTOR)).value.id)
+        change = changes.WebhookChange(enabled=enabled)
+        click.echo(run(lambda plane: changes.update(plane, webhook_id, change, actor=ACTOR)).value.id)
 
 
-_to_enabled("enable", "Go on where it was.", enabled=True)
-_to_enabled("disable", "Call it no more, until it is enabled.", enabled=False)
+_to_enabled("enable", "Enable an endpoint: it continues where it stopped.", enabled=True)
+_to_enabled("disable", "Disable an endpoint: it is not called until it is enabled.", enabled=False)
 
 
 @webhooks.command()
 @_webhook
-@click.option("--after", metavar="CURSOR", help="Everything behind it, or from the `beginning`.")
 @click.option(
-    "--dead-letter", "letters", multiple=True, type=int, help="This one; may be given several times."
+    "--after", metavar="CURSOR", help="Replay everything after this cursor, or from the `beginning`."
+)
+@click.option(
+    "--dead-letter", "letters", multiple=True, type=int, help="Replay this dead letter; repeatable."
 )
 def replay(webhook_id: str, after: str | None, letters: tuple[int, ...]) -> None:
-    """Deliver again: all that is behind a cursor, or single dead letters."""
-    asked = changes.Replay(after=after, dead_letters=list(letters) or None)
-    click.echo(run(lambda plane: changes.replay(plane, webhook_id, asked, actor=ACTOR)).value.id)
+    """Deliver again: everything after a cursor, or single dead letters."""
+    request = changes.Replay(after=after, dead_letters=list(letters) or None)
+    click.echo(run(lambda plane: changes.replay(plane, webhook_id, request, actor=ACTOR)).value.id)
 
 
 @webhooks.command()
 @_webhook
 def delete(webhook_id: str) -> None:
-    """Remove an endpoint for good."""
+    """Remove an endpoint permanently."""
     click.echo(run(lambda plane: changes.remove(plane, webhook_id, actor=ACTOR)).value.id)
 
 
 @webhooks.command()
 @_webhook
-@click.option("--message", help="Only of the message with this webhook-id.")
+@click.option("--message", help="Only attempts of the message with this webhook-id.")
 @_limit
 @_as_json
 def attempts(webhook_id: str, message: str | None, limit: int, *, as_json: bool) -> None:
-    """Show what was tried, the newest first."""
+    """List the delivery attempts, newest first."""
     found = run(lambda plane: endpoints.attempts(plane, webhook_id, message=message, after=None, limit=limit))
     if as_json:
         echo_json([attempt.document() for attempt in found])
         return
     for each in found:
-        told = (shown_instant(each.at), each.message, f"try {each.attempt}", f"{each.duration_ms} ms")
-        click.echo("  ".join((*told, each.error or f"delivered ({each.status})")))
+        columns = (shown_instant(each.at), each.message, f"try {each.attempt}", f"{each.duration_ms} ms")
+        click.echo("  ".join((*columns, each.error or f"delivered ({each.status})")))
 
 
 @webhooks.command("dead-letters")
@@ -141,7 +151,7 @@ def attempts(webhook_id: str, message: str | None, limit: int, *, as_json: bool)
 @_limit
 @_as_json
 def dead_letters(webhook_id: str, limit: int, *, as_json: bool) -> None:
-    """Show what was given up, the newest first."""
+    """List the messages that could not be delivered, newest first."""
     found = run(lambda plane: endpoints.dead_letters(plane, webhook_id, after=None, limit=limit))
     if as_json:
         echo_json([letter.document() for letter in found])

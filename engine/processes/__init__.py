@@ -1,1 +1,1 @@
-"""Processes of one deployment: starting, supervising, reserving a data directory."""
+"""Starts and supervises the processes of one engine; reserves its data directory and port."""

@@ -1,10 +1,10 @@
-"""One process that we start: how it is spawned, where its output goes, how it ends.
+"""Starts one child process, copies its output, and ends it.
 
-Every child runs in its own session, so that Ctrl-C at a terminal reaches the supervisor alone,
-which then stops the others in order. On Linux the kernel ends the children when the supervisor
-is killed outright (PR_SET_PDEATHSIG); it watches the *thread* that started the child, so
-children must be started from the main thread. macOS has no such thing: there, children outlive
-a supervisor that got SIGKILL, and the next start stops the servers it finds (see `bundled`).
+Every child runs in its own session. Ctrl-C at a terminal then reaches only the supervisor, which
+stops the children in order. On Linux, the kernel ends the children if the supervisor is killed
+(PR_SET_PDEATHSIG). The kernel watches the *thread* that started the child, so children must be
+started from the main thread. macOS has no such signal: children outlive a supervisor that got
+SIGKILL, and the next start stops the servers that are left (see `bundled`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 class StartError(Exception):
-    """The engine cannot start, or go on; the message is the one line to show."""
+    """The engine cannot start or cannot continue; the message is the one line to show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,9 @@ class Account:
 class Child:
     """One process to keep running.
 
-    Children of one stage start together; the next stage starts when all of them are ready, and
-    stops before them. `ready` answers whether the child serves yet: it must bound itself to about
-    a second and answer False rather than raise. Without it a child counts as ready at once.
+    Children of one stage start together. The next stage starts when all of them are ready, and
+    stops before them. `ready` returns whether the child serves yet. It must return within about
+    a second, and return False instead of raising. A child without `ready` counts as ready at once.
     """
 
     name: str
@@ -76,14 +76,14 @@ def _libc() -> ctypes.CDLL:
 
 
 def _leash(death_signal: signal.Signals) -> Callable[[], None] | None:
-    """What a forked child does before exec, so that it does not outlive us."""
+    """Return the function that a forked child calls before exec, so that it does not outlive us."""
     if sys.platform != "linux":
         return None
     prctl, parent = _libc().prctl, os.getpid()
 
     def tie() -> None:
         prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
-        if os.getppid() != parent:  # it was killed before we asked to be told
+        if os.getppid() != parent:  # the parent died before prctl took effect
             os._exit(1)
 
     return tie
@@ -98,7 +98,7 @@ def spawn(
     account: Account | None = None,
     death_signal: signal.Signals = signal.SIGTERM,
 ) -> subprocess.Popen[bytes]:
-    """Start a process in its own session that ends with us; call it from the main thread.
+    """Start a process in its own session; on Linux it ends with us. Call this from the main thread.
 
     Its stdout and stderr both go to `output`.
     """
@@ -118,7 +118,7 @@ def spawn(
 
 
 def open_log(path: Path) -> IO[bytes]:
-    """Open a log file to append to; a large one from earlier starts is moved to `<name>.1` first."""
+    """Open a log file for appending; a large file of earlier starts is moved to `<name>.1` first."""
     with contextlib.suppress(FileNotFoundError):
         if path.stat().st_size > LOG_ROTATE_BYTES:
             path.replace(path.with_name(path.name + ".1"))
@@ -126,7 +126,7 @@ def open_log(path: Path) -> IO[bytes]:
 
 
 def last_line(path: Path) -> str:
-    """Answer the last line of a log that is not empty, or an empty string."""
+    """Return the last non-empty line of a log; an empty string if there is none."""
     try:
         with path.open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
@@ -137,7 +137,7 @@ def last_line(path: Path) -> str:
 
 
 class _Output:
-    """Copies what a child writes to our stderr, its name before every line."""
+    """Copies the output of a child to our stderr, with the child's name before every line."""
 
     def __init__(self, name: str, reader: int) -> None:
         self._prefix = f"{name} | ".encode()
@@ -147,7 +147,7 @@ class _Output:
         asyncio.get_running_loop().add_reader(reader, self._copy)
 
     async def drain(self) -> None:
-        """Let the last lines through; a grandchild that holds the pipe does not keep us."""
+        """Copy the last lines; stop after `DRAIN_WAIT_S`, because a grandchild may hold the pipe open."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_WAIT_S):
                 await self._ended.wait()
@@ -174,13 +174,13 @@ class _Output:
             self._write([self._rest])
 
     def _write(self, lines: list[bytes]) -> None:
-        with contextlib.suppress(OSError, ValueError):  # our terminal is gone: go on without it
+        with contextlib.suppress(OSError, ValueError):  # our terminal is closed: continue without it
             sys.stderr.buffer.write(b"".join(self._prefix + line + b"\n" for line in lines))
             sys.stderr.buffer.flush()
 
 
 class Process:
-    """One life of a child."""
+    """One run of a child, from its start to its end."""
 
     def __init__(self, child: Child) -> None:
         self.child = child
@@ -196,39 +196,39 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id, also after the end."""
         return self._popen.pid
 
     @property
     def alive(self) -> bool:
-        """Whether it has not ended yet."""
+        """Whether the process has not ended yet."""
         return not self._exited.is_set()
 
     @property
     def status(self) -> int:
-        """Its exit status, negative for a signal; ask only when it has ended."""
+        """The exit status, negative for a signal. Blocks until the process has ended."""
         return self._popen.wait()
 
     async def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for its end; False when the time is over before."""
+        """Wait until the process has ended; return False after `timeout_s`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._exited.wait()
         return self._exited.is_set()
 
     def stop(self) -> None:
-        """Tell it to stop, in the way it understands."""
+        """Send the child's stop signal."""
         self._popen.send_signal(self.child.stop_signal)
 
     def kill(self) -> None:
-        """SIGKILL for it and for what it started in its session."""
+        """Send SIGKILL to the process and to its process group."""
         if self.alive:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
             self._popen.kill()
 
     async def close(self) -> None:
-        """Show what it wrote last."""
+        """Copy the last output of the process to stderr."""
         if self._output is not None:
             await self._output.drain()
 
@@ -256,10 +256,10 @@ class Process:
         )
 
     def _reap(self, loop: asyncio.AbstractEventLoop) -> None:
-        if sys.platform == "linux":  # what it started ends with it; unreaped, its pid is nobody else's
+        if sys.platform == "linux":  # end its process group before the pid is reaped and can be reused
             with contextlib.suppress(ChildProcessError, ProcessLookupError):
                 os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
                 os.killpg(self.pid, signal.SIGKILL)
         self._popen.wait()
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody asks any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits for it
             loop.call_soon_threadsafe(self._exited.set)

@@ -1,4 +1,4 @@
-"""What an engine takes for itself before it starts anything: its data directory and its port."""
+"""Reserves the data directory and the port of an engine, before it starts anything."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 def make_data_directory(path: Path) -> None:
-    """Make it where it is missing; root lets the user that PostgreSQL runs as pass through, not look."""
+    """Create the data directory. If we are root, PostgreSQL's user may pass through, but not list it."""
     path.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
 
 
 class DataDirectoryLock:
-    """Holds a data directory, so that no second engine runs on it; a context manager.
+    """Locks a data directory, so that no second engine runs on it; a context manager.
 
-    The lock is the kernel's (flock): it goes with the process that holds it, however that ends.
-    The file stays; the pid in it is for the message alone.
+    The kernel holds the lock (flock) and releases it when the process ends, however it ends.
+    The file stays; the pid in it is only for the error message.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -32,7 +32,7 @@ class DataDirectoryLock:
         self._file: IO[str] | None = None
 
     def __enter__(self) -> Self:
-        """Take the lock, making the directory where it is missing.
+        """Take the lock; create the directory if it is missing.
 
         Raises:
             StartError: another engine holds it.
@@ -54,21 +54,21 @@ class DataDirectoryLock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let it go."""
+        """Release the lock."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
 
 def reserve_port(host: str, port: int) -> socket.socket:
-    """Make sure that a TCP port is free and keep it for the workers.
+    """Check that a TCP port is free, and reserve it for the workers.
 
-    The socket is bound with SO_REUSEPORT and does not listen: workers of the same user bind the
-    port with SO_REUSEPORT as well, and every connection goes to one of them. Port 0 takes a free
-    one; `getsockname` tells which. Keep the socket as long as the workers run.
+    The socket is bound with SO_REUSEPORT and does not listen. Workers of the same user also bind
+    the port with SO_REUSEPORT, and every connection goes to one of them. Port 0 means any free
+    port; `getsockname` returns it. Keep the socket open while the workers run.
 
     Raises:
-        StartError: somebody else has the port, or it cannot be bound.
+        StartError: another process has the port, or it cannot be bound.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(
@@ -88,7 +88,7 @@ def _bound(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.soc
     reserved = _unbound(family, socket.SO_REUSEPORT)
     try:
         reserved.bind(address)
-    except OSError:  # free, but a server without SO_REUSEPORT has left connections in TIME_WAIT
+    except OSError:  # the port is free, but a server without SO_REUSEPORT has left connections in TIME_WAIT
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             reserved.bind(address)

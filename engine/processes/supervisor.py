@@ -1,8 +1,8 @@
-"""Keeps a handful of processes running: the servers, the persister and the workers of one engine.
+"""Keeps the processes of one engine running: its servers, persister, deliverer and workers.
 
-`redeem up` and `redeem serve` describe their processes as `Child`ren and hand them to a
-`Supervisor`, which starts them stage by stage, restarts those that die, and stops them in the
-reverse order. Nothing here knows what the processes do.
+`redeem up` and `redeem serve` describe each process as a `Child` and pass it to a `Supervisor`.
+The supervisor starts the children stage by stage, restarts a child that dies, and stops them in
+reverse order. This module does not know what the processes do.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ logger = logging.getLogger(__name__)
 READY_POLL_S: Final = 0.05
 KILL_WAIT_S: Final = 5.0
 STAGE_RESERVE: Final = 0.1
-"""The share of the stop deadline that every later stage keeps for itself."""
+"""Share of the stop timeout that is reserved for each stage that stops later."""
 
 
 class Supervisor:
-    """Runs children until it is told to stop, or until one of them cannot be helped."""
+    """Runs children until it is asked to stop, or until it gives up on a child."""
 
     def __init__(self, *, stop_timeout_s: float, ends_process: bool = False) -> None:
-        """Make one that runs nothing yet; `ends_process` when the process has nothing to do after `run`."""
+        """Create a supervisor without children. `ends_process`: the process ends after `run`."""
         self._stop_timeout_s = stop_timeout_s
         self._ends_process = ends_process
         self._processes: dict[str, Process] = {}
@@ -40,14 +40,14 @@ class Supervisor:
         self._failed = False
 
     async def run(self, plan: Callable[[Supervisor], Coroutine[None, None, None]]) -> int:
-        """Carry out the plan, then keep its children running until the end.
+        """Run the plan, then keep its children running until a stop.
 
-        The plan calls `start` as often as it likes and may do work between two stages. SIGTERM,
-        SIGINT, SIGHUP or `request_stop` stop the plan, where it still runs, and then all children,
-        the last stage first. A second signal changes nothing.
+        The plan may call `start` several times, and work between the calls. SIGTERM, SIGINT, SIGHUP
+        or `request_stop` cancel the plan if it still runs, and then stop all children, the last
+        stage first. A second signal changes nothing.
 
-        Returns the exit status: 0 after an ordered stop; 1 when a child could not be helped, or
-        did not stop before the deadline and was killed.
+        Returns the exit status: 0 after an ordered stop; 1 if the supervisor gave up on a child, or
+        if a child did not stop before the deadline and was killed.
 
         Raises:
             Exception: what the plan raised, after all children have been stopped.
@@ -66,7 +66,7 @@ class Supervisor:
             stopped_in_time = await self._stop()
             for number in handled:
                 asyncio.get_running_loop().remove_signal_handler(number)
-                if self._ends_process:  # one more Ctrl-C must not turn an ordered stop into a failure
+                if self._ends_process:  # another Ctrl-C must not turn an ordered stop into a failure
                     signal.signal(number, signal.SIG_IGN)
         if not planning.cancelled() and (error := planning.exception()) is not None:
             raise error
@@ -75,7 +75,10 @@ class Supervisor:
     async def start(self, children: Iterable[Child]) -> None:
         """Start children, the lowest stage first, and return when all are ready.
 
-        It does not return when one of them cannot be helped: `run` then cancels the plan.
+        If the supervisor gives up on a child, this does not return: `run` cancels the plan.
+
+        Raises:
+            ValueError: two children have the same name.
         """
         stages: dict[int, list[Child]] = {}
         for child in children:
@@ -100,20 +103,20 @@ class Supervisor:
         self._ending.set()
 
     def pid(self, name: str) -> int | None:
-        """Answer the process id of a child that runs."""
+        """Return the process id of a child; None if it does not run."""
         process = self._processes.get(name)
         return process.pid if process is not None and process.alive else None
 
     def _handle_signals(self) -> list[signal.Signals]:
         handled = [signal.SIGTERM, signal.SIGINT]
-        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup wants it ignored
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # under nohup, SIGHUP stays ignored
             handled.append(signal.SIGHUP)
         for number in handled:
             asyncio.get_running_loop().add_signal_handler(number, self.request_stop)
         return handled
 
     async def _keep(self, child: Child, started: asyncio.Event) -> None:
-        """Start a child, and again whenever it dies."""
+        """Start a child, and start it again whenever it dies."""
         failures, delay_s, served = 0, child.backoff_min_s, False
         while True:
             process = self._processes[child.name] = _start(child)
@@ -127,7 +130,9 @@ class Supervisor:
             failures = 0 if healthy else failures + 1
             delay_s = child.backoff_min_s if healthy else delay_s
             served = served or (ready and child.ready is not None)
-            _check_hope(process, 0 if served else failures)  # what it could do once it may do again
+            _check_restart(
+                process, 0 if served else failures
+            )  # a child that was ready once may be ready again
             fields = {"child": child.name, "status": process.status, "restart_in_s": delay_s}
             logger.warning("child died", extra=fields)
             await asyncio.sleep(delay_s)
@@ -141,7 +146,7 @@ class Supervisor:
         logger.error(str(error), exc_info=None if isinstance(error, StartError) else error)
 
     async def _stop(self) -> bool:
-        """Stop everything, the last stage first; False when something had to be killed."""
+        """Stop all children, the last stage first; return False if one had to be killed."""
         for keeper in self._keepers.values():
             keeper.cancel()
         await asyncio.gather(*self._keepers.values(), return_exceptions=True)
@@ -164,7 +169,7 @@ def _start(child: Child) -> Process:
 
 
 async def _until_ready(process: Process) -> bool:
-    """Wait until a child serves; False when it ended before, or was killed for taking too long."""
+    """Wait until a child is ready; return False if it ended first, or took too long and was killed."""
     child = process.child
     if child.ready is None:
         return True
@@ -181,20 +186,20 @@ async def _until_ready(process: Process) -> bool:
     return False
 
 
-def _check_hope(process: Process, failures: int) -> None:
-    """Raise StartError where starting the child again would be wrong."""
+def _check_restart(process: Process, failures: int) -> None:
+    """Raise StartError if the child must not be started again."""
     child, status = process.child, process.status
     if status in child.fatal_exit_codes:
         raise StartError(f"{child.name} refused to run (exit status {status})")
     if failures >= child.failures_max:
-        line = f"{child.name} ended {failures} times in a row without getting ready (exit status {status})"
+        line = f"{child.name} ended {failures} times in a row before it was ready (exit status {status})"
         if child.log_path is not None:
             line += f"; {child.log_path} ends with: {last_line(child.log_path)}"
         raise StartError(line)
 
 
 async def _stop_stage(processes: list[Process], deadline: float) -> bool:
-    """Stop processes together; those alive at the deadline are killed, and False is the answer."""
+    """Stop processes together; kill those alive at the deadline, and return False if there were any."""
     running = [process for process in processes if process.alive]
     for process in running:
         logger.info("stopping child", extra={"child": process.child.name})

@@ -1,8 +1,8 @@
-"""Baselines that the engine is measured against: ``python -m loadtest.benchmarks.baselines bare|naive``.
+"""Baselines for the benchmarks: ``python -m loadtest.benchmarks.baselines bare|naive``.
 
-``bare``: an aiohttp handler that reads the body and answers a constant. No engine can be faster on aiohttp.
-``naive``: the same work as the engine, the way it is usually written: a handler that decodes
-its code alone, and sends one EVALSHA of the same redeem.lua for each request over redis-py's pool.
+``bare``: an aiohttp handler that reads the body and returns a constant. No engine can be faster on aiohttp.
+``naive``: does the same work as the engine, in the usual way: for each request, the handler decodes one
+code and sends one EVALSHA of the engine's redeem.lua over redis-py's pool.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ SCRIPT: Final = Redemption.script
 
 
 async def bare(request: web.Request) -> web.Response:
-    """Read, and answer."""
+    """Read the body and return a constant."""
     await request.read()
     return web.Response(body=ANSWER, content_type=JSON_TYPE)
 
 
 class Naive:
-    """One EVALSHA for each request."""
+    """Sends one EVALSHA for each request."""
 
     def __init__(self, settings: Settings, redis: Redis, configuration: ConfigurationCache) -> None:
         self._settings = settings
@@ -70,7 +70,7 @@ class Naive:
         self._decoder = Decoder(settings, configuration)
 
     async def redeem(self, request: web.Request) -> web.Response:
-        """Answer as the engine would."""
+        """Redeem one code and respond like the engine."""
         asked = bodies.parse_redeem_request(await request.read(), self._settings)
         [code] = self._decoder.find([split(normalise(asked.code) or b"", self._configuration.prefixes)])
         if code is None:
@@ -93,14 +93,16 @@ class Naive:
         return web.Response(body=encode_outcome(redeemed, 1)[1], content_type=JSON_TYPE)
 
     async def _call(self, code: Issued, campaign: str, place: keys.CodeLocation, user: str) -> list[str]:
-        """The words of the script's answer to one attempt."""
+        """Call the script for one attempt and return the words of its reply."""
         names = [
             *keys.of_every_script(place.shard),
             keys.campaign(place.shard, campaign),
             keys.state(place.shard, code.batch.id, place.segment),
         ]
         attempt: dict[str, str | int] = {
-            **{name: 0 if name.endswith("_at") else "" for name in SCRIPT.attempt},  # not of this kind
+            **{
+                name: 0 if name.endswith("_at") else "" for name in SCRIPT.attempt
+            },  # fields that a plain redemption does not use
             "campaign_at": 6,
             "state_at": 7,
             "offset": place.offset,
@@ -129,7 +131,7 @@ class Naive:
 
 
 async def naive(settings: Settings) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """The handler of a naive front end, connected and with its configuration."""
+    """Connect to Redis, load configuration and script, and return the handler."""
     redis = Redis(
         connection_pool=BlockingConnectionPool.from_url(settings.redis_url, max_connections=POOL_CONNECTIONS)
     )

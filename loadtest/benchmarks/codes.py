@@ -1,7 +1,7 @@
-"""Minting, export and import by the command line: ``python -m loadtest.benchmarks.codes``.
+"""Measures how fast codes are minted, exported and imported: ``python -m loadtest.benchmarks.codes``.
 
-`redeem codes mint`, `export` and `import` run as ops would run them. Each is a process of its own: its time
-on the processor and its greatest memory are those of the whole command, start included.
+It runs `redeem codes mint`, `export` and `import` as an operator would. Each is a separate process: its CPU
+time and its peak memory are those of the whole command, including its start.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SYMBOLS: Final = 14
 
 
 class TimedCommand(NamedTuple):
-    """What one command took."""
+    """Duration, CPU time and memory of one command."""
 
     seconds: float
     processor_s: float
@@ -78,7 +78,7 @@ def _code() -> str:
 
 
 def _run(settings: Settings, *arguments: str) -> tuple[TimedCommand, str]:
-    """What a command of ours took, and its output."""
+    """Run a `redeem` command; return its measurements and its output."""
     argv, environment = testbed.module(settings, ("engine.cli", *arguments))
     environment = without_settings(os.environ) | environment
     began = time.monotonic()

@@ -1,12 +1,11 @@
-"""The persister against a bare COPY of the same rows into the same table.
+"""Compares the persister with a bare COPY of the same rows into the same table.
 
     python -m loadtest.benchmarks.persister --redis-url URL --database-url URL [--rows N] [--rounds N]
 
-Both ways write the same rows, in turns, each into an emptied ledger with all its indexes, and
-with commits that are on disk. "COPY" is one COPY of all rows from tuples that are already
-in memory; "COPY in batches" commits as often as the persister does. The persister reads the stream,
-decodes, writes, moves the offset and trims.
-Ratios are of the same round; the median of them counts. USES UP THE LEDGER and the stream it is given.
+Both ways take turns. Each writes the rows into an emptied ledger with all its indexes, and its commits are
+on disk. "COPY" is one COPY of all rows from tuples that are already in memory; "COPY in batches" commits as
+often as the persister does. The persister reads the stream, decodes, writes, moves the offset and trims.
+The result is the median of the ratios of each round. THIS DELETES THE LEDGER and the stream.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ FILL_BATCH: Final = 2000
 
 
 async def fill(client: Redis, rows: int) -> list[Entry]:
-    """Write events as the engine would; answers the entries."""
+    """Write events as the engine would; return the stream entries."""
     entries: list[Entry] = []
     for start in range(0, rows, FILL_BATCH):
         pipeline = client.pipeline(transaction=False)
@@ -64,7 +63,7 @@ def _flat(values: tuple[str, ...]) -> list[bytes]:
 
 
 async def bare_copy(connection: Connection, records: list[LedgerRow], batch: int) -> float:
-    """Seconds for all rows, in COPYs of ``batch``."""
+    """Copy all rows in batches of ``batch`` rows; return the seconds it took."""
     began = time.perf_counter()
     for start in range(0, len(records), batch):
         await connection.copy_records_to_table(
@@ -74,15 +73,15 @@ async def bare_copy(connection: Connection, records: list[LedgerRow], batch: int
 
 
 async def persist(client: Redis, args: argparse.Namespace) -> tuple[float, list[LedgerRow]]:
-    """Seconds from start to orderly stop of a persister that finds all rows waiting; and those rows."""
+    """Run a persister on a full stream until it stops; return the seconds it took, and the rows."""
     entries = await fill(client, args.rows)
     records = list(decode_entries(entries).records(SHARD, 1))
     stop = asyncio.Event()
-    stop.set()  # it ends once the stream is empty
+    stop.set()  # the persister ends once the stream is empty
     settings = Settings(persist_batch_max=args.batch, stop_timeout_s=600)
     del entries
     gc.collect()
-    gc.freeze()  # a persister does not have all rows in memory for its collector to go through
+    gc.freeze()  # a real persister does not keep all rows in memory for the garbage collector
     began = time.perf_counter()
     await run_persister(settings, args.redis_url, args.database_url, stop)
     return time.perf_counter() - began, records
@@ -104,7 +103,7 @@ async def compare(args: argparse.Namespace) -> None:
     for number in range(args.rounds + 1):
         seconds = await _round(client, connection, args)
         if number == 0:
-            continue  # to warm up
+            continue  # the first round warms up
         for way, way_took in took.items():
             way_took.append(seconds[way])
         rates = (f"{way} {args.rows / seconds[way]:,.0f} rows/s" for way in took)

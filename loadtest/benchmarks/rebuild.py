@@ -1,15 +1,14 @@
-"""Redis made again from PostgreSQL: ``python -m loadtest.benchmarks.rebuild``, redemptions restored a second.
+"""Measures how many redemptions a second a rebuild restores: ``python -m loadtest.benchmarks.rebuild``.
 
-On servers of its own a ledger is filled with redemptions of codes that succeed once, in one of two shapes:
+On its own servers, it fills a ledger with redemptions of `single` codes, in one of two shapes:
 
-* ``old``: long ago, of a campaign without limits; what is restored is two bits a code;
-* ``recent``: in the last hour, each under an Idempotency-Key, of a campaign that limits its users (three
-  redemptions each); with idempotency records and per-user counts.
+* ``old``: redemptions of long ago, in a campaign without limits; the rebuild restores two bits for each code;
+* ``recent``: redemptions of the last hour, each with an Idempotency-Key, in a campaign with a per-user limit
+  (three redemptions each); the rebuild also restores idempotency records and per-user counts.
 
-Each round rebuilds in a process of its own. With ``--beside DIRECTORY``, another checkout of this
-repository, its rebuild takes turns on the same ledger, and ratios are of the same round. Beside the rate
-stands what one redemption takes of the processor's time, in the rebuild's own process, in PostgreSQL and in
-Valkey: of that, a busy machine changes less.
+Each round rebuilds in a new process. ``--beside DIRECTORY`` names another checkout of this repository: its
+rebuild takes turns on the same ledger, and the ratios are of the same round. The result also has the CPU time
+of one redemption in the rebuild, in PostgreSQL and in Valkey: a busy machine changes it less than the rate.
 """
 
 from __future__ import annotations
@@ -49,8 +48,8 @@ _RECENT_MS: Final = 3_600_000
 _PER_MS: Final = 100  # redemptions of one millisecond
 _PER_USER: Final = 3
 _FILL_TIMEOUT_S: Final = 600.0
-_REAPED_S: Final = 0.3  # after its connection ended, until a backend has
-# Runs in any checkout: asks nothing of it but a rebuild. Prints its seconds, events, own processor seconds.
+_REAPED_S: Final = 0.3  # a backend needs this long to end after its connection
+# Runs in any checkout that has `rebuild`. Prints seconds, events, and CPU seconds of its own process.
 _ONCE: Final = """
 import asyncio, os, sys, time
 from engine import settings
@@ -71,7 +70,7 @@ SELECT 0, $1 + n / $5, n % $5, n + 1, 'redeemed', '0-' || ($1 + n / $5) || '-' |
 
 
 class RebuildRound(NamedTuple):
-    """What one rebuild measured: redemptions a second, and microseconds of a processor for each of them."""
+    """Figures of one rebuild: redemptions a second, and CPU microseconds for each redemption."""
 
     per_second: float
     python_us: float
@@ -84,19 +83,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--redemptions", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--beside", type=Path, help="another checkout, whose rebuild takes turns")
-    parser.add_argument("--shape", choices=SHAPES, action="append", help="only this one")
+    parser.add_argument("--beside", type=Path, help="another checkout to compare with")
+    parser.add_argument("--shape", choices=SHAPES, action="append", help="measure only this shape")
     options = parser.parse_args()
     checkouts = {"this": Path(__file__).resolve().parents[1]}
     if options.beside:
         checkouts["beside"] = options.beside.resolve()
-    found = {}
+    results = {}
     for shape in options.shape or SHAPES:
         with tempfile.TemporaryDirectory() as directory, testbed.servers(Path(directory)) as settings:
             asyncio.run(_fill(settings, shape, options.redemptions))
             measured = _compare(settings, checkouts, options)
-        found[shape] = _summary(measured)
-    print(json.dumps(found, indent=2))
+        results[shape] = _summary(measured)
+    print(json.dumps(results, indent=2))
 
 
 async def _fill(settings: Settings, shape: str, count: int) -> None:
@@ -161,20 +160,20 @@ def _once(settings: Settings, checkout: Path, count: int) -> RebuildRound:
 
 
 def _server_seconds() -> tuple[float, float]:
-    """The processor's time that PostgreSQL and Valkey have had, with what PostgreSQL's ended backends had."""
+    """Return the CPU time of PostgreSQL and Valkey so far; PostgreSQL's includes its ended backends."""
     time.sleep(_REAPED_S)
-    found = {"postgres": 0.0, "valkey-server": 0.0}
+    seconds = {"postgres": 0.0, "valkey-server": 0.0}
     for server in psutil.Process().children():
-        name = next((name for name in found if name in server.name()), None)
+        name = next((name for name in seconds if name in server.name()), None)
         if name is not None:
             times = server.cpu_times()
             ended = times.children_user + times.children_system
-            found[name] += ended + testbed.processor_seconds(server.pid)
-    return found["postgres"], found["valkey-server"]
+            seconds[name] += ended + testbed.processor_seconds(server.pid)
+    return seconds["postgres"], seconds["valkey-server"]
 
 
 def _summary(measured: dict[str, list[RebuildRound]]) -> dict[str, object]:
-    found: dict[str, object] = {
+    summary: dict[str, object] = {
         name: {
             field: round(
                 statistics.median(getattr(one, field) for one in rounds), 0 if field == "per_second" else 2
@@ -185,8 +184,10 @@ def _summary(measured: dict[str, list[RebuildRound]]) -> dict[str, object]:
     }
     if "beside" in measured:
         pairs = zip(measured["this"], measured["beside"], strict=True)
-        found["this / beside"] = testbed.spread((ours.per_second / its.per_second for ours, its in pairs), 2)
-    return found
+        summary["this / beside"] = testbed.spread(
+            (ours.per_second / its.per_second for ours, its in pairs), 2
+        )
+    return summary
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""``make bench``: redemptions a second of one worker, beside two baselines, in one run.
+"""``make bench``: compares the redemptions a second of one worker with two baselines.
 
-The contenders take turns on the same servers; what counts is the median of the ratios, round
-by round. Servers, contender and client are real processes on this machine, over loopback; the
-contender has the first processor to itself where the system lets us say so.
+The contenders take turns on the same servers. The result is the median of the ratios of each round.
+Servers, contender and client are real processes on this machine, over loopback. The contender has the
+first processor to itself, if the system supports CPU affinity.
 """
 
 from __future__ import annotations
@@ -34,13 +34,15 @@ CONTENDERS: Final = {"engine": testbed.ENGINE, "bare": testbed.BARE, "naive": te
 def main() -> None:
     """Parse the options and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=20_000, help="of each contender in each round")
+    parser.add_argument(
+        "--requests", type=int, default=20_000, help="requests to each contender in each round"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--connections", type=int, default=256)
-    parser.add_argument("--json", type=Path, help="write the result here as well")
+    parser.add_argument("--json", type=Path, help="also write the result to this file")
     options = parser.parse_args()
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)  # now, and not after the whole run
+        options.json.parent.mkdir(parents=True, exist_ok=True)  # fail now, not after the whole run
     with tempfile.TemporaryDirectory() as directory, testbed.servers(Path(directory)) as settings:
         result = uvloop.run(_compare(settings, options))
     print(json.dumps(result, indent=2))
@@ -82,7 +84,7 @@ async def _compare(settings: Settings, options: argparse.Namespace) -> dict[str,
 
 
 async def redemptions(plane: ControlPlane, key: str, count: int) -> list[bytes]:
-    """A request for each code of a new campaign."""
+    """Mint codes in a new campaign and return one request for each."""
     return [
         client.request(
             "/v1/redemptions", key, json.dumps({"code": code, "user": f"user-{number:07}"}).encode()

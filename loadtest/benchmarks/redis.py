@@ -1,9 +1,9 @@
-"""Cost of a redemption in Redis, by batch size: ``python -m loadtest.benchmarks.redis``.
+"""Measures time and memory of a redemption in Redis, by batch size: ``python -m loadtest.benchmarks.redis``.
 
-A core of the engine calls a Valkey of our own; Redis itself says how long its script took
-(INFO commandstats: the script only, neither reading the call nor the append-only file) and what it
-has allocated. ``plain`` is a code and a user; ``all checks`` is a campaign with a window, stock, budget and
-a limit per user, and requests with an order and an idempotency key.
+An engine core calls its own Valkey. The figures come from Redis: the time of the script (INFO commandstats,
+which includes neither reading the call nor the append-only file), and the memory that it has allocated.
+``plain`` is a code and a user. ``all checks`` is a campaign with a time window, stock, budget and per-user
+limit, and requests with an order and an idempotency key.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from engine.store.configuration import CachedKey
 
 SIZES: Final = (1, 8, 32, 128)
-BATCHES: Final = 8  # that wait together
+BATCHES: Final = 8  # batches that wait at the same time
 _SHARD: Final = 0
 LIMITED: Final = msgspec.structs.replace(
     testbed.PLAIN,
@@ -57,14 +57,14 @@ KINDS: Final = {"plain": testbed.PLAIN, "all checks": LIMITED}
 
 @dataclass(frozen=True, slots=True)
 class RedisBench:
-    """A core that is connected, and what its Redis says of itself."""
+    """A connected core, and the client that reads its Redis's figures."""
 
     core: Core
     redis: Redis
     api_key: CachedKey
 
     async def redeem(self, codes: Sequence[str], *, with_keys: bool) -> None:
-        """Redeem all, so many waiting that batches are full and follow each other."""
+        """Redeem all codes, with enough attempts waiting to keep the batches full."""
         waiting = BATCHES * self.core.settings.batch_max
         for start in range(0, len(codes), waiting):
             answers = [self._submit(code, with_keys=with_keys) for code in codes[start : start + waiting]]
@@ -84,15 +84,17 @@ class RedisBench:
         return answer
 
     async def memory(self) -> int:
-        """Bytes that Redis has allocated."""
+        """Return the bytes that Redis has allocated."""
         return int((await self.redis.info("memory"))["used_memory"])
 
 
 def main() -> None:
     """Parse the options and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--codes", type=int, default=20_000, help="redeemed for each size of a batch")
-    parser.add_argument("--memory-codes", type=int, default=200_000, help="redeemed to weigh them")
+    parser.add_argument("--codes", type=int, default=20_000, help="codes to redeem for each batch size")
+    parser.add_argument(
+        "--memory-codes", type=int, default=200_000, help="codes to redeem for the memory figures"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory, testbed.servers(Path(directory)) as settings:
         result = uvloop.run(_measure(settings, options))
@@ -109,7 +111,7 @@ async def _measure(settings: Settings, options: argparse.Namespace) -> dict[str,
         configuration = ConfigurationCache(redis)
         await configuration.refresh()
         api_key = configuration.api_keys[api_keys.digest(key).hex()]
-        found: dict[str, Any] = {"allocator": (await redis.info("memory"))["mem_allocator"]}
+        results: dict[str, Any] = {"allocator": (await redis.info("memory"))["mem_allocator"]}
         for kind, campaign in KINDS.items():
             with_keys, script_us = kind == "all checks", {}
             for size in SIZES:
@@ -121,8 +123,8 @@ async def _measure(settings: Settings, options: argparse.Namespace) -> dict[str,
             async with _connected(settings, configuration, redis) as core:
                 bench = RedisBench(core, redis, api_key)
                 weighed = await _bytes(bench, plane, campaign, options.memory_codes, with_keys=with_keys)
-            found[kind] = {"script_us": script_us, "bytes": weighed}
-        return found
+            results[kind] = {"script_us": script_us, "bytes": weighed}
+        return results
 
 
 @asynccontextmanager
@@ -131,7 +133,7 @@ async def _connected(
 ) -> AsyncIterator[Core]:
     core = make_core(settings, configuration, redis, Telemetry())
     core.dispatcher.open()
-    while not core.dispatcher.ready:  # noqa: ASYNC110 - it connects in a callback, and tells nobody
+    while not core.dispatcher.ready:  # noqa: ASYNC110 - it connects in a callback, without an event to wait for
         await asyncio.sleep(0.01)
     yield core
     await core.close()
@@ -140,10 +142,10 @@ async def _connected(
 async def _script_us(
     bench: RedisBench, plane: ControlPlane, campaign: NewCampaign, count: int, *, with_keys: bool
 ) -> dict[str, float]:
-    """Microseconds of the script for one call, and for one redemption."""
+    """Return the microseconds of the script for one call, and for one redemption."""
     size = bench.core.settings.batch_max
     codes = await testbed.mint(plane, (count // size + 1) * size, campaign)
-    await bench.redeem(codes[:size], with_keys=with_keys)  # it learns of the campaign
+    await bench.redeem(codes[:size], with_keys=with_keys)  # the core loads the campaign
     await bench.redis.config_resetstat()
     await bench.redeem(codes[size:], with_keys=with_keys)
     calls = (await bench.redis.info("commandstats"))["cmdstat_evalsha"]
@@ -158,7 +160,7 @@ async def _script_us(
 async def _bytes(
     bench: RedisBench, plane: ControlPlane, campaign: NewCampaign, count: int, *, with_keys: bool
 ) -> dict[str, float]:
-    """Bytes in Redis for one redemption: with its event, without it, and without its idempotency record."""
+    """Return the bytes of one redemption: with its event, without it, and without its idempotency record."""
     redis = bench.redis
     await _forget_records(redis)
     empty = await bench.memory()
@@ -180,8 +182,8 @@ async def _bytes(
 
 
 async def _forget_records(redis: Redis) -> None:
-    """As their time does it."""
-    async for name in redis.scan_iter(f"{{s{_SHARD}}}:receipt:*", count=1000):
+    """Delete the idempotency records, as their expiry would."""
+    async for name in redis.scan_iter(f"{{s{_SHARD}}}:idempotency:*", count=1000):
         await redis.delete(name)
 
 

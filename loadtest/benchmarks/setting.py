@@ -1,9 +1,9 @@
-"""One setting, several values, side by side: ``python -m loadtest.benchmarks.setting fast_lane true false``.
+"""Compares several values of one setting: ``python -m loadtest.benchmarks.setting fast_lane true false``.
 
-Engines that differ in that setting alone take turns on the same servers at each number of connections;
-what counts is the median of the ratios to the first, round by round, as in ``redemptions``.
-A worker's time on the processor for one redemption stands beside it: of that, a busy machine or a client
-that is the slower one changes less. Each engine has the first processor; of ``workers``, all.
+Engines that differ only in that setting take turns on the same servers, at each number of connections.
+The result is the median of the ratios to the first value in each round, as in ``redemptions``. It also
+has the CPU time of one redemption in a worker: a busy machine or a slow client changes it less than the rate.
+Each engine runs on the first processor; for the setting ``workers``, on all processors.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from loadtest.benchmarks.testbed import Contender
 
 CONNECTIONS: Final = (1, 16, 256)
-# Of each engine in each round; one connection waits for each of its answers.
+# Requests to each engine in each round; fewer for one connection, which waits for each response.
 REQUESTS: Final = {1: 1500, 16: 8000, 256: 12_000}
 
 
 class SettingRound(NamedTuple):
-    """What one run measured: redemptions a second, and microseconds of the engine for each."""
+    """Figures of one run: redemptions a second, and CPU microseconds of the engine for each."""
 
     per_second: float
     cost_us: float
@@ -47,8 +47,8 @@ class SettingRound(NamedTuple):
 def main() -> None:
     """Parse the options and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("setting", help="its name, as in the settings file")
-    parser.add_argument("values", nargs="+", help="two or more; the others are compared with the first")
+    parser.add_argument("setting", help="name of the setting, as in the settings file")
+    parser.add_argument("values", nargs="+", help="two or more values; each is compared with the first")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     with (
@@ -73,7 +73,7 @@ async def _compare(settings: Settings, engines: dict[str, Contender], rounds: in
     ):
         plane = ControlPlane(database, redis, settings)
         key = (await api_keys.create(plane, "bench", ["redeem"])).value.key
-        found: dict[str, object] = {}
+        result: dict[str, object] = {}
         for connections in CONNECTIONS:
             measured: dict[str, list[SettingRound]] = {value: [] for value in engines}
             for number in range(rounds + 1):
@@ -87,8 +87,8 @@ async def _compare(settings: Settings, engines: dict[str, Contender], rounds: in
                         file=sys.stderr,
                     )
                     await redis.xtrim(keys.events(0), maxlen=0)  # no persister runs here
-            found[f"{connections} connections"] = _told(measured)
-    return found
+            result[f"{connections} connections"] = _summary(measured)
+    return result
 
 
 async def _run(host: str, engine: Contender, requests: list[bytes], connections: int) -> SettingRound:
@@ -99,9 +99,9 @@ async def _run(host: str, engine: Contender, requests: list[bytes], connections:
     return SettingRound(load.per_second, (engine.seconds() - before) / len(requests) * 1e6)
 
 
-def _told(measured: dict[str, list[SettingRound]]) -> dict[str, object]:
+def _summary(measured: dict[str, list[SettingRound]]) -> dict[str, object]:
     first, *others = measured
-    told: dict[str, object] = {
+    summary: dict[str, object] = {
         value: {
             "per_second": round(statistics.median(one.per_second for one in seen)),
             "cost_us": round(statistics.median(one.cost_us for one in seen), 1),
@@ -110,11 +110,11 @@ def _told(measured: dict[str, list[SettingRound]]) -> dict[str, object]:
     }
     for value in others:
         pairs = list(zip(measured[first], measured[value], strict=True))
-        told[f"{first} / {value}"] = {
+        summary[f"{first} / {value}"] = {
             "per_second": testbed.spread((ours.per_second / theirs.per_second for ours, theirs in pairs), 2),
             "cost": testbed.spread((ours.cost_us / theirs.cost_us for ours, theirs in pairs), 2),
         }
-    return told
+    return summary
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The stand of the benchmarks: real servers, contenders as processes of their own, codes to redeem.
+"""The testbed of the benchmarks: real servers, contenders as separate processes, codes to redeem.
 
-Everything runs on this machine, over loopback; a contender has the first processor to itself as far as
-the benchmark goes, where the system lets us say so.
+Everything runs on this machine, over loopback. No other process of the benchmark uses the contender's
+processor, if the system supports CPU affinity.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ _STOP_S_MAX: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One that runs: its port, and its process, which may have others below it."""
+    """A running contender: its port, and its process, which may have children."""
 
     port: int
     process: psutil.Process
 
     def seconds(self) -> float:
-        """The time that it has had on a processor."""
+        """CPU seconds that its processes have used so far."""
         return processor_seconds(self.process.pid)
 
 
 @contextmanager
 def servers(directory: Path) -> Iterator[Settings]:
-    """A Valkey and a PostgreSQL of our own, as `redeem up` runs them; the settings to use them with."""
+    """Start a Valkey and a PostgreSQL as `redeem up` does; yield settings that use them."""
     directory.chmod(0o711)  # PostgreSQL may run as another user
     valkey, postgres = Valkey(data_dir=directory), Postgres(data_dir=directory)
     processes = []
@@ -87,7 +87,7 @@ async def _until_ready(server: Valkey | Postgres) -> None:
 
 
 def module(settings: Settings, arguments: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
-    """Command and environment of a module of ours that is configured as the engine is."""
+    """Return command and environment of one of our modules, with the engine's settings."""
     quiet = replace(settings, log_level="warning")
     return [sys.executable, "-m", *arguments], quiet.to_environ()
 
@@ -96,15 +96,15 @@ def module(settings: Settings, arguments: tuple[str, ...]) -> tuple[list[str], d
 def running(
     argv: Sequence[str], environment: Mapping[str, str], *, on_first: bool = True
 ) -> Iterator[Contender]:
-    """A contender as a process of its own, on the first processor, or on all.
+    """Start a contender as a separate process, on the first processor or on all.
 
-    It says where it listens with its first line: ``ready http://HOST:PORT``.
+    Its first line must be ``ready http://HOST:PORT``.
 
     Raises:
-        RuntimeError: it ended before that.
+        RuntimeError: it ended before that line.
     """
     first, _ = processors()
-    with pinned(first if on_first else set()):  # before it starts threads of its own
+    with pinned(first if on_first else set()):  # before it starts its threads
         process = subprocess.Popen(  # noqa: S603 - contenders are ours
             argv, env=without_settings(os.environ) | dict(environment), stdout=subprocess.PIPE
         )
@@ -127,16 +127,16 @@ def running(
 
 
 def processors() -> tuple[set[int], set[int]]:
-    """The contender's processor, and everybody else's; the same where there is one only.
+    """Return the contender's processor, and those of all other processes; the same if there is only one.
 
-    Both are empty where processes cannot be given processors.
+    Both are empty if the system does not support CPU affinity.
     """
     return set(_PROCESSORS[:1]), set(_PROCESSORS[1:] or _PROCESSORS)
 
 
 @contextmanager
 def pinned(allowed: set[int]) -> Iterator[None]:
-    """This process, and whatever it starts meanwhile, on these processors; with none, on those it has."""
+    """Pin this process, and those it starts meanwhile, to these processors; an empty set changes nothing."""
     if not allowed:
         yield
         return
@@ -149,21 +149,21 @@ def pinned(allowed: set[int]) -> Iterator[None]:
 
 
 def processor_seconds(*pids: int) -> float:
-    """The time that processes, and those that they started, have had on a processor."""
+    """Return the CPU seconds of processes and of the processes that they started."""
     found = 0.0
     for pid in pids:
         process = psutil.Process(pid)
         for one in (process, *process.children(recursive=True)):
             try:
                 times = one.cpu_times()
-            except psutil.NoSuchProcess:  # it ended meanwhile
+            except psutil.NoSuchProcess:  # the process has ended
                 continue
             found += times.user + times.system
     return found
 
 
 async def mint(plane: ControlPlane, count: int, new: NewCampaign = PLAIN) -> list[str]:
-    """The codes of a new campaign."""
+    """Create a campaign, mint codes, and return them."""
     campaign = (await campaigns.create(plane, campaigns.define(new))).value
     batch = (await batches.mint(plane, campaign.id, NewBatch(count=count), created_by="bench")).value.batch
     codec = Codec(mint_keys.from_settings(plane.settings).by_name)
@@ -172,7 +172,7 @@ async def mint(plane: ControlPlane, count: int, new: NewCampaign = PLAIN) -> lis
 
 
 def spread(found: Iterable[float], digits: int) -> dict[str, float]:
-    """Median, least and most."""
+    """Return median, minimum and maximum."""
     values = list(found)
     return {
         "median": round(statistics.median(values), digits),

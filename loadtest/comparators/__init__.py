@@ -1,1 +1,1 @@
-"""The engine beside what others would build: ``make bench-peers``, or ``python -m loadtest.comparators``."""
+"""Compares the engine with other implementations: ``make bench-peers``."""

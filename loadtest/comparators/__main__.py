@@ -1,8 +1,8 @@
-"""``make bench-peers``: the engine beside what others would build, in one run, on one machine.
+"""``make bench-peers``: compares the engine with other implementations, in one run, on one machine.
 
-All serve the same request to the same client (wrk), each from one process on one processor; the
-client, Valkey and PostgreSQL have the others. A peer whose parts are not here is left out, with a line
-that says so. What each does, and what it does not, is in docs/performance.md.
+All serve the same request to the same client (wrk). Each is one process on one processor; the client, Valkey
+and PostgreSQL use the other processors. A peer that is not installed is left out, and a line says so.
+docs/performance.md says what each peer does and does not do.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CONNECTIONS: Final = (16, 256)
 
 
 def main() -> None:
-    """Parse the options and run; exit 1 where it cannot, or where a contender's answers are not true."""
+    """Parse the options and run. Exit 1 if that fails, or if a contender's responses are wrong."""
     options = _options()
     try:
         program = parts.program("wrk", "wrk")
@@ -41,7 +41,7 @@ def main() -> None:
         sys.exit(f"nothing was measured: {error}")
     peers, missing = _install(options)
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)  # now, and not after the whole run
+        options.json.parent.mkdir(parents=True, exist_ok=True)  # fail now, not after the whole run
     how = Options(rounds=options.rounds, seconds=options.seconds, connections=tuple(options.connections))
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -78,17 +78,23 @@ def _options() -> argparse.Namespace:
     names = [peer.name for peer in contenders.PEERS]
     parser = argparse.ArgumentParser(prog="python -m loadtest.comparators", description=__doc__)
     parser.add_argument("--rounds", type=_positive, default=5)
-    parser.add_argument("--seconds", type=_positive, default=5, help="of each contender in each round")
-    parser.add_argument("--connections", type=_positives, default=CONNECTIONS, help="such as 16,256")
-    parser.add_argument("--only", type=_names(names), default=names, help=f"some of {','.join(names)}")
+    parser.add_argument(
+        "--seconds", type=_positive, default=5, help="seconds for each contender in each round"
+    )
+    parser.add_argument(
+        "--connections", type=_positives, default=CONNECTIONS, help="numbers of connections, such as 16,256"
+    )
+    parser.add_argument(
+        "--only", type=_names(names), default=names, help=f"measure only these of {','.join(names)}"
+    )
     parser.add_argument(
         "--appendfsync",
         choices=("no", "everysec", "always"),
         default="no",
-        help="of Valkey while a peer runs; while the engine runs it is always",
+        help="appendfsync of Valkey while a peer runs; for the engine it is `always`",
     )
-    parser.add_argument("--json", type=Path, help="write the result here as well")
-    parser.add_argument("--build", type=Path, default=Path("build/peers"), help="where parts are made")
+    parser.add_argument("--json", type=Path, help="also write the result to this file")
+    parser.add_argument("--build", type=Path, default=Path("build/peers"), help="directory for built parts")
     return parser.parse_args()
 
 
@@ -103,18 +109,18 @@ def _positives(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(_positive(one) for one in text.split(",")))
 
 
-def _names(known: list[str]) -> Any:  # noqa: ANN401 - what argparse takes for a type
+def _names(known: list[str]) -> Any:  # noqa: ANN401 - a type for argparse
     def names(text: str) -> list[str]:
         found = text.split(",")
         if set(found) - set(known):
-            raise argparse.ArgumentTypeError(f"there are {', '.join(known)}")
+            raise argparse.ArgumentTypeError(f"choose from {', '.join(known)}")
         return found
 
     return names
 
 
 def _install(options: argparse.Namespace) -> tuple[dict[Peer, Path], dict[str, str]]:
-    """The contenders that can run, with what they run; and why the others cannot."""
+    """Return the contenders that can run, each with its part; and why the others cannot."""
     options.build.mkdir(parents=True, exist_ok=True)
     found: dict[Peer, Path] = {}
     missing: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""aiohttp and redis-py as their manuals show them: an EVALSHA for each request, over a pool."""
+"""Peer: aiohttp and redis-py, used as their manuals show: one EVALSHA for each request, over a pool."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ POOL_CONNECTIONS: Final = 64
 
 
 class AiohttpPeer:
-    """The handler, and what it needs."""
+    """The handler and its connections."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._authorization = f"Bearer {environment['PEER_KEY']}"
@@ -35,7 +35,7 @@ class AiohttpPeer:
         )
 
     async def redeem(self, request: web.Request) -> web.Response:
-        """Answer as the engine would."""
+        """Redeem one code and respond like the engine."""
         if request.headers.get("Authorization") != self._authorization:
             return _refusal(401, "unauthenticated")
         try:

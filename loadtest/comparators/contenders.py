@@ -1,4 +1,4 @@
-"""The engine and its peers: what each does, what it needs, and how it is started."""
+"""The table of contenders: what each does, what it needs, and how it is started."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Command = tuple[list[str], dict[str, str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """What a contender is told.
+    """What a contender needs to start.
 
     Attributes:
-        directory: for its files.
-        sha: of the peers' script.
+        directory: directory for its files.
+        sha: hash of the peers' script.
     """
 
     settings: Settings
@@ -46,11 +46,11 @@ class Peer:
     """One contender.
 
     Attributes:
-        does: in a few words, for the table.
-        store: what it keeps where.
-        codes_per_s: more than it can redeem on any machine we know.
-        install: finds or makes what it runs, given the build directory; raises MissingError.
-        start: its command and environment, given that.
+        does: short description for the table.
+        store: where it stores redemptions.
+        codes_per_s: more codes than it can redeem in a second on any machine we know.
+        install: finds or builds its program below the build directory; raises MissingError.
+        start: returns its command and environment, from the result of `install`.
     """
 
     name: str
@@ -102,7 +102,7 @@ def _openresty(bench: Bench, modules: Path) -> Command:
             modules=modules,
             handlers=parts.HERE / "openresty",
             port=port,
-            user=f"user {name};" if os.geteuid() == 0 else "",  # it may use Valkey's socket, as we may
+            user=f"user {name};" if os.geteuid() == 0 else "",  # our user may use Valkey's socket
         )
     )
     nginx = parts.program("nginx", "nginx-light")
@@ -111,7 +111,7 @@ def _openresty(bench: Bench, modules: Path) -> Command:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as one:
         one.bind((HOST, 0))
         return int(one.getsockname()[1])

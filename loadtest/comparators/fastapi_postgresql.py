@@ -1,7 +1,6 @@
-"""FastAPI and PostgreSQL: the code's row locked with SELECT … FOR UPDATE, updated, the event beside it.
+"""Peer: FastAPI and PostgreSQL. It locks the code's row (SELECT … FOR UPDATE), updates it, inserts an event.
 
-Runs by itself in a virtual environment of its own, on uvicorn with uvloop and httptools. What it commits is
-on disk.
+It runs in its own virtual environment, on uvicorn with uvloop and httptools. Its commits are on disk.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ app = FastAPI(lifespan=_lifespan)
 
 @app.post("/v1/redemptions")  # type: ignore[untyped-decorator] # FastAPI is not in that environment either
 async def redeem(asked: Asked, authorization: Annotated[str, Header()] = "") -> JSONResponse:
-    """Answer as the engine would."""
+    """Redeem one code and respond like the engine."""
     if authorization != AUTHORIZATION:
         return _refusal(401, "unauthenticated")
     last4 = asked.code[-4:]
@@ -98,7 +97,7 @@ def _refusal(status: int, code: str) -> JSONResponse:
 
 
 class _Server(uvicorn.Server):  # type: ignore[misc] # uvicorn is not in that environment either
-    """Says where it listens."""
+    """Prints the ready line with its address."""
 
     async def startup(self, sockets: Any = None) -> None:  # noqa: ANN401 - as uvicorn has it
         await super().startup(sockets)

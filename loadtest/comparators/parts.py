@@ -1,4 +1,4 @@
-"""What each peer is made of: found on this machine, or made below ``build/peers``, and nowhere else."""
+"""Finds the parts of each peer on this machine, or builds them below ``build/peers``."""
 
 from __future__ import annotations
 
@@ -21,43 +21,43 @@ _INSTALL_S_MAX: Final = 600.0
 
 
 class MissingError(Exception):
-    """A part is not on this machine and cannot be made; the message says which."""
+    """A part is not installed and cannot be built; the message says which."""
 
 
 def program(name: str, package: str) -> Path:
-    """A program of the machine.
+    """Find a program on this machine.
 
     Raises:
-        MissingError: with the package that it is in.
+        MissingError: it is not installed; the message names its Debian package.
     """
     found = shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin")
     if found is None:
-        raise MissingError(f"there is no {name} here (Debian: {package})")
+        raise MissingError(f"{name} is not installed (Debian: {package})")
     return Path(found)
 
 
 def nginx(_: Path) -> Path:
-    """The directory of nginx's modules, once everything that the handler needs has been seen.
+    """Return the directory of nginx's modules, after a check for everything that the handler needs.
 
     Raises:
-        MissingError: nginx, its Lua module or lua-resty-redis.
+        MissingError: nginx, its Lua module, lua-resty-redis or cjson is not installed.
     """
     program("nginx", "nginx-light")
     directory = next((one for one in _MODULES if (one / "ngx_http_lua_module.so").exists()), None)
     if directory is None:
-        raise MissingError("nginx has no Lua module here (Debian: libnginx-mod-http-lua)")
+        raise MissingError("nginx's Lua module is not installed (Debian: libnginx-mod-http-lua)")
     if not any((one / folder / "redis.lua").exists() for one in _LUA for folder in ("resty", "nginx")):
-        raise MissingError("lua-resty-redis is not here (Debian: lua-nginx-redis)")
+        raise MissingError("lua-resty-redis is not installed (Debian: lua-nginx-redis)")
     if not any(Path("/usr/lib").glob("**/lua/5.1/cjson.so")):
-        raise MissingError("cjson for Lua 5.1 is not here (Debian: lua-cjson)")
+        raise MissingError("cjson for Lua 5.1 is not installed (Debian: lua-cjson)")
     return directory
 
 
 def fastapi(build: Path) -> Path:
-    """The Python of a virtual environment with FastAPI, made from requirements.lock.
+    """Create a virtual environment with FastAPI from requirements.lock, and return its Python.
 
     Raises:
-        MissingError: the package index cannot be reached, or has not what the lock file names.
+        MissingError: the package index cannot be reached, or lacks a package of the lock file.
     """
     lock, home = HERE / "requirements.lock", build / "python"
     python, done = home / "bin" / "python", home / ".installed"
@@ -73,15 +73,15 @@ def fastapi(build: Path) -> Path:
 
 
 def go(build: Path) -> Path:
-    """The Go peer, compiled with the machine's redigo.
+    """Compile the Go peer with the machine's redigo.
 
     Raises:
-        MissingError: no Go, or no redigo.
+        MissingError: Go or redigo is not installed.
     """
     source, binary = HERE / "go", build / "go-redigo"
     compiler = program("go", "golang-go")
     if not (_GO / "src/github.com/gomodule/redigo/redis").exists():
-        raise MissingError("redigo is not here (Debian: golang-github-gomodule-redigo-dev)")
+        raise MissingError("redigo is not installed (Debian: golang-github-gomodule-redigo-dev)")
     if not binary.exists() or binary.stat().st_mtime < (source / "main.go").stat().st_mtime:
         _run(
             (str(compiler), "build", "-trimpath", "-o", str(binary.resolve()), "."),
@@ -93,7 +93,7 @@ def go(build: Path) -> Path:
 
 
 def versions() -> dict[str, str]:
-    """Of what the peers are made of, as far as it is here."""
+    """Return the versions of the peers' parts, of those that are installed."""
     found = {}
     for what, argv in (("wrk", ("wrk", "-v")), ("nginx", ("nginx", "-v")), ("Go", ("go", "version"))):
         try:
@@ -125,7 +125,7 @@ def _run(
             timeout=_INSTALL_S_MAX,
         )
     except subprocess.TimeoutExpired:
-        raise MissingError(f"{what} could not be made within {_INSTALL_S_MAX:g} s") from None
+        raise MissingError(f"{what} could not be built within {_INSTALL_S_MAX:g} s") from None
     except subprocess.CalledProcessError as error:
         lines = (error.stderr.strip() or error.stdout.strip()).splitlines() or ["no reason given"]
-        raise MissingError(f"{what} could not be made: {lines[-1]}") from None
+        raise MissingError(f"{what} could not be built: {lines[-1]}") from None

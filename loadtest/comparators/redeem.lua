@@ -1,7 +1,7 @@
 #!lua
--- What the peers with Redis decide a redemption by: is the campaign active, is the code unused; then the
--- mark and the event. Whether the code was ever issued they do not ask.
--- Answers `redeemed` with the event's id, the amount and the currency; or a refusal's code.
+-- The script of the peers that use Redis. If the campaign is active and the code unused, it marks the code and
+-- adds an event. It does not check that the code was issued.
+-- Returns `redeemed` with the event's id, the amount and the currency; or the code of a refusal.
 local campaign_key, codes_key, events_key = KEYS[1], KEYS[2], KEYS[3]
 local code, last4, user = ARGV[1], ARGV[2], ARGV[3]
 

@@ -1,4 +1,4 @@
-"""What the rounds say: medians, ratios round by round, and the table of docs/performance.md."""
+"""Summarises the rounds: medians, ratios of each round, and the table of docs/performance.md."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ENGINE: Final = "engine"
 
 
 def summary(measured: Mapping[str, Sequence[PeerFigures]]) -> dict[str, dict[str, Any]]:
-    """Of each contender at one number of connections, what its rounds say.
+    """Summarise the rounds of each contender at one number of connections.
 
-    ``engine/it`` is the ratio of redemptions a second, ``its cost/engine's`` that of the front end's time for
-    one; both of the same round, as median, least and most.
+    ``engine/it`` is the ratio of redemptions a second. ``its cost/engine's`` is the ratio of the front end's
+    CPU time for one redemption. Both are of the same round, as median, minimum and maximum.
     """
     ours = measured.get(ENGINE)
     found: dict[str, dict[str, Any]] = {}
@@ -49,12 +49,12 @@ def summary(measured: Mapping[str, Sequence[PeerFigures]]) -> dict[str, dict[str
 
 
 def results(measured: Measured) -> dict[str, dict[str, dict[str, Any]]]:
-    """The summary of each number of connections."""
+    """Return the summary for each number of connections."""
     return {f"{number} connections": summary(found) for number, found in measured.items()}
 
 
 def table(found: Mapping[str, Mapping[str, Any]], peers: Sequence[Peer], heading: str) -> str:
-    """A table in Markdown, of one number of connections."""
+    """Return a Markdown table for one number of connections."""
     columns = (
         *(heading, "redemptions/s", "engine / it", "front end's time for one, µs", "its / engine's"),
         *("front end's core, the other core", "p50, p99 ms"),
@@ -81,7 +81,7 @@ def _ratio(found: Mapping[str, float] | None) -> str:
 
 
 def machine() -> str:
-    """Where this was measured."""
+    """Describe the machine of the measurement."""
     model = platform.processor() or platform.machine()
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The rounds: contenders take turns, wrk loads each, and the store says whether the answers were true."""
+"""Runs the rounds: contenders take turns, wrk loads each, and its store must match its responses."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _OK, _UNAUTHORISED, _CONFLICT = 200, 401, 409
 
 
 class WrongError(Exception):
-    """A contender did not do what it answered; or did not answer as it should."""
+    """A contender's response is wrong, or does not match its store."""
 
 
 class PeerFigures(NamedTuple):
-    """Of one run.
+    """Figures of one run.
 
     Attributes:
-        front_us, store_us, client_us: time on a processor for one redemption: of the contender's processes,
-            of its store's, and of wrk.
-        front_busy: how much of its processor the contender took.
-        others_busy: how much of a processor the store and wrk took together.
+        front_us, store_us, client_us: CPU microseconds for one redemption: of the contender's processes, of
+            its store, and of wrk.
+        front_busy: share of its processor that the contender used.
+        others_busy: share of one processor that the store and wrk used together.
     """
 
     per_second: float
@@ -56,20 +56,20 @@ Measured = dict[int, dict[str, list[PeerFigures]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How long and how often."""
+    """Duration, connections and number of rounds."""
 
     rounds: int
     seconds: int
     connections: tuple[int, ...]
 
     def codes(self, peer: Peer) -> int:
-        """How many a contender needs for its turn."""
+        """Return how many codes a contender needs for its turn."""
         return int(peer.codes_per_s * (WARM_UP_S + (self.seconds + 0.5) * len(self.connections)))
 
 
 @dataclass(slots=True)
 class Turn:
-    """One contender that runs, and the codes that it has not been asked for."""
+    """A running contender, and the codes that it has not been asked for."""
 
     bench: Bench
     peer: Peer
@@ -80,10 +80,10 @@ class Turn:
     used: int = 0
 
     async def load(self, connections: int, seconds: int) -> PeerFigures:
-        """Load it.
+        """Load the contender and return its figures.
 
         Raises:
-            WrongError: a refusal, an error, or another number in the store than was answered.
+            WrongError: a response was not a success, or the store has a different number of redemptions.
         """
         before, front, store = await self._redeemed(), self.contender.seconds(), self._store_s()
         outcome = await wrk.run(
@@ -115,16 +115,16 @@ class Turn:
         )
 
     async def probe(self) -> None:
-        """A code redeemed, the same again, and one with a wrong key: answered as they must be.
+        """Redeem a code, redeem it again, and use a wrong key; check the three responses.
 
         Raises:
-            WrongError: they are not.
+            WrongError: a response is wrong.
         """
         code, self.used = self.codes[self.used], self.used + 1
         checks = [(self.bench.key, _OK)]
         if self.peer.store != "nothing":
             checks.append((self.bench.key, _CONFLICT))
-            if self.peer.store != "engine's keys":  # the baseline asks for no key
+            if self.peer.store != "engine's keys":  # the baseline checks no key
                 checks.append((self.bench.key + "x", _UNAUTHORISED))
         for key, expected in checks:
             status, body = await asyncio.to_thread(self._ask, code, key)
@@ -150,7 +150,7 @@ class Turn:
         return testbed.processor_seconds(self.store.pid) if self.store.pid else 0.0
 
     async def _redeemed(self) -> int | None:
-        """What the store has, once that does not change any more."""
+        """Return the number of redemptions in the store, after it has stopped changing."""
         found = await self.store.redeemed()
         async with asyncio.timeout(SETTLE_S_MAX):
             while True:
@@ -162,13 +162,13 @@ class Turn:
 
 
 def check(name: str, outcome: WrkOutcome, done: int | None, connections: int) -> None:
-    """Hold the answers that wrk saw against what the store has.
+    """Compare the responses that wrk saw with the redemptions in the store.
 
-    What was under way when wrk ended may have been done without anybody seeing the answer: one redemption
-    for each connection.
+    The store may have one more redemption for each connection: wrk does not see the responses of requests
+    that are under way when it ends.
 
     Raises:
-        WrongError: they differ by more, or there were others than successes.
+        WrongError: they differ by more, or a response was not a success.
     """
     if outcome.refused or outcome.broken:
         raise WrongError(
@@ -183,11 +183,11 @@ def check(name: str, outcome: WrkOutcome, done: int | None, connections: int) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rounds:
-    """All that takes part.
+    """Everything that takes part in the rounds.
 
     Attributes:
-        peers: each with the part that it runs.
-        program: wrk.
+        peers: the contenders, each with its part.
+        program: the path of wrk.
     """
 
     plane: ControlPlane
@@ -198,10 +198,10 @@ class Rounds:
     options: Options
 
     async def measure(self) -> Measured:
-        """All rounds; each begins with another contender.
+        """Run all rounds; each begins with a different contender.
 
         Raises:
-            WrongError: a contender cannot be believed.
+            WrongError: a contender's responses are wrong.
         """
         measured: Measured = {number: defaultdict(list) for number in self.options.connections}
         order = list(self.peers)

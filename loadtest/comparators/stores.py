@@ -1,4 +1,4 @@
-"""Where a contender keeps what it did: made ready before it runs, asked how many it redeemed, emptied."""
+"""The stores of the contenders: prepares them, counts their redemptions, and empties them."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ CREATE TABLE events (
 
 
 class Store(Protocol):
-    """What the benchmark wants of it."""
+    """A store, as the benchmark uses it."""
 
     pid: int
-    """Its process, which may have others below it; 0 with nothing to keep."""
+    """The pid of its server, which may have child processes; 0 if there is none."""
 
     async def prepare(self, codes: Sequence[str]) -> None:
-        """Make it ready for a contender that will be asked for these codes."""
+        """Prepare the store for a contender that will redeem these codes."""
 
     async def redeemed(self) -> int | None:
-        """How many redemptions it has of this contender; None: it keeps none."""
+        """Return the number of redemptions of this contender; None if it stores nothing."""
 
     async def clear(self) -> None:
-        """Forget them."""
+        """Delete the redemptions."""
 
 
 class Nothing:
-    """For a contender that only answers."""
+    """No store: the contender only responds."""
 
     pid = 0
 
@@ -64,7 +64,7 @@ class Nothing:
         """Nothing to do."""
 
     async def redeemed(self) -> int | None:
-        """Not known."""
+        """Return None: nothing is stored."""
         return None
 
     async def clear(self) -> None:
@@ -72,23 +72,23 @@ class Nothing:
 
 
 class Events:
-    """The engine's own keys in Valkey; no persister runs, so its stream has all that was redeemed."""
+    """The engine's keys in Valkey. No persister runs, so the stream has all redemptions."""
 
     def __init__(self, redis: Redis, pid: int, appendfsync: str) -> None:
         self.pid = pid
         self._redis = redis
         self._appendfsync = appendfsync
 
-    async def prepare(self, codes: Sequence[str]) -> None:  # noqa: ARG002 - they are computed, not stored
-        """When Valkey answers: before or after the disk has it."""
+    async def prepare(self, codes: Sequence[str]) -> None:  # noqa: ARG002 - the engine computes codes, it does not store them
+        """Set appendfsync: whether Valkey replies before or after the write is on disk."""
         await self._redis.config_set("appendfsync", self._appendfsync)
 
     async def redeemed(self) -> int | None:
-        """The events."""
+        """Return the number of events."""
         return int(await self._redis.xlen(keys.events(0)))
 
     async def clear(self) -> None:
-        """Without events, and with a short append-only file."""
+        """Delete the events and shorten the append-only file."""
         await self._redis.xtrim(keys.events(0), maxlen=0, approximate=False)
         await shorten(self._redis)
 
@@ -101,8 +101,8 @@ class Marks:
         self._redis = redis
         self._appendfsync = appendfsync
 
-    async def prepare(self, codes: Sequence[str]) -> None:  # noqa: ARG002 - they are not asked for
-        """A campaign; no code is redeemed."""
+    async def prepare(self, codes: Sequence[str]) -> None:  # noqa: ARG002 - the peers do not check that a code was issued
+        """Create a campaign without redeemed codes."""
         await self._redis.config_set("appendfsync", self._appendfsync)
         await self._redis.delete(*_PEER_KEYS)
         campaign: list[str | int] = ["state", "active", "amount", testbed.AMOUNT]
@@ -110,7 +110,7 @@ class Marks:
         await self._redis.hset("peer:campaign", items=campaign)
 
     async def redeemed(self) -> int | None:
-        """The marks, of which each has its event."""
+        """Return the number of marks; there must be as many events."""
         async with self._redis.pipeline(transaction=True) as both:
             both.hlen("peer:codes")
             both.xlen("peer:events")
@@ -120,7 +120,7 @@ class Marks:
         return int(marks)
 
     async def clear(self) -> None:
-        """Without the peers' keys, and with a short append-only file."""
+        """Delete the peers' keys and shorten the append-only file."""
         await self._redis.delete(*_PEER_KEYS)
         await shorten(self._redis)
 
@@ -133,7 +133,7 @@ class Rows:
         self._connection = connection
 
     async def prepare(self, codes: Sequence[str]) -> None:
-        """The campaign and its codes, analysed, and on disk."""
+        """Create the campaign and its codes; analyse the tables and write them to disk."""
         await self._connection.execute(_SCHEMA)
         await self._connection.execute(
             "INSERT INTO campaigns VALUES ($1, 'active', $2, $3)", CAMPAIGN, testbed.AMOUNT, testbed.CURRENCY
@@ -145,7 +145,7 @@ class Rows:
         await self._connection.execute("CHECKPOINT")
 
     async def redeemed(self) -> int | None:
-        """The codes that are marked, of which each has its event."""
+        """Return the number of redeemed codes; there must be as many events."""
         marked, events = await self._connection.fetchrow(
             "SELECT (SELECT count(*) FROM codes WHERE redeemed_at IS NOT NULL), (SELECT count(*) FROM events)"
         )
@@ -154,11 +154,11 @@ class Rows:
         return int(marked)
 
     async def clear(self) -> None:
-        """The next one makes its tables anew."""
+        """Do nothing: `prepare` creates the tables again."""
 
 
 async def shorten(redis: Redis) -> None:
-    """Rewrite the append-only file where it has grown long, now rather than while somebody is measured."""
+    """Rewrite the append-only file if it is long, so that no rewrite runs during a measurement."""
     if (await redis.info("persistence"))["aof_current_size"] < AOF_BYTES_MAX:
         return
     await redis.bgrewriteaof()
@@ -170,7 +170,7 @@ async def shorten(redis: Redis) -> None:
 
 
 async def open_database(admin_url: str, url: str) -> tuple[Any, int]:
-    """A connection to a new database of the peers, and the process of the server."""
+    """Create a database for the peers; return a connection to it and the pid of the server."""
     admin = await asyncpg.connect(admin_url)
     try:
         await admin.execute("CREATE DATABASE peers")
@@ -181,6 +181,6 @@ async def open_database(admin_url: str, url: str) -> tuple[Any, int]:
 
 
 async def open_scripts(redis: Redis) -> str:
-    """The peers' script, loaded; its hash. The append-only file is not rewritten by itself from now on."""
+    """Load the peers' script and return its hash; turn off automatic rewrites of the append-only file."""
     await redis.config_set("auto-aof-rewrite-percentage", 0)
     return str(await redis.script_load((HERE / "redeem.lua").read_text(encoding="utf-8")))

@@ -1,6 +1,6 @@
--- The client of all contenders: each request redeems a code of its own. For one thread (wrk -t1).
--- From the environment: BENCH_CODES, a file with a code a line, all of one width; BENCH_FIRST, how many of
--- them are used up; BENCH_KEY, the API key. Behind the last code it repeats that one, which is refused.
+-- The client of all contenders: each request redeems its own code. Only for one thread (wrk -t1).
+-- Environment: BENCH_CODES, a file with one code a line, all of the same width; BENCH_FIRST, how many of
+-- them are used already; BENCH_KEY, the API key. After the last code it repeats that code, which is refused.
 local codes, width, at, number, head, last
 
 function init()

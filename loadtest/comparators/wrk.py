@@ -1,4 +1,4 @@
-"""The client: wrk, with a script that gives each request a code of its own."""
+"""Runs the client wrk with a script that gives each request its own code."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _END_S_MAX: Final = 60.0
 
 
 class WrkOutcome(msgspec.Struct, frozen=True):
-    """What a run of wrk saw.
+    """Result of a run of wrk.
 
     Attributes:
-        requests: answers, whatever their status.
-        refused: those of them with a status past 399.
-        broken: connections that could not be made or used, and answers that took too long.
-        seconds: how long it ran.
-        p50_ms, p99_ms: from request to answer, closed loop.
-        client_s: the time it had on a processor.
+        requests: responses of any status.
+        refused: responses with a status of 400 or more.
+        broken: connections that failed, and responses that took too long.
+        seconds: duration of the run.
+        p50_ms, p99_ms: from request to response, closed loop.
+        client_s: CPU seconds of wrk.
     """
 
     requests: int
@@ -42,30 +42,30 @@ class WrkOutcome(msgspec.Struct, frozen=True):
 
     @property
     def per_second(self) -> float:
-        """Answers a second."""
+        """Responses a second."""
         return self.requests / self.seconds
 
 
 def parse(output: str) -> WrkOutcome:
-    """The result in wrk's output.
+    """Parse the result in wrk's output.
 
     Raises:
-        ValueError: there is none, or not one only.
+        ValueError: there is not exactly one result.
     """
     found = [line for line in output.splitlines() if line.startswith(_RESULT)]
     if len(found) != 1:
-        raise ValueError(f"wrk told {len(found)} results")
+        raise ValueError(f"wrk printed {len(found)} results, not one")
     return msgspec.json.decode(found[0].removeprefix(_RESULT), type=WrkOutcome)
 
 
 async def run(
     program: Path, url: str, key: str, codes: Path, *, first: int, connections: int, seconds: int
 ) -> WrkOutcome:
-    """Redeem over so many connections for so long, from the code ``first`` on.
+    """Redeem for ``seconds`` over ``connections`` connections, from the code with the number ``first`` on.
 
     Raises:
         RuntimeError: wrk failed.
-        TimeoutError: it did not end.
+        TimeoutError: wrk did not end.
     """
     environment = {"BENCH_CODES": str(codes), "BENCH_FIRST": str(first), "BENCH_KEY": key}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -56,7 +56,7 @@ async def test_a_postgresql_that_answers_nothing_is_one_line_that_says_so(cli: C
         port = silent.getsockname()[1]
         url = f"postgresql://x@127.0.0.1:{port}/x"
         told = await cli.refused("audit", REDEEM_DATABASE_URL=url, REDEEM_PERSIST_TIMEOUT_S="1")
-    assert "no answer in time" in told
+    assert "did not answer in time" in told
 
 
 async def test_conflicts_are_shown_the_newest_first(cli: Cli, plane: ControlPlane) -> None:

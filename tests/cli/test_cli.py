@@ -279,5 +279,5 @@ async def test_a_change_that_redis_cannot_take_is_made_and_told(cli: Cli) -> Non
     )
     assert status == 0
     assert out.startswith("rk_")
-    assert "Recorded" in err
+    assert "Saved" in err
     assert len(await cli.json("keys", "list")) == 1

@@ -104,7 +104,7 @@ async def test_beside_a_running_engine_all_is_well(plane: ControlPlane, cli: Cli
         status, out, _ = await cli("doctor")
         assert status == 0
         assert "redeem-persister-0 writes the ledger" in out
-        assert out.endswith("look at the warnings\n")  # of the test's PostgreSQL
+        assert out.endswith("but there are warnings\n")  # of the test's PostgreSQL
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ async def test_a_redis_that_lost_events_is_to_be_rebuilt_and_is_left_as_it_is(
     assert found.wrong("shard 0 ledger", "lost 3 events", "redeem rebuild")
     assert await redis.get(keys.version(0)), "it has changed something"
     await redis.set(keys.rebuilding(0), 1)
-    assert (await report(cli)).wrong("shard 0 ledger", "is being rebuilt", "redeem rebuild")
+    assert (await report(cli)).wrong("shard 0 ledger", "a rebuild is running", "redeem rebuild")
     await redis.delete(keys.rebuilding(0))
 
 
@@ -227,7 +227,7 @@ async def test_events_that_nobody_carries_to_the_ledger_are_counted(plane: Contr
     async with engine_in_process(plane) as merchant:
         assert [(await merchant.redeem(code))[0] for code in codes] == [200, 200]
     found = await report(cli)
-    assert found.wrong("shard 0 persister", "nobody", "redeem persist")
+    assert found.wrong("shard 0 persister", "no process", "redeem persist")
     assert found.checks["shard 0 ledger"]["says"].startswith("2 events")
 
 
@@ -237,9 +237,9 @@ async def test_what_is_missing_is_named_with_what_brings_it(
     await issue(plane, 1)
     other = MINT_KEYS.replace("k1:", "k9:")
     assert (await report(cli, REDEEM_MINT_KEYS=other)).wrong("mint keys", "missing: k1", "backup")
-    assert (await report(cli, REDEEM_SHARDS="3")).wrong("deployment", "it has 1 shards", "redeem rebuild")
+    assert (await report(cli, REDEEM_SHARDS="3")).wrong("deployment", "has 1 shards", "redeem rebuild")
     await redis.delete(keys.version(0))
-    assert (await report(cli)).wrong("shard 0 configuration", "has none", "redeem init")
+    assert (await report(cli)).wrong("shard 0 configuration", "has no configuration", "redeem init")
     memory: Any = await redis.info("memory")
     await redis.config_set("maxmemory", memory["used_memory"] * 10 // 8)
     try:
@@ -247,7 +247,7 @@ async def test_what_is_missing_is_named_with_what_brings_it(
     finally:
         await redis.config_set("maxmemory", 0)
     nothing = Cli(replace(settings, mint_keys="", data_dir=settings.data_dir))
-    assert (await report(nothing)).wrong("mint keys", "", "bring back")
+    assert (await report(nothing)).wrong("mint keys", "", "restore the mint key file")
 
 
 async def test_a_database_that_is_not_migrated_or_not_initialised_is_told(

@@ -47,10 +47,10 @@ async def test_months_are_listed(cli: Cli, pool: Any) -> None:  # noqa: ANN401 -
 @pytest.mark.parametrize(
     ("month", "status", "says"),
     [
-        ("2001-01", 0, "nothing to take out"),
+        ("2001-01", 0, "nothing to detach"),
         (THIS_MONTH, 1, "is not over for 35 days"),
-        ("2026-13", 2, "is no month"),
-        ("x", 2, "is no month"),
+        ("2026-13", 2, "is not a month"),
+        ("x", 2, "is not a month"),
     ],
 )
 async def test_a_month_is_taken_out_or_it_is_said_why_not(

@@ -68,4 +68,4 @@ async def test_without_wrk_nothing_is_measured_and_one_line_says_so(tmp_path: Pa
     status, found, _, err = await compare(tmp_path, "--only", "bare", PATH=WITHOUT_WRK)
     assert status == 1
     assert found == {}
-    assert err.strip() == "nothing was measured: there is no wrk here (Debian: wrk)"
+    assert err.strip() == "nothing was measured: wrk is not installed (Debian: wrk)"

@@ -167,7 +167,7 @@ async def test_child_that_never_gets_ready_ends_it_all(
         assert await task == 1
     assert journal(place) == ["start server", "stop server"]
     assert [record.getMessage() for record in caplog.records].count("child died") == 2
-    assert "bad ended 3 times in a row without getting ready (exit status 7)" in caplog.text
+    assert "bad ended 3 times in a row before it was ready (exit status 7)" in caplog.text
 
 
 async def test_last_line_of_the_log_is_told_on_giving_up(

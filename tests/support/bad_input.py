@@ -1,4 +1,4 @@
-"""A client that sends whatever it is told, wrong bodies, malformed HTTP, and what every answer must be."""
+"""Bad input: a raw client, wrong bodies, malformed HTTP, and checks that every response must pass."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Answer(NamedTuple):
 
 
 class Raw:
-    """A client that sends whatever it is told."""
+    """A client that sends any bytes."""
 
     def __init__(self, merchant: Merchant) -> None:
         self.merchant = merchant
@@ -52,14 +52,14 @@ class Raw:
     def request(
         self, body: bytes, *headers: str, line: str = "POST /v1/redemptions HTTP/1.1", bare: bool = False
     ) -> bytes:
-        """A request that is in order, but for what is said; ``bare`` leaves out all about the body."""
+        """Return a correct request, except for the arguments; ``bare`` leaves out the headers of the body."""
         head = [line, "Host: localhost", f"Authorization: Bearer {self.merchant.key}"]
         if not bare:
             head += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
         return "\r\n".join((*head, *headers)).encode("utf-8", "surrogateescape") + BLANK + body
 
     async def send(self, data: bytes, *, then_close: bool = False) -> Answer | None:
-        """The answer to these bytes; None where the connection is closed without one."""
+        """Send bytes and return the response; None if the connection is closed without one."""
         reader, writer = await self.connect()
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
@@ -93,7 +93,7 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer | None:
 
 
 def check(answer: Answer | None, *hidden: str) -> None:
-    """A problem from the table, that shows nothing of what was sent; or no answer at all."""
+    """Check that a response is a known problem and shows nothing of the input; None passes."""
     if answer is None:
         return
     assert answer.status != 500
@@ -113,14 +113,14 @@ def check_hidden(text: str, *hidden: str) -> None:
 
 
 async def check_untouched(redis: Redis, merchant: Merchant, code: str) -> None:
-    """Nothing was redeemed, and the code can still be."""
+    """Check that nothing was redeemed and that the code can still be redeemed."""
     assert await redis.xlen(keys.events(0)) == 0
     status, body = await merchant.redeem(code)
     assert (status, body["status"]) == (200, "redeemed")
 
 
 def wrong_bodies(code: str) -> dict[str, tuple[bytes, str]]:
-    """By name: a body, and the code of its refusal."""
+    """Return bodies by name, each with the problem code of its refusal."""
     good: dict[str, Any] = {"code": code, "user": "ann"}
 
     def with_(**fields: object) -> bytes:
@@ -290,7 +290,7 @@ def malformed_http(raw: Raw, code: str) -> dict[str, bytes]:
 def run_examples(
     send: Callable[[bytes], Any], data: st.SearchStrategy[Any], as_bytes: Callable[[Any], bytes], *hidden: str
 ) -> None:
-    """Check the answers to many examples, in a thread; hypothesis shows the one that fails."""
+    """Check the responses to many examples, in a thread; hypothesis shows the example that fails."""
 
     @hypothesis_settings(
         max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck)

@@ -1,8 +1,8 @@
-"""Everything is killed, stopped and cut off while shops do all that can be done to codes.
+"""Parts of the chaos test: processes are killed, stopped and cut off while shops use codes in every way.
 
-A ``Deployment`` of real processes with its own servers, reached through proxies; ``Shop``s, which retry
-until they have an answer for good, and keep what they were told; a ``Reader`` of the event feed, an endpoint
-for webhooks; and the ``Trouble`` that befalls all of it.
+A ``Deployment`` has real processes and its own servers, reached through proxies. ``Shop``s retry until they
+have a final response, and record it. A ``Reader`` reads the event feed, and an endpoint takes webhooks.
+``Trouble`` injects the faults.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 SHARDS: Final = 2
 WORKERS: Final = 2
-PATIENCE_S: Final = 120.0  # what a dead worker held for a combined redemption is free after a minute
+PATIENCE_S: Final = 120.0  # the locks of a dead worker's combined redemption end after a minute
 PAUSE_S: Final = 1.5
 CUT_ONE_IN: Final = 40  # pieces of data
 OK: Final = 200
@@ -49,12 +49,12 @@ CAMPAIGNS: Final[dict[str, tuple[int, dict[str, Any]]]] = {  # by kind: how many
     "multi": (6, {"max_uses": 40, "per_user_limit": 20}),
     "balance": (20, {"amount": 500, "budget": 6000}),
 }
-ONCE: Final = "-once"  # the name of who redeems without a key
-WEBHOOK_TRIES: Final = 600  # a second each: whatever befalls the endpoint ends before
+ONCE: Final = "-once"  # ending of the user who redeems without a key
+WEBHOOK_TRIES: Final = 600  # one a second: longer than any fault of the endpoint lasts
 
 
 class Deployment:
-    """Own servers, two workers, two persisters and two deliverers, of which one each stands by.
+    """Its own servers, two workers, two persisters and two deliverers; one of each pair stands by.
 
     An async context manager.
     """
@@ -117,9 +117,9 @@ class Deployment:
 
 @dataclass
 class Acknowledged:
-    """What the shops were told has happened: ids of events, or of what they are about.
+    """Everything that responses acknowledged to the shops, by the id of the event or of its subject.
 
-    ``campaigns``: what the model knows of them, by id.
+    ``campaigns``: the model's campaigns, by id.
     """
 
     campaigns: dict[str, ModelCampaign] = field(default_factory=dict)
@@ -128,13 +128,13 @@ class Acknowledged:
     ended: Counter[str] = field(default_factory=Counter)  # holds, by id
     rolled_back: Counter[str] = field(default_factory=Counter)  # redemptions, by id
     others: Counter[str] = field(default_factory=Counter)  # voided, unvoided, adjusted
-    unknown: int = 0  # without a key: perhaps done
+    unknown: int = 0  # requests without a key that may have been done
     answers: Counter[str] = field(default_factory=Counter)
     tries: int = 0
 
 
 class Shop:
-    """One client. Whatever it begins it asks for until it has an answer for good."""
+    """One client. It repeats each request until it has a final response."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class Shop:
         self._redemptions: list[tuple[str, str]] = []
 
     async def ask(self, path: str, body: dict[str, Any], *, keyed: bool = True) -> dict[str, Any] | None:
-        """The body of a success; None where it was refused."""
+        """Send a request until the response is final; return the body of a success, None for a refusal."""
         self._number += 1
         headers = {"Idempotency-Key": f"{self.name}-{self._number}"} if keyed else {}
         last: list[Any] = []
@@ -172,7 +172,7 @@ class Shop:
         try:
             await wait_until_async(definite, PATIENCE_S)
         except AssertionError as error:
-            raise AssertionError(f"no answer for good to {path}; the last was {last}") from error
+            raise AssertionError(f"no final response to {path}; the last was {last}") from error
         status, found = last
         self.acked.answers[path.rpartition("/")[2] if status == 200 else found["code"]] += 1
         return found if status == 200 else None
@@ -184,7 +184,7 @@ class Shop:
         return {"amount": self.chance.randint(1, 30)} if kind == "balance" else {}
 
     async def act(self) -> None:
-        """Do one thing."""
+        """Do one random operation."""
         kinds: list[Callable[[str], Awaitable[None]]] = [
             self.redeem,
             self.redeem,
@@ -202,7 +202,7 @@ class Shop:
             self.redeemed(kind, answer)
 
     async def redeem_once(self, kind: str) -> None:
-        """Without a key: whoever has no answer does not know, and does not ask again."""
+        """Redeem without a key. Without a response, the result is unknown, and the shop does not retry."""
         body = {"code": self.pick(kind), "user": self.name + ONCE, **self.part(kind)}
         try:
             status, answer = await self.merchant.call("POST", "/v1/redemptions", json=body)
@@ -223,7 +223,7 @@ class Shop:
             "code": self.pick(kind),
             "user": self.name,
             "order": f"{self.name}-{self._number}",
-            "ttl_s": self.chance.choice((1, 3600)),  # over at once, or not before the run is
+            "ttl_s": self.chance.choice((1, 3600)),  # it ends at once, or only after the run
             **self.part(kind),
         }
         if answer := await self.ask("/v1/holds", body):
@@ -249,7 +249,7 @@ class Shop:
                 self.acked.rolled_back[redemption] += 1
 
     async def several(self, kind: str) -> None:
-        """In one call, each of which counts by itself."""
+        """Redeem several codes in one batched request; each item succeeds or fails on its own."""
         self._number += 1
         items = [
             {
@@ -274,11 +274,13 @@ class Shop:
         await self.ask("/v1/codes/check", {"code": self.pick(kind)}, keyed=False)
 
     async def void(self, kind: str) -> None:
-        """A code is void for a moment."""
+        """Void a code and unvoid it."""
         body = {"code": self.pick(kind), "reason": "lost"}
         for path in ("/v1/codes/void", "/v1/codes/unvoid"):
             if answer := await self.ask(path, body):
-                self.acked.others[answer["status"]] += answer["changed"]  # by others, where it was so already
+                self.acked.others[answer["status"]] += answer[
+                    "changed"
+                ]  # not changed: another shop did it first
 
     async def adjust(self, kind: str) -> None:
         body = {"code": self.pick(kind), "amount": 5, "reason": "goodwill"}
@@ -294,7 +296,7 @@ class Shop:
 
 
 class Reader:
-    """Reads the feed, page by page, whatever happens to the workers that it asks."""
+    """Reads the feed page by page, and retries when a worker fails."""
 
     def __init__(self, merchant: Merchant) -> None:
         self.merchant = merchant
@@ -302,7 +304,7 @@ class Reader:
         self._after = ""
 
     async def read(self) -> None:
-        """For ever."""
+        """Read until cancelled."""
         while True:
             after = f"&after={self._after}" if self._after else ""
             try:
@@ -317,7 +319,7 @@ class Reader:
 
 
 class Trouble:
-    """What can befall a deployment; one at a time, and each is over when its method returns."""
+    """Injects faults, one at a time; each fault is over when its method returns."""
 
     def __init__(self, deployment: Deployment, chance: random.Random) -> None:
         self._of = deployment
@@ -340,7 +342,7 @@ class Trouble:
         }
 
     async def befall(self) -> None:
-        """Whatever comes."""
+        """Inject one random fault."""
         name = self._chance.choice(list(self._kinds))
         self.befell[name] += 1
         await self._kinds[name]()
@@ -421,9 +423,9 @@ class Trouble:
 async def open_shops(
     deployment: Deployment, count: int, chance: random.Random, hook: str
 ) -> tuple[list[Shop], Acknowledged, Reader, str]:
-    """Campaigns of every kind, shops that fight over their codes, and a reader; all with one key.
+    """Create campaigns of every kind, shops that compete for their codes, and a reader; all with one API key.
 
-    Webhooks go to ``hook``; their secret comes last.
+    Webhooks go to ``hook``; their secret is the last result.
     """
     acked = Acknowledged()
     async with plane_on(deployment.settings) as plane:

@@ -1,4 +1,4 @@
-"""The command line, as a process of its own."""
+"""Runs the command ``redeem`` in a separate process."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def environment(settings: Settings, **others: str) -> dict[str, str]:
 
 
 class Cli:
-    """Runs the command in a process of its own, against the test's servers."""
+    """Runs the command in a separate process, on the test's servers."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
     async def __call__(self, *arguments: str, **others: str) -> tuple[int, str, str]:
-        """Exit status, stdout and stderr."""
+        """Run the command; return exit status, stdout and stderr."""
         process = await asyncio.create_subprocess_exec(
             *COMMAND,
             *arguments,
@@ -49,7 +49,7 @@ class Cli:
         return process.returncode or 0, out.decode(), err.decode()
 
     async def done(self, *arguments: str) -> str:
-        """Stdout of a command that must succeed."""
+        """Run a command that must succeed; return its stdout."""
         status, out, err = await self(*arguments)
         assert status == 0, err
         return out
@@ -58,7 +58,7 @@ class Cli:
         return json.loads(await self.done(*arguments, "--json"))
 
     async def refused(self, *arguments: str, **others: str) -> str:
-        """The one line of a command that must be refused."""
+        """Run a command that must be refused; return its one line on stderr."""
         status, out, err = await self(*arguments, **others)
         assert (status, out) == (1, "")
         assert err.count("\n") == 1
@@ -67,7 +67,7 @@ class Cli:
 
 
 def redeem(settings: Settings, *arguments: str) -> str:
-    """Stdout of ``redeem`` beside ``redeem up``, where it must succeed."""
+    """Run a command that must succeed beside a running ``redeem up``; return its stdout."""
     done = subprocess.run(
         [*COMMAND, *arguments], env=settings.to_environ() | {"PYTHONPATH": str(ROOT)}, cwd=settings.data_dir,
         capture_output=True, text=True, check=False, timeout=90,

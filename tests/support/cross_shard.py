@@ -26,7 +26,7 @@ async def combined(
 
 
 async def types(redis: Redis) -> list[str]:
-    """Of all events, whatever their shard."""
+    """Return the types of all events on all shards."""
     found = []
     for shard in range(3):
         entries: Any = await redis.xrange(keys.events(shard))

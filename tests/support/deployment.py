@@ -1,4 +1,4 @@
-"""A running engine for tests: workers in this process or real ones, and the merchant who calls it."""
+"""A running engine for tests: workers in this process or in separate ones, and a merchant who calls it."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
     from engine.settings import Settings
 
 ANSWER_TIMEOUT_S: Final = 90.0
-"""Longer than the engine may take anywhere, so that a test fails there which would hang otherwise."""
+"""Longer than any response of the engine may take: a test fails here instead of hanging."""
 
 
 def client_session(connector: aiohttp.BaseConnector | None = None) -> aiohttp.ClientSession:
-    """A session that gives up on an answer that does not come; it has all connections it wants."""
+    """Return a session with a response timeout and no limit of connections."""
     return aiohttp.ClientSession(
         connector=connector or aiohttp.TCPConnector(limit=0),
         timeout=aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S),
@@ -52,7 +52,7 @@ def client_session(connector: aiohttp.BaseConnector | None = None) -> aiohttp.Cl
 
 
 class Merchant:
-    """Calls the API with a key of its own. Answers are (status, body)."""
+    """Calls the API with its own API key. Results are (status, body)."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, key: str) -> None:
         self.session = session
@@ -62,7 +62,7 @@ class Merchant:
     async def call(
         self, method: str, path: str, *, json: object = None, headers: dict[str, str] | None = None
     ) -> tuple[int, Any]:
-        """Any call, with JSON in and out."""
+        """Make any call, with JSON in and out."""
         async with self.session.request(
             method,
             self.url + path,
@@ -74,7 +74,7 @@ class Merchant:
     async def redeem(
         self, code: str, user: str = "ann", *, key: str | None = None, **fields: object
     ) -> tuple[int, Any]:
-        """``POST /v1/redemptions``; ``key`` is the Idempotency-Key."""
+        """Send ``POST /v1/redemptions``; ``key`` is the Idempotency-Key."""
         headers = {"Idempotency-Key": key} if key is not None else {}
         return await self.call(
             "POST", "/v1/redemptions", json={"code": code, "user": user, **fields}, headers=headers
@@ -82,7 +82,7 @@ class Merchant:
 
 
 async def connected_core(settings: Settings, redis: Redis) -> Core:
-    """A worker without its HTTP, once it is connected to every shard."""
+    """Return a worker's core without HTTP, connected to every shard."""
     configuration = ConfigurationCache(redis)
     await configuration.refresh()
     core = make_core(settings, configuration, redis, Telemetry())
@@ -99,7 +99,7 @@ async def issue(
     prefix: str | None = None,
     **campaign: Any,  # noqa: ANN401 - its fields, by name
 ) -> tuple[str, list[str]]:
-    """An active campaign with ``count`` codes: its id, and the codes by serial."""
+    """Create an active campaign with ``count`` codes; return its id, and the codes by serial."""
     new = NewCampaign(**({"name": "Test", "state": "active"} | campaign))
     made = (await campaigns.create(plane, campaigns.define(new))).value
     return made.id, await mint(plane, made.id, count, format_name=format_name, prefix=prefix)
@@ -113,7 +113,7 @@ async def mint(
     format_name: str = "base32-16",
     prefix: str | None = None,
 ) -> list[str]:
-    """``count`` more codes of a campaign."""
+    """Mint ``count`` more codes of a campaign."""
     return (await mint_batch(plane, campaign, count, format_name=format_name, prefix=prefix))[1]
 
 
@@ -125,7 +125,7 @@ async def mint_batch(
     format_name: str = "base32-16",
     prefix: str | None = None,
 ) -> tuple[int, list[str]]:
-    """A new batch of a campaign: its id, and its codes by serial."""
+    """Mint a batch of a campaign; return its id, and its codes by serial."""
     new = NewBatch(count=count, format=format_name, prefix=prefix)
     batch = (await batches.mint(plane, campaign, new, created_by="test")).value.batch
     codec = Codec(mint_keys.from_settings(plane.settings).by_name)
@@ -141,7 +141,7 @@ async def engine_in_process(
     scopes: tuple[str, ...] = ("redeem", "read"),
     **changes: Any,  # noqa: ANN401 - settings, by name
 ) -> AsyncIterator[Merchant]:
-    """A worker in this event loop, and a merchant; ``changes`` are settings."""
+    """Start a worker in this event loop; yield a merchant. ``changes``: settings."""
     settings = replace(plane.settings, port=0, **changes)
     key = (await api_keys.create(plane, "merchant", scopes)).value.key
     async with (
@@ -154,7 +154,7 @@ async def engine_in_process(
 
 
 async def wait_until_ready(merchant: Merchant) -> None:
-    """Until ``/readyz`` says so."""
+    """Wait until ``/readyz`` returns 200."""
 
     async def ready() -> bool:
         try:
@@ -167,9 +167,9 @@ async def wait_until_ready(merchant: Merchant) -> None:
 
 
 class Process:
-    """A real process of the engine, with the settings of a test; killed at the end whatever happens.
+    """A real process of the engine, with the settings of a test; it is always killed at the end.
 
-    On Linux it ends with the thread that started it, too: start it from the main thread.
+    On Linux it also ends with the thread that started it: start it from the main thread.
     """
 
     def __init__(self, settings: Settings, *arguments: str, log: Path | None = None) -> None:
@@ -186,19 +186,19 @@ class Process:
                 env=self._environment,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                bufsize=0,  # what it has written is in the pipe, where `line` can wait for it
+                bufsize=0,  # unbuffered: `line` waits for data in the pipe
                 preexec_fn=_leash(signal.SIGKILL),  # noqa: PLW1509 - one system call, bound before the fork
             )
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """Send SIGKILL and wait for the end."""
         self.running.kill()
         self.running.wait(TIMEOUT_S)
         if self.running.stdout:
             self.running.stdout.close()
 
     def stop(self, timeout_s: float = 30) -> int:
-        """SIGTERM; the exit status."""
+        """Send SIGTERM and return the exit status."""
         self.running.send_signal(signal.SIGTERM)
         try:
             return self.running.wait(timeout_s)
@@ -210,7 +210,7 @@ class Process:
         self.running = self._spawn()
 
     def line(self, timeout_s: float = ANSWER_TIMEOUT_S) -> str:
-        """The next line of its stdout, or what there is of it at its end; blocks."""
+        """Return the next line of its stdout, or an incomplete last line; blocks."""
         if self.running.stdout is None:
             raise RuntimeError("stdout is not captured")
         deadline = time.monotonic() + timeout_s
@@ -233,7 +233,7 @@ class Process:
 
 
 def worker_pids(serving: Process) -> list[int]:
-    """The workers of ``redeem serve``."""
+    """Return the pids of the workers of ``redeem serve``."""
     pids = []
     for child in psutil.Process(serving.running.pid).children():
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -250,9 +250,9 @@ async def engine_of_processes(
     scopes: tuple[str, ...] = ("redeem", "read"),
     **changes: Any,  # noqa: ANN401 - settings, by name
 ) -> AsyncIterator[Merchant]:
-    """``redeem serve`` with real workers on one port, and a merchant.
+    """Start ``redeem serve`` with real workers on one port; yield the process and a merchant.
 
-    There is no persister: start ``Process(settings, "persister")``.
+    It starts no persister: start ``Process(settings, "persister")`` for one.
     """
     settings = replace(plane.settings, port=0, workers=workers, **changes)
     key = (await api_keys.create(plane, "merchant", scopes)).value.key

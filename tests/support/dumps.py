@@ -1,4 +1,4 @@
-"""All that is at rest, as text: what a thief of both databases would have."""
+"""Dumps PostgreSQL and Redis as text: everything that a thief of both would have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 async def dump_of_database(plane: ControlPlane) -> str:
-    """Every row of every table, as JSON; bytes in it are hex."""
+    """Return every row of every table as JSON; bytes are hex."""
     async with plane.database.connection() as connection:
         tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
         rows = [await connection.fetch(f'SELECT to_json(t) FROM "{name}" t') for (name,) in tables]  # noqa: S608 - names from the catalogue
@@ -19,7 +19,7 @@ async def dump_of_database(plane: ControlPlane) -> str:
 
 
 async def dump_of_redis(redis: Redis) -> str:
-    """Every key and its value, as they are, not compressed as DUMP would."""
+    """Return every key and its value, uncompressed (DUMP would compress them)."""
     found: list[Any] = []
     async for key in redis.scan_iter():
         kind: Any = await redis.type(key)

@@ -1,4 +1,4 @@
-"""Endpoints for webhooks that behave as a test wants them to, and a ledger with events in it."""
+"""Webhook endpoints with the behaviour that a test sets, and a ledger with events."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STOP_TIMEOUT_S: Final = 60.0
 
 @dataclass
 class Received:
-    """One call, as it came in."""
+    """One received call."""
 
     headers: dict[str, str]
     body: bytes
@@ -38,18 +38,18 @@ class Received:
         return orjson.loads(self.body)
 
     def verify(self, secret: str) -> None:
-        """By the library, as a receiver does it."""
+        """Verify the signature with the library that receivers use."""
         Webhook(secret).verify(self.body, self.headers)
 
 
 @dataclass
 class Receiver:
-    """An endpoint: what it was sent, and what it answers."""
+    """An endpoint: the calls that it received, and its behaviour."""
 
     url: str = ""
     calls: list[Received] = field(default_factory=list)
     answer: Callable[[Received], Awaitable[web.StreamResponse]] | None = None
-    """What it does with a call, which has been noted already; None: 200."""
+    """Handles a call after it was recorded; None responds with 200."""
     status: int = 200
     requests: list[web.Request] = field(default_factory=list)
 
@@ -67,13 +67,13 @@ class Receiver:
         return web.Response(status=self.status)
 
     async def has(self, count: int) -> None:
-        """Wait for so many calls."""
+        """Wait for ``count`` calls."""
         await wait_until_async(lambda: len(self.calls) >= count)
 
 
 @contextlib.asynccontextmanager
 async def receiving(port: int = 0) -> AsyncIterator[Receiver]:
-    """An endpoint on a port of its own."""
+    """Run an endpoint on its own port."""
     receiver = Receiver()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", receiver.receive)
@@ -90,7 +90,7 @@ async def receiving(port: int = 0) -> AsyncIterator[Receiver]:
 
 @contextlib.asynccontextmanager
 async def delivering(settings: Settings) -> AsyncIterator[asyncio.Event]:
-    """A deliverer in this process, stopped in order at the end; it must end."""
+    """Run a deliverer in this process; stop it in order at the end, and check that it ends."""
     stop = asyncio.Event()
     task = asyncio.create_task(run_deliverer(settings, settings.database_url, stop))
     try:
@@ -113,7 +113,7 @@ class Events:
     seq: int = 0
 
     async def add(self, count: int, **changes: object) -> list[str]:
-        """So many more; answers their ids."""
+        """Add ``count`` events and return their ids."""
         rows = [
             {
                 "shard": self.shard,

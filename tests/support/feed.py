@@ -1,4 +1,4 @@
-"""What tests of the event feed share: the whole feed as a reader pages through it, and a stream of it."""
+"""Helpers for tests of the event feed: add events, read all pages, read a stream."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LINE_BYTES_MAX: Final = 2**20
 
 
 async def add_events(redis: Redis, count: int, *, shard: int = 0, **fields: str) -> None:
-    """Events as the scripts write them, each of another serial."""
+    """Add events as the Lua scripts write them, each with a different serial."""
     begin = await redis.xlen(keys.events(shard))
     pipeline = redis.pipeline(transaction=False)
     for number in range(begin, begin + count):
@@ -32,7 +32,7 @@ async def add_events(redis: Redis, count: int, *, shard: int = 0, **fields: str)
 
 
 async def page(merchant: Merchant, query: str = "", after: str | None = None) -> Any:  # noqa: ANN401 - JSON
-    """One page, which must be given."""
+    """Read one page; it must succeed."""
     cursor = "" if after is None else f"&after={after}"
     status, body = await merchant.call("GET", f"/v1/events?{query}{cursor}")
     assert status == 200, body
@@ -42,7 +42,7 @@ async def page(merchant: Merchant, query: str = "", after: str | None = None) ->
 async def whole_feed(
     merchant: Merchant, query: str = "limit=1000", after: str | None = None
 ) -> tuple[list[dict[str, Any]], str]:
-    """All that is there by now behind a cursor, and where to go on."""
+    """Return all events after a cursor so far, and the cursor to continue from."""
     items: list[dict[str, Any]] = []
     while True:
         found = await page(merchant, query, after)
@@ -53,7 +53,7 @@ async def whole_feed(
 
 
 class Sent(NamedTuple):
-    """One message of a stream: the cursor behind it, and its event, or None for a heartbeat."""
+    """One message of a stream: the cursor after it, and its event; None for a heartbeat."""
 
     id: str
     event: dict[str, Any] | None
@@ -66,7 +66,7 @@ class Stream:
         self.response = response
 
     async def message(self) -> Sent | None:
-        """The next message; None at the end of the stream."""
+        """Return the next message; None at the end of the stream."""
         fields: dict[str, str] = {}
         while line := (await self.response.content.readline()).decode():
             name, _, value = line.rstrip("\n").partition(": ")
@@ -79,7 +79,7 @@ class Stream:
         return None
 
     async def events(self, count: int) -> list[Sent]:
-        """The next so many events, heartbeats left out."""
+        """Return the next ``count`` events without heartbeats."""
         found: list[Sent] = []
         while len(found) < count:
             sent = await self.message()
@@ -93,7 +93,7 @@ class Stream:
 async def streaming(
     merchant: Merchant, query: str = "", *, last_event_id: str | None = None
 ) -> AsyncIterator[Stream]:
-    """A stream that has begun."""
+    """Open a stream."""
     headers = {"Authorization": f"Bearer {merchant.key}", "Accept": "text/event-stream"}
     if last_event_id is not None:
         headers["Last-Event-ID"] = last_event_id

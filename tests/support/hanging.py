@@ -1,9 +1,9 @@
-"""The end of a test that does not end: what everything in it waits for is shown, then the process is over.
+"""Ends a test that hangs: shows what its threads and tasks wait for, then exits the process.
 
-pytest-timeout's other way, an exception out of a signal handler, is not certain to end a test: asyncio
-takes it for the failure of whatever callback runs at that moment and goes on, and a fixture that joins a
-thread waits on all the same. A process that exits is over for sure. pytest-xdist reports the test as
-failed and goes on in another process; its workers have no terminal, so this writes to stderr itself.
+pytest-timeout's other method raises an exception in a signal handler. That may not end a test: asyncio
+treats it as the failure of the callback that runs at that moment, and a fixture that joins a thread keeps
+waiting. Exiting the process always works. pytest-xdist reports the test as failed and continues in another
+process; its workers have no terminal, so this module writes to stderr itself.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _AWAITED: Final = ("cr_await", "ag_await", "gi_yieldfrom")
 
 
 def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool:  # noqa: ANN401 - a private type
-    """Called by pytest-timeout in place of its own."""
+    """Set the timer of a test. pytest-timeout calls this hook instead of its own."""
     timer = threading.Timer(settings.timeout, _end, (item, settings.timeout))
     timer.daemon = True
 
@@ -65,7 +65,7 @@ def _say(text: str) -> None:
 
 
 def _show_output(item: pytest.Item) -> None:
-    """What the test has written so far; from then on stderr is the real one."""
+    """Show what the test has written so far, and restore the real stderr."""
     capture: Any = item.config.pluginmanager.getplugin("capturemanager")
     if capture is not None:
         capture.suspend_global_capture(in_=True)
@@ -73,19 +73,19 @@ def _show_output(item: pytest.Item) -> None:
 
 
 def _tasks() -> list[asyncio.Task[Any]]:
-    """Of all event loops: asyncio tells only those of one that is known."""
+    """Return the tasks of all event loops; asyncio returns only those of a given loop."""
     return [each for each in gc.get_objects() if issubclass(type(each), asyncio.Task) and not each.done()]
 
 
 def _waits(awaited: object) -> Iterator[str]:
-    """Where a coroutine waits, and what it waits for, and so on."""
+    """Yield where a coroutine waits, then where the awaitable waits, and so on."""
     while awaited is not None:
         frame = _first(awaited, _FRAMES)
         if frame is not None:
             yield from traceback.StackSummary.extract([(frame, frame.f_lineno)]).format()
             awaited = _first(awaited, _AWAITED)
             continue
-        # An iterator over a future, or a step of an asynchronous generator: neither says of what.
+        # A future's iterator or a step of an asynchronous generator: neither names its owner.
         behind = gc.get_referents(awaited)
         awaited = next((each for each in behind if isinstance(each, types.AsyncGeneratorType)), None)
         yield from (f"  for {each!r}\n" for each in behind if isinstance(each, asyncio.Future))
@@ -96,7 +96,7 @@ def _first(holder: object, names: tuple[str, ...]) -> Any:  # noqa: ANN401 - a f
 
 
 def _end_children() -> None:
-    """Tell them to stop; the kernel sees to those that do not (on Linux). Paused ones would never notice."""
+    """Ask child processes to stop, paused ones too. On Linux the kernel ends those that do not."""
     own = psutil.Process()
     for process in own.children(recursive=True):
         with contextlib.suppress(psutil.Error):

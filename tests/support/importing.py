@@ -1,4 +1,4 @@
-"""Imports for tests: files from lists of codes, whole or broken off, and what came of them."""
+"""Helpers for tests of imports: files made from lists of codes, complete or broken off, and their results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class BrokenOff(Exception):
-    """The file ends here, and not as it should."""
+    """Raised where a file breaks off."""
 
 
 async def a_campaign(plane: ControlPlane, **fields: Any) -> str:  # noqa: ANN401 - by their names
@@ -50,7 +50,7 @@ async def bring(
     created_by: str = "test",
     broken_at: int | None = None,
 ) -> ImportOutcome:
-    """Import a file, or as much of it as there is."""
+    """Import a file, up to the point where it breaks off."""
     source = in_pieces(content, broken_at=broken_at)
     return await Importer(plane).run(Upload(campaign, form, source, created_by=created_by, key=key))
 
@@ -61,13 +61,13 @@ async def problems_of(plane: ControlPlane, outcome: ImportOutcome) -> list[str]:
 
 
 def counts(outcome: ImportOutcome) -> tuple[int, int, int, int]:
-    """Lines, accepted, duplicates, unusable."""
+    """Return the numbers of lines, accepted codes, duplicates and unusable lines."""
     imported = outcome.imported
     return imported.lines, imported.accepted, imported.duplicates, imported.unusable
 
 
 async def stored(plane: ControlPlane) -> list[tuple[int, int]]:
-    """Batch and serial of every imported code in PostgreSQL, in order."""
+    """Return batch and serial of every imported code in PostgreSQL, in order."""
     async with plane.database.connection() as connection:
         rows = await connection.fetch("SELECT batch, serial FROM imported_codes ORDER BY batch, serial")
     return [(row["batch"], row["serial"]) for row in rows]

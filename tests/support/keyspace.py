@@ -1,7 +1,7 @@
-"""Every key that a test leaves in Redis must be one of ours, and a temporary one must end.
+"""Checks the keys that a test leaves in Redis: each must be the engine's, and a temporary key must expire.
 
-The names are those that ``engine.store.keys`` builds: its functions are called with placeholders,
-so a new kind of key is known here as soon as it has a function there.
+The name patterns come from the functions of ``engine.store.keys``, called with placeholders. So a new kind of
+key is known here as soon as it has a function there.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-# The kinds of keys that end by themselves, within two idempotency record windows; all others must stay.
+# The kinds of keys that expire, within two idempotency record windows; all others must have no TTL.
 TEMPORARY: Final[frozenset[Callable[..., str]]] = frozenset((keys.idempotency_records, keys.expiry_owner))
 _NO_EXPIRY: Final = -1
 SCAN_COUNT: Final = 1000
-_FIRST_NUMBER: Final = 7_000_001  # of the placeholders: no name has such a number of its own
+_FIRST_NUMBER: Final = 7_000_001  # placeholders start here: no real name contains such a number
 
 
 def _pattern(function: Callable[..., str]) -> str:
-    """What the names of a key function look like, as a regular expression."""
+    """Return a regular expression for the names that a key function builds."""
     hints = typing.get_type_hints(function)
     numbers = itertools.count(_FIRST_NUMBER)
     placeholders: dict[str, Any] = {
@@ -52,7 +52,7 @@ STAYING: Final = re.compile(
 
 
 async def complaints(redis: Redis, *, idempotency_window_s: int) -> list[str]:
-    """What is wrong with the keys there are: strangers, and those that end too late, or at all."""
+    """Return what is wrong with the keys: unknown names, and wrong or missing expiry."""
     names: list[bytes] = [name async for name in redis.scan_iter(count=SCAN_COUNT)]
     found = []
     for start in range(0, len(names), SCAN_COUNT):
@@ -79,5 +79,5 @@ def _complaints(name: str, ttl_ms: int, ttl_ms_max: int) -> list[str]:
 
 
 async def snapshot(redis: Redis) -> dict[bytes, tuple[bytes | None, int]]:
-    """Every key with its content and the time it ends at, to compare."""
+    """Return every key with its content and its expiry time, for comparison."""
     return {name: (await redis.dump(name), await redis.pexpiretime(name)) async for name in redis.scan_iter()}

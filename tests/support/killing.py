@@ -1,4 +1,4 @@
-"""Real workers that a test kills, and what Redis then says of the codes."""
+"""Real workers for tests that kill them, and the state of the codes in Redis afterwards."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def front_end(plane: ControlPlane) -> AsyncIterator[tuple[Merchant, Proces
 
 
 async def marked_as_redeemed(redis: Redis) -> set[int]:
-    """Serials whose bits say so."""
+    """Return the serials whose bits say that they are redeemed."""
     found = set()
     async for name in redis.scan_iter("*:state:*"):
         segment = int(name.rpartition(b":")[2])

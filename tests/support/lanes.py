@@ -1,4 +1,4 @@
-"""A front end with fast lanes, and nothing behind it: the test says what is answered, and when."""
+"""A front end with fast lanes but without an engine: the test decides what it answers, and when."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ def post(body: bytes, *headers: str) -> bytes:
 
 
 def echo(body: str, key: str | None = None) -> Redeemed:
-    """An outcome that tells which request it answers, and under which key that came."""
+    """Return an outcome that shows the body and the key of its request."""
     return Redeemed(id=body, campaign=key or "", code="", user="", amount=None, currency=None, redeemed_at="")
 
 
 @dataclass
 class Front:
-    """A worker's front end: its lanes, and what came through each of them.
+    """A worker's front end: its lanes, and the requests that each has taken.
 
-    ``asked`` holds the bodies that the fast lane took, ``others`` what aiohttp was asked.
+    ``asked`` has the bodies that the fast lane took, ``others`` the requests to aiohttp.
     """
 
     settings: Settings
@@ -76,13 +76,13 @@ class Front:
         return True
 
     def answer(self, key: str | None = None) -> None:
-        """Answer the first that waits, with its body, and what key it came with."""
+        """Answer the first waiting request with its body and its key."""
         on_done = self.waiting.pop(0)
         body = self.asked[len(self.asked) - len(self.waiting) - 1]
         on_done(echo(body.decode(), key))
 
     async def other(self, request: web.BaseRequest) -> web.Response:
-        """What aiohttp answers: the same, so that only ``others`` tells who it was."""
+        """Answer like the fast lane: only ``others`` shows that aiohttp did it."""
         body = await request.read()
         if request.path == SLOW:
             await self.may_answer.wait()
@@ -90,7 +90,7 @@ class Front:
         return web.Response(body=encode_outcome(echo(body.decode() or "other"), 0)[1])
 
     async def send(self, writer: asyncio.StreamWriter, first: bytes, *behind: bytes) -> None:
-        """Send requests in pieces; those behind the first once that is in flight."""
+        """Send requests in pieces; the others only when the first is in flight."""
         taken = len(self.asked)
         writer.write(first)
         await wait_until_async(lambda: len(self.asked) > taken)
@@ -124,13 +124,13 @@ async def front_end(
 
 
 async def turns(number: int = 5) -> None:
-    """Let the event loop read what is there."""
+    """Let the event loop run, so that it reads pending data."""
     for _ in range(number):
         await asyncio.sleep(0)
 
 
 async def bodies(reader: asyncio.StreamReader, number: int) -> list[str]:
-    """What so many answers say."""
+    """Read ``number`` responses and return their contents."""
     answers = [await read_answer(reader) for _ in range(number)]
     return [said(answer) for answer in answers]
 
@@ -142,7 +142,7 @@ def said(answer: Answer | None) -> str:
 
 
 def shrink_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that little is enough to fill them."""
+    """Shrink the buffers, so that little data fills them."""
     made = protocol.FastLane.connection_made
 
     def connection_made(lane: protocol.FastLane, transport: asyncio.Transport) -> None:
@@ -154,7 +154,7 @@ def shrink_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def connect_small(front: Front) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A client that takes little before it must be read from."""
+    """Connect a client whose receive buffer is small."""
     small = socket.socket()
     small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     small.setblocking(False)  # noqa: FBT003 - the socket module's signature

@@ -1,4 +1,4 @@
-"""Rows of the ledger: read when they are complete, and as events that the lifecycle model replays."""
+"""Reads the complete ledger, and converts its rows to events for the lifecycle model."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 
 async def ledger_after_stop(persister: Process, database: Database) -> list[Any]:
-    """The ledger, after an orderly stop of the persister: it has all that the stream had."""
+    """Stop the persister in order and return the ledger, which then has the whole stream."""
 
     async def rows() -> list[Any]:
         async with database.connection() as connection:
             found: list[Any] = await connection.fetch("SELECT * FROM ledger")
         return found
 
-    await wait_until_async(rows)  # it runs
+    await wait_until_async(rows)  # the persister runs
     assert await asyncio.to_thread(persister.stop) == 0
     return await rows()
 
 
 def silent(*_: object) -> None:
-    """No progress."""
+    """Show no progress."""
 
 
 async def persisted(plane: ControlPlane) -> None:
-    """Until the ledger has all that the streams have."""
+    """Wait until the ledger has all events of the streams."""
 
     async def complete() -> bool:
         async with plane.database.connection() as connection:
@@ -52,7 +52,7 @@ async def persisted(plane: ControlPlane) -> None:
 
 
 def recorded_row(row: Mapping[str, Any]) -> Recorded:
-    """A row, as an event that can be replayed."""
+    """Convert a row to an event for a replay."""
     return Recorded(
         row["type"],
         row["batch"],

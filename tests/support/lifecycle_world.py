@@ -1,4 +1,4 @@
-"""Real servers and two workers beside the model of codes, and the comparison of what both have at the end."""
+"""Real servers and two workers beside the lifecycle model, and the comparison of both at the end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BITS: Final = {"fresh": keys.FRESH, "held": keys.HELD, "redeemed": keys.REDEEMED
 
 
 class World:
-    """The servers of one test, two workers, and a number for whatever needs a name of its own."""
+    """The servers of one test, two workers, and a counter for unique names."""
 
     def __init__(self, settings: Settings, valkey: ValkeyProcess) -> None:
         self.settings = settings
@@ -38,7 +38,7 @@ class World:
         self.redis = Redis.from_url(settings.redis_url)
         self._open_database = open_database(settings, settings.database_url)
 
-    def run(self, work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - whatever it makes
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - the result of any coroutine
         return self.runner.run(work)
 
     def open(self) -> None:
@@ -52,7 +52,7 @@ class World:
         await self.both.start()
 
     def crash(self) -> None:
-        """SIGKILL for Valkey; whatever was acknowledged must be there when it is back."""
+        """Kill Valkey and restart it; it must still have everything that was acknowledged."""
         self.run(self.both.close())
         self.valkey.kill()
         self.valkey.start()
@@ -60,7 +60,7 @@ class World:
         self.run(self.both.open_workers())
 
     def lose(self) -> None:
-        """Redis loses everything, and is made again from PostgreSQL, to which its stream goes first."""
+        """Persist the streams, delete everything in Redis, and rebuild it from PostgreSQL."""
         self.run(self.both.close())
         self.run(rebuild(self.settings, lambda *_: None))
         self.run(publish(self.redis, self.plane.database))
@@ -73,7 +73,7 @@ class World:
         self.runner.close()
 
     async def end_hold(self, shard: int, hold: str) -> None:
-        """Let the time of a hold be over."""
+        """Let a hold expire."""
         stream_id = hold.partition("-")[2]
         record: Any = await self.redis.hget(keys.holds(shard), stream_id)
         await self.redis.hset(keys.holds(shard), stream_id, b"1\n" + record.partition(b"\n")[2])
@@ -82,7 +82,7 @@ class World:
     # what Redis and ledger must have
 
     async def compare(self, model: Lifecycle, campaign: ModelCampaign) -> None:
-        """Counters, codes and events of a campaign are those of the model."""
+        """Check that counters, codes and events of a campaign match the model."""
         await self.both.workers[0].configuration.refresh()
         await self._compare_counters(campaign)
         for code in campaign.codes:

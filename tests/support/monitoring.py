@@ -1,4 +1,4 @@
-"""What monitoring reads of a worker."""
+"""Reads the metrics of a worker."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ if TYPE_CHECKING:
     from tests.support.deployment import Merchant
 
 NOWHERE: Final = "postgresql://127.0.0.1:1/none"
-"""Where no PostgreSQL is."""
+"""A URL on which no PostgreSQL listens."""
 
 
 async def metrics(merchant: Merchant) -> dict[str, float]:
-    """All samples by name and labels."""
+    """Return all samples by name and labels."""
     async with merchant.session.get(merchant.url + "/metrics") as response:
         assert response.status == 200
         assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")

@@ -1,4 +1,4 @@
-"""docs/openapi.json, read for the tests that hold it against what there is, and a caller that does so."""
+"""Reads docs/openapi.json, and provides a caller that checks every response against it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WAIT_S_MAX: Final = 1
 
 
 class Operation(NamedTuple):
-    """One call of the API, as the document has it."""
+    """One operation of the document."""
 
     method: str
     path: str
@@ -43,19 +43,19 @@ class Operation(NamedTuple):
 
     @property
     def scope(self) -> str | None:
-        """What the API key must have; None where there need be no key."""
+        """The scope that the API key needs; None if no key is needed."""
         wanted = self.details["security"]
         return str(wanted[0]["apiKey"][0]) if wanted else None
 
     @property
     def request(self) -> dict[str, Any]:
-        """Its body, by media type; empty where it takes none."""
+        """The request body by media type; empty if there is none."""
         body: dict[str, dict[str, Any]] = self.details.get("requestBody", {"content": {}})
         return body["content"]
 
 
 class Document:
-    """The document; references are followed where something is asked of it."""
+    """The document. Its methods resolve references."""
 
     def __init__(self) -> None:
         self.whole: dict[str, Any] = json.loads(PATH.read_text(encoding="utf-8"))
@@ -69,7 +69,7 @@ class Document:
                     yield Operation(method.upper(), path, details)
 
     def resolved(self, node: dict[str, Any]) -> dict[str, Any]:
-        """What it is, or what it refers to."""
+        """Return a node, or the node that it refers to."""
         while "$ref" in node:
             found: Any = self.whole
             for name in node["$ref"].removeprefix("#/").split("/"):
@@ -81,9 +81,9 @@ class Document:
         return {int(status): self.resolved(of) for status, of in operation.details["responses"].items()}
 
     def closed(self, schema: dict[str, Any]) -> dict[str, Any]:
-        """The schema of an answer, without references; what it does not name is not allowed.
+        """Return the schema of a response without references, which allows no members that it does not name.
 
-        Callers are told to expect more members than there are; the engine must not have any in secret.
+        Clients must accept unknown members, but the engine must not send undocumented ones.
         """
         schema = self.resolved(schema)
         if "allOf" in schema:
@@ -108,7 +108,7 @@ class Document:
         return {"type": "object", "required": required, "properties": properties}
 
     def with_closed_answers(self) -> dict[str, Any]:
-        """The whole document, each answer ``closed``."""
+        """Return the whole document with each response schema ``closed``."""
         whole: dict[str, Any] = json.loads(json.dumps(self.whole))
         calls = [details for item in whole["paths"].values() for details in item.values()]
         answers = [answer for details in calls for answer in details["responses"].values()]
@@ -118,23 +118,23 @@ class Document:
         return whole
 
     def complaints(self, schema: dict[str, Any], value: object) -> list[str]:
-        """What is wrong with a value, by a schema that may refer to the document."""
+        """Return what is wrong with a value; the schema may refer to the document."""
         root = schema | {"components": {"schemas": self.components["schemas"]}}
         validator = Draft202012Validator(root, validate_formats=True)
         return [f"{list(error.instance_path)}: {error.message}" for error in validator.iter_errors(value)]
 
 
 def examples_in(part: dict[str, Any]) -> list[Any]:
-    """The examples of a parameter, or of a body of some media type."""
+    """Return the examples of a parameter or of a body."""
     one = [part["example"]] if "example" in part else []
     return one + [example["value"] for example in part.get("examples", {}).values()]
 
 
 class Caller:
-    """Makes calls by their names in the document, and holds what comes back against it.
+    """Makes calls by operation id, and checks the responses against the document.
 
     Attributes:
-        answered: the operations that were answered with a success.
+        answered: the operations that have succeeded.
     """
 
     def __init__(self, merchant: Merchant) -> None:
@@ -152,7 +152,7 @@ class Caller:
         headers: dict[str, str] | None = None,
         **path: object,
     ) -> Any:  # noqa: ANN401 - JSON, or text
-        """The answer of a call, checked. ``body``: bytes as they are, anything else as JSON."""
+        """Make a call and return the checked response. ``body``: bytes, or an object to send as JSON."""
         operation = self.document.operations[name]
         sent = {"Authorization": f"Bearer {self.merchant.key}", **(headers or {})}
         if key:
@@ -181,7 +181,7 @@ class Caller:
         return content
 
     async def make_campaigns(self) -> tuple[list[str], list[str], list[str]]:
-        """The campaigns of the document's examples, and their codes: single ones, cards, words."""
+        """Create the campaigns of the document's examples; return their single, balance and multi codes."""
         asked = self.document.operations["createCampaign"].request[JSON_TYPE]["example"]
         cards = {"name": "Cards", "kind": "balance", "state": "active", "amount": 5000, "currency": "EUR"}
         words = {"name": "Words", "kind": "multi", "state": "active", "max_uses": 2}
@@ -198,7 +198,7 @@ class Caller:
 
 @contextlib.asynccontextmanager
 async def engine_and_caller(plane: ControlPlane) -> AsyncIterator[Caller]:
-    """An engine and a persister, for which erasures wait, in this event loop; and who may call everything."""
+    """Run an engine and a persister (erasures wait for it); yield a caller with all scopes."""
     settings, stop = plane.settings, asyncio.Event()
     async with engine_in_process(
         plane, scopes=SCOPES, mint_count_max=MINT_COUNT_MAX, feed_wait_s_max=WAIT_S_MAX

@@ -1,5 +1,5 @@
-/* Preloaded: the clock is CLOCK_OFFSET_S seconds ahead, for a process and all that it starts; waiting is as ever.
-   (Under libfaketime 0.9.10 Python's time.sleep fails, or whatever waits for a lock does not end.) */
+/* A preloaded library: it sets the clock of a process and its children CLOCK_OFFSET_S seconds ahead. Waiting takes
+   its normal time. (Under libfaketime 0.9.10, Python's time.sleep fails, or waits for a lock do not end.) */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdio.h>

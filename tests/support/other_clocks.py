@@ -1,7 +1,7 @@
 """Runs tests with the clock at other times: ``python -m tests.support.other_clocks PATH…``. Slow.
 
-At each of `INSTANTS` in turn, from which the clock goes on: for the tests, for the servers and for all that
-they start (``other_clock.c``). Most of the instants are shortly before a midnight that tests then go over.
+It runs the tests once for each of `INSTANTS`. The clock starts there and goes on, for the tests, the servers
+and all that they start (``other_clock.c``). Most instants are so late that midnight passes in the run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SOURCE: Final = Path(__file__).with_name("other_clock.c")
 
 
 def main(arguments: list[str]) -> str:
-    """What is to be told at the end; nothing where all is well."""
+    """Run the tests; return what failed, or an empty string."""
     if not shutil.which("cc"):
         return "there is no C compiler on this machine (Debian: gcc); nothing was tested"
     directory = temporary_directory()
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> str:
         if subprocess.run(command, env=os.environ | clock, check=False).returncode:
             red.append(instant)
     shutil.rmtree(directory)
-    return f"red at {', '.join(red)}" if red else ""
+    return f"failed at {', '.join(red)}" if red else ""
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A proxy between the engine and Redis, or PostgreSQL, that does what networks do: cut, delay, swallow.
+"""A proxy between the engine and Redis or PostgreSQL that injects network faults: cut, delay, drop.
 
-It listens on a Unix socket and passes bytes on, until a rule decides otherwise about a piece
-of data that is on its way. Rules are asked in both directions, and see the data as it came.
+It listens on a Unix socket and forwards bytes, unless a rule decides otherwise for a piece of data.
+Rules see the unchanged data of both directions.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ CLOSE_TIMEOUT_S: Final = 30.0
 
 
 class Way(enum.Enum):
-    """Where data is going."""
+    """The direction of data."""
 
     TO_SERVER = enum.auto()
     TO_ENGINE = enum.auto()
 
 
 class Fate(enum.Enum):
-    """What becomes of a piece of data."""
+    """What happens to a piece of data."""
 
     PASS = enum.auto()
-    HOLD = enum.auto()  # it, and all that follows on this connection and way, waits for `release`
+    HOLD = enum.auto()  # it and all later data of this connection and direction wait for `release`
     CUT = enum.auto()  # the connection is cut, the data is lost
     CUT_HALFWAY = enum.auto()  # half of it arrives, then the connection is cut
 
 
 def pass_all(_connection: int, _way: Way, _data: bytes) -> Fate:
-    """No fault."""
+    """Forward everything."""
     return Fate.PASS
 
 
@@ -82,7 +82,7 @@ class Proxy:
         return Path(self._directory.name) / (POSTGRES_SOCKET if self._postgres else "proxy.sock")
 
     def leads_to(self, server_url: str) -> None:
-        """Where new connections go from now on. PostgreSQL's URL names the directory of its socket."""
+        """Forward new connections to this server. PostgreSQL's URL names the directory of its socket."""
         parts = urlsplit(server_url)
         self._path = parts.path if parts.scheme == "unix" else ""
         if self._postgres:
@@ -90,16 +90,16 @@ class Proxy:
         self._host, self._port = parts.hostname or "", parts.port or 6379
 
     def replies_to(self, mark: bytes, reply: bytes) -> None:
-        """Reply to commands with this mark in Redis's place, so that they never get there; empty: stop."""
+        """Reply to commands that contain ``mark``, without forwarding them to Redis; empty: stop that."""
         self._mark, self._reply = mark, reply
 
     def cut(self) -> None:
-        """Cut every connection there is; data on its way is lost."""
+        """Cut every connection; data under way is lost."""
         for writer in list(self._open):
             writer.transport.abort()
 
     def release(self) -> None:
-        """Let go of everything that is held, and hold nothing more until there is another rule."""
+        """Forward all held data, and hold nothing until there is a new rule."""
         self.rule = pass_all
         self._released.set()
         self._released = asyncio.Event()
@@ -159,7 +159,7 @@ class Proxy:
         writer: asyncio.StreamWriter,
         back: asyncio.StreamWriter,
     ) -> None:
-        """Pass data on one way until the connection ends, or is cut."""
+        """Forward data in one direction until the connection ends or is cut."""
         with contextlib.suppress(OSError):
             while data := await reader.read(READ_BYTES):
                 if way is Way.TO_SERVER and self._reply and self._mark in data:
@@ -182,21 +182,21 @@ class Proxy:
 
 
 class Calls:
-    """A rule for one moment of the calls of redeem.lua: the sending, or the reply. All else passes.
+    """A rule for the calls of redeem.lua: it affects the request or the reply. Other data passes.
 
     Attributes:
-        seen: how often the moment came; from the one after `times` on, it passes as well.
+        seen: how often the rule matched; after `times` matches, everything passes.
     """
 
     def __init__(self, way: Way, fate: Fate, *, times: int = 1) -> None:
         self._way = way
         self._fate = fate
         self._times = times
-        self._called: set[int] = set()  # connections on which a call is under way
+        self._called: set[int] = set()  # connections with a call under way
         self.seen = 0
 
     def __call__(self, connection: int, way: Way, data: bytes) -> Fate:
-        """Decide about a piece of data."""
+        """Return the fate of a piece of data."""
         if way is Way.TO_SERVER:
             if _MARK not in data:
                 return Fate.PASS

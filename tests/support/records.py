@@ -1,4 +1,4 @@
-"""What tests of records share: lists as a merchant pages through them, and a ledger that has everything."""
+"""Helpers for tests of records: read all pages of a list, and bring everything into the ledger."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 async def persist(settings: Settings) -> None:
-    """Bring all that the streams hold into the ledger."""
+    """Bring all events of the streams into the ledger."""
     stop = asyncio.Event()
     stop.set()
     await run_persister(settings, settings.redis_url, settings.database_url, stop)
 
 
 async def whole_list(merchant: Merchant, query: str, limit: int = 1000) -> list[dict[str, Any]]:
-    """All pages of a list."""
+    """Return the items of all pages of a list."""
     items: list[dict[str, Any]] = []
     after, pages = "", 0
     while True:
@@ -43,9 +43,9 @@ def ids(items: list[dict[str, Any]]) -> list[str]:
 
 
 class Moving:
-    """Redis, with a persister that moves everything just before or just after a stream is read.
+    """A Redis client that moves all events to the ledger just before or just after a stream is read.
 
-    ``reads_left``: it does so from the read on that follows as many others.
+    ``reads_left``: the number of reads to skip first.
     """
 
     def __init__(self, plane: ControlPlane, *, before: bool) -> None:
@@ -53,7 +53,7 @@ class Moving:
         self._before = before
         self.reads_left = 0
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - all else is as it is
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any other attribute of the client
         return getattr(self._plane.redis, name)
 
     async def xrevrange(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - by their names

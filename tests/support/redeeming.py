@@ -1,4 +1,4 @@
-"""One redemption over HTTP as a merchant makes it, and what its answer may not show."""
+"""Makes one redemption over HTTP, and checks that its response shows no code."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def post(
     authorization: str | None = "",
     **headers: str,
 ) -> Answer:
-    """A call with a body of any kind; an empty ``authorization`` is the merchant's own."""
+    """Make a call with any body; an empty ``authorization`` means the merchant's key."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"} | {k.replace("_", "-"): v for k, v in headers.items()}
     if authorization is not None:
@@ -44,7 +44,7 @@ async def post(
 
 
 def check_refused(answer: Answer, status: int, code: str) -> None:
-    """A problem document, whole and of this code."""
+    """Check that the response is a complete problem document with this code."""
     assert (answer.status, answer.body["code"]) == (status, code)
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert set(answer.body) - {"replayed"} == {"type", "title", "status", "detail", "code"}
@@ -57,7 +57,7 @@ def symbols(code: str) -> str:
 
 
 def check_code_absent(code: str, text: str) -> None:
-    """At most its last four symbols are shown, in whatever way it is written."""
+    """Check that a text shows at most the last four symbols of a code, in any notation."""
     flat = re.sub(r"[^0-9A-Za-z]", "", text).upper()
     hidden = symbols(code)[:-4]
     for at in range(len(hidden) - 4):
@@ -65,6 +65,6 @@ def check_code_absent(code: str, text: str) -> None:
 
 
 async def redeemed_codes(redis: Redis, batch_and_serial: bool = False) -> list[Any]:
-    """The successes in the stream."""
+    """Return the successful redemptions in the stream."""
     entries: Any = await redis.xrange(keys.events(0))
     return [(int(e[b"batch"]), int(e[b"serial"])) if batch_and_serial else e for _, e in entries]

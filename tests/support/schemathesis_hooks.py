@@ -1,4 +1,4 @@
-"""Loaded by Schemathesis (tests/contract/test_schemathesis.py): changes calls just before they are made."""
+"""Schemathesis hooks (tests/contract/test_schemathesis.py): they change calls before they are sent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _sent: set[str] = set()
 
 @schemathesis.hook
 def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -> None:  # noqa: ARG001 - as the hook has it
-    """Let no good key come twice: few are made up, and most calls would be refused for that alone."""
+    """Make each Idempotency-Key unique: generated keys repeat, and most calls would be refused for that."""
     key = case.headers.get(_HEADER, "")
     if _USUAL.fullmatch(key):
         if key in _sent:

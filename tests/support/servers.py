@@ -1,14 +1,14 @@
 """The real servers of the test suite: one Valkey and one PostgreSQL for each pytest process.
 
-They are the bundled ones, in a private temporary directory and on Unix sockets, so that any
-number of pytest processes run beside each other.
+They are the bundled servers, in a private temporary directory and on Unix sockets, so that any
+number of pytest processes can run at the same time.
 
 * ``REDEEM_TEST_REDIS_SERVER``: start this binary instead of the bundled Valkey;
 * ``REDEEM_REDIS_URL``, ``REDEEM_DATABASE_URL``: use that server and start none. Every pytest
-  process then takes a logical Redis database of its own, counted from the one in the URL, which
-  must be empty, and PostgreSQL databases whose names begin with `Servers.database_prefix`.
+  process then uses its own logical Redis database, counted from the one in the URL, which must
+  be empty, and PostgreSQL databases whose names begin with `Servers.database_prefix`.
 
-Servers are started in the thread that calls, and die with it: call from the main thread.
+Servers end with the thread that started them: start them from the main thread.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ DURABLE: Final = {
     "no-appendfsync-on-rewrite": "no",
     "maxmemory-policy": "noeviction",
 }
-"""How a Redis is configured that keeps what it acknowledges."""
+"""The configuration of a Redis that loses no acknowledged write."""
 STOP_TIMEOUT_S: Final = 30.0
 RUN_TIMEOUT_S: Final = 60.0
 
 
 def run_aside(coroutine: Coroutine[None, None, None]) -> None:
-    """Run it to its end, whether or not this thread has an event loop that runs.
+    """Run a coroutine to its end in another thread, also while this thread runs an event loop.
 
-    The thread would be waited for whatever happens in this one, so it has a deadline of its own.
+    It has its own deadline, because this thread waits for the other one in any case.
     """
 
     async def in_time() -> None:
@@ -110,7 +110,7 @@ class ServerProcess:
         run_aside(self.wait_ready())
 
     def stop(self) -> None:
-        """Stop it in order; nothing happens to one that does not run."""
+        """Stop the server in order; do nothing if it does not run."""
         if self._popen is None or self._command is None or not self.running:
             return
         self.resume()
@@ -126,13 +126,13 @@ class ServerProcess:
         self.start()
 
     def kill(self) -> None:
-        """SIGKILL: what the power button would do to it."""
+        """Send SIGKILL, like a power failure."""
         self._signal(signal.SIGKILL)
         if self._popen is not None:
             self._popen.wait(STOP_TIMEOUT_S)
 
     def pause(self) -> None:
-        """SIGSTOP: it accepts connections and answers nothing."""
+        """Send SIGSTOP: the server accepts connections but answers nothing."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -144,7 +144,7 @@ class ServerProcess:
 
 
 class ValkeyProcess(ServerProcess):
-    """A Valkey or Redis of its own."""
+    """A separate Valkey or Redis."""
 
     def __init__(self, data_dir: Path, *, binary: Path | None = None, maxmemory_bytes: int = 0) -> None:
         if binary is None and (named := os.environ.get("REDEEM_TEST_REDIS_SERVER")):
@@ -153,16 +153,16 @@ class ValkeyProcess(ServerProcess):
 
 
 class PostgresProcess(ServerProcess):
-    """A PostgreSQL of its own, without fsync unless asked for."""
+    """A separate PostgreSQL, by default without fsync."""
 
     def __init__(self, data_dir: Path, *, fsync: bool = False, max_connections: int = 100) -> None:
         super().__init__(Postgres(data_dir=data_dir, fsync=fsync, max_connections=max_connections))
 
     def kill(self) -> None:
-        """SIGKILL for all of it; the first process alone would leave the others to find out."""
+        """Kill all its processes; otherwise the others would run on until they notice."""
         if not self.running:
             return
-        self._signal(signal.SIGSTOP)  # so that it starts nothing while we look
+        self._signal(signal.SIGSTOP)  # so that it starts no process while we list them
         backends = self._backends()
         super().kill()
         for backend in backends:
@@ -204,18 +204,18 @@ class Servers:
 
     @property
     def redis_url(self) -> str:
-        """This pytest process's Redis database, empty at the start."""
+        """URL of the Redis database of this pytest process; empty at the start."""
         if self._given_redis:
             return _other_redis_database(self._given_redis, self._worker)
         return _started(self.valkey).url
 
     @property
     def admin_database_url(self) -> str:
-        """A database from which others can be created; leave its contents alone."""
+        """URL of the database to connect to for CREATE DATABASE; do not change its contents."""
         return self._given_database or self.database_url("postgres")
 
     def database_url(self, database: str) -> str:
-        """The URL of another database of the same server."""
+        """Return the URL of another database of the same server."""
         if self._given_database:
             return _unsplit(urlsplit(self._given_database)._replace(path=f"/{database}"))
         postgres = _started(self.postgres).server
@@ -231,7 +231,7 @@ class Servers:
             raise
 
     def stop(self) -> None:
-        """Stop what was started and remove everything that was made."""
+        """Stop the servers that were started and remove everything that was created."""
         if self._claimed:
             with redis.Redis.from_url(self.redis_url) as client:
                 client.flushdb()
@@ -287,7 +287,7 @@ class Servers:
 
 
 def temporary_directory() -> Path:
-    """A short path, which PostgreSQL's user can pass through where root runs the tests."""
+    """Create a directory with a short path. If root runs the tests, PostgreSQL's user can pass through it."""
     path = Path(tempfile.mkdtemp(prefix="redeem-tests-")).resolve()
     path.chmod(0o711)
     return path
@@ -295,7 +295,7 @@ def temporary_directory() -> Path:
 
 @contextlib.contextmanager
 def directory_of_servers(*servers: str) -> Iterator[Path]:
-    """A temporary directory for the data of these servers; both are removed at the end."""
+    """Yield a temporary directory for the data of these servers; remove both at the end."""
     path = temporary_directory()
     yield path
     for server in servers:
@@ -305,7 +305,7 @@ def directory_of_servers(*servers: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def own_valkey() -> Iterator[ValkeyProcess]:
-    """A Valkey that a test or a module may stop and misconfigure."""
+    """Start a Valkey that a test or a module may stop and misconfigure."""
     with directory_of_servers("data") as directory:
         process = ValkeyProcess(directory / "data")
         process.start()
@@ -320,7 +320,7 @@ def _started(process: ServerProcess | None) -> ServerProcess:
 
 
 def _other_redis_database(url: str, offset: int) -> str:
-    """The URL with its logical database moved on by an offset."""
+    """Return the URL with an offset added to its logical database number."""
     parts = urlsplit(url)
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     in_path = parts.path.strip("/") if parts.scheme != "unix" else ""

@@ -1,4 +1,4 @@
-"""Merchants' customers who do everything that codes can have done to them, at random."""
+"""Random shoppers: they make every kind of call on codes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 async def issue_all(plane: ControlPlane, count: int) -> dict[str, list[str]]:
-    """A campaign of each kind; its codes."""
+    """Create a campaign of each kind; return the codes by kind."""
     return {name: (await issue(plane, count, **fields))[1] for name, fields in KINDS.items()}
 
 
 class Shopper:
-    """One of them; ``act`` makes ``steps`` calls, most of them redemptions."""
+    """One shopper. ``act`` makes ``steps`` calls, most of them redemptions."""
 
     def __init__(self, merchant: Merchant, codes: dict[str, list[str]], seed: int) -> None:
         self.merchant = merchant

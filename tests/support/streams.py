@@ -1,4 +1,4 @@
-"""Writes streams as the engine's scripts do, and reads what became of them."""
+"""Writes streams as the engine's scripts do, and reads the resulting ledger."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STOP_TIMEOUT_S: Final = 60.0
 
 
 def values(number: int, **changes: str) -> dict[str, str]:
-    """The fields of an event; every other one without those that may be empty."""
+    """Return the fields of an event; every second event leaves the optional fields empty."""
     full = number % 2 == 0
     event = {
         "v": "1",
@@ -80,7 +80,7 @@ class Stream:
 
 @dataclass
 class Ledger:
-    """The test's own look at the database."""
+    """Reads the ledger of one shard directly."""
 
     connection: Any
     shard: int = 0
@@ -106,7 +106,7 @@ class Ledger:
         return {(row["stream_ms"], row["stream_seq"]): row["raw"] for row in rows}
 
     async def reaches(self, stream: Stream) -> None:
-        """Wait for all that was written, and be sure it is there once, in order, without gaps."""
+        """Wait until the ledger has the whole stream: each entry once, in order, without gaps."""
 
         async def complete() -> bool:
             return not stream.ids or (await self.offset())[:2] >= stream.ids[-1]
@@ -119,7 +119,7 @@ class Ledger:
 
 @contextlib.asynccontextmanager
 async def persisting(settings: Settings) -> AsyncIterator[asyncio.Event]:
-    """A persister in this process, stopped in order at the end; it must end, cancelled or not."""
+    """Run a persister in this process; stop it in order at the end, and check that it ends."""
     stop = asyncio.Event()
     task = asyncio.create_task(run_persister(settings, settings.redis_url, settings.database_url, stop))
     try:
@@ -134,7 +134,7 @@ async def persisting(settings: Settings) -> AsyncIterator[asyncio.Event]:
 
 
 class PersisterProcess:
-    """``python -m persister``, to be killed; on Linux it ends with the thread that started it, too."""
+    """A ``python -m persister`` that a test can kill; on Linux it ends with the thread that started it."""
 
     def __init__(self, settings: Settings, log: Path, **more: str) -> None:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("REDEEM_")}

@@ -1,4 +1,4 @@
-"""A test that hangs costs its time limit, and says what it waited for; nothing of it is left running."""
+"""A test that hangs ends at its time limit, shows what it waited for, and leaves no process running."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def run(directory: Path, test: str, *options: str) -> subprocess.CompletedProces
     (directory / "conftest.py").write_text(CONFTEST)
     (directory / "pytest.ini").write_text(SETTINGS)
     (directory / "test_it.py").write_text(IMPORTS + test)
-    # Plugins that have no part in it take seconds to load, in each process.
+    # Unneeded plugins take seconds to load in each process.
     without = [word for name in ("cacheprovider", "schemathesis") for word in ("-p", f"no:{name}")]
     command = [sys.executable, "-m", "pytest", *without, *options, f"--rootdir={directory}"]
     return subprocess.run(
@@ -86,6 +86,6 @@ def test_a_hang_at_the_end_of_a_session_leaves_no_process_behind(tmp_path: Path)
     done = run(tmp_path, PAUSED_CHILD)
     assert done.returncode == 1
     assert "test_it.py::test_last has not ended within 2 s" in done.stderr
-    child = int(re.search(r"child (\d+)", done.stderr)[1])  # type: ignore[index] # what it wrote is shown
+    child = int(re.search(r"child (\d+)", done.stderr)[1])  # type: ignore[index] # the output of the test is shown
     psutil.wait_procs([psutil.Process(child)] if psutil.pid_exists(child) else [], timeout=10)
     assert not psutil.pid_exists(child)

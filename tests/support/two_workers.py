@@ -1,4 +1,4 @@
-"""Two workers without their HTTP and the control plane: each worker learns late what the other one did."""
+"""Two workers without HTTP, and the control plane. Each worker learns late what the other one did."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class TwoWorkers:
-    """Start it before anything is asked; close it at the end."""
+    """Two workers and a control plane: call `start` first and `close` at the end."""
 
     def __init__(self, settings: Settings, redis: Redis, database: Database) -> None:
         self.settings = settings

@@ -1,7 +1,7 @@
-"""Waits for what a test expects, instead of sleeping and hoping.
+"""Waits until a condition holds, instead of sleeping for a fixed time.
 
-The time-out is only there so that a broken test ends: it is generous, and nothing measures it.
-It holds for all the asking together and for each single answer, so a wait takes twice as long at most.
+The generous time-out only ends a broken test. It limits the whole wait and also each single call of the
+predicate, so a wait takes at most twice as long.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def wait_until(predicate: Callable[[], T], timeout_s: float = TIMEOUT_S) -> T:
-    """Ask again and again, blocking the thread; returns the first true answer."""
+    """Call the predicate until it returns a true value, and return that value; blocks the thread."""
     deadline = time.monotonic() + timeout_s
     while not (answer := predicate()):
         if time.monotonic() > deadline:
@@ -37,7 +37,7 @@ async def wait_until_async(predicate: Callable[[], T], timeout_s: float = ...) -
 async def wait_until_async(
     predicate: Callable[[], Awaitable[object]] | Callable[[], object], timeout_s: float = TIMEOUT_S
 ) -> object:
-    """Ask again and again while the event loop runs; the predicate may be async or not."""
+    """Call the predicate until it returns a true value, while the event loop runs; it may be async or not."""
     deadline = time.monotonic() + timeout_s
     while True:
         asked = predicate()
@@ -50,14 +50,14 @@ async def wait_until_async(
 
 
 async def _in_time(asked: Awaitable[object], predicate: Callable[[], object], timeout_s: float) -> object:
-    """An answer; the complaint where none comes."""
+    """Await one result of the predicate; raise the complaint if it takes too long."""
     limit = asyncio.timeout(timeout_s)
     try:
         async with limit:
             return await asked
     except TimeoutError:
         if limit.expired():
-            raise _complaint(predicate, timeout_s, "none, it is still being asked") from None
+            raise _complaint(predicate, timeout_s, "none, the call has not returned") from None
         raise
 
 
@@ -66,4 +66,4 @@ def _complaint(predicate: Callable[[], object], timeout_s: float, last: object) 
         what = inspect.getsource(predicate).strip()
     except (OSError, TypeError):
         what = repr(predicate)
-    return AssertionError(f"not so after {timeout_s:g} s: {what}\nlast answer: {last!r}")
+    return AssertionError(f"not true after {timeout_s:g} s: {what}\nlast result: {last!r}")

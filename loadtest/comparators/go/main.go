@@ -1,4 +1,4 @@
-// One EVALSHA for each request: net/http, encoding/json and redigo's pool of connections.
+// Peer: sends one EVALSHA for each request, with net/http, encoding/json and redigo's connection pool.
 package main
 
 import (

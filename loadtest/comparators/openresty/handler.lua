@@ -1,8 +1,8 @@
--- One EVALSHA for each request, over lua-resty-redis and its pool of connections.
+-- Peer: sends one EVALSHA for each request, with lua-resty-redis and its connection pool.
 local cjson = require 'cjson.safe'
 local found, redis = pcall(require, 'resty.redis')
 if not found then
-    redis = require 'nginx.redis' -- where Debian puts it
+    redis = require 'nginx.redis' -- Debian's name for it
 end
 
 local AUTHORIZATION = 'Bearer ' .. os.getenv('PEER_KEY')
