@@ -42,9 +42,9 @@ def commands(page: str) -> list[list[str]]:
     blocks = "\n".join(fences(page, "sh")).replace("\\\n", " ")
     lines = re.findall(r"^(?:\w+=\$\()?(redeem .*?)\)?(?: +#.*)?$", blocks, re.MULTILINE)
     prose = re.sub(r"^```.*?^```$", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
-    spans = [span.replace("\n", " ") for span in re.findall(r"`(redeem [^`]+)`", prose)]
+    inline = [span.replace("\n", " ") for span in re.findall(r"`(redeem [^`]+)`", prose)]
     found = []
-    for command in [part.strip() for line in lines + spans for part in line.split("&&")]:
+    for command in [part.strip() for line in lines + inline for part in line.split("&&")]:
         plain = re.sub(r"\$\(.*?\)", "CODE", command.replace("\\|", "|"))
         words = shlex.split(re.sub(r"[\[\]]", " ", plain), comments=True)
         found.append([word for word in words[1:] if word not in {"…", ">>", ">"}])

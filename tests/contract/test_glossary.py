@@ -1,6 +1,6 @@
 """The glossary defines each term once, and retired words do not come back.
 
-``python -m tests.contract.test_glossary`` lists where the words that are not yet enforced still stand.
+``python -m tests.contract.test_glossary`` lists where a retired word stands.
 """
 
 from __future__ import annotations
@@ -40,13 +40,12 @@ class RetiredWord:
         return bool(re.search(self.pattern, text)) and not any(re.search(line, text) for line in self.allowed)
 
 
-def rows(kind: str) -> list[RetiredWord]:
+def rows() -> list[RetiredWord]:
     table = tomllib.loads(TABLE.read_text(encoding="utf-8"))
-    return [RetiredWord(**row | {"allowed": tuple(row.get("allowed", ()))}) for row in table.get(kind, [])]
+    return [RetiredWord(**row | {"allowed": tuple(row.get("allowed", ()))}) for row in table["retired"]]
 
 
-ENFORCED: Final = rows("enforced")
-ALL: Final = ENFORCED + rows("not_yet_enforced")
+RETIRED: Final = rows()
 
 
 def lines_of(files: Iterator[Path]) -> list[tuple[str, str]]:
@@ -86,15 +85,15 @@ def test_each_term_is_defined_once() -> None:
 def test_the_glossary_lists_the_retired_words_of_the_table() -> None:
     section = GLOSSARY.read_text(encoding="utf-8").partition("## Retired words")[2]
     listed = set(re.findall(r"^\| (.+?) \| (.+?) \|$", section, re.MULTILINE))
-    assert listed - {("retired", "use"), ("---", "---")} == {(row.word, row.use) for row in ALL}
+    assert listed - {("retired", "use"), ("---", "---")} == {(row.word, row.use) for row in RETIRED}
 
 
-@pytest.mark.parametrize("row", ENFORCED, ids=lambda row: row.word)
+@pytest.mark.parametrize("row", RETIRED, ids=lambda row: row.word)
 def test_a_retired_word_is_not_in_the_code(row: RetiredWord, code: list[tuple[str, str]]) -> None:
     assert not [place for place, line in code if row.stands_in(line)], f"write: {row.use}"
 
 
-@pytest.mark.parametrize("row", ALL, ids=lambda row: row.word)
+@pytest.mark.parametrize("row", RETIRED, ids=lambda row: row.word)
 def test_a_retired_word_is_not_in_the_documents(row: RetiredWord, documents: list[tuple[str, str]]) -> None:
     assert not [place for place, line in documents if row.stands_in(line)], f"write: {row.use}"
 
@@ -106,14 +105,14 @@ def test_a_retired_word_is_noticed_and_a_contract_name_is_not() -> None:
     assert not row.stands_in("an idempotency record")
 
 
-def list_what_is_left() -> None:
+def list_places() -> None:
     lines = lines_of(
         file for folder in CODE for file in (ROOT / folder).rglob("*") if file.suffix in CODE_TYPES
     )
-    for row in rows("not_yet_enforced"):
+    for row in RETIRED:
         places = [f"{place}: {line.strip()}" for place, line in lines if row.stands_in(line)]
         print(f"\n{row.word} -> {row.use}: {len(places)}", *places[:5], sep="\n  ")  # noqa: T201 - its result
 
 
 if __name__ == "__main__":
-    list_what_is_left()
+    list_places()

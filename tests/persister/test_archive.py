@@ -98,7 +98,7 @@ async def findings(plane: ControlPlane) -> list[Any]:
     return list((await reconcile(plane.settings, {}, silent)).findings)
 
 
-class Story:
+class Past:
     """Three campaigns: over, over in the next month only, and going on."""
 
     def __init__(self, plane: ControlPlane, merchant: Merchant) -> None:
@@ -135,76 +135,76 @@ class Story:
 
 
 @pytest.fixture
-async def story(plane: ControlPlane, merchant: Merchant) -> AsyncIterator[Story]:
+async def past(plane: ControlPlane, merchant: Merchant) -> AsyncIterator[Past]:
     async with persisting(plane.settings):
-        story = Story(plane, merchant)
-        await story.happen()
-        yield story
+        past = Past(plane, merchant)
+        await past.happen()
+        yield past
 
 
-async def test_what_is_over_leaves_and_all_else_is_as_before(story: Story) -> None:
-    plane, merchant = story.plane, story.merchant
+async def test_what_is_over_leaves_and_all_else_is_as_before(past: Past) -> None:
+    plane, merchant = past.plane, past.merchant
     assert await findings(plane) == []
     done = await taken_out(plane)
     (table,) = done.tables
-    assert done.campaigns == [story.campaigns["over"]]
-    assert table.rows == len(story.done["over"]) + 1  # a rollback
+    assert done.campaigns == [past.campaigns["over"]]
+    assert table.rows == len(past.done["over"]) + 1  # a rollback
     async with plane.database.connection() as connection:
         there = await connection.fetch("SELECT DISTINCT campaign FROM ledger WHERE last4 <> '' ORDER BY 1")
-        assert [row[0] for row in there] == sorted((story.campaigns["later"], story.campaigns["on"]))
+        assert [row[0] for row in there] == sorted((past.campaigns["later"], past.campaigns["on"]))
         kept = await connection.fetchval(
             f"SELECT count(*) FROM {table.name} WHERE campaign = $1 AND last4 <> ''",  # noqa: S608 - its own name
-            story.campaigns["over"],
+            past.campaigns["over"],
         )
         assert kept == table.rows
         assert await connection.fetchval("SELECT details->>'campaigns' FROM acts WHERE act = 'detach_ledger'")
     assert await findings(plane) == []
 
-    gone, still = story.done["over"][story.codes["over"][1]], story.done["on"][story.codes["on"][1]]
+    gone, still = past.done["over"][past.codes["over"][1]], past.done["on"][past.codes["on"][1]]
     assert (await merchant.call("GET", f"/v1/redemptions/{gone['id']}"))[0] == 404
     assert (await merchant.call("GET", f"/v1/redemptions/{still['id']}"))[0] == 200
     path = f"/v1/redemptions/{still['id']}/rollback"
     assert (await merchant.call("POST", path, json={"reason": "x"}))[0] == 200
-    assert (await merchant.redeem(story.codes["on"][11], "bob"))[0] == 200
-    assert (await merchant.redeem(story.codes["over"][1], "bob"))[0] != 200
+    assert (await merchant.redeem(past.codes["on"][11], "bob"))[0] == 200
+    assert (await merchant.redeem(past.codes["over"][1], "bob"))[0] != 200
     _, page = await merchant.call("GET", "/v1/events?limit=1000")
     assert {item["campaign"] for item in page["items"] if item["last4"]} == {
-        story.campaigns["later"],
-        story.campaigns["on"],
+        past.campaigns["later"],
+        past.campaigns["on"],
     }
     await persisted(plane)
     assert await findings(plane) == []
 
 
-async def test_the_next_month_takes_what_is_over_since_and_so_on(story: Story) -> None:
-    await taken_out(story.plane)
-    assert (await taken_out(story.plane)).tables == []
-    done = await taken_out(story.plane, next_month())
-    assert done.campaigns == [story.campaigns["later"]]
+async def test_the_next_month_takes_what_is_over_since_and_so_on(past: Past) -> None:
+    await taken_out(past.plane)
+    assert (await taken_out(past.plane)).tables == []
+    done = await taken_out(past.plane, next_month())
+    assert done.campaigns == [past.campaigns["later"]]
     assert [table.rows for table in done.tables] == [7, 3]
     assert len({table.name for table in done.tables}) == 2
-    assert await findings(story.plane) == []
-    await end(story.plane, story.campaigns["on"])
-    done = await taken_out(story.plane, next_month())
-    assert (done.campaigns, [table.rows for table in done.tables]) == ([story.campaigns["on"]], [7, 3])
-    assert await findings(story.plane) == []
-    async with story.plane.database.connection() as connection:
+    assert await findings(past.plane) == []
+    await end(past.plane, past.campaigns["on"])
+    done = await taken_out(past.plane, next_month())
+    assert (done.campaigns, [table.rows for table in done.tables]) == ([past.campaigns["on"]], [7, 3])
+    assert await findings(past.plane) == []
+    async with past.plane.database.connection() as connection:
         assert await connection.fetchval("SELECT count(*) FROM ledger WHERE last4 <> ''") == 0
 
 
 async def test_what_was_redeemed_stays_redeemed_when_redis_is_made_again(
     plane: ControlPlane, merchant: Merchant
 ) -> None:
-    story = Story(plane, merchant)
+    past = Past(plane, merchant)
     async with persisting(plane.settings):
-        await story.happen()
+        await past.happen()
         await taken_out(plane)
     await rebuild(plane.settings, silent)
     await publish(plane.redis, plane.database)
     assert await findings(plane) == []
-    status, body = await merchant.redeem(story.codes["on"][1], "bob")
+    status, body = await merchant.redeem(past.codes["on"][1], "bob")
     assert (status, body["code"]) == (409, "already_redeemed")
-    for code in story.codes["over"] + story.codes["later"]:  # what the ledger has, or that it is over
+    for code in past.codes["over"] + past.codes["later"]:  # what the ledger has, or that it is over
         assert (await merchant.redeem(code, "bob"))[0] == 409
 
 
@@ -216,26 +216,26 @@ async def test_what_was_redeemed_stays_redeemed_when_redis_is_made_again(
         "UPDATE ledger_kept SET rows = rows - 1 WHERE shard = 0",
     ],
 )
-async def test_what_was_kept_cannot_be_changed_without_being_found(story: Story, statement: str) -> None:
-    await taken_out(story.plane)
-    async with story.plane.database.connection() as connection:
+async def test_what_was_kept_cannot_be_changed_without_being_found(past: Past, statement: str) -> None:
+    await taken_out(past.plane)
+    async with past.plane.database.connection() as connection:
         await connection.execute(statement)
-    assert "remaining" in {finding.check for finding in await findings(story.plane)}
+    assert "remaining" in {finding.check for finding in await findings(past.plane)}
     with pytest.raises(ArchiveRefused, match="not as it was written"):
-        await taken_out(story.plane, next_month())
+        await taken_out(past.plane, next_month())
 
 
-async def test_a_ledger_that_was_changed_is_not_taken_apart(story: Story) -> None:
-    async with story.plane.database.connection() as connection:
+async def test_a_ledger_that_was_changed_is_not_taken_apart(past: Past) -> None:
+    async with past.plane.database.connection() as connection:
         await connection.execute("UPDATE ledger SET actor = 'eve' WHERE seq = 2")
     with pytest.raises(ArchiveRefused, match="not as it was written"):
-        await taken_out(story.plane)
+        await taken_out(past.plane)
 
 
-async def test_a_name_is_erased_from_what_was_kept_and_the_chain_holds(story: Story) -> None:
-    await taken_out(story.plane)
-    await erasure.erase(story.plane, "ann", actor="cli")
-    assert await findings(story.plane) == []
+async def test_a_name_is_erased_from_what_was_kept_and_the_chain_holds(past: Past) -> None:
+    await taken_out(past.plane)
+    await erasure.erase(past.plane, "ann", actor="cli")
+    assert await findings(past.plane) == []
 
 
 async def test_a_month_must_be_over_for_long(plane: ControlPlane) -> None:
@@ -248,24 +248,24 @@ async def test_a_month_must_be_over_for_long(plane: ControlPlane) -> None:
         await archive_months(plane.settings, month, "cli", silent)  # by PostgreSQL's clock
 
 
-async def test_who_is_still_to_be_told_is_waited_for(story: Story) -> None:
-    async with story.plane.database.connection() as connection:
+async def test_who_is_still_to_be_told_is_waited_for(past: Past) -> None:
+    async with past.plane.database.connection() as connection:
         await connection.execute(
             "INSERT INTO webhooks (id, url, created_by) VALUES ('wh_9', 'https://x', 'k')"
         )
-        beginning = (await story.merchant.call("GET", "/v1/events?limit=1"))[1]["next"]
+        beginning = (await past.merchant.call("GET", "/v1/events?limit=1"))[1]["next"]
         await connection.execute(
             "INSERT INTO webhook_progress (webhook, cursor) VALUES ('wh_9', $1)", beginning
         )
         with pytest.raises(ArchiveRefused, match="wh_9"):
-            await taken_out(story.plane)
+            await taken_out(past.plane)
         await connection.execute("UPDATE webhooks SET enabled = false")
-        assert (await taken_out(story.plane)).tables
+        assert (await taken_out(past.plane)).tables
 
 
 async def test_what_was_not_looked_at_for_conflicts_stays(plane: ControlPlane, merchant: Merchant) -> None:
     async with persisting(plane.settings):
-        await Story(plane, merchant).happen()
+        await Past(plane, merchant).happen()
     async with plane.database.connection() as connection:
         await connection.execute("UPDATE ledger_checks SET seq = 0")
     with pytest.raises(ArchiveRefused, match="conflicts were not looked for"):
@@ -273,20 +273,20 @@ async def test_what_was_not_looked_at_for_conflicts_stays(plane: ControlPlane, m
 
 
 async def test_others_are_not_kept_waiting_and_nothing_is_half_done(
-    story: Story, monkeypatch: pytest.MonkeyPatch
+    past: Past, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(archive, "LOCK_TRIES", 2)
     monkeypatch.setattr(archive, "LOCK_TIMEOUT_MS", 50)
-    reading = await asyncpg.connect(story.plane.settings.database_url)
+    reading = await asyncpg.connect(past.plane.settings.database_url)
     try:
         async with reading.transaction():
             before = await reading.fetchval("SELECT count(*) FROM ledger")
             with pytest.raises(ArchiveRefused, match="without a pause"):
-                await taken_out(story.plane)
-            assert (await story.merchant.redeem(story.codes["on"][11], "bob"))[0] == 200
-            await persisted(story.plane)
+                await taken_out(past.plane)
+            assert (await past.merchant.redeem(past.codes["on"][11], "bob"))[0] == 200
+            await persisted(past.plane)
         assert await reading.fetchval("SELECT count(*) FROM ledger") == before + 1
-        assert await findings(story.plane) == []
-        assert (await taken_out(story.plane)).tables  # now
+        assert await findings(past.plane) == []
+        assert (await taken_out(past.plane)).tables  # now
     finally:
         await reading.close()

@@ -114,7 +114,9 @@ async def test_what_was_decided_is_completed_though_its_worker_is_gone(
     merchant: Merchant, plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, codes = await issue(plane, 5)
-    await redis.set(keys.expiry_owner(), "nobody", px=60_000)  # no sweep sees half of what is changed below
+    await redis.set(
+        keys.expiry_owner(), "nobody", px=60_000
+    )  # no hold expiry sees half of what is changed below
     complete = cross_shard._complete
 
     async def gone(*_: object) -> list[Redeemed]:
@@ -125,10 +127,12 @@ async def test_what_was_decided_is_completed_though_its_worker_is_gone(
     assert (status, body["code"]) == (503, "outcome_unknown")
     assert (await types(redis)) == ["held"] * 5
     for shard in range(3):  # long ago: and by now the time of its holds is over, too
-        spans: Any = await redis.hgetall(keys.commit_records(shard))
-        for span_id, record in spans.items():
+        records: Any = await redis.hgetall(keys.commit_records(shard))
+        for transaction_id, record in records.items():
             state, nonce, _, payload = record.split(b"\n", 3)
-            await redis.hset(keys.commit_records(shard), span_id, b"\n".join([state, nonce, b"1", payload]))
+            await redis.hset(
+                keys.commit_records(shard), transaction_id, b"\n".join([state, nonce, b"1", payload])
+            )
     for shard in range(3):
         held: Any = await redis.hgetall(keys.holds(shard))
         for stream_id, record in held.items():

@@ -159,10 +159,12 @@ def _begin_only(step: Any) -> Any:  # noqa: ANN401 - a method
 async def let_ten_seconds_pass(redis: Redis) -> None:
     """For who began a combined redemption: nobody waits for it any more."""
     for shard in range(3):
-        spans: Any = await redis.hgetall(keys.commit_records(shard))
-        for span_id, record in spans.items():
+        records: Any = await redis.hgetall(keys.commit_records(shard))
+        for transaction_id, record in records.items():
             state, nonce, _, rest = record.split(b"\n", 3)
-            await redis.hset(keys.commit_records(shard), span_id, b"\n".join((state, nonce, b"1", rest)))
+            await redis.hset(
+                keys.commit_records(shard), transaction_id, b"\n".join((state, nonce, b"1", rest))
+            )
 
 
 async def test_an_amount_that_is_none_is_remembered(merchant: Merchant, plane: ControlPlane) -> None:

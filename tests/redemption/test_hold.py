@@ -251,7 +251,7 @@ async def test_the_trace_of_an_expired_hold_is_removed_a_day_later(
 async def test_a_limit_counts_no_hold_whose_time_is_over(
     plane: ControlPlane, redis: Redis, limits: dict[str, Any]
 ) -> None:
-    """The check at use: with a sweep that never comes, what has expired is given back by who needs it."""
+    """The check at use: without the background expiry, whoever needs an expired hold ends it."""
     amount: dict[str, Any] = {"amount": 60} if limits.get("kind") == "balance" else {}
     async with engine_in_process(plane, scopes=("redeem",), hold_expiry_interval_ms=NEVER_MS) as merchant:
         _, [one, two] = await issue(plane, 2, **limits)
@@ -268,8 +268,10 @@ async def are_over(redis: Redis, holds: int) -> bool:
     return bool(await redis.zcount(keys.holds_expiry(0), 0, seconds * 1000) == holds)
 
 
-async def test_an_expired_hold_is_in_nobody_s_way_before_the_sweep(plane: ControlPlane, redis: Redis) -> None:
-    """The check at use: with a sweep that never comes, what has expired is free at once."""
+async def test_an_expired_hold_is_in_nobody_s_way_before_it_is_ended(
+    plane: ControlPlane, redis: Redis
+) -> None:
+    """The check at use: without the background expiry, an expired hold is free at once."""
     async with engine_in_process(plane, scopes=("redeem",), hold_expiry_interval_ms=NEVER_MS) as merchant:
         _, [one, two] = await issue(plane, 2, stock=1)
         _, [card] = await issue(plane, 1, kind="balance", amount=100, currency="EUR", per_user_limit=1)
@@ -349,7 +351,7 @@ async def test_a_hold_outlives_the_end_of_the_campaign_and_not_its_pause(
     assert (await end(merchant, "release", second["id"]))[0] == 200
 
 
-async def test_two_sweepers_at_once_give_back_once(plane: ControlPlane, redis: Redis) -> None:
+async def test_two_expiries_at_once_give_back_once(plane: ControlPlane, redis: Redis) -> None:
     campaign, codes = await issue(plane, 50, stock=1000)
     async with contextlib.AsyncExitStack() as stack:
         merchants = [

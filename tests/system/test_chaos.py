@@ -87,7 +87,7 @@ async def test_every_answer_is_in_the_ledger_once_and_every_event_is_read(
     compare_feed(rows, reader)
     compare_webhooks(rows, receiver, secret)
     assert (report.findings, conflicts) == ([], [])
-    assert all(report.looked_at[check] for check in ("chain", "stories", "states", "balances"))
+    assert all(report.looked_at[check] for check in ("chain", "code_states", "states", "balances"))
 
 
 async def keep_busy(shop: Shop, over: asyncio.Event) -> None:

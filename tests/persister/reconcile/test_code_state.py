@@ -145,10 +145,10 @@ def test_what_the_model_does_is_legal_and_the_fold_knows_what_it_leaves(
         history.go_on(*step)
     for event in history.events:
         assert not fold.apply(event), event
-    story = fold.state
-    holds = {id_: (held.user, held.order, held.amount) for id_, held in story.holds.items()}
-    used = 0 if kind == "single" else story.used
-    assert (story.state, used, holds, fold.uses, fold.spent) == state_of(history)
+    state = fold.state
+    holds = {id_: (held.user, held.order, held.amount) for id_, held in state.holds.items()}
+    used = 0 if kind == "single" else state.used
+    assert (state.state, used, holds, fold.uses, fold.spent) == state_of(history)
 
 
 @pytest.mark.parametrize("kind", KINDS)
