@@ -130,9 +130,8 @@ class Supervisor:
             failures = 0 if healthy else failures + 1
             delay_s = child.backoff_min_s if healthy else delay_s
             served = served or (ready and child.ready is not None)
-            _check_restart(
-                process, 0 if served else failures
-            )  # a child that was ready once may be ready again
+            # A child that was ready once may be ready again.
+            _check_restart(process, 0 if served else failures)
             fields = {"child": child.name, "status": process.status, "restart_in_s": delay_s}
             logger.warning("child died", extra=fields)
             await asyncio.sleep(delay_s)
