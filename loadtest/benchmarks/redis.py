@@ -183,7 +183,7 @@ async def _bytes(
 
 async def _forget_records(redis: Redis) -> None:
     """Delete the idempotency records, as their expiry would."""
-    async for name in redis.scan_iter(f"{{s{_SHARD}}}:idempotency:*", count=1000):
+    async for name in redis.scan_iter(f"{{s{_SHARD}}}:receipt:*", count=1000):
         await redis.delete(name)
 
 

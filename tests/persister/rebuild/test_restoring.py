@@ -77,7 +77,7 @@ async def hashes(redis: Redis, kinds: set[str]) -> dict[str, dict[bytes, bytes]]
 
 async def endings(redis: Redis) -> dict[str, int]:
     return {
-        name.decode(): await redis.expiretime(name) async for name in redis.scan_iter(match="*:idempotency:*")
+        name.decode(): await redis.expiretime(name) async for name in redis.scan_iter(match="*:receipt:*")
     }
 
 
@@ -93,7 +93,7 @@ def idempotency_records(found: dict[str, dict[bytes, bytes]]) -> dict[tuple[str,
         )
         for name, fields in found.items()
         for field, record in fields.items()
-        if ":idempotency:" in name
+        if ":receipt:" in name
     }
 
 
@@ -103,7 +103,7 @@ def successes(found: dict[str, dict[bytes, bytes]]) -> dict[tuple[str, bytes], b
         (name, field): value
         for name, fields in found.items()
         for field, value in fields.items()
-        if ":idempotency:" not in name and (":rolled_back:" in name or value != b"0")
+        if ":receipt:" not in name and (":rolled_back:" in name or value != b"0")
     }
 
 
