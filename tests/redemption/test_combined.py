@@ -57,6 +57,17 @@ async def test_codes_of_several_campaigns_are_redeemed_together(
     assert await event_count(redis) == 2
 
 
+async def test_a_code_in_the_order_the_user_or_the_key_is_refused(
+    merchant: Merchant, plane: ControlPlane, redis: Redis
+) -> None:
+    _, [first, second, third] = await issue(plane, 3)
+    for fields in ({"order": f"order {second}"}, {"user": second.lower()}, {"key": second}):
+        status, body = await combined(merchant, [first, second, third], **fields)
+        assert (status, body["code"]) == (400, "malformed_request")
+        assert body["refusals"] == [{"item": 1, "code": "malformed_request"}]
+    assert await event_count(redis) == 0
+
+
 async def test_one_refusal_leaves_all_of_them_as_they_were(
     merchant: Merchant, plane: ControlPlane, redis: Redis
 ) -> None:
