@@ -109,9 +109,13 @@ async def admit(request: web.Request, authenticator: Authenticator, scope: str, 
     """Check that the key of a request has the scope, and store both in the request.
 
     Raises:
-        Refusal, StoreUnavailable: as ``Authenticator.authorize``.
+        Refusal: ``malformed_request``: there are several keys; or as ``Authenticator.authorize``.
+        StoreUnavailable: as ``Authenticator.authorize``.
     """
-    authorization = request.headers.get("Authorization")
+    given = request.headers.getall("Authorization", [])
+    if len(given) > 1:
+        raise Refusal("malformed_request", "Authorization is given more than once.")
+    authorization = given[0] if given else None
     if access is Access.STORE:
         api_key = await authenticator.authorize_change(authorization, scope)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from aiohttp import HttpVersion10, web
+from aiohttp import HttpVersion10, HttpVersion11, web
 
 from engine.api.headers import CHALLENGE
 from engine.api.problems import PROBLEM_TYPE, RETRYABLE_STATUS, problem
@@ -51,6 +51,6 @@ def answering_problems(settings: Settings) -> Any:  # noqa: ANN401 - aiohttp has
 
 
 def _check_version(request: web.Request) -> None:
-    """Refuse a request line without a version. It would be HTTP/0.9, which aiohttp accepts."""
-    if request.version < HttpVersion10:
+    """Refuse a version that is not spoken here: none is HTTP/0.9, and 2.0 never comes in a request line."""
+    if request.version not in {HttpVersion10, HttpVersion11}:
         raise Refusal("malformed_request", "This is not a valid HTTP request.")

@@ -161,11 +161,13 @@ class ClientConnection(RequestHandler):
         if messages:
             self._ends_at = _NOWHERE
             message, self._latest = self._messages[-1]
-            is_first = self._taken == 0 and messages == 1 and BLANK in data
+            begin = len(data) - len(data.lstrip(b"\r\n"))  # blank lines before a request are skipped
+            end = data.find(BLANK, begin)
+            is_first = self._taken == 0 and messages == 1 and end >= 0
             if is_first and isinstance(message, RawRequestMessage):
                 length = message.headers.get("Content-Length", "0")
                 if length.isdigit() and not message.chunked and not message.upgrade:
-                    self._ends_at = data.index(BLANK) + len(BLANK) + int(length)
+                    self._ends_at = end + len(BLANK) + int(length)
         self._taken += len(data)
 
     def _is_at_rest(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
 import logging
@@ -16,17 +17,6 @@ from engine.control import api_keys
 from engine.http import redemptions
 from engine.processes.reservations import reserve_port
 from engine.store import keys
-from tests.support.deployment import Merchant, Process, engine_in_process, issue
-from tests.support.waiting import wait_until, wait_until_async
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import pytest
-    from redis.asyncio import Redis
-
-    from engine.control.change import ControlPlane
-    from engine.settings import Settings
 from tests.support.bad_input import (
     ANSWER_TIMEOUT_S,
     BLANK,
@@ -40,6 +30,17 @@ from tests.support.bad_input import (
     run_examples,
     wrong_bodies,
 )
+from tests.support.deployment import Merchant, Process, engine_in_process, issue
+from tests.support.waiting import wait_until, wait_until_async
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+    from redis.asyncio import Redis
+
+    from engine.control.change import ControlPlane
+    from engine.settings import Settings
 
 
 async def test_wrong_headers_are_refused(
@@ -49,6 +50,7 @@ async def test_wrong_headers_are_refused(
     _, (code,) = await issue(plane, 1)
     body = json.dumps({"code": code, "user": "ann"}).encode()
     cases: dict[str, tuple[tuple[str, ...], str]] = {
+        "two API keys": (("Authorization: Bearer another",), "malformed_request"),
         "a key twice": (("Idempotency-Key: a", "Idempotency-Key: b"), "malformed_request"),
         "the same key twice": (("Idempotency-Key: a", "idempotency-key: a"), "malformed_request"),
         "an empty key": (("Idempotency-Key: ",), "malformed_request"),
@@ -105,6 +107,32 @@ async def test_what_is_not_http_is_refused_or_hung_up_on(
         await check_untouched(redis, merchant, code)
     check_hidden(caplog.text, code)
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def test_blank_lines_before_a_request_do_not_shift_where_it_ends(
+    plane: ControlPlane, redis: Redis
+) -> None:
+    """Else the bytes of a body would run as a request: here, a redemption inside another request's body."""
+    _, (code,) = await issue(plane, 1)
+    async with engine_in_process(plane) as merchant:
+        raw = Raw(merchant)
+        inside = raw.request(json.dumps({"code": code, "user": "ann"}).encode())
+        for blank in (BLANK, BLANK + b"\r\n"):
+            outer = raw.request(b"", line="POST /v1/nowhere HTTP/1.1", bare=True)[: -len(BLANK)]
+            # With this length, counted from the blank, the request would end with its first packet.
+            first = outer + b"\r\nContent-Length: 000" + BLANK
+            first = first.replace(b": 000", b": %03d" % (len(blank + first) - len(BLANK)))
+            reader, writer = await raw.connect()
+            writer.write(raw.request(b"{}", line="POST /v1/nowhere HTTP/1.1"))  # leaves the fast lane
+            assert await read_answer(reader)
+            writer.write(blank + first)
+            assert (await read_answer(reader) or Answer(0, {}, b"")).status == 404
+            writer.write(inside)
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                async with asyncio.timeout(0.5):
+                    await reader.read()
+            writer.transport.abort()
+        await check_untouched(redis, merchant, code)
 
 
 async def test_the_code_in_a_path_is_not_echoed(

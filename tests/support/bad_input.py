@@ -233,6 +233,7 @@ def malformed_http(raw: Raw, code: str) -> dict[str, bytes]:
         "new lines": b"\n" * 10_000 + BLANK,
         "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         "a version of its own": request(body, line="POST /v1/redemptions HTTP/9.9"),
+        "HTTP/2 in a request line": request(body, line="POST /v1/redemptions HTTP/2.0"),
         "no version": request(body, line="POST /v1/redemptions"),
         "no target": request(body, line="POST HTTP/1.1"),
         "a method named like the code": request(body, line=f"{code} /v1/redemptions HTTP/1.1"),
