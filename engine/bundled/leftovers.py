@@ -47,8 +47,8 @@ def stop_leftover(pid_path: Path, mark: str, stop_signal: signal.Signals) -> Non
 def end_orphans(home: Path) -> None:
     """Stop the backends of a postmaster that was killed. They may run until their query ends.
 
-    They hold the shared memory that the next postmaster needs. Their working directory is the
-    cluster's, and no other process works there. Only Linux shows the working directory of a
+    They hold the shared memory that the next postmaster needs. Their program is PostgreSQL and their
+    working directory the cluster's. Only Linux shows the working directory of a
     process; elsewhere PostgreSQL fails to start until the backends end.
 
     Raises:
@@ -73,8 +73,12 @@ def _pids() -> list[int]:
 
 
 def _works_in(pid: int, home: Path) -> bool:
+    """Whether the process is a PostgreSQL that works in the cluster; any command line may name it."""
+    proc = Path(f"/proc/{pid}")
     try:
-        return Path(f"/proc/{pid}/cwd").readlink() == home and "postgres" in command_line(pid)
+        # Replaced by an upgrade, the program has " (deleted)" behind its name.
+        program = (proc / "exe").readlink().name.partition(" ")[0]
+        return (proc / "cwd").readlink() == home and program == "postgres"
     except OSError:
         return False
 

@@ -17,6 +17,7 @@ import pytest
 import redis
 
 from engine.bundled import SOCKET_PATH_BYTES_MAX, Postgres, Valkey, command_line, run_directory
+from engine.bundled.leftovers import end_orphans
 from engine.processes.process import StartError
 from tests.support.servers import PostgresProcess, Servers, ValkeyProcess, temporary_directory
 from tests.support.waiting import wait_until, wait_until_async
@@ -185,6 +186,19 @@ async def test_postgres_that_answers_nothing_is_not_ready(postgres: PostgresProc
     assert not await postgres.server.ready()
     postgres.resume()
     await postgres.wait_ready()
+
+
+def test_a_program_that_only_names_postgres_is_left_alone(tmp_path: Path) -> None:
+    """Somebody who reads the server's log in its directory is no backend of an earlier run."""
+    home = tmp_path.resolve()
+    (home / "postgres.log").touch()
+    with subprocess.Popen(["/usr/bin/tail", "-f", "postgres.log"], cwd=home) as reader:
+        try:
+            wait_until(lambda: "postgres" in command_line(reader.pid))
+            end_orphans(home)
+            assert reader.poll() is None
+        finally:
+            reader.kill()
 
 
 def test_postgres_left_running_is_stopped_and_its_cluster_taken_over(postgres: PostgresProcess) -> None:
