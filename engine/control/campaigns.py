@@ -152,9 +152,9 @@ def define(new: NewCampaign) -> Definition:
 def revise(campaign: Campaign, changes: CampaignChange, *, has_batches: bool) -> Definition:
     """Return the definition after a change, if the campaign's state and codes allow the change.
 
-    After draft, the face value is fixed. Limits can be moved or removed but not added: earlier
-    redemptions were not counted for them. The shards of the codes are fixed after draft, and as soon as
-    the campaign has codes. An ended campaign can only be renamed.
+    The face value and the shards of the codes are fixed after draft, and as soon as the campaign has
+    codes. Limits can be moved or removed but not added: earlier redemptions were not counted for them. An
+    ended campaign can only be renamed.
 
     Raises:
         Refusal: ``malformed_request`` or ``campaign_ended``, with the reason.
@@ -173,8 +173,8 @@ def revise(campaign: Campaign, changes: CampaignChange, *, has_batches: bool) ->
     if campaign.state != "draft" and "max_uses" in asked and asked["max_uses"] < (campaign.max_uses or 0):
         raise _malformed("max_uses can only be raised once the campaign left draft")
     _check_transition(campaign.state, asked.get("state", campaign.state))
-    if campaign.state != "draft" and asked.keys() & {"amount", "currency"}:
-        raise _malformed("amount and currency are fixed once the campaign left draft")
+    if (has_batches or campaign.state != "draft") and asked.keys() & {"amount", "currency"}:
+        raise _malformed("amount and currency are fixed once the campaign has codes or left draft")
     for name in LIMITS:
         if asked.get(name) is not None and getattr(campaign, name) is None:
             _check_addition(campaign, name, has_batches=has_batches)

@@ -29,6 +29,14 @@ def refusal(changes: CampaignChange, of: Campaign, *, has_batches: bool = False)
     return f"{caught.value.code}: {caught.value.detail}"
 
 
+def test_the_face_value_is_fixed_once_there_are_codes() -> None:
+    """A draft with codes may have adjusted balances already: another amount would change what they hold."""
+    draft = campaign(kind="balance", amount=1000, currency="EUR")
+    assert campaigns.revise(draft, CampaignChange(amount=100), has_batches=False).amount == 100
+    for change in (CampaignChange(amount=100), CampaignChange(currency="JPY")):
+        assert "has codes" in refusal(change, draft, has_batches=True)
+
+
 MALFORMED: list[tuple[dict[str, Any], str]] = [
     ({"name": ""}, "name"),
     ({"name": "   "}, "name"),
@@ -133,7 +141,7 @@ def test_an_ended_campaign_can_only_be_renamed() -> None:
 
 def test_the_face_value_is_fixed_once_it_left_draft() -> None:
     new_value = CampaignChange(amount=5, currency="EUR")
-    assert campaigns.revise(campaign(), new_value, has_batches=True).amount == 5
+    assert campaigns.revise(campaign(), new_value, has_batches=False).amount == 5
     assert "fixed" in refusal(new_value, campaign(state="paused"))
     worth_five = campaign(state="active", amount=5, currency="EUR")
     assert "fixed" in refusal(CampaignChange(amount=None, currency=None), worth_five)
