@@ -36,6 +36,7 @@ _SERIALS: Final = re.compile(r"([0-9]{1,10})(?:-([0-9]{1,10}))?", re.ASCII)
 _out = click.option(
     "--out", default=STDOUT, show_default=True, metavar="FILE|-", help="Where to write the CSV."
 )
+_force = click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 
 
 @click.group()
@@ -51,9 +52,17 @@ def codes() -> None:
 )
 @click.option("--prefix", help="Text before each code, such as SUMMER.")
 @_out
+@_force
 @click.option("--json", "as_json", is_flag=True, help="Print the batch as JSON; needs --out FILE.")
 def mint(
-    campaign_id: str, count: int, format_name: str, prefix: str | None, out: str, *, as_json: bool
+    campaign_id: str,
+    count: int,
+    format_name: str,
+    prefix: str | None,
+    out: str,
+    *,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Mint a batch of new codes and write them as CSV, with the header `code,serial`."""
     if as_json and out == STDOUT:
@@ -62,7 +71,7 @@ def mint(
     new = batches.NewBatch(count, format_name, prefix)
     minted = None
     try:
-        with opened(out) as write:
+        with opened(out, force=force) as write:
             minted = run_change(
                 lambda plane: batches.mint(plane, campaign_id, new, created_by=ACTOR), settings
             )
@@ -84,11 +93,12 @@ def mint(
 @codes.command()
 @click.argument("batch_id", metavar="BATCH", type=int)
 @_out
-def export(batch_id: int, out: str) -> None:
+@_force
+def export(batch_id: int, out: str, *, force: bool) -> None:
     """Write the codes of a batch again, exactly as `mint` wrote them."""
     settings = load_settings()
     batch = run(lambda plane: batches.get(plane, batch_id), settings)
-    with opened(out) as write:
+    with opened(out, force=force) as write:
         _export(batch, settings, out, write)
 
 

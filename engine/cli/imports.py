@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 import click
 
 from engine.cli.connect import UNPUBLISHED, echo_json, run
-from engine.cli.files import STDOUT, opened
+from engine.cli.files import STDOUT, opened, refuse_existing
 from engine.imports import records
 from engine.imports.importer import Importer, Upload
 from engine.imports.parser import Form, guess_form
@@ -45,10 +45,18 @@ logging.getLogger("engine.store.link").setLevel(logging.ERROR)
 @click.option(
     "--report", metavar="FILE", help="List the lines that gave no code in this file, as `line,reason`."
 )
+@click.option("--force", is_flag=True, help="Replace the report's file if it exists.")
 @click.option("--key", help="Idempotency key: the same import with the same key is made only once.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def import_codes(
-    campaign_id: str, file: Path, form: str | None, report: str | None, key: str | None, *, as_json: bool
+    campaign_id: str,
+    file: Path,
+    form: str | None,
+    report: str | None,
+    key: str | None,
+    *,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Import codes from CSV (a column `code`, or nothing but codes) or NDJSON.
 
@@ -57,6 +65,8 @@ def import_codes(
     """
     if report == STDOUT:
         raise click.UsageError("--report needs a file: the result goes to stdout")
+    if report is not None:
+        refuse_existing(Path(report), force=force)
 
     async def act(plane: ControlPlane) -> ImportOutcome:
         with _source(file) as stream:
@@ -71,7 +81,7 @@ def import_codes(
             )
             outcome = await Importer(plane).run(upload, _Progress(_size(file)))
         if report is not None:
-            await write_problems(plane, outcome.imported.name, report)
+            await write_problems(plane, outcome.imported.name, report, force=True)
         return outcome
 
     outcome = run(act)
@@ -88,9 +98,10 @@ def import_codes(
 @click.command("problems")
 @click.argument("import_id", metavar="IMPORT")
 @click.option("--out", default=STDOUT, show_default=True, metavar="FILE|-", help="Where to write the CSV.")
-def list_problems(import_id: str, out: str) -> None:
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+def list_problems(import_id: str, out: str, *, force: bool) -> None:
     """Write the lines of an import that gave no code, as CSV with the header `line,reason`."""
-    run(lambda plane: write_problems(plane, import_id, out))
+    run(lambda plane: write_problems(plane, import_id, out, force=force))
 
 
 @click.command("discard-import")
@@ -101,10 +112,10 @@ def discard_import(import_id: str) -> None:
     click.echo(discarded.name)
 
 
-async def write_problems(plane: ControlPlane, import_id: str, out: str) -> None:
+async def write_problems(plane: ControlPlane, import_id: str, out: str, *, force: bool) -> None:
     """Write the lines that gave no code as CSV, in constant memory."""
     await records.get(plane, import_id)
-    with opened(out) as write:
+    with opened(out, force=force) as write:
         write(records.PROBLEMS_HEADER)
         async for piece in records.problems(plane, import_id):
             write(piece)

@@ -97,8 +97,12 @@ async def test_codes_minted_are_codes_exported(cli: Cli) -> None:
     assert await cli.done("codes", "export", "0", "--out", str(file)) == ""
     assert file.read_text() == minted
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    batch = await cli.json("codes", "mint", campaign, "--count", "5", "--out", str(file))
-    assert (batch["id"], batch["count"]) == (1, 5)
+    error = await cli.refused("codes", "mint", campaign, "--count", "5", "--out", str(file))
+    assert "--force" in error
+    assert "--force" in await cli.refused("codes", "export", "0", "--out", str(file))
+    assert file.read_text() == minted
+    batch = await cli.json("codes", "mint", campaign, "--count", "5", "--out", str(file), "--force")
+    assert (batch["id"], batch["count"]) == (1, 5)  # what was refused has minted nothing
     assert len(file.read_text().splitlines()) == 6
     assert [path.name for path in cli.settings.data_dir.iterdir()] == ["codes.csv"]
 

@@ -46,6 +46,10 @@ async def test_a_file_is_imported_and_its_problems_reported(
     problems = [["line", "reason"], ["202", "duplicate_in_file"], ["203", "not_a_code"]]
     assert list(csv.reader(report.read_text().splitlines())) == problems
     assert await cli.done("codes", "problems", "imp_1") == report.read_text()
+    before = report.read_bytes()
+    for again in (("import", campaign, str(file), "--report"), ("problems", "imp_1", "--out")):
+        assert "--force" in await cli.refused("codes", *again, str(report))
+    assert report.read_bytes() == before
     again = await import_json(cli, campaign, str(file))
     assert again | {"accepted": 0, "duplicates": 201, "batch": None, "same_as": "imp_1"} == again
     _, _, err = await cli("codes", "import", campaign, str(file))
