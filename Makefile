@@ -14,11 +14,14 @@ TESTS_ON_EACH_PYTHON := $(addprefix tests/,test_settings.py codes imports/test_p
 SLOW := $(addprefix tests/,system cli bundled processes examples install loadtest/test_bench_peers.py \
 	loadtest/test_comparators.py support/test_hanging.py)
 
-.PHONY: run test test-fast test-long test-calendar install-test test-pythons test-this-python image-test chaos test-redis \
+.PHONY: run help test test-fast test-long test-calendar install-test test-pythons test-this-python image-test chaos test-redis \
 	bench bench-peers check lint types luacheck imports graph lock clean
 
 run: $(VENV)/.installed  ## start everything, with a demo campaign the first time
 	$(BIN)/redeem up
+
+help:  ## list these targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 test: check  ## the whole suite, on its own servers
 	$(PYTEST) -n 4 -m "not long" --cov --cov-report=term:skip-covered
@@ -93,6 +96,7 @@ graph:  ## the import graph: circles, imports that run back up, floors
 # Written last: an interrupted installation does not count as installed.
 $(VENV)/.installed: requirements-dev.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is %s" % sys.version.split()[0])'
+	@echo "installing into $(VENV), a minute or two" >&2
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL_LOCKED) requirements-dev.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .

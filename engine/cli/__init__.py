@@ -114,5 +114,6 @@ def _reason(error: Exception) -> str:
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="redemption-engine", prog_name="redeem")
 def main() -> None:
     """Redeem gift cards, vouchers and flash-sale codes: each once, and durably."""

@@ -90,10 +90,10 @@ async def _next_serial(redis: Redis, batch: int) -> int | None:
 _LINES: Final = """
 redeem a demo code:
 
-  curl -sS {url}/v1/redemptions -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\
+  curl -sSw "\\n" {url}/v1/redemptions -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\
     -H 'Idempotency-Key: demo-{number}' -d '{{"code": "{code}", "user": "demo"}}'
 
 show its record:
 
-  curl -sS '{url}/v1/redemptions?user=demo&limit=1' -H 'Authorization: Bearer {key}'
+  curl -sSw "\\n" '{url}/v1/redemptions?user=demo&limit=1' -H 'Authorization: Bearer {key}'
 """

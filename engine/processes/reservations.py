@@ -80,7 +80,7 @@ def reserve_port(host: str, port: int) -> socket.socket:
         return _bound(family, address)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise StartError(f"port {port} on {host} is in use") from error
+            raise StartError(f"port {port} on {host} is in use; REDEEM_PORT chooses another") from error
         raise StartError(f"cannot listen on {host} port {port}: {error.strerror}") from error
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import importlib.metadata
 import os
 import stat
 import subprocess
@@ -16,6 +17,10 @@ from tests.support.cli import COMMAND, Cli, environment
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
+
+
+async def test_the_version_is_that_of_the_package(cli: Cli) -> None:
+    assert (await cli.done("--version")).split()[-1] == importlib.metadata.version("redemption-engine")
 
 
 async def test_help_needs_no_servers_and_no_settings(cli: Cli) -> None:

@@ -319,7 +319,7 @@ def test_port_in_use_is_refused() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(StartError) as refused:
             reserve_port("127.0.0.1", port)
-    assert str(refused.value) == f"port {port} on 127.0.0.1 is in use"
+    assert str(refused.value) == f"port {port} on 127.0.0.1 is in use; REDEEM_PORT chooses another"
 
 
 def test_port_is_refused_while_another_engine_holds_or_serves_it() -> None:
