@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from aiohttp import web
-from standardwebhooks import Webhook
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from persister.webhooks.main import run_deliverer
 from tests.support.waiting import wait_until_async
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from engine.settings import Settings
 
 STOP_TIMEOUT_S: Final = 60.0
+TOLERANCE_S: Final = 300  # as in the Standard Webhooks specification
 
 
 @dataclass
@@ -28,6 +31,7 @@ class Received:
 
     headers: dict[str, str]
     body: bytes
+    at: float = field(default_factory=time.time)
 
     @property
     def id(self) -> str:
@@ -38,8 +42,17 @@ class Received:
         return orjson.loads(self.body)
 
     def verify(self, secret: str) -> None:
-        """Verify the signature with the library that receivers use."""
-        Webhook(secret).verify(self.body, self.headers)
+        """Verify signature and time as a receiver does at receipt; a long test looks later than that.
+
+        Raises:
+            WebhookVerificationError: the signature is wrong, or was made long before or after the receipt.
+        """
+        sent_at = datetime.fromtimestamp(int(self.headers["webhook-timestamp"]), UTC)
+        signature = Webhook(secret).sign(self.id, sent_at, self.body.decode())
+        if signature not in self.headers["webhook-signature"].split(" "):
+            raise WebhookVerificationError("No matching signature found")
+        if abs(self.at - sent_at.timestamp()) > TOLERANCE_S:
+            raise WebhookVerificationError("The signature was not made for this moment")
 
 
 @dataclass
