@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 import pytest
 from redis.asyncio import Redis  # noqa: TC002 - the fixture's type is read
 
+from engine.postgres_types import Pool  # noqa: TC001 - likewise
 from engine.settings import Settings  # noqa: TC001 - likewise
 from tests.support.cli import Cli
 
@@ -33,7 +34,7 @@ def cli(settings: Settings, redis: Redis) -> Cli:  # noqa: ARG001 - emptied
     return Cli(settings)
 
 
-async def test_months_are_listed(cli: Cli, pool: Any) -> None:  # noqa: ANN401 - asyncpg has no types
+async def test_months_are_listed(cli: Cli, pool: Pool) -> None:
     made: datetime = await pool.fetchval("SELECT applied_at FROM schema_migrations WHERE number = 8")
     (first,) = await cli.json("ledger", "months")
     assert (first["month"], first["rows"], first["size_bytes"] > 0) == (f"{made:%Y-%m}", 0, True)

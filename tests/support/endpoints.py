@@ -42,10 +42,10 @@ class Received:
         return orjson.loads(self.body)
 
     def verify(self, secret: str) -> None:
-        """Verify signature and time as a receiver does at receipt; a long test looks later than that.
+        """Verify signature and time as a receiver does on arrival; a long test looks later than that.
 
         Raises:
-            WebhookVerificationError: the signature is wrong, or was made long before or after the receipt.
+            WebhookVerificationError: the signature is wrong, or was made long before or after the arrival.
         """
         sent_at = datetime.fromtimestamp(int(self.headers["webhook-timestamp"]), UTC)
         signature = Webhook(secret).sign(self.id, sent_at, self.body.decode())
