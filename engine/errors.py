@@ -1,6 +1,6 @@
 """Refusals and faults.
 
-On the redeem path a refusal is a value: its code goes as a plain ``str`` from the script to the answer.
+On the redeem path a refusal is a value (``engine.api.outcomes.Refused``).
 A fault is an exception. ``Overloaded`` and ``StoreUnavailable`` mean that nothing was done.
 ``OutcomeUnknown`` means that it may have been done. ``ContractViolation`` is a bug of the engine.
 ``engine/api/problems.py`` maps every code to HTTP.

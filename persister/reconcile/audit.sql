@@ -1,4 +1,4 @@
--- Used by persister/reconcile: ledger.py, expected.py and catch_up.py.
+-- Used by persister/reconcile: ledger.py, expected_state.py and catch_up.py.
 
 -- name: offsets
 SELECT o.shard, o.stream_ms, o.stream_seq, o.seq, o.chain_digest, o.chain_after,

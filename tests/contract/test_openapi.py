@@ -129,6 +129,7 @@ def test_every_example_is_as_its_schema_says() -> None:
     for answer in answers:
         for media in answer.get("content", {}).values():
             given += [(DOCUMENT.closed(media["schema"]), example) for example in examples_in(media)]
+    assert given
     for schema, example in given:
         assert not DOCUMENT.complaints(schema, example), example
 
