@@ -19,7 +19,7 @@ from engine.control.change import try_publish
 from engine.control.idempotency import IdempotencyRecord, Replayed, fingerprint
 from engine.errors import ContractViolation, Refusal
 from engine.http.auth import API_KEY, secret_of
-from engine.http.requests import idempotency_key, json_response, page_limit, read_json
+from engine.http.requests import check_parameters, idempotency_key, json_response, page_limit, read_json
 from engine.http.services import services_of
 from engine.store import idempotency
 
@@ -122,8 +122,7 @@ def read_page(request: web.Request, *filters: str) -> tuple[str | None, int]:
         Refusal: ``malformed_request``.
     """
     query, known = request.query, ("after", "limit", *filters)
-    if set(query) - set(known) or len(query) != len(set(query)):
-        raise Refusal("malformed_request", f"This list takes {', '.join(known)}, each once.")
+    check_parameters(request, known)
     for name in filters:
         if name in query:
             check_text(name, query[name], FILTER_LENGTH_MAX)

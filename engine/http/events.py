@@ -15,7 +15,7 @@ from aiohttp import web
 from engine.api.checks import check_text
 from engine.errors import Refusal, StoreUnavailable
 from engine.http.changes import FILTER_LENGTH_MAX, NO_STORE, answer, plane_of
-from engine.http.requests import page_limit
+from engine.http.requests import check_parameters, page_limit
 from engine.http.routes import Route
 from engine.http.services import services_of
 from engine.lane.connection import ClientConnection
@@ -189,8 +189,7 @@ def _blocks(cursor: Cursor, items: list[FeedEvent]) -> bytes:
 
 def _parsed(request: web.Request, settings: Settings, *, streamed: bool) -> _Asked:
     query = request.query
-    if set(query) - set(_PARAMETERS) or len(query) != len(set(query)):
-        raise Refusal("malformed_request", f"This list takes {', '.join(_PARAMETERS)}, each once.")
+    check_parameters(request, _PARAMETERS)
     after = query.get("after")
     if streamed:  # a client that reconnects sends its last id, and repeats the URL it began with
         after = request.headers.get("Last-Event-ID") or after

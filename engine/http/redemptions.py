@@ -14,7 +14,14 @@ from engine.api.outcomes import Refused
 from engine.api.problems import problem
 from engine.errors import Refusal
 from engine.http.auth import Access
-from engine.http.requests import idempotency_key, json_response, page_limit, read_admitted, response
+from engine.http.requests import (
+    check_parameters,
+    idempotency_key,
+    json_response,
+    page_limit,
+    read_admitted,
+    response,
+)
 from engine.http.routes import Route
 from engine.http.services import services_of
 from engine.ledger.record import STATES, RedemptionFilter
@@ -113,8 +120,7 @@ async def show_redemption(request: web.Request) -> web.Response:
 async def list_redemptions(request: web.Request) -> web.Response:
     """``GET /v1/redemptions?user=&campaign=&order=&from=&to=&state=&after=&limit=``."""
     services, query = services_of(request), request.query
-    if set(query) - set(_LIST_PARAMETERS) or len(query) != len(set(query)):
-        raise Refusal("malformed_request", f"This list takes {', '.join(_LIST_PARAMETERS)}, each once.")
+    check_parameters(request, _LIST_PARAMETERS)
     limit = page_limit(query.get("limit"), services.settings.page_limit_max)
     criteria = _filter(query, services.settings)
     page = await services.records.page(criteria, after=query.get("after"), limit=limit)

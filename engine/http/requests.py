@@ -18,6 +18,8 @@ from engine.http.auth import admit_again
 from engine.http.services import services_of
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from engine.api.outcomes import Outcome
     from engine.settings import Settings
     from engine.store.configuration import CachedKey
@@ -100,6 +102,17 @@ def response(request: web.Request, outcome: Outcome) -> web.Response:
     """Return the response for an outcome of the core."""
     status, body, retry_after_s = encode_outcome(outcome, services_of(request).settings.retry_after_s)
     return web.Response(status=status, body=body, headers=response_headers(status, retry_after_s))
+
+
+def check_parameters(request: web.Request, known: Collection[str]) -> None:
+    """Check that the query of a list has only ``known`` parameters, each at most once.
+
+    Raises:
+        Refusal: ``malformed_request``.
+    """
+    query = request.query
+    if set(query) - set(known) or len(query) != len(set(query)):
+        raise Refusal("malformed_request", f"This list takes {', '.join(known)}, each once.")
 
 
 def page_limit(text: str | None, most: int) -> int:
