@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from engine.cli.connect import all_pages, echo_json, run, run_change
+from engine.cli.options import json_option
 from engine.control import campaigns as definitions
 from engine.control.campaigns import Campaign, CampaignChange, NewCampaign
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from engine.control.change import ControlPlane
 
 NONE: Final = "none"
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _campaign = click.argument("campaign_id", metavar="CAMPAIGN")
 
 
@@ -55,7 +55,7 @@ def campaigns() -> None:
 @click.option("--starts-at", help="ISO 8601 with a time zone, such as 2030-01-31T09:00:00Z.")
 @click.option("--ends-at", help="ISO 8601 with a time zone.")
 @click.option("--active", is_flag=True, help="Activate it at once; otherwise it is a draft.")
-@_as_json
+@json_option
 def create(*, active: bool, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - the options above, by name
     """Create a campaign and print its id."""
     definition = definitions.define(NewCampaign(**options, state="active" if active else "draft"))
@@ -64,7 +64,7 @@ def create(*, active: bool, as_json: bool, **options: Any) -> None:  # noqa: ANN
 
 
 @campaigns.command("list")
-@_as_json
+@json_option
 def list_campaigns(*, as_json: bool) -> None:
     """List all campaigns, oldest first."""
 
@@ -84,7 +84,7 @@ def list_campaigns(*, as_json: bool) -> None:
 
 @campaigns.command()
 @_campaign
-@_as_json
+@json_option
 def show(campaign_id: str, *, as_json: bool) -> None:
     """Show one campaign."""
     campaign = run(lambda plane: definitions.get(plane, campaign_id))
@@ -107,7 +107,7 @@ def show(campaign_id: str, *, as_json: bool) -> None:
 @click.option("--budget", type=_Number())
 @click.option("--starts-at")
 @click.option("--ends-at")
-@_as_json
+@json_option
 def update(campaign_id: str, *, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - the options above, by name
     """Change a campaign; the value `none` removes a limit, a date or the amount."""
     given = {name: value for name, value in options.items() if value is not None}
@@ -126,7 +126,7 @@ def _to_state(name: str, state: str, help_text: str) -> None:
 
     @campaigns.command(name, help=help_text)
     @_campaign
-    @_as_json
+    @json_option
     def command(campaign_id: str, *, as_json: bool) -> None:
         changes = CampaignChange(state=state)
         campaign = run_change(lambda plane: definitions.update(plane, campaign_id, changes))

@@ -18,6 +18,7 @@ from engine.cli import single_codes
 from engine.cli.connect import echo_json, load_settings, run, run_change
 from engine.cli.files import STDOUT, opened
 from engine.cli.imports import discard_import, import_codes, list_problems
+from engine.cli.options import ACTOR, json_option, reason_option
 from engine.codes import mint_keys
 from engine.codes.formats import DEFAULT_FORMAT, FORMATS
 from engine.control import batches, voids
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from engine.settings import Settings
 
 PROGRESS_INTERVAL_S: Final = 2.0
-ACTOR: Final = "cli"
 _SERIALS: Final = re.compile(r"([0-9]{1,10})(?:-([0-9]{1,10}))?", re.ASCII)
 _out = click.option(
     "--out", default=STDOUT, show_default=True, metavar="FILE|-", help="Where to write the CSV."
@@ -114,8 +114,8 @@ def _add_void_command(name: str, help_text: str, *, void: bool) -> None:
         metavar="A-B",
         help="Only serials A to B of the batch, both included.",
     )
-    @click.option("--reason", required=True, help="Why; it is recorded.")
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    @reason_option
+    @json_option
     def command(
         code: str | None,
         batch_id: int | None,

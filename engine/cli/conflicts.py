@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from engine.cli.connect import echo_json, run
+from engine.cli.options import limit_option
 from engine.ledger import conflicts as ledger_conflicts
 from engine.times import shown_instant
 
@@ -15,7 +16,7 @@ from engine.times import shown_instant
     type=click.IntRange(0, ledger_conflicts.ID_MAX),
     help="Continue after the conflict with this id.",
 )
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+@limit_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 def conflicts(after: int | None, limit: int, *, as_json: bool) -> None:
     """List codes that were redeemed more often, or for a larger amount, than allowed; newest first."""

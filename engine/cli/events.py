@@ -10,9 +10,9 @@ import click
 import orjson
 
 from engine.cli.connect import load_settings, open_plane
+from engine.cli.options import event_filter_options
 from engine.errors import StoreUnavailable
 from engine.ledger import feed
-from engine.store.events import EVENT_TYPES
 
 if TYPE_CHECKING:
     from engine.control.change import ControlPlane
@@ -30,14 +30,7 @@ def events() -> None:
 
 @events.command()
 @click.option("--after", metavar="CURSOR", help="Continue after this cursor; default: from the first event.")
-@click.option(
-    "--type",
-    "types",
-    multiple=True,
-    type=click.Choice(sorted(EVENT_TYPES)),
-    help="Only this type; repeatable.",
-)
-@click.option("--campaign", "campaigns", multiple=True, help="Only this campaign; repeatable.")
+@event_filter_options
 @click.option("--limit", type=click.IntRange(1), help="Stop after this many events.")
 @click.option("--follow/--no-follow", default=True, help="Wait for new events, or stop at the newest.")
 def tail(

@@ -13,6 +13,7 @@ import click
 
 from engine.cli.connect import UNPUBLISHED, echo_json, run
 from engine.cli.files import STDOUT, opened, refuse_existing
+from engine.cli.options import ACTOR, json_option
 from engine.imports import records
 from engine.imports.importer import Importer, Upload
 from engine.imports.parser import Form, guess_form
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 PIECE_BYTES: Final = 65_536
 PROGRESS_INTERVAL_S: Final = 2.0
-ACTOR: Final = "cli"
 
 
 # The last line of the command reports a Redis error already.
@@ -47,7 +47,7 @@ logging.getLogger("engine.store.link").setLevel(logging.ERROR)
 )
 @click.option("--force", is_flag=True, help="Replace the report's file if it exists.")
 @click.option("--key", help="Idempotency key: the same import with the same key is made only once.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def import_codes(
     campaign_id: str,
     file: Path,

@@ -14,6 +14,7 @@ from engine.api.bodies import CheckRequest
 from engine.api.checks import check_amount, check_text
 from engine.api.outcomes import Refused
 from engine.cli.connect import echo_json, run
+from engine.cli.options import ACTOR, json_option, reason_option
 from engine.errors import Refusal, StoreUnavailable
 from engine.observability.metrics import Telemetry
 from engine.redemption.audited import correct
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from engine.control.change import ControlPlane
     from engine.redemption.core import Core
 
-ACTOR: Final = "cli"
 STDIN: Final = "-"
 _POLL_S: Final = 0.01
 code_argument = click.argument("code", metavar="CODE|-")
@@ -74,7 +74,7 @@ def declare(code: str, reason: str, *, void: bool) -> dict[str, Any]:
 @click.command()
 @code_argument
 @click.option("--user", help="Check the campaign's per-user limit for this user.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def check(code: str, user: str | None, *, as_json: bool) -> None:
     """Show how a redemption of CODE would end, without changing anything; - reads CODE from stdin."""
     text = typed(code)
@@ -107,8 +107,8 @@ def check(code: str, user: str | None, *, as_json: bool) -> None:
 @click.command()
 @code_argument
 @click.option("--amount", type=int, required=True, help="Amount to add, in minor units; may be negative.")
-@click.option("--reason", required=True, help="Why; it is recorded.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@reason_option
+@json_option
 def adjust(code: str, amount: int, reason: str, *, as_json: bool) -> None:
     """Add an amount to the balance of CODE and print the new balance; - reads CODE from stdin."""
     text = typed(code)

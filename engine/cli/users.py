@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import click
 
 from engine.cli.connect import echo_json, run
+from engine.cli.options import ACTOR, json_option
 from engine.control import erasure
 from engine.ledger import users as accounts
 
-ACTOR: Final = "cli"
 _user = click.argument("user", metavar="USER")
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
@@ -22,7 +19,7 @@ def users() -> None:
 
 @users.command()
 @_user
-@_as_json
+@json_option
 def show(user: str, *, as_json: bool) -> None:
     """Show a user: first and last seen, and totals for each campaign and currency."""
     account = run(
@@ -44,7 +41,7 @@ def show(user: str, *, as_json: bool) -> None:
 @users.command()
 @_user
 @click.option("--reason", help="Why; it is recorded.")
-@_as_json
+@json_option
 def erase(user: str, reason: str | None, *, as_json: bool) -> None:
     """Replace a user's name with a random pseudonym in the whole ledger, and print the pseudonym."""
     erased = run(lambda plane: erasure.erase(plane, user, actor=ACTOR, reason=reason)).value

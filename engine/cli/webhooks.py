@@ -7,17 +7,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from engine.cli.connect import all_pages, echo_json, run
-from engine.store.events import EVENT_TYPES
+from engine.cli.options import ACTOR, event_filter_options, json_option, limit_option
 from engine.times import shown_instant
 from engine.webhooks import changes, endpoints
 
 if TYPE_CHECKING:
     from engine.control.change import ControlPlane
 
-ACTOR = "cli"
 _webhook = click.argument("webhook_id", metavar="WEBHOOK")
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_limit = click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
 
 
 @click.group()
@@ -28,21 +25,14 @@ def webhooks() -> None:
 @webhooks.command()
 @click.option("--url", required=True, help="The URL to POST events to.")
 @click.option("--description", help="Description for people.")
-@click.option(
-    "--type",
-    "types",
-    multiple=True,
-    type=click.Choice(sorted(EVENT_TYPES)),
-    help="Only this type; repeatable.",
-)
-@click.option("--campaign", "campaigns", multiple=True, help="Only this campaign; repeatable.")
+@event_filter_options
 @click.option("--batch-max", type=int, help='Up to this many events in one message, as {"events": […]}.')
 @click.option(
     "--after",
     metavar="CURSOR",
     help="Start after this cursor, or at the `beginning`; default: only new events.",
 )
-@_as_json
+@json_option
 def create(*, as_json: bool, types: tuple[str, ...], campaigns: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - the options above, by name
     """Register an endpoint; print its id and its secret, which is shown only once."""
     new = changes.NewWebhook(types=list(types) or None, campaigns=list(campaigns) or None, **options)
@@ -54,7 +44,7 @@ def create(*, as_json: bool, types: tuple[str, ...], campaigns: tuple[str, ...],
 
 
 @webhooks.command("list")
-@_as_json
+@json_option
 def list_webhooks(*, as_json: bool) -> None:
     """List all endpoints, oldest first."""
 
@@ -74,7 +64,7 @@ def list_webhooks(*, as_json: bool) -> None:
 
 @webhooks.command()
 @_webhook
-@_as_json
+@json_option
 def show(webhook_id: str, *, as_json: bool) -> None:
     """Show one endpoint and its delivery progress."""
     webhook = run(lambda plane: endpoints.get(plane, webhook_id))
@@ -133,8 +123,8 @@ def delete(webhook_id: str) -> None:
 @webhooks.command()
 @_webhook
 @click.option("--message", help="Only attempts of the message with this webhook-id.")
-@_limit
-@_as_json
+@limit_option
+@json_option
 def attempts(webhook_id: str, message: str | None, limit: int, *, as_json: bool) -> None:
     """List the delivery attempts, newest first."""
     found = run(lambda plane: endpoints.attempts(plane, webhook_id, message=message, after=None, limit=limit))
@@ -148,8 +138,8 @@ def attempts(webhook_id: str, message: str | None, limit: int, *, as_json: bool)
 
 @webhooks.command("dead-letters")
 @_webhook
-@_limit
-@_as_json
+@limit_option
+@json_option
 def dead_letters(webhook_id: str, limit: int, *, as_json: bool) -> None:
     """List the messages that could not be delivered, newest first."""
     found = run(lambda plane: endpoints.dead_letters(plane, webhook_id, after=None, limit=limit))

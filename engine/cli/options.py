@@ -1,0 +1,37 @@
+"""Options that several commands have, and the name under which the commands are recorded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from engine.store.events import EVENT_TYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+ACTOR: Final = "cli"
+"""Who acts, in events and in the audit log."""
+
+json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+limit_option: Final = click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+reason_option: Final = click.option("--reason", required=True, help="Why; it is recorded.")
+
+_types: Final = click.option(
+    "--type",
+    "types",
+    multiple=True,
+    type=click.Choice(sorted(EVENT_TYPES)),
+    help="Only this type; repeatable.",
+)
+_campaigns: Final = click.option(
+    "--campaign", "campaigns", multiple=True, help="Only this campaign; repeatable."
+)
+
+
+def event_filter_options(command: F) -> F:
+    """Add ``--type`` and ``--campaign``, as ``types`` and ``campaigns``."""
+    return _types(_campaigns(command))
