@@ -21,8 +21,10 @@ from engine.control.change import ControlPlane
 from engine.database import Database
 from engine.settings import Settings
 from engine.store import keys
+from engine.store.configuration import SCOPES
 from persister.ingest.partitions import end_ms, month_of
 from persister.migrations import initialise, migrate
+from tests.support.deployment import engine_in_process
 from tests.support.hanging import pytest_timeout_set_timer  # noqa: F401 - pytest finds hooks by their names
 from tests.support.keyspace import complaints
 from tests.support.servers import RUN_TIMEOUT_S, Servers, run_aside
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from engine.postgres_types import Pool
+    from tests.support.deployment import Merchant
 
 IN_PROCESSES_OF_THEIR_OWN: Final = tuple(
     Path(__file__).parent / room
@@ -187,6 +190,13 @@ def settings(redis_url: str, database_url: str, shards: int, tmp_path: Path) -> 
 @pytest.fixture
 def plane(database: Database, redis: Redis, settings: Settings) -> ControlPlane:
     return ControlPlane(database, redis, settings)
+
+
+@pytest.fixture
+async def merchant(plane: ControlPlane) -> AsyncIterator[Merchant]:
+    """A client, with a key that may do everything, of a worker in this process."""
+    async with engine_in_process(plane, scopes=SCOPES) as merchant:
+        yield merchant
 
 
 # DELETE, not TRUNCATE: a test leaves few rows, and TRUNCATE costs far more.

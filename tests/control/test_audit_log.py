@@ -10,6 +10,7 @@ import pytest
 from engine.control import api_keys, audit_log, batches
 from engine.errors import StoreUnavailable
 from tests.support.deployment import engine_in_process, issue
+from tests.support.locks import until_waits_for_lock
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -110,10 +111,14 @@ async def ended(plane: ControlPlane, number: int, outcome: str) -> bool:
 async def test_what_cannot_be_recorded_is_not_exported(plane: ControlPlane, fresh_database_url: str) -> None:
     del fresh_database_url
     await issue(plane, 10)
-    async with engine_in_process(plane, scopes=("admin",)) as ops, plane.database.transaction() as connection:
+    async with (
+        engine_in_process(plane, scopes=("admin",)) as ops,
+        plane.database.connection() as watching,
+        plane.database.transaction() as connection,
+    ):
         await connection.execute("LOCK TABLE acts IN EXCLUSIVE MODE")
         pending = asyncio.create_task(ops.call("GET", "/v1/batches/0/codes"))
-        await wait_until_async(lambda: waits(plane))
+        await until_waits_for_lock(watching, "INSERT INTO acts%")
         assert not pending.done()
         await connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -122,16 +127,6 @@ async def test_what_cannot_be_recorded_is_not_exported(plane: ControlPlane, fres
         status, answer = await pending
         assert (status, answer["code"]) == (503, "store_unavailable")
     assert await recorded(plane, "export") == []
-
-
-async def waits(plane: ControlPlane) -> bool:
-    async with plane.database.connection() as connection:
-        return bool(
-            await connection.fetchval(
-                "SELECT count(*) FROM pg_stat_activity"
-                " WHERE wait_event_type = 'Lock' AND query LIKE 'INSERT INTO acts%'"
-            )
-        )
 
 
 async def test_an_export_whose_end_cannot_be_recorded_is_no_failure(

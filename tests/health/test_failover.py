@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis.asyncio import Redis
 
-from engine.bundled import run_directory
 from tests.support.deployment import engine_in_process, issue
 from tests.support.proxy import Proxy
-from tests.support.servers import ValkeyProcess, temporary_directory
+from tests.support.servers import ValkeyProcess, directory_of_servers
 from tests.support.streams import persisting
 from tests.support.waiting import wait_until_async
 
@@ -27,11 +25,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def own_directory() -> Iterator[Path]:
-    path = temporary_directory()
-    yield path
-    for name in ("first", "second"):
-        shutil.rmtree(run_directory(path / name), ignore_errors=True)
-    shutil.rmtree(path)
+    with directory_of_servers("first", "second") as path:
+        yield path
 
 
 @pytest.fixture

@@ -7,19 +7,17 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
-import pytest
-
 from engine.control import api_keys
 from engine.ledger.feed import Cursor
 from engine.ledger.feed_readers import Feed
+from engine.store.configuration import SCOPES
 from tests.support.deployment import Merchant, client_session, engine_in_process
-from tests.support.feed import SCOPES, add_events, page, streaming, whole_feed
+from tests.support.feed import add_events, page, streaming, whole_feed
 from tests.support.records import persist
 from tests.support.waiting import TIMEOUT_S, wait_until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
+    import pytest
     from redis.asyncio import Redis
 
     from engine.control.change import ControlPlane
@@ -28,12 +26,6 @@ if TYPE_CHECKING:
 
 LARGE_EVENTS: Final = 2000
 LARGE_KEY: Final = 8000
-
-
-@pytest.fixture
-async def merchant(plane: ControlPlane) -> AsyncIterator[Merchant]:
-    async with engine_in_process(plane, scopes=SCOPES) as merchant:
-        yield merchant
 
 
 async def test_readers_past_the_limit_are_refused_until_one_goes(plane: ControlPlane) -> None:

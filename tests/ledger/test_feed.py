@@ -13,15 +13,14 @@ from engine.database import Database
 from engine.errors import Refusal
 from engine.ledger.feed import BEGINNING, Cursor, newest, parse_cursor, read_page
 from engine.ledger.feed_readers import Feed, FeedFilter
+from engine.store.configuration import SCOPES
 from tests.support.deployment import Merchant, engine_in_process, issue
-from tests.support.feed import SCOPES, add_events, page, streaming, whole_feed
+from tests.support.feed import add_events, page, streaming, whole_feed
 from tests.support.records import persist
 from tests.support.streams import persisting
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from redis.asyncio import Redis
 
     from engine.control.change import ControlPlane
@@ -31,12 +30,6 @@ NAMES: Final = (
     *("id", "shard", "seq", "type", "redemption", "campaign", "batch", "serial", "last4", "user", "amount"),
     *("currency", "order", "key", "actor", "at"),
 )
-
-
-@pytest.fixture
-async def merchant(plane: ControlPlane) -> AsyncIterator[Merchant]:
-    async with engine_in_process(plane, scopes=SCOPES) as merchant:
-        yield merchant
 
 
 # Cursors

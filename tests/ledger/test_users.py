@@ -23,8 +23,6 @@ from tests.support.deployment import engine_in_process, issue
 from tests.support.records import Moving, ids, persist, whole_list
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from engine.postgres_types import Pool
     from tests.support.deployment import Merchant
 
@@ -51,12 +49,6 @@ NAMES: Final = (
 )
 SCOPES: Final = ("redeem", "read", "admin")
 NAME: Final = "Ann-Kathrin Müller"
-
-
-@pytest.fixture
-async def merchant(plane: ControlPlane) -> AsyncIterator[Merchant]:
-    async with engine_in_process(plane, scopes=SCOPES) as merchant:
-        yield merchant
 
 
 async def call(

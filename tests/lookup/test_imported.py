@@ -29,12 +29,6 @@ if TYPE_CHECKING:
 CODES: Final = [f"PRINTED-{number:05}-X" for number in range(100)]
 
 
-@pytest.fixture
-async def merchant(plane: ControlPlane) -> AsyncIterator[Merchant]:
-    async with engine_in_process(plane) as merchant:
-        yield merchant
-
-
 async def outcome_of(merchant: Merchant, code: str, **fields: Any) -> str:  # noqa: ANN401 - by their names
     status, body = await merchant.redeem(code, **fields)
     return "redeemed" if status == 200 else str(body["code"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
@@ -19,7 +19,7 @@ from persister.ingest.partitions import end_ms, month_of
 from persister.rebuild.rebuild import rebuild
 from persister.reconcile import conflicts
 from persister.reconcile.report import reconcile
-from tests.support.deployment import Merchant, engine_in_process, issue
+from tests.support.deployment import Merchant, issue
 from tests.support.ledger_rows import persisted, silent
 from tests.support.streams import persisting
 from tests.support.waiting import wait_until_async
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from engine.control.change import ControlPlane
     from persister.archive import Archived
 
-SCOPES: Final = ("redeem", "read", "admin", "events")
 pytestmark = pytest.mark.parametrize("shards", [2])
 
 
@@ -47,12 +46,6 @@ def next_month() -> datetime:
 @pytest.fixture(autouse=True)
 def conflicts_are_noted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conflicts, "KEEP_INTERVAL_S", 0.05)
-
-
-@pytest.fixture
-async def merchant(plane: ControlPlane) -> AsyncIterator[Merchant]:
-    async with engine_in_process(plane, scopes=SCOPES) as merchant:
-        yield merchant
 
 
 async def later(plane: ControlPlane) -> None:

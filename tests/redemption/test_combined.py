@@ -10,18 +10,12 @@ from redis.asyncio import Redis  # noqa: TC002 - the fixtures' type is read
 
 from engine.control.change import ControlPlane  # noqa: TC001 - likewise
 from engine.store import keys
-from tests.support.deployment import engine_in_process, issue
+from tests.support.deployment import issue
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
 
     from tests.support.deployment import Merchant
-
-
-@pytest.fixture
-async def merchant(plane: ControlPlane) -> AsyncIterator[Merchant]:
-    async with engine_in_process(plane) as merchant:
-        yield merchant
 
 
 async def combined(

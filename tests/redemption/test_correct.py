@@ -14,15 +14,7 @@ from engine.store import keys
 from tests.support.deployment import engine_in_process, issue
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from tests.support.deployment import Merchant
-
-
-@pytest.fixture
-async def merchant(plane: ControlPlane) -> AsyncIterator[Merchant]:
-    async with engine_in_process(plane, scopes=("redeem", "read", "admin")) as merchant:
-        yield merchant
 
 
 async def post(merchant: Merchant, path: str, *, key: str = "", **fields: object) -> tuple[int, Any]:

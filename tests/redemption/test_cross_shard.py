@@ -13,12 +13,10 @@ from engine.errors import OutcomeUnknown
 from engine.redemption import cross_shard
 from engine.store import keys
 from tests.support.cross_shard import combined, nothing_is_left, types
-from tests.support.deployment import engine_in_process, issue
+from tests.support.deployment import issue
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from engine.api.outcomes import Redeemed
     from tests.support.deployment import Merchant
 
@@ -26,12 +24,6 @@ if TYPE_CHECKING:
 @pytest.fixture
 def shards() -> int:
     return 3
-
-
-@pytest.fixture
-async def merchant(plane: ControlPlane) -> AsyncIterator[Merchant]:
-    async with engine_in_process(plane) as merchant:
-        yield merchant
 
 
 @pytest.mark.parametrize("key", ["", "k"])

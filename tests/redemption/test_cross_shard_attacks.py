@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis  # noqa: TC002 - the fixtures' type is read
@@ -14,11 +14,8 @@ from engine.errors import OutcomeUnknown
 from engine.redemption import cross_shard
 from engine.store import keys
 from tests.support.cross_shard import combined, nothing_is_left
-from tests.support.deployment import Merchant, engine_in_process, engine_of_processes, issue
+from tests.support.deployment import Merchant, engine_of_processes, issue
 from tests.support.waiting import wait_until_async
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 ROUNDS = 20
 
@@ -26,12 +23,6 @@ ROUNDS = 20
 @pytest.fixture
 def shards() -> int:
     return 3
-
-
-@pytest.fixture
-async def merchant(plane: ControlPlane) -> AsyncIterator[Merchant]:
-    async with engine_in_process(plane) as merchant:
-        yield merchant
 
 
 async def die(*_: object) -> None:

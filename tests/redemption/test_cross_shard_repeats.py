@@ -12,11 +12,9 @@ from engine.control.change import ControlPlane  # noqa: TC001 - likewise
 from engine.redemption import cross_shard
 from engine.store import keys
 from tests.support.cross_shard import combined, nothing_is_left, types
-from tests.support.deployment import engine_in_process, issue
+from tests.support.deployment import issue
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from engine.api.outcomes import Redeemed
     from tests.support.deployment import Merchant
 
@@ -24,12 +22,6 @@ if TYPE_CHECKING:
 @pytest.fixture
 def shards() -> int:
     return 2
-
-
-@pytest.fixture
-async def merchant(plane: ControlPlane) -> AsyncIterator[Merchant]:
-    async with engine_in_process(plane, scopes=("redeem", "read", "admin")) as merchant:
-        yield merchant
 
 
 async def test_a_code_that_is_used_whole_and_named_twice_is_refused(

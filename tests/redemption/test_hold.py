@@ -17,17 +17,9 @@ from tests.support.deployment import engine_in_process, issue
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from tests.support.deployment import Merchant
 
 NEVER_MS = 3_600_000
-
-
-@pytest.fixture
-async def merchant(plane: ControlPlane) -> AsyncIterator[Merchant]:
-    async with engine_in_process(plane, scopes=("redeem", "read", "admin")) as merchant:
-        yield merchant
 
 
 async def hold(

@@ -14,14 +14,16 @@ from aiohttp import web
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from persister.webhooks.main import run_deliverer
+from tests.support.running import running
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from engine.settings import Settings
 
-STOP_TIMEOUT_S: Final = 60.0
 TOLERANCE_S: Final = 300  # as in the Standard Webhooks specification
 
 
@@ -101,20 +103,9 @@ async def receiving(port: int = 0) -> AsyncIterator[Receiver]:
         await runner.cleanup()
 
 
-@contextlib.asynccontextmanager
-async def delivering(settings: Settings) -> AsyncIterator[asyncio.Event]:
+def delivering(settings: Settings) -> AbstractAsyncContextManager[asyncio.Event]:
     """Run a deliverer in this process; stop it in order at the end, and check that it ends."""
-    stop = asyncio.Event()
-    task = asyncio.create_task(run_deliverer(settings, settings.database_url, stop))
-    try:
-        yield stop
-        stop.set()
-        async with asyncio.timeout(STOP_TIMEOUT_S):
-            await task
-    finally:
-        task.cancel()
-        _, late = await asyncio.wait({task}, timeout=STOP_TIMEOUT_S)
-        assert not late, "the deliverer does not end"
+    return running(lambda stop: run_deliverer(settings, settings.database_url, stop))
 
 
 @dataclass

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from tests.support.deployment import Merchant
 
-SCOPES: Final = ("redeem", "read", "events", "admin")
 LINE_BYTES_MAX: Final = 2**20
 
 

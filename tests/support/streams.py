@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from engine.processes.process import _leash
 from engine.store import keys
 from engine.store.events import FIELDS
 from persister.main import run_persister
+from tests.support.running import STOP_TIMEOUT_S, running
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    import asyncio
+    from collections.abc import Mapping
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from redis.asyncio import Redis
 
     from engine.settings import Settings
-
-STOP_TIMEOUT_S: Final = 60.0
 
 
 def values(number: int, **changes: str) -> dict[str, str]:
@@ -117,20 +116,9 @@ class Ledger:
         assert (await self.offset())[2] == len(stream.ids)
 
 
-@contextlib.asynccontextmanager
-async def persisting(settings: Settings) -> AsyncIterator[asyncio.Event]:
+def persisting(settings: Settings) -> AbstractAsyncContextManager[asyncio.Event]:
     """Run a persister in this process; stop it in order at the end, and check that it ends."""
-    stop = asyncio.Event()
-    task = asyncio.create_task(run_persister(settings, settings.redis_url, settings.database_url, stop))
-    try:
-        yield stop
-        stop.set()
-        async with asyncio.timeout(STOP_TIMEOUT_S):
-            await task
-    finally:
-        task.cancel()
-        _, late = await asyncio.wait({task}, timeout=STOP_TIMEOUT_S)
-        assert not late, "the persister does not end"
+    return running(lambda stop: run_persister(settings, settings.redis_url, settings.database_url, stop))
 
 
 class PersisterProcess:

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import resource
-import shutil
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.bundled import run_directory
 from engine.store import keys
 from tests.support.deployment import engine_in_process, issue
-from tests.support.servers import ValkeyProcess, temporary_directory
+from tests.support.servers import own_valkey
 from tests.support.streams import Ledger, Stream, persisting
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from redis.asyncio import Redis
 
     from engine.control.change import ControlPlane
     from engine.settings import Settings
+    from tests.support.servers import ValkeyProcess
 
 _FULL = """
 CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -44,14 +42,6 @@ async def test_postgresql_whose_disk_is_full_is_waited_out_and_no_event_is_set_a
         await ledger.connection.execute("DROP TRIGGER full_disk ON ledger")
         await ledger.reaches(stream)
     assert await ledger.rejects() == {}
-
-
-@pytest.fixture
-def own_directory() -> Iterator[Path]:
-    path = temporary_directory()
-    yield path
-    shutil.rmtree(run_directory(path / "data"), ignore_errors=True)
-    shutil.rmtree(path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the files of another process")
@@ -88,11 +78,9 @@ async def test_redis_whose_disk_is_full_stops_before_it_acknowledges_what_it_can
 
 
 @pytest.fixture
-def valkey(own_directory: Path) -> Iterator[ValkeyProcess]:
-    process = ValkeyProcess(own_directory / "data")
-    process.start()
-    yield process
-    process.stop()
+def valkey() -> Iterator[ValkeyProcess]:
+    with own_valkey() as process:
+        yield process
 
 
 @pytest.fixture

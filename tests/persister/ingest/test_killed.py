@@ -12,9 +12,9 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
-import asyncpg
 import pytest
 
+from tests.support.locks import holding, until_waits_for_lock
 from tests.support.waiting import wait_until, wait_until_async
 
 if TYPE_CHECKING:
@@ -35,32 +35,9 @@ LOCK_ROWS = """DO $$ BEGIN
 END $$"""
 
 
-@contextlib.asynccontextmanager
-async def holding(database_url: str, statement: str) -> AsyncIterator[None]:
-    """Run a statement in a transaction that stays open, from a connection of its own."""
-    connection = await asyncpg.connect(database_url)
-    try:
-        async with connection.transaction():
-            await connection.execute(statement)
-            yield
-    finally:
-        await connection.close()
-
-
 async def waits_in(ledger: Ledger, statement: str) -> None:
     """Wait until a persister waits for a lock in a statement that begins so."""
-
-    async def waits() -> bool:
-        return bool(
-            await ledger.connection.fetchval(
-                """SELECT count(*) FROM pg_stat_activity
-                   WHERE application_name LIKE 'redeem-persister-%' AND datname = current_database()
-                     AND wait_event_type = 'Lock' AND upper(query) LIKE $1""",
-                f"{statement}%",
-            )
-        )
-
-    await wait_until_async(waits)
+    await until_waits_for_lock(ledger.connection, f"{statement}%", application="redeem-persister-%")
 
 
 @contextlib.asynccontextmanager
@@ -73,7 +50,7 @@ async def before_copy(database_url: str, ledger: Ledger, _: Stream) -> AsyncIter
 @contextlib.asynccontextmanager
 async def between_copy_and_offset(database_url: str, ledger: Ledger, _: Stream) -> AsyncIterator[Blocked]:
     async with holding(database_url, "SELECT 1 FROM ledger_offsets FOR UPDATE"):
-        yield lambda: waits_in(ledger, "%UPDATE LEDGER_OFFSETS")
+        yield lambda: waits_in(ledger, "%UPDATE ledger_offsets")
         assert await ledger.offset() == (0, 0, 0)
 
 

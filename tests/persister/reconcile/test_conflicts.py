@@ -26,19 +26,11 @@ from tests.support.streams import persisting
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from engine.control.change import ControlPlane
     from engine.ledger.conflicts import Conflict
 
 AS_IF_NEVER_LOOKED: Final = "DELETE FROM ledger_checks; DELETE FROM ledger_tallies; DELETE FROM conflicts"
 MONEY: Final[dict[str, Any]] = {"amount": 100, "currency": "EUR"}
-
-
-@pytest.fixture
-async def merchant(plane: ControlPlane) -> AsyncIterator[Merchant]:
-    async with engine_in_process(plane, scopes=("redeem", "read", "admin")) as merchant:
-        yield merchant
 
 
 async def forget(plane: ControlPlane) -> None:

@@ -17,7 +17,6 @@ from engine.store.idempotency import bucketed
 from persister.rebuild.rebuild import rebuild
 from persister.reconcile.findings import ReconciliationReport  # noqa: TC001 - fixtures' types are looked up
 from persister.reconcile.report import reconcile
-from tests.support.deployment import Merchant, engine_in_process
 from tests.support.ledger_rows import persisted, silent
 from tests.support.shoppers import Shopper, issue_all
 from tests.support.streams import persisting
@@ -26,18 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from engine.control.change import ControlPlane
-
-SCOPES: Final = ("redeem", "read", "admin")
+    from tests.support.deployment import Merchant
 
 
 async def audited(plane: ControlPlane, **changes: Any) -> ReconciliationReport:  # noqa: ANN401 - settings, by name
     return await reconcile(replace(plane.settings, **changes), {}, silent)
-
-
-@pytest.fixture
-async def merchant(plane: ControlPlane) -> AsyncIterator[Merchant]:
-    async with engine_in_process(plane, scopes=SCOPES) as merchant:
-        yield merchant
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import random
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import asyncpg
 import pytest
 from aiohttp import web
 
@@ -16,11 +15,10 @@ from engine.webhooks import changes, endpoints
 from engine.webhooks.changes import NewWebhook
 from tests.support.deployment import Process
 from tests.support.endpoints import Events, delivering, receiving
+from tests.support.locks import holding, until_waits_for_lock
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from engine.control.change import ControlPlane
     from engine.settings import Settings
     from tests.support.endpoints import Received
@@ -44,33 +42,6 @@ async def register(plane: ControlPlane, url: str, **fields: Any) -> str:  # noqa
     return (await changes.create(plane, new, actor="test")).value.webhook.id
 
 
-@contextlib.asynccontextmanager
-async def holding(database_url: str, statement: str) -> AsyncIterator[None]:
-    """Run a statement in a transaction that stays open, from a connection of its own."""
-    connection = await asyncpg.connect(database_url)
-    try:
-        async with connection.transaction():
-            await connection.execute(statement)
-            yield
-    finally:
-        await connection.close()
-
-
-async def waits_for_lock(ledger: Ledger) -> None:
-    """Until a deliverer waits in a statement that moves a cursor."""
-
-    async def waits() -> bool:
-        return bool(
-            await ledger.connection.fetchval(
-                """SELECT count(*) FROM pg_stat_activity
-                   WHERE application_name LIKE 'redeem-deliverer%' AND datname = current_database()
-                     AND wait_event_type = 'Lock' AND query LIKE '%UPDATE webhook_progress%'"""
-            )
-        )
-
-    await wait_until_async(waits)
-
-
 @pytest.mark.parametrize("batch_max", [None, 10])
 async def test_killed_between_send_and_commit_it_sends_the_same_again(
     plane: ControlPlane, settings: Settings, events: Events, ledger: Ledger, batch_max: int | None
@@ -91,7 +62,9 @@ async def test_killed_between_send_and_commit_it_sends_the_same_again(
         async with contextlib.AsyncExitStack() as locks:
             with Process(settings, DELIVERER) as deliverer:
                 await receiver.has(1)
-                await waits_for_lock(ledger)
+                await until_waits_for_lock(
+                    ledger.connection, "%UPDATE webhook_progress%", application="redeem-deliverer%"
+                )
                 deliverer.kill()
         assert (await endpoints.get(plane, webhook_id)).cursor == str(BEGINNING)
         await events.add(1)
