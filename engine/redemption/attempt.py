@@ -152,7 +152,7 @@ class Attempt(CallFields, PendingLookup):
 
     def still_allowed(self) -> bool:
         """Whether its API key is still valid. If not, the attempt is refused."""
-        if self.api_key is None or self.configuration.is_valid(self.api_key):
+        if self.configuration.is_valid(self.api_key):
             return True
         self.refused("unauthenticated")
         return False

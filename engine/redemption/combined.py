@@ -51,13 +51,6 @@ class Combined:
         for part in self._parts:
             part.write_to(call)
 
-    def still_allowed(self) -> bool:
-        """Whether its API key is still valid. If not, the attempt is refused."""
-        if self.api_key is None or self.dispatcher.configuration.is_valid(self.api_key):
-            return True
-        self.refused("unauthenticated")
-        return False
-
     def answered(self, answer: bytes) -> None:
         """Turn the script's answer into an outcome. If expired holds are in the way, end them and retry."""
         text = answer.decode()

@@ -23,7 +23,7 @@ from engine.store.call import Call
 if TYPE_CHECKING:
     from engine.observability.metrics import Telemetry
     from engine.settings import Settings
-    from engine.store.configuration import ConfigurationCache
+    from engine.store.configuration import CachedKey, ConfigurationCache
     from engine.store.link import Link
     from lua.loader import Script
 
@@ -37,6 +37,7 @@ class Queued(Protocol):
     """An attempt, as the batcher sees it."""
 
     deadline: float
+    api_key: CachedKey | None
 
     def write_to(self, call: Call) -> None:
         """Append the fields of the script's attempt."""
@@ -47,8 +48,8 @@ class Queued(Protocol):
     def failed(self, fault: Fault) -> None:
         """Take the fault; there is no answer."""
 
-    def still_allowed(self) -> bool:
-        """Whether it may be sent again after a configuration change. If not, it has answered itself."""
+    def refused(self, outcome: str) -> None:
+        """Take the refusal; the script was not called."""
 
 
 class Batcher:
@@ -117,7 +118,11 @@ class Batcher:
             self._loop.call_soon(self.dispatch)  # so that all attempts of this turn go together
 
     def dispatch(self) -> None:
-        """Send the next batch, if no call runs."""
+        """Send the next batch, if no call runs.
+
+        The call carries the version of the copy as it is now, and a shard accepts whatever carries the latest
+        version. So an attempt that was admitted under an earlier copy is checked against this one.
+        """
         if self._under_way or not self._queue or not self._link.ready:
             return
         if self._refresh and not self._refresh.done():
@@ -125,19 +130,27 @@ class Batcher:
         latest = self._loop.time() + self._patience_s
         batch: list[Queued] = []
         late: list[Queued] = []
+        revoked: list[Queued] = []
         while self._queue and len(batch) < self._batch_max:
             attempt = self._queue.popleft()
-            (batch if attempt.deadline > latest else late).append(attempt)
+            if attempt.deadline <= latest:
+                late.append(attempt)
+            elif self._configuration.is_valid(attempt.api_key):
+                batch.append(attempt)
+            else:
+                revoked.append(attempt)
         if batch:
-            self._under_way = batch
-            self._telemetry.batch_size(len(batch))
-            self._send()
+            self._send(batch)
+        for attempt in revoked:
+            attempt.refused("unauthenticated")
         self._fail_late(late)
 
-    def _send(self) -> None:
+    def _send(self, batch: list[Queued]) -> None:
+        self._under_way = batch
+        self._telemetry.batch_size(len(batch))
         self._sent_at = self._loop.time()
         try:
-            self._link.call(self._command(self._under_way), self._replied, self._fail_under_way)
+            self._link.call(self._command(batch), self._replied, self._fail_under_way)
         except StoreUnavailable as fault:
             self._fail_under_way(fault)
         except Exception:  # noqa: BLE001 - even after a bug of ours every attempt gets an answer
@@ -162,7 +175,8 @@ class Batcher:
                 self._refresh = asyncio.create_task(self._take_new_configuration())
             case [b"epoch", int(epoch)]:
                 self._epoch = epoch
-                self._send()
+                self._put_back()
+                self._next()
             case [b"unpublished"]:
                 self._fail_under_way(self._configuration.unpublished())
             case hiredis.ReplyError():
@@ -201,8 +215,6 @@ class Batcher:
                 await asyncio.sleep(STALE_RETRY_S)  # that shard has the new version, shard 0 not yet
         except Fault as fault:
             self._fail_all(fault)
-        else:
-            self._queue = deque(attempt for attempt in self._queue if attempt.still_allowed())
         self._loop.call_soon(self._next)
 
     def _put_back(self) -> None:

@@ -109,8 +109,10 @@ class ConfigurationCache:
         self.prefixes: frozenset[bytes] = frozenset()  # normalised
         self._voids: dict[int, VoidRanges] = {}  # by batch
 
-    def is_valid(self, api_key: CachedKey) -> bool:
-        """Whether a key is still known and not revoked."""
+    def is_valid(self, api_key: CachedKey | None) -> bool:
+        """Whether a key is still known and not revoked. None is the engine itself, which needs no key."""
+        if api_key is None:
+            return True
         known = self.api_keys.get(api_key.digest)
         return known is not None and not known.revoked
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from engine.observability.metrics import Telemetry
     from engine.settings import Settings
-    from engine.store.configuration import CachedKey, ConfigurationCache
+    from engine.store.configuration import ConfigurationCache
     from engine.store.keys import CodeLocation
     from lua.loader import Script
 
@@ -52,7 +52,6 @@ class Sendable(Queued, Protocol):
         """The script that decides it."""
 
     location: CodeLocation
-    api_key: CachedKey | None
     actor: str
     key: str | None
     idempotency_name: str

@@ -47,12 +47,12 @@ class Worker:
     """A core whose calls go through a proxy; ``redeem`` submits at once and answers a future."""
 
     def __init__(self, core: Core, sizes: Sizes, proxy: Proxy, api_key: CachedKey) -> None:
-        self.core, self.sizes, self.proxy, self._api_key = core, sizes, proxy, api_key
+        self.core, self.sizes, self.proxy, self.api_key = core, sizes, proxy, api_key
 
     def redeem(self, code: str) -> asyncio.Future[int]:
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         request = RedeemRequest(code=code, user="ann", amount=None, order=None)
-        attempt = Redemption(self.core.dispatcher, request, None, self._api_key)
+        attempt = Redemption(self.core.dispatcher, request, None, self.api_key)
         attempt.on_done = lambda outcome: answer.set_result(encode_outcome(outcome, 1)[0])
         self.core.submit(attempt, code)
         return answer
@@ -102,3 +102,24 @@ async def test_what_comes_during_a_call_goes_together(
     assert set(await asyncio.gather(*answers)) == {200}
     together = sorted(worker.sizes.seen[shards:], reverse=True)
     assert together == [*[BATCH_MAX] * 2 * shards, *[BATCH_MAX // 2] * shards]
+
+
+async def test_a_key_revoked_while_its_attempt_waits_is_refused(
+    plane: ControlPlane, worker: Worker, shards: int
+) -> None:
+    """The copy was refreshed for somebody else, so the next call carries the right version."""
+    _, codes = await issue(plane, shards + 1)
+    configuration = worker.core.configuration
+    await configuration.refresh()
+    shard_of = [keys.locate_code(serial, shards, None).shard for serial in range(shards + 1)]
+    running, waiting = (code for code, shard in zip(codes, shard_of, strict=True) if shard == shard_of[-1])
+    held = worker.proxy.rule = Calls(Way.TO_ENGINE, Fate.HOLD)
+    answered = worker.redeem(running)
+    await wait_until_async(lambda: held.seen == 1)
+    refused = worker.redeem(waiting)
+    for _ in range(DECODING_TURNS):
+        await asyncio.sleep(0)
+    await api_keys.revoke(plane, worker.api_key.id)
+    await configuration.refresh()
+    worker.proxy.release()
+    assert [await answered, await refused] == [200, 401]
