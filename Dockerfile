@@ -11,13 +11,13 @@ FROM ${PYTHON} AS build
 WORKDIR /src
 RUN python -m venv /opt/redeem
 COPY requirements.lock ./
-RUN /opt/redeem/bin/python -m pip install --no-cache-dir --no-deps --only-binary :all: --require-hashes -r requirements.lock
+RUN /opt/redeem/bin/python -m pip --disable-pip-version-check install --no-cache-dir --no-deps --only-binary :all: --require-hashes -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY engine engine
 COPY lua lua
 COPY persister persister
 COPY loadtest loadtest
-RUN /opt/redeem/bin/python -m pip install --no-cache-dir --no-deps --no-build-isolation . \
+RUN /opt/redeem/bin/python -m pip --disable-pip-version-check install --no-cache-dir --no-deps --no-build-isolation . \
  && /opt/redeem/bin/python -m pip check \
  && /opt/redeem/bin/python -m pip uninstall --quiet --yes setuptools pip
 
