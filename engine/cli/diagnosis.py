@@ -22,6 +22,7 @@ from redis.exceptions import (
 
 from engine.cli.connect import server_urls
 from engine.codes import mint_keys
+from engine.control import mint_key_checks
 from engine.control.publishing import NO_STREAM
 from engine.errors import StoreUnavailable
 from engine.health import redis_checks
@@ -201,13 +202,14 @@ async def _deployment(servers: _Servers) -> list[Finding]:
     """Compare the settings with the deployment, and each shard with its ledger."""
     settings, database = servers.settings, servers.database
     if database is None:
-        return [_mint_keys(settings, [])]
+        return [_mint_keys(settings, [], {})]
     try:
         deployment = await database.fetchrow(_CONTROL["deployment"])
         in_use = [row["mint_key"] for row in await database.fetch(_SQL["mint_keys"])]
+        checks = await mint_key_checks.check_values(database)
     except asyncpg.UndefinedTableError:
-        deployment, in_use = None, []
-    found = [_mint_keys(settings, in_use)]
+        deployment, in_use, checks = None, [], {}
+    found = [_mint_keys(settings, in_use, checks)]
     if deployment is None:
         return [*found, Finding("deployment", Verdict.WRONG, "not initialised", "redeem init")]
     shards = deployment["shards"]
@@ -228,9 +230,9 @@ async def _deployment(servers: _Servers) -> list[Finding]:
     return found
 
 
-def _mint_keys(settings: Settings, in_use: list[str]) -> Finding:
+def _mint_keys(settings: Settings, in_use: list[str], checks: dict[str, bytes]) -> Finding:
     try:
-        there = set(mint_keys.from_settings(settings).by_name)
+        there = mint_keys.from_settings(settings).by_name
     except (mint_keys.MintKeyError, OSError) as error:
         if not in_use and not settings.mint_keys and not settings.mint_keys_path.exists():
             return Finding("mint keys", Verdict.WARNING, "none yet", "redeem init")
@@ -239,6 +241,9 @@ def _mint_keys(settings: Settings, in_use: list[str]) -> Finding:
     if missing:
         says = f"missing: {', '.join(missing)}; their codes cannot be redeemed here"
         return Finding("mint keys", Verdict.WRONG, says, "copy them from another machine or from a backup")
+    if other := mint_key_checks.other_keys(checks, there):
+        do = "restore the mint keys of this deployment from another machine or from a backup"
+        return Finding("mint keys", Verdict.WRONG, mint_key_checks.says(other), do)
     return Finding("mint keys", Verdict.OK, f"{', '.join(sorted(there))}")
 
 

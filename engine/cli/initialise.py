@@ -9,7 +9,7 @@ import asyncpg
 
 from engine.cli.connect import plane_on
 from engine.codes import mint_keys
-from engine.control import publishing
+from engine.control import mint_key_checks, publishing
 from engine.errors import Refusal, StoreUnavailable
 from persister import migrations
 
@@ -24,8 +24,8 @@ async def initialise(settings: Settings) -> None:
 
     Raises:
         Refusal: the mint keys of some batches are missing here.
+        StoreUnavailable: other keys have their names, or a server cannot be used.
         MigrationError: this version cannot use the database.
-        StoreUnavailable: a server cannot be used.
     """
     try:
         connection = await asyncpg.connect(settings.database_url, timeout=settings.database_timeout_s)
@@ -35,9 +35,10 @@ async def initialise(settings: Settings) -> None:
         await migrations.migrate(connection)
         await migrations.initialise(connection, settings.shards)
         in_use = {row["mint_key"] for row in await connection.fetch("SELECT DISTINCT mint_key FROM batches")}
+        _check_mint_keys(settings, in_use)
+        await mint_key_checks.record_older(connection, mint_keys.from_settings(settings).by_name)
     finally:
         await connection.close()
-    _check_mint_keys(settings, in_use)
     async with plane_on(settings) as plane:
         await publishing.publish(plane.redis, plane.database)
 

@@ -23,7 +23,9 @@ from engine.cli.connect import plane_on, server_urls
 from engine.cli.initialise import initialise
 from engine.cli.rebuild import rebuild_and_publish
 from engine.cli.servers import start_servers
-from engine.errors import StoreBehind
+from engine.codes import mint_keys
+from engine.control import mint_key_checks
+from engine.errors import StoreBehind, StoreUnavailable
 from engine.health.redis_checks import require_safe
 from engine.observability.logs import log_to_stderr
 from engine.processes.process import Child
@@ -85,6 +87,7 @@ def serve(**options: Any) -> None:  # noqa: ANN401 - options of several types
 
     async def plan(supervisor: Supervisor) -> None:
         await _require_safe(settings)
+        await _require_mint_keys(settings)
         await supervisor.start(_workers(supervisor, settings, front_end))
         click.echo(f"ready {front_end.url}")
 
@@ -142,6 +145,23 @@ async def _require_safe(settings: Settings) -> None:
             await require_safe(plane.redis, settings)
     if settings.durability != "disk":
         _log.warning("REDEEM_DURABILITY accepts a Redis that may lose acknowledged redemptions")
+
+
+async def _require_mint_keys(settings: Settings) -> None:
+    """Refuse mint keys that are not the deployment's. If PostgreSQL is down, the workers' readiness tells.
+
+    Raises:
+        StoreUnavailable: other keys have the names of those that codes were issued under.
+    """
+    by_name = mint_keys.from_settings(settings).by_name
+    async with plane_on(settings) as plane:
+        try:
+            async with plane.database.connection() as connection:
+                checks = await mint_key_checks.check_values(connection)
+        except StoreUnavailable as fault:
+            _log.warning("cannot check the mint keys now", extra={"reason": str(fault)})
+            return
+    mint_key_checks.require(checks, by_name)
 
 
 async def _initialise(settings: Settings) -> None:

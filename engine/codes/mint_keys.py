@@ -12,6 +12,7 @@ shows a key.
 from __future__ import annotations
 
 import fcntl
+import hmac
 import os
 import re
 import secrets
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from engine.settings import Settings
 
 KEY_BYTES: Final = 32
+CHECK_BYTES: Final = 16
 FILE_BYTES_MAX: Final = 65_536
 
 _FILE_MODE: Final = 0o600
@@ -80,6 +82,14 @@ def from_text(text: str) -> MintKeys:
     items = ((number, item.strip()) for number, item in enumerate(text.split(","), 1))
     pairs = ((number, item.partition(":")[::2]) for number, item in items if item)
     return _collect("the mint key setting", pairs, "entry")
+
+
+def check_value(key: bytes) -> bytes:
+    """The value by which a key is recognised: HMAC-SHA256 of a constant, 16 bytes.
+
+    A key has 256 random bits, so the value tells nothing about it, and it checks no code.
+    """
+    return hmac.digest(key, b"redeem mint key check v1", "sha256")[:CHECK_BYTES]
 
 
 def create_file(path: Path) -> str:

@@ -24,7 +24,7 @@ from engine.codes.formats import (
     normalise_prefix,
     refuse_guessable,
 )
-from engine.control import audit_log, campaigns
+from engine.control import audit_log, campaigns, mint_key_checks
 from engine.control.change import Change, Changed, ControlPlane, change
 from engine.errors import Fault, Refusal, StoreUnavailable
 from engine.queries import queries
@@ -116,6 +116,7 @@ async def mint(
         campaign = await campaigns.find(under.connection, campaign_id)
         if campaign.state == "ended":
             raise Refusal("campaign_ended", "The campaign has ended: it gets no more codes.")
+        await mint_key_checks.use(under.connection, keys.current, keys.by_name)
         issued = await under.connection.fetchval(_SQL["issued"], new.format)
         try:
             chance = refuse_guessable(FORMATS[new.format], issued + new.count)
@@ -211,9 +212,12 @@ async def exporting(
     at the end.
 
     Raises:
-        StoreUnavailable: the export cannot be recorded; nothing may be exported.
+        StoreUnavailable: the export cannot be recorded, or the batch was issued under another mint key of
+            this name; nothing may be exported.
     """
+    keys = load_mint_keys(plane.settings)
     async with plane.database.transaction() as connection:
+        await mint_key_checks.require_same(connection, keys.by_name, {batch.mint_key})
         act_id = await audit_log.record(
             connection,
             act="export",

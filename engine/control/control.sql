@@ -22,7 +22,10 @@ SELECT id, kind, state, amount, currency, max_uses, stock, per_user_limit, budge
 FROM campaigns WHERE version > $1;
 
 -- name: batches_since
-SELECT id, campaign, count, format, prefix, mint_key, version FROM batches WHERE version > $1;
+SELECT b.id, b.campaign, b.count, b.format, b.prefix, b.mint_key, b.version,
+       coalesce(encode(k.check_value, 'hex'), '') AS key_check
+FROM batches AS b LEFT JOIN mint_keys AS k ON k.name = b.mint_key
+WHERE b.version > $1;
 
 -- name: voids_since
 -- Ordered by version. The same range can be declared several times, so events are matched by count:

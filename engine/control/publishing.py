@@ -208,6 +208,7 @@ async def _rows(connection: Connection, shard: int, base: int) -> AsyncGenerator
                 format=row["format"],
                 prefix=row["prefix"],
                 mint_key=row["mint_key"],
+                key_check=row["key_check"],
             )
             yield _Row(row["version"], f"batch:{batch.id}", msgspec.json.encode(batch))
         async for row in connection.cursor(_SQL["voids_since"], base, prefetch=CHUNK_ROWS):

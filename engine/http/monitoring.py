@@ -48,8 +48,7 @@ async def readiness(request: web.Request) -> web.Response:
         await configuration.refresh()
     except StoreUnavailable as fault:
         configured = str(fault)
-    missing = core.missing_mint_keys
-    mint_keys = f"missing: {', '.join(sorted(missing))}" if missing else "ok"
+    mint_keys = core.mint_key_problem() or "ok"
     parts = {
         "redis": redis,
         "configuration": configured,

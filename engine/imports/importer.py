@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import asyncpg
 
 from engine.codes.digests import Digester, file_mac
-from engine.control import batches, campaigns
+from engine.control import batches, campaigns, mint_key_checks
 from engine.control.change import try_publish
 from engine.errors import Overloaded, Refusal, StoreUnavailable
 from engine.imports import records
@@ -120,6 +120,7 @@ class Importer:
             key_digest = hashlib.sha256(f"{upload.created_by}\0{upload.key}".encode()).digest()
         try:
             async with self._plane.database.transaction() as connection:
+                await mint_key_checks.require_same(connection, mint_keys)
                 campaign = await campaigns.find(connection, upload.campaign)
                 if key_digest:
                     row = await connection.fetchrow(_SQL["by_key"], key_digest)
@@ -129,15 +130,17 @@ class Importer:
                     raise Refusal("idempotency_key_reused")
                 if campaign.state == "ended" and not (row and row["state"] == "finished"):
                     raise Refusal("campaign_ended", "The campaign has ended: it gets no more codes.")
-                row = row or await connection.fetchrow(
-                    _SQL["insert"],
-                    upload.campaign,
-                    upload.form,
-                    current_key,
-                    key_digest,
-                    heads[current_key],
-                    upload.created_by,
-                )
+                if row is None:
+                    await mint_key_checks.use(connection, current_key, mint_keys)
+                    row = await connection.fetchrow(
+                        _SQL["insert"],
+                        upload.campaign,
+                        upload.form,
+                        current_key,
+                        key_digest,
+                        heads[current_key],
+                        upload.created_by,
+                    )
         except asyncpg.UniqueViolationError:
             row = None
         if row is None:

@@ -61,6 +61,7 @@ class Decoder:
 
     Attributes:
         missing: names of mint keys that batches use and this process does not have.
+        other: those of them under whose name this process has another key.
         imported_batches: how many batches are imported.
         digesters: one for each mint key of imported batches, those of the newest batches first.
     """
@@ -70,16 +71,17 @@ class Decoder:
         self._configuration = configuration
         self._taken_version = -1
         self._in_use: list[tuple[Format, str]] = []
+        self._key_names: frozenset[str] = frozenset()
+        self._digesters: dict[str, Digester] = {}
         self.missing: frozenset[str] = frozenset()
+        self.other: frozenset[str] = frozenset()
         self.imported_batches = 0
         self.digesters: list[Digester] = []
         self._take_keys()
 
     def find(self, codes: Sequence[list[Reading]]) -> list[Issued | None]:
         """Find the issued code of each list of readings, or None."""
-        # A missing mint key may have been added since, so its file is read again.
-        if self._taken_version != self._configuration.version or self.missing:
-            self._take_configuration()
+        self.refresh()
         found: list[Issued | None] = [None] * len(codes)
         for fmt, key_name in self._in_use:
             candidates = [
@@ -95,6 +97,11 @@ class Decoder:
                     if identity is not None:
                         found[at] = self._issued(identity, key_name, reading)
         return found
+
+    def refresh(self) -> None:
+        """Take the configuration, if it is newer or if mint keys are missing: one may have been added."""
+        if self._taken_version != self._configuration.version or self.missing:
+            self._take_configuration()
 
     def code_of(self, batch: int, serial: int) -> bytes | None:
         """The symbols of a minted code, without prefix; None if imported, or if its mint key is missing."""
@@ -122,6 +129,12 @@ class Decoder:
         batches = self._configuration.batches
         if any(batch.mint_key not in self._key_names for batch in batches.values()):
             self._take_rotated_keys()
+        self.other = frozenset(
+            batch.mint_key
+            for batch in batches.values()
+            if batch.key_check and self._checks.get(batch.mint_key, batch.key_check) != batch.key_check
+        )
+        self._key_names = frozenset(self._checks) - self.other
         in_use = {
             (batches[number].format, batches[number].mint_key): None
             for number in sorted(batches, reverse=True)
@@ -146,6 +159,7 @@ class Decoder:
 
     def _take_keys(self) -> None:
         by_name = mint_keys.from_settings(self._settings).by_name
+        self._checks = {name: mint_keys.check_value(key).hex() for name, key in by_name.items()}
         self._key_names = frozenset(by_name)
         self._codec = Codec(by_name)
         self._digesters = {name: Digester(key) for name, key in by_name.items()}

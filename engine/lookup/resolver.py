@@ -77,10 +77,14 @@ class Resolver:
         self._looking_up: asyncio.Task[None] | None = None
         self._confirming: asyncio.Task[None] | None = None
 
-    @property
-    def missing_mint_keys(self) -> frozenset[str]:
-        """Names of mint keys that batches use and this process does not have."""
-        return self._decoder.missing
+    def mint_key_problem(self) -> str:
+        """What is wrong with the mint keys of this process now; empty if nothing is."""
+        self._decoder.refresh()
+        other, missing = self._decoder.other, self._decoder.missing - self._decoder.other
+        problems = [f"missing: {', '.join(sorted(missing))}"] if missing else []
+        if other:
+            problems.append(f"not those of this deployment: {', '.join(sorted(other))}")
+        return "; ".join(problems)
 
     async def close(self) -> None:
         """Wait for the look-ups in flight, then disconnect."""
@@ -236,7 +240,7 @@ class Resolver:
 
     def _not_found(self, lookup: PendingLookup) -> None:
         """Refuse the look-up. If mint keys are missing here, fail it: the code may belong to one of them."""
-        if self.missing_mint_keys:
+        if self._decoder.missing:
             lookup.failed(StoreUnavailable("mint keys are missing"))
         else:
             could_be = lookup.readings or self._decoder.imported_batches

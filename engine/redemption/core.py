@@ -48,10 +48,9 @@ class Core:
         self._resolver = Resolver(dispatcher.settings, dispatcher.configuration)
         self._loop = asyncio.get_running_loop()
 
-    @property
-    def missing_mint_keys(self) -> frozenset[str]:
-        """Names of mint keys that batches use and this process does not have."""
-        return self._resolver.missing_mint_keys
+    def mint_key_problem(self) -> str:
+        """What is wrong with the mint keys of this process; empty if nothing is."""
+        return self._resolver.mint_key_problem()
 
     async def close(self) -> None:
         """Wait for the attempts in flight, then disconnect."""

@@ -57,6 +57,7 @@ class CachedBatch(msgspec.Struct, frozen=True):
     """A batch: serials 0 to ``count - 1`` were issued, in this format, under this mint key.
 
     If the format is ``IMPORTED``, the digests of its codes are keyed with a key derived from the mint key.
+    ``key_check`` is the mint key's check value, in hex; empty if it was not recorded yet.
     """
 
     id: int
@@ -65,6 +66,7 @@ class CachedBatch(msgspec.Struct, frozen=True):
     format: str
     prefix: str | None
     mint_key: str
+    key_check: str = ""
 
 
 class CachedVoid(msgspec.Struct, frozen=True):

@@ -237,6 +237,11 @@ async def test_what_is_missing_is_named_with_what_brings_it(
     await issue(plane, 1)
     other = MINT_KEYS.replace("k1:", "k9:")
     assert (await report(cli, REDEEM_MINT_KEYS=other)).wrong("mint keys", "missing: k1", "backup")
+    other = "k1:" + "11" * 32
+    found = await report(cli, REDEEM_MINT_KEYS=other)
+    assert found.wrong("mint keys", "not the keys that codes were issued under", "restore the mint keys")
+    for command in (("serve", "--port", "0"), ("init",)):
+        assert "others of these names: k1" in await cli.refused(*command, REDEEM_MINT_KEYS=other)
     assert (await report(cli, REDEEM_SHARDS="3")).wrong("deployment", "has 1 shards", "redeem rebuild")
     await redis.delete(keys.version(0))
     assert (await report(cli)).wrong("shard 0 configuration", "has no configuration", "redeem init")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.asyncio import Redis
 
+from engine.codes.mint_keys import check_value
 from engine.control import api_keys, batches, campaigns, change, publishing
 from engine.control.campaigns import CampaignChange, NewCampaign
 from engine.control.publishing import publish
@@ -94,7 +95,8 @@ async def test_a_worker_that_refreshes_knows_keys_campaigns_and_batches(plane: C
         made.id, "single", 500, "EUR", per_user_limited=True, pinned_shard=0
     )
     assert worker.batches[batch.id] == configuration.CachedBatch(
-        batch.id, made.id, 7, "base32-16", "SUMMER", "k1"
+        *(batch.id, made.id, 7, "base32-16", "SUMMER", "k1"),
+        key_check=check_value(bytes.fromhex("5a" * 32)).hex(),
     )
     await api_keys.revoke(plane, issued.api_key.id)
     await worker.refresh()
