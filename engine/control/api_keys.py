@@ -17,6 +17,7 @@ import msgspec
 from engine.control import audit_log
 from engine.control.campaigns import check_name
 from engine.control.change import Change, Changed, ControlPlane, change
+from engine.control.stored_texts import refuse_codes
 from engine.errors import Refusal
 from engine.queries import queries
 from engine.store import configuration
@@ -96,6 +97,7 @@ async def create(
     key = f"rk_{number}_{secrets.token_urlsafe(SECRET_BYTES)}"
 
     async def write(under: Change) -> IssuedKey:
+        await refuse_codes(under.connection, plane.settings, name=name)
         row = await under.connection.fetchrow(
             _SQL["insert"], f"key_{number}", name, digest(key), granted, under.version
         )

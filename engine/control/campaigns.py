@@ -17,6 +17,7 @@ from msgspec import UNSET, UnsetType
 
 from engine.api.checks import AMOUNT_MAX
 from engine.control.change import Change, Changed, ControlPlane, change
+from engine.control.stored_texts import refuse_codes
 from engine.errors import Refusal
 from engine.queries import queries
 from engine.times import parse_instant, shown_instant
@@ -201,6 +202,7 @@ async def create(plane: ControlPlane, definition: Definition) -> Changed[Campaig
     """Store a new campaign and publish it."""
 
     async def write(under: Change) -> Campaign:
+        await refuse_codes(under.connection, plane.settings, name=definition.name)
         number = await under.connection.fetchval(_SQL["next_number"])
         row = await under.connection.fetchrow(
             _SQL["insert"],
@@ -235,6 +237,8 @@ async def update(plane: ControlPlane, campaign_id: str, changes: CampaignChange)
         campaign = await find(under.connection, campaign_id)
         has_batches = await under.connection.fetchval(_SQL["has_batches"], campaign_id)
         revised = revise(campaign, changes, has_batches=has_batches)
+        if revised.name != campaign.name:
+            await refuse_codes(under.connection, plane.settings, name=revised.name)
         pinned_shard = campaign.pinned_shard
         if campaign.state == "draft" and not has_batches:
             pinned_shard = _number(campaign_id) % under.shards if revised.limited else None

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from engine.api.checks import check_text
 from engine.control import audit_log
 from engine.control.change import Changed, ControlPlane
+from engine.control.stored_texts import refuse_codes
 from engine.errors import Refusal, StoreUnavailable
 from engine.ledger.stream_tail import entry_position, ledger_offsets
 from engine.ledger.users import check_name
@@ -56,6 +57,8 @@ async def erase(plane: ControlPlane, user: str, *, actor: str, reason: str | Non
     if reason is not None:
         check_text("reason", reason, plane.settings.reason_length_max)
     check_name(user)
+    async with plane.database.connection() as connection:
+        await refuse_codes(connection, plane.settings, reason=reason)
     await _let_ledger_catch_up(plane)
     pseudonym = f"erased-{secrets.token_hex(PSEUDONYM_BYTES)}"
     timeout_s = plane.settings.erasure_timeout_s

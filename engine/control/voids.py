@@ -15,6 +15,7 @@ import msgspec
 from engine.api.checks import check_text
 from engine.control import audit_log, batches
 from engine.control.change import Change, Changed, ControlPlane, change
+from engine.control.stored_texts import refuse_codes
 from engine.errors import Refusal
 from engine.queries import queries
 from engine.store.void_ranges import VoidRanges
@@ -87,6 +88,7 @@ async def declare(
         )
 
     async def write(under: Change) -> Void:
+        await refuse_codes(under.connection, plane.settings, reason=declaration.reason, key=key)
         batch = await batches.find(under.connection, declaration.batch)
         first, last = _serials(declaration, batch)
         ranges = await _ranges(under.connection, batch.id)

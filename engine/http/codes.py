@@ -60,6 +60,7 @@ async def roll_back(request: web.Request) -> web.Response:
     if record["batch"] not in core.configuration.batches:
         await core.configuration.refresh()  # another worker redeemed it, with a newer configuration
     await core.refuse_code_of(record["batch"], record["serial"], key, asked.reason)
+    core.refuse_codes(reason=asked.reason)
     attempt = Rollback(core.dispatcher, redemption, record, asked, key=key, api_key=api_key)
     return response(request, await on_record(core, services.database, attempt, f"redemption:{redemption}"))
 

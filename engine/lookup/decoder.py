@@ -16,10 +16,11 @@ from engine.codes.codec import Codec
 from engine.codes.digests import Digester
 from engine.codes.formats import FORMATS, LAST_SYMBOLS, mask, normalise_prefix
 from engine.codes.mint_keys import MintKeyError
+from engine.codes.texts import Scanner, possible
 from engine.store.configuration import IMPORTED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from engine.codes.formats import Format
     from engine.settings import Settings
@@ -71,6 +72,8 @@ class Decoder:
         self._configuration = configuration
         self._taken_version = -1
         self._in_use: list[tuple[Format, str]] = []
+        self._formats: tuple[Format, ...] = ()
+        self._scanner = Scanner((), ())
         self._key_names: frozenset[str] = frozenset()
         self._digesters: dict[str, Digester] = {}
         self.missing: frozenset[str] = frozenset()
@@ -111,6 +114,32 @@ class Decoder:
         text = self._codec.code(cached.mint_key, FORMATS[cached.format], "", batch, serial)
         return text.replace("-", "").encode()
 
+    def contains_issued(self, texts: Iterable[str | None], *, anywhere: bool = False) -> bool:
+        """Whether one of the texts contains a minted code, with or without its prefix.
+
+        ``anywhere``: look at every part of the texts, not only at what is written like a code.
+        """
+        self.refresh()
+        for text in texts:
+            if not text or (len(text) < self._scanner.shortest and text.isascii()):
+                continue  # too short; other than ASCII may become longer: a ligature is several letters
+            candidates = possible(text, self._formats) if anywhere else self._scanner.likely(text)
+            if candidates and self._any_issued(candidates):
+                return True
+        return False
+
+    def _any_issued(self, candidates: list[tuple[Format, bytes]]) -> bool:
+        batches = self._configuration.batches
+        for fmt, key_name in self._in_use:
+            symbols = [symbols for candidate, symbols in candidates if candidate is fmt]
+            for identity in self._codec.decode_many(symbols, fmt, key_name) if symbols else ():
+                batch = batches.get(identity[0]) if identity else None
+                if batch is None or identity is None:
+                    continue
+                if identity[1] < batch.count and (batch.format, batch.mint_key) == (fmt.name, key_name):
+                    return True
+        return False
+
     def _issued(self, identity: tuple[int, int], key_name: str, reading: Reading) -> Issued | None:
         fmt, symbols, prefix = reading
         batch = self._configuration.batches.get(identity[0])
@@ -141,6 +170,8 @@ class Decoder:
         }
         usable = [(name, key) for name, key in in_use if key in self._key_names]
         self._in_use = [(FORMATS[name], key) for name, key in usable if name != IMPORTED]
+        self._formats = tuple({fmt: None for fmt, _ in self._in_use})
+        self._scanner = Scanner(self._formats, self._configuration.prefixes)
         self.imported_batches = sum(batch.format == IMPORTED for batch in batches.values())
         self.digesters = [self._digesters[key] for name, key in usable if name == IMPORTED]
         missing = frozenset(key for _, key in in_use) - self._key_names

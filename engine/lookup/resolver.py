@@ -19,7 +19,7 @@ from engine.lookup.decoder import Decoder
 from engine.lookup.imported import ImportedCodes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from engine.lookup.decoder import Issued, Reading
     from engine.settings import Settings
@@ -104,6 +104,10 @@ class Resolver:
         lookup.version = self._configuration.version
         lookup.deadline = self._loop.time() + self._settings.attempt_deadline_ms / 1000
         return len(normalised) >= self._settings.import_code_symbols_min
+
+    def contains_issued(self, texts: Iterable[str | None], *, anywhere: bool = False) -> bool:
+        """Whether one of the texts contains a minted code (``Decoder.contains_issued``)."""
+        return self._decoder.contains_issued(texts, anywhere=anywhere)
 
     def code_of(self, batch: int, serial: int) -> bytes | None:
         """The symbols of a minted code, without prefix; None if imported, or if its mint key is missing."""

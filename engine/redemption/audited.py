@@ -21,9 +21,10 @@ async def correct(core: Core, database: Database, attempt: Correction, code: str
     """Look up a typed code, then run a void, unvoid or adjustment on it with an entry in the audit log.
 
     Raises:
-        Refusal: there is no such code, or the reason contains it.
+        Refusal: there is no such code, or the reason contains it or another code.
         Fault: the code cannot be looked up, or the attempt cannot be recorded; nothing was done.
     """
+    core.refuse_codes(attempt.key, reason=attempt.reason)
     attempt.bind_code(await core.find(code, attempt.key, attempt.reason))
     return await on_record(core, database, attempt, f"code:{attempt.batch}:{attempt.serial}")
 

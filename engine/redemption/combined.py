@@ -103,6 +103,10 @@ async def redeem_together(
     )
     if refusals := {at: result for at, result in enumerate(lookups) if isinstance(result, str)}:
         return _counted(dispatcher, RefusedTogether(refusals))
+    try:
+        core.refuse_codes(request.user, request.order, key)
+    except Refusal as refusal:
+        return _counted(dispatcher, Refused(refusal.code, refusal.detail))
     if not core.configuration.is_valid(api_key):  # it may have been revoked during the look-ups
         return _counted(dispatcher, Refused("unauthenticated"))
     parts = [

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _SHORTEST_CODE: Final = min(fmt.length for fmt in FORMATS.values())
 _REPEATED: Final = "The code must not appear in another field or in the Idempotency-Key."
+_ANOTHER: Final = "A code must not appear in user, order, reason or Idempotency-Key."
 
 
 class Core:
@@ -66,6 +67,8 @@ class Core:
             attempt.refused("code_malformed")
         elif _repeats_code(attempt.normalised, attempt.user, attempt.order, attempt.key):
             attempt.finish("malformed_request", Refused("malformed_request", _REPEATED))
+        elif self._resolver.contains_issued((attempt.user, attempt.order, attempt.key)):
+            attempt.finish("malformed_request", Refused("malformed_request", _ANOTHER))
         else:
             try:
                 self._resolver.find(attempt)
@@ -115,6 +118,15 @@ class Core:
         self._resolver.find(lookup)
         return await lookup.answered
 
+    def refuse_codes(self, *stored: str | None, reason: str | None = None) -> None:
+        """Refuse texts to be stored that contain a minted code; in a reason, anywhere.
+
+        Raises:
+            Refusal: ``malformed_request``.
+        """
+        if self._resolver.contains_issued(stored) or self._resolver.contains_issued([reason], anywhere=True):
+            raise Refusal("malformed_request", _ANOTHER)
+
     async def refuse_code_of(self, batch: int, serial: int, *stored: str | None) -> None:
         """Refuse texts to be stored that contain the code of this batch and serial.
 
@@ -135,6 +147,7 @@ class Core:
             repeated = _repeats_code(code, *texts)
         if repeated:
             raise Refusal("malformed_request", _REPEATED)
+        self.refuse_codes(*texts)
 
 
 class _Lookup(PendingLookup):

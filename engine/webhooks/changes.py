@@ -16,6 +16,7 @@ from msgspec import UNSET, UnsetType
 from engine.api.checks import check_text
 from engine.control import audit_log
 from engine.control.change import Changed, ControlPlane
+from engine.control.stored_texts import refuse_codes
 from engine.errors import Refusal
 from engine.ledger.feed import BEGINNING, Cursor, newest, parse_cursor
 from engine.queries import queries
@@ -90,6 +91,7 @@ async def create(plane: ControlPlane, new: NewWebhook, *, actor: str) -> Changed
     after = None if new.after is None else _cursor(new.after)
 
     async def write(connection: Connection) -> WebhookWithSecret:
+        await refuse_codes(connection, settings, url=new.url, description=new.description)
         await connection.execute(_SQL["lock"])
         if await connection.fetchval(_SQL["count"]) >= settings.webhooks_max:
             raise _malformed(f"there are already {settings.webhooks_max} webhooks, which is the limit")
@@ -119,6 +121,8 @@ async def update(
         asked[name] = _sorted(asked[name])
 
     async def write(connection: Connection) -> Webhook:
+        texts = {name: asked.get(name) for name in ("url", "description")}
+        await refuse_codes(connection, plane.settings, **texts)
         row = await _lock(connection, webhook_id)
         await connection.execute(_SQL["update"], webhook_id, *(dict(row) | asked).values())
         await connection.execute(_SQL["try_again"], webhook_id)
