@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from engine.settings import Settings
 
 FAR_MS: Final = 2**62
+LATER: Final = datetime.now(UTC).year + 5
+"""A year whose months have no tables yet."""
 
 
 def ms(*when: int) -> int:
@@ -94,7 +96,7 @@ async def test_a_month_has_its_table_a_week_before_it_begins(
 async def test_writers_of_several_shards_make_a_month_once_and_nobody_waits_for_it(
     database_url: str, ledger: Ledger
 ) -> None:
-    moment = ms(2031, 5, 5)
+    moment = ms(LATER, 5, 5)
     connections = [await asyncpg.connect(database_url) for _ in range(6)]
     try:
         async with connections[5].transaction():  # someone reads, and writes, all the time
@@ -111,7 +113,7 @@ async def test_who_begins_to_write_does_not_wait_for_who_takes_months_out(
     database_url: str, ledger: Ledger
 ) -> None:
     """That takes as long as it takes to copy what stays; a persister may be started again meanwhile."""
-    moment = ms(2031, 5, 5)
+    moment = ms(LATER, 5, 5)
     await MonthPartitions(ledger.connection).ensure([moment])
     archiving = await asyncpg.connect(database_url)
     try:
@@ -120,7 +122,7 @@ async def test_who_begins_to_write_does_not_wait_for_who_takes_months_out(
             await ledger.connection.execute("SET lock_timeout = '1s'")
             await MonthPartitions(ledger.connection).ensure([moment])
             with pytest.raises(asyncpg.LockNotAvailableError):  # it is what would be waited for
-                await MonthPartitions(ledger.connection).ensure([ms(2032, 1, 1)])
+                await MonthPartitions(ledger.connection).ensure([ms(LATER + 1, 1, 1)])
     finally:
         await archiving.close()
 
@@ -128,18 +130,18 @@ async def test_who_begins_to_write_does_not_wait_for_who_takes_months_out(
 async def test_what_is_known_is_not_asked_for_again(settings: Settings, ledger: Ledger) -> None:
     async with open_ledger_writer(settings, settings.database_url, 0) as writer:
         months = writer._months
-        await months.ensure([ms(2031, 5, 5)])
-        await ledger.connection.execute("DROP TABLE ledger_2031_05")
-        await months.ensure([ms(2031, 5, 1), ms(2031, 5, 20)])
-        assert "ledger_2031_05" not in await tables(ledger)
-        await months.ensure([ms(2031, 4, 30)])  # from before what it knows
-        await months.ensure([ms(2031, 5, 20)])
-        assert {"ledger_2031_04", "ledger_2031_05"} <= (await tables(ledger)).keys()
+        await months.ensure([ms(LATER, 5, 5)])
+        await ledger.connection.execute(f"DROP TABLE {table_of(ms(LATER, 5, 5))}")
+        await months.ensure([ms(LATER, 5, 1), ms(LATER, 5, 20)])
+        assert table_of(ms(LATER, 5, 5)) not in await tables(ledger)
+        await months.ensure([ms(LATER, 4, 30)])  # from before what it knows
+        await months.ensure([ms(LATER, 5, 20)])
+        assert {table_of(ms(LATER, 4, 30)), table_of(ms(LATER, 5, 5))} <= (await tables(ledger)).keys()
 
 
 async def test_a_page_of_a_list_that_goes_over_months_reads_no_more_rows_than_it_may(ledger: Ledger) -> None:
     for month in (1, 2, 3):
-        begin = ms(2031, month, 1)
+        begin = ms(LATER, month, 1)
         await ledger.connection.execute("SELECT create_ledger_month($1)", begin)
         await ledger.connection.execute(
             "INSERT INTO ledger (shard, stream_ms, stream_seq, seq, type, redemption, campaign, batch,"
