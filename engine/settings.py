@@ -173,9 +173,21 @@ class Settings:
     conflict_interval_ms: int = _setting(
         500, "how often new rows of the ledger are searched for conflicts", least=1
     )
+    stream_kept_min: int = _setting(
+        10_000,
+        "newest stream entries that are kept although the ledger has them, for a PostgreSQL that comes back "
+        "older",
+        least=0,
+    )
+    stream_kept_s: int = _setting(
+        60,
+        "seconds for which a stream entry is kept although the ledger has it, up to stream_retained_max",
+        least=0,
+    )
     stream_retained_max: int = _setting(
-        100_000,
-        "maximum stream entries that are in the ledger and kept for consumer groups; older ones are trimmed",
+        500_000,
+        "maximum stream entries that are in the ledger and kept, for consumer groups or for the two settings "
+        "above; older ones are trimmed",
         least=0,
     )
     ledger_detach_days_min: int = _setting(

@@ -33,6 +33,12 @@ LAG_SECONDS: Final = Gauge(
     ["shard"],
     multiprocess_mode="mostrecent",
 )
+MISSING: Final = Gauge(
+    "redeem_ledger_missing_events",
+    "Entries that were trimmed from the stream and are not in the ledger.",
+    ["shard"],
+    multiprocess_mode="mostrecent",
+)
 PERSISTED: Final = Counter("redeem_persisted_events_total", "Rows written to the ledger.", ["shard"])
 REJECTED: Final = Counter("redeem_persister_rejects_total", "Entries kept in ledger_rejects.", ["shard"])
 UNREAD_TRIMMED: Final = Counter(

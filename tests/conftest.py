@@ -184,6 +184,8 @@ def settings(redis_url: str, database_url: str, shards: int, tmp_path: Path) -> 
         shards=shards,
         mint_keys=MINT_KEYS,
         demo=False,
+        stream_kept_min=0,  # a stream that the ledger has is empty
+        stream_kept_s=0,
     )
 
 

@@ -17,19 +17,19 @@ from redis.exceptions import (
     AuthenticationError,
     NoPermissionError,
     RedisError,
-    ResponseError,
 )
 
 from engine.cli.connect import server_urls
 from engine.codes import mint_keys
 from engine.control import mint_key_checks
-from engine.control.publishing import NO_STREAM
+from engine.control.publishing import missing_in_ledger
 from engine.errors import StoreUnavailable
 from engine.health import redis_checks
 from engine.health.redis_checks import Finding, Verdict
 from engine.health.redis_memory import used_percent
 from engine.queries import queries
 from engine.store import keys
+from engine.store.stream import read_facts
 from persister import migrations
 from persister.ownership import SHARD_LOCK_CLASS
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from engine.health.redis_checks import StoreFacts
     from engine.postgres_types import Connection
     from engine.settings import Settings
+    from engine.store.stream import StreamFacts
 
 ANSWER_TIMEOUT_S: Final = 5.0
 POSTGRESQL_VERSION_MIN: Final = 15
@@ -256,17 +257,15 @@ async def _shard(servers: _Servers, shard: int, version: int) -> AsyncIterator[F
     lag = 0
     if redis is not None:
         lag_s = 0.0
-        try:
-            stream: dict[str, Any] = await redis.xinfo_stream(keys.events(shard))
-            lag = int(stream["entries-added"]) - persisted
-            if lag > 0 and offset is not None:
-                lag_s = await _oldest_s(redis, shard, f"{offset['stream_ms']}-{offset['stream_seq']}")
-            yield _stream_clock(name, await _redis_time(redis), stream)
-        except ResponseError as error:
-            if NO_STREAM not in str(error):
-                raise
-            lag = -persisted
-        yield _ledger(name, lag, lag_s, rebuilding=bool(await redis.exists(keys.rebuilding(shard))))
+        facts = await read_facts(redis, shard)
+        lag = facts.added - persisted
+        if lag > 0 and offset is not None:
+            lag_s = await _oldest_s(redis, shard, f"{offset['stream_ms']}-{offset['stream_seq']}")
+        yield _stream_clock(name, await _redis_time(redis), facts)
+        if missing := await missing_in_ledger(redis, database, shard):
+            yield _hole(name, missing)
+        else:
+            yield _ledger(name, lag, lag_s, rebuilding=bool(await redis.exists(keys.rebuilding(shard))))
         yield _configured(name, int(await redis.get(keys.version(shard)) or 0), version)
     if owner is not None:
         says = f"{owner['application_name'] or 'a process'} writes the ledger, from {owner['address']}"
@@ -275,6 +274,11 @@ async def _shard(servers: _Servers, shard: int, version: int) -> AsyncIterator[F
         verdict = Verdict.WRONG if lag > 0 else Verdict.WARNING
         says = "no process writes the ledger"
         yield Finding(f"{name} persister", verdict, says, "redeem persist (`redeem up` runs one)")
+
+
+def _hole(name: str, missing: int) -> Finding:
+    says = f"the ledger has lost {missing} events that Redis had: redemptions are refused"
+    return Finding(f"{name} ledger", Verdict.WRONG, says, "restore a newer PostgreSQL")
 
 
 def _ledger(name: str, lag: int, lag_s: float, *, rebuilding: bool) -> Finding:
@@ -305,9 +309,8 @@ def _configured(name: str, version: int, target: int) -> Finding:
     return Finding(name, Verdict.WARNING, f"Redis has version {version}, PostgreSQL {target}", do)
 
 
-def _stream_clock(name: str, now_s: float, stream: dict[str, Any]) -> Finding:
-    newest = stream["last-generated-id"]
-    newest_s = int(newest.partition(b"-" if isinstance(newest, bytes) else "-")[0]) / 1000
+def _stream_clock(name: str, now_s: float, facts: StreamFacts) -> Finding:
+    newest_s = int(facts.last.partition(b"-")[0]) / 1000
     ahead_s = newest_s - now_s
     if ahead_s > CLOCK_S_WARNING:
         says = f"the newest event is {ahead_s:.0f} s in the future: the clock of Redis went back"

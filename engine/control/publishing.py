@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError
 
 from engine.errors import StoreBehind, StoreUnavailable
 from engine.queries import queries
-from engine.store import configuration, keys
+from engine.store import configuration, keys, stream
 from lua import loader
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ _PUBLISH: Final = loader.load(
     keys=("version_key", "events_key", "rebuilding_key"),
     arguments=("base", "target", "ledger_offset", "last", "records"),
 )
-NO_STREAM: Final = "no such key"
-"""Part of Redis's error text for a stream that does not exist."""
 _NO_OFFSET: Final = "0-0"
 _FIRST_VERSION: Final = 1  # of a deployment, before any change
 
@@ -111,13 +109,7 @@ async def check_given(redis: Redis, shard: int, persisted: int) -> None:
         StoreBehind: as ``check_kept``.
         RedisError, OSError: Redis cannot be asked.
     """
-    try:
-        stream: dict[str, Any] = await redis.xinfo_stream(keys.events(shard))
-        added = int(stream["entries-added"])
-    except ResponseError as error:
-        if NO_STREAM not in str(error):
-            raise
-        added = 0
+    added = (await stream.read_facts(redis, shard)).added
     if await redis.exists(keys.rebuilding(shard)):
         raise StoreBehind(f"shard {shard} is being rebuilt, or a rebuild was interrupted")
     if added < persisted:
@@ -125,6 +117,19 @@ async def check_given(redis: Redis, shard: int, persisted: int) -> None:
         raise StoreBehind(
             f"shard {shard} was given {added} events and the ledger holds {persisted}: Redis has lost some"
         )
+
+
+async def missing_in_ledger(redis: Redis, connection: Connection, shard: int) -> int:
+    """Return how many events of a shard were trimmed from the stream and are not in the ledger.
+
+    There are none, unless PostgreSQL came back without its latest transactions: only what is in the ledger is
+    trimmed. Redis is asked first and PostgreSQL second, so events that are persisted meanwhile do not count.
+
+    Raises:
+        RedisError, OSError: Redis cannot be asked.
+    """
+    removed = (await stream.read_facts(redis, shard)).removed
+    return max(0, removed - await persisted(connection, shard))
 
 
 async def shard_version(redis: Redis, shard: int) -> int:

@@ -1,8 +1,9 @@
-"""Checks that Redis is durable and has lost no events: on every reconnect, and periodically.
+"""Checks that Redis is durable, and that neither Redis nor the ledger has lost events.
 
-A Redis that comes back without its latest events would let redeemed codes be redeemed again (promise P8). So
-a new connection is used only after Redis was compared with the ledger, and only if Redis is configured not to
-lose what it acknowledges (promise P2).
+A Redis that comes back without its latest events would let redeemed codes be redeemed again; a ledger that
+comes back without them no longer knows who redeemed (promise P8). So a new connection is used only after
+Redis and ledger were compared, and only if Redis is configured not to lose what it acknowledges (promise P2).
+Both are checked again periodically.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
 
-from engine.control.publishing import check_given, persisted
+from engine.control.publishing import check_given, missing_in_ledger, persisted
 from engine.control.republishing import Health
 from engine.errors import Fault, StoreBehind
 from engine.health.redis_checks import StoreUnsafe, require_safe
@@ -35,6 +36,8 @@ class StoreWatch:
         self._plane = plane
         self._configuration = configuration
         self._persisted: dict[int, int] = {}  # by shard: how many events PostgreSQL last reported
+        self._unsafe: dict[str, str] = {}  # by part, why; empty if it is safe
+        self._missing: dict[int, int] = {}  # by shard: how many events the ledger lacked at the last answer
         self._unknown: list[str] = []
 
     async def verify(self, shard: int) -> None:
@@ -44,18 +47,11 @@ class StoreWatch:
         has lost events loses its configuration, too: every script then refuses with ``store_behind``.
 
         Raises:
-            StoreUnsafe: Redis may lose what it acknowledges.
+            StoreUnsafe: Redis may lose what it acknowledges, or the ledger has lost events.
             RedisError, OSError: Redis cannot be asked, so it cannot be used either.
         """
         await self._require_safe()
-        try:
-            async with asyncio.timeout(_ASK_TIMEOUT_S), self._plane.database.connection() as connection:
-                self._persisted[shard] = await persisted(connection, shard)
-        except (Fault, OSError, TimeoutError) as error:
-            _log.warning(
-                "cannot ask the ledger; comparing Redis with the ledger's last answer",
-                extra={"shard": shard, "reason": str(error)},
-            )
+        await self._require_whole_ledger(shard)
         try:
             await check_given(self._plane.redis, shard, self._persisted.get(shard, 0))
         except StoreBehind as fault:
@@ -67,27 +63,51 @@ class StoreWatch:
             self._configuration.store_behind = False
 
     async def keep_asking(self, reconnect: Callable[[], None]) -> None:
-        """Check Redis's configuration periodically, until cancelled. Call ``reconnect`` if it is unsafe."""
+        """Check Redis and ledger periodically, until cancelled. Call ``reconnect`` if they are unsafe."""
         while True:
             await asyncio.sleep(self._plane.settings.republish_interval_s)
             try:
                 await self._require_safe()
+                for shard in range(self._configuration.shards):
+                    await self._require_whole_ledger(shard)
             except StoreUnsafe:
                 reconnect()
             except (RedisError, OSError) as error:
                 _log.debug("Redis cannot be asked", extra={"reason": str(error)})
 
+    async def _require_whole_ledger(self, shard: int) -> None:
+        """Refuse a shard whose events the ledger has lost. What is true of it now may be the last answer."""
+        try:
+            async with asyncio.timeout(_ASK_TIMEOUT_S), self._plane.database.connection() as connection:
+                self._persisted[shard] = await persisted(connection, shard)
+                self._missing[shard] = await missing_in_ledger(self._plane.redis, connection, shard)
+        except (Fault, OSError, TimeoutError) as error:
+            _log.warning(
+                "cannot ask the ledger; comparing Redis with the ledger's last answer",
+                extra={"shard": shard, "reason": str(error)},
+            )
+        missing = self._missing.get(shard, 0)
+        says = f"the ledger of shard {shard} has lost {missing} events; restore a newer PostgreSQL"
+        self._note(f"shard {shard}", says if missing else "")
+        if missing:
+            raise StoreUnsafe(says)
+
+    def _note(self, part: str, unsafe: str) -> None:
+        """Note why a part is unsafe, or with an empty text that it is safe."""
+        if unsafe and self._unsafe.get(part) != unsafe:
+            _log.error("redemptions are refused: they may be lost", extra={"reason": unsafe})
+        self._unsafe[part] = unsafe
+        self._configuration.store_unsafe = "; ".join(filter(None, self._unsafe.values()))
+
     async def _require_safe(self) -> None:
         try:
             doubts = await require_safe(self._plane.redis, self._plane.settings)
         except StoreUnsafe as fault:
-            if self._configuration.store_unsafe != str(fault):
-                _log.error("redemptions are refused: Redis may lose them", extra={"reason": str(fault)})
-            self._configuration.store_unsafe = str(fault)
+            self._note("redis", str(fault))
             # It may be a primary that became a replica. A new connection may reach the new primary.
             await self._plane.redis.connection_pool.disconnect(inuse_connections=False)
             raise
-        self._configuration.store_unsafe = ""
+        self._note("redis", "")
         unknown = [f"{finding.check}: {finding.says}" for finding in doubts]
         if unknown and unknown != self._unknown:
             _log.warning("Redis may lose what it acknowledges", extra={"doubts": "; ".join(unknown)})

@@ -47,11 +47,19 @@ class NotInitialised(Exception):
 
 
 class LedgerOffset(NamedTuple):
-    """How far the ledger is: last stream entry, last row number, newest digest of the chain."""
+    """How far the ledger is.
+
+    Attributes:
+        id: of the last stream entry.
+        seq: number of the last row.
+        digest: newest of the chain.
+        entries: number of stream entries, among them those that became no row.
+    """
 
     id: StreamId
     seq: int
     digest: bytes = chain.CHAIN_BEGINNING
+    entries: int = 0
 
 
 class LedgerWriter:
@@ -80,7 +88,9 @@ class LedgerWriter:
             raise NotInitialised(f"the database has no shard {self._shard}")
         if row["shards"] != shards:
             raise NotInitialised(f"the deployment has {row['shards']} shards, the settings say {shards}")
-        return LedgerOffset(StreamId(row["stream_ms"], row["stream_seq"]), row["seq"], row["chain_digest"])
+        return LedgerOffset(
+            StreamId(row["stream_ms"], row["stream_seq"]), row["seq"], row["chain_digest"], row["entries"]
+        )
 
     async def write(self, entries: Entries, begin: LedgerOffset) -> tuple[LedgerOffset, list[Reject]]:
         """Write the entries that follow ``begin``. Returns the new offset and the rejected entries.
@@ -112,7 +122,12 @@ class LedgerWriter:
             async with self._connection.transaction():
                 if entries.events:
                     await self._copy(entries.records(self._shard, begin.seq + 1))
-                end = LedgerOffset(entries.last, begin.seq + len(entries.events), await linking)
+                end = LedgerOffset(
+                    entries.last,
+                    begin.seq + len(entries.events),
+                    await linking,
+                    begin.entries + entries.size,
+                )
                 await self._finish(entries.rejects, begin, end)
         finally:
             linking.cancel()
@@ -126,7 +141,7 @@ class LedgerWriter:
             await self._sift(rows, begin.seq, written, refused)
             rejects = sorted([*entries.rejects, *refused], key=lambda reject: reject.id)
             digest = await _link(begin.digest, list(zip(*written, strict=True)))
-            end = LedgerOffset(entries.last, begin.seq + len(written), digest)
+            end = LedgerOffset(entries.last, begin.seq + len(written), digest, begin.entries + entries.size)
             await self._finish(rejects, begin, end)
         return end, rejects
 

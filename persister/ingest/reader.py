@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ResponseError
 
 from engine.store import keys
+from engine.store.stream import StreamFacts, parse_facts
 from persister.ingest.entries import Entries, StreamId, decode_entries
 from persister.servers import REPLY_TIMEOUT_S
 
@@ -25,12 +25,16 @@ class StreamBehind(Exception):
     """Redis has lost entries that PostgreSQL holds. It must be rebuilt first."""
 
 
+class LedgerBehind(Exception):
+    """Entries were trimmed that PostgreSQL does not hold: it came back without its latest transactions."""
+
+
 @dataclass(frozen=True, slots=True)
 class StreamPage:
-    """The next entries of the stream, if any, and the length of the whole stream."""
+    """The next entries of the stream, if any, and the whole stream as it was when they were read."""
 
     entries: Entries | None
-    stream_length: int
+    stream: StreamFacts
 
 
 def open_stream_client(settings: Settings, redis_url: str) -> Redis:
@@ -63,25 +67,23 @@ class StreamReader:
         """
         most = count or self._entries_max
         page = await self._read_page(after, most)
-        entries, length = page.entries, page.stream_length
+        entries, stream = page.entries, page.stream
         while page.entries and page.entries.size == PAGE_ENTRIES and entries and entries.size < most:
             page = await self._read_page(entries.last, most - entries.size)
             entries = entries.followed_by(page.entries) if page.entries else entries
-        return StreamPage(entries, length)
+        return StreamPage(entries, stream)
 
     async def _read_page(self, after: StreamId, count: int) -> StreamPage:
         pipeline = self._client.pipeline(transaction=False)
         pipeline.xinfo_stream(self._key)
         pipeline.xrange(self._key, min=f"({after}", count=min(count, PAGE_ENTRIES))
-        stream, entries = await pipeline.execute(raise_on_error=False)
-        if isinstance(stream, ResponseError) and "no such key" in str(stream):
-            stream = {"length": 0, "last-generated-id": b"0-0"}
-        for reply in (stream, entries):
-            if isinstance(reply, Exception):
-                raise reply
-        if StreamId.parse(stream["last-generated-id"]) < after:
+        reply, entries = await pipeline.execute(raise_on_error=False)
+        stream = parse_facts(reply)
+        if isinstance(entries, Exception):
+            raise entries
+        if StreamId.parse(stream.last) < after:
             raise StreamBehind(f"{self._key} ends before {after}")
-        return StreamPage(decode_entries(entries) if entries else None, stream["length"])
+        return StreamPage(decode_entries(entries) if entries else None, stream)
 
     async def wait(self, after: StreamId) -> bool:
         """Wait at most ``persist_block_ms`` for an entry after ``after``. True: there is one."""

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from persister import metrics
 from persister.ingest.ledger_writer import NotInitialised, OffsetMoved, open_ledger_writer
-from persister.ingest.reader import StreamBehind, StreamReader, open_stream_client
+from persister.ingest.reader import LedgerBehind, StreamBehind, StreamReader, open_stream_client
 from persister.ingest.trimming import Trimmer
 from persister.servers import describe_error
 
@@ -49,10 +49,10 @@ class ShardPersister:
         self._stop = stop
         self._redis = open_stream_client(settings, redis_url)
         self._reader = StreamReader(self._redis, shard, settings)
-        self._trimmer = Trimmer(self._redis, shard, settings.persist_batch_max, settings.stream_retained_max)
+        self._trimmer = Trimmer(self._redis, shard, settings)
         self._writer: LedgerWriter | None = None
         self._owner = False
-        self._committed: StreamId | None = None  # as far as this process knows
+        self._committed: LedgerOffset | None = None  # as far as this process knows
         self._trouble: str | None = None
         self._failures = 0
 
@@ -81,7 +81,7 @@ class ShardPersister:
             if _is_cancelled():  # a client may turn a cancellation into an error of its own
                 raise asyncio.CancelledError from error
             self._log_failure(error)
-            return self._stop.is_set() and isinstance(error, StreamBehind)
+            return self._stop.is_set() and isinstance(error, StreamBehind | LedgerBehind)
         return True
 
     async def _serve(self) -> None:
@@ -116,27 +116,47 @@ class ShardPersister:
     async def _persist(self, writer: LedgerWriter) -> None:
         """Write entries while the next ones are read, until stopped and the stream is empty."""
         offset = await writer.offset(self._settings.shards)
-        self._committed = offset.id
-        page = await self._reader.read(offset.id)
-        await self._trimmer.trim(offset.id)
+        self._committed = offset
+        page = await self._read(offset.id)
+        await self._trimmer.trim(offset)
         while page.entries is not None or not self._stop.is_set():
             _heed_cancellation()
             self._observe(page)
             if page.entries is None:
                 self._log_recovery()
-                page = await self._idle(offset)
+                page = await self._idle(writer, offset)
             else:
                 offset, page = await self._write(writer, page.entries, offset)
         self._observe(page)
-        if self._trimmer.retained:
-            await self._trimmer.trim(offset.id)
+        await self._trimmer.trim(offset)
 
-    async def _idle(self, offset: LedgerOffset) -> StreamPage:
-        """Wait for new entries. If none arrive, trim the stream."""
+    async def _read(self, after: StreamId) -> StreamPage:
+        """Read the entries after ``after``: the offset, or the end of a write that is under way.
+
+        Raises:
+            StreamBehind: as ``StreamReader.read``.
+            LedgerBehind: entries are missing between ledger and stream.
+        """
+        page = await self._reader.read(after)
+        if self._committed is not None:
+            missing = max(0, page.stream.removed - self._committed.entries)
+            metrics.MISSING.labels(self._label).set(missing)
+            if missing:
+                raise LedgerBehind(f"{missing} events are missing after {self._committed.id}")
+        return page
+
+    async def _idle(self, writer: LedgerWriter, offset: LedgerOffset) -> StreamPage:
+        """Wait for new entries. If none arrive, look whether PostgreSQL is still the same, and trim.
+
+        Raises:
+            OffsetMoved: PostgreSQL has another offset: it came back older, or somebody else writes.
+        """
         news = await self._news(offset)
-        page = await self._reader.read(offset.id)
-        if page.entries is None and not news and self._trimmer.retained:
-            await self._trimmer.trim(offset.id)
+        page = await self._read(offset.id)
+        if page.entries is None and not news:
+            if await writer.offset(self._settings.shards) != offset:
+                raise OffsetMoved(f"the offset of shard {self._shard} is no longer {offset.id}")
+            await self._trimmer.trim(offset)
         return page
 
     async def _write(
@@ -148,27 +168,26 @@ class ShardPersister:
         """
         began = time.monotonic()
         full = entries.size >= self._settings.persist_batch_max
-        ahead = asyncio.create_task(self._trim_and_read(begin.id, entries.last)) if full else None
+        ahead = asyncio.create_task(self._trim_and_read(begin, entries.last)) if full else None
         try:
             end, rejects = await writer.write(entries, begin)
-            self._count(entries, rejects)
+            self._count(end, entries, rejects)
             if ahead is not None:
                 return end, await ahead
         finally:
             if ahead is not None:
                 await _drop(ahead)
         await self._pause(began + self._settings.persist_interval_ms / 1000 - time.monotonic())
-        return end, await self._trim_and_read(end.id, end.id)
+        return end, await self._trim_and_read(end, end.id)
 
-    async def _trim_and_read(self, committed: StreamId, after: StreamId) -> StreamPage:
-        if self._trimmer.due:
+    async def _trim_and_read(self, committed: LedgerOffset, after: StreamId) -> StreamPage:
+        if self._trimmer.is_due(committed):
             await self._trimmer.trim(committed)
-        return await self._reader.read(after)
+        return await self._read(after)
 
-    def _count(self, entries: Entries, rejects: list[Reject]) -> None:
+    def _count(self, end: LedgerOffset, entries: Entries, rejects: list[Reject]) -> None:
         self._log_recovery()
-        self._committed = entries.last
-        self._trimmer.committed(entries.size)
+        self._committed = end
         metrics.PERSISTED.labels(self._label).inc(entries.size - len(rejects))
         metrics.REJECTED.labels(self._label).inc(len(rejects))
         for reject in rejects:
@@ -204,7 +223,12 @@ class ShardPersister:
             await self._pause(delay_s * _jitter())
 
     def _observe(self, page: StreamPage) -> None:
-        self._show_lag(page.stream_length, page.entries.first if page.entries else None)
+        oldest = page.entries.first if page.entries else None
+        behind = page.stream.added - self._committed.entries if self._committed else 0
+        age_s = max(0.0, time.time() - oldest.ms / 1000) if oldest else 0.0
+        metrics.STREAM_LENGTH.labels(self._label).set(page.stream.length)
+        metrics.LAG_EVENTS.labels(self._label).set(max(0, behind))
+        metrics.LAG_SECONDS.labels(self._label).set(age_s)
 
     async def _watch(self) -> None:
         """Keep the lag metrics current while a write hangs or PostgreSQL is away."""
@@ -213,16 +237,9 @@ class ShardPersister:
             committed = self._committed
             if self._owner and committed is not None:
                 with contextlib.suppress(RedisError, OSError, StreamBehind):
-                    page = await self._reader.read(committed, 1)
+                    page = await self._reader.read(committed.id, 1)
                     if committed is self._committed:
                         self._observe(page)
-
-    def _show_lag(self, length: int, oldest: StreamId | None) -> None:
-        behind = max(0, length - self._trimmer.retained)
-        age_s = max(0.0, time.time() - oldest.ms / 1000) if oldest else 0.0
-        metrics.STREAM_LENGTH.labels(self._label).set(length)
-        metrics.LAG_EVENTS.labels(self._label).set(behind)
-        metrics.LAG_SECONDS.labels(self._label).set(age_s)
 
     def _log_failure(self, error: Exception) -> None:
         """Log a failure when it begins, not on each retry."""
@@ -253,6 +270,8 @@ _POSTGRES_TROUBLE: Final = (
 def _classify(error: Exception) -> tuple[str, int]:
     if isinstance(error, StreamBehind):
         return "Redis is behind the ledger: rebuild it", logging.ERROR
+    if isinstance(error, LedgerBehind):
+        return "the ledger has lost events that Redis had: restore a newer PostgreSQL", logging.ERROR
     if isinstance(error, OffsetMoved):
         return "another writer moved the offset", logging.ERROR
     if isinstance(error, NotInitialised):

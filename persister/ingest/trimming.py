@@ -1,17 +1,21 @@
 """Removes from a shard's stream the entries that the ledger holds. The key itself stays.
 
 It removes only entries below the committed offset, after the commit. An empty stream keeps its last id, so
-new ids go on from it. Entries that a consumer group has not read or acknowledged stay, up to a limit.
+new ids go on from it. The newest entries stay, for a PostgreSQL that comes back older, and so do entries that
+a consumer group has not read or acknowledged, up to a limit.
 """
 
 from __future__ import annotations
 
 import logging
+import time
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from redis.exceptions import ResponseError
 
 from engine.store import keys
+from engine.store.stream import parse_facts
 from persister import metrics
 from persister.ingest.entries import STREAM_BEGINNING, StreamId
 
@@ -20,11 +24,16 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
+    from engine.settings import Settings
+    from persister.ingest.ledger_writer import LedgerOffset
+
 logger = logging.getLogger(__name__)
 
 SEQUENCE_MAX: Final = 2**64 - 1
 WALK_ENTRIES: Final = 1000
-"""Entries in one reply while the stream is counted."""
+"""Entries in one reply while a place in the stream is looked for."""
+CHECKPOINTS: Final = 100
+"""``stream_kept_min`` is exact to this part of it."""
 
 
 class GroupFloor(NamedTuple):
@@ -34,69 +43,82 @@ class GroupFloor(NamedTuple):
     group: str
 
 
+class Checkpoint(NamedTuple):
+    """A committed offset of the past: how many entries the ledger had, and the id of the last of them."""
+
+    entries: int
+    id: StreamId
+
+
 class Trimmer:
-    """Trims one shard's stream.
+    """Trims one shard's stream, on a client of the shard's Redis.
 
-    Args:
-        client: of the shard's Redis.
-        shard: its number.
-        every: number of committed entries after which trimming is due.
-        retained_max: most entries kept for consumer groups.
-
-    Attributes:
-        retained: number of entries that are in the ledger and still in the stream.
+    Entries that the ledger has are kept as well: the newest ``stream_kept_min``, and those of the last
+    ``stream_kept_s`` seconds. A PostgreSQL that comes back older gets them again.
     """
 
-    def __init__(self, client: Redis, shard: int, every: int, retained_max: int) -> None:
+    def __init__(self, client: Redis, shard: int, settings: Settings) -> None:
         self._client = client
         self._key = keys.events(shard)
         self._shard = shard
-        self._every = every
-        self._retained_max = retained_max
-        self._gathered = 0
-        self._counted = False  # entries that an earlier owner left were not counted yet
+        self._every = settings.persist_batch_max
+        self._kept_min = settings.stream_kept_min
+        self._kept_s = settings.stream_kept_s
+        self._retained_max = settings.stream_retained_max
+        self._trimmed_at = 0  # entries in the ledger when it was last trimmed
+        self._checkpoints: deque[Checkpoint] = deque()
         self._warned = False
-        self.retained = 0
 
-    def committed(self, entries: int) -> None:
-        """Note that this many entries were committed to the ledger."""
-        self.retained += entries
-        self._gathered += entries
-
-    @property
-    def due(self) -> bool:
+    def is_due(self, committed: LedgerOffset) -> bool:
         """Whether to trim now, without waiting for an idle moment."""
-        return self._gathered >= self._every
+        return committed.entries - self._trimmed_at >= self._every
 
-    async def trim(self, committed: StreamId) -> int:
-        """Remove entries up to the committed one that no group needs. Returns their number."""
-        if committed == STREAM_BEGINNING:
+    async def trim(self, committed: LedgerOffset) -> int:
+        """Remove entries up to the committed one that nobody needs. Returns their number."""
+        if committed.id == STREAM_BEGINNING:
             return 0  # nothing is committed, so nothing can be removed
-        self._gathered = 0
-        known = self.retained  # more may be committed meanwhile, above the offset
+        self._trimmed_at = committed.entries
+        oldest = self._oldest_kept(committed)
         floor = await self._floor()
-        if floor is None or floor.id > committed:
-            removed = await self._remove_below(next_stream_id(committed))
-            self.retained -= known
-            self._counted, self._warned = True, False
-            return removed
-        return await self._trim_behind(floor, committed, known)
+        if floor is None or floor.id >= oldest:
+            self._warned = False
+            return await self._remove_below(oldest)
+        return await self._trim_behind(floor, committed)
 
-    async def _trim_behind(self, floor: GroupFloor, committed: StreamId, known: int) -> int:
-        """Remove entries below the floor, then the oldest beyond ``retained_max``."""
+    def _oldest_kept(self, committed: LedgerOffset) -> StreamId:
+        """The first id that stays, if there are no groups. Up to the first checkpoint everything stays."""
+        after = next_stream_id(committed.id)
+        if not (self._kept_min or self._kept_s):
+            return after
+        if not self._checkpoints or (
+            committed.entries - self._checkpoints[-1].entries >= max(1, self._kept_min // CHECKPOINTS)
+        ):
+            self._checkpoints.append(Checkpoint(committed.entries, committed.id))
+        by_time = StreamId(max(0, int((time.time() - self._kept_s) * 1000)), 0) if self._kept_s else after
+        kept = max(
+            min(self._after_all_but(self._kept_min, committed), by_time),
+            self._after_all_but(self._retained_max, committed),
+        )
+        while len(self._checkpoints) > 1 and next_stream_id(self._checkpoints[1].id) <= kept:
+            self._checkpoints.popleft()
+        return kept
+
+    def _after_all_but(self, newest: int, committed: LedgerOffset) -> StreamId:
+        """The id after the last checkpoint that at least ``newest`` committed entries follow."""
+        if not newest:
+            return next_stream_id(committed.id)
+        past = [point.id for point in self._checkpoints if committed.entries - point.entries >= newest]
+        return next_stream_id(past[-1]) if past else STREAM_BEGINNING
+
+    async def _trim_behind(self, floor: GroupFloor, committed: LedgerOffset) -> int:
+        """Remove entries below the floor, then the oldest beyond ``stream_retained_max``."""
         removed = await self._remove_below(floor.id)
-        if self._counted:
-            self.retained = max(0, self.retained - removed)
-        else:
-            kept = await self._count(committed)
-            self.retained += kept - known
-            self._counted = True
-        excess = self.retained - self._retained_max
+        stream = parse_facts(await self._client.xinfo_stream(self._key))
+        excess = committed.entries - stream.removed - self._retained_max
         if excess <= 0:
             self._warned = False
             return removed
-        lost = await self._remove_below(await self._place(excess, committed))
-        self.retained = max(0, self.retained - lost)
+        lost = await self._remove_below(await self._place(excess, committed.id))
         metrics.UNREAD_TRIMMED.labels(str(self._shard)).inc(lost)
         if lost and not self._warned:
             self._warned = True
@@ -126,10 +148,6 @@ class Trimmer:
 
     async def _remove_below(self, oldest: StreamId) -> int:
         return int(await self._client.xtrim(self._key, minid=str(oldest), approximate=False))
-
-    async def _count(self, committed: StreamId) -> int:
-        """Number of entries up to and including the committed one."""
-        return sum([len(page) async for page in self._walk(committed)])
 
     async def _place(self, number: int, committed: StreamId) -> StreamId:
         """The id of the entry at index ``number``, or the id after the committed one if there are fewer."""

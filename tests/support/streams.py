@@ -130,6 +130,8 @@ class PersisterProcess:
             "REDEEM_REDIS_URL": settings.redis_url,
             "REDEEM_DATABASE_URL": settings.database_url,
             "REDEEM_PERSIST_BLOCK_MS": "50",
+            "REDEEM_STREAM_KEPT_MIN": "0",
+            "REDEEM_STREAM_KEPT_S": "0",
             **more,
         }
         with log.open("ab") as output:

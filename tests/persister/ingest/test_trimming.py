@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from persister import metrics
 from persister.ingest.entries import STREAM_BEGINNING, StreamId
+from persister.ingest.ledger_writer import LedgerOffset
 from persister.ingest.reader import open_stream_client
 from persister.ingest.trimming import WALK_ENTRIES, Trimmer, next_stream_id
-from tests.support.streams import persisting
+from tests.support.streams import persisting, values
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -46,20 +48,29 @@ async def take(stream: Stream, count: int, group: str = GROUP) -> list[bytes]:
     return [entry for entry, _ in entries]
 
 
+def trimmer_of(client: Redis, settings: Settings, **changes: Any) -> Trimmer:  # noqa: ANN401 - settings, by name
+    """One that keeps no tail and has no bound, unless it is told so."""
+    return Trimmer(client, 0, dataclasses.replace(settings, **({"stream_retained_max": NO_BOUND} | changes)))
+
+
+def up_to(stream: Stream, entries: int) -> LedgerOffset:
+    """The offset of a ledger that has the first entries of the stream."""
+    return LedgerOffset(StreamId(*stream.ids[entries - 1]), entries, entries=entries)
+
+
 def lost() -> float:
     return float(metrics.UNREAD_TRIMMED.labels("0")._value.get())
 
 
 async def test_it_waits_for_what_a_group_has_not_read_or_not_acknowledged(
-    client: Redis, stream: Stream
+    client: Redis, settings: Settings, stream: Stream
 ) -> None:
-    trimmer = Trimmer(client, 0, every=7, retained_max=NO_BOUND)
+    trimmer = trimmer_of(client, settings)
     await stream.add(10)
-    committed = StreamId(*stream.ids[7])
-    trimmer.committed(8)
+    committed = up_to(stream, 8)
     await stream.redis.xgroup_create(stream.key, GROUP, id="0")
     assert await trimmer.trim(committed) == 0
-    assert not trimmer.due, "what is kept for others does not make it due again"
+    assert not trimmer.is_due(committed), "what is kept for others does not make it due again"
     first, second, third = await take(stream, 3)
     assert await trimmer.trim(committed) == 0
     await stream.redis.xack(stream.key, GROUP, first, third)
@@ -67,17 +78,17 @@ async def test_it_waits_for_what_a_group_has_not_read_or_not_acknowledged(
     assert (await left(stream))[0] == stream.ids[1]
     await stream.redis.xack(stream.key, GROUP, second)
     assert await trimmer.trim(committed) == 2
-    assert trimmer.retained == 5
     await stream.redis.xack(stream.key, GROUP, *await take(stream, 7))
     assert await trimmer.trim(committed) == 5, "not what is not committed, though the group is through"
     assert await left(stream) == stream.ids[8:]
-    assert trimmer.retained == 0
 
 
-async def test_the_group_that_is_furthest_behind_counts(client: Redis, stream: Stream) -> None:
-    trimmer = Trimmer(client, 0, every=7, retained_max=NO_BOUND)
+async def test_the_group_that_is_furthest_behind_counts(
+    client: Redis, settings: Settings, stream: Stream
+) -> None:
+    trimmer = trimmer_of(client, settings)
     await stream.add(10)
-    committed = StreamId(*stream.ids[-1])
+    committed = up_to(stream, 10)
     for group, done in (("a", 9), ("b", 3), ("c", 6)):
         await stream.redis.xgroup_create(stream.key, group, id="0")
         await stream.redis.xack(stream.key, group, *await take(stream, done, group))
@@ -90,19 +101,17 @@ async def test_the_group_that_is_furthest_behind_counts(client: Redis, stream: S
 
 @pytest.mark.parametrize("pending", [False, True])
 async def test_past_the_bound_the_oldest_go_all_the_same_and_it_is_told_once(
-    client: Redis, stream: Stream, caplog: pytest.LogCaptureFixture, *, pending: bool
+    client: Redis, settings: Settings, stream: Stream, caplog: pytest.LogCaptureFixture, *, pending: bool
 ) -> None:
-    trimmer = Trimmer(client, 0, every=7, retained_max=4)
+    trimmer = trimmer_of(client, settings, stream_retained_max=4)
     await stream.add(10)
     await stream.redis.xgroup_create(stream.key, GROUP, id="0")
     if pending:
         await take(stream, 10)
     before = lost()
-    trimmer.committed(6)
-    assert await trimmer.trim(StreamId(*stream.ids[5])) == 2
+    assert await trimmer.trim(up_to(stream, 6)) == 2
     assert await left(stream) == stream.ids[2:]
-    trimmer.committed(3)
-    assert await trimmer.trim(StreamId(*stream.ids[8])) == 3
+    assert await trimmer.trim(up_to(stream, 9)) == 3
     assert await left(stream) == stream.ids[5:]
     assert lost() - before == 5
     warnings = [record for record in caplog.records if "too far behind" in record.message]
@@ -110,31 +119,65 @@ async def test_past_the_bound_the_oldest_go_all_the_same_and_it_is_told_once(
     assert vars(warnings[0])["group"] == GROUP
 
 
-async def test_without_any_bound_left_nothing_that_is_committed_stays(client: Redis, stream: Stream) -> None:
-    trimmer = Trimmer(client, 0, every=7, retained_max=0)
+async def test_without_any_bound_left_nothing_that_is_committed_stays(
+    client: Redis, settings: Settings, stream: Stream
+) -> None:
+    trimmer = trimmer_of(client, settings, stream_retained_max=0)
     await stream.add(5)
     await stream.redis.xgroup_create(stream.key, GROUP, id="0")
-    trimmer.committed(4)
-    assert await trimmer.trim(StreamId(*stream.ids[3])) == 4
+    assert await trimmer.trim(up_to(stream, 4)) == 4
     assert await left(stream) == stream.ids[4:]
 
 
-async def test_a_new_owner_counts_what_is_kept(client: Redis, stream: Stream) -> None:
+async def test_a_new_owner_knows_what_is_kept(client: Redis, settings: Settings, stream: Stream) -> None:
     """More than one page of it, and more comes into the ledger before the first trimming."""
     count = 2 * WALK_ENTRIES + 10
     await stream.add(count)
     await stream.redis.xgroup_create(stream.key, GROUP, id="0")
-    trimmer = Trimmer(client, 0, every=7, retained_max=count - 50)
-    trimmer.committed(5)
-    assert await trimmer.trim(StreamId(*stream.ids[-41])) == 10
-    assert trimmer.retained == count - 50
+    trimmer = trimmer_of(client, settings, stream_retained_max=count - 50)
+    assert await trimmer.trim(up_to(stream, count - 40)) == 10
     assert await left(stream) == stream.ids[10:]
 
 
-async def test_a_stream_that_is_not_there_has_nothing_to_trim(client: Redis) -> None:
-    trimmer = Trimmer(client, 0, every=7, retained_max=4)
-    assert await trimmer.trim(STREAM_BEGINNING) == 0
-    assert await trimmer.trim(StreamId(1, 1)) == 0
+async def test_the_newest_entries_stay_though_the_ledger_has_them(
+    client: Redis, settings: Settings, stream: Stream
+) -> None:
+    trimmer = trimmer_of(client, settings, stream_kept_min=3)
+    await stream.add(10)
+    assert await trimmer.trim(up_to(stream, 5)) == 0, "before the first checkpoint nothing is known to be old"
+    assert await trimmer.trim(up_to(stream, 7)) == 0
+    assert await trimmer.trim(up_to(stream, 9)) == 5
+    assert await left(stream) == stream.ids[5:]
+    assert await trimmer.trim(up_to(stream, 10)) == 2
+    assert await left(stream) == stream.ids[7:]
+
+
+async def test_entries_stay_for_a_time_but_not_beyond_the_bound(
+    client: Redis, settings: Settings, stream: Stream
+) -> None:
+    trimmer = trimmer_of(client, settings, stream_kept_s=3600)
+    await stream.add(4)
+    assert await trimmer.trim(up_to(stream, 4)) == 0
+    old = trimmer_of(client, settings, stream_kept_s=3600, stream_retained_max=2)
+    assert await old.trim(up_to(stream, 2)) == 0
+    assert await old.trim(up_to(stream, 4)) == 2
+    assert await left(stream) == stream.ids[2:]
+
+
+async def test_entries_that_are_old_enough_go(client: Redis, settings: Settings, stream: Stream) -> None:
+    long_ago = int(time.time() * 1000) - 10_000
+    for number in range(3):
+        stream.ids.append(await stream.add_raw(dict(values(number)), f"{long_ago + number}-0"))
+    await stream.add(2)
+    trimmer = trimmer_of(client, settings, stream_kept_s=5)
+    assert await trimmer.trim(up_to(stream, 5)) == 3
+    assert await left(stream) == stream.ids[3:]
+
+
+async def test_a_stream_that_is_not_there_has_nothing_to_trim(client: Redis, settings: Settings) -> None:
+    trimmer = trimmer_of(client, settings, stream_retained_max=4)
+    assert await trimmer.trim(LedgerOffset(STREAM_BEGINNING, 0)) == 0
+    assert await trimmer.trim(LedgerOffset(StreamId(1, 1), 1, entries=1)) == 0
     assert next_stream_id(StreamId(1, 2**64 - 1)) == StreamId(2, 0)
 
 
