@@ -1,6 +1,7 @@
 """FF1 of NIST SP 800-38G: a keyed permutation of the strings of a given radix and length.
 
-Minting encrypts (batch, serial) with it, and the front end decrypts every code with it (DESIGN section 4).
+Minting encrypts (batch, serial) with it, and the front end decrypts every code with it (see the decision in
+docs/decisions/0001-computed-codes.md).
 There are two forms: one number at a time in plain integers, and many numbers at once in numpy, with one AES
 call per round for all of them.
 

@@ -1,7 +1,7 @@
 """The text form of codes: formats, normalisation, prefixes, masks, and the chance to guess a code.
 
 This is the first step of a redemption. It turns a typed text into symbols of a known format, or refuses it as
-malformed. It needs no key and no server (DESIGN section 4).
+malformed. It needs no key and no server.
 
 Base 32 is Crockford's: it has no I, L, O, U. O is read as 0, I and L as 1. Normalisation does not change U,
 because a vanity prefix may contain it. U is not a symbol of a code.

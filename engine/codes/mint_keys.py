@@ -1,7 +1,7 @@
 """Reads mint keys, creates key files, and adds new keys.
 
 Mint keys turn (batch, serial) into codes. They are kept outside both databases: in a file that only its owner
-can read, or in an environment variable (DESIGN section 4). Each batch names its key. New batches use the last
+can read, or in an environment variable. Each batch names its key. New batches use the last
 key; old keys stay in the file while their codes are in use. If a key is lost, every code minted under it is
 lost. So a file is always replaced as a whole, and it is on disk before the new key is reported.
 

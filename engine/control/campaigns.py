@@ -2,7 +2,7 @@
 
 Called from HTTP (``http.admin``) and from the command line (``cli.campaigns``). A campaign with limits
 across its codes is pinned to one shard, so that one script call sees all of its state. A campaign without
-such limits is spread over all shards (DESIGN section 5).
+such limits is spread over all shards.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class FeedEvent(NamedTuple):
     seq: int
 
     def document(self) -> dict[str, Any]:
-        """Return the JSON object of the feed and of webhooks (DESIGN section 7, a contract)."""
+        """Return the JSON object of the feed and of webhooks (docs/events.md)."""
         event = self.event
         return {
             "id": str(event.id),

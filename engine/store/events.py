@@ -1,4 +1,4 @@
-"""Reads entries of the event stream, and the ids of events (DESIGN section 7, a contract).
+"""Reads entries of the event stream, and the ids of events (docs/events.md).
 
 Every script writes the same fields in the same order, so Redis stores the field names once.
 """

@@ -40,6 +40,22 @@ def rewritten(page: str) -> str:
     return kept + NEW + "\n".join(rows.values()) + "\n" if rows else kept
 
 
+def test_every_promise_that_is_named_is_defined_in_the_readme() -> None:
+    defined = set(
+        re.findall(r"^\| (P\d+) \| \S", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    named = {
+        (promise, file)
+        for folder in ("engine", "persister", "loadtest", "tests", "docs", "lua")
+        for pattern in ("*.py", "*.lua", "*.sql", "*.md")
+        for file in (ROOT / folder).rglob(pattern)
+        for promise in re.findall(r"\bP(?:romise )?\d{1,2}\b", file.read_text(encoding="utf-8"))
+        if promise != "P0"
+    }
+    assert named
+    assert not {(promise, str(file)) for promise, file in named if promise not in defined}
+
+
 def test_settings_page_lists_every_setting_once_with_its_default() -> None:
     page = SETTINGS_PAGE.read_text(encoding="utf-8")
     written = [found[0] for found in ROW.finditer(page)]
