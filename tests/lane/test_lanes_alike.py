@@ -12,29 +12,26 @@ import json
 import re
 import socket
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import pytest
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from engine.control import api_keys
 from engine.http import redemptions
 from engine.http.services import services_of
-from engine.lane.connection import ClientConnection
-from engine.lane.protocol import FastLane
 from engine.store import keys
 from engine.store.events import FIELDS
-from engine.worker import serving
-from tests.support.bad_input import Raw, malformed_http, read_answer, wrong_bodies
-from tests.support.deployment import Merchant, client_session, engine_in_process, issue, wait_until_ready
+from tests.support.bad_input import Raw, malformed_http, wrong_bodies
+from tests.support.deployment import engine_in_process, issue
+from tests.support.lanes import Read
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    import pytest
     from aiohttp import web
     from redis.asyncio import Redis
 
@@ -49,31 +46,6 @@ BODY: Final = b'{"code": "<code>", "user": "ann"}'
 CODE_BYTES: Final = 19
 VARIES: Final = {"id", "campaign", "code", "redeemed_at"}  # between any two redemptions
 SAME: Final = ("type", "serial", "user", "amount", "currency", "order", "key")
-
-
-class Read:
-    """How many bytes the workers have read: so a piece is read by itself, before the next is sent."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.bytes = 0
-        self._depth = 0
-        for owner, name in (
-            *((FastLane, "data_received"), (ClientConnection, "data_received")),
-            *((FastLane, "resume"), (ClientConnection, "take_over")),  # in which the same bytes are passed on
-        ):
-            monkeypatch.setattr(owner, name, self._counting(getattr(owner, name), name == "data_received"))
-
-    def _counting(self, method: Any, counts: bool) -> Any:  # noqa: ANN401 - any of those above
-        def counting(protocol: Any, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - passed on
-            if counts and not self._depth:
-                self.bytes += len(arguments[0])
-            self._depth += 1
-            try:
-                return method(protocol, *arguments, **named)
-            finally:
-                self._depth -= 1
-
-        return counting
 
 
 @dataclass
@@ -411,34 +383,6 @@ async def test_who_vanishes_has_redeemed_all_the_same_once_and_is_told_so_the_ne
             assert (status, answer["replayed"]) == (200, True)
         assert both.by_aiohttp["requests"] == 0
         assert await both.check_effects() == 1
-
-
-@pytest.mark.parametrize("fast_lane", [True, False])
-async def test_what_is_in_flight_when_a_worker_stops_is_answered(
-    plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch, *, fast_lane: bool
-) -> None:
-    _, (code,) = await issue(plane, 1)
-    settings = replace(plane.settings, port=0, fast_lane=fast_lane)
-    key = (await api_keys.create(plane, "merchant", ["redeem"])).value.key
-    read = Read(monkeypatch)
-    async with client_session() as session, serving(settings, None) as port:
-        merchant = Merchant(session, f"http://{settings.host}:{port}", key)
-        await wait_until_ready(merchant)
-        raw = Raw(merchant)
-        assert (await raw.post(b"{}")).status == 400  # its key is known
-        await redis.client_pause(300)
-        reader, writer = await raw.connect()
-        data = raw.request(json.dumps({"code": code, "user": "ann"}).encode())
-        target = read.bytes + len(data)
-        writer.write(data)
-        await wait_until_async(lambda: read.bytes == target)
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-    answer = await read_answer(reader)
-    assert answer is not None
-    assert answer.status == 200
-    assert await reader.read() == b""
-    writer.close()
 
 
 NAMES: Final = st.sampled_from(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from engine.redemption.key_reservation import KeyReservation
-from tests.lua.test_redeem import Attempt, Shard, digest, shard
+from tests.support.scripts import Attempt, Shard, digest
 
-__all__ = ["shard"]  # the fixture
 FIRST = Attempt(key="k", fingerprint=b"request1")
 OTHER = Attempt(key="k", fingerprint=b"request2")
 

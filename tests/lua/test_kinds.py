@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from engine.store import keys
-from tests.lua.test_redeem import Attempt, Shard, serial, shard
+from tests.support.scripts import Attempt, Shard, serial
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-__all__ = ["shard"]  # the fixture
 AMOUNT_MAX = 2**53 - 1
 
 

@@ -11,8 +11,8 @@ from redis.exceptions import ResponseError
 from engine.store import keys
 from engine.store.events import decode
 from lua import loader
-from tests.lua.conftest import evaluate
 from tests.support.keyspace import snapshot
+from tests.support.scripts import evaluate
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

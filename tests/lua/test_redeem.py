@@ -6,180 +6,24 @@ where an edge must be met to the millisecond, one call asks many campaigns with 
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from redis.exceptions import ResponseError
 
-from engine.redemption.redeem import Redemption
 from engine.store import keys
-from engine.store.call import SIGNATURE, pack_fields
 from engine.store.events import FIELDS
 from engine.store.keys import FRESH, HELD, REDEEMED, VOID
-from tests.lua.conftest import evaluate
 from tests.support.keyspace import snapshot
+from tests.support.scripts import FAR_MS, VERSION, Attempt, Shard, digest, stream_id
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from lua.loader import Script
 
-VERSION: Final = 3
-BUCKET: Final = 11
-UNSET: Final = ("starts_at_ms", "ends_at_ms", "stock", "per_user_limit", "amount", "currency")
-EDGE_MARGIN_S: Final = 60
 CODES_MANY: Final = 2100  # a call of Redis with four arguments for each is more than Lua unpacks
 EDGES_MS: Final = 600  # how many neighbouring milliseconds one call tries
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """What the front end sends for one attempt. ``counted``: it knows of a limit per user; and the kind."""
-
-    campaign: str = "cmp_1"
-    batch: int = 7
-    segment: int = 0
-    offset: int = 5
-    user: str = "ann"
-    counted: bool = False
-    kind: str = "single"
-    key: str = ""
-    fingerprint: bytes = b"\x00\xff body."
-    last4: str = "WXYZ"
-    amount: str = ""
-    order: str = ""
-    actor: str = "key_1"
-
-
-class Shard:
-    """One shard's raw keys, and the script called on them as the batcher calls it."""
-
-    def __init__(self, redis: Redis, number: int, now_s: int) -> None:
-        self.redis = redis
-        self.number = number
-        # No window ends while a test runs.
-        self.window_s = next(
-            window_s
-            for window_s in range(86_400, 60_000, -1000)
-            if EDGE_MARGIN_S < now_s % window_s < window_s - EDGE_MARGIN_S
-        )
-        self.epoch = now_s // self.window_s
-
-    async def add_campaign(self, name: str = "cmp_1", /, **fields: Any) -> None:  # noqa: ANN401 - by their names
-        plain: dict[Any, Any] = dict.fromkeys(UNSET, "") | {"id": name, "state": "active", "kind": "single"}
-        await self.redis.hset(self.campaign(name), mapping=plain | fields)
-
-    async def set_state(self, attempt: Attempt, state: int) -> None:
-        bits = self.redis.bitfield(self.state(attempt))
-        await bits.set("u2", f"#{attempt.offset}", state).execute()
-
-    async def get_state(self, attempt: Attempt) -> int:
-        bits = self.redis.bitfield(self.state(attempt))
-        (state,) = await bits.get("u2", f"#{attempt.offset}").execute()
-        return int(state)
-
-    async def call(
-        self,
-        *attempts: Attempt,
-        version: int = VERSION,
-        epoch: int | None = None,
-        script: Script = Redemption.script,
-    ) -> list[Any]:
-        """The answer as it is."""
-        epoch = self.epoch if epoch is None else epoch
-        names = keys.of_every_script(self.number)
-        fields: list[str | int] = []
-        raw: list[bytes] = []
-
-        def place_of(name: str) -> int:
-            if name not in names:
-                names.append(name)
-            return names.index(name) + 1
-
-        def raw_at(data: bytes) -> int:
-            raw.append(data)
-            return len(SIGNATURE) + len(raw)
-
-        for attempt in attempts:
-            values: dict[str, str | int] = {
-                "campaign_at": place_of(self.campaign(attempt.campaign)),
-                "state_at": place_of(self.state(attempt)),
-                "used_at": place_of(self.used(attempt)) if attempt.kind != "single" else 0,
-                "used_field": serial(attempt) if attempt.kind == "multi" else attempt.offset,
-                "users_at": place_of(self.users(attempt)) if attempt.counted else 0,
-                "idempotency_at": place_of(self.idempotency_records(epoch)) if attempt.key else 0,
-                "idempotency_before_at": place_of(self.idempotency_records(epoch - 1)) if attempt.key else 0,
-                "user_digest_at": raw_at(digest(attempt.user)) if attempt.counted else 0,
-                "idempotency_digest_at": raw_at(digest(attempt.key)) if attempt.key else 0,
-                "fingerprint_at": raw_at(attempt.fingerprint) if attempt.key else 0,
-                "serial": serial(attempt),
-            }
-            fields += [values[name] if name in values else getattr(attempt, name) for name in script.attempt]
-        arguments = (self.number, version, epoch, self.window_s, pack_fields(fields))
-        answer: list[Any] = await evaluate(self.redis, script, names, (*arguments, *raw))
-        return answer
-
-    async def redeem(self, *attempts: Attempt, epoch: int | None = None) -> list[str]:
-        """One answer for each attempt."""
-        status, *answers = await self.call(*attempts, epoch=epoch)
-        assert status == b"ok"
-        assert len(answers) == len(attempts)
-        return [answer.decode() for answer in answers]
-
-    async def events(self) -> list[tuple[str, dict[str, str]]]:
-        entries: Any = await self.redis.xrange(keys.events(self.number))
-        return [
-            (stream_id.decode(), {name.decode(): value.decode() for name, value in fields.items()})
-            for stream_id, fields in entries
-        ]
-
-    async def hash_of(self, name: str) -> dict[bytes, bytes]:
-        content: dict[Any, Any] = await self.redis.hgetall(name)
-        return content
-
-    async def redeemed(self, campaign: str = "cmp_1") -> int:
-        return int(await self.redis.hget(self.campaign(campaign), "uses") or 0)
-
-    def campaign(self, campaign: str) -> str:
-        return keys.campaign(self.number, campaign)
-
-    def state(self, attempt: Attempt) -> str:
-        return keys.state(self.number, attempt.batch, attempt.segment)
-
-    def used(self, attempt: Attempt) -> str:
-        if attempt.kind == "multi":
-            return keys.uses(self.number, attempt.batch)
-        return keys.spent(self.number, attempt.batch, attempt.segment)
-
-    def users(self, attempt: Attempt) -> str:
-        return keys.users(self.number, attempt.campaign, BUCKET)
-
-    def idempotency_records(self, epoch: int) -> str:
-        return keys.idempotency_records(self.number, epoch, BUCKET)
-
-
-def digest(text: str) -> bytes:
-    return b"\x00digest of " + text.encode()
-
-
-def serial(attempt: Attempt) -> int:
-    return attempt.segment * keys.SEGMENT_CODES + attempt.offset
-
-
-def stream_id(answer: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(?:replayed )?redeemed (\d+)-(\d+) (\d*)", answer)
-    assert match, answer
-    return int(match[1]), int(match[2])
-
-
-@pytest.fixture
-async def shard(redis: Redis) -> Shard:
-    now_s, _ = await redis.time()
-    await redis.set(keys.version(0), VERSION)
-    return Shard(redis, 0, now_s)
-
 
 # what a success writes
 
@@ -293,7 +137,6 @@ async def test_a_batch_over_several_campaigns_counts_for_each(shard: Shard) -> N
 
 # refusals
 
-FAR_MS: Final = 10**14
 REFUSALS: list[tuple[str, dict[str, str | int], int, Attempt]] = [
     ("campaign_inactive", {"state": "draft"}, FRESH, Attempt()),
     ("campaign_inactive", {"state": "paused"}, FRESH, Attempt()),
@@ -528,111 +371,6 @@ async def test_a_refusal_is_replayed_within_the_batch_even_where_it_would_now_be
         "campaign_inactive",
         "replayed campaign_inactive",
     ]
-
-
-# records
-
-
-async def test_a_success_is_replayed_and_changes_nothing(shard: Shard) -> None:
-    await shard.add_campaign(amount=700, currency="EUR", per_user_limit=5)
-    attempt = Attempt(key="k", counted=True)
-    (first,) = await shard.redeem(attempt)
-    before = await snapshot(shard.redis)
-    assert await shard.redeem(attempt, attempt) == [f"replayed {first}"] * 2
-    other_body = replace(attempt, fingerprint=b"another.")
-    assert await shard.redeem(other_body) == ["idempotency_key_reused"]
-    assert await snapshot(shard.redis) == before
-
-
-async def test_refusals_are_remembered_and_replayed_after_their_reason_is_gone(shard: Shard) -> None:
-    await shard.add_campaign(state="paused")
-    attempt = Attempt(key="k")
-    assert await shard.redeem(attempt) == ["campaign_inactive"]
-    records = shard.idempotency_records(shard.epoch)
-    assert await shard.hash_of(records) == {digest("k"): attempt.fingerprint + b"campaign_inactive"}
-    assert await shard.redis.expiretime(records) == (shard.epoch + 2) * shard.window_s
-    assert await shard.redis.exists(keys.events(0), shard.state(attempt)) == 0
-    await shard.add_campaign(state="active")
-    assert await shard.redeem(attempt) == ["replayed campaign_inactive"]
-    assert stream_id((await shard.redeem(replace(attempt, key="k2")))[0])
-
-
-async def test_a_key_reused_before_and_after_still_has_its_first_answer(shard: Shard) -> None:
-    await shard.add_campaign()
-    attempt = Attempt(key="k")
-    (first,) = await shard.redeem(attempt)
-    assert await shard.redeem(replace(attempt, fingerprint=b"another."), attempt) == [
-        "idempotency_key_reused",
-        f"replayed {first}",
-    ]
-
-
-async def test_a_record_of_the_window_before_is_honoured_and_not_moved(shard: Shard) -> None:
-    await shard.add_campaign()
-    attempt = Attempt(key="k")
-    older = shard.idempotency_records(shard.epoch - 1)
-    await shard.redis.hset(older, mapping={digest("k"): attempt.fingerprint + b"redeemed 5-6 70"})
-    await shard.redis.expireat(older, (shard.epoch + 1) * shard.window_s)
-    before = await snapshot(shard.redis)
-    assert await shard.redeem(attempt, replace(attempt, fingerprint=b"another.")) == [
-        "replayed redeemed 5-6 70",
-        "idempotency_key_reused",
-    ]
-    assert await snapshot(shard.redis) == before
-
-
-async def test_records_of_one_bucket_are_kept_together_and_end_together(shard: Shard) -> None:
-    await shard.add_campaign()
-    await shard.redeem(Attempt(key="k1"))
-    await shard.redeem(Attempt(key="k2"), Attempt(key="k3"))
-    records = shard.idempotency_records(shard.epoch)
-    assert (await shard.hash_of(records)).keys() == {digest("k1"), digest("k2"), digest("k3")}
-    assert await shard.redis.expiretime(records) == (shard.epoch + 2) * shard.window_s
-
-
-# ids
-
-
-async def test_ids_increase_within_a_batch_and_from_batch_to_batch(shard: Shard) -> None:
-    await shard.add_campaign()
-    ids = []
-    for batch in range(20):
-        answers = await shard.redeem(*(Attempt(batch=batch, offset=offset) for offset in range(20)))
-        ids += [stream_id(answer) for answer in answers]
-    assert ids == sorted(set(ids))
-    assert [event_id for event_id, _ in await shard.events()] == [f"{ms}-{seq}" for ms, seq in ids]
-
-
-@pytest.mark.parametrize("ahead_ms", [60_000, 3_600_000, 86_400_000])
-@pytest.mark.parametrize("trimmed", [False, True])
-async def test_ids_go_on_from_a_stream_that_is_ahead_of_the_clock(
-    shard: Shard, ahead_ms: int, trimmed: bool
-) -> None:
-    """A day ahead is always in another idempotency window than the clock, an hour sometimes."""
-    await shard.add_campaign(ends_at_ms=FAR_MS)
-    now_s, _ = await shard.redis.time()
-    ahead = now_s * 1000 + ahead_ms
-    await shard.redis.xadd(keys.events(0), {"v": "1"}, id=f"{ahead}-41")
-    if trimmed:
-        await shard.redis.xtrim(keys.events(0), maxlen=0, approximate=False)
-    epoch = ahead // 1000 // shard.window_s
-    answers = await shard.redeem(Attempt(), Attempt(offset=6), epoch=epoch)
-    answers += await shard.redeem(Attempt(offset=7), epoch=epoch)
-    assert [stream_id(answer) for answer in answers] == [(ahead, 42), (ahead, 43), (ahead, 44)]
-    events = (await shard.events())[-3:]
-    assert [fields["redemption"] for _, fields in events] == [f"0-{ahead}-{seq}" for seq in (42, 43, 44)]
-    assert {fields["at"] for _, fields in events} == {str(ahead)}
-
-
-async def test_windows_go_by_the_clock_even_where_the_stream_is_ahead_of_it(shard: Shard) -> None:
-    now_s, _ = await shard.redis.time()
-    ahead_ms = (now_s + 50) * 1000
-    await shard.redis.xadd(keys.events(0), {"v": "1"}, id=f"{ahead_ms}-0")
-    await shard.add_campaign("cmp_1", starts_at_ms=ahead_ms - 1000)
-    await shard.add_campaign("cmp_2", ends_at_ms=ahead_ms - 1000)
-    not_started, answer = await shard.redeem(Attempt(), Attempt(campaign="cmp_2"))
-    assert not_started == "campaign_not_started"
-    assert stream_id(answer) == (ahead_ms, 1)
 
 
 # all or nothing

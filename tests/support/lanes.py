@@ -14,8 +14,9 @@ from aiohttp import web
 from engine.api.answers import encode_outcome
 from engine.api.outcomes import Redeemed
 from engine.lane import protocol
-from engine.lane.connection import Connections
+from engine.lane.connection import ClientConnection, Connections
 from engine.lane.lanes import Lanes
+from engine.lane.protocol import FastLane
 from engine.settings import Settings
 from tests.support.bad_input import Answer, read_answer
 from tests.support.waiting import wait_until_async
@@ -160,3 +161,28 @@ async def connect_small(front: Front) -> tuple[asyncio.StreamReader, asyncio.Str
     small.setblocking(False)  # noqa: FBT003 - the socket module's signature
     await asyncio.get_running_loop().sock_connect(small, ("127.0.0.1", front.port))
     return await asyncio.open_connection(sock=small, limit=512)
+
+
+class Read:
+    """How many bytes the workers have read: so a piece is read by itself, before the next is sent."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.bytes = 0
+        self._depth = 0
+        for owner, name in (
+            *((FastLane, "data_received"), (ClientConnection, "data_received")),
+            *((FastLane, "resume"), (ClientConnection, "take_over")),  # in which the same bytes are passed on
+        ):
+            monkeypatch.setattr(owner, name, self._counting(getattr(owner, name), name == "data_received"))
+
+    def _counting(self, method: Any, counts: bool) -> Any:  # noqa: ANN401 - any of those above
+        def counting(protocol: Any, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - passed on
+            if counts and not self._depth:
+                self.bytes += len(arguments[0])
+            self._depth += 1
+            try:
+                return method(protocol, *arguments, **named)
+            finally:
+                self._depth -= 1
+
+        return counting

@@ -1,10 +1,14 @@
-"""Reads the metrics of a worker."""
+"""Reads metrics and log records."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from prometheus_client import REGISTRY
+
 if TYPE_CHECKING:
+    import pytest
+
     from tests.support.deployment import Merchant
 
 NOWHERE: Final = "postgresql://127.0.0.1:1/none"
@@ -19,3 +23,13 @@ async def metrics(merchant: Merchant) -> dict[str, float]:
         lines = (await response.text()).splitlines()
     samples = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
     return {name: float(value) for name, _, value in samples}
+
+
+def persister_metric(name: str) -> float | None:
+    """Return a metric of shard 0 of a persister in this process."""
+    return REGISTRY.get_sample_value(name, {"shard": "0"})
+
+
+def logged(caplog: pytest.LogCaptureFixture, event: str) -> int:
+    """Return how often an event was logged."""
+    return sum(record.getMessage() == event for record in caplog.records)

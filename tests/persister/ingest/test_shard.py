@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
-from prometheus_client import REGISTRY
 
 from persister.ingest import reader
 from persister.ingest.entries import STREAM_BEGINNING, StreamId
 from persister.ingest.ledger_writer import LedgerOffset, NotInitialised, OffsetMoved, open_ledger_writer
 from persister.ingest.reader import StreamReader, open_stream_client
-from persister.ingest.shard import ShardPersister
-from persister.main import run_persister
+from tests.support.monitoring import logged, persister_metric
 from tests.support.streams import Ledger, Stream, persisting, values
-from tests.support.waiting import TIMEOUT_S, wait_until_async
+from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -27,14 +24,6 @@ if TYPE_CHECKING:
     from engine.settings import Settings
     from persister.ingest.entries import Entries
     from tests.support.servers import Servers
-
-
-def logged(caplog: pytest.LogCaptureFixture, event: str) -> int:
-    return sum(record.getMessage() == event for record in caplog.records)
-
-
-def metric(name: str) -> float | None:
-    return REGISTRY.get_sample_value(name, {"shard": "0"})
 
 
 async def read_all(settings: Settings) -> Entries:
@@ -101,111 +90,6 @@ async def test_a_restart_neither_repeats_nor_skips_an_event(
         await stream.add(5)
 
 
-async def test_a_stop_ends_in_time_while_postgres_is_blocked(
-    settings: Settings, stream: Stream, ledger: Ledger, database_url: str
-) -> None:
-    await stream.add(5)
-    other = await asyncpg.connect(database_url)
-    async with other.transaction():
-        await other.execute("LOCK TABLE ledger IN SHARE MODE")
-        async with persisting(dataclasses.replace(settings, stop_timeout_s=1)):
-            pass
-        assert await ledger.offset() == (0, 0, 0)
-        assert await stream.length() == 5
-    await other.close()
-    async with persisting(settings):
-        await ledger.reaches(stream)
-
-
-async def test_a_stop_ends_in_time_while_postgres_answers_nothing(
-    settings: Settings, servers: Servers, stream: Stream, caplog: pytest.LogCaptureFixture
-) -> None:
-    if servers.postgres is None:
-        pytest.skip("this PostgreSQL is not ours to stop")
-    caplog.set_level(logging.INFO, "persister")
-    try:
-        async with persisting(dataclasses.replace(settings, stop_timeout_s=1)):
-            await wait_until_async(lambda: logged(caplog, "owner of the shard"))
-            servers.postgres.pause()
-            await stream.add(5)
-    finally:
-        servers.postgres.resume()
-    assert logged(caplog, "stopped before the streams were empty")
-    assert await stream.length() == 5
-
-
-async def test_cancelling_ends_it_and_writes_nothing(
-    settings: Settings, stream: Stream, ledger: Ledger, database_url: str
-) -> None:
-    settings = dataclasses.replace(settings, persist_timeout_s=2)
-    await stream.add(5)
-    other = await asyncpg.connect(database_url)
-    async with other.transaction():
-        await other.execute("LOCK TABLE ledger IN SHARE MODE")
-        task = asyncio.create_task(
-            run_persister(settings, settings.redis_url, settings.database_url, asyncio.Event())
-        )
-        await wait_until_async(lambda: metric("redeem_persister_owner") == 1)
-        await wait_until_async(lambda: metric("redeem_stream_length") == 5)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-    await other.close()
-    assert await ledger.ids() == []
-
-
-@pytest.fixture
-def deaf_reads(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Reads that hang, and keep two cancellations to themselves; the event is set when one has begun.
-
-    ``asyncio.wait_for``, which redis-py has around each command, loses one now and then (Python 3.11).
-    """
-    begun, read = asyncio.Event(), StreamReader.read
-
-    async def hang(self: StreamReader, after: StreamId, count: int | None = None) -> reader.StreamPage:
-        begun.set()
-        for _ in range(2):
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.Event().wait()
-        return await read(self, after, count)
-
-    monkeypatch.setattr(StreamReader, "read", hang)
-    return begun
-
-
-async def test_a_stop_ends_in_time_whatever_becomes_of_a_cancellation(
-    settings: Settings, stream: Stream, deaf_reads: asyncio.Event
-) -> None:
-    await stream.add(5)
-    async with persisting(dataclasses.replace(settings, stop_timeout_s=1)):
-        await deaf_reads.wait()
-
-
-async def test_a_cancellation_that_was_lost_is_heeded_all_the_same(
-    settings: Settings, stream: Stream, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read, task, lost = StreamReader.read, asyncio.current_task(), asyncio.Event()
-
-    async def lose(self: StreamReader, after: StreamId, count: int | None = None) -> reader.StreamPage:
-        asked = asyncio.current_task()
-        if asked is not None and asked is task:
-            with contextlib.suppress(asyncio.CancelledError):
-                asked.cancel()
-                await asyncio.sleep(0)
-            lost.set()
-        return await read(self, after, count)
-
-    monkeypatch.setattr(StreamReader, "read", lose)
-    persister = ShardPersister(0, settings, settings.redis_url, settings.database_url, asyncio.Event())
-    task = asyncio.create_task(persister.run())
-    await stream.add(5)
-    _, late = await asyncio.wait({task}, timeout=TIMEOUT_S)
-    assert lost.is_set()
-    assert not late
-    assert task.cancelled()
-    assert await ledger.ids() == []
-
-
 async def test_trimming_stays_behind_the_offset_and_leaves_the_key(
     settings: Settings, stream: Stream, ledger: Ledger, database_url: str
 ) -> None:
@@ -223,7 +107,7 @@ async def test_trimming_stays_behind_the_offset_and_leaves_the_key(
         async with other.transaction():
             await other.execute("LOCK TABLE ledger IN SHARE MODE")
             await stream.add(20)
-            await wait_until_async(lambda: metric("redeem_stream_length") == 20)
+            await wait_until_async(lambda: persister_metric("redeem_stream_length") == 20)
             assert await stream.length() == 20
         await other.close()
         await wait_until_async(empty)
@@ -340,7 +224,7 @@ async def test_an_entry_that_is_no_event_is_set_aside_and_the_rest_goes_on(
     ledger: Ledger,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    before = metric("redeem_persister_rejects_total") or 0
+    before = persister_metric("redeem_persister_rejects_total") or 0
     await stream.add(3)
     entry = await stream.add_raw(fields)
     raw = [part.encode() if isinstance(part, str) else part for pair in fields.items() for part in pair]
@@ -348,7 +232,7 @@ async def test_an_entry_that_is_no_event_is_set_aside_and_the_rest_goes_on(
     async with persisting(settings):
         await ledger.reaches(stream)
     assert await ledger.rejects() == {entry: raw}
-    assert metric("redeem_persister_rejects_total") == before + 1
+    assert persister_metric("redeem_persister_rejects_total") == before + 1
     assert logged(caplog, "stream entry kept in ledger_rejects") == 1
 
 
@@ -433,8 +317,8 @@ async def test_a_restart_of_postgres_is_waited_out(
             servers.postgres.stop()
             await stream.add(20)
             await wait_until_async(lambda: logged(caplog, away))
-            await wait_until_async(lambda: metric("redeem_persister_lag_events") == 20)
-            await wait_until_async(lambda: (metric("redeem_persister_lag_seconds") or 0) > 0)
+            await wait_until_async(lambda: persister_metric("redeem_persister_lag_events") == 20)
+            await wait_until_async(lambda: (persister_metric("redeem_persister_lag_seconds") or 0) > 0)
             servers.postgres.spawn()
             await servers.postgres.wait_ready()
             await wait_until_async(lambda: logged(caplog, "persisting again"))
@@ -474,25 +358,25 @@ async def test_a_restart_of_redis_is_waited_out(
 async def test_the_metrics_say_how_far_the_ledger_is_behind(
     settings: Settings, stream: Stream, ledger: Ledger, database_url: str
 ) -> None:
-    before = metric("redeem_persisted_events_total") or 0
+    before = persister_metric("redeem_persisted_events_total") or 0
     other = await asyncpg.connect(database_url)
     async with persisting(settings):
-        await wait_until_async(lambda: metric("redeem_persister_owner") == 1)
-        await wait_until_async(lambda: metric("redeem_persister_lag_events") == 0)
+        await wait_until_async(lambda: persister_metric("redeem_persister_owner") == 1)
+        await wait_until_async(lambda: persister_metric("redeem_persister_lag_events") == 0)
         for _ in range(2):
             async with other.transaction():
                 await other.execute("LOCK TABLE ledger IN SHARE MODE")
                 await stream.add(30)
-                await wait_until_async(lambda: metric("redeem_persister_lag_events") == 30)
-                assert metric("redeem_persister_owner") == 1
-                assert (metric("redeem_stream_length") or 0) >= 30
-                assert (metric("redeem_persister_lag_seconds") or 0) > 0
+                await wait_until_async(lambda: persister_metric("redeem_persister_lag_events") == 30)
+                assert persister_metric("redeem_persister_owner") == 1
+                assert (persister_metric("redeem_stream_length") or 0) >= 30
+                assert (persister_metric("redeem_persister_lag_seconds") or 0) > 0
             await ledger.reaches(stream)
-            await wait_until_async(lambda: metric("redeem_persister_lag_events") == 0)
-            assert metric("redeem_persister_lag_seconds") == 0
-        assert metric("redeem_persisted_events_total") == before + 60
+            await wait_until_async(lambda: persister_metric("redeem_persister_lag_events") == 0)
+            assert persister_metric("redeem_persister_lag_seconds") == 0
+        assert persister_metric("redeem_persisted_events_total") == before + 60
     await other.close()
-    assert metric("redeem_persister_owner") == 0
+    assert persister_metric("redeem_persister_owner") == 0
 
 
 @pytest.mark.parametrize("shards", [3])

@@ -1,0 +1,172 @@
+"""One shard's raw keys, and scripts called on them as the batcher calls them, with nothing around."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from engine.redemption.redeem import Redemption
+from engine.store import keys
+from engine.store.call import SIGNATURE, pack_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redis.asyncio import Redis
+
+    from lua.loader import Script
+
+VERSION: Final = 3
+BUCKET: Final = 11
+UNSET: Final = ("starts_at_ms", "ends_at_ms", "stock", "per_user_limit", "amount", "currency")
+EDGE_MARGIN_S: Final = 60
+FAR_MS: Final = 10**14
+
+
+async def evaluate(
+    redis: Redis, script: Script, names: Sequence[str], arguments: Sequence[str | bytes | int]
+) -> Any:  # noqa: ANN401 - whatever the script answers
+    """EVALSHA with the hash that the loader computed."""
+    await redis.script_load(script.source.decode())
+    return await redis.evalsha(script.sha, len(names), *names, *arguments)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """What the front end sends for one attempt. ``counted``: it knows of a limit per user; and the kind."""
+
+    campaign: str = "cmp_1"
+    batch: int = 7
+    segment: int = 0
+    offset: int = 5
+    user: str = "ann"
+    counted: bool = False
+    kind: str = "single"
+    key: str = ""
+    fingerprint: bytes = b"\x00\xff body."
+    last4: str = "WXYZ"
+    amount: str = ""
+    order: str = ""
+    actor: str = "key_1"
+
+
+class Shard:
+    """One shard's raw keys, and the script called on them as the batcher calls it."""
+
+    def __init__(self, redis: Redis, number: int, now_s: int) -> None:
+        self.redis = redis
+        self.number = number
+        # No window ends while a test runs.
+        self.window_s = next(
+            window_s
+            for window_s in range(86_400, 60_000, -1000)
+            if EDGE_MARGIN_S < now_s % window_s < window_s - EDGE_MARGIN_S
+        )
+        self.epoch = now_s // self.window_s
+
+    async def add_campaign(self, name: str = "cmp_1", /, **fields: Any) -> None:  # noqa: ANN401 - by their names
+        plain: dict[Any, Any] = dict.fromkeys(UNSET, "") | {"id": name, "state": "active", "kind": "single"}
+        await self.redis.hset(self.campaign(name), mapping=plain | fields)
+
+    async def set_state(self, attempt: Attempt, state: int) -> None:
+        bits = self.redis.bitfield(self.state(attempt))
+        await bits.set("u2", f"#{attempt.offset}", state).execute()
+
+    async def get_state(self, attempt: Attempt) -> int:
+        bits = self.redis.bitfield(self.state(attempt))
+        (state,) = await bits.get("u2", f"#{attempt.offset}").execute()
+        return int(state)
+
+    async def call(
+        self,
+        *attempts: Attempt,
+        version: int = VERSION,
+        epoch: int | None = None,
+        script: Script = Redemption.script,
+    ) -> list[Any]:
+        """The answer as it is."""
+        epoch = self.epoch if epoch is None else epoch
+        names = keys.of_every_script(self.number)
+        fields: list[str | int] = []
+        raw: list[bytes] = []
+
+        def place_of(name: str) -> int:
+            if name not in names:
+                names.append(name)
+            return names.index(name) + 1
+
+        def raw_at(data: bytes) -> int:
+            raw.append(data)
+            return len(SIGNATURE) + len(raw)
+
+        for attempt in attempts:
+            values: dict[str, str | int] = {
+                "campaign_at": place_of(self.campaign(attempt.campaign)),
+                "state_at": place_of(self.state(attempt)),
+                "used_at": place_of(self.used(attempt)) if attempt.kind != "single" else 0,
+                "used_field": serial(attempt) if attempt.kind == "multi" else attempt.offset,
+                "users_at": place_of(self.users(attempt)) if attempt.counted else 0,
+                "idempotency_at": place_of(self.idempotency_records(epoch)) if attempt.key else 0,
+                "idempotency_before_at": place_of(self.idempotency_records(epoch - 1)) if attempt.key else 0,
+                "user_digest_at": raw_at(digest(attempt.user)) if attempt.counted else 0,
+                "idempotency_digest_at": raw_at(digest(attempt.key)) if attempt.key else 0,
+                "fingerprint_at": raw_at(attempt.fingerprint) if attempt.key else 0,
+                "serial": serial(attempt),
+            }
+            fields += [values[name] if name in values else getattr(attempt, name) for name in script.attempt]
+        arguments = (self.number, version, epoch, self.window_s, pack_fields(fields))
+        answer: list[Any] = await evaluate(self.redis, script, names, (*arguments, *raw))
+        return answer
+
+    async def redeem(self, *attempts: Attempt, epoch: int | None = None) -> list[str]:
+        """One answer for each attempt."""
+        status, *answers = await self.call(*attempts, epoch=epoch)
+        assert status == b"ok"
+        assert len(answers) == len(attempts)
+        return [answer.decode() for answer in answers]
+
+    async def events(self) -> list[tuple[str, dict[str, str]]]:
+        entries: Any = await self.redis.xrange(keys.events(self.number))
+        return [
+            (stream_id.decode(), {name.decode(): value.decode() for name, value in fields.items()})
+            for stream_id, fields in entries
+        ]
+
+    async def hash_of(self, name: str) -> dict[bytes, bytes]:
+        content: dict[Any, Any] = await self.redis.hgetall(name)
+        return content
+
+    async def redeemed(self, campaign: str = "cmp_1") -> int:
+        return int(await self.redis.hget(self.campaign(campaign), "uses") or 0)
+
+    def campaign(self, campaign: str) -> str:
+        return keys.campaign(self.number, campaign)
+
+    def state(self, attempt: Attempt) -> str:
+        return keys.state(self.number, attempt.batch, attempt.segment)
+
+    def used(self, attempt: Attempt) -> str:
+        if attempt.kind == "multi":
+            return keys.uses(self.number, attempt.batch)
+        return keys.spent(self.number, attempt.batch, attempt.segment)
+
+    def users(self, attempt: Attempt) -> str:
+        return keys.users(self.number, attempt.campaign, BUCKET)
+
+    def idempotency_records(self, epoch: int) -> str:
+        return keys.idempotency_records(self.number, epoch, BUCKET)
+
+
+def digest(text: str) -> bytes:
+    return b"\x00digest of " + text.encode()
+
+
+def serial(attempt: Attempt) -> int:
+    return attempt.segment * keys.SEGMENT_CODES + attempt.offset
+
+
+def stream_id(answer: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(?:replayed )?redeemed (\d+)-(\d+) (\d*)", answer)
+    assert match, answer
+    return int(match[1]), int(match[2])
