@@ -179,7 +179,7 @@ class Importer:
             run = ImportRun(
                 self._plane, imported, turn=self._turn, lines=lines, chunk=chunk, index=index, caller=caller
             )
-            await run.mend_index()
+            await run.repair_index()
             try:
                 yield run
             finally:

@@ -108,7 +108,7 @@ class ImportRun:
         made = await change(self._plane, self._finish)
         return ImportOutcome(made.value, replayed=False, published=made.published)
 
-    async def mend_index(self) -> None:
+    async def repair_index(self) -> None:
         """Write again to Redis what it may not have, or has lost."""
         if self.imported.batch is None:
             return
@@ -166,7 +166,7 @@ class ImportRun:
             try:
                 await indexing
             except IndexLost:
-                await self.mend_index()
+                await self.repair_index()
 
     async def _add(self, batch: int, codes: list[IndexRow]) -> None:
         """Write codes that are in PostgreSQL to Redis, while the next chunk is read."""
@@ -199,7 +199,7 @@ class ImportRun:
         try:
             await self._index.complete(batch, count)
         except IndexLost:
-            await self.mend_index()
+            await self.repair_index()
             await self._index.complete(batch, count)
 
     async def _finish(self, under: Change) -> Import:

@@ -232,7 +232,7 @@ def test_postgres_runs_below_a_directory_that_only_root_can_enter(place: Path) -
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root changes the user")
-def test_user_that_cannot_reach_the_cluster_is_told_in_one_line(
+def test_user_that_cannot_reach_the_cluster_is_reported_in_one_line(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed = place / "closed"
@@ -243,7 +243,7 @@ def test_user_that_cannot_reach_the_cluster_is_told_in_one_line(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root changes the user")
-def test_unknown_system_user_is_told_in_one_line(place: Path) -> None:
+def test_unknown_system_user_is_reported_in_one_line(place: Path) -> None:
     with pytest.raises(StartError, match="no user nobody-at-all"):
         Postgres(data_dir=place, os_user="nobody-at-all").prepare()
 

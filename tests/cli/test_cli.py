@@ -282,7 +282,7 @@ async def test_bad_settings_and_unreachable_servers_are_one_line(cli: Cli) -> No
         assert "hunter2" not in await cli.refused("keys", "list", **others)
 
 
-async def test_a_change_that_redis_cannot_take_is_made_and_told(cli: Cli) -> None:
+async def test_a_change_that_redis_cannot_take_is_made_and_reported(cli: Cli) -> None:
     status, out, err = await cli(
         "keys", "create", "--name", "a", "--scopes", "read", REDEEM_REDIS_URL="unix:///nonexistent.sock"
     )

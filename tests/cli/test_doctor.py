@@ -142,7 +142,7 @@ async def test_without_redis_the_rest_is_looked_at(cli: Cli) -> None:
     assert found.checks["schema"]["verdict"] == found.checks["mint keys"]["verdict"] == "ok"
 
 
-async def test_who_is_not_let_in_is_told_which_setting_to_correct(
+async def test_who_is_not_let_in_is_shown_which_setting_to_correct(
     cli: Cli, settings: Settings, redis: Redis
 ) -> None:
     wrong = settings.redis_url.replace("unix://", "unix://default:wrong@")
@@ -178,7 +178,7 @@ async def test_a_redis_that_does_not_tell_of_its_streams_has_lost_nothing(
 
 
 @pytest.mark.parametrize("denied", ["-evalsha", "-script"])
-async def test_a_redis_that_lets_nobody_run_scripts_is_told(
+async def test_a_redis_that_lets_nobody_run_scripts_is_reported(
     cli: Cli, redis: Redis, settings: Settings, denied: str
 ) -> None:
     await redis.acl_setuser(
@@ -255,7 +255,7 @@ async def test_what_is_missing_is_named_with_what_brings_it(
     assert (await report(nothing)).wrong("mint keys", "", "restore the mint key file")
 
 
-async def test_a_database_that_is_not_migrated_or_not_initialised_is_told(
+async def test_a_database_that_is_not_migrated_or_not_initialised_is_reported(
     cli: Cli, plane: ControlPlane
 ) -> None:
     async with plane.database.connection() as connection:
@@ -277,7 +277,7 @@ async def test_a_database_that_is_not_migrated_or_not_initialised_is_told(
             )
 
 
-async def test_a_clock_that_went_back_is_told(plane: ControlPlane, cli: Cli, redis: Redis) -> None:
+async def test_a_clock_that_went_back_is_reported(plane: ControlPlane, cli: Cli, redis: Redis) -> None:
     """The newest event is an hour ahead of Redis's clock, as after a jump."""
     _, (code,) = await issue(plane, 1)
     ahead_ms = int(time.time() * 1000) + 3_600_000

@@ -81,7 +81,7 @@ async def test_stdin_is_read_and_its_form_seen(plane: ControlPlane, cli: Cli, fo
     assert (process.returncode, json.loads(out)["accepted"]) == (0, 200)
 
 
-async def test_what_cannot_be_imported_is_told_in_one_line(
+async def test_what_cannot_be_imported_is_reported_in_one_line(
     plane: ControlPlane, cli: Cli, tmp_path: Path
 ) -> None:
     campaign, file = await a_campaign(plane), tmp_path / "codes.csv"

@@ -64,7 +64,7 @@ def test_settings_page_lists_every_setting_once_with_its_default() -> None:
     assert NEW not in page
 
 
-def test_a_setting_without_a_row_and_a_row_without_a_setting_are_mended() -> None:
+def test_a_setting_without_a_row_and_a_row_without_a_setting_are_corrected() -> None:
     rows = settings_rows()
     first, *others = rows.values()
     page = rewritten("\n".join(["| `REDEEM_GONE` | `1` | left |", *others, ""]))

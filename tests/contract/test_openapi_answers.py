@@ -62,7 +62,9 @@ async def test_a_call_needs_the_scope_that_is_described_and_no_other(
         assert (await status(operation, "") == 401) == (operation.scope is not None), operation.id
 
 
-async def test_a_key_that_was_revoked_a_moment_ago_is_told_so(plane: ControlPlane, caller: Caller) -> None:
+async def test_a_key_that_was_revoked_a_moment_ago_is_answered_so(
+    plane: ControlPlane, caller: Caller
+) -> None:
     """By the script call, which is later than the look at the key."""
     await caller.call("redeem", {"code": "0000-0000-0000-0000", "user": "ann"})
     single, _, _ = await caller.make_campaigns()

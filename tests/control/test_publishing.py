@@ -122,7 +122,7 @@ async def test_every_shard_gets_the_version_and_the_campaigns_it_holds(plane: Co
     assert await plane.redis.hlen(keys.control()) == 3  # the two campaigns, and the deployment
 
 
-async def test_a_change_that_redis_did_not_take_is_committed_and_healed(
+async def test_a_change_that_redis_did_not_take_is_committed_and_published_later(
     plane: ControlPlane, cut_off: ControlPlane
 ) -> None:
     definition = campaigns.define(NewCampaign(name="Sale"))
@@ -137,7 +137,7 @@ async def test_a_change_that_redis_did_not_take_is_committed_and_healed(
 
 
 @pytest.mark.parametrize("shards", [2])
-async def test_a_shard_left_behind_by_a_publisher_that_died_is_healed(plane: ControlPlane) -> None:
+async def test_a_shard_left_behind_by_a_publisher_that_died_is_published_again(plane: ControlPlane) -> None:
     made = await create(plane)
     await plane.redis.set(keys.version(1), 1)
     await plane.redis.delete(keys.campaign(1, made.id))
@@ -240,7 +240,7 @@ async def test_nothing_is_published_into_a_redis_that_lost_what_the_ledger_has(p
     assert await republish(plane) is Health.REPUBLISHED
 
 
-async def test_a_postgresql_that_lost_changes_is_told_and_redis_left_alone(plane: ControlPlane) -> None:
+async def test_a_postgresql_that_lost_changes_is_reported_and_redis_left_alone(plane: ControlPlane) -> None:
     await create(plane)
     await plane.redis.set(keys.version(0), 100)
     before = await everything(plane.redis)
@@ -248,7 +248,7 @@ async def test_a_postgresql_that_lost_changes_is_told_and_redis_left_alone(plane
     assert await everything(plane.redis) == before
 
 
-async def test_only_one_process_heals_at_a_time(plane: ControlPlane, cut_off: ControlPlane) -> None:
+async def test_only_one_process_republishes_at_a_time(plane: ControlPlane, cut_off: ControlPlane) -> None:
     await campaigns.create(cut_off, campaigns.define(NewCampaign(name="Sale")))
     async with plane.database.transaction() as other:
         assert await other.fetchval("SELECT pg_try_advisory_xact_lock($1, 0)", REPUBLISH_LOCK)
@@ -322,7 +322,9 @@ async def test_without_postgresql_the_pool_opens_and_only_its_use_fails(plane: C
             await create(replace(plane, database=database))
 
 
-async def test_a_database_without_the_schema_is_told_as_that(plane: ControlPlane, servers: Servers) -> None:
+async def test_a_database_without_the_schema_is_reported_as_that(
+    plane: ControlPlane, servers: Servers
+) -> None:
     async with open_database(plane.settings, servers.admin_database_url) as database:
         with pytest.raises(StoreUnavailable, match="not initialised"):
             await create(replace(plane, database=database))

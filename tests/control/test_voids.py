@@ -136,7 +136,7 @@ async def test_only_one_shard_tells_it_and_all_get_the_version(plane: ControlPla
     assert await plane.redis.get(keys.version(0)) == await plane.redis.get(keys.version(1))
 
 
-async def test_an_empty_redis_is_told_only_what_the_ledger_does_not_have(plane: ControlPlane) -> None:
+async def test_an_empty_redis_is_given_only_what_the_ledger_does_not_have(plane: ControlPlane) -> None:
     """The same range was voided three times; the ledger has the first of them."""
     await issue(plane, 10)
     for void in (True, False, True, True):

@@ -156,7 +156,7 @@ async def test_that_codes_are_forgotten_is_never_accepted(plane: ControlPlane, r
 
 
 @pytest.mark.parametrize("way", ["refused", "renamed"])
-async def test_where_the_configuration_cannot_be_read_it_is_told_and_redeemed_all_the_same(
+async def test_where_the_configuration_cannot_be_read_it_is_said_and_redeemed_all_the_same(
     plane: ControlPlane, redis: Redis, own_directory: Path, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As on a managed Redis. INFO still tells of two settings, and those count."""

@@ -191,7 +191,7 @@ async def check_untouched_but_one(redis: Redis) -> None:
     assert await redis.xlen(keys.events(0)) == 1
 
 
-async def test_connections_past_the_limit_are_told_so(plane: ControlPlane) -> None:
+async def test_connections_past_the_limit_are_answered_so(plane: ControlPlane) -> None:
     _, (code,) = await issue(plane, 1)
     async with engine_in_process(plane, connections_max=3, retry_after_s=9) as merchant:
         await merchant.session.connector.close()  # type: ignore[union-attr] # the one that saw it ready

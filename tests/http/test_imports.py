@@ -186,7 +186,9 @@ async def test_an_upload_that_stands_still_is_given_up_and_leaves_its_place(plan
         assert (await send(ops, campaign, b"FLASH60\n"))[0] == 201
 
 
-async def test_more_uploads_than_may_run_are_told_to_come_again(plane: ControlPlane, ops: Merchant) -> None:
+async def test_more_uploads_than_may_run_are_answered_to_come_again(
+    plane: ControlPlane, ops: Merchant
+) -> None:
     campaign, stalled = await a_campaign(plane), asyncio.Event()
     slow = asyncio.create_task(send(ops, campaign, slowly(stalled)))
 

@@ -47,7 +47,7 @@ def plane(plane: ControlPlane) -> ControlPlane:
     return replace(plane, settings=replace(plane.settings, import_chunk_lines=7))
 
 
-async def test_every_line_is_accepted_or_told_with_its_reason(plane: ControlPlane) -> None:
+async def test_every_line_is_accepted_or_listed_with_its_reason(plane: ControlPlane) -> None:
     _, minted = await issue(plane, 3)
     await bring(plane, await a_campaign(plane), lines_of(["ELSEWHERE-1"]))
     campaign = await a_campaign(plane)

@@ -119,7 +119,7 @@ def test_a_line_of_ndjson_that_gives_no_code_costs_no_other(line: bytes, reason:
         assert read(content, Form.NDJSON, size=size) == expected
 
 
-def test_json_that_is_not_utf8_is_told() -> None:
+def test_json_that_is_not_utf8_is_reported() -> None:
     _, problems = read(b'{"code": "AAAA\xff"}\n', Form.NDJSON)
     assert problems[0][0] == 1
     assert problems[0][1] in {"not_utf8", "malformed"}

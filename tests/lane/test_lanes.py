@@ -396,7 +396,7 @@ async def test_the_last_answer_is_said_to_be_the_last() -> None:
         writer.close()
 
 
-async def test_a_bug_of_ours_is_told_and_ends_the_connection(
+async def test_a_bug_of_ours_is_logged_and_ends_the_connection(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with front_end() as (front, lanes):

@@ -346,7 +346,7 @@ async def test_a_status_is_right_however_far_the_ledger_is_behind(plane: Control
 
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("reads_before", [0, 1])
-async def test_a_rollback_that_moves_to_the_ledger_while_it_is_looked_for_is_told_once(
+async def test_a_rollback_that_moves_to_the_ledger_while_it_is_looked_for_is_reported_once(
     plane: ControlPlane, reads_before: int, before: bool
 ) -> None:
     campaign, (code,) = await issue(plane, 1, kind="balance", amount=1000, currency="EUR")

@@ -221,7 +221,7 @@ async def test_each_call_needs_its_scope(plane: ControlPlane) -> None:
             assert (await call(merchant, method, "ann", path))[0] == 401
 
 
-async def test_totals_that_cannot_be_told_for_sure_are_not_told(plane: ControlPlane) -> None:
+async def test_totals_that_are_not_certain_are_not_shown(plane: ControlPlane) -> None:
     _, codes = await issue(plane, 4)
     async with engine_in_process(plane, tail_scan_max=3) as merchant:
         for code in codes:

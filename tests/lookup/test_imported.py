@@ -186,7 +186,7 @@ def test_a_field_that_repeats_a_code_is_known_and_one_that_has_it_by_chance_is_n
     assert _repeats_code(code, None, text) is repeated
 
 
-async def test_a_redis_that_lost_the_index_calls_no_code_unknown_and_is_mended(
+async def test_a_redis_that_lost_the_index_calls_no_code_unknown_and_gets_it_again(
     plane: ControlPlane, merchant: Merchant
 ) -> None:
     await bring(plane, await a_campaign(plane), lines_of(CODES))
@@ -203,7 +203,7 @@ async def test_a_redis_that_lost_the_index_calls_no_code_unknown_and_is_mended(
     assert await outcome_of(merchant, "NEVER-ISSUED") == "code_not_found"
 
 
-async def test_a_running_engine_mends_the_index_by_itself(plane: ControlPlane) -> None:
+async def test_a_running_engine_repairs_the_index_by_itself(plane: ControlPlane) -> None:
     await bring(plane, await a_campaign(plane), lines_of(CODES))
     async with engine_in_process(plane, republish_interval_s=1) as merchant:
         await plane.redis.delete(*[key async for key in plane.redis.scan_iter("*:import*")])

@@ -245,7 +245,9 @@ async def test_a_window_opens_and_closes_to_the_millisecond(
 # calls that are answered as a whole
 
 
-async def test_a_caller_that_knows_less_than_the_shard_is_told_and_nothing_is_written(shard: Shard) -> None:
+async def test_a_caller_that_knows_less_than_the_shard_is_answered_so_and_nothing_is_written(
+    shard: Shard,
+) -> None:
     await shard.add_campaign()
     before = await snapshot(shard.redis)
     assert await shard.call(Attempt(key="k"), version=VERSION - 1) == [b"stale"]
@@ -280,7 +282,7 @@ async def test_a_shard_without_configuration_redeems_nothing(shard: Shard) -> No
 
 
 @pytest.mark.parametrize("off", [-1, 1])
-async def test_a_caller_in_another_idempotency_window_is_told_the_window(shard: Shard, off: int) -> None:
+async def test_a_caller_in_another_idempotency_window_is_answered_the_window(shard: Shard, off: int) -> None:
     await shard.add_campaign()
     before = await snapshot(shard.redis)
     assert await shard.call(Attempt(key="k"), epoch=shard.epoch + off) == [b"epoch", shard.epoch]

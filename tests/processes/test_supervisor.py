@@ -148,7 +148,7 @@ async def test_killed_child_is_started_again_and_the_others_are_left_alone(place
         assert supervisor.pid("two") == other
 
 
-async def test_death_is_told_in_one_line(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_death_is_reported_in_one_line(place: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with running(child(place, "one")) as (supervisor, _):
         os.kill(supervisor.pid("one") or 0, signal.SIGKILL)
         await wait_until_async(lambda: journal(place).count("start one") == 2)
@@ -170,7 +170,7 @@ async def test_child_that_never_gets_ready_ends_it_all(
     assert "bad ended 3 times in a row before it was ready (exit status 7)" in caplog.text
 
 
-async def test_last_line_of_the_log_is_told_on_giving_up(
+async def test_last_line_of_the_log_is_reported_on_giving_up(
     place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     argv = [sys.executable, "-c", "raise SystemExit('no such directory')"]

@@ -354,9 +354,7 @@ async def test_a_rollback_that_is_sent_again_is_on_record_as_a_replay(
     assert sorted(outcomes) == ["replayed", "rolled_back"]
 
 
-async def test_a_balance_that_cannot_be_told_exactly_is_not_made(
-    merchant: Merchant, plane: ControlPlane
-) -> None:
+async def test_a_balance_that_is_not_exact_is_not_made(merchant: Merchant, plane: ControlPlane) -> None:
     most = 2**53 - 1
     _, (card,) = await issue(plane, 1, kind="balance", amount=most, currency="EUR")
     _, redemption = await merchant.redeem(card, amount=10)
@@ -375,7 +373,7 @@ async def test_a_body_that_is_refused_is_not_repeated(merchant: Merchant, plane:
         assert code not in str(body)
 
 
-async def test_what_a_hold_is_told_counts_for_its_key(merchant: Merchant, plane: ControlPlane) -> None:
+async def test_what_a_hold_is_answered_counts_for_its_key(merchant: Merchant, plane: ControlPlane) -> None:
     _, (code,) = await issue(plane, 1)
     wanted = {"code": code, "user": "ann", "order": "o1"}
     assert (await post(merchant, "/v1/holds", key="k", **wanted, metadata={"a": 1}))[0] == 200

@@ -77,7 +77,7 @@ async def test_a_hold_is_confirmed_and_is_a_redemption(
     assert (await end(merchant, "release", held["id"]))[1]["code"] == "hold_not_found"
 
 
-async def test_another_order_is_told_when_to_come_back(merchant: Merchant, plane: ControlPlane) -> None:
+async def test_another_order_is_answered_when_to_come_back(merchant: Merchant, plane: ControlPlane) -> None:
     _, [code] = await issue(plane, 1)
     await hold(merchant, code, ttl_s=100)
     for ask in (

@@ -100,7 +100,7 @@ async def test_the_group_that_is_furthest_behind_counts(
 
 
 @pytest.mark.parametrize("pending", [False, True])
-async def test_past_the_bound_the_oldest_go_all_the_same_and_it_is_told_once(
+async def test_past_the_bound_the_oldest_go_all_the_same_and_it_is_reported_once(
     client: Redis, settings: Settings, stream: Stream, caplog: pytest.LogCaptureFixture, *, pending: bool
 ) -> None:
     trimmer = trimmer_of(client, settings, stream_retained_max=4)

@@ -225,7 +225,7 @@ async def test_a_redirect_is_not_followed(plane: ControlPlane, settings: Setting
         assert not other.calls
 
 
-async def test_past_the_ladder_a_message_is_a_dead_letter_and_the_next_goes_out(
+async def test_past_the_retry_schedule_a_message_is_a_dead_letter_and_the_next_goes_out(
     plane: ControlPlane, settings: Settings, events: Events
 ) -> None:
     async def refuse_second(call: Received) -> web.StreamResponse:

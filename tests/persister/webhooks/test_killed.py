@@ -164,6 +164,6 @@ async def test_it_waits_for_the_database_and_goes_on(
         assert list(dict.fromkeys(receiver.ids)) == ids
 
 
-def test_a_ladder_that_is_none_is_told_and_ends_it(settings: Settings) -> None:
+def test_a_retry_schedule_that_is_none_is_named_and_ends_it(settings: Settings) -> None:
     with Process(replace(settings, webhook_retry_s="5,soon"), DELIVERER) as deliverer:
         assert deliverer.running.wait(60) == 2

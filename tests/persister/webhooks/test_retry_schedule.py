@@ -35,6 +35,6 @@ def test_who_asks_for_time_gets_it_but_not_all_of_it() -> None:
 
 
 @pytest.mark.parametrize("text", ["soon", "5,-1", "inf", "nan", "5;6"])
-def test_what_is_no_ladder_is_refused(text: str) -> None:
+def test_what_is_no_retry_schedule_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="REDEEM_WEBHOOK_RETRY_S"):
         parse_retry_schedule(text)
