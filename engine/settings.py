@@ -69,6 +69,9 @@ class Settings:
     queue_max: int = _setting(
         4096, "maximum attempts that wait for one shard in one worker; more get 503", least=1
     )
+    unknown_codes_max: int = _setting(
+        1024, "maximum unknown codes that wait for a second look-up in one worker; more get 503", least=1
+    )
     attempt_deadline_ms: int = _setting(2000, "time limit for the response to an attempt", least=1)
     retry_after_s: int = _setting(1, "value of Retry-After in a 503", least=1)
     fast_lane: bool = _setting(

@@ -74,6 +74,7 @@ class Resolver:
         self._undecoded: list[PendingLookup] = []
         self._not_minted: list[PendingLookup] = []
         self._unresolved: list[PendingLookup] = []
+        self._unknown = 0  # look-ups in ``_confirm`` or before it
         self._looking_up: asyncio.Task[None] | None = None
         self._confirming: asyncio.Task[None] | None = None
 
@@ -131,31 +132,34 @@ class Resolver:
     def find(self, lookup: PendingLookup) -> None:
         """Start to find the code that ``read`` has read.
 
-        Raises:
-            Overloaded: too many look-ups wait.
+        Decoding needs no other part, so a minted code is never refused here. Codes that were not minted wait
+        for Redis in bounds of their own: made-up codes take no place of valid ones.
         """
-        waiting = len(self._undecoded) + len(self._not_minted) + len(self._unresolved)
-        if waiting >= self._settings.queue_max:
-            raise Overloaded(f"too many codes wait to be looked up: {self._settings.queue_max}")
         self._undecoded.append(lookup)
         if len(self._undecoded) == 1:
             self._loop.call_soon(self._decode)
+        elif len(self._undecoded) >= self._settings.queue_max:
+            self._decode()
 
     def _decode(self) -> None:
         """Decode all codes of one turn of the event loop. Codes that were not minted go to the next step."""
         lookups, self._undecoded = self._undecoded, []
+        if not lookups:
+            return
         unresolved = self._resolve(lookups)
         if not unresolved:
             return
         if self._decoder.imported_batches == 0:
             self._leave_to_confirm(unresolved)
             return
-        self._not_minted += unresolved
+        self._not_minted += _admit(unresolved, self._settings.queue_max - len(self._not_minted))
         if self._looking_up is None or self._looking_up.done():
             self._looking_up = asyncio.create_task(self._look_up_all())
 
     def _leave_to_confirm(self, unresolved: list[PendingLookup]) -> None:
-        self._unresolved += unresolved
+        admitted = _admit(unresolved, self._settings.unknown_codes_max - self._unknown)
+        self._unknown += len(admitted)
+        self._unresolved += admitted
         if self._confirming is None or self._confirming.done():
             self._confirming = asyncio.create_task(self._confirm())
 
@@ -194,24 +198,30 @@ class Resolver:
         return unresolved
 
     async def _confirm(self) -> None:
-        """Refresh the configuration. If it changed, look the codes up again before they are refused."""
         while self._unresolved:
             unresolved, self._unresolved = self._unresolved, []
             try:
-                async with asyncio.timeout_at(unresolved[0].deadline):
-                    await self._configuration.confirm()
-            except Exception as error:  # noqa: BLE001 - every look-up gets an answer, after any error
-                fault = _fault_of(error)
-                for lookup in unresolved:
-                    lookup.failed(fault)
-                continue
-            if self._configuration.version != unresolved[0].version:  # the first has the oldest version
-                unresolved = [lookup for lookup in unresolved if lookup.still_allowed()]
-                for lookup in unresolved:
-                    lookup.readings = split(lookup.normalised, self._configuration.prefixes)
-                unresolved = await self._look_up(self._resolve(unresolved))
+                await self._look_up_again(unresolved)
+            finally:
+                self._unknown -= len(unresolved)
+
+    async def _look_up_again(self, unresolved: list[PendingLookup]) -> None:
+        """Refresh the configuration. If it changed, look the codes up again before they are refused."""
+        try:
+            async with asyncio.timeout_at(unresolved[0].deadline):
+                await self._configuration.confirm()
+        except Exception as error:  # noqa: BLE001 - every look-up gets an answer, after any error
+            fault = _fault_of(error)
             for lookup in unresolved:
-                self._not_found(lookup)
+                lookup.failed(fault)
+            return
+        if self._configuration.version != unresolved[0].version:  # the first has the oldest version
+            unresolved = [lookup for lookup in unresolved if lookup.still_allowed()]
+            for lookup in unresolved:
+                lookup.readings = split(lookup.normalised, self._configuration.prefixes)
+            unresolved = await self._look_up(self._resolve(unresolved))
+        for lookup in unresolved:
+            self._not_found(lookup)
 
     def _resolve(self, lookups: list[PendingLookup]) -> list[PendingLookup]:
         """Decode minted codes and pass them on. Returns the look-ups that found no code."""
@@ -249,6 +259,14 @@ class Resolver:
         else:
             could_be = lookup.readings or self._decoder.imported_batches
             lookup.refused("code_not_found" if could_be else "code_malformed")
+
+
+def _admit(lookups: list[PendingLookup], places: int) -> list[PendingLookup]:
+    """Return as many look-ups as there are places; the others are refused at once."""
+    places = max(0, places)
+    for lookup in lookups[places:]:
+        lookup.failed(Overloaded("too many unknown codes wait"))
+    return lookups[:places]
 
 
 def _fault_of(error: Exception) -> Fault:

@@ -70,10 +70,7 @@ class Core:
         elif self._resolver.contains_issued((attempt.user, attempt.order, attempt.key)):
             attempt.finish("malformed_request", Refused("malformed_request", _ANOTHER))
         else:
-            try:
-                self._resolver.find(attempt)
-            except Fault as fault:
-                attempt.failed(fault)
+            self._resolver.find(attempt)
 
     async def answer(self, attempt: Attempt, code: str) -> Outcome:
         """Do the same as ``submit``, and return the outcome."""
