@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 from redis.asyncio import Redis
@@ -29,12 +29,13 @@ from engine.imports.repair import keep_index_repaired
 from engine.ledger.feed_readers import Feed
 from engine.ledger.redemptions import Records
 from engine.observability.metrics import Telemetry
+from engine.processes.background import in_background
 from engine.redemption.hold_expiry import keep_expiring
 from engine.redemption.operations import make_core
 from engine.store.configuration import ConfigurationCache
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from engine.settings import Settings
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _FLUSH_INTERVAL_S: Final = 1.0
 _FIRST_CONFIGURATION_RETRY_S: Final = 0.1
-_CANCEL_AGAIN_S: Final = 0.5
 
 
 @contextlib.asynccontextmanager
@@ -65,19 +65,21 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         plane = ControlPlane(database=database, redis=redis, settings=settings)
         configuration = ConfigurationCache(redis, timeout_s=timeout_s)
         watch = StoreWatch(plane, configuration)
-        await stack.enter_async_context(_in_background(keep_republishing(plane, watch.found)))
-        await stack.enter_async_context(_in_background(keep_index_repaired(plane)))
+        await stack.enter_async_context(in_background(lambda: keep_republishing(plane, watch.found)))
+        await stack.enter_async_context(in_background(lambda: keep_index_repaired(plane)))
         await _first_configuration(configuration)
         core = make_core(settings, configuration, redis, telemetry, watch.verify)
         core.dispatcher.open()
         stack.push_async_callback(core.close)
-        await stack.enter_async_context(_in_background(keep_expiring(core)))
-        await stack.enter_async_context(_in_background(watch.keep_asking(core.dispatcher.reconnect)))
-        memory = keep_watching_memory(redis, configuration, settings.redis_memory_percent_max)
-        await stack.enter_async_context(_in_background(memory))
-        await stack.enter_async_context(_in_background(_keep_flushing(telemetry)))
+        await stack.enter_async_context(in_background(lambda: keep_expiring(core)))
+        await stack.enter_async_context(in_background(lambda: watch.keep_asking(core.dispatcher.reconnect)))
+        percent_max = settings.redis_memory_percent_max
+        await stack.enter_async_context(
+            in_background(lambda: keep_watching_memory(redis, configuration, percent_max))
+        )
+        await stack.enter_async_context(in_background(lambda: _keep_flushing(telemetry)))
         feed = Feed(database, settings)
-        await stack.enter_async_context(_in_background(feed.watch()))
+        await stack.enter_async_context(in_background(feed.watch))
         app = web.Application(
             middlewares=[answering_problems(settings)], client_max_size=settings.admin_body_bytes_max
         )
@@ -133,24 +135,6 @@ async def _first_configuration(configuration: ConfigurationCache) -> None:
             await asyncio.sleep(_FIRST_CONFIGURATION_RETRY_S)
         else:
             return
-
-
-@contextlib.asynccontextmanager
-async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run a task until the block ends, then cancel it."""
-    task = asyncio.create_task(work)
-    task.add_done_callback(_log_failure)
-    try:
-        yield
-    finally:
-        while not task.done():  # again: a client library may swallow a cancellation
-            task.cancel()
-            await asyncio.wait({task}, timeout=_CANCEL_AGAIN_S)
-
-
-def _log_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _log.error("a background task failed and has ended", exc_info=error)
 
 
 async def _keep_flushing(telemetry: Telemetry) -> None:

@@ -72,6 +72,11 @@ class Settings:
     unknown_codes_max: int = _setting(
         1024, "maximum unknown codes that wait for a second look-up in one worker; more get 503", least=1
     )
+    worker_hung_s: int = _setting(
+        20,
+        "seconds after which a worker that hangs is killed and replaced; 0 means never",
+        least=0,
+    )
     attempt_deadline_ms: int = _setting(2000, "time limit for the response to an attempt", least=1)
     retry_after_s: int = _setting(1, "value of Retry-After in a 503", least=1)
     fast_lane: bool = _setting(

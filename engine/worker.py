@@ -28,6 +28,7 @@ from engine.lane.connection import Connections
 from engine.lane.lanes import Lanes
 from engine.observability.logs import log_to_stderr
 from engine.observability.metrics import WORKERS
+from engine.processes.background import in_background
 from engine.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("engine.worker")  # __name__ is __main__ here
 BACKLOG = 4096
 GC_ALLOCATIONS = 50_000
+BEAT_S = 1.0
 
 
 @contextlib.asynccontextmanager
@@ -79,9 +81,18 @@ async def _run(settings: Settings, ready_file: Path | None) -> None:
         _collect_rarely()
         if ready_file:
             ready_file.write_text(str(os.getpid()))  # noqa: ASYNC240 - once, before anything else
-        _log.info("worker serves", extra={"host": settings.host, "port": settings.port})
-        await stop.wait()
+        async with in_background(functools.partial(_keep_beating, ready_file)):
+            _log.info("worker serves", extra={"host": settings.host, "port": settings.port})
+            await stop.wait()
     _log.info("worker stopped")
+
+
+async def _keep_beating(ready_file: Path | None) -> None:
+    """Touch the ready file once a second: the supervisor replaces a worker that no longer does."""
+    while True:
+        await asyncio.sleep(BEAT_S)
+        if ready_file:
+            os.utime(ready_file)
 
 
 def _collect_rarely() -> None:

@@ -25,6 +25,7 @@ from engine.control import mint_key_checks
 from engine.control.publishing import missing_in_ledger
 from engine.errors import StoreUnavailable
 from engine.health import redis_checks
+from engine.health.open_files import check_open_files
 from engine.health.redis_checks import Finding, Verdict
 from engine.health.redis_memory import used_percent
 from engine.queries import queries
@@ -74,7 +75,7 @@ class _Servers:
 
 async def examine(settings: Settings) -> list[Finding]:
     """Run all checks and return their findings."""
-    findings = [*_durability(settings), _disk(settings)]
+    findings = [*_durability(settings), _disk(settings), check_open_files(settings)]
     try:
         redis_url, database_url = server_urls(settings)
     except StoreUnavailable as fault:

@@ -26,7 +26,8 @@ from engine.cli.servers import start_servers
 from engine.codes import mint_keys
 from engine.control import mint_key_checks
 from engine.errors import StoreBehind, StoreUnavailable
-from engine.health.redis_checks import require_safe
+from engine.health.open_files import check_open_files
+from engine.health.redis_checks import Verdict, require_safe
 from engine.observability.logs import log_to_stderr
 from engine.processes.process import Child
 from engine.processes.reservations import DataDirectoryLock, reserve_port
@@ -175,6 +176,9 @@ async def _initialise(settings: Settings) -> None:
 
 
 def _supervisor(settings: Settings) -> Supervisor:
+    found = check_open_files(settings)
+    if found.verdict is not Verdict.OK:
+        _log.warning("too few files may be open", extra={"reason": found.says, "do": found.do})
     return Supervisor(stop_timeout_s=settings.stop_timeout_s, ends_process=True)
 
 
@@ -248,9 +252,18 @@ def _worker(supervisor: Supervisor, settings: Settings, front_end: _FrontEnd, na
         except FileNotFoundError:
             return False
 
+    def beat() -> object:
+        """When a worker last touched its ready file: once a second while its event loop runs."""
+        try:
+            return ready_file.stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+
     return Child(
         name=name,
         argv=_program("engine.worker", str(ready_file)),
+        beat=beat,
+        hung_after_s=settings.worker_hung_s,
         stage=WORKERS,
         env=_environment(settings, front_end),
         ready=ready,

@@ -51,6 +51,9 @@ class Child:
     Children of one stage start together. The next stage starts when all of them are ready, and
     stops before them. `ready` returns whether the child serves yet. It must return within about
     a second, and return False instead of raising. A child without `ready` counts as ready at once.
+
+    `beat` returns something that changes while the child works. If it stays the same for
+    `hung_after_s` looks, one a second, the child hangs: it is killed and started again.
     """
 
     name: str
@@ -68,6 +71,8 @@ class Child:
     backoff_min_s: float = 0.1
     backoff_max_s: float = 5.0
     healthy_after_s: float = 10.0
+    beat: Callable[[], object] | None = None
+    hung_after_s: int = 0
 
 
 @functools.cache

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 READY_POLL_S: Final = 0.05
+BEAT_POLL_S: Final = 1.0
 KILL_WAIT_S: Final = 5.0
 STAGE_RESERVE: Final = 0.1
 """Share of the stop timeout that is reserved for each stage that stops later."""
@@ -124,6 +125,7 @@ class Supervisor:
             ready_at = time.monotonic()
             if ready:
                 started.set()
+                await _until_hung(process)
             await process.wait()
             await process.close()
             healthy = ready and time.monotonic() - ready_at >= child.healthy_after_s
@@ -183,6 +185,19 @@ async def _until_ready(process: Process) -> bool:
         logger.warning("child is not ready in time, killing it", extra=fields)
         process.kill()
     return False
+
+
+async def _until_hung(process: Process) -> None:
+    """Wait until a child has ended; kill it if it hangs. Looks are counted, so that our own pauses do not."""
+    child, before, same = process.child, None, 0
+    while child.beat is not None and child.hung_after_s and not await process.wait(BEAT_POLL_S):
+        beat = child.beat()
+        same = same + 1 if beat == before else 0
+        before = beat
+        if same >= child.hung_after_s:
+            logger.error("child hangs, killing it", extra={"child": child.name, "seconds": same})
+            process.kill()
+            return
 
 
 def _check_restart(process: Process, failures: int) -> None:

@@ -124,6 +124,9 @@ class Deliverer:
                 _, task = self._tasks.pop(webhook_id)
                 await _cancel([task])
             for webhook_id, endpoint in found.items():
+                if webhook_id in self._tasks and self._tasks[webhook_id][1].done():
+                    logger.error("the task of a webhook has ended; it is started again")
+                    del self._tasks[webhook_id]
                 if webhook_id not in self._tasks:
                     delivery = EndpointDelivery(endpoint, store, sender, self._schedule)
                     task = asyncio.create_task(delivery.run(), name=f"deliver-{webhook_id}")

@@ -136,6 +136,18 @@ async def test_a_redis_that_loses_what_it_acknowledges_is_named_and_not_started_
         await redis.config_set(name, right)
 
 
+async def test_a_limit_of_open_files_below_that_of_connections_is_told(
+    plane: ControlPlane, cli: Cli, tmp_path: Path
+) -> None:
+    await issue(plane, 1)
+    check = (await report(cli, REDEEM_CONNECTIONS_MAX="100000000")).checks["open files"]
+    assert (check["verdict"], "raise the limit to 100000100" in check["do"]) == ("warning", True)
+    settings = replace(plane.settings, port=0, workers=1, connections_max=100_000_000)
+    with Process(settings, "engine.cli", "serve", log=tmp_path / "log") as serving:
+        assert serving.line().startswith("ready")
+    assert "too few files may be open" in (tmp_path / "log").read_text()
+
+
 async def test_without_redis_the_rest_is_looked_at(cli: Cli) -> None:
     found = await report(cli, REDEEM_REDIS_URL="redis://127.0.0.1:1")
     assert found.wrong("redis", "cannot be reached", "redeem up")

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.asyncio import Redis
 
-from engine.app import _in_background
 from engine.control import api_keys, idempotency
 from engine.control.change import change
 from engine.control.idempotency import IdempotencyRecord, Replayed, fingerprint
 from engine.control.republishing import keep_republishing
 from engine.errors import Refusal, StoreUnavailable
+from engine.processes.background import in_background
 from tests.support.deployment import engine_in_process, issue
 from tests.support.dumps import dump_of_database, dump_of_redis
 from tests.support.waiting import wait_until_async
@@ -258,8 +258,8 @@ async def test_records_are_kept_for_a_day_and_removed_a_few_at_a_time(
             )
     await idempotency.forget_old(plane.database)
     assert [row["key"] for row in await rows(plane)] == ["0", "3", "4"]
-    async with _in_background(
-        keep_republishing(
+    async with in_background(
+        lambda: keep_republishing(
             replace(plane, settings=replace(plane.settings, republish_interval_s=0)), lambda _: None
         )
     ):

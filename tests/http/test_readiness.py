@@ -36,9 +36,11 @@ def attempts(samples: dict[str, float]) -> dict[str, int]:
 
 
 @contextlib.asynccontextmanager
-async def front_end(plane: ControlPlane, workers: int) -> AsyncIterator[tuple[Merchant, Process]]:
+async def front_end(
+    plane: ControlPlane, workers: int, worker_hung_s: int = 20
+) -> AsyncIterator[tuple[Merchant, Process]]:
     """``redeem serve`` with real workers, whose process can be looked into."""
-    settings = replace(plane.settings, port=0, workers=workers)
+    settings = replace(plane.settings, port=0, workers=workers, worker_hung_s=worker_hung_s)
     key = (await api_keys.create(plane, "merchant", ("redeem", "read"))).value.key
     with Process(settings, "engine.cli", "serve") as serving:
         word, _, url = serving.line().partition(" ")
@@ -189,3 +191,12 @@ async def test_the_code_is_in_no_metric(plane: ControlPlane) -> None:
     assert "redeem_attempts_total" in text
     for secret in (code, code.replace("-", ""), "someone special", "order-77", merchant.key):
         assert secret not in text
+
+
+async def test_a_worker_that_hangs_is_replaced(plane: ControlPlane) -> None:
+    _, (code,) = await issue(plane, 1)
+    async with front_end(plane, workers=2, worker_hung_s=2) as (merchant, serving):
+        victim = min(worker_pids(serving))
+        os.kill(victim, signal.SIGSTOP)
+        await wait_until_async(lambda: replaced(serving, victim))
+        assert (await merchant.redeem(code))[0] == 200
