@@ -57,6 +57,9 @@ class Database:
         try:
             with _faults():
                 yield connection
+        except asyncio.CancelledError:
+            connection.terminate()  # handing it back would wait for a server that may not answer
+            raise
         finally:
             with contextlib.suppress(*_NO_CONNECTION):
                 await self.pool.release(connection, timeout=self._timeout_s)
@@ -75,6 +78,8 @@ class Database:
             await transaction.start()
             try:
                 yield connection
+            except asyncio.CancelledError:
+                raise  # the connection is dropped, and the transaction with it
             except BaseException:
                 with contextlib.suppress(*_NO_CONNECTION):
                     await transaction.rollback()

@@ -88,6 +88,11 @@ class Settings:
     request_timeout_s: int = _setting(
         30, "time limit for the head of a request, and again for its body", least=1
     )
+    request_deadline_s: int = _setting(
+        15,
+        "time limit for an answer, but for exports, imports, erasures and events",
+        least=1,
+    )
     body_bytes_max: int = _setting(16_384, "maximum body of a redemption request", least=256)
     hold_ttl_s: int = _setting(600, "how long a hold lasts, if the request does not say", least=1)
     hold_ttl_max_s: int = _setting(3600, "longest time that a request may ask for a hold", least=1)

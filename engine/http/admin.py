@@ -60,7 +60,7 @@ def routes() -> list[Route]:
         Route("POST", "/v1/campaigns/{id}/batches", "admin", mint_batch),
         Route("GET", "/v1/campaigns/{id}/batches", "admin", list_batches),
         Route("GET", "/v1/batches/{id}", "admin", show_batch),
-        Route("GET", "/v1/batches/{id}/codes", "admin", export_codes),
+        Route("GET", "/v1/batches/{id}/codes", "admin", export_codes, endless=True),
         Route("GET", "/v1/batches/{id}/voids", "admin", list_voids),
         Route("POST", "/v1/codes/void", "admin", void_codes),
         Route("POST", "/v1/codes/unvoid", "admin", unvoid_codes),

@@ -41,7 +41,7 @@ _LOOK_S: Final = 1.0  # how often a waiting handler checks whether its reader ha
 
 def routes() -> list[Route]:
     """Return the routes of this module."""
-    return [Route("GET", "/v1/events", SCOPE, list_events)]
+    return [Route("GET", "/v1/events", SCOPE, list_events, endless=True)]
 
 
 class _Asked(NamedTuple):

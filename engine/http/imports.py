@@ -31,11 +31,11 @@ _GO_ON: Final = "Send the same request again: it continues where this one ended.
 def routes() -> list[Route]:
     """Return the routes of this module."""
     return [
-        Route("POST", "/v1/campaigns/{id}/imports", "admin", import_codes),
+        Route("POST", "/v1/campaigns/{id}/imports", "admin", import_codes, endless=True),
         Route("GET", "/v1/campaigns/{id}/imports", "admin", list_imports),
         Route("GET", "/v1/imports/{id}", "admin", show_import),
-        Route("GET", "/v1/imports/{id}/problems", "admin", list_problems),
-        Route("DELETE", "/v1/imports/{id}", "admin", discard_import),
+        Route("GET", "/v1/imports/{id}/problems", "admin", list_problems, endless=True),
+        Route("DELETE", "/v1/imports/{id}", "admin", discard_import, endless=True),
     ]
 
 

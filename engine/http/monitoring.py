@@ -15,10 +15,12 @@ from engine.observability.exposition import exposition
 from engine.observability.metrics import store_exposition
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from engine.database import Database
 
 NOT_DURABLE: Final = "memory: Redis may lose what it has acknowledged (REDEEM_DURABILITY)"
-DATABASE_PATIENCE_S: Final = 1
+PATIENCE_S: Final = 0.9
 
 
 def routes() -> list[Route]:
@@ -43,17 +45,15 @@ async def readiness(request: web.Request) -> web.Response:
     services = services_of(request)
     core, configuration = services.core, services.core.configuration
     redis = "ok" if core.dispatcher.ready else configuration.store_unsafe or "no connection"
-    configured = "ok"
-    try:
-        await configuration.refresh()
-    except StoreUnavailable as fault:
-        configured = str(fault)
+    configured, postgresql = await asyncio.gather(
+        _answer_of(configuration.refresh()), _answer_of(_ask(services.database))
+    )
     mint_keys = core.mint_key_problem() or "ok"
     parts = {
         "redis": redis,
         "configuration": configured,
         "mint_keys": mint_keys,
-        "postgresql": await _postgresql(services.database),
+        "postgresql": postgresql,
         # Not required either. Short of memory, the worker still confirms and releases holds; and
         # an operator accepted that Redis may lose data, by a setting.
         "memory": "short: new redemptions and holds are refused" if configuration.memory_short else "ok",
@@ -64,14 +64,19 @@ async def readiness(request: web.Request) -> web.Response:
     return json_response(body, status=200 if ready else 503)
 
 
-async def _postgresql(database: Database) -> str:
-    """Return ``ok``, or why PostgreSQL cannot be used. Reads and changes need it, redemptions do not."""
+async def _answer_of(question: Coroutine[None, None, None]) -> str:
+    """Return ``ok``, or why a server does not answer. Ends within a second, so that a probe does not wait."""
     try:
-        async with asyncio.timeout(DATABASE_PATIENCE_S), database.connection() as connection:
-            await connection.fetchval("SELECT 1")
+        async with asyncio.timeout(PATIENCE_S):
+            await question
     except (StoreUnavailable, TimeoutError) as fault:
         return str(fault) or "no answer within a second"
     return "ok"
+
+
+async def _ask(database: Database) -> None:
+    async with database.connection() as connection:
+        await connection.fetchval("SELECT 1")
 
 
 async def metrics(request: web.Request) -> web.Response:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import web
 
+from engine.errors import OutcomeUnknown, StoreUnavailable
 from engine.http.auth import Access, admit
 from engine.http.services import services_of
 
@@ -17,13 +19,17 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Route(NamedTuple):
-    """One call of the API. ``scope`` is None if the call needs no key."""
+    """One call of the API. ``scope`` is None if the call needs no key.
+
+    ``endless``: the call takes as long as its data, or has a time limit of its own.
+    """
 
     method: str
     path: str
     scope: str | None
     handler: Handler
     access: Access = Access.STORE
+    endless: bool = False
 
 
 def served(routes: Iterable[Route]) -> list[web.RouteDef]:
@@ -49,4 +55,26 @@ def _behind_scope(route: Route) -> Handler:
         await admit(request, services_of(request).authenticator, scope, route.access)
         return await handler(request)
 
-    return admit_then_handle
+    return admit_then_handle if route.endless else _in_time(admit_then_handle)
+
+
+def _in_time(handler: Handler) -> Handler:
+    """Give a handler one deadline for all that it waits for."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        settings = services_of(request).settings
+        seconds = settings.request_deadline_s
+        if request.can_read_body and not request.content.is_eof():
+            seconds += settings.request_timeout_s  # the body has its own limit
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                return await handler(request)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        if request.method == "GET":
+            raise StoreUnavailable("no answer in time")
+        raise OutcomeUnknown("no answer in time")
+
+    return handle

@@ -27,7 +27,7 @@ def routes() -> list[Route]:
     """Return the routes of this module."""
     return [
         Route("GET", "/v1/users/{id:[^/]+}", "read", show_user),
-        Route("POST", "/v1/users/{id:[^/]+}/erasure", "admin", erase_user),
+        Route("POST", "/v1/users/{id:[^/]+}/erasure", "admin", erase_user, endless=True),
     ]
 
 

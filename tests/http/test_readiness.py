@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import psutil  # type: ignore[import-untyped] # it has no types
+import pytest
 
 from engine.control import api_keys
 from engine.store import keys
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from engine.control.change import ControlPlane
+    from tests.support.servers import Servers
 
 
 def attempts(samples: dict[str, float]) -> dict[str, int]:
@@ -124,6 +126,30 @@ async def test_without_postgresql_a_worker_stays_ready_and_names_it(plane: Contr
         assert body["parts"]["postgresql"] != "ok"
         assert "127.0.0.1" not in body["parts"]["postgresql"] or "password" not in body["parts"]["postgresql"]
         assert (await merchant.redeem(code))[0] == 200
+
+
+async def test_a_postgresql_that_answers_nothing_holds_neither_a_probe_nor_a_request(
+    plane: ControlPlane, servers: Servers
+) -> None:
+    if servers.postgres is None:
+        pytest.skip("this PostgreSQL is not ours to stop")
+    _, (code,) = await issue(plane, 1)
+    limits = {"database_timeout_s": 3600, "request_deadline_s": 1}  # without a deadline: no answer in an hour
+    async with engine_in_process(plane, scopes=("redeem", "read", "admin"), **limits) as merchant:
+        _, redeemed = await merchant.redeem(code)
+        servers.postgres.pause()
+        try:
+            status, body = await merchant.call("GET", "/readyz")
+            assert (status, body["parts"]["postgresql"]) == (200, "no answer within a second")
+            path = f"/v1/redemptions/{redeemed['id']}/rollback"
+            status, body = await merchant.call("POST", path, json={"reason": "returned"})
+            assert (status, body["code"]) == (503, "outcome_unknown")
+            status, body = await merchant.call("GET", "/v1/campaigns")
+            assert (status, body["code"]) == (503, "store_unavailable")
+        finally:
+            servers.postgres.resume()
+        status, _ = await merchant.call("POST", path, json={"reason": "returned"})
+        assert status == 200
 
 
 async def test_numbers_are_those_of_all_workers_together(plane: ControlPlane) -> None:
