@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import TYPE_CHECKING, Final
 
 from engine.queries import queries
@@ -14,8 +16,33 @@ SHARD_LOCK_CLASS: Final = 0x5245444D
 """First half of the lock on a shard's ledger ("REDM"). The second half is the shard."""
 CONFLICTS_LOCK: Final = (SHARD_LOCK_CLASS, -1)
 """One process looks for the conflicts of all shards."""
+OWN_TIMEOUT_S: Final = 15.0
+OWN_POLL_S: Final = 0.2
 WEBHOOKS_LOCK: Final = (0x52454457, 0)
 """One process delivers webhooks ("REDW")."""
+
+
+class ShardOwned(Exception):
+    """Another process writes the ledger; nothing was changed."""
+
+
+async def own_shards(connection: Connection, shards: range) -> None:
+    """Become the ledger's only writer. A persister that refuses to go on keeps releasing its shard.
+
+    Raises:
+        ShardOwned: a persister is at work.
+    """
+    left = set(shards)
+    deadline = time.monotonic() + OWN_TIMEOUT_S
+    while left:
+        for shard in list(left):
+            if await try_lock(connection, (SHARD_LOCK_CLASS, shard)):
+                left.remove(shard)
+        if left and time.monotonic() > deadline:
+            raise ShardOwned(
+                f"a persister writes the ledger of shard {min(left)}; stop `redeem up` or `redeem persist`"
+            )
+        await asyncio.sleep(OWN_POLL_S if left else 0)
 
 
 async def try_lock(connection: Connection, lock: tuple[int, int]) -> bool:

@@ -27,6 +27,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "engine.cli.rebuild:rebuild",
         "Rebuild Redis from PostgreSQL; also changes the number of shards.",
     ),
+    "recover": (
+        "engine.cli.recover:recover",
+        "Write into the ledger what PostgreSQL has lost and Redis still knows.",
+    ),
     "doctor": ("engine.cli.doctor:doctor", "Show what is wrong with a deployment, and what to do."),
     "audit": ("engine.cli.audit:audit", "Check that ledger, Redis and counters agree."),
     "ledger": ("engine.cli.ledger:ledger", "List the months in the ledger; detach old months."),
@@ -92,7 +96,9 @@ def _reason(error: Exception) -> str:
     from engine.settings import SettingsError  # noqa: PLC0415 - only where it is needed
     from persister.archive import ArchiveRefused  # noqa: PLC0415 - only where it is needed
     from persister.migrations import MigrationError  # noqa: PLC0415 - only where it is needed
+    from persister.ownership import ShardOwned  # noqa: PLC0415 - only where it is needed
     from persister.rebuild.rebuild import RebuildRefused  # noqa: PLC0415 - only where it is needed
+    from persister.recover.recover import NoRoom  # noqa: PLC0415 - only where it is needed
 
     if isinstance(error, Refusal):
         text = error.detail or PROBLEMS[error.code][1]
@@ -103,6 +109,8 @@ def _reason(error: Exception) -> str:
         | MigrationError
         | MintKeyError
         | RebuildRefused
+        | ShardOwned
+        | NoRoom
         | ArchiveRefused
         | Fault
         | OSError,

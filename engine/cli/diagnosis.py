@@ -279,7 +279,7 @@ async def _shard(servers: _Servers, shard: int, version: int) -> AsyncIterator[F
 
 def _hole(name: str, missing: int) -> Finding:
     says = f"the ledger has lost {missing} events that Redis had: redemptions are refused"
-    return Finding(f"{name} ledger", Verdict.WRONG, says, "restore a newer PostgreSQL")
+    return Finding(f"{name} ledger", Verdict.WRONG, says, "redeem recover")
 
 
 def _ledger(name: str, lag: int, lag_s: float, *, rebuilding: bool) -> Finding:

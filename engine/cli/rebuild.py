@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,19 +10,17 @@ import asyncpg
 import click
 from redis.exceptions import RedisError
 
-from engine import settings as all_settings
-from engine.cli.connect import check_redis_url, plane_on, server_urls
+from engine.cli.connect import check_redis_url, plane_on
 from engine.cli.progress import Progress
-from engine.cli.servers import start_servers
+from engine.cli.servers import run_on_servers
 from engine.control import publishing
 from engine.errors import Refusal, StoreBehind, StoreUnavailable
-from engine.processes.process import StartError
-from engine.processes.reservations import DataDirectoryLock
-from engine.processes.supervisor import Supervisor
 from engine.queries import queries
 from persister.rebuild import rebuild as rebuilding
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from engine.settings import Settings
 
 _SQL: Final = queries("engine.control", "control")
@@ -34,55 +29,48 @@ _NOTHING_LOST: Final = (
     "loses what only Redis has, such as idempotency records of refusals"
 )
 
-_AGAIN: Final = "when it works again, repeat `redeem rebuild`"
+_AGAIN: Final = "when it works again, repeat the command"
 
 
 @click.command()
 @click.option("--force", is_flag=True, help="Rebuild even if Redis has lost nothing.")
+@click.option(
+    "--forget-lost-events",
+    is_flag=True,
+    help="Rebuild although the ledger has lost events: codes that only Redis knows as used become good.",
+)
 @click.option("--data", "data_dir", type=Path, help="Data directory of the bundled servers.")
-def rebuild(*, force: bool, data_dir: Path | None) -> None:
+def rebuild(*, force: bool, forget_lost_events: bool, data_dir: Path | None) -> None:
     """Rebuild Redis from PostgreSQL, with the number of shards in REDEEM_SHARDS.
 
     Redemptions are refused while it runs. Stop the persister first, unless Redis is behind the ledger: then
     the persister waits by itself. Bundled servers that are not running are started. To change the number of
     shards, stop everything, run this, and start everything after it.
     """
-    settings = all_settings.load(os.environ, {"data_dir": data_dir})
-    settings = replace(settings, data_dir=settings.data_dir.resolve())
-    if settings.redis_url and settings.database_url:
-        events = asyncio.run(_rebuild(settings, force=force))
-    else:
-        events = _on_bundled_servers(settings, force=force)
+    forced = force or forget_lost_events
+    events = run_on_servers(
+        data_dir, lambda settings: _rebuild(settings, force=forced, forget_lost=forget_lost_events)
+    )
     click.echo(f"rebuilt from {events} events")
 
 
-def _on_bundled_servers(settings: Settings, *, force: bool) -> int:
-    """Rebuild on the bundled servers of a running `redeem up`; without one, start the servers."""
-    rebuilt: list[int] = []
-
-    async def plan(supervisor: Supervisor) -> None:
-        rebuilt.append(await _rebuild(await start_servers(supervisor, settings), force=force))
-        supervisor.request_stop()
-
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(DataDirectoryLock(settings.data_dir))
-        except StartError:
-            redis_url, database_url = server_urls(settings)
-            running = replace(settings, redis_url=redis_url, database_url=database_url)
-            return asyncio.run(_rebuild(running, force=force))
-        asyncio.run(Supervisor(stop_timeout_s=settings.stop_timeout_s).run(plan))
-    if not rebuilt:
-        raise StoreUnavailable("the bundled servers could not be started, or the rebuild was interrupted")
-    return rebuilt[0]
-
-
-async def _rebuild(settings: Settings, *, force: bool) -> int:
+async def _rebuild(settings: Settings, *, force: bool, forget_lost: bool) -> int:
     check_redis_url(settings)
-    try:
+    async with servers_may_fail():
         if not force and not await _is_needed(settings):
             raise Refusal("malformed_request", _NOTHING_LOST)
-        return await rebuild_and_publish(settings)
+        return await rebuild_and_publish(settings, forget_lost=forget_lost)
+
+
+@contextlib.asynccontextmanager
+async def servers_may_fail() -> AsyncIterator[None]:
+    """Turn an error of a server into one that says which, and that the command may be repeated.
+
+    Raises:
+        StoreUnavailable: a server cannot be used.
+    """
+    try:
+        yield
     except RedisError as error:
         raise StoreUnavailable(f"Redis cannot be used: {error}; {_AGAIN}") from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
@@ -103,13 +91,14 @@ async def _is_needed(settings: Settings) -> bool:
     return False
 
 
-async def rebuild_and_publish(settings: Settings) -> int:
+async def rebuild_and_publish(settings: Settings, *, forget_lost: bool = False) -> int:
     """Rebuild Redis and publish its configuration; return the number of events. Progress goes to stderr.
 
     Raises:
+        ShardOwned: a persister is at work.
         RebuildRefused: a rebuild is not possible now; nothing was changed.
     """
-    events = await rebuilding.rebuild(settings, Progress("rebuild"))
+    events = await rebuilding.rebuild(settings, Progress("rebuild"), forget_lost=forget_lost)
     async with plane_on(settings) as plane:
         await publishing.publish(plane.redis, plane.database)
     return events

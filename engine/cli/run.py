@@ -25,6 +25,7 @@ from engine.cli.rebuild import rebuild_and_publish
 from engine.cli.servers import start_servers
 from engine.codes import mint_keys
 from engine.control import mint_key_checks
+from engine.control.publishing import missing_in_ledger
 from engine.errors import StoreBehind, StoreUnavailable
 from engine.health.open_files import check_open_files
 from engine.health.redis_checks import Verdict, require_safe
@@ -166,13 +167,23 @@ async def _require_mint_keys(settings: Settings) -> None:
 
 
 async def _initialise(settings: Settings) -> None:
-    """Run ``initialise``; rebuild Redis from PostgreSQL if it has lost data."""
+    """Run ``initialise``; rebuild Redis from PostgreSQL if it has lost data.
+
+    Raises:
+        StoreUnavailable: the ledger has lost events.
+    """
     try:
         await initialise(settings)
     except StoreBehind as fault:
         _log.warning("rebuilding Redis from PostgreSQL", extra={"reason": str(fault)})
         events = await rebuild_and_publish(settings)
         _log.info("Redis is rebuilt", extra={"events": events})
+    async with plane_on(settings) as plane, plane.database.connection() as connection:
+        for shard in range(settings.shards):
+            if missing := await missing_in_ledger(plane.redis, connection, shard):
+                raise StoreUnavailable(
+                    f"the ledger of shard {shard} has lost {missing} events; run `redeem recover`"
+                )
 
 
 def _supervisor(settings: Settings) -> Supervisor:

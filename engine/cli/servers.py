@@ -1,16 +1,29 @@
-"""Starts the bundled servers for a command that needs them."""
+"""Runs a command on the servers of the settings, and starts the bundled ones if it needs them."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from engine import bundled
+from engine import settings as all_settings
+from engine.cli.connect import server_urls
+from engine.errors import StoreUnavailable
+from engine.processes.process import StartError
+from engine.processes.reservations import DataDirectoryLock
+from engine.processes.supervisor import Supervisor
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
     from engine.processes.process import Child
-    from engine.processes.supervisor import Supervisor
     from engine.settings import Settings
+
+Result = TypeVar("Result")
 
 SERVERS: Final = 0
 """The stage of the servers: they start first and stop last."""
@@ -33,3 +46,38 @@ async def start_servers(supervisor: Supervisor, settings: Settings) -> Settings:
         database_url = postgres.url
     await supervisor.start(servers)
     return replace(settings, redis_url=redis_url, database_url=database_url)
+
+
+def run_on_servers(data_dir: Path | None, work: Callable[[Settings], Awaitable[Result]]) -> Result:
+    """Run ``work`` with the settings and the URLs of both servers.
+
+    These are the servers that the settings name, or the bundled ones of a running `redeem up`. If none runs,
+    the bundled servers are started, and stopped after it.
+
+    Raises:
+        StoreUnavailable: the bundled servers could not be started, or the work was interrupted.
+    """
+    settings = all_settings.load(os.environ, {"data_dir": data_dir})
+    settings = replace(settings, data_dir=settings.data_dir.resolve())
+
+    async def on(servers: Settings) -> Result:
+        return await work(servers)
+
+    if settings.redis_url and settings.database_url:
+        return asyncio.run(on(settings))
+    done: list[Result] = []
+
+    async def plan(supervisor: Supervisor) -> None:
+        done.append(await work(await start_servers(supervisor, settings)))
+        supervisor.request_stop()
+
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(DataDirectoryLock(settings.data_dir))
+        except StartError:
+            redis_url, database_url = server_urls(settings)
+            return asyncio.run(on(replace(settings, redis_url=redis_url, database_url=database_url)))
+        asyncio.run(Supervisor(stop_timeout_s=settings.stop_timeout_s).run(plan))
+    if not done:
+        raise StoreUnavailable("the bundled servers could not be started, or the command was interrupted")
+    return done[0]

@@ -10,7 +10,7 @@ SELECT control_version, shards FROM deployment;
 SELECT stream_ms, stream_seq FROM ledger_offsets WHERE shard = $1;
 
 -- name: persisted
-SELECT (SELECT COALESCE(sum(seq), 0) FROM ledger_offsets WHERE shard = $1)
+SELECT (SELECT COALESCE(sum(seq + lost), 0) FROM ledger_offsets WHERE shard = $1)
      + (SELECT count(*) FROM ledger_rejects WHERE shard = $1);
 
 -- name: keys_since

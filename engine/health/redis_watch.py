@@ -87,7 +87,7 @@ class StoreWatch:
                 extra={"shard": shard, "reason": str(error)},
             )
         missing = self._missing.get(shard, 0)
-        says = f"the ledger of shard {shard} has lost {missing} events; restore a newer PostgreSQL"
+        says = f"the ledger of shard {shard} has lost {missing} events; run `redeem recover`"
         self._note(f"shard {shard}", says if missing else "")
         if missing:
             raise StoreUnsafe(says)

@@ -7,7 +7,7 @@ SELECT set_config('synchronous_commit', 'on', false)
 
 -- name: offset
 SELECT o.stream_ms, o.stream_seq, o.seq, o.chain_digest, d.shards,
-       o.seq + (SELECT count(*) FROM ledger_rejects AS r WHERE r.shard = o.shard) AS entries
+       o.seq + o.lost + (SELECT count(*) FROM ledger_rejects AS r WHERE r.shard = o.shard) AS entries
   FROM ledger_offsets AS o CROSS JOIN deployment AS d
  WHERE o.shard = $1;
 

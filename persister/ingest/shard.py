@@ -271,7 +271,7 @@ def _classify(error: Exception) -> tuple[str, int]:
     if isinstance(error, StreamBehind):
         return "Redis is behind the ledger: rebuild it", logging.ERROR
     if isinstance(error, LedgerBehind):
-        return "the ledger has lost events that Redis had: restore a newer PostgreSQL", logging.ERROR
+        return "the ledger has lost events that Redis had: run `redeem recover`", logging.ERROR
     if isinstance(error, OffsetMoved):
         return "another writer moved the offset", logging.ERROR
     if isinstance(error, NotInitialised):

@@ -7,7 +7,6 @@ rebuild starts from the beginning.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import time
@@ -19,8 +18,10 @@ from redis.asyncio import Redis
 
 from engine.queries import queries
 from engine.store import keys
+from engine.store.stream import read_facts
 from persister.ingest.ledger_writer import LedgerWriter
 from persister.ingest.reader import StreamBehind, StreamReader
+from persister.ownership import own_shards
 from persister.rebuild import from_ledger, to_redis
 from persister.rebuild.bulk_writer import open_bulk_writer
 from persister.servers import REPLY_TIMEOUT_S
@@ -35,11 +36,9 @@ logger = logging.getLogger(__name__)
 _DEPLOYMENT: Final = queries("persister", "deployment")
 _SQL: Final = queries(__package__, "rebuild")
 
-OWN_TIMEOUT_S: Final = 15.0
 IDEMPOTENCY_KEPT_MS: Final = keys.IDEMPOTENCY_WINDOW_S * 1000
 _OURS: Final = "{s[0-9]*}:*"  # the name of every key of ours
 _SCAN_KEYS: Final = 1000
-_POLL_S: Final = 0.2
 _GROUP: Final = "rebuild"
 
 
@@ -47,7 +46,9 @@ class RebuildRefused(Exception):
     """A rebuild would lose data or cannot run now; nothing was changed."""
 
 
-async def rebuild(settings: Settings, report: Callable[[str, int], None]) -> int:
+async def rebuild(
+    settings: Settings, report: Callable[[str, int], None], *, forget_lost: bool = False
+) -> int:
     """Rebuild Redis for ``settings.shards`` shards. Returns the number of events read.
 
     The caller must publish the configuration afterwards; until then, no redemption succeeds.
@@ -58,10 +59,11 @@ async def rebuild(settings: Settings, report: Callable[[str, int], None]) -> int
     Args:
         settings: with the URLs of both servers.
         report: called repeatedly with what is being done and how many.
+        forget_lost: rebuild although Redis knows codes as used that the ledger does not; they become good.
 
     Raises:
-        RebuildRefused: another process writes the ledger; or holds are live, and the number of shards
-            is to change.
+        ShardOwned: another process writes the ledger.
+        RebuildRefused: the ledger has lost events; or holds are live, and the number of shards is to change.
         RedisError, OSError, asyncpg.PostgresError: a server cannot be used; run the rebuild again.
     """
     redis = Redis.from_url(settings.redis_url, socket_timeout=REPLY_TIMEOUT_S, decode_responses=False)
@@ -70,7 +72,8 @@ async def rebuild(settings: Settings, report: Callable[[str, int], None]) -> int
         before = int(await connection.fetchval(_DEPLOYMENT["shards"]))
         after = settings.shards
         shards = range(max(before, after))
-        await _own_shards(connection, shards)
+        await own_shards(connection, shards)
+        await _refuse_holes(connection, redis, before, forget_lost=forget_lost)
         if before != after:
             await _refuse_live_holds(redis, before)
         for shard in shards:
@@ -93,19 +96,16 @@ async def rebuild(settings: Settings, report: Callable[[str, int], None]) -> int
     return events
 
 
-async def _own_shards(connection: Connection, shards: range) -> None:
-    """Become the ledger's only writer. A persister whose Redis is behind keeps releasing its shard."""
-    writers = {shard: LedgerWriter(connection, shard) for shard in shards}
-    deadline = time.monotonic() + OWN_TIMEOUT_S
-    while writers:
-        for shard in list(writers):
-            if await writers[shard].own():
-                del writers[shard]
-        if writers and time.monotonic() > deadline:
+async def _refuse_holes(connection: Connection, redis: Redis, shards: int, *, forget_lost: bool) -> None:
+    """Refuse while Redis knows of events that the ledger has lost: its codes would become good again."""
+    for shard in range(shards):
+        offset = await LedgerWriter(connection, shard).offset(shards)
+        missing = (await read_facts(redis, shard)).removed - offset.entries
+        if missing > 0 and not forget_lost:
             raise RebuildRefused(
-                f"a persister writes the ledger of shard {min(writers)}; stop `redeem up` or `redeem persist`"
+                f"the ledger of shard {shard} has lost {missing} events whose effect Redis still has; "
+                "run `redeem recover` first"
             )
-        await asyncio.sleep(_POLL_S if writers else 0)
 
 
 async def _refuse_live_holds(redis: Redis, shards: int) -> None:

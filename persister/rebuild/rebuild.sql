@@ -106,6 +106,6 @@ UPDATE campaigns SET pinned_shard = pinned_shard % $1, version = changed.control
 -- name: stream_ends
 -- The id from which each stream must go on, and how many entries it has had.
 SELECT o.shard, o.stream_ms, o.stream_seq,
-       o.seq + (SELECT count(*) FROM ledger_rejects AS r WHERE r.shard = o.shard) AS entries
+       o.seq + o.lost + (SELECT count(*) FROM ledger_rejects AS r WHERE r.shard = o.shard) AS entries
   FROM ledger_offsets AS o
  WHERE o.shard < $1;

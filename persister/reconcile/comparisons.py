@@ -40,6 +40,10 @@ class ComparedHold(NamedTuple):
     user: str | None
 
 
+Difference = tuple[ComparedValue, Any, Any]
+"""A value, what the ledger expects, and what Redis has."""
+
+
 def read_command(item: ComparedValue, expected: ExpectedState) -> RedisCommand:
     """The Redis command that reads a value."""
     check, shard, name = item

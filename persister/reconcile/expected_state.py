@@ -158,7 +158,7 @@ class ExpectedState:
         batch = self.batches.get(batch_id)
         if batch is None or not 0 <= serial < len(batch.states):
             return  # reconcile_ledger reports codes that do not exist
-        code = self._load_code(batch, serial)
+        code = self.code_state(batch, serial)
         counter = batch.location(serial, self.shards).shard, batch.campaign
         for name, event in events:
             if event.type == "rolled_back":
@@ -178,7 +178,8 @@ class ExpectedState:
                 self.illegal.append(IllegalEvent(name, batch_id, serial, effect.illegal))
         self._store_code(batch, serial, code)
 
-    def _load_code(self, batch: ExpectedBatch, serial: int) -> CodeState:
+    def code_state(self, batch: ExpectedBatch, serial: int) -> CodeState:
+        """The state of one of a batch's codes."""
         state = int(batch.states[serial])
         holds = {id_: self.holds[id_].held for id_ in self.holds_of.get((batch.id, serial), ())}
         if batch.rules.kind == "single":

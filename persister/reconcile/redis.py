@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from redis.exceptions import ResponseError
 
@@ -19,6 +19,7 @@ from persister.reconcile.catch_up import CatchUp
 from persister.reconcile.comparisons import (
     ComparedHold,
     ComparedValue,
+    Difference,
     expected_value,
     is_equal,
     parse_reply,
@@ -40,9 +41,6 @@ READ_ITEMS: Final = 500  # in one transaction of Redis
 LOOKS_MAX: Final = 10
 """Most attempts to read all users of a campaign at one moment."""
 
-Difference = tuple[ComparedValue, Any, Any]
-"""A value, what the ledger expects, and what Redis has."""
-
 
 async def reconcile_redis(
     connection: Connection,
@@ -54,6 +52,36 @@ async def reconcile_redis(
     progress: Callable[[str, int], None],
 ) -> None:
     """Compare. Events that happen meanwhile are applied to ``expected``; ``wait_s`` is for a late ledger."""
+    different, strays, catch_up = await find_differences(
+        connection, redis, expected, report, wait_s=wait_s, progress=progress
+    )
+    for key in strays:
+        report.add("keys", key, "no such key", "there")
+    await _report_users(redis, catch_up, report, [item for item, *_ in different if item.check == "users"])
+    holds = _without_twins([each for each in different if each[0].check == "holds"])
+    others = [each for each in different if each[0].check not in {"users", "holds"}]
+    for item, ours, found in others + holds:
+        report.add(item.check, str(item), _shown(ours), _shown(found))
+
+
+class Differences(NamedTuple):
+    """What differs, keys of codes that do not exist, and the ledger at the place where it was compared."""
+
+    different: list[Difference]
+    strays: list[str]
+    catch_up: CatchUp
+
+
+async def find_differences(
+    connection: Connection,
+    redis: Redis,
+    expected: ExpectedState,
+    report: ReconciliationReport,
+    *,
+    wait_s: float,
+    progress: Callable[[str, int], None],
+) -> Differences:
+    """Compare as ``reconcile_redis`` does, and report only how much was looked at, and shortened streams."""
     scan = RedisScan(redis, expected, report, progress)
     await scan.run()
     catch_up = CatchUp(connection, redis, expected, wait_s)
@@ -61,8 +89,6 @@ async def reconcile_redis(
         last, _ = await _end_of_stream(redis, shard)
         await catch_up.advance(shard, last)
     await scan.read_strays()
-    for key in scan.strays:
-        report.add("keys", key, "no such key", "there")
     doubtful = [item for item, found in scan.differing.items() if not _has_come_true(item, found, expected)]
     different: list[Difference] = []
     for shard in range(expected.shards):
@@ -71,11 +97,7 @@ async def reconcile_redis(
             looked = await _look(redis, catch_up, report, shard, items, first=number == 0)
             different += [each for each in looked if not is_equal(*each[1:])]
             progress("differences looked at again", len(items))
-    await _report_users(redis, catch_up, report, [item for item, *_ in different if item.check == "users"])
-    holds = _without_twins([each for each in different if each[0].check == "holds"])
-    others = [each for each in different if each[0].check not in {"users", "holds"}]
-    for item, ours, found in others + holds:
-        report.add(item.check, str(item), _shown(ours), _shown(found))
+    return Differences(different, scan.strays, catch_up)
 
 
 def _has_come_true(item: ComparedValue, found: Any, expected: ExpectedState) -> bool:  # noqa: ANN401 - a number or a hold

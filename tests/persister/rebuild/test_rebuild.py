@@ -12,7 +12,9 @@ from engine.control import erasure
 from engine.control.publishing import publish
 from engine.errors import StoreBehind
 from engine.store import keys
-from persister.rebuild import rebuild as module
+from persister import ownership
+from persister.ownership import ShardOwned
+from persister.rebuild import rebuild as rebuilding
 from persister.rebuild.rebuild import RebuildRefused, rebuild
 from persister.reconcile.report import reconcile
 from tests.support.deployment import Merchant, Process, engine_in_process, engine_of_processes, issue
@@ -61,7 +63,7 @@ async def test_an_interrupted_rebuild_lets_nobody_redeem_and_is_begun_again(
                 raise OSError("interrupted")
 
             with monkeypatch.context() as patched:
-                patched.setattr(module, name, fail)
+                patched.setattr(rebuilding, name, fail)
                 with pytest.raises(OSError, match="interrupted"):
                     await rebuild(plane.settings, silent)
             with pytest.raises(StoreBehind):
@@ -75,7 +77,7 @@ async def test_an_interrupted_rebuild_lets_nobody_redeem_and_is_begun_again(
 async def test_nothing_is_rebuilt_while_a_persister_writes(
     plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "OWN_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(ownership, "OWN_TIMEOUT_S", 0.5)
     _, (code,) = await issue(plane, 1)
     with Process(plane.settings, "persister"):
 
@@ -86,7 +88,7 @@ async def test_nothing_is_rebuilt_while_a_persister_writes(
                 )
 
         await wait_until_async(owned)
-        with pytest.raises(RebuildRefused):
+        with pytest.raises(ShardOwned):
             await rebuild(plane.settings, silent)
     async with engine_in_process(plane) as merchant:
         assert (await merchant.redeem(code))[0] == 200
