@@ -1,7 +1,6 @@
 #!lua
 -- Turns holds into redemptions. `hold_record` is the hold's record as the caller has read it; the attempt's fields come from
--- it. If there was no record, it is empty, and so are the fields. `decided` is 1 for a hold of a cross-shard transaction that
--- was decided. Then only the state of the hold itself can lead to a refusal.
+-- it. If there was no record, it is empty, and so are the fields.
 -- Answers, one for each attempt: `redeemed <event id> <amount> <balance left>` and, on the following lines, the hold's
 -- record; a refusal; `replayed <the first answer>`; or `stale_hold`, if the record has changed since the caller read it.
 
@@ -21,7 +20,7 @@ local function refusal_of(hold, campaign)
     return nil
 end
 
-local function confirm(hold_id, hold_record, decided)
+local function confirm(hold_id, hold_record)
     local record = read_hold_record(hold_id)
     if not record then
         return ANSWER.hold_not_found
@@ -32,7 +31,7 @@ local function confirm(hold_id, hold_record, decided)
     end
     local hold, campaign = parse_hold(hold_id, record), read_campaign()
     local taken = attempt.amount == '' and hold.amount or tonumber(attempt.amount)
-    local refusal = not campaign.id and ANSWER.unpublished or decided ~= 1 and refusal_of(hold, campaign)
+    local refusal = not campaign.id and ANSWER.unpublished or refusal_of(hold, campaign)
     if refusal then
         return refusal
     elseif taken ~= hold.amount and (campaign.kind ~= 'balance' or taken <= 0 or taken > hold.amount) then
@@ -42,4 +41,4 @@ local function confirm(hold_id, hold_record, decided)
     return ANSWER.redeemed .. ' ' .. event_id .. ' ' .. text(taken) .. ' ' .. text(left) .. '\n' .. record
 end
 
-return answer_each(confirm, 3)
+return answer_each(confirm, 2)

@@ -15,7 +15,7 @@
 
 -- @include lib/answer_each
 
-local BUSY_MS = 10000
+local BUSY_MS = 5000
 local KEEPS_OWN_RECORDS = true
 local commit_records = {}
 

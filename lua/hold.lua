@@ -51,6 +51,8 @@ local function hold_code(ttl_ms)
     local hold = find_hold(campaign)
     if hold then
         return refusal_of_hold(hold) or renew(campaign, hold, expires_at_ms)
+    elseif state == HELD then -- prepared for a combined order (lib/prepared.lua)
+        return ANSWER.held_by_another_order .. ' 1'
     end
     local taken, left
     refusal, taken, left = decide_use(campaign)

@@ -1,13 +1,14 @@
 #!lua
 -- Undoes redemptions, completely or in part. The attempt's `amount` is the amount to give back; empty means all that is left.
 -- The total given back is stored for each redemption, for ever, so a rollback has no age limit.
--- Answers, one for each attempt: `rolled_back <event id> <amount> <given back so far> <balance left>`, a refusal, or
--- `replayed <the first answer>`.
+-- Answers, one for each attempt: `rolled_back <event id> <amount> <given back so far> <balance left>`, a refusal,
+-- `in_use` as in void.lua, or `replayed <the first answer>`.
 
 -- @include lib/answer_each
 -- @include lib/add_event
 -- @include lib/campaign
 -- @include lib/code_state
+-- @include lib/prepared
 -- @include lib/usage
 
 -- Returns a refusal; or nil, the amount to give back, and whether nothing is left of the redemption then.
@@ -48,6 +49,9 @@ local function roll_back(rolled_at, redemption, redeemed_amount, and_void)
         return ANSWER.invalid_amount -- the balance was topped up since; more than AMOUNT_MAX cannot be stored
     end
     local state = read_state()
+    if and_void == 1 and count_prepared() > 0 then
+        return ANSWER.in_use
+    end
     count_use(campaign, whole and -1 or 0, -(returned or 0))
     local total = (given_back or 0) + (returned or 0)
     slots(work.rolled_back, rolled_at)[redemption] = total

@@ -2,13 +2,14 @@
 -- Makes one code void (`make_void` 1) or valid again (`make_void` 0). Whole batches and ranges are void by configuration, not
 -- here: `void_by_range` says whether the code is void by them. It is repeated in the answer, so a replay has the same value.
 -- Answers, one for each attempt: `voided` or `unvoided`, the event id, or `-` if nothing changed, and `void_by_range`;
--- `already_redeemed`; or `replayed <the first answer>`.
+-- `already_redeemed`; `in_use`, while a combined order over several shards takes the code; or `replayed <the first answer>`.
 
 -- @include lib/answer_each
 -- @include lib/add_event
 -- @include lib/campaign
 -- @include lib/code_state
 -- @include lib/holds
+-- @include lib/prepared
 
 local function change_void(make_void, void_by_range)
     local campaign, state = read_campaign(), read_state()
@@ -20,6 +21,8 @@ local function change_void(make_void, void_by_range)
         return ANSWER.already_redeemed
     elseif make_void == (state == VOID) then
         return done .. ' - ' .. void_by_range
+    elseif count_prepared() > 0 then
+        return ANSWER.in_use
     elseif make_void then
         set_state(VOID)
     else

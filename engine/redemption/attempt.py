@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from engine.api.outcomes import Refused, Retry
-from engine.errors import Fault, StoreUnavailable
+from engine.errors import Fault, Overloaded, StoreUnavailable
 from engine.lookup.decoder import masked
 from engine.lookup.resolver import PendingLookup
 from engine.redemption.call_fields import CallFields
@@ -135,6 +135,8 @@ class Attempt(CallFields, PendingLookup):
             self.dispatcher.retry_after_expiry(self)
         elif outcome == "stale_hold":
             self.on_done(Retry.STALE_HOLD)
+        elif outcome == "in_use":
+            self.failed(Overloaded("a combined order is about to take the code"))
         elif outcome == "unpublished":
             self.failed(StoreUnavailable("the shard does not have the campaign yet"))
         elif outcome == "held_by_another_order":

@@ -1,9 +1,10 @@
-"""Combined redemptions of codes on several shards: hold all codes, decide, then confirm all holds.
+"""Combined redemptions of codes on several shards: prepare all codes, decide, then redeem them all.
 
-The commit record of the transaction is on one shard, the home shard of the request's idempotency key. Before
-the decision, every hold ends by itself. After the decision, every hold is confirmed, even if its campaign or
-code has changed since. The worker that began the transaction confirms the holds. If that worker is gone, the
-next hold expiry does it (``complete_decided``).
+The commit record of the transaction is on one shard, the home shard of the request's idempotency key. A code
+that is prepared is taken, but there is no event of it yet: only the decision makes it a redemption. After the
+decision every code is redeemed, even if its campaign has changed since. The worker that began the transaction
+does all of it. If that worker is gone, the next hold expiry redeems what was decided, and gives back what was
+not (``settle_abandoned``).
 """
 
 from __future__ import annotations
@@ -11,36 +12,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 from redis.exceptions import RedisError
 
-from engine.api.bodies import HoldRequest
-from engine.api.outcomes import Held, Redeemed, RedeemedTogether, Refused, RefusedTogether, Retry
+from engine.api.outcomes import Redeemed, RedeemedTogether, Refused, RefusedTogether
 from engine.errors import RETRYABLE_FAULTS, Fault, OutcomeUnknown, Overloaded, StoreUnavailable
 from engine.redemption.cross_shard_step import CommitRecord, CrossShardStep, StepResult
-from engine.redemption.hold import EXPIRED, Confirmation, Hold, parse_record
-from engine.redemption.hold_calls import read_records, release
+from engine.redemption.prepared import Commit, Part, Prepare, abort, abort_codes
+from engine.redemption.redeem import redeemed
 from engine.store import keys
-from engine.store.events import ORDER_MARK, EventId, parse_id
 from engine.store.idempotency import bucketed, home_shard
+from engine.store.prepared_codes import TransactionId, decode_prepared
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from engine.api.bodies import CombinedRequest
     from engine.api.outcomes import Outcome
     from engine.redemption.core import Core
     from engine.redemption.redeem import Redemption
     from engine.store.configuration import CachedKey
-    from engine.store.dispatcher import Dispatcher
+    from engine.store.prepared_codes import PreparedCodes
 
 _log = logging.getLogger(__name__)
-HOLD_TTL_S: Final = 60
 ABANDONED_MS: Final = 5000  # a decision that is this old and not completed has lost its worker
 _POLL_S: Final = 0.02
-_TRIES: Final = 5
 # A retry may succeed after these refusals, so they are not stored under the request's key.
 _NOT_FINAL: Final = RETRYABLE_FAULTS | {"internal_error", "unauthenticated"}
 
@@ -74,15 +73,14 @@ class _Transaction(NamedTuple):
 
     core: Core
     record: CommitRecord
-    shard: int
-    id: str
+    place: TransactionId
     nonce: str
 
     async def step(self, name: str, payload: bytes = b"") -> StepResult:
         dispatcher = self.core.dispatcher
         taken: asyncio.Future[StepResult] = asyncio.get_running_loop().create_future()
         step = CrossShardStep(
-            dispatcher, self.record, self.shard, (name, self.id, self.nonce), payload, taken=taken
+            dispatcher, self.record, self.place.home, (name, self.place.id, self.nonce), payload, taken=taken
         )
         step.deadline = dispatcher.deadline()
         try:
@@ -102,23 +100,28 @@ async def redeem_across_shards(core: Core, order: CombinedOrder) -> Outcome:
     if core.configuration.memory_short:  # the first step stores something already: it reserves the key
         raise Overloaded("Redis is short of memory")
     name = order.idempotency_name
-    record = CommitRecord((), order.api_key.id, order.key or "", name, order.fingerprint)
+    request = order.request
+    record = CommitRecord(
+        (), request.user, request.order, order.api_key.id, order.key or "", name, order.fingerprint
+    )
     nonce = secrets.token_hex(12)
-    shard = home_shard(name or nonce, core.configuration.shards)
-    transaction = _Transaction(core, record, shard, _transaction_id(name) if name else nonce, nonce)
+    home = home_shard(name or nonce, core.configuration.shards)
+    place = TransactionId(home, _transaction_id(name) if name else nonce)
+    transaction = _Transaction(core, record, place, nonce)
     first = await _begin(transaction, order.deadline)
     if first.word == "replayed":
         return _stored(order, first.rest, replayed=True)
     if first.word == "idempotency_key_reused":
         return Refused(first.word)
     if first.word == "resume":
-        redeemed = await _complete(core, shard, transaction.id, first.rest)
-        return RedeemedTogether(order.request.order, _replayed(redeemed), replayed=True)
+        return RedeemedTogether(
+            request.order, _replayed(await _complete(core, place, first.rest)), replayed=True
+        )
     if first.word != "begun":
         raise StoreUnavailable(first.word)
     if first.rest:
-        await _release_abandoned(core, order, first.rest.decode())
-    return await _hold_and_decide(order, transaction)
+        await _abort(core, {part.location.shard for part in order.parts}, first.rest.decode())
+    return await _prepare_and_decide(order, transaction)
 
 
 async def _begin(transaction: _Transaction, deadline: float) -> StepResult:
@@ -131,99 +134,70 @@ async def _begin(transaction: _Transaction, deadline: float) -> StepResult:
         await asyncio.sleep(_POLL_S)
 
 
-async def _hold_and_decide(order: CombinedOrder, transaction: _Transaction) -> Outcome:
-    """Hold all codes. If every hold succeeds, decide and confirm them; else release them and refuse."""
+async def _prepare_and_decide(order: CombinedOrder, transaction: _Transaction) -> Outcome:
+    """Prepare all codes. If every shard has done so, decide and redeem them; else give back and refuse."""
     core, nonce = transaction.core, transaction.nonce
-    holds = [_hold(core.dispatcher, order, part, _mark(nonce, at)) for at, part in enumerate(order.parts)]
-    outcomes = await asyncio.gather(*(core.answer_bound(hold) for hold in holds))
-    outcomes = _refuse_repeats(order, outcomes)
-    ids = tuple(outcome.id for outcome in outcomes if isinstance(outcome, Held))
-    if len(ids) != len(outcomes):
-        await _release(core, order, ids)
-        return await _refuse(transaction, outcomes)
-    record = msgspec.json.encode(msgspec.structs.replace(transaction.record, holds=ids))
+    by_shard: defaultdict[int, list[int]] = defaultdict(list)  # positions in the order
+    for at, part in enumerate(order.parts):
+        by_shard[part.location.shard].append(at)
+        part.idempotency_name = ""  # the key of the whole request is on the commit record's shard
+    calls = [
+        Prepare(core.dispatcher, [order.parts[at] for at in positions], nonce, transaction.place)
+        for positions in by_shard.values()
+    ]
+    results = await asyncio.gather(*(call.send() for call in calls))
+    if any(result.word != "prepared" for result in results):
+        await _abort(core, by_shard, nonce)
+        return await _refuse(transaction, list(zip(by_shard.values(), results, strict=True)))
+    codes = tuple((part.campaign.id, part.batch, part.serial, part.last4) for part in order.parts)
+    record = msgspec.json.encode(msgspec.structs.replace(transaction.record, codes=codes))
     decision = await transaction.step("decide", record)
     if decision.word == "lost":
-        await _release(core, order, ids)
-        raise Overloaded("it took too long to hold all codes")
+        await _abort(core, by_shard, nonce)
+        raise Overloaded("it took too long to prepare all codes")
     if decision.word != "decided":
         raise OutcomeUnknown(decision.word)
     decided = b"\n".join((b"decided", nonce.encode(), b"0", record))
-    redeemed = await _complete(core, transaction.shard, transaction.id, decided)
-    return RedeemedTogether(order.request.order, redeemed)
+    return RedeemedTogether(order.request.order, await _complete(core, transaction.place, decided))
 
 
-def _hold(dispatcher: Dispatcher, order: CombinedOrder, part: Redemption, mark: str) -> Hold:
-    """The hold of one part. Each part has its own, so a code named twice is used twice, or refused."""
-    request = HoldRequest(
-        code="",
-        user=order.request.user,
-        order=order.request.order + mark,
-        amount=part.request.amount,
-        ttl_s=HOLD_TTL_S,
-    )
-    hold = Hold(dispatcher, request, None, order.api_key)
-    hold.copy_code(part)
-    return hold
+async def _abort(core: Core, shards: Iterable[int], nonce: str) -> None:
+    """Give back what a worker has prepared, on all shards. What fails here, the next hold expiry does."""
+    await asyncio.gather(*(abort(core, shard, nonce) for shard in shards), return_exceptions=True)
 
 
-def _refuse_repeats(order: CombinedOrder, outcomes: list[Outcome]) -> list[Outcome]:
-    """Refuse a ``single`` code that an earlier part of the request holds already."""
-    firsts: dict[tuple[int, int], Outcome] = {}
-    checked: list[Outcome] = []
-    for part, outcome in zip(order.parts, outcomes, strict=True):
-        first = firsts.setdefault((part.batch, part.serial), outcome)
-        repeated = first is not outcome and isinstance(first, Held) and part.campaign.kind == "single"
-        checked.append(Refused("already_redeemed") if repeated else outcome)
-    return checked
+async def _refuse(
+    transaction: _Transaction, results: Sequence[tuple[Sequence[int], StepResult]]
+) -> RefusedTogether:
+    """End the transaction with the refusals. If they are final, they are stored before they are answered.
 
+    ``results``: of each shard, the positions of its codes in the order, and what it answered.
 
-async def _release(core: Core, order: CombinedOrder, holds: Sequence[str]) -> None:
-    """Release holds. If a release fails, the hold ends by itself later."""
-    await asyncio.gather(
-        *(release(core, hold, key=None, api_key=order.api_key, internal=True) for hold in holds),
-        return_exceptions=True,
-    )
-
-
-async def _release_abandoned(core: Core, order: CombinedOrder, nonce: str) -> None:
-    """Release the holds of an earlier try of the same request whose worker died.
-
-    These holds would block this try.
+    Raises:
+        StoreUnavailable: a shard could not be asked, or the refusals could not be stored.
+        Overloaded: another worker has taken the transaction over.
     """
-    holds = []
-    for at, part in enumerate(order.parts):
-        shard = part.location.shard
-        name = order.request.order + _mark(nonce, at)
-        field = f"{part.batch}:{part.serial}" + ("" if part.campaign.kind == "single" else f":{name}")
-        try:
-            stream_id: Any = await core.redis.hget(keys.held(shard), field)
-        except (OSError, RedisError) as error:
-            raise StoreUnavailable(str(error)) from error
-        if stream_id is None:
-            continue
-        (record,) = await read_records(core, shard, [stream_id.decode()])
-        if record is not None and record != EXPIRED and parse_record(record.decode()).order == name:
-            holds.append(f"{shard}-{stream_id.decode()}")
-    await asyncio.gather(
-        *(release(core, hold, key=None, api_key=order.api_key, internal=True) for hold in holds)
-    )
-
-
-def _mark(nonce: str, at: int) -> str:
-    """The text after the order that makes a hold internal: the hold of the code at this position."""
-    return f"{ORDER_MARK}{nonce} {at}"
-
-
-async def _refuse(transaction: _Transaction, outcomes: list[Outcome]) -> RefusedTogether:
-    """End the transaction with the refusals, and store them under the request's key if they are final."""
-    refused = {at: outcome for at, outcome in enumerate(outcomes) if isinstance(outcome, Refused)}
-    refusals = {at: one.code for at, one in refused.items()}
-    is_final = all(one.code not in _NOT_FINAL and not one.retry_after_s for one in refused.values())
-    await transaction.step("end", msgspec.json.encode(_Refusals(refusals)) if is_final else b"")
-    if any(code in RETRYABLE_FAULTS for code in refusals.values()):
-        raise StoreUnavailable("a code could not be held")
-    return RefusedTogether(refusals, max(one.retry_after_s for one in refused.values()))
+    refusals: dict[int, str] = {}
+    waits = [0]
+    for positions, result in results:
+        lines = (
+            result.rest.decode().split("\n") if result.word == "refused" else [result.word] * len(positions)
+        )
+        for at, line in zip(positions, lines, strict=True):
+            word, _, wait_s = line.partition(" ")
+            if word != "prepared":
+                refusals[at] = word
+                waits.append(int(wait_s or 0))
+    refusals = dict(sorted(refusals.items()))
+    is_final = refusals.keys() and not max(waits) and _NOT_FINAL.isdisjoint(refusals.values())
+    ended = await transaction.step("end", msgspec.json.encode(_Refusals(refusals)) if is_final else b"")
+    if ended.word == "lost":
+        raise Overloaded("another worker has taken over the same request")
+    if ended.word != "ended":
+        raise StoreUnavailable("the refusal could not be stored")
+    if not RETRYABLE_FAULTS.isdisjoint(refusals.values()):
+        raise StoreUnavailable("a code could not be prepared")
+    return RefusedTogether(refusals, max(waits))
 
 
 def _stored(order: CombinedOrder, answer: bytes, *, replayed: bool) -> RedeemedTogether | RefusedTogether:
@@ -238,94 +212,105 @@ def _replayed(redeemed: list[Redeemed]) -> list[Redeemed]:
     return [msgspec.structs.replace(one, replayed=True) for one in redeemed]
 
 
-async def _complete(core: Core, shard: int, transaction_id: str, decided: bytes) -> list[Redeemed]:
-    """Confirm all holds of a decided transaction. Repeating it is harmless.
+async def _complete(core: Core, place: TransactionId, decided: bytes) -> list[Redeemed]:
+    """Redeem all codes of a decided transaction. Repeating it is harmless.
 
     Raises:
-        OutcomeUnknown: not all holds could be confirmed now; the next hold expiry confirms the rest.
+        OutcomeUnknown: not all codes could be redeemed now; the next hold expiry redeems the rest.
     """
     _, nonce, _, payload = decided.split(b"\n", 3)
-    record = msgspec.json.decode(payload, type=CommitRecord)
-    redeemed = await asyncio.gather(
-        *(_confirm(core, record, f"{nonce.decode()} {at}", hold) for at, hold in enumerate(record.holds))
-    )
-    transaction = _Transaction(core, record, shard, transaction_id, nonce.decode())
-    await transaction.step("end", msgspec.json.encode(redeemed))
-    return redeemed
+    record = _decode_record(payload)
+    if any(batch not in core.configuration.batches for _, batch, *_ in record.codes):
+        await core.configuration.refresh()  # a worker with a newer configuration has decided
+    by_shard: defaultdict[int, list[tuple[int, Part]]] = defaultdict(list)
+    for at, code in enumerate(record.codes):
+        part = Part(
+            core.dispatcher, api_key=None, user=record.user, order=record.order, key=record.key or None,
+            actor=record.actor,
+        )  # fmt: skip
+        part.idempotency_name = ""
+        part.bind_record(*code)
+        by_shard[part.location.shard].append((at, part))
+    shards = list(by_shard.values())
+    calls = [Commit(core.dispatcher, [part for _, part in parts], nonce.decode()) for parts in shards]
+    results = await asyncio.gather(*(call.send() for call in calls))
+    found: dict[int, Redeemed] = {}
+    for parts, result in zip(shards, results, strict=True):
+        if result.word != "redeemed":
+            raise OutcomeUnknown("decided codes could not be redeemed")
+        for (at, part), line in zip(parts, result.rest.decode().split("\n"), strict=True):
+            found[at] = redeemed(part, line.split(" ")[1:], replayed=False)
+    answer = [found[at] for at in sorted(found)]
+    await _Transaction(core, record, place, nonce.decode()).step("end", msgspec.json.encode(answer))
+    return answer
 
 
-async def _confirm(core: Core, record: CommitRecord, idempotency_name: str, hold: str) -> Redeemed:
-    """Confirm one hold, and return its redemption. If it was confirmed before, return that redemption."""
-    hold_id = parse_id(hold)
-    if hold_id is None:
-        raise OutcomeUnknown("a commit record names a hold with an invalid id")
-    for _ in range(_TRIES):
-        (hold_record,) = await read_records(core, hold_id.shard, [hold_id.stream_id])
-        confirmation = _Decided(core.dispatcher, hold_id, hold_record, record, idempotency_name)
-        outcome = await core.answer_bound(confirmation)
-        if isinstance(outcome, Redeemed):
-            return msgspec.structs.replace(outcome, replayed=False)
-        if outcome is not Retry.STALE_HOLD:
-            break
-    raise OutcomeUnknown("a decided hold could not be confirmed")
+def _decode_record(payload: bytes) -> CommitRecord:
+    try:
+        return msgspec.json.decode(payload, type=CommitRecord)
+    except msgspec.ValidationError as error:  # of another version of the engine, whose workers complete it
+        raise OutcomeUnknown(f"a commit record cannot be read: {error}") from error
 
 
-class _Decided(Confirmation):
-    """The confirmation of one hold of a decided transaction: neither campaign nor code can refuse it."""
+async def settle_abandoned(core: Core) -> None:
+    """Settle the transactions whose worker is gone: complete what was decided, give back what was not.
 
-    __slots__ = ()
-    decided = True
-    heeds_voids = False
-
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        hold_id: EventId,
-        hold_record: bytes | None,
-        record: CommitRecord,
-        idempotency_name: str,
-    ) -> None:
-        super().__init__(
-            dispatcher, hold_id, hold_record, api_key=None, actor=record.actor, key=record.key or None
-        )
-        self.idempotency_name = idempotency_name
-        self.key_reserved = True
-        self.fingerprint = b"decided\0"
-
-
-async def complete_decided(core: Core, shard: int) -> frozenset[str]:
-    """Complete the decided transactions of a shard whose worker is gone.
-
-    Returns the holds of transactions that are not complete yet: these must not expire. If one transaction
-    cannot be completed, the others still are.
+    If one of them cannot be settled, the others still are.
 
     Raises:
         StoreUnavailable: Redis cannot be asked.
     """
-    needed: set[str] = set()
-    try:
-        records: Any = await core.redis.hgetall(keys.commit_records(shard))
-        seconds, microseconds = await core.redis.time()
-    except (OSError, RedisError) as error:
-        raise StoreUnavailable(str(error)) from error
-    now_ms = seconds * 1000 + microseconds // 1000
-    for transaction_id, record in records.items():
-        state, nonce, since_ms, payload = record.split(b"\n", 3)
+    prepared, records, now_ms = await _read_transactions(core)
+    for place, record in list(records.items()):
+        state, nonce, since_ms, _ = record.split(b"\n", 3)
         if state == b"decided" and now_ms - int(since_ms) > ABANDONED_MS:
             try:
-                await _complete(core, shard, transaction_id.decode(), record)
+                await _complete(core, place, record)
             except Fault as fault:
                 _log.error(
                     "cannot complete a combined redemption that was decided",
-                    extra={"shard": shard, "transaction": transaction_id.decode(), "reason": str(fault)},
+                    extra={"shard": place.home, "transaction": place.id, "reason": str(fault)},
                 )
-                needed.update(msgspec.json.decode(payload, type=CommitRecord).holds)
-        elif state == b"begun" and now_ms - int(since_ms) > HOLD_TTL_S * 1000:
-            nothing = CommitRecord((), "", "", "", b"")
-            await _Transaction(core, nothing, shard, transaction_id.decode(), nonce.decode()).step("end")
-        elif state == b"decided":  # a worker is completing it
-            needed.update(msgspec.json.decode(payload, type=CommitRecord).holds)
-    return frozenset(needed)
+        elif state == b"begun" and now_ms >= int(since_ms):  # its worker can no longer decide it
+            nothing = CommitRecord((), "", "", "", "", "", b"")
+            await _Transaction(core, nothing, place, nonce.decode()).step("end")
+            del records[place]
+    for nonce, codes in prepared:
+        of_its_transaction = records.get(TransactionId.parse(codes.transaction), b"\n").split(b"\n", 2)[1]
+        if of_its_transaction != nonce:
+            await abort_codes(core, nonce.decode(), codes.codes)
+
+
+async def _read_transactions(
+    core: Core,
+) -> tuple[list[tuple[bytes, PreparedCodes]], dict[TransactionId, bytes], int]:
+    """What is prepared on all shards; then all commit records; then the time, in ms since the epoch.
+
+    In this order: what is prepared without a commit record belongs to a transaction that has ended.
+    """
+    shards = range(core.configuration.shards)
+    try:
+        pipeline = core.redis.pipeline(transaction=False)
+        for shard in shards:
+            pipeline.hgetall(keys.prepared(shard))
+        for shard in shards:
+            pipeline.hgetall(keys.commit_records(shard))
+        pipeline.time()
+        replies: list[Any] = await pipeline.execute()
+    except (OSError, RedisError) as error:
+        raise StoreUnavailable(str(error)) from error
+    seconds, microseconds = replies[-1]
+    prepared = [
+        (nonce, decode_prepared(record))
+        for found in replies[: len(shards)]
+        for nonce, record in found.items()
+    ]
+    records = {
+        TransactionId(shard, transaction_id.decode()): record
+        for shard, found in zip(shards, replies[len(shards) :], strict=False)
+        for transaction_id, record in found.items()
+    }
+    return prepared, records, seconds * 1000 + microseconds // 1000
 
 
 def _transaction_id(idempotency_name: str) -> str:

@@ -19,9 +19,14 @@ if TYPE_CHECKING:
 
 
 class CommitRecord(msgspec.Struct, frozen=True):
-    """The decision: everything that is needed to confirm all holds and to answer. ``holds`` are hold ids."""
+    """The decision: everything that is needed to redeem all codes and to answer.
 
-    holds: tuple[str, ...]
+    ``codes``: campaign, batch, serial and last four symbols of each code, in the order of the request.
+    """
+
+    codes: tuple[tuple[str, int, int, str], ...]
+    user: str
+    order: str
     actor: str
     key: str
     idempotency_name: str

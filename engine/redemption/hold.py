@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from engine.store.events import EventId
 
 EXPIRED: Final = b"expired"  # replaces the record of a hold that has expired (lua/lib/holds.lua)
+PREPARED: Final = b"prepared"  # replaces it while a combined order uses up the hold (lua/lib/prepared.lua)
 
 
 class HoldRecord(NamedTuple):
@@ -142,14 +143,8 @@ class Confirmation(HoldEnd):
     """An attempt to turn a hold into a redemption."""
 
     __slots__ = ()
-    script = load_script("confirm", "hold_id", "hold_record", "decided")
+    script = load_script("confirm", "hold_id", "hold_record")
     success = "redeemed"
-    decided: ClassVar[bool] = False
-
-    def write_to(self, call: Call) -> None:
-        """Append the fields of ``confirm.lua``."""
-        super().write_to(call)
-        call.fields.append(int(self.decided))
 
     def succeeded(self, words: list[str], *, replayed: bool) -> Redeemed:
         """The redemption. The answer contains the hold's record, because on a replay the hold is gone."""

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
 
 from engine.api.outcomes import Retry
 from engine.errors import Overloaded, Refusal, StoreUnavailable
-from engine.redemption.hold import EXPIRED, Confirmation, Release, parse_record
+from engine.redemption.hold import EXPIRED, PREPARED, Confirmation, Release, parse_record
 from engine.store import events, keys
-from engine.store.events import ORDER_MARK
 
 if TYPE_CHECKING:
     from engine.api.outcomes import Outcome
     from engine.redemption.core import Core
     from engine.redemption.hold import HoldEnd
     from engine.store.configuration import CachedKey
+    from engine.store.events import EventId
 
 _TRIES: Final = 5  # one retry is nearly always enough: a record changes only if its order renews the hold
+_POLL_S: Final = 0.02
 
 
 async def confirm(
@@ -36,15 +38,13 @@ async def confirm(
     )
 
 
-async def release(
-    core: Core, hold: str, *, key: str | None, api_key: CachedKey, internal: bool = False
-) -> Outcome:
-    """Release a hold. ``internal``: only holds of cross-shard transactions; clients cannot release these.
+async def release(core: Core, hold: str, *, key: str | None, api_key: CachedKey) -> Outcome:
+    """Release a hold.
 
     Raises:
         Refusal, StoreUnavailable, Overloaded: as ``confirm``.
     """
-    return await _end(core, hold, Release, amount="", key=key, api_key=api_key, internal=internal)
+    return await _end(core, hold, Release, amount="", key=key, api_key=api_key)
 
 
 async def _end(
@@ -55,17 +55,14 @@ async def _end(
     amount: int | str,
     key: str | None,
     api_key: CachedKey,
-    internal: bool = False,
 ) -> Outcome:
     hold_id = events.parse_id(hold)
     if hold_id is None or hold_id.shard >= core.configuration.shards:
         raise Refusal("hold_not_found")
     for _ in range(_TRIES):
-        (record,) = await read_records(core, hold_id.shard, [hold_id.stream_id])
+        record = await _read_settled(core, hold_id)
         if record is not None and record != EXPIRED:
             held = parse_record(record.decode())
-            if (ORDER_MARK in held.order) is not internal:
-                raise Refusal("hold_not_found")
             await core.refuse_code_of(held.batch, held.serial, key)
         outcome = await core.answer_bound(
             kind(core.dispatcher, hold_id, record, api_key=api_key, amount=amount, key=key)
@@ -73,6 +70,18 @@ async def _end(
         if outcome is not Retry.STALE_HOLD:
             return outcome
     raise Overloaded("the hold keeps changing")
+
+
+async def _read_settled(core: Core, hold_id: EventId) -> bytes | None:
+    """Read a hold's record. While a combined order uses the hold up, wait for how that ends."""
+    deadline = core.dispatcher.deadline()
+    while True:
+        (record,) = await read_records(core, hold_id.shard, [hold_id.stream_id])
+        if record != PREPARED:
+            return record
+        if asyncio.get_running_loop().time() >= deadline:
+            raise Overloaded("a combined order is using up the hold")
+        await asyncio.sleep(_POLL_S)
 
 
 async def read_records(core: Core, shard: int, ids: list[str]) -> list[bytes | None]:
@@ -85,7 +94,7 @@ async def read_records(core: Core, shard: int, ids: list[str]) -> list[bytes | N
         records: Any = await core.redis.hmget(keys.holds(shard), ids)
     except (OSError, RedisError) as error:
         raise StoreUnavailable(str(error)) from error
-    live = [parse_record(record.decode()) for record in records if record and record != EXPIRED]
+    live = [parse_record(record.decode()) for record in records if record not in {None, EXPIRED, PREPARED}]
     if any(hold.batch not in core.configuration.batches for hold in live):
         await core.configuration.refresh()  # a worker with a newer configuration made this hold
     return list(records)

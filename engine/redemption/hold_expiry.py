@@ -1,6 +1,6 @@
 """The hold expiry: a background task that ends expired holds, even if no attempt needs them.
 
-It also completes cross-shard transactions that were decided and whose worker is gone.
+It also settles cross-shard transactions whose worker is gone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from engine.api.outcomes import Refused
 from engine.errors import RETRYABLE_FAULTS, Fault, StoreUnavailable
-from engine.redemption.cross_shard import complete_decided
+from engine.redemption.cross_shard import settle_abandoned
 from engine.redemption.hold import Expiry
 from engine.redemption.hold_calls import read_records
 from engine.store import keys
@@ -37,9 +37,10 @@ async def keep_expiring(core: Core) -> None:
     while True:
         try:
             if await _owns(core, name):
-                needed = await _complete_all(core)
+                if core.configuration.shards > 1:
+                    await settle_abandoned(core)
                 for shard in range(core.configuration.shards):
-                    await _give_back(core, shard, needed)
+                    await expire_holds(core, shard)
         except Fault as fault:
             _log.debug("cannot end expired holds now", extra={"reason": str(fault)})
         except Exception:  # noqa: BLE001 - the task must go on after any error
@@ -61,40 +62,21 @@ async def _owns(core: Core, name: str) -> bool:
 async def expire_holds(core: Core, shard: int) -> None:
     """End all expired holds of a shard, and remove the marks of holds that expired a day ago.
 
-    First it completes the decided transactions whose worker is gone, because they need their holds, even
-    expired ones.
-
     Raises:
         StoreUnavailable: Redis cannot be read, or not all holds could be ended.
     """
-    await _give_back(core, shard, await _complete_all(core))
-
-
-async def _complete_all(core: Core) -> frozenset[str]:
-    """Complete decided transactions on all shards. Returns the holds that decided transactions still need."""
-    if core.configuration.shards == 1:
-        return frozenset()
-    needed = [await complete_decided(core, home) for home in range(core.configuration.shards)]
-    return frozenset().union(*needed)
-
-
-async def _give_back(core: Core, shard: int, needed: frozenset[str]) -> None:
-    """End the expired holds of a shard, except the needed ones."""
-    skipped = 0
     while True:
         try:
             seconds, microseconds = await core.redis.time()
             now_ms = seconds * _MILLISECONDS + microseconds // _MILLISECONDS
             expired: Any = await core.redis.zrangebyscore(
-                keys.holds_expiry(shard), "-inf", now_ms, start=skipped, num=CHUNK
+                keys.holds_expiry(shard), "-inf", now_ms, start=0, num=CHUNK
             )
         except (OSError, RedisError) as error:
             raise StoreUnavailable(str(error)) from error
         stream_ids = [stream_id.decode() for stream_id in expired]
-        to_end = [stream_id for stream_id in stream_ids if f"{shard}-{stream_id}" not in needed]
-        skipped += len(expired) - len(to_end)
-        if to_end:
-            await _expire(core, shard, to_end)
+        if stream_ids:
+            await _expire(core, shard, stream_ids)
         if len(expired) < CHUNK:
             return
 

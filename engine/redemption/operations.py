@@ -13,6 +13,7 @@ from engine.redemption.cross_shard_step import CrossShardStep
 from engine.redemption.hold import Confirmation, Hold, Release
 from engine.redemption.hold_expiry import expire_holds
 from engine.redemption.key_reservation import KeyReservation
+from engine.redemption.prepared import Abort, Commit, Prepare
 from engine.redemption.redeem import Redemption
 from engine.store.dispatcher import Dispatcher, Operation
 
@@ -29,6 +30,9 @@ OPERATIONS: Final = (
     Operation(Redemption.script, starts_new=True),
     Operation(Combined.script, starts_new=True, batch_max=1),
     Operation(CrossShardStep.script),
+    Operation(Prepare.script, starts_new=True, batch_max=1),
+    Operation(Commit.script, batch_max=1),
+    Operation(Abort.script, batch_max=1),
     Operation(KeyReservation.script),
     Operation(Hold.script, starts_new=True),
     Operation(Confirmation.script),

@@ -18,8 +18,6 @@ EVENT_TYPES: Final = REDEMPTIONS | {
     *("held", "released", "expired"),
     *(ROLLED_BACK, "voided", "unvoided", "adjusted"),
 }
-ORDER_MARK: Final = "\x1f"
-"""In an order: the token behind it makes a hold part of a cross-shard transaction (lua/lib/add_event.lua)."""
 FORMAT_VERSION: Final = "1"
 FIELDS: Final = (
     "v",

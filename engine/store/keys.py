@@ -151,7 +151,10 @@ def holds_expiry(shard: int) -> str:
 
 
 def held(shard: int) -> str:
-    """Hash: held code -> hold id. For codes other than ``single`` the field also names the order."""
+    """Hash: held code -> hold id. For codes other than ``single`` the field also names the order.
+
+    Of a code that is prepared for a cross-shard transaction another field has how many times it is.
+    """
     return f"{{s{shard}}}:held"
 
 
@@ -168,6 +171,11 @@ def rebuilding(shard: int) -> str:
 def commit_records(shard: int) -> str:
     """Hash: cross-shard transaction -> its commit record (lua/cross_shard.lua)."""
     return f"{{s{shard}}}:spans"
+
+
+def prepared(shard: int) -> str:
+    """Hash: nonce -> the codes of this shard that are prepared for a transaction (lua/lib/prepared.lua)."""
+    return f"{{s{shard}}}:prepared"
 
 
 def expiry_owner() -> str:

@@ -4,16 +4,6 @@
 -- @include lib/text
 -- @include lib/unit_of_work
 
-local MARK = '\31' -- in an order; the text from here on marks a hold of a cross-shard transaction, and is not in the event
-
-local function shown_order()
-    if attempt.order == '' then
-        return ''
-    end
-    local mark = string.find(attempt.order, MARK, 1, true)
-    return mark and string.sub(attempt.order, 1, mark - 1) or attempt.order
-end
-
 -- Returns the event's id. If `redemption` is nil, the event is itself a redemption or a hold, and its id is used.
 local function add_event(type, redemption, campaign, event_amount)
     local event_at = text(event_ms)
@@ -22,7 +12,7 @@ local function add_event(type, redemption, campaign, event_amount)
     work.events[#work.events + 1] = event_call(
         events_key, event_id, type, redemption or shard .. '-' .. event_id, campaign.id,
         attempt.batch, attempt.serial, attempt.last4, attempt.user, text(event_amount), campaign.currency,
-        shown_order(), attempt.key, attempt.actor, event_at
+        attempt.order, attempt.key, attempt.actor, event_at
     )
     return event_id
 end

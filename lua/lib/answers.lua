@@ -54,6 +54,7 @@ return {
         unpublished = '', -- the shard does not have the campaign as the caller has it; of a call: no configuration at all
         holds_expired = '', -- expired holds must be given back first
         stale_hold = '', -- the hold's record has changed since the caller read it
+        in_use = '', -- a combined order over several shards is about to take the code
     },
     several = { -- followed by other answers
         replayed = '<the first answer>',
@@ -67,11 +68,16 @@ return {
         lost = '',
         resume = '\n<commit record>',
     },
+    cross_shard_code = {
+        prepared = '',
+        aborted = '',
+    },
     -- These are not stored as idempotency records, because a later attempt with the same key may get another answer.
     not_kept = {
         unpublished = true,
         holds_expired = true,
         stale_hold = true,
+        in_use = true,
         held_by_another_order = true,
     },
 }

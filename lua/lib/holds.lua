@@ -1,6 +1,7 @@
 -- Reads and writes holds: a code, or part of a balance, reserved for an order. What a hold has taken counts as redeemed.
 -- The record of a hold has one line for each of: expires at (ms), order, user, amount, campaign, batch, serial, last4, actor.
--- For a day after the hold has expired, EXPIRED replaces the record, so that late calls get `hold_expired`.
+-- For a day after the hold has expired, EXPIRED replaces the record, so that late calls get `hold_expired`. While a combined
+-- order over several shards uses the hold up, its record is elsewhere (lib/prepared.lua).
 
 -- @include lib/text
 -- @include lib/unit_of_work
@@ -29,7 +30,7 @@ local function parse_hold(id, record)
     local expires_at_ms, hold_order, hold_user, hold_amount = string.match(record, '^(%d+)\n([^\n]*)\n([^\n]*)\n(%d*)\n')
     return {
         id = id, expires_at_ms = tonumber(expires_at_ms), order = hold_order, user = hold_user,
-        amount = tonumber(hold_amount),
+        amount = tonumber(hold_amount), record = record,
     }
 end
 

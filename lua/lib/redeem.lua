@@ -19,8 +19,8 @@ local function answer_redeemed(event_id, taken, left)
     return ANSWER.redeemed .. ' ' .. event_id .. ' ' .. text(taken) .. (left and ' ' .. text(left) or '')
 end
 
--- If the attempt's own order holds the code, the redemption confirms that hold.
-local function redeem_held(campaign)
+-- If the attempt's own order holds the code, the redemption uses up that hold.
+local function decide_held(campaign)
     local hold = find_hold(campaign)
     local refusal = not hold and refusal_of_state(HELD) or refusal_of_hold(hold)
     if refusal then
@@ -28,25 +28,31 @@ local function redeem_held(campaign)
     elseif attempt.amount ~= '' and tonumber(attempt.amount) ~= hold.amount then
         return ANSWER.invalid_amount
     end
-    return answer_redeemed(confirm_hold(campaign, hold, hold.amount), hold.amount)
+    return nil, hold.amount, nil, hold
 end
 
-local function redeem()
-    local campaign = read_campaign()
+-- Returns a refusal; or nil, the amount taken, the balance left, and the hold that is used up. It counts nothing.
+local function decide_redemption(campaign)
     local refusal = refusal_of_campaign(campaign)
     if refusal then
         return refusal
     end
     local state = read_state()
     if state == HELD then
-        return redeem_held(campaign)
+        return decide_held(campaign)
     elseif state ~= FRESH then
         return refusal_of_state(state)
     end
-    local taken, left
-    refusal, taken, left = decide_use(campaign)
+    return decide_use(campaign)
+end
+
+local function redeem()
+    local campaign = read_campaign()
+    local refusal, taken, left, hold = decide_redemption(campaign)
     if refusal then
         return refusal
+    elseif hold then
+        return answer_redeemed(confirm_hold(campaign, hold, taken), taken)
     end
     count_use(campaign, 1, taken or 0)
     if campaign.kind == 'single' then

@@ -6,7 +6,7 @@
 local CALL_ARGUMENTS_MAX = 1000
 
 local function write_holds()
-    if next(work.holds) == nil then
+    if next(work.holds) == nil and next(work.held) == nil then
         return
     end
     redis.call('HLEN', holds_key) -- a key of another type raises here, before anything is written

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from engine.store import keys
-from engine.store.events import ORDER_MARK
 
 if TYPE_CHECKING:
     from persister.reconcile.expected_state import ExpectedState
 
-EXPIRED_RECORD: Final = "expired"
+NO_RECORDS: Final = frozenset((b"expired", b"prepared"))
+"""What stands in place of a hold's record: it has expired, or a combined order is using it up."""
 
 RedisCommand = tuple[str | bytes | int, ...]
 
@@ -83,11 +83,11 @@ def parse_reply(check: str, reply: Any) -> Any:  # noqa: ANN401 - a number or a 
 
 
 def parse_hold_record(reply: bytes | None) -> ComparedHold | None:
-    """Parse a hold's record (lua/lib/holds.lua). None: there is none, or it has expired."""
-    if reply is None or reply.decode() == EXPIRED_RECORD:
+    """Parse a hold's record (lua/lib/holds.lua). None: there is none."""
+    if reply is None or reply in NO_RECORDS:
         return None
     _, order, user, amount, _, batch, serial, *_ = reply.decode().split("\n")
-    return ComparedHold(int(batch), int(serial), order.partition(ORDER_MARK)[0], int(amount or 0), user)
+    return ComparedHold(int(batch), int(serial), order, int(amount or 0), user)
 
 
 def is_equal(ours: Any, found: Any) -> bool:  # noqa: ANN401 - numbers or holds

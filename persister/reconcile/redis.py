@@ -25,6 +25,7 @@ from persister.reconcile.comparisons import (
     parse_reply,
     read_command,
 )
+from persister.reconcile.prepared import PreparedValues
 from persister.reconcile.redis_scan import RedisScan
 
 if TYPE_CHECKING:
@@ -126,9 +127,11 @@ async def _look(
     expected = catch_up.expected
     pipeline = redis.pipeline(transaction=True)
     pipeline.execute_command("XINFO", "STREAM", keys.events(shard))
+    pipeline.execute_command("HVALS", keys.prepared(shard))
     for item in items:
         pipeline.execute_command(*read_command(item, expected))
-    stream, *replies = await pipeline.execute(raise_on_error=False)
+    stream, records, *replies = await pipeline.execute(raise_on_error=False)
+    prepared = PreparedValues(shard, records)
     last, added = _end(stream)
     if first:
         report.look("streams")
@@ -145,7 +148,8 @@ async def _look(
     for item, reply in zip(items, replies, strict=True):
         if isinstance(reply, Exception):
             raise reply
-        looked.append((item, expected_value(item, expected), parse_reply(item.check, reply)))
+        found = prepared.without(item, parse_reply(item.check, reply))
+        looked.append((item, expected_value(item, expected), found))
     return looked
 
 

@@ -24,10 +24,11 @@ REFUSALS: Final = {word for name, words in ANSWERS.items() if name.startswith("r
 WORDS: Final = {word for words in ANSWERS.values() for word in words}
 CONFLICT: Final = 409
 OF_OTHERS: Final = {"import_conflict"}  # conflicts that no script finds
-# Words that are also types of events, or states of a campaign, code or commit record: there they are literal.
+# Words that are also types of events, or states of a campaign, code, hold or commit record. There they are
+# literal.
 OTHER_MEANINGS: Final = {
     *("redeemed", "held", "released", "rolled_back", "adjusted", "voided"),
-    *("begun", "decided", "ended"),
+    *("begun", "decided", "ended", "prepared"),
 }
 LITERAL: Final = re.compile(r"'(?:[^'\\\n]|\\.)*'")
 

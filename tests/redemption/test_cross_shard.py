@@ -11,6 +11,8 @@ from redis.asyncio import Redis  # noqa: TC002 - the fixtures' type is read
 from engine.control.change import ControlPlane  # noqa: TC001 - likewise
 from engine.errors import OutcomeUnknown
 from engine.redemption import cross_shard
+from engine.redemption.cross_shard_step import StepResult
+from engine.redemption.prepared import Commit
 from engine.store import keys
 from tests.support.cross_shard import combined, nothing_is_left, types
 from tests.support.deployment import issue
@@ -38,7 +40,7 @@ async def test_codes_of_all_shards_are_redeemed_together(
     assert [item["amount"] for item in body["redemptions"]] == [5] * 6 + [30] * 3
     assert {item["id"][0] for item in body["redemptions"]} == {"0", "1", "2"}
     assert [item.get("balance") for item in body["redemptions"]][6:] == [70] * 3
-    assert await types(redis) == ["confirmed"] * 9 + ["held"] * 9
+    assert await types(redis) == ["redeemed"] * 9
     assert await nothing_is_left(redis)
     if key:
         status, again = await combined(merchant, wanted, key=key)
@@ -85,7 +87,7 @@ async def test_the_same_call_at_the_same_instant_is_done_once(
     ids = [[item["id"] for item in body["redemptions"]] for _, body in answers]
     assert all(found == ids[0] for found in ids)
     assert sum(not body["replayed"] for _, body in answers) == 1
-    assert (await types(redis)).count("confirmed") == 5
+    assert await types(redis) == ["redeemed"] * 5
 
 
 async def test_overlapping_calls_at_once_are_each_whole_or_nothing(
@@ -98,7 +100,7 @@ async def test_overlapping_calls_at_once_are_each_whole_or_nothing(
     )
     won = [order for order, (status, _) in zip(orders, answers, strict=True) if status == 200]
     redeemed = [code for order in won for code in orders[order]]
-    assert len(redeemed) == len(set(redeemed)) == (await types(redis)).count("confirmed")
+    assert len(redeemed) == len(set(redeemed)) == len(await types(redis))
     assert await nothing_is_left(redis)
 
 
@@ -106,9 +108,6 @@ async def test_what_was_decided_is_completed_though_its_worker_is_gone(
     merchant: Merchant, plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, codes = await issue(plane, 5)
-    await redis.set(
-        keys.expiry_owner(), "nobody", px=60_000
-    )  # no hold expiry sees half of what is changed below
     complete = cross_shard._complete
 
     async def gone(*_: object) -> list[Redeemed]:
@@ -117,49 +116,41 @@ async def test_what_was_decided_is_completed_though_its_worker_is_gone(
     monkeypatch.setattr(cross_shard, "_complete", gone)
     status, body = await combined(merchant, codes, key="k")
     assert (status, body["code"]) == (503, "outcome_unknown")
-    assert (await types(redis)) == ["held"] * 5
-    for shard in range(3):  # long ago: and by now the time of its holds is over, too
+    assert not await types(redis)
+    for shard in range(3):  # it was long ago
         records: Any = await redis.hgetall(keys.commit_records(shard))
         for transaction_id, record in records.items():
             state, nonce, _, payload = record.split(b"\n", 3)
             await redis.hset(
                 keys.commit_records(shard), transaction_id, b"\n".join([state, nonce, b"1", payload])
             )
-    for shard in range(3):
-        held: Any = await redis.hgetall(keys.holds(shard))
-        for stream_id, record in held.items():
-            await redis.hset(keys.holds(shard), stream_id, b"1\n" + record.partition(b"\n")[2])
-            await redis.zadd(keys.holds_expiry(shard), {stream_id: 1})
     monkeypatch.setattr(cross_shard, "_complete", complete)
-    await redis.delete(keys.expiry_owner())
 
     async def completed() -> bool:
-        return (await types(redis)).count("confirmed") == 5
+        return await types(redis) == ["redeemed"] * 5
 
     await wait_until_async(completed)
     status, body = await combined(merchant, codes, key="k")
     assert (status, body["replayed"]) == (200, True)
-    assert await types(redis) == ["confirmed"] * 5 + ["held"] * 5
+    assert await types(redis) == ["redeemed"] * 5
 
 
 async def test_half_of_it_was_done_when_the_worker_went(
     merchant: Merchant, plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, codes = await issue(plane, 6, amount=5, currency="EUR")
-    confirm, done = cross_shard._confirm, list[object]()
+    send = Commit.send
 
-    async def half(*arguments: Any) -> Redeemed:  # noqa: ANN401 - those of the function it stands before
-        if len(done) == 3:
-            raise OutcomeUnknown("as if it had been killed")
-        done.append(arguments)
-        return await confirm(*arguments)
+    async def half(commit: Commit) -> StepResult:
+        return await send(commit) if commit.location.shard == 1 else StepResult("outcome_unknown")
 
-    monkeypatch.setattr(cross_shard, "_confirm", half)
-    assert (await combined(merchant, codes, key="k"))[1]["code"] == "outcome_unknown"
-    monkeypatch.setattr(cross_shard, "_confirm", confirm)
+    with monkeypatch.context() as killed:
+        killed.setattr(Commit, "send", half)
+        assert (await combined(merchant, codes, key="k"))[1]["code"] == "outcome_unknown"
+    assert await types(redis) == ["redeemed"] * 2
     status, body = await combined(merchant, codes, key="k")
     assert (status, len(body["redemptions"])) == (200, 6)
-    assert await types(redis) == ["confirmed"] * 6 + ["held"] * 6
+    assert await types(redis) == ["redeemed"] * 6
 
 
 async def test_a_key_that_comes_again_with_a_code_of_another_shard_is_reused(

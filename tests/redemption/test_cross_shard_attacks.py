@@ -12,6 +12,7 @@ from engine.control import api_keys
 from engine.control.change import ControlPlane  # noqa: TC001 - likewise
 from engine.errors import OutcomeUnknown
 from engine.redemption import cross_shard
+from engine.redemption.cross_shard_step import StepResult
 from engine.store import keys
 from tests.support.cross_shard import combined, nothing_is_left
 from tests.support.deployment import Merchant, engine_of_processes, issue
@@ -30,15 +31,12 @@ async def die(*_: object) -> None:
     raise OutcomeUnknown("the worker is gone")
 
 
-async def holds(redis: Redis) -> list[str]:
-    found = []
-    for shard in range(3):
-        ids: Any = await redis.hkeys(keys.holds(shard))
-        found += [f"{shard}-{stream_id.decode()}" for stream_id in ids]
-    return found
+async def prepared(redis: Redis) -> int:
+    """On how many shards codes are prepared."""
+    return sum([await redis.hlen(keys.prepared(shard)) for shard in range(3)])
 
 
-async def test_nobody_else_ends_the_holds_of_a_combined_redemption(
+async def test_nobody_else_gets_the_codes_of_a_combined_redemption(
     merchant: Merchant, plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cross_shard, "ABANDONED_MS", 100)
@@ -46,10 +44,10 @@ async def test_nobody_else_ends_the_holds_of_a_combined_redemption(
     with monkeypatch.context() as killed:
         killed.setattr(cross_shard, "_complete", die)
         assert (await combined(merchant, codes, key="k"))[1]["code"] == "outcome_unknown"
-        for hold in await holds(redis):
-            for end in ("release", "confirm"):
-                status, body = await merchant.call("POST", f"/v1/holds/{hold}/{end}", json={})
-                assert (status, body["code"]) == (404, "hold_not_found")
+        for call in ("redemptions", "holds"):
+            body = {"code": codes[0], "user": "ann", "order": "o1"}
+            status, body = await merchant.call("POST", f"/v1/{call}", json=body)
+            assert (status, body["code"], body["retry_after_s"]) == (409, "held_by_another_order", 1)
 
     async def complete() -> bool:
         return await nothing_is_left(redis)
@@ -63,14 +61,14 @@ async def test_nobody_else_ends_the_holds_of_a_combined_redemption(
 async def test_what_cannot_be_completed_is_in_nobody_s_way(
     merchant: Merchant, plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A decided hold is lost, as only a bug can do it: other holds end in time all the same."""
+    """What was prepared is lost, as only a bug can do it: holds end in time all the same."""
     monkeypatch.setattr(cross_shard, "ABANDONED_MS", 100)
     _, codes = await issue(plane, 6)
     with monkeypatch.context() as killed:
         killed.setattr(cross_shard, "_complete", die)
         await combined(merchant, codes[:5], key="k")
-        lost = (await holds(redis))[0]
-        await redis.hdel(keys.holds(int(lost[0])), lost[2:])
+        assert await prepared(redis) == 3
+        await redis.delete(keys.prepared(0))
     body = {"code": codes[5], "user": "bob", "order": "o", "ttl_s": 1}
     assert (await merchant.call("POST", "/v1/holds", json=body))[0] == 200
 
@@ -124,15 +122,15 @@ async def test_a_key_of_a_single_redemption_and_of_a_combined_one_is_used_once(
 async def test_a_retry_is_not_in_the_way_of_itself(
     merchant: Merchant, plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker is gone when it has held all: the retry, ten seconds later, takes over what it had held."""
+    """The worker is gone when it has prepared all. The retry, seconds later, gives back what it prepared."""
     _, cards = await issue(plane, 3, kind="balance", amount=100, currency="EUR")
     _, codes = await issue(plane, 2)
     wanted: list[str | tuple[str, object]] = [*((card, 60) for card in cards), *codes]
     with monkeypatch.context() as killed:
         killed.setattr(cross_shard._Transaction, "step", _begin_only(cross_shard._Transaction.step))
         assert (await combined(merchant, wanted, key="k"))[1]["code"] == "outcome_unknown"
-    assert len(await holds(redis)) == 5
-    await let_ten_seconds_pass(redis)
+    assert await prepared(redis) == 3
+    await let_its_time_pass(redis)
     status, body = await combined(merchant, wanted, key="k")
     assert (status, body.get("replayed")) == (200, False), body
     assert await nothing_is_left(redis)
@@ -147,7 +145,7 @@ def _begin_only(step: Any) -> Any:  # noqa: ANN401 - a method
     return begin
 
 
-async def let_ten_seconds_pass(redis: Redis) -> None:
+async def let_its_time_pass(redis: Redis) -> None:
     """For who began a combined redemption: nobody waits for it any more."""
     for shard in range(3):
         records: Any = await redis.hgetall(keys.commit_records(shard))
@@ -179,3 +177,33 @@ async def test_a_key_that_was_revoked_is_answered_so(plane: ControlPlane) -> Non
                 *(combined(caller, [codes[6 * at + more]]) for more in (2, 3, 4, 5))
             )
             assert {(status, body["code"]) for status, body in answers} == {(401, "unauthenticated")}
+
+
+async def test_a_refusal_that_could_not_be_stored_is_not_answered(
+    merchant: Merchant, plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis dies when the refusal is to be stored: were it answered, a retry might still succeed."""
+    _, codes = await issue(plane, 3)
+    _, redeemed = await merchant.redeem(codes[1])
+    step = cross_shard._Transaction.step
+
+    async def lose_the_end(self: Any, name: str, payload: bytes = b"") -> StepResult:  # noqa: ANN401 - as it is
+        return StepResult("store_unavailable") if name == "end" else await step(self, name, payload)
+
+    with monkeypatch.context() as dead:
+        dead.setattr(cross_shard._Transaction, "step", lose_the_end)
+        status, body = await combined(merchant, codes, key="k")
+        assert (status, body["code"]) == (503, "store_unavailable")
+    assert not await prepared(redis)
+    await let_its_time_pass(redis)
+    await merchant.call("POST", f"/v1/redemptions/{redeemed['id']}/rollback", json={"reason": "cancelled"})
+    assert (await combined(merchant, codes, key="k"))[0] == 200
+
+
+async def test_a_refusal_that_was_answered_is_answered_again(merchant: Merchant, plane: ControlPlane) -> None:
+    _, codes = await issue(plane, 3)
+    _, redeemed = await merchant.redeem(codes[1])
+    refused = await combined(merchant, codes, key="k")
+    assert refused[1]["code"] == "already_redeemed"
+    await merchant.call("POST", f"/v1/redemptions/{redeemed['id']}/rollback", json={"reason": "cancelled"})
+    assert await combined(merchant, codes, key="k") == (refused[0], refused[1] | {"replayed": True})

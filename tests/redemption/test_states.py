@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import pytest
+
 from engine.control import campaigns
 from engine.store import keys
 from tests.support.deployment import engine_in_process, issue
@@ -33,6 +35,7 @@ class Code:
     """A code brought into a state, and what that left behind."""
 
     scene: Scene
+    serial: int
     text: str
     hold: str = ""
     redemption: str = ""
@@ -55,13 +58,14 @@ class Code:
 
 @dataclass
 class Scene:
-    """One campaign, all of whose codes are in the same state."""
+    """One campaign, all of whose codes are in the same state; and fresh codes of another campaign."""
 
     merchant: Merchant
     plane: ControlPlane
     redis: Redis
     kind: str
     campaign: str
+    others: list[str]
     codes: list[Code] = field(default_factory=list)
 
 
@@ -87,10 +91,10 @@ async def held_by_another(code: Code) -> None:
 
 async def held_too_long(code: Code) -> None:
     await held_by_another(code)
-    redis, stream_id = code.scene.redis, code.hold.partition("-")[2]
-    record: Any = await redis.hget(keys.holds(0), stream_id)
-    await redis.hset(keys.holds(0), stream_id, b"1\n" + record.partition(b"\n")[2])
-    await redis.zadd(keys.holds_expiry(0), {stream_id: 1})
+    redis, (shard, _, stream_id) = code.scene.redis, code.hold.partition("-")
+    record: Any = await redis.hget(keys.holds(int(shard)), stream_id)
+    await redis.hset(keys.holds(int(shard)), stream_id, b"1\n" + record.partition(b"\n")[2])
+    await redis.zadd(keys.holds_expiry(int(shard)), {stream_id: 1})
 
 
 async def void(code: Code) -> None:
@@ -130,11 +134,13 @@ def campaign_becomes(**changes: Any) -> Change:  # noqa: ANN401 - fields of a ca
 
 
 async def window_is_over(scene: Scene) -> None:
-    await scene.redis.hset(keys.campaign(0, scene.campaign), "ends_at_ms", "1")
+    for shard in range(scene.plane.settings.shards):
+        await scene.redis.hset(keys.campaign(shard, scene.campaign), "ends_at_ms", "1")
 
 
 async def window_is_to_come(scene: Scene) -> None:
-    await scene.redis.hset(keys.campaign(0, scene.campaign), "starts_at_ms", "9000000000000")
+    for shard in range(scene.plane.settings.shards):
+        await scene.redis.hset(keys.campaign(shard, scene.campaign), "starts_at_ms", "9000000000000")
 
 
 # Section, state, kind, fields of the campaign, what is done to each code, what is then done to all.
@@ -199,7 +205,8 @@ async def hold_for_o1(code: Code) -> str:
 
 
 async def combined(code: Code) -> str:
-    items = [{"code": code.text, **code.amount}]
+    """Together with a fresh code that is on another shard, if there are several."""
+    items = [{"code": code.text, **code.amount}, {"code": code.scene.others[code.serial + 1]}]
     return shown(await code.post("/v1/redemptions/combined", codes=items, user="ann", order="o1"))
 
 
@@ -249,8 +256,9 @@ async def tables(plane: ControlPlane, redis: Redis, merchant: Merchant) -> dict[
     for section, name, kind, fields, prepare, change in ROWS:
         with_money: dict[str, Any] = MONEY | fields
         campaign, texts = await issue(plane, len(COLUMNS), kind=kind, **with_money)
-        scene = Scene(merchant, plane, redis, kind, campaign)
-        scene.codes = [Code(scene, text) for text in texts]
+        _, others = await issue(plane, len(COLUMNS) + 1)
+        scene = Scene(merchant, plane, redis, kind, campaign, others)
+        scene.codes = [Code(scene, serial, text) for serial, text in enumerate(texts)]
         for code in scene.codes:
             await prepare(code)
         await change(scene)
@@ -263,6 +271,7 @@ async def tables(plane: ControlPlane, redis: Redis, merchant: Merchant) -> dict[
     return {section: "\n".join(lines) for section, lines in found.items()}
 
 
+@pytest.mark.parametrize("shards", [1, 2])
 async def test_the_document_says_what_the_engine_answers(plane: ControlPlane, redis: Redis) -> None:
     scopes = ("redeem", "read", "admin")
     async with engine_in_process(plane, scopes=scopes, hold_expiry_interval_ms=NEVER_MS) as merchant:

@@ -1,0 +1,45 @@
+-- Answers all attempts of the call with one answer, and then writes the unit of work: all are done, or none. They share one
+-- idempotency record, under the key of the first attempt.
+
+-- @include lib/preamble
+-- @include lib/idempotency
+-- @include lib/write_work
+
+-- Returns the answer, and whether to store it as the idempotency record.
+local function decide_all(decide, own_fields, success)
+    local answers, refused, is_final = {}, false, true
+    for last in next_attempt, own_fields, 0 do
+        local answer = decide(unpack(fields, last - own_fields + 1, last))
+        local word = string.match(answer, '^%S+')
+        if word == ANSWER.holds_expired or word == ANSWER.unpublished then
+            begin_work()
+            return word, false
+        end
+        refused, is_final = refused or word ~= success, is_final and not NOT_KEPT[word]
+        answers[#answers + 1] = answer
+    end
+    if refused then
+        begin_work()
+        table.insert(answers, 1, ANSWER.refused)
+    end
+    return table.concat(answers, '\n'), is_final
+end
+
+-- `decide` and `own_fields` are as in answer_each. `success` is the word of an attempt that succeeds. Returns {'ok', answer}.
+-- The answer has one line for each attempt. If an attempt did not succeed, nothing was done, and the first line is `refused`.
+-- Or the answer is `holds_expired`, `unpublished` or `replayed <the first answer>`.
+local function answer_together(decide, own_fields, success)
+    own_fields = own_fields or 0
+    next_attempt(own_fields, 0)
+    local answer = read_idempotency_record()
+    if not answer then
+        local is_final
+        answer, is_final = decide_all(decide, own_fields, success or ANSWER.redeemed)
+        if is_final then
+            next_attempt(own_fields, 0)
+            keep_idempotency_record(answer)
+        end
+    end
+    write_work()
+    return { ANSWER.ok, answer }
+end

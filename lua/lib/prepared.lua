@@ -1,0 +1,35 @@
+-- Codes that are prepared for a cross-shard transaction: they are counted as used, and nobody else can use them, but no event
+-- says so before the transaction is decided. Preparing leaves three things:
+--   in the hash of prepared codes, under the nonce of the transaction's worker: {transaction, the parts of prepare.lua}
+--   in the hash of held codes: how many parts of all transactions the code is prepared for (`prepared_field`)
+--   in the hash of holds: PREPARED in place of the record of a hold that the transaction uses up
+
+-- @include lib/holds
+
+local PREPARED = 'prepared'
+local MARK = '\31' -- no order contains it
+
+local function prepared_field()
+    return attempt.batch .. ':' .. attempt.serial .. ':' .. MARK
+end
+
+-- Returns for how many parts of transactions the attempt's code is prepared.
+local function count_prepared()
+    local field = prepared_field()
+    local count = work.held[field]
+    if count == nil then
+        count = redis.call('HGET', held_key, field)
+    end
+    return count and tonumber(count) or 0
+end
+
+local function change_prepared(by)
+    local count = count_prepared() + by
+    work.held[prepared_field()] = count > 0 and text(count) or REMOVED
+end
+
+-- Returns the parts that were prepared for a transaction on this shard; nil if there are none, or no longer.
+local function read_parts(prepared_at, nonce)
+    local record = redis.call('HGET', KEYS[prepared_at], nonce)
+    return record and cmsgpack.unpack(record)[2]
+end

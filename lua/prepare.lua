@@ -1,0 +1,48 @@
+#!lua
+-- Prepares codes of one shard for a cross-shard transaction (lib/prepared.lua): all of them, or none. `nonce` is that of the
+-- transaction's worker. `transaction` says where its commit record is, for whoever finds the codes if that worker is gone.
+-- Answers {'ok', answer} as lib/answer_together, with `prepared` or a refusal for each code.
+
+-- @include lib/answer_together
+-- @include lib/prepared
+-- @include lib/redeem
+
+local parts, prepared_by_us = {}, {}
+local record_at, record_name, record_transaction
+
+local function use_up(hold)
+    work.holds[hold.id], work.expiries[hold.id] = PREPARED, REMOVED
+    work.held[attempt.batch .. ':' .. attempt.serial] = REMOVED
+end
+
+local function prepare(prepared_at, nonce, transaction)
+    record_at, record_name, record_transaction = prepared_at, nonce, transaction
+    local campaign, field = read_campaign(), prepared_field()
+    if campaign.kind == 'single' and prepared_by_us[field] then
+        return ANSWER.already_redeemed
+    end
+    local refusal, taken, left, hold = decide_redemption(campaign)
+    if refusal then
+        return refusal
+    elseif hold then
+        use_up(hold)
+    else
+        count_use(campaign, 1, taken or 0)
+        if campaign.kind == 'single' then
+            set_state(HELD)
+        end
+    end
+    change_prepared(1)
+    prepared_by_us[field] = true
+    parts[#parts + 1] = {
+        campaign.id, attempt.batch, attempt.serial, attempt.last4, attempt.user, text(taken), text(left),
+        hold and hold.id or '', hold and hold.record or '',
+    }
+    return ANSWER.prepared
+end
+
+local reply = answer_together(prepare, 3, ANSWER.prepared)
+if string.match(reply[2], '^%S+') == ANSWER.prepared then
+    redis.call('HSET', KEYS[record_at], record_name, cmsgpack.pack({ record_transaction, parts }))
+end
+return reply
