@@ -154,7 +154,7 @@ class Settings:
     )
     webhook_timeout_s: int = _setting(15, "time limit for the response of an endpoint", least=1)
     webhook_retry_s: str = _setting(
-        "5,300,1800,7200,18000,36000,50400,72000,72000",
+        "5,10,20,40,60,120,300,600,1800,3600,7200,14400,28800,28800,43200,43200,43200,43200",
         "pauses between the tries of a message, in seconds; after the last try it becomes a dead letter",
     )
     webhook_rotation_grace_s: int = _setting(

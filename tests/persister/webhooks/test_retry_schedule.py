@@ -16,6 +16,17 @@ def test_by_default_a_message_is_given_up_within_three_days_but_not_before_two()
     assert list(schedule.pauses_s) == sorted(schedule.pauses_s)
 
 
+def test_by_default_an_endpoint_that_was_away_for_seconds_waits_for_seconds() -> None:
+    pauses_s = parse_retry_schedule(Settings().webhook_retry_s).pauses_s
+    assert pauses_s[:5] == (5, 10, 20, 40, 60)
+    # Messages are sent in order, so a long pause stops all later events: no pause is much longer than the
+    # whole time that the endpoint has been failing.
+    waited_s = pauses_s[0]
+    for pause_s in pauses_s[1:]:
+        assert pause_s <= 3 * waited_s
+        waited_s += pause_s
+
+
 def test_pauses_differ_and_stay_within_their_rung() -> None:
     pauses = {RetrySchedule((10.0, 100.0)).pause_s(2) for _ in range(1000)}
     assert len(pauses) > 100
