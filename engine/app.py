@@ -13,6 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from engine.api.headers import durability_headers
+from engine.api.request_ids import HEADER
 from engine.control.change import ControlPlane
 from engine.control.republishing import keep_republishing
 from engine.database import open_database
@@ -26,6 +27,7 @@ from engine.http.routes import served
 from engine.http.services import SERVICES, Services
 from engine.imports.importer import Importer
 from engine.imports.repair import keep_index_repaired
+from engine.lane.connection import id_of
 from engine.ledger.feed_readers import Feed
 from engine.ledger.redemptions import Records
 from engine.observability.metrics import Telemetry
@@ -83,8 +85,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         app = web.Application(
             middlewares=[answering_problems(settings)], client_max_size=settings.admin_body_bytes_max
         )
-        if headers := durability_headers(settings):
-            app.on_response_prepare.append(_adding(headers))
+        app.on_response_prepare.append(_adding(durability_headers(settings)))
         app.on_shutdown.append(_closing(feed))  # otherwise the shutdown would wait for its waiting readers
         app[SERVICES] = Services(
             settings=settings,
@@ -116,7 +117,8 @@ def _adding(
     headers: dict[str, str],
 ) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
     async def add(request: web.Request, response: web.StreamResponse) -> None:
-        """Add headers to the answer of every change: they say that the change may be lost."""
+        """Add the request's id to every answer, and to that of a change that it may be lost."""
+        response.headers[HEADER] = id_of(request)
         if request.method not in {"GET", "HEAD"}:
             response.headers.update(headers)
 

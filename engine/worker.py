@@ -56,7 +56,9 @@ async def serving(settings: Settings, metrics_dir: Path | None) -> AsyncIterator
         if runner.server is None:
             raise RuntimeError("the runner has no server after its setup")
         connections = Connections(runner.server, settings)
-        lanes = Lanes(connections, functools.partial(redeem_at_once, app[SERVICES]), settings)
+        services = app[SERVICES]
+        redeem = functools.partial(redeem_at_once, services)
+        lanes = Lanes(connections, redeem, services.core.contains_code, settings)
         listener = await loop.create_server(
             lanes if settings.fast_lane else connections,
             settings.host,

@@ -1,4 +1,7 @@
-"""The aiohttp middleware that turns every raised refusal and fault into a problem document (RFC 9457)."""
+"""The aiohttp middleware that names each request, and answers refusals and faults with problem documents.
+
+Problem documents are those of RFC 9457; every refusal and fault that a handler raises becomes one.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 
 from engine.api.headers import CHALLENGE
 from engine.api.problems import PROBLEM_TYPE, RETRYABLE_STATUS, problem
+from engine.api.request_ids import HEADER, request_id_of
 from engine.errors import ContractViolation, Fault, Refusal
+from engine.http.services import services_of
+from engine.lane.connection import REQUEST_ID
 
 if TYPE_CHECKING:
     from engine.http.routes import Handler
@@ -33,6 +39,9 @@ def answering_problems(settings: Settings) -> Any:  # noqa: ANN401 - aiohttp has
 
     @web.middleware
     async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+        given = request.headers.getall(HEADER, [])
+        request_id = request_id_of(given, services_of(request).core.contains_code)
+        request[REQUEST_ID] = request_id
         try:
             _check_version(request)
             return await handler(request)
@@ -40,7 +49,7 @@ def answering_problems(settings: Settings) -> Any:  # noqa: ANN401 - aiohttp has
             return respond(refusal.code, refusal.detail)
         except Fault as fault:
             if fault.code == ContractViolation.code:
-                _log.exception("a fault of our own")
+                _log.exception("a fault of our own", extra={"request_id": request_id})
             return respond(fault.code)
         except web.HTTPMethodNotAllowed as error:
             return respond("method_not_allowed", Allow=error.headers["Allow"])

@@ -12,10 +12,12 @@ from aiohttp.http_exceptions import HttpProcessingError
 from engine.api.answers import encode_outcome
 from engine.api.checks import check_idempotency_key
 from engine.api.headers import response_headers
+from engine.api.outcomes import Refused
 from engine.encoding import JSON_TYPE
-from engine.errors import Refusal
+from engine.errors import ContractViolation, Refusal
 from engine.http.auth import admit_again
 from engine.http.services import services_of
+from engine.lane.connection import id_of, log_internal_error
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -100,6 +102,8 @@ async def read_admitted(
 
 def response(request: web.Request, outcome: Outcome) -> web.Response:
     """Return the response for an outcome of the core."""
+    if isinstance(outcome, Refused) and outcome.code == ContractViolation.code:
+        log_internal_error(id_of(request))
     status, body, retry_after_s = encode_outcome(outcome, services_of(request).settings.retry_after_s)
     return web.Response(status=status, body=body, headers=response_headers(status, retry_after_s))
 

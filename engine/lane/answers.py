@@ -11,6 +11,7 @@ from aiohttp.http import SERVER_SOFTWARE
 
 from engine.api.answers import encode_outcome
 from engine.api.headers import durability_headers, response_headers
+from engine.api.request_ids import HEADER
 
 if TYPE_CHECKING:
     from engine.api.outcomes import Outcome
@@ -26,7 +27,7 @@ class Answers:
         self._second = 0
         self._heads: dict[tuple[int, int, bool], bytes] = {}
 
-    def of(self, outcome: Outcome, *, is_last: bool) -> bytes:
+    def of(self, outcome: Outcome, request_id: str, *, is_last: bool) -> bytes:
         """Head and body of the answer. ``is_last``: the connection is closed after it."""
         status, body, retry_after_s = encode_outcome(outcome, self._fault_retry_after_s)
         second = int(time.time())
@@ -37,7 +38,7 @@ class Answers:
         head = self._heads.get(kind)
         if head is None:
             head = self._heads[kind] = self._head(*kind)
-        return b"%b%d\r\n\r\n%b" % (head, len(body), body)
+        return b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (head, request_id.encode(), len(body), body)
 
     def _head(self, status: int, retry_after_s: int, is_last: bool) -> bytes:
         headers = {
@@ -48,4 +49,4 @@ class Answers:
             **({"Connection": "close"} if is_last else {}),
         }
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{lines}Content-Length: ".encode()
+        return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{lines}{HEADER}: ".encode()

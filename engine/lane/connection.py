@@ -15,6 +15,7 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 
 from engine.api.problems import PROBLEM_TYPE, plain_problem, problem
+from engine.api.request_ids import HEADER, make_request_id
 from engine.lane.head import BLANK, LINE
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from engine.settings import Settings
 
 _log = logging.getLogger(__name__)
+REQUEST_ID: Final = web.RequestKey("request_id", str)
+"""The id of a request, set by the first of our handlers."""
 _CLIENT_ERROR: Final = range(400, 500)
 _NOWHERE: Final = -1
 
@@ -53,6 +56,7 @@ class Connections:
             f"Content-Type: {PROBLEM_TYPE}\r\n"
             f"Content-Length: {len(body)}\r\n"
             f"Retry-After: {self.settings.retry_after_s}\r\n"
+            f"{HEADER}: {make_request_id()}\r\n"
             "Connection: close\r\n\r\n"
         )
         transport.write(head.encode() + body)
@@ -203,6 +207,8 @@ class ClientConnection(RequestHandler):
         """Send an answer. If aiohttp made it without our handlers, send our problem document instead."""
         if isinstance(resp, web.HTTPException):  # aiohttp does not know the Expect header, and quotes it
             resp = _not_http()
+        if not resp.prepared:
+            resp.headers[HEADER] = id_of(request)
         result = await super().finish_response(request, resp, start_time)
         if resp.keep_alive:
             self._answered += 1
@@ -224,13 +230,27 @@ class ClientConnection(RequestHandler):
         bad_expect = isinstance(exc, UnicodeEncodeError) and hdrs.EXPECT in request.headers
         if status in _CLIENT_ERROR or bad_expect:
             return _not_http()
-        log_failure(exc)
+        log_failure(exc, id_of(request))
         return _last(*plain_problem("internal_error"))
 
 
-def log_failure(error: BaseException | None) -> None:
-    """Log a bug of ours, without any part of the request."""
-    _log.error("request failed", extra={"kind": type(error).__name__}, exc_info=_without_text(error))
+def id_of(request: BaseRequest) -> str:
+    """Return the id of a request. One that our handlers have not seen gets a new id."""
+    known = request.get(REQUEST_ID)
+    if known is None:
+        known = request[REQUEST_ID] = make_request_id()
+    return known
+
+
+def log_failure(error: BaseException | None, request_id: str) -> None:
+    """Log a bug of ours, without any part of the request but its id."""
+    extra = {"kind": type(error).__name__, "request_id": request_id}
+    _log.error("request failed", extra=extra, exc_info=_without_text(error))
+
+
+def log_internal_error(request_id: str) -> None:
+    """Log that a request was answered ``internal_error``; the error itself was logged where it happened."""
+    _log.error("request answered with internal_error", extra={"request_id": request_id})
 
 
 def _not_http() -> web.Response:

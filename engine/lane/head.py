@@ -24,18 +24,20 @@ _JSON_TYPES: Final = frozenset(
     (b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8")
 )
 # Headers that change how a request is framed, read or answered; signatures, which this lane cannot verify;
-# and an idempotency key that ``_KEY`` did not match: a second one, or one with other characters.
+# and an idempotency key or request id that its pattern did not match: a second one, or other characters.
 _NOT_PLAIN: Final = frozenset(
     (
         *(b"content-encoding", b"expect", b"proxy-connection", b"transfer-encoding", b"upgrade"),
-        *(b"sec-websocket-key1", b"signature", b"signature-input", b"idempotency-key"),
+        *(b"sec-websocket-key1", b"signature", b"signature-input", b"idempotency-key", b"request-id"),
     )
 )
+# The characters of ``request_ids``. A head without a Request-Id is remembered as it is, so it costs no more.
+_REQUEST_ID: Final = re.compile(rb"\r\nrequest-id: ?([A-Za-z0-9._~+/=:@-]{1,128})(?=\r\n)", re.IGNORECASE)
 _KEY: Final = re.compile(rb"\r\nidempotency-key: ?([!-~](?:[\t -~]*[!-~])?)(?=\r\n)", re.IGNORECASE)
 
 
 class PlainHead(NamedTuple):
-    """The head of a plain redemption, without its idempotency key.
+    """The head of a plain redemption, without its idempotency key and its request id.
 
     Attributes:
         authorization: the header's value.
@@ -51,33 +53,39 @@ class PlainHead(NamedTuple):
 class Heads:
     """Reads the heads of all connections of a worker.
 
-    Apart from the idempotency key, a client sends the same head again and again. So parsed heads are cached
-    by their bytes, up to a limit.
+    Apart from the idempotency key and the request id, a client sends the same head again and again. So parsed
+    heads are cached by their bytes, up to a limit.
     """
 
     def __init__(self, body_bytes_max: int) -> None:
         self._body_bytes_max = body_bytes_max
         self._remembered: dict[bytes, PlainHead] = {}
 
-    def read(self, head: bytes) -> tuple[PlainHead, str | None] | None:
-        """Parse a head that begins with ``LINE``, up to its blank line; also returns its idempotency key.
+    def read(self, head: bytes) -> tuple[PlainHead, str | None, str | None] | None:
+        """Parse a head that begins with ``LINE``, up to its blank line.
+
+        Also returns its idempotency key and its request id, each None if it has none.
 
         None: the fast lane does not answer this request.
         """
-        key = None
+        key = request_id = None
         match = _KEY.search(head)
         if match is not None:
             key = match[1].decode()
             head = head[: match.start()] + head[match.end() :]
         plain = self._remembered.get(head)
         if plain is None:
-            plain = self._parse(head)
+            match = _REQUEST_ID.search(head)
+            if match is not None:
+                request_id = match[1].decode()
+                head = head[: match.start()] + head[match.end() :]
+            plain = self._remembered.get(head) or self._parse(head)
             if plain is None:
                 return None
             if len(self._remembered) >= _REMEMBERED_MAX:
                 self._remembered.clear()
             self._remembered[head] = plain
-        return plain, key
+        return plain, key, request_id
 
     def _parse(self, head: bytes) -> PlainHead | None:
         fields: dict[bytes, bytes] = {}

@@ -11,7 +11,7 @@ from engine.lane.shared import Shared
 
 if TYPE_CHECKING:
     from engine.lane.connection import Connections
-    from engine.lane.shared import Redeem
+    from engine.lane.shared import ContainsCode, Redeem
     from engine.settings import Settings
 
 TICK_S: Final = 0.25
@@ -20,8 +20,10 @@ TICK_S: Final = 0.25
 class Lanes:
     """Makes a fast lane for each client that connects."""
 
-    def __init__(self, connections: Connections, redeem: Redeem, settings: Settings) -> None:
-        self._shared = Shared(connections, redeem, settings)
+    def __init__(
+        self, connections: Connections, redeem: Redeem, contains_code: ContainsCode, settings: Settings
+    ) -> None:
+        self._shared = Shared(connections, redeem, contains_code, settings)
         self._shared.on_enter = self._start_timer
         self._loop = asyncio.get_running_loop()
         self._empty = asyncio.Event()

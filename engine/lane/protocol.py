@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 from aiohttp.tcp_helpers import tcp_keepalive
 
 from engine.api.outcomes import Refused
-from engine.lane.connection import log_failure
+from engine.errors import ContractViolation
+from engine.lane.connection import log_failure, log_internal_error
 from engine.lane.head import BLANK, HEAD_BYTES_MAX, LINE, WAITING_BYTES_MAX, PlainHead
 
 if TYPE_CHECKING:
@@ -31,13 +32,15 @@ class FastLane(asyncio.Protocol):
 
     __slots__ = (
         "_body_at", "_closing", "_has_answered", "_head", "_in_flight", "_key", "_number", "_pieces",
-        "_reading_paused", "_received", "_says_no_more", "_shared", "_since", "_transport", "_writing_paused",
+        "_reading_paused", "_received", "_request_id", "_says_no_more", "_shared", "_since",
+        "_transport", "_writing_paused",
     )  # fmt: skip
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._head: PlainHead = _NO_HEAD
         self._key: str | None = None
+        self._request_id: str | None = None  # that of the latest request, if the client gave one
         self._transport: asyncio.Transport | None = None  # None: gone, or handed over
         self._received = b""  # bytes of requests that have not been started
         self._pieces: list[bytes] = []  # the same bytes in the pieces in which they arrived, for aiohttp
@@ -155,7 +158,7 @@ class FastLane(asyncio.Protocol):
         read = self._shared.heads.read(head)
         if read is None:
             return False
-        self._head, self._key = read
+        self._head, self._key, self._request_id = read
         return True
 
     def _redeem(self, body: bytes) -> bool:
@@ -180,7 +183,10 @@ class FastLane(asyncio.Protocol):
         if self._transport is None:
             return
         is_last = self._head.is_last
-        self._transport.write(self._shared.answers.of(outcome, is_last=is_last))
+        request_id = self._shared.request_id(self._request_id)
+        if type(outcome) is Refused and outcome.code == ContractViolation.code:
+            log_internal_error(request_id)
+        self._transport.write(self._shared.answers.of(outcome, request_id, is_last=is_last))
         self._has_answered = True
         self._since = self._shared.now()
         if is_last or self._shared.stopping:
@@ -190,9 +196,11 @@ class FastLane(asyncio.Protocol):
 
     def _fail(self, error: Exception) -> None:
         """Log a bug of ours, answer ``internal_error``, and close the connection."""
-        log_failure(error)
+        request_id = self._shared.request_id(self._request_id)
+        log_failure(error, request_id)
         if self._in_flight and self._transport is not None:
-            self._transport.write(self._shared.answers.of(Refused("internal_error"), is_last=True))
+            answer = self._shared.answers.of(Refused(ContractViolation.code), request_id, is_last=True)
+            self._transport.write(answer)
         self._in_flight = False
         self._close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
+from engine.api.request_ids import make_request_id, request_id_of
 from engine.lane.answers import Answers
 from engine.lane.head import WAITING_BYTES_MAX, Heads
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from engine.redemption.attempt import OnDone
     from engine.settings import Settings
 
+    ContainsCode = Callable[[str], bool]
+    """Whether a text contains a code that was issued (``Core.contains_code``)."""
     Redeem = Callable[[str, str | None, bytes, OnDone], bool]
     """Takes the headers Authorization and Idempotency-Key, and the body (``redemptions.redeem_at_once``)."""
 
@@ -40,8 +43,11 @@ class Shared:
         on_enter, on_empty: called when a lane is opened, and when no lane is left.
     """
 
-    def __init__(self, connections: Connections, redeem: Redeem, settings: Settings) -> None:
+    def __init__(
+        self, connections: Connections, redeem: Redeem, contains_code: ContainsCode, settings: Settings
+    ) -> None:
         self.connections = connections
+        self._contains_code = contains_code
         self.redeem = redeem
         self.settings = settings
         # aiohttp takes requests with bodies that are larger than the bytes that may wait in a lane.
@@ -52,6 +58,10 @@ class Shared:
         self.open: set[Lane] = set()
         self.on_enter: Callable[[], None] = _nothing
         self.on_empty: Callable[[], None] = _nothing
+
+    def request_id(self, given: str | None) -> str:
+        """Return the id of a request: the client's, or a new one."""
+        return make_request_id() if given is None else request_id_of((given,), self._contains_code)
 
     def enter(self, lane: Lane) -> None:
         """Add a lane that was opened, or taken back from aiohttp."""

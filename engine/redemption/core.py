@@ -115,6 +115,10 @@ class Core:
         self._resolver.find(lookup)
         return await lookup.answered
 
+    def contains_code(self, text: str) -> bool:
+        """Whether a text is a minted code, or contains one that is written as it was issued."""
+        return self._resolver.contains_issued((text,))
+
     def refuse_codes(self, *stored: str | None, reason: str | None = None) -> None:
         """Refuse texts to be stored that contain a minted code; in a reason, anywhere.
 

@@ -111,7 +111,7 @@ async def front_end(
 ) -> AsyncIterator[tuple[Front, Lanes]]:
     front = Front(Settings(**changes))
     server = web.Server(front.other)
-    lanes = Lanes(Connections(server, front.settings), front.redeem, front.settings)
+    lanes = Lanes(Connections(server, front.settings), front.redeem, lambda _: False, front.settings)
     loop = asyncio.get_running_loop()
     listener = await loop.create_server(lanes, "127.0.0.1", 0)
     front.port = listener.sockets[0].getsockname()[1]
