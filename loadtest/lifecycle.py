@@ -176,11 +176,12 @@ class Lifecycle:
         return self._redeemed("redeemed", code, user, taken, order)
 
     def combined(self, codes: list[ModelCode], user: str, amount: Amount, order: str) -> list[ModelAnswer]:
-        """Redeem all of these codes of one shard, or none. Expired holds in the way are given back first."""
+        """Redeem all of these codes, or none. Expired holds in the way are given back first."""
         trial, copied = copy.deepcopy((self, codes))
         answers = [trial.redeem(code, user, amount, order) for code in copied]
         if trial.expired != self.expired:
-            self.give_back_expired(codes[0].shard)
+            for shard in {hold.code.shard for hold in self.holds if hold.id in trial.expired}:
+                self.give_back_expired(shard)
             return self.combined(codes, user, amount, order)
         if any(answer.refusal for answer in answers):
             return answers
