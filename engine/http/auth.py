@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from engine.store.configuration import ConfigurationCache
 
 _SCHEME: Final = "bearer "
+EITHER: Final = " or "
+"""Between two scopes of a route: a key with either of them may make the call."""
 KEY_LENGTH_MAX: Final = 256
 _REMEMBERED_MAX: Final = 1024
 
@@ -145,6 +147,6 @@ def secret_of(authorization: str) -> str | None:
 def _require_scope(api_key: CachedKey | None, scope: str) -> CachedKey:
     if api_key is None:
         raise Refusal("unauthenticated")
-    if scope not in api_key.scopes:
+    if set(scope.split(EITHER)).isdisjoint(api_key.scopes):
         raise Refusal("forbidden", f"This call needs a key with the scope {scope}.")
     return api_key

@@ -28,10 +28,10 @@ def routes() -> list[Route]:
     """Return the routes of this module."""
     return [
         Route("POST", "/v1/redemptions/combined", "redeem", redeem_combined, Access.SCRIPT),
-        Route("POST", "/v1/redemptions/{id}/rollback", "redeem", roll_back, Access.SCRIPT),
+        Route("POST", "/v1/redemptions/{id}/rollback", "redeem or adjust", roll_back, Access.SCRIPT),
         Route("POST", "/v1/holds", "redeem", hold, Access.SCRIPT),
-        Route("POST", "/v1/holds/{id}/confirm", "redeem", confirm, Access.SCRIPT),
-        Route("POST", "/v1/holds/{id}/release", "redeem", release, Access.SCRIPT),
+        Route("POST", "/v1/holds/{id}/confirm", "redeem or adjust", confirm, Access.SCRIPT),
+        Route("POST", "/v1/holds/{id}/release", "redeem or adjust", release, Access.SCRIPT),
         Route("POST", "/v1/codes/check", "read", check, Access.SCRIPT),
         Route("POST", "/v1/codes/adjust", "admin", adjust, Access.SCRIPT),
     ]
@@ -57,6 +57,8 @@ async def roll_back(request: web.Request) -> web.Response:
     if redemption is None:
         raise Refusal("redemption_not_found")
     record = await services.records.one(str(redemption))
+    if not api_key.may_undo(record["actor"]):
+        raise Refusal("redemption_not_found")
     if record["batch"] not in core.configuration.batches:
         await core.configuration.refresh()  # another worker redeemed it, with a newer configuration
     await core.refuse_code_of(record["batch"], record["serial"], key, asked.reason)

@@ -63,6 +63,8 @@ async def _end(
         record = await _read_settled(core, hold_id)
         if record is not None and record != EXPIRED:
             held = parse_record(record.decode())
+            if not api_key.may_undo(held.actor):
+                raise Refusal("hold_not_found")
             await core.refuse_code_of(held.batch, held.serial, key)
         outcome = await core.answer_bound(
             kind(core.dispatcher, hold_id, record, api_key=api_key, amount=amount, key=key)

@@ -22,7 +22,7 @@ from engine.store.void_ranges import VoidRanges
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-SCOPES: Final = ("redeem", "read", "events", "admin")
+SCOPES: Final = ("redeem", "read", "adjust", "events", "admin")
 IMPORTED: Final = "imported"  # the format of a batch whose codes were made elsewhere
 CONFIRM_INTERVAL_S: Final = 0.02
 REFRESH_TIMEOUT_S: Final = 2.0
@@ -36,6 +36,10 @@ class CachedKey(msgspec.Struct, frozen=True):
     digest: str
     scopes: tuple[str, ...]
     revoked: bool
+
+    def may_undo(self, actor: str) -> bool:
+        """Whether this key may undo what ``actor`` did: its own, or with the scope ``adjust`` everything."""
+        return actor == self.id or "adjust" in self.scopes
 
 
 class CachedCampaign(msgspec.Struct, frozen=True):

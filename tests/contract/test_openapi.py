@@ -149,8 +149,8 @@ def test_the_calls_in_prose_are_those_described() -> None:
     """The table of docs/api.md names every call, and the scope that it needs."""
     text = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
     in_prose = {
-        (method, path.partition("?")[0], None if scope == "none" else scope.strip("`"))
-        for calls, scope in re.findall(r"^\| (`[A-Z]+ /.*?) \| (\S+) \|", text, re.MULTILINE)
+        (method, path.partition("?")[0], None if scope == "none" else scope.replace("`", ""))
+        for calls, scope in re.findall(r"^\| (`[A-Z]+ /.*?) \| (none|[a-z` ]+) \|", text, re.MULTILINE)
         for method, path in re.findall(r"`([A-Z]+) (/\S+?)`", calls)
     }
     described = {

@@ -309,7 +309,7 @@ async def test_a_batch_that_is_void_keeps_its_codes_void_one_by_one(
 
 async def test_a_redemption_of_another_worker_is_rolled_back_at_once(plane: ControlPlane) -> None:
     """Of a campaign, too, that this worker has not heard of."""
-    scopes = ("redeem", "admin")
+    scopes = ("redeem", "adjust", "admin")
     async with (
         engine_in_process(plane, scopes=scopes) as one,
         engine_in_process(plane, scopes=scopes) as another,
@@ -406,5 +406,5 @@ async def test_a_postgresql_that_takes_no_writes_is_as_if_it_were_away(plane: Co
         assert (status, body["code"]) == (503, "store_unavailable")
         status, body = await post(merchant, "/v1/campaigns", name="x", kind="single")
         assert (status, body["code"]) == (503, "store_unavailable")
-    async with engine_in_process(plane) as merchant:
+    async with engine_in_process(plane, scopes=("adjust",)) as merchant:
         assert (await roll_back(merchant, redeemed["id"]))[0] == 200

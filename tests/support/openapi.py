@@ -43,9 +43,9 @@ class Operation(NamedTuple):
 
     @property
     def scope(self) -> str | None:
-        """The scope that the API key needs; None if no key is needed."""
+        """The scope that the API key needs, or several to choose from; None if no key is needed."""
         wanted = self.details["security"]
-        return str(wanted[0]["apiKey"][0]) if wanted else None
+        return " or ".join(str(choice["apiKey"][0]) for choice in wanted) if wanted else None
 
     @property
     def request(self) -> dict[str, Any]:
