@@ -63,3 +63,8 @@ class Refusal(Exception):
         super().__init__(f"{code}: {detail}" if detail else code)
         self.code = code
         self.detail = detail
+
+
+def not_a_cursor() -> Refusal:
+    """Return the refusal of an ``after`` that does not come from the list."""
+    return Refusal("malformed_request", "after is not a cursor of this list")

@@ -18,8 +18,8 @@ from engine.ledger.feed import parse_cursor
 from engine.queries import queries
 from persister.ingest import chain
 from persister.ingest.partitions import end_ms, month_of
-from persister.reconcile.findings import ReconciliationReport
 from persister.reconcile.ledger import reconcile_ledger
+from persister.reconcile.report import ReconciliationReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable

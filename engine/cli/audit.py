@@ -15,10 +15,10 @@ from redis.exceptions import RedisError
 from engine.cli.connect import check_redis_url, echo_json, load_settings, server_urls
 from engine.cli.progress import Progress
 from engine.errors import StoreUnavailable
-from persister.reconcile.report import reconcile
+from persister.reconcile.reconcile import reconcile
 
 if TYPE_CHECKING:
-    from persister.reconcile.findings import ReconciliationReport
+    from persister.reconcile.report import ReconciliationReport
 
 _ANCHOR: Final = re.compile(r"([0-9]{1,4}):([0-9]{1,18}):([0-9a-f]{64})")
 

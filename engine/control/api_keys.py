@@ -18,7 +18,7 @@ from engine.control import audit_log
 from engine.control.campaigns import check_name
 from engine.control.change import Change, Changed, ControlPlane, change
 from engine.control.stored_texts import refuse_codes
-from engine.errors import Refusal
+from engine.errors import Refusal, not_a_cursor
 from engine.queries import queries
 from engine.store import configuration
 from engine.store.configuration import SCOPES
@@ -148,7 +148,7 @@ async def find(database: Database, secret: str) -> configuration.CachedKey | Non
 async def page(plane: ControlPlane, *, after: str | None, limit: int) -> list[ApiKey]:
     """Return at most ``limit`` keys, the oldest first, starting after the key with the id ``after``."""
     if after is not None and not _ID.fullmatch(after):
-        raise Refusal("malformed_request", "after is not a cursor of this list")
+        raise not_a_cursor()
     async with plane.database.connection() as connection:
         if after is None:
             rows = await connection.fetch(_SQL["first_page"], limit)

@@ -26,7 +26,7 @@ from engine.codes.formats import (
 )
 from engine.control import audit_log, campaigns, mint_key_checks
 from engine.control.change import Change, Changed, ControlPlane, change
-from engine.errors import Fault, Refusal, StoreUnavailable
+from engine.errors import Fault, Refusal, StoreUnavailable, not_a_cursor
 from engine.queries import queries
 from engine.store.configuration import IMPORTED
 from engine.times import shown_instant
@@ -169,7 +169,7 @@ async def page(plane: ControlPlane, campaign_id: str, *, after: int | None, limi
         Refusal: ``campaign_not_found``.
     """
     if after is not None and not 0 <= after <= ID_MAX:
-        raise Refusal("malformed_request", "after is not a cursor of this list")
+        raise not_a_cursor()
     async with plane.database.connection() as connection:
         await campaigns.find(connection, campaign_id)
         rows = await connection.fetch(_SQL["page"], limit, campaign_id, -1 if after is None else after)

@@ -18,7 +18,7 @@ from msgspec import UNSET, UnsetType
 from engine.api.checks import AMOUNT_MAX
 from engine.control.change import Change, Changed, ControlPlane, change
 from engine.control.stored_texts import refuse_codes
-from engine.errors import Refusal
+from engine.errors import Refusal, not_a_cursor
 from engine.queries import queries
 from engine.times import parse_instant, shown_instant
 
@@ -288,7 +288,7 @@ async def find(connection: Connection, campaign_id: str) -> Campaign:
 async def page(plane: ControlPlane, *, after: str | None, limit: int) -> list[Campaign]:
     """Return at most ``limit`` campaigns, the oldest first, starting after the one with the id ``after``."""
     if after is not None and not _ID.fullmatch(after):
-        raise _malformed("after is not a cursor of this list")
+        raise not_a_cursor()
     async with plane.database.connection() as connection:
         if after is None:
             rows = await connection.fetch(_SQL["first_page"], limit)

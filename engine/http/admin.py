@@ -15,9 +15,8 @@ from aiohttp import web
 
 from engine.api.checks import check_text
 from engine.control import api_keys, audit_log, batches, campaigns, voids
-from engine.errors import Refusal
-from engine.http.auth import API_KEY
-from engine.http.changes import (
+from engine.errors import Refusal, not_a_cursor
+from engine.http.admin_requests import (
     NO_STORE,
     answer,
     answer_change,
@@ -27,7 +26,8 @@ from engine.http.changes import (
     read_body,
     read_page,
 )
-from engine.http.codes import declare_code
+from engine.http.auth import API_KEY
+from engine.http.operations import declare_code
 from engine.http.requests import idempotency_key
 from engine.http.routes import Route
 from engine.ledger import conflicts
@@ -163,7 +163,7 @@ async def list_voids(request: web.Request) -> web.Response:
     after, limit = read_page(request)
     last = None if after is None else voids.parse_id(after)
     if after is not None and last is None:
-        raise Refusal("malformed_request", "after is not a cursor of this list")
+        raise not_a_cursor()
     found, ranges = await voids.page(plane_of(request), _batch_id(request), after=last, limit=limit + 1)
     void_now = [{"first_serial": first, "last_serial": last} for first, last in ranges]
     return listed([void.document() for void in found], limit, void=void_now)

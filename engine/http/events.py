@@ -14,7 +14,7 @@ from aiohttp import web
 
 from engine.api.checks import check_text
 from engine.errors import Refusal, StoreUnavailable
-from engine.http.changes import FILTER_LENGTH_MAX, NO_STORE, answer, plane_of
+from engine.http.admin_requests import FILTER_LENGTH_MAX, NO_STORE, answer, plane_of
 from engine.http.requests import check_parameters, page_limit
 from engine.http.routes import Route
 from engine.http.services import services_of

@@ -10,8 +10,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from engine.errors import Refusal
 from engine.http.admin import CSV_TYPE, NDJSON_TYPE
+from engine.http.admin_requests import NO_STORE, answer, listed, plane_of, read_page
 from engine.http.auth import API_KEY
-from engine.http.changes import NO_STORE, answer, listed, plane_of, read_page
 from engine.http.requests import idempotency_key
 from engine.http.routes import Route
 from engine.http.services import services_of

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.control import erasure
+from engine.http.admin_requests import answer, answer_change, read_body
 from engine.http.auth import API_KEY
-from engine.http.changes import answer, answer_change, read_body
 from engine.http.routes import Route
 from engine.http.services import services_of
 from engine.ledger import users

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.http.auth import API_KEY
-from engine.http.changes import (
+from engine.http.admin_requests import (
     answer,
     answer_change,
     listed,
@@ -14,6 +13,7 @@ from engine.http.changes import (
     read_body,
     read_page,
 )
+from engine.http.auth import API_KEY
 from engine.http.routes import Route
 from engine.webhooks import changes, endpoints
 from engine.webhooks.changes import NewWebhook, Replay, SecretRotation, WebhookChange

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from engine.control import audit_log, campaigns
-from engine.errors import Refusal
+from engine.errors import Refusal, not_a_cursor
 from engine.imports.index import CHUNK_ROWS, ImportIndex
 from engine.queries import queries
 from engine.times import shown_instant
@@ -125,7 +125,7 @@ async def page(plane: ControlPlane, campaign_id: str, *, after: str | None, limi
         Refusal: ``campaign_not_found``, or ``malformed_request``: ``after`` is not an id.
     """
     if after is not None and not _ID.fullmatch(after):
-        raise Refusal("malformed_request", "after is not a cursor of this list")
+        raise not_a_cursor()
     async with plane.database.connection() as connection:
         await campaigns.find(connection, campaign_id)
         behind = 0 if after is None else number(after)

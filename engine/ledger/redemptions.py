@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from engine.errors import Refusal, StoreUnavailable
+from engine.errors import Refusal, StoreUnavailable, not_a_cursor
 from engine.ledger.record import HistoryEntry, Position, RedemptionRecord, given_back_in, record_in
 from engine.ledger.stream_tail import behind, event_at, ledger_offsets, read_tail, with_given_back
 from engine.queries import queries
@@ -129,7 +129,7 @@ class Records:
             raise Refusal("malformed_request", "Name a user, a campaign, an order, or several of them.")
         start = _START if after is None else events.parse_id(after)
         if start is None or start.stream_ms == 0 or start.stream_seq > _START.stream_seq:
-            raise Refusal("malformed_request", "after is not a cursor of this list")
+            raise not_a_cursor()
         before = Position.of(start)
         if wanted.to_ms is not None:
             if wanted.to_ms <= wanted.from_ms:

@@ -11,6 +11,8 @@ import msgspec
 
 from engine.codes.formats import SERIAL_BITS, SERIAL_LIMIT
 
+EVERY_KEY: Final = "{s[0-9]*}:*"
+"""Pattern for SCAN: the names of all keys of the engine, and of nothing else."""
 SEGMENT_CODES: Final = 1 << 16  # codes of one state string: 2 bits each, 16 KiB
 SPENT_SEGMENT_CODES: Final = 1 << 12  # balances of one string: 64 bits each, 32 KiB
 USER_BUCKETS: Final = 1 << 16  # hashes over which the per-user counts of a campaign spread

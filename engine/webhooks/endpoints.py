@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from engine.errors import Refusal
+from engine.errors import Refusal, not_a_cursor
 from engine.queries import queries
 from engine.times import shown_instant
 
@@ -123,7 +123,7 @@ async def page(plane: ControlPlane, *, after: str | None, limit: int) -> list[We
         Refusal: ``malformed_request``: ``after`` is not an id.
     """
     if after is not None and not ID.fullmatch(after):
-        raise Refusal("malformed_request", "after is not a cursor of this list")
+        raise not_a_cursor()
     number = 0 if after is None else int(after.removeprefix("wh_"))
     async with plane.database.connection() as connection:
         return [_webhook(row) for row in await connection.fetch(_SQL["page"], number, None, limit)]

@@ -37,7 +37,6 @@ _DEPLOYMENT: Final = queries("persister", "deployment")
 _SQL: Final = queries(__package__, "rebuild")
 
 IDEMPOTENCY_KEPT_MS: Final = keys.IDEMPOTENCY_WINDOW_S * 1000
-_OURS: Final = "{s[0-9]*}:*"  # the name of every key of ours
 _SCAN_KEYS: Final = 1000
 _GROUP: Final = "rebuild"
 
@@ -132,7 +131,7 @@ async def _remove_everything(redis: Redis, report: Callable[[str, int], None]) -
     mark = keys.rebuilding(0).rpartition(":")[2].encode()
     removed, cursor = 0, -1
     while cursor:
-        page: Any = await redis.scan(max(cursor, 0), match=_OURS, count=_SCAN_KEYS)
+        page: Any = await redis.scan(max(cursor, 0), match=keys.EVERY_KEY, count=_SCAN_KEYS)
         cursor, names = page
         if ours := [name for name in names if name.rpartition(b":")[2] != mark]:
             removed += int(await redis.unlink(*ours))

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from engine.queries import queries
+from engine.store import keys
 from engine.store.events import REDEMPTIONS
 from persister.ingest.entries import StreamId, decode_entries
 from persister.reconcile.code_state import CodeEvent
@@ -83,7 +84,7 @@ class CatchUp:
         written = await self._written(shard)
         while expected.at[shard] < end and expected.at[shard] >= written:
             begin = f"({expected.at[shard]}"
-            page: Any = await self._redis.xrange(f"{{s{shard}}}:events", begin, str(end), count=_PAGE_ENTRIES)
+            page: Any = await self._redis.xrange(keys.events(shard), begin, str(end), count=_PAGE_ENTRIES)
             if await self._written(shard) != written:
                 return
             if not page:

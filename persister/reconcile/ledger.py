@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from engine.queries import queries
 from persister.ingest import chain
-from persister.reconcile.findings import ChainHead
+from persister.reconcile.report import ChainHead
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from engine.postgres_types import Connection, Row
-    from persister.reconcile.findings import ReconciliationReport
+    from persister.reconcile.report import ReconciliationReport
 
 _SQL: Final = queries(__package__, "audit")
 LINK_ROWS: Final = 10_000

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from engine.postgres_types import Connection
     from persister.reconcile.expected_state import ExpectedState
-    from persister.reconcile.findings import ReconciliationReport
+    from persister.reconcile.report import ReconciliationReport
 
 READ_ITEMS: Final = 500  # in one transaction of Redis
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from persister.reconcile.expected_state import ExpectedBatch, ExpectedState
-    from persister.reconcile.findings import ReconciliationReport
+    from persister.reconcile.report import ReconciliationReport
 
 SCAN_KEYS: Final = 1000
 READ_KEYS: Final = 50  # whole values together: a segment of balances has 32 KiB
@@ -50,7 +50,7 @@ class RedisScan:
         """Read every key, then note the expected values that have none."""
         waiting: list[str] = []
         scanned = 0
-        async for raw in self._redis.scan_iter(match="{s[0-9]*}:*", count=SCAN_KEYS):
+        async for raw in self._redis.scan_iter(match=keys.EVERY_KEY, count=SCAN_KEYS):
             scanned += 1
             key = raw.decode()
             kind = key.split(":")[1]

@@ -1,62 +1,62 @@
-"""Proves that ledger, Redis and counters agree, or lists the differences (promise P9)."""
+"""The report of a reconciliation: how many things were checked, and which differ."""
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING, Final
-
-import asyncpg
-from redis.asyncio import Redis
-
-from engine.queries import queries
-from persister.reconcile.expected_state import read_expected_state
-from persister.reconcile.findings import ReconciliationReport
-from persister.reconcile.ledger import reconcile_ledger
-from persister.reconcile.redis import reconcile_redis
-from persister.servers import REPLY_TIMEOUT_S
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from engine.settings import Settings
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
-_DEPLOYMENT: Final = queries("persister", "deployment")
+class ReportedDifference(NamedTuple):
+    """One difference: the check, the item, the expected value and the value found."""
+
+    check: str
+    item: str
+    expected: str
+    found: str
 
 
-async def reconcile(
-    settings: Settings, anchors: Mapping[int, list[tuple[int, bytes]]], progress: Callable[[str, int], None]
-) -> ReconciliationReport:
-    """Compare everything, beside live traffic.
+class ChainHead(NamedTuple):
+    """End of a shard's chain. Noted elsewhere, it later shows whether the whole chain was made anew."""
 
-    Memory: one byte for each issued code, eight more for a code with a balance or several uses, and an object
-    for each live hold, each rollback, and each user of a campaign with a per-user limit.
+    shard: int
+    seq: int
+    digest: str
 
-    Args:
-        settings: with the URLs of both servers.
-        anchors: by shard, digests of the chain that were noted earlier, each with its last row.
-        progress: called repeatedly with what is being checked and how many.
 
-    Raises:
-        RedisError, OSError, asyncpg.PostgresError: a server cannot be used.
-    """
-    report = ReconciliationReport(settings.audit_findings_max)
-    redis = Redis.from_url(settings.redis_url, socket_timeout=REPLY_TIMEOUT_S)
-    connection = await asyncpg.connect(settings.database_url, timeout=settings.persist_timeout_s)
-    async with contextlib.aclosing(redis):
-        try:
-            shards = int(await connection.fetchval(_DEPLOYMENT["shards"]))
-            async with connection.transaction(isolation="repeatable_read"):
-                await reconcile_ledger(connection, report, anchors, progress)
-                expected = await read_expected_state(connection, shards)
-            report.look("code_states", expected.code_states)
-            await reconcile_redis(
-                connection, redis, expected, report, wait_s=settings.audit_wait_s, progress=progress
-            )
-            for event, batch, serial, what in expected.illegal:
-                report.add(
-                    "code_states", f"event {event}", f"a legal one of batch {batch}, serial {serial}", what
-                )
-        finally:
-            await connection.close()
-    return report
+@dataclass(slots=True)
+class ReconciliationReport:
+    """Counts every difference and keeps the first ``findings_max`` of each check."""
+
+    findings_max: int
+    looked_at: Counter[str] = field(default_factory=Counter)
+    differing: Counter[str] = field(default_factory=Counter)
+    findings: list[ReportedDifference] = field(default_factory=list)
+    heads: list[ChainHead] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        """True: no difference was found."""
+        return not self.differing.total()
+
+    def add(self, check: str, item: str, expected: object, found: object) -> None:
+        """Count a difference, and keep it if the check has fewer than ``findings_max``."""
+        self.differing[check] += 1
+        if self.differing[check] <= self.findings_max:
+            self.findings.append(ReportedDifference(check, item, str(expected), str(found)))
+
+    def look(self, check: str, items: int = 1) -> None:
+        """Count items as checked."""
+        self.looked_at[check] += items
+
+    def document(self) -> dict[str, object]:
+        """The document that ``redeem audit --json`` prints."""
+        return {
+            "clean": self.clean,
+            "checks": [
+                {"check": name, "looked_at": count, "differing": self.differing[name]}
+                for name, count in self.looked_at.items()
+            ],
+            "findings": [finding._asdict() for finding in self.findings],
+            "chain": [head._asdict() for head in self.heads],
+        }

@@ -24,8 +24,8 @@ from persister.ingest.ledger_writer import LedgerWriter
 from persister.ingest.trimming import next_stream_id
 from persister.ownership import own_shards
 from persister.reconcile.expected_state import read_expected_state
-from persister.reconcile.findings import ReconciliationReport
 from persister.reconcile.redis import find_differences
+from persister.reconcile.report import ReconciliationReport
 from persister.recover.code_changes import LiveRedemption, changes_by_code, events_of
 from persister.servers import REPLY_TIMEOUT_S
 

@@ -50,7 +50,9 @@ async def test_a_call_needs_the_scope_that_is_described_and_no_other(
         async with caller.merchant.session.request(operation.method, url, headers=headers) as response:
             return response.status
 
-    for wanted in {operation.scope for operation in OPERATIONS.values() if operation.scope}:
+    described = {operation.scope for operation in OPERATIONS.values() if operation.scope}
+    assert described
+    for wanted in described:
         scopes = wanted.split(" or ")
         only = [(await api_keys.create(plane, "only", (scope,))).value.key for scope in scopes]
         others = [other for other in SCOPES if other not in scopes]

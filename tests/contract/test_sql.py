@@ -65,7 +65,9 @@ def test_every_query_is_used_and_every_use_exists(package: str) -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_loader_gives_each_query_of_each_file(package: str) -> None:
-    for file, names in sql_files(package).items():
+    files = sql_files(package)
+    assert files
+    for file, names in files.items():
         path = Path(file)
         loaded = queries(".".join(path.parent.parts), path.stem)
         assert loaded.keys() == names, file

@@ -11,7 +11,7 @@ from engine.cli.diagnosis import examine
 from engine.health.redis_checks import Verdict
 from engine.store import keys
 from persister import metrics
-from persister.reconcile.report import reconcile
+from persister.reconcile.reconcile import reconcile
 from tests.support.backups import Backups
 from tests.support.deployment import engine_in_process, issue
 from tests.support.ledger_rows import persisted, silent

@@ -18,7 +18,7 @@ from persister.archive import DAY_MS, ArchiveRefused, archive_months
 from persister.ingest.partitions import end_ms, month_of
 from persister.rebuild.rebuild import rebuild
 from persister.reconcile import conflicts
-from persister.reconcile.report import reconcile
+from persister.reconcile.reconcile import reconcile
 from tests.support.deployment import Merchant, issue
 from tests.support.ledger_rows import persisted, silent
 from tests.support.streams import persisting

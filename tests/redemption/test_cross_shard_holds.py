@@ -13,7 +13,7 @@ from engine.control.change import ControlPlane  # noqa: TC001 - likewise
 from engine.errors import OutcomeUnknown
 from engine.redemption import cross_shard
 from engine.store import keys
-from persister.reconcile.report import reconcile
+from persister.reconcile.reconcile import reconcile
 from tests.support.cross_shard import combined, nothing_is_left, types
 from tests.support.deployment import issue
 from tests.support.waiting import wait_until_async

@@ -19,7 +19,7 @@ from engine.cli.connect import plane_on
 from engine.ledger.conflicts import page
 from engine.store import keys
 from loadtest.replay import LedgerReplay
-from persister.reconcile.report import reconcile
+from persister.reconcile.reconcile import reconcile
 from tests.support.chaos import ONCE, SHARDS, Acknowledged, Deployment, Reader, Shop, Trouble, open_shops
 from tests.support.endpoints import Receiver, receiving
 from tests.support.ledger_rows import recorded_row

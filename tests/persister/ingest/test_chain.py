@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from persister.ingest import chain
 from persister.ingest.entries import COLUMNS, SALT_BYTES
 from persister.migrations import initialise, migrate, migrations_directory
-from persister.reconcile.report import reconcile
+from persister.reconcile.reconcile import reconcile
 from tests.support.streams import Ledger, Stream, persisting, values
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from persister import ownership
 from persister.ownership import ShardOwned
 from persister.rebuild import rebuild as rebuilding
 from persister.rebuild.rebuild import RebuildRefused, rebuild
-from persister.reconcile.report import reconcile
+from persister.reconcile.reconcile import reconcile
 from tests.support.deployment import Merchant, Process, engine_in_process, engine_of_processes, issue
 from tests.support.records import persist
 from tests.support.waiting import wait_until_async

@@ -17,7 +17,7 @@ from persister import copy_format
 from persister.rebuild import bulk_writer, from_ledger
 from persister.rebuild.bulk_writer import open_bulk_writer
 from persister.rebuild.rebuild import rebuild
-from persister.reconcile.report import reconcile
+from persister.reconcile.reconcile import reconcile
 from tests.support.deployment import Merchant, engine_in_process, issue
 from tests.support.shoppers import Shopper, issue_all
 

@@ -12,7 +12,7 @@ from engine.control.publishing import publish
 from engine.store import keys
 from persister.ownership import ShardOwned
 from persister.rebuild.rebuild import RebuildRefused, rebuild
-from persister.reconcile.report import reconcile
+from persister.reconcile.reconcile import reconcile
 from persister.recover.recover import recover
 from tests.support.backups import Backups
 from tests.support.deployment import engine_in_process, issue

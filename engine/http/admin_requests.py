@@ -17,7 +17,7 @@ from engine.api.bodies import decoded
 from engine.api.checks import check_text
 from engine.control.change import try_publish
 from engine.control.idempotency import IdempotencyRecord, Replayed, fingerprint
-from engine.errors import ContractViolation, Refusal
+from engine.errors import ContractViolation, Refusal, not_a_cursor
 from engine.http.auth import API_KEY, secret_of
 from engine.http.requests import check_parameters, idempotency_key, json_response, page_limit, read_json
 from engine.http.services import services_of
@@ -136,7 +136,7 @@ def number_after(after: str | None) -> int | None:
         Refusal: ``malformed_request``.
     """
     if after is not None and not _NUMBER.fullmatch(after):
-        raise Refusal("malformed_request", "after is not a cursor of this list")
+        raise not_a_cursor()
     return None if after is None else int(after)
 
 

@@ -15,8 +15,8 @@ from engine.errors import Refusal
 from engine.store import keys
 from engine.store.idempotency import bucketed
 from persister.rebuild.rebuild import rebuild
-from persister.reconcile.findings import ReconciliationReport  # noqa: TC001 - fixtures' types are looked up
-from persister.reconcile.report import reconcile
+from persister.reconcile.reconcile import reconcile
+from persister.reconcile.report import ReconciliationReport  # noqa: TC001 - fixtures' types are looked up
 from tests.support.ledger_rows import persisted, silent
 from tests.support.shoppers import Shopper, issue_all
 from tests.support.streams import persisting
