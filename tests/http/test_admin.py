@@ -14,7 +14,7 @@ from engine.api.problems import PROBLEMS
 from engine.control import batches
 from engine.errors import Fault, Refusal
 from engine.http import admin
-from engine.http.auth import API_KEY
+from engine.http.auth import API_KEY, SCOPE
 from engine.http.services import SERVICES, Services
 from engine.store import configuration
 
@@ -33,7 +33,7 @@ BODY_BYTES_MAX: Final = 4096
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """What the app's own middlewares do: set the caller, map refusals and faults."""
-    request[API_KEY] = CALLER
+    request[API_KEY], request[SCOPE] = CALLER, "admin"
     try:
         return await handler(request)
     except (Refusal, Fault) as error:
@@ -42,11 +42,17 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return web.json_response({"code": error.code, "detail": detail}, status=status)
 
 
+async def admitted(_authorization: str | None, _scope: str) -> configuration.CachedKey:
+    return CALLER
+
+
 @pytest.fixture
 async def client(plane: ControlPlane) -> AsyncIterator[Client]:
     app = web.Application(middlewares=[problems], client_max_size=BODY_BYTES_MAX)
     settings = replace(plane.settings, page_limit_max=3, admin_body_bytes_max=BODY_BYTES_MAX)
-    services = SimpleNamespace(plane=replace(plane, settings=settings))  # administration needs no more
+    authenticator = SimpleNamespace(authorize_change=admitted)
+    # Administration needs no more.
+    services = SimpleNamespace(plane=replace(plane, settings=settings), authenticator=authenticator)
     app[SERVICES] = cast("Services", services)
     for route in admin.routes():
         app.router.add_route(route.method, route.path, route.handler)
