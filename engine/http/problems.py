@@ -18,6 +18,8 @@ from engine.http.services import services_of
 from engine.lane.connection import REQUEST_ID
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from engine.http.routes import Handler
     from engine.settings import Settings
 
@@ -28,20 +30,17 @@ _CODE_OF_STATUS: Final = {404: "not_found", 405: "method_not_allowed", 413: "bod
 
 def answering_problems(settings: Settings) -> Any:  # noqa: ANN401 - aiohttp has a private type for it
     """Return the middleware for the application."""
-
-    def respond(code: str, detail: str = "", **headers: str) -> web.Response:
-        status, body = problem(code, detail)
-        if status == RETRYABLE_STATUS:
-            headers["Retry-After"] = str(settings.retry_after_s)
-        if status == web.HTTPUnauthorized.status_code:
-            headers |= CHALLENGE
-        return web.Response(status=status, body=body, content_type=PROBLEM_TYPE, headers=headers)
+    respond = _responder(settings)
 
     @web.middleware
     async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.getall(HEADER, [])
         request_id = request_id_of(given, services_of(request).core.contains_code)
         request[REQUEST_ID] = request_id
+        if request.method == "CONNECT":  # what follows is no request: aiohttp leaves its body unread
+            refused = respond("malformed_request", "CONNECT is not served.")
+            refused.force_close()
+            return refused
         try:
             _check_version(request)
             return await handler(request)
@@ -57,6 +56,20 @@ def answering_problems(settings: Settings) -> Any:  # noqa: ANN401 - aiohttp has
             return respond(_CODE_OF_STATUS.get(error.status, "malformed_request"))
 
     return answer_problems
+
+
+def _responder(settings: Settings) -> Callable[..., web.Response]:
+    """Return the function that makes the response for a problem code."""
+
+    def respond(code: str, detail: str = "", **headers: str) -> web.Response:
+        status, body = problem(code, detail)
+        if status == RETRYABLE_STATUS:
+            headers["Retry-After"] = str(settings.retry_after_s)
+        if status == web.HTTPUnauthorized.status_code:
+            headers |= CHALLENGE
+        return web.Response(status=status, body=body, content_type=PROBLEM_TYPE, headers=headers)
+
+    return respond
 
 
 def _check_version(request: web.Request) -> None:

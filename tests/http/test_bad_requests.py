@@ -310,3 +310,19 @@ async def test_any_damage_to_a_request_is_answered_from_the_table(
 
         await asyncio.to_thread(run_examples, send, damage, damaged)
     check_hidden(caplog.text, code)
+
+
+async def test_what_follows_a_connect_is_no_request(plane: ControlPlane) -> None:
+    _, (code,) = await issue(plane, 1)
+    async with engine_in_process(plane) as merchant:
+        raw = Raw(merchant)
+        hidden = raw.request(json.dumps({"code": code, "user": "ann"}).encode())
+        head = f"CONNECT /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: {len(hidden)}\r\n\r\n".encode()
+        reader, writer = await raw.connect()
+        writer.write(head + hidden)
+        answer = await read_answer(reader)
+        assert answer is not None
+        assert answer.status == 400
+        assert await reader.read() == b""
+        writer.close()
+        assert (await merchant.redeem(code))[0] == 200
