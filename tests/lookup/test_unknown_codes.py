@@ -18,7 +18,9 @@ GUESSERS = 8
 async def test_guesses_in_great_number_do_not_turn_valid_codes_away(plane: ControlPlane) -> None:
     _, codes = await issue(plane, 40)
     statuses: set[int] = set()
-    async with engine_in_process(plane, queue_max=20, unknown_codes_max=20) as merchant:
+    async with engine_in_process(
+        plane, queue_max=20, unknown_codes_max=20, attempt_deadline_ms=30_000
+    ) as merchant:
 
         async def guess() -> None:
             while True:
