@@ -30,7 +30,7 @@ from engine.health.redis_checks import Finding, Verdict
 from engine.health.redis_memory import used_percent
 from engine.queries import queries
 from engine.store import keys
-from engine.store.stream import read_facts
+from engine.store.stream import read_stream
 from persister import migrations
 from persister.ownership import SHARD_LOCK_CLASS
 
@@ -258,7 +258,7 @@ async def _shard(servers: _Servers, shard: int, version: int) -> AsyncIterator[F
     lag = 0
     if redis is not None:
         lag_s = 0.0
-        facts = await read_facts(redis, shard)
+        facts = await read_stream(redis, shard)
         lag = facts.added - persisted
         if lag > 0 and offset is not None:
             lag_s = await _oldest_s(redis, shard, f"{offset['stream_ms']}-{offset['stream_seq']}")

@@ -109,7 +109,7 @@ async def check_given(redis: Redis, shard: int, persisted: int) -> None:
         StoreBehind: as ``check_kept``.
         RedisError, OSError: Redis cannot be asked.
     """
-    added = (await stream.read_facts(redis, shard)).added
+    added = (await stream.read_stream(redis, shard)).added
     if await redis.exists(keys.rebuilding(shard)):
         raise StoreBehind(f"shard {shard} is being rebuilt, or a rebuild was interrupted")
     if added < persisted:
@@ -120,16 +120,13 @@ async def check_given(redis: Redis, shard: int, persisted: int) -> None:
 
 
 async def missing_in_ledger(redis: Redis, connection: Connection, shard: int) -> int:
-    """Return how many events of a shard were trimmed from the stream and are not in the ledger.
-
-    There are none, unless PostgreSQL came back without its latest transactions: only what is in the ledger is
-    trimmed. Redis is asked first and PostgreSQL second, so events that are persisted meanwhile do not count.
+    """Return how many events of a shard are neither in the stream nor in the ledger.
 
     Raises:
         RedisError, OSError: Redis cannot be asked.
     """
-    removed = (await stream.read_facts(redis, shard)).removed
-    return max(0, removed - await persisted(connection, shard))
+    facts = await stream.read_stream(redis, shard)
+    return facts.missing_from(await persisted(connection, shard))
 
 
 async def shard_version(redis: Redis, shard: int) -> int:

@@ -18,7 +18,7 @@ from engine.control.publishing import check_given, persisted
 from engine.control.republishing import Health
 from engine.errors import Fault, StoreBehind
 from engine.health.redis_checks import StoreUnsafe, require_safe
-from engine.store.stream import read_facts
+from engine.store.stream import read_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,9 +80,9 @@ class StoreWatch:
         """Refuse a shard whose events the ledger has lost. What is true of it now may be the last answer."""
         try:
             async with asyncio.timeout(_ASK_TIMEOUT_S), self._plane.database.connection() as connection:
-                removed = (await read_facts(self._plane.redis, shard)).removed  # before PostgreSQL is asked
+                stream = await read_stream(self._plane.redis, shard)
                 self._persisted[shard] = await persisted(connection, shard)
-                self._missing[shard] = max(0, removed - self._persisted[shard])
+                self._missing[shard] = stream.missing_from(self._persisted[shard])
         except (Fault, OSError, TimeoutError) as error:
             _log.warning(
                 "cannot ask the ledger; comparing Redis with the ledger's last answer",

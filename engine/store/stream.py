@@ -33,8 +33,17 @@ class StreamFacts(NamedTuple):
         """Number of entries that were in it and are no longer."""
         return self.added - self.length
 
+    def missing_from(self, persisted: int) -> int:
+        """Number of entries that are neither in the stream nor in a ledger that has ``persisted`` of them.
 
-def parse_facts(reply: Any) -> StreamFacts:  # noqa: ANN401 - whatever Redis sent
+        There are none, unless PostgreSQL came back without its latest transactions: only what is in the
+        ledger is trimmed. Ask Redis first and PostgreSQL second: then events that are persisted meanwhile do
+        not count.
+        """
+        return max(0, self.removed - persisted)
+
+
+def parse_stream(reply: Any) -> StreamFacts:  # noqa: ANN401 - whatever Redis sent
     """Parse the reply to ``XINFO STREAM``: a mapping, or an error.
 
     Raises:
@@ -47,13 +56,13 @@ def parse_facts(reply: Any) -> StreamFacts:  # noqa: ANN401 - whatever Redis sen
     return StreamFacts(reply["last-generated-id"], int(reply["entries-added"]), int(reply["length"]))
 
 
-async def read_facts(redis: Redis, shard: int) -> StreamFacts:
+async def read_stream(redis: Redis, shard: int) -> StreamFacts:
     """Read a shard's stream.
 
     Raises:
         RedisError, OSError: Redis cannot be asked.
     """
     try:
-        return parse_facts(await redis.xinfo_stream(keys.events(shard)))
+        return parse_stream(await redis.xinfo_stream(keys.events(shard)))
     except ResponseError as error:
-        return parse_facts(error)
+        return parse_stream(error)

@@ -10,7 +10,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from engine.store import keys
-from engine.store.stream import StreamFacts, parse_facts
+from engine.store.stream import StreamFacts, parse_stream
 from persister.ingest.entries import Entries, StreamId, decode_entries
 from persister.servers import REPLY_TIMEOUT_S
 
@@ -78,7 +78,7 @@ class StreamReader:
         pipeline.xinfo_stream(self._key)
         pipeline.xrange(self._key, min=f"({after}", count=min(count, PAGE_ENTRIES))
         reply, entries = await pipeline.execute(raise_on_error=False)
-        stream = parse_facts(reply)
+        stream = parse_stream(reply)
         if isinstance(entries, Exception):
             raise entries
         if StreamId.parse(stream.last) < after:

@@ -139,7 +139,7 @@ class ShardPersister:
         """
         page = await self._reader.read(after)
         if self._committed is not None:
-            missing = max(0, page.stream.removed - self._committed.entries)
+            missing = page.stream.missing_from(self._committed.entries)
             metrics.MISSING.labels(self._label).set(missing)
             if missing:
                 raise LedgerBehind(f"{missing} events are missing after {self._committed.id}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from redis.exceptions import ResponseError
 
 from engine.store import keys
-from engine.store.stream import parse_facts
+from engine.store.stream import parse_stream
 from persister import metrics
 from persister.ingest.entries import STREAM_BEGINNING, StreamId
 
@@ -113,7 +113,7 @@ class Trimmer:
     async def _trim_behind(self, floor: GroupFloor, committed: LedgerOffset) -> int:
         """Remove entries below the floor, then the oldest beyond ``stream_retained_max``."""
         removed = await self._remove_below(floor.id)
-        stream = parse_facts(await self._client.xinfo_stream(self._key))
+        stream = parse_stream(await self._client.xinfo_stream(self._key))
         excess = committed.entries - stream.removed - self._retained_max
         if excess <= 0:
             self._warned = False

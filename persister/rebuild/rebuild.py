@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from engine.queries import queries
 from engine.store import keys
-from engine.store.stream import read_facts
+from engine.store.stream import read_stream
 from persister.ingest.ledger_writer import LedgerWriter
 from persister.ingest.reader import StreamBehind, StreamReader
 from persister.ownership import own_shards
@@ -72,7 +72,8 @@ async def rebuild(
         after = settings.shards
         shards = range(max(before, after))
         await own_shards(connection, shards)
-        await _refuse_holes(connection, redis, before, forget_lost=forget_lost)
+        if not forget_lost:
+            await _refuse_holes(connection, redis, before)
         if before != after:
             await _refuse_live_holds(redis, before)
         for shard in shards:
@@ -95,12 +96,11 @@ async def rebuild(
     return events
 
 
-async def _refuse_holes(connection: Connection, redis: Redis, shards: int, *, forget_lost: bool) -> None:
+async def _refuse_holes(connection: Connection, redis: Redis, shards: int) -> None:
     """Refuse while Redis knows of events that the ledger has lost: its codes would become good again."""
     for shard in range(shards):
         offset = await LedgerWriter(connection, shard).offset(shards)
-        missing = (await read_facts(redis, shard)).removed - offset.entries
-        if missing > 0 and not forget_lost:
+        if missing := (await read_stream(redis, shard)).missing_from(offset.entries):
             raise RebuildRefused(
                 f"the ledger of shard {shard} has lost {missing} events whose effect Redis still has; "
                 "run `redeem recover` first"

@@ -11,10 +11,9 @@ from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from redis.exceptions import ResponseError
-
 from engine.store import keys
-from persister.ingest.entries import STREAM_BEGINNING, StreamId
+from engine.store.stream import parse_stream, read_stream
+from persister.ingest.entries import StreamId
 from persister.reconcile.catch_up import CatchUp
 from persister.reconcile.comparisons import (
     ComparedHold,
@@ -29,7 +28,7 @@ from persister.reconcile.prepared import PreparedValues
 from persister.reconcile.redis_scan import RedisScan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
     from redis.asyncio import Redis
 
@@ -87,8 +86,7 @@ async def find_differences(
     await scan.run()
     catch_up = CatchUp(connection, redis, expected, wait_s)
     for shard in range(expected.shards):
-        last, _ = await _end_of_stream(redis, shard)
-        await catch_up.advance(shard, last)
+        await catch_up.advance(shard, StreamId.parse((await read_stream(redis, shard)).last))
     await scan.read_strays()
     doubtful = [item for item, found in scan.differing.items() if not _has_come_true(item, found, expected)]
     different: list[Difference] = []
@@ -126,13 +124,14 @@ async def _look(
     """Read values of one shard at one moment, and what the ledger expects at that moment."""
     expected = catch_up.expected
     pipeline = redis.pipeline(transaction=True)
-    pipeline.execute_command("XINFO", "STREAM", keys.events(shard))
+    pipeline.xinfo_stream(keys.events(shard))
     pipeline.execute_command("HVALS", keys.prepared(shard))
     for item in items:
         pipeline.execute_command(*read_command(item, expected))
-    stream, records, *replies = await pipeline.execute(raise_on_error=False)
+    reply_of_stream, records, *replies = await pipeline.execute(raise_on_error=False)
+    stream = parse_stream(reply_of_stream)
     prepared = PreparedValues(shard, records)
-    last, added = _end(stream)
+    last = StreamId.parse(stream.last)
     if first:
         report.look("streams")
     if last < expected.at[shard]:
@@ -142,8 +141,9 @@ async def _look(
             )
     else:
         await catch_up.advance(shard, last)
-        if first and added != expected.entries[shard]:
-            report.add("streams", f"shard {shard}", f"{expected.entries[shard]} entries so far", f"{added}")
+        if first and stream.added != expected.entries[shard]:
+            entries = f"{expected.entries[shard]} entries so far"
+            report.add("streams", f"shard {shard}", entries, f"{stream.added}")
     looked = []
     for item, reply in zip(items, replies, strict=True):
         if isinstance(reply, Exception):
@@ -151,26 +151,6 @@ async def _look(
         found = prepared.without(item, parse_reply(item.check, reply))
         looked.append((item, expected_value(item, expected), found))
     return looked
-
-
-async def _end_of_stream(redis: Redis, shard: int) -> tuple[StreamId, int]:
-    try:
-        return _end(await redis.xinfo_stream(keys.events(shard)))
-    except ResponseError as error:
-        return _end(error)
-
-
-def _end(stream: Any) -> tuple[StreamId, int]:  # noqa: ANN401 - whatever Redis sent
-    """Last id that the stream generated, and number of entries it has had."""
-    if isinstance(stream, ResponseError) and "no such key" in str(stream):
-        return STREAM_BEGINNING, 0
-    if isinstance(stream, Exception):
-        raise stream
-    answers: Mapping[Any, Any] = (
-        stream if isinstance(stream, dict) else dict(zip(*[iter(stream)] * 2, strict=True))
-    )
-    named = {key.decode() if isinstance(key, bytes) else key: value for key, value in answers.items()}
-    return StreamId.parse(named["last-generated-id"]), int(named["entries-added"])
 
 
 async def _report_users(

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from engine.queries import queries
 from engine.store import keys
 from engine.store.events import FIELDS, FORMAT_VERSION
-from engine.store.stream import read_facts
+from engine.store.stream import read_stream
 from persister.ingest.entries import StreamId, decode_entries
 from persister.ingest.ledger_writer import LedgerWriter
 from persister.ingest.trimming import next_stream_id
@@ -127,11 +127,11 @@ async def _holes(connection: Connection, redis: Redis, shards: int) -> list[_Hol
     holes = []
     for shard in range(shards):
         begin = await LedgerWriter(connection, shard).offset(shards)
-        stream = await read_facts(redis, shard)
-        if stream.removed > begin.entries:
+        stream = await read_stream(redis, shard)
+        if missing := stream.missing_from(begin.entries):
             oldest: Any = await redis.xrange(keys.events(shard), count=1)
             first = StreamId.parse(oldest[0][0]) if oldest else next_stream_id(StreamId.parse(stream.last))
-            holes.append(_Hole(shard, stream.removed - begin.entries, stream.removed, begin, first))
+            holes.append(_Hole(shard, missing, stream.removed, begin, first))
     return holes
 
 
