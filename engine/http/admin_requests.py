@@ -18,7 +18,7 @@ from engine.api.checks import check_text
 from engine.control.change import try_publish
 from engine.control.idempotency import IdempotencyRecord, Replayed, fingerprint
 from engine.errors import ContractViolation, Refusal, not_a_cursor
-from engine.http.auth import API_KEY, SCOPE, secret_of
+from engine.http.auth import API_KEY, admit_again, secret_of
 from engine.http.requests import check_parameters, idempotency_key, json_response, page_limit, read_json
 from engine.http.services import services_of
 from engine.store import idempotency
@@ -60,9 +60,7 @@ async def read_body(request: web.Request, body_type: type[T]) -> T:
     services = services_of(request)
     settings = services.plane.settings
     body = await read_json(request, settings.admin_body_bytes_max, settings.request_timeout_s)
-    request[API_KEY] = await services.authenticator.authorize_change(
-        request.headers.get("Authorization"), request[SCOPE]
-    )
+    await admit_again(request, services.authenticator)
     request[_BODY] = body
     return decoded(msgspec.json.Decoder(body_type).decode, body)
 

@@ -107,6 +107,9 @@ class Access(enum.Enum):
     STORE = "as REDIS; while Redis is away, PostgreSQL is asked instead, so that changes stay possible"
 
 
+ACCESS: Final = web.RequestKey("access", Access)
+
+
 async def admit(request: web.Request, authenticator: Authenticator, scope: str, access: Access) -> None:
     """Check that the key of a request has the scope, and store both in the request.
 
@@ -117,12 +120,8 @@ async def admit(request: web.Request, authenticator: Authenticator, scope: str, 
     given = request.headers.getall("Authorization", [])
     if len(given) > 1:
         raise Refusal("malformed_request", "Authorization is given more than once.")
-    authorization = given[0] if given else None
-    if access is Access.STORE:
-        api_key = await authenticator.authorize_change(authorization, scope)
-    else:
-        api_key = await authenticator.authorize(authorization, scope, fresh=access is Access.REDIS)
-    request[API_KEY], request[SCOPE] = api_key, scope
+    request[SCOPE], request[ACCESS] = scope, access
+    await admit_again(request, authenticator)
 
 
 async def admit_again(request: web.Request, authenticator: Authenticator) -> CachedKey:
@@ -131,10 +130,13 @@ async def admit_again(request: web.Request, authenticator: Authenticator) -> Cac
     Raises:
         Refusal, StoreUnavailable: as ``Authenticator.authorize``.
     """
-    request[API_KEY] = await authenticator.authorize(
-        request.headers.get("Authorization"), request[SCOPE], fresh=False
-    )
-    return request[API_KEY]
+    authorization, scope, access = request.headers.get("Authorization"), request[SCOPE], request[ACCESS]
+    if access is Access.STORE:
+        api_key = await authenticator.authorize_change(authorization, scope)
+    else:
+        api_key = await authenticator.authorize(authorization, scope, fresh=access is Access.REDIS)
+    request[API_KEY] = api_key
+    return api_key
 
 
 def secret_of(authorization: str) -> str | None:

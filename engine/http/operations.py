@@ -59,8 +59,7 @@ async def roll_back(request: web.Request) -> web.Response:
     record = await services.records.one(str(redemption))
     if not api_key.may_undo(record["actor"]):
         raise Refusal("redemption_not_found")
-    if record["batch"] not in core.configuration.batches:
-        await core.configuration.refresh()  # another worker redeemed it, with a newer configuration
+    await core.configuration.know([record["batch"]])
     await core.refuse_code_of(record["batch"], record["serial"], key, asked.reason)
     core.refuse_codes(reason=asked.reason)
     attempt = Rollback(core.dispatcher, redemption, record, asked, key=key, api_key=api_key)
