@@ -27,9 +27,3 @@ local function change_prepared(by)
     local count = count_prepared() + by
     work.held[prepared_field()] = count > 0 and text(count) or REMOVED
 end
-
--- Returns the parts that were prepared for a transaction on this shard; nil if there are none, or no longer.
-local function read_parts(prepared_at, nonce)
-    local record = redis.call('HGET', KEYS[prepared_at], nonce)
-    return record and cmsgpack.unpack(record)[2]
-end
