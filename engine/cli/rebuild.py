@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import asyncpg
 import click
-from redis.exceptions import RedisError
 
 from engine.cli.connect import check_redis_url, plane_on
 from engine.cli.progress import Progress
-from engine.cli.servers import run_on_servers
+from engine.cli.servers import run_on_servers, servers_may_fail
 from engine.control import publishing
-from engine.errors import Refusal, StoreBehind, StoreUnavailable
+from engine.errors import Refusal, StoreBehind
 from engine.queries import queries
 from persister.rebuild import rebuild as rebuilding
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from engine.settings import Settings
 
 _SQL: Final = queries("engine.control", "control")
@@ -28,8 +23,6 @@ _NOTHING_LOST: Final = (
     "no rebuild is needed: Redis has lost nothing that the ledger holds. --force rebuilds it anyway, and "
     "loses what only Redis has, such as idempotency records of refusals"
 )
-
-_AGAIN: Final = "when it works again, repeat the command"
 
 
 @click.command()
@@ -60,22 +53,6 @@ async def _rebuild(settings: Settings, *, force: bool, forget_lost: bool) -> int
         if not force and not await _is_needed(settings):
             raise Refusal("malformed_request", _NOTHING_LOST)
         return await rebuild_and_publish(settings, forget_lost=forget_lost)
-
-
-@contextlib.asynccontextmanager
-async def servers_may_fail() -> AsyncIterator[None]:
-    """Turn an error of a server into one that says which, and that the command may be repeated.
-
-    Raises:
-        StoreUnavailable: a server cannot be used.
-    """
-    try:
-        yield
-    except RedisError as error:
-        raise StoreUnavailable(f"Redis cannot be used: {error}; {_AGAIN}") from error
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-        reason = str(error) or "no answer"
-        raise StoreUnavailable(f"PostgreSQL cannot be used: {reason}; {_AGAIN}") from error
 
 
 async def _is_needed(settings: Settings) -> bool:

@@ -10,8 +10,7 @@ import click
 from engine.cli.connect import check_redis_url, echo_json, plane_on
 from engine.cli.options import ACTOR
 from engine.cli.progress import Progress
-from engine.cli.rebuild import servers_may_fail
-from engine.cli.servers import run_on_servers
+from engine.cli.servers import run_on_servers, servers_may_fail
 from engine.codes.formats import LAST_SYMBOLS
 from engine.control import audit_log
 from engine.lookup.decoder import Decoder

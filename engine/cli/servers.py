@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import asyncpg
+from redis.exceptions import RedisError
 
 from engine import bundled
 from engine import settings as all_settings
@@ -17,7 +20,7 @@ from engine.processes.reservations import DataDirectoryLock
 from engine.processes.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
     from pathlib import Path
 
     from engine.processes.process import Child
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+_AGAIN: Final = "when it works again, repeat the command"
 SERVERS: Final = 0
 """The stage of the servers: they start first and stop last."""
 
@@ -48,7 +52,7 @@ async def start_servers(supervisor: Supervisor, settings: Settings) -> Settings:
     return replace(settings, redis_url=redis_url, database_url=database_url)
 
 
-def run_on_servers(data_dir: Path | None, work: Callable[[Settings], Awaitable[Result]]) -> Result:
+def run_on_servers(data_dir: Path | None, work: Callable[[Settings], Coroutine[Any, Any, Result]]) -> Result:
     """Run ``work`` with the settings and the URLs of both servers.
 
     These are the servers that the settings name, or the bundled ones of a running `redeem up`. If none runs,
@@ -59,12 +63,8 @@ def run_on_servers(data_dir: Path | None, work: Callable[[Settings], Awaitable[R
     """
     settings = all_settings.load(os.environ, {"data_dir": data_dir})
     settings = replace(settings, data_dir=settings.data_dir.resolve())
-
-    async def on(servers: Settings) -> Result:
-        return await work(servers)
-
     if settings.redis_url and settings.database_url:
-        return asyncio.run(on(settings))
+        return asyncio.run(work(settings))
     done: list[Result] = []
 
     async def plan(supervisor: Supervisor) -> None:
@@ -76,8 +76,24 @@ def run_on_servers(data_dir: Path | None, work: Callable[[Settings], Awaitable[R
             stack.enter_context(DataDirectoryLock(settings.data_dir))
         except StartError:
             redis_url, database_url = server_urls(settings)
-            return asyncio.run(on(replace(settings, redis_url=redis_url, database_url=database_url)))
+            return asyncio.run(work(replace(settings, redis_url=redis_url, database_url=database_url)))
         asyncio.run(Supervisor(stop_timeout_s=settings.stop_timeout_s).run(plan))
     if not done:
         raise StoreUnavailable("the bundled servers could not be started, or the command was interrupted")
     return done[0]
+
+
+@contextlib.asynccontextmanager
+async def servers_may_fail() -> AsyncIterator[None]:
+    """Turn an error of a server into one that says which, and that the command may be repeated.
+
+    Raises:
+        StoreUnavailable: a server cannot be used.
+    """
+    try:
+        yield
+    except RedisError as error:
+        raise StoreUnavailable(f"Redis cannot be used: {error}; {_AGAIN}") from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        reason = str(error) or "no answer"
+        raise StoreUnavailable(f"PostgreSQL cannot be used: {reason}; {_AGAIN}") from error

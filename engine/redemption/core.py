@@ -11,7 +11,8 @@ import unicodedata
 from typing import TYPE_CHECKING, Final, Protocol
 
 from engine.api.outcomes import Refused
-from engine.codes.formats import FORMATS, all_symbols, normalise
+from engine.codes.formats import all_symbols, normalise
+from engine.codes.texts import SHORTEST_CODE
 from engine.errors import Fault, Refusal
 from engine.lookup.resolver import PendingLookup, Resolver
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
         on_done: OnDone
 
 
-_SHORTEST_CODE: Final = min(fmt.length for fmt in FORMATS.values())
 _REPEATED: Final = "The code must not appear in another field or in the Idempotency-Key."
 _ANOTHER: Final = "A code must not appear in user, order, reason or Idempotency-Key."
 
@@ -181,8 +181,8 @@ def _repeats_code(normalised: bytes, *texts: str | None) -> bool:
     shorter than every minted code is an imported one. It may be an ordinary word, so only a text that is
     nothing but this word counts.
     """
-    ending = normalised[-_SHORTEST_CODE:]
-    is_word = len(ending) < _SHORTEST_CODE
+    ending = normalised[-SHORTEST_CODE:]
+    is_word = len(ending) < SHORTEST_CODE
     for text in texts:
         if text is None or (len(text) < len(ending) and text.isascii()):
             continue  # too short; other than ASCII may become longer: a ligature is several letters

@@ -220,8 +220,7 @@ async def _complete(core: Core, place: TransactionId, decided: bytes) -> list[Re
     """
     _, nonce, _, payload = decided.split(b"\n", 3)
     record = _decode_record(payload)
-    if any(batch not in core.configuration.batches for _, batch, *_ in record.codes):
-        await core.configuration.refresh()  # a worker with a newer configuration has decided
+    await core.configuration.know(batch for _, batch, *_ in record.codes)
     by_shard: defaultdict[int, list[tuple[int, Part]]] = defaultdict(list)
     for at, code in enumerate(record.codes):
         part = Part(

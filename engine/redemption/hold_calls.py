@@ -97,6 +97,5 @@ async def read_records(core: Core, shard: int, ids: list[str]) -> list[bytes | N
     except (OSError, RedisError) as error:
         raise StoreUnavailable(str(error)) from error
     live = [parse_record(record.decode()) for record in records if record not in {None, EXPIRED, PREPARED}]
-    if any(hold.batch not in core.configuration.batches for hold in live):
-        await core.configuration.refresh()  # a worker with a newer configuration made this hold
+    await core.configuration.know(hold.batch for hold in live)
     return list(records)

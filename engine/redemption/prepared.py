@@ -142,8 +142,7 @@ async def abort(core: Core, shard: int, nonce: str) -> None:
 
 async def abort_codes(core: Core, nonce: str, codes: Sequence[PreparedCode]) -> None:
     """Give back these codes, which are all that a transaction has prepared on one shard."""
-    if any(code.batch not in core.configuration.batches for code in codes):
-        await core.configuration.refresh()  # a worker with a newer configuration has prepared them
+    await core.configuration.know(code.batch for code in codes)
     parts = []
     for code in codes:
         part = Part(core.dispatcher, api_key=None, user=code.user)

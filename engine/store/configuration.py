@@ -20,6 +20,8 @@ from engine.store import keys
 from engine.store.void_ranges import VoidRanges
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from redis.asyncio import Redis
 
 SCOPES: Final = ("redeem", "read", "adjust", "events", "admin")
@@ -126,6 +128,15 @@ class ConfigurationCache:
         """Whether a code is void by its batch or by a range. One look-up if the batch has no voids."""
         ranges = self._voids.get(batch)
         return ranges is not None and serial in ranges
+
+    async def know(self, batches: Iterable[int]) -> None:
+        """Refresh if one of the batches is unknown: a worker with a newer configuration used it.
+
+        Raises:
+            StoreUnavailable, ContractViolation: as ``refresh``.
+        """
+        if not self.batches.keys() >= set(batches):
+            await self.refresh()
 
     def take_batch(self, batch: CachedBatch) -> None:
         """Add a batch to the copy."""

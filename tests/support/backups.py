@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -9,6 +10,8 @@ from urllib.parse import urlsplit
 import asyncpg
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from engine.postgres_types import Connection
     from tests.support.servers import Servers
 
@@ -26,28 +29,26 @@ class Backups:
     async def take(self) -> str:
         """Make a copy of the database as it is now; return its name."""
         copy = f"{self._prefix}backup_{next(_numbers)}"
-        connection: Connection = await asyncpg.connect(self._admin_url)
-        try:
-            await self._close(connection)
+        async with self._alone() as connection:
             await connection.execute(f'CREATE DATABASE "{copy}" TEMPLATE "{self._name}"')
             await connection.execute(f'ALTER DATABASE "{self._name}" WITH ALLOW_CONNECTIONS true')
-        finally:
-            await connection.close()
         return copy
 
     async def restore(self, copy: str) -> None:
         """Put a copy in the place of the database."""
-        connection: Connection = await asyncpg.connect(self._admin_url)
-        try:
-            await self._close(connection)
+        async with self._alone() as connection:
             await connection.execute(f'DROP DATABASE "{self._name}"')
             await connection.execute(f'ALTER DATABASE "{copy}" RENAME TO "{self._name}"')
+
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncIterator[Connection]:
+        """A connection to the server, while nobody may use the database; ends the sessions that there are."""
+        connection: Connection = await asyncpg.connect(self._admin_url)
+        try:
+            await connection.execute(f'ALTER DATABASE "{self._name}" WITH ALLOW_CONNECTIONS false')
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = $1", self._name
+            )
+            yield connection
         finally:
             await connection.close()
-
-    async def _close(self, connection: Connection) -> None:
-        """Refuse new sessions, and end those that there are."""
-        await connection.execute(f'ALTER DATABASE "{self._name}" WITH ALLOW_CONNECTIONS false')
-        await connection.execute(
-            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = $1", self._name
-        )
