@@ -254,13 +254,15 @@ def _decode_record(payload: bytes) -> CommitRecord:
 async def settle_abandoned(core: Core) -> None:
     """Settle the transactions whose worker is gone: complete what was decided, give back what was not.
 
-    If one of them cannot be settled, the others still are.
+    If one of them cannot be settled, the others still are. A commit record goes last: while it is there, a
+    retry of the request itself gives back what is in its way.
 
     Raises:
         StoreUnavailable: Redis cannot be asked.
     """
     prepared, records, now_ms = await _read_transactions(core)
-    for place, record in list(records.items()):
+    undecided: dict[TransactionId, str] = {}  # nonces
+    for place, record in records.items():
         state, nonce, since_ms, _ = record.split(b"\n", 3)
         if state == b"decided" and now_ms - int(since_ms) > ABANDONED_MS:
             try:
@@ -271,13 +273,15 @@ async def settle_abandoned(core: Core) -> None:
                     extra={"shard": place.home, "transaction": place.id, "reason": str(fault)},
                 )
         elif state == b"begun" and now_ms >= int(since_ms):  # its worker can no longer decide it
-            nothing = CommitRecord((), "", "", "", "", "", b"")
-            await _Transaction(core, nothing, place, nonce.decode()).step("end")
-            del records[place]
+            undecided[place] = nonce.decode()
     for nonce, codes in prepared:
-        of_its_transaction = records.get(TransactionId.parse(codes.transaction), b"\n").split(b"\n", 2)[1]
-        if of_its_transaction != nonce:
+        place = TransactionId.parse(codes.transaction)
+        owner = records.get(place, b"\n").split(b"\n", 2)[1]
+        if place in undecided or owner != nonce:
             await abort_codes(core, nonce.decode(), codes.codes)
+    nothing = CommitRecord((), "", "", "", "", "", b"")
+    for place, owner_nonce in undecided.items():
+        await _Transaction(core, nothing, place, owner_nonce).step("end")
 
 
 async def _read_transactions(

@@ -13,6 +13,7 @@ from engine.control.change import ControlPlane  # noqa: TC001 - likewise
 from engine.errors import OutcomeUnknown
 from engine.redemption import cross_shard
 from engine.redemption.cross_shard_step import StepResult
+from engine.redemption.prepared import abort_codes
 from engine.store import keys
 from tests.support.cross_shard import combined, nothing_is_left
 from tests.support.deployment import Merchant, engine_of_processes, issue
@@ -134,6 +135,27 @@ async def test_a_retry_is_not_in_the_way_of_itself(
     status, body = await combined(merchant, wanted, key="k")
     assert (status, body.get("replayed")) == (200, False), body
     assert await nothing_is_left(redis)
+
+
+async def test_what_an_abandoned_try_prepared_is_given_back_before_its_record_goes(
+    merchant: Merchant, plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A retry in between would find no record and no free balance, and its refusal would be final."""
+    _, cards = await issue(plane, 3, kind="balance", amount=100, currency="EUR")
+    records_there = []
+
+    async def look_and_abort(*arguments: Any) -> None:  # noqa: ANN401 - as they are
+        records_there.append(sum([await redis.hlen(keys.commit_records(shard)) for shard in range(3)]))
+        await abort_codes(*arguments)
+
+    monkeypatch.setattr(cross_shard, "abort_codes", look_and_abort)
+    with monkeypatch.context() as killed:
+        killed.setattr(cross_shard._Transaction, "step", _begin_only(cross_shard._Transaction.step))
+        await combined(merchant, [(card, 60) for card in cards], key="k")
+    assert await prepared(redis) == 3
+    await let_its_time_pass(redis)
+    await wait_until_async(lambda: nothing_is_left(redis))
+    assert records_there == [1, 1, 1]
 
 
 def _begin_only(step: Any) -> Any:  # noqa: ANN401 - a method
