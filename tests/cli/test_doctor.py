@@ -136,7 +136,7 @@ async def test_a_redis_that_loses_what_it_acknowledges_is_named_and_not_started_
         await redis.config_set(name, right)
 
 
-async def test_a_limit_of_open_files_below_that_of_connections_is_told(
+async def test_doctor_reports_a_limit_of_open_files_below_that_of_connections(
     plane: ControlPlane, cli: Cli, tmp_path: Path
 ) -> None:
     await issue(plane, 1)

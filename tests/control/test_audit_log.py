@@ -27,7 +27,7 @@ async def recorded(plane: ControlPlane, act: str | None = None, subject: str | N
     return await audit_log.page(plane.database, act=act, subject=subject, after=None, limit=10)
 
 
-async def test_an_act_is_kept_as_it_was_told(plane: ControlPlane) -> None:
+async def test_a_change_is_recorded_with_all_its_fields(plane: ControlPlane) -> None:
     number = await record(plane, "export", "batch:3", reason="für", details={"count": 5, "format": "csv"})
     await record(plane, "void", "batch:4")
     later, first = await recorded(plane)

@@ -55,7 +55,7 @@ def told(settings: Settings) -> list[str]:
         return [row[0] for row in kept.execute("SELECT text FROM notifications ORDER BY event")]
 
 
-async def test_everybody_is_told_once_of_what_they_redeemed(plane: ControlPlane) -> None:
+async def test_each_user_gets_one_notification_for_a_redemption(plane: ControlPlane) -> None:
     settings = replace(
         plane.settings, webhooks_allow_private=True, webhook_retry_s="0.1," * 200, webhook_poll_ms=10
     )

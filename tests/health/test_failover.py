@@ -87,7 +87,7 @@ async def test_a_primary_that_became_a_replica_is_left_for_the_one_that_took_ove
 ) -> None:
     _, codes = await issue(plane, 3)
     async with engine_in_process(
-        plane, redis_url=proxy.url, attempt_deadline_ms=300, republish_interval_s=3600
+        plane, redis_url=proxy.url, attempt_deadline_ms=1000, republish_interval_s=3600
     ) as merchant:
         assert (await merchant.redeem(codes[0]))[0] == 200
         assert await redis.wait(1, 10_000) == 1
@@ -103,8 +103,8 @@ async def test_a_primary_that_became_a_replica_is_left_for_the_one_that_took_ove
         await wait_until_async(told)
         proxy.leads_to(plane_url(second))  # what the name stands for has changed; nothing is cut
         await wait_until_async(lambda: answers(merchant, codes[1], "redeemed"))
-        assert (await merchant.redeem(codes[0]))[1]["code"] == "already_redeemed"
-        assert (await merchant.redeem(codes[2]))[0] == 200
+        await wait_until_async(lambda: answers(merchant, codes[0], "already_redeemed"))
+        await wait_until_async(lambda: answers(merchant, codes[2], "redeemed"))
     await promote(redis)
 
 
@@ -112,7 +112,7 @@ async def test_a_replica_that_takes_over_without_the_latest_events_is_refused(
     plane: ControlPlane, redis: Redis, second: Redis, proxy: Proxy
 ) -> None:
     _, (first, lost, other) = await issue(plane, 3)
-    async with engine_in_process(plane, redis_url=proxy.url, attempt_deadline_ms=300) as merchant:
+    async with engine_in_process(plane, redis_url=proxy.url, attempt_deadline_ms=1000) as merchant:
         assert (await merchant.redeem(first))[0] == 200
         assert await redis.wait(1, 10_000) == 1
         await promote(second)

@@ -89,7 +89,7 @@ async def test_a_worker_does_not_redeem_until_redis_keeps_what_it_acknowledges(
 ) -> None:
     _, (code,) = await issue(plane, 1)
     await redis.config_set(name, value)
-    async with starting(plane, attempt_deadline_ms=300) as merchant:
+    async with starting(plane, attempt_deadline_ms=1000) as merchant:
         await wait_until_async(lambda: is_told(merchant, f"{name}: is {value}"))
         _, of_all = await parts(merchant)
         assert f"CONFIG SET {name} {DURABLE[name]}" in of_all["redis"]

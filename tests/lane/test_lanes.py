@@ -130,7 +130,7 @@ async def test_a_redemption_behind_what_aiohttp_still_answers_waits_for_its_turn
         writer.close()
 
 
-async def test_where_it_cannot_be_told_where_a_request_ends_aiohttp_keeps_the_client() -> None:
+async def test_a_request_whose_end_is_unclear_stays_with_aiohttp() -> None:
     async with front_end() as (front, _):
         reader, writer = await front.connect()
         for piece in (OTHER[:9], OTHER[9:], post(b"1")):  # the end of its head comes by itself

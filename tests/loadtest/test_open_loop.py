@@ -104,7 +104,7 @@ async def test_a_stall_counts_for_all_that_were_due_meanwhile(tmp_path: Path) ->
     assert short == []
 
 
-async def test_what_was_never_answered_and_what_was_never_sent_are_told_apart(
+async def test_unanswered_and_unsent_requests_are_counted_separately(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(open_loop, "GRACE_S", 0.1)

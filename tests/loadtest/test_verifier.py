@@ -124,7 +124,7 @@ def test_an_event_that_no_client_can_have_caused_is_found() -> None:
 
 
 @pytest.mark.parametrize("problem", ["already_redeemed", "overloaded", "store_unavailable"])
-def test_an_event_whose_client_was_told_that_nothing_was_done_is_found(problem: str) -> None:
+def test_an_event_whose_client_got_an_error_that_says_nothing_happened_is_found(problem: str) -> None:
     status = 409 if problem == "already_redeemed" else 503
     assert "unexplained" in kinds([answered(1, status, problem)], [event(1)])
 

@@ -241,7 +241,7 @@ async def test_a_month_must_be_over_for_long(plane: ControlPlane) -> None:
         await archive_months(plane.settings, month, "cli", silent)  # by PostgreSQL's clock
 
 
-async def test_who_is_still_to_be_told_is_waited_for(past: Past) -> None:
+async def test_archiving_waits_for_consumers_that_have_not_read_the_events(past: Past) -> None:
     async with past.plane.database.connection() as connection:
         await connection.execute(
             "INSERT INTO webhooks (id, url, created_by) VALUES ('wh_9', 'https://x', 'k')"

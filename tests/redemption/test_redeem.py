@@ -386,7 +386,7 @@ async def test_without_redis_nothing_is_done_and_the_answer_says_so(
     _, (code,) = await issue(plane, 1)
     async with (
         Proxy(plane.settings.redis_url) as proxy,
-        engine_in_process(plane, redis_url=proxy.url, attempt_deadline_ms=200) as merchant,
+        engine_in_process(plane, redis_url=proxy.url, attempt_deadline_ms=1000) as merchant,
     ):
         await merchant.redeem("0000-0000-0000-0000")
         proxy.refusing = True

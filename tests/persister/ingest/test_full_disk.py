@@ -49,7 +49,7 @@ async def test_redis_whose_disk_is_full_stops_before_it_acknowledges_what_it_can
     plane: ControlPlane, valkey: ValkeyProcess, redis: Redis
 ) -> None:
     _, codes = await issue(plane, 40)
-    async with engine_in_process(plane, attempt_deadline_ms=300) as merchant:
+    async with engine_in_process(plane, attempt_deadline_ms=1000) as merchant:
         assert (await merchant.redeem(codes[0]))[0] == 200
         size = max(file.stat().st_size for file in valkey.server.data_dir.rglob("*.aof"))
         resource.prlimit(valkey.pid, resource.RLIMIT_FSIZE, (size + 2000, resource.RLIM_INFINITY))

@@ -130,7 +130,7 @@ async def test_one_delivers_and_another_stands_by(
                 assert second.stop() == 0
 
 
-async def test_told_to_stop_it_lets_the_call_under_way_end(
+async def test_on_sigterm_the_call_in_progress_ends_first(
     plane: ControlPlane, settings: Settings, events: Events
 ) -> None:
     async def stop_it(_: Received) -> web.StreamResponse:
