@@ -6,7 +6,7 @@ script does nothing if the record has changed since.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 from msgspec import UNSET
 
@@ -15,6 +15,7 @@ from engine.redemption.attempt import Attempt, event_of, number
 from engine.redemption.call_fields import load_script
 from engine.redemption.redeem import client_context, redeemed
 from engine.store import idempotency
+from engine.store.hold_record import EXPIRED, HoldRecord
 from engine.times import instant
 
 if TYPE_CHECKING:
@@ -24,31 +25,6 @@ if TYPE_CHECKING:
     from engine.store.configuration import CachedKey
     from engine.store.dispatcher import Dispatcher
     from engine.store.events import EventId
-
-EXPIRED: Final = b"expired"  # replaces the record of a hold that has expired (lua/lib/holds.lua)
-PREPARED: Final = b"prepared"  # replaces it while a combined order uses up the hold (lua/lib/prepared.lua)
-
-
-class HoldRecord(NamedTuple):
-    """The record of a hold in Redis: one line for each field (lua/lib/holds.lua)."""
-
-    expires_at_ms: int
-    order: str
-    user: str
-    amount: int | None
-    campaign: str
-    batch: int
-    serial: int
-    last4: str
-    actor: str
-
-
-def parse_record(text: str) -> HoldRecord:
-    """Parse the record of a hold."""
-    expires_at_ms, order, user, amount, campaign, batch, serial, last4, actor, _ = text.split("\n")
-    return HoldRecord(
-        int(expires_at_ms), order, user, number(amount), campaign, int(batch), int(serial), last4, actor
-    )
 
 
 class Hold(Attempt):
@@ -123,7 +99,7 @@ class HoldEnd(Attempt):
         if record is None or record == EXPIRED:
             self.bind_shard(hold_id.shard)
         else:
-            self._bind_hold(parse_record(self._record))
+            self._bind_hold(HoldRecord.parse(self._record))
 
     def _bind_hold(self, hold: HoldRecord) -> None:
         self.bind_record(hold.campaign, hold.batch, hold.serial, hold.last4)
@@ -149,7 +125,7 @@ class Confirmation(HoldEnd):
     def succeeded(self, words: list[str], *, replayed: bool) -> Redeemed:
         """The redemption. The answer contains the hold's record, because on a replay the hold is gone."""
         record = words.pop()
-        self._bind_hold(parse_record(record))
+        self._bind_hold(HoldRecord.parse(record))
         return redeemed(self, words, replayed=replayed)
 
 
@@ -170,7 +146,7 @@ class Release(HoldEnd):
     def succeeded(self, words: list[str], *, replayed: bool) -> Released:
         """The hold that ended."""
         word, record = words
-        hold = parse_record(record)
+        hold = HoldRecord.parse(record)
         self._bind_hold(hold)
         return Released(
             id=str(self.hold_id),

@@ -9,8 +9,9 @@ from redis.exceptions import RedisError
 
 from engine.api.outcomes import Retry
 from engine.errors import Overloaded, Refusal, StoreUnavailable
-from engine.redemption.hold import EXPIRED, PREPARED, Confirmation, Release, parse_record
+from engine.redemption.hold import Confirmation, Release
 from engine.store import events, keys
+from engine.store.hold_record import EXPIRED, PREPARED, HoldRecord
 
 if TYPE_CHECKING:
     from engine.api.outcomes import Outcome
@@ -62,7 +63,7 @@ async def _end(
     for _ in range(_TRIES):
         record = await _read_settled(core, hold_id)
         if record is not None and record != EXPIRED:
-            held = parse_record(record.decode())
+            held = HoldRecord.parse(record.decode())
             if not api_key.may_undo(held.actor):
                 raise Refusal("hold_not_found")
             await core.refuse_code_of(held.batch, held.serial, key)
@@ -96,6 +97,8 @@ async def read_records(core: Core, shard: int, ids: list[str]) -> list[bytes | N
         records: Any = await core.redis.hmget(keys.holds(shard), ids)
     except (OSError, RedisError) as error:
         raise StoreUnavailable(str(error)) from error
-    live = [parse_record(record.decode()) for record in records if record not in {None, EXPIRED, PREPARED}]
+    live = [
+        HoldRecord.parse(record.decode()) for record in records if record not in {None, EXPIRED, PREPARED}
+    ]
     await core.configuration.know(hold.batch for hold in live)
     return list(records)

@@ -11,6 +11,7 @@ import numpy as np
 from engine.queries import queries
 from engine.store import idempotency, keys
 from engine.store.events import REDEMPTIONS
+from engine.store.hold_record import HoldRecord
 from persister.rebuild.from_ledger import balances_after_events, fetch_pages
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from persister.rebuild.from_ledger import LedgerHold, RebuiltBatch, RebuiltState
 
 _SQL: Final = queries(__package__, "rebuild")
-_NO_AMOUNT: Final = ""
 _NAME: Final = itemgetter("name")
 
 
@@ -81,20 +81,24 @@ def _two_bits(states: NDArray[np.uint8]) -> bytes:
     return bytes((first << 6 | second << 4 | third << 2 | fourth).tobytes())
 
 
-def _hold_record(hold: LedgerHold, expires_at_ms: int) -> str:
-    """A hold's record, as ``lua/lib/holds.lua`` writes it."""
-    amount = _NO_AMOUNT if hold.amount is None else hold.amount
-    fields = (hold.order, hold.user, amount, hold.campaign, hold.batch, hold.serial, hold.last4, hold.actor)
-    return "\n".join(map(str, (expires_at_ms, *fields, "")))
-
-
 async def _write_hold(writer: BulkWriter, hold: LedgerHold, state: RebuiltState, ttl_ms: int) -> None:
     batch = state.batches[hold.batch]
     shard = batch.shard_of(hold.serial, state.shards)
     _, stream_id = hold.id.split("-", 1)
     expires_at_ms = hold.at_ms + ttl_ms
     held = f"{hold.batch}:{hold.serial}" + ("" if batch.kind == "single" else f":{hold.order}")
-    writer.put(keys.holds(shard), stream_id, _hold_record(hold, expires_at_ms))
+    record = HoldRecord(
+        expires_at_ms,
+        hold.order,
+        hold.user,
+        hold.amount,
+        hold.campaign,
+        hold.batch,
+        hold.serial,
+        hold.last4,
+        hold.actor,
+    )
+    writer.put(keys.holds(shard), stream_id, str(record))
     await writer.add("ZADD", keys.holds_expiry(shard), expires_at_ms, stream_id)
     writer.put(keys.held(shard), held, stream_id)
     await writer.make_room()
