@@ -16,6 +16,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from engine.api.checks import AMOUNT_MAX
+from engine.control import audit_log
 from engine.control.change import Change, Changed, ControlPlane, change
 from engine.control.stored_texts import refuse_codes
 from engine.errors import Refusal, not_a_cursor
@@ -198,8 +199,8 @@ def check_name(name: str) -> str:
     return name
 
 
-async def create(plane: ControlPlane, definition: Definition) -> Changed[Campaign]:
-    """Store a new campaign and publish it."""
+async def create(plane: ControlPlane, definition: Definition, *, actor: str = "cli") -> Changed[Campaign]:
+    """Store a new campaign and publish it. ``actor``: as in the audit log."""
 
     async def write(under: Change) -> Campaign:
         await refuse_codes(under.connection, plane.settings, name=definition.name)
@@ -221,13 +222,22 @@ async def create(plane: ControlPlane, definition: Definition) -> Changed[Campaig
             number % under.shards if definition.limited else None,
             under.version,
         )
+        await audit_log.record(
+            under.connection,
+            act="create_campaign",
+            actor=actor,
+            subject=f"campaign:cmp_{number}",
+            details={"name": definition.name, "kind": definition.kind, "state": definition.state},
+        )
         return _campaign(row)
 
     return await change(plane, write)
 
 
-async def update(plane: ControlPlane, campaign_id: str, changes: CampaignChange) -> Changed[Campaign]:
-    """Change a campaign and publish it.
+async def update(
+    plane: ControlPlane, campaign_id: str, changes: CampaignChange, *, actor: str = "cli"
+) -> Changed[Campaign]:
+    """Change a campaign and publish it. ``actor``: as in the audit log.
 
     Raises:
         Refusal: ``campaign_not_found``, or as ``revise``.
@@ -258,9 +268,26 @@ async def update(plane: ControlPlane, campaign_id: str, changes: CampaignChange)
             pinned_shard,
             under.version,
         )
+        await audit_log.record(
+            under.connection,
+            act="update_campaign",
+            actor=actor,
+            subject=f"campaign:{campaign_id}",
+            details=_differences(campaign, revised),
+        )
         return _campaign(row)
 
     return await change(plane, write)
+
+
+def _differences(before: Campaign, after: Definition) -> dict[str, object]:
+    """Return the changed fields, each with its value before and after."""
+    changed = {}
+    for name in Definition.__struct_fields__:
+        values = [getattr(before, name), getattr(after, name)]
+        if values[0] != values[1]:
+            changed[name] = [value.isoformat() if isinstance(value, datetime) else value for value in values]
+    return changed
 
 
 async def get(plane: ControlPlane, campaign_id: str) -> Campaign:

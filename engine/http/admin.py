@@ -75,9 +75,10 @@ def routes() -> list[Route]:
 async def create_campaign(request: web.Request) -> web.Response:
     """Create a campaign."""
     definition = campaigns.define(await read_body(request, campaigns.NewCampaign))
+    caller = request[API_KEY].id
     return await answer_change(
         request,
-        lambda plane: campaigns.create(plane, definition),
+        lambda plane: campaigns.create(plane, definition, actor=caller),
         status=201,
         location="/v1/campaigns/{id}",
     )
@@ -99,8 +100,10 @@ async def show_campaign(request: web.Request) -> web.Response:
 async def update_campaign(request: web.Request) -> web.Response:
     """Change the members of a campaign that the body names."""
     changes = await read_body(request, campaigns.CampaignChange)
-    campaign_id = request.match_info["id"]
-    return await answer_change(request, lambda plane: campaigns.update(plane, campaign_id, changes))
+    campaign_id, caller = request.match_info["id"], request[API_KEY].id
+    return await answer_change(
+        request, lambda plane: campaigns.update(plane, campaign_id, changes, actor=caller)
+    )
 
 
 async def mint_batch(request: web.Request) -> web.Response:

@@ -50,6 +50,26 @@ async def test_an_act_is_recorded_with_its_change_or_not_at_all(plane: ControlPl
     assert await recorded(plane) == []
 
 
+async def test_who_paused_a_campaign_is_recorded(plane: ControlPlane) -> None:
+    async with engine_in_process(plane, scopes=("admin",)) as ops:
+        body = {"name": "Sale", "kind": "single", "state": "active", "stock": 5}
+        _, campaign = await ops.call("POST", "/v1/campaigns", json=body)
+        path = f"/v1/campaigns/{campaign['id']}"
+        assert (await ops.call("PATCH", path, json={"state": "paused", "stock": 4}))[0] == 200
+        assert (await ops.call("PATCH", path, json={"state": "draft"}))[0] == 400
+    paused, created = await recorded(plane, subject=f"campaign:{campaign['id']}")
+    assert (created.act, created.details) == (
+        "create_campaign",
+        {"name": "Sale", "kind": "single", "state": "active"},
+    )
+    assert (paused.act, paused.details) == (
+        "update_campaign",
+        {"state": ["active", "paused"], "stock": [5, 4]},
+    )
+    assert paused.actor == created.actor
+    assert paused.actor.startswith("key_")
+
+
 async def test_acts_are_listed_newest_first_and_filtered(plane: ControlPlane) -> None:
     numbers = [await record(plane, ("export", "void")[n % 2], f"batch:{n // 2}") for n in range(6)]
     async with engine_in_process(plane, scopes=("admin",)) as ops:
