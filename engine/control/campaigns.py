@@ -282,7 +282,7 @@ async def update(
 
 def _differences(before: Campaign, after: Definition) -> dict[str, object]:
     """Return the changed fields, each with its value before and after."""
-    changed = {}
+    changed: dict[str, object] = {}
     for name in Definition.__struct_fields__:
         values = [getattr(before, name), getattr(after, name)]
         if values[0] != values[1]:
