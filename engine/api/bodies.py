@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import msgspec
 
+from engine.api.body_errors import refusal_of
 from engine.api.checks import (
     AMOUNT_MAX,
     Client,
@@ -164,17 +165,16 @@ def parse_batch_item(item: msgspec.Raw, settings: Settings) -> BatchItem:
 
 
 def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
-    """Decode a JSON body into a struct.
+    """Decode a JSON body into a struct. ``decode`` is the method of a ``msgspec.json.Decoder``.
 
     Raises:
-        Refusal: ``malformed_request``.
+        Refusal: ``malformed_request``; the detail names the field and says what is expected there.
     """
     try:
         return decode(body)
-    except msgspec.ValidationError as error:
-        raise Refusal("malformed_request", _without_values(str(error))) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise Refusal("malformed_request", "The body is not valid JSON.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        decoder: msgspec.json.Decoder[T] = decode.__self__  # type: ignore[attr-defined] # it is a method
+        raise refusal_of(error, body, decoder.type) from None
 
 
 def _checked(request: R, settings: Settings) -> R:
@@ -245,9 +245,3 @@ def parse_combined(body: bytes, settings: Settings) -> CombinedRequest:
     for item in request.codes:
         check_amount(item.amount)
     return request
-
-
-def _without_values(message: str) -> str:
-    """The message of a validation error, if it has only our own names. Other messages may quote a code."""
-    ours = message.startswith(("Expected ", "Object missing required field "))
-    return message if ours else "The body has a field this call does not take."

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from engine.api.answers import encode_outcome
@@ -35,8 +35,11 @@ async def read_json(request: web.Request, bytes_max: int, timeout_s: int) -> byt
 
     Raises:
         Refusal: ``unsupported_media_type``, ``body_too_large``, or ``malformed_request`` if the body
-            does not arrive within ``timeout_s``.
+            does not arrive within ``timeout_s``. A request without body and type is left to the parser, which
+            says what is missing.
     """
+    if not (request.body_exists or hdrs.CONTENT_TYPE in request.headers):
+        return b""
     if request.content_type != JSON_TYPE or request.headers.get("Content-Encoding", "identity") != "identity":
         raise Refusal("unsupported_media_type")
     if (request.content_length or 0) > bytes_max:

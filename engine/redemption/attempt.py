@@ -146,7 +146,21 @@ class Attempt(CallFields, PendingLookup):
 
     def refused(self, outcome: str, *, replayed: bool = False) -> None:
         """Finish with a refusal."""
-        self.finish("replayed" if replayed else outcome, Refused(outcome, replayed=replayed))
+        detail = self.amount_expected() if outcome == "invalid_amount" else ""
+        self.finish("replayed" if replayed else outcome, Refused(outcome, detail, replayed=replayed))
+
+    def amount_expected(self) -> str:
+        """Which amounts this attempt may have: the detail of ``invalid_amount``."""
+        campaign = self.campaign
+        if campaign.kind == "balance":
+            problem = "is required" if self.amount == "" else "must be at least 1"
+            return (
+                f"amount {problem} for a code of the kind balance: a whole number of minor units of"
+                f' {campaign.currency}, or "up_to_balance".'
+            )
+        if campaign.amount is None:
+            return "The codes of this campaign have no amount: leave amount out."
+        return f"amount must be {campaign.amount}, the face value in minor units, or be left out."
 
     def failed(self, fault: Fault) -> None:
         """Finish with a fault."""

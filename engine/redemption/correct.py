@@ -70,6 +70,15 @@ class Rollback(Attempt):
             int(self._and_void),
         )
 
+    def amount_expected(self) -> str:
+        """How much may be given back."""
+        amount = self._record["amount"]
+        if self.campaign.kind == "balance":
+            return f"amount must be between 1 and {amount}, what was redeemed, and the balance below 2^53."
+        if amount is None:
+            return "This redemption has no amount: leave amount out."
+        return f"amount must be {amount}, all that was redeemed, or be left out."
+
     def succeeded(self, words: list[str], *, replayed: bool) -> RolledBack:
         """The amounts given back: ``returned`` by this call, ``rolled_back`` in total."""
         word, returned, total, left = words
@@ -124,6 +133,14 @@ class Adjustment(Correction):
     def fingerprint_fields(self) -> list[object]:
         """Which code, by how much, and why."""
         return [self.success, self.batch, self.serial, self.amount, self.reason]
+
+    def amount_expected(self) -> str:
+        """What can be adjusted, and how far."""
+        if self.campaign.kind == "balance":
+            return "amount must leave the balance below 2^53 minor units."
+        return (
+            f"Only a code of the kind balance can be adjusted; this one is of the kind {self.campaign.kind}."
+        )
 
     def succeeded(self, words: list[str], *, replayed: bool) -> Adjusted:
         """The new balance."""

@@ -122,6 +122,13 @@ class Confirmation(HoldEnd):
     script = load_script("confirm", "hold_id", "hold_record")
     success = "redeemed"
 
+    def amount_expected(self) -> str:
+        """How much of the hold may be redeemed."""
+        if self.campaign.kind == "balance":  # so the record is that of a live hold
+            held = HoldRecord.parse(self._record).amount
+            return f"amount must be between 1 and {held}, what is held, or be left out."
+        return super().amount_expected()
+
     def succeeded(self, words: list[str], *, replayed: bool) -> Redeemed:
         """The redemption. The answer contains the hold's record, because on a replay the hold is gone."""
         record = words.pop()
