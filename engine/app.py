@@ -20,7 +20,17 @@ from engine.database import open_database
 from engine.errors import StoreUnavailable
 from engine.health.redis_memory import keep_watching_memory
 from engine.health.redis_watch import StoreWatch
-from engine.http import admin, events, imports, monitoring, operations, redemptions, users, webhooks
+from engine.http import (
+    admin,
+    documents,
+    events,
+    imports,
+    monitoring,
+    operations,
+    redemptions,
+    users,
+    webhooks,
+)
 from engine.http.auth import Authenticator
 from engine.http.problems import answering_problems
 from engine.http.routes import served
@@ -101,7 +111,17 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
             importer=Importer(plane),
             metrics_dir=metrics_dir,
         )
-        for module in (monitoring, redemptions, operations, admin, events, imports, users, webhooks):
+        for module in (
+            monitoring,
+            documents,
+            redemptions,
+            operations,
+            admin,
+            events,
+            imports,
+            users,
+            webhooks,
+        ):
             app.add_routes(served(module.routes()))
         yield app
 

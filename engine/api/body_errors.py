@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from engine.codes.formats import FORMATS
 from engine.errors import Refusal
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ _MISSING_FIELD: Final = re.compile(r"Object missing required field `([^`]*)`")
 _GOT: Final = re.compile(r", got `(\w+)`")
 _POSITION: Final = re.compile(r"\(byte (\d+)\)")
 _ORDINARY_NAME: Final = re.compile(r"[a-z]+(_[a-z]+)*")
-_SHORTEST_CODE: Final = min(fmt.length for fmt in FORMATS.values())
+SHORTEST_CODE: Final = 12  # symbols, over all formats of minted codes
 _IN_WORDS: Final = {
     "int": "a whole number",
     "float": "a number with a fraction",
@@ -95,7 +94,7 @@ def _join(path: str, field: str) -> str:
 def _may_be_named(name: str) -> bool:
     if not _ORDINARY_NAME.fullmatch(name):
         return False
-    return len(name.replace("_", "")) < _SHORTEST_CODE or name in _known_fields()
+    return len(name.replace("_", "")) < SHORTEST_CODE or name in _known_fields()
 
 
 @functools.cache

@@ -8,6 +8,9 @@ from typing import Final
 from engine.encoding import encode
 
 PROBLEM_TYPE: Final = "application/problem+json"
+PAGES: Final = (
+    "/problems/"  # where the engine serves the page of each code; relative to the address of the call
+)
 
 # code -> (HTTP status, meaning in one sentence)
 PROBLEMS: Final[dict[str, tuple[int, str]]] = {
@@ -60,7 +63,7 @@ def problem(code: str, detail: str = "", **extra: object) -> tuple[int, bytes]:
     """Status and problem document of a refusal or fault (RFC 9457, section 3); ``code`` is an extension."""
     status, meaning = PROBLEMS[code]
     body = {
-        "type": "about:blank",
+        "type": PAGES + code,
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail or meaning,

@@ -10,6 +10,8 @@ import pytest
 
 from engine.api import bodies
 from engine.api.bodies import BatchItem, CombinedRequest, RedeemRequest, ReleaseRequest, RollbackRequest
+from engine.api.body_errors import SHORTEST_CODE
+from engine.codes.formats import FORMATS
 from engine.control.api_keys import NewApiKey
 from engine.control.campaigns import CampaignChange
 from engine.errors import Refusal
@@ -66,6 +68,10 @@ def detail(body_type: type, body: object) -> str:
 )
 def test_the_field_and_what_was_expected_are_named(body_type: type, body: object, told: str) -> None:
     assert detail(body_type, body) == told
+
+
+def test_the_shortest_code_is_that_of_all_formats() -> None:
+    assert min(fmt.length for fmt in FORMATS.values()) == SHORTEST_CODE
 
 
 @pytest.mark.parametrize("name", ["colour", "reference", "batch_max", "idempotency_key", "per_user_limit"])
