@@ -20,6 +20,7 @@ class Redeemed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     amount: int | None
     currency: str | None
     balance: int | UnsetType = UNSET
+    order: str | None = None  # missing in answers that an earlier version stored
     redeemed_at: str
     replayed: bool = False
 

@@ -57,6 +57,7 @@ async def list_events(request: web.Request) -> web.StreamResponse:
     feed, settings = services_of(request).feed, plane_of(request).settings
     streamed = STREAM_TYPE in request.headers.get("Accept", "").lower()
     asked = _parsed(request, settings, streamed=streamed)
+    services_of(request).core.configuration.require_campaigns(asked.wanted.campaigns or ())
     if streamed:
         with feed.reader():
             page = await feed.page(asked.cursor, asked.wanted)  # before the stream: it may raise a refusal

@@ -123,6 +123,8 @@ async def list_redemptions(request: web.Request) -> web.Response:
     check_parameters(request, _LIST_PARAMETERS)
     limit = page_limit(query.get("limit"), services.settings.page_limit_max)
     criteria = _filter(query, services.settings)
+    if criteria.campaign is not None:
+        services.core.configuration.require_campaigns((criteria.campaign,))
     page = await services.records.page(criteria, after=query.get("after"), limit=limit)
     return json_response({"items": page.items, "next": page.next})
 

@@ -15,7 +15,7 @@ from engine.times import instant
 if TYPE_CHECKING:
     from engine.api.bodies import CheckRequest
     from engine.lookup.decoder import Issued
-    from engine.store.configuration import CachedKey
+    from engine.store.configuration import CachedCampaign, CachedKey
     from engine.store.dispatcher import Dispatcher
 
 
@@ -54,7 +54,7 @@ class Check(Attempt):
                 campaign_state=campaign_state,
                 kind=campaign.kind,
                 code=self.masked,
-                state=state,
+                state=_state_of(state, campaign.kind, int(used), _most_of(campaign, max_uses)),
                 amount=campaign.amount,
                 currency=campaign.currency,
                 balance=(campaign.amount or 0) - int(used) if campaign.kind == "balance" else UNSET,
@@ -63,3 +63,18 @@ class Check(Attempt):
                 ends_at=instant(int(ends_at_ms)) if ends_at_ms else None,
             ),
         )
+
+
+def _most_of(campaign: CachedCampaign, max_uses: str) -> int:
+    """How often, or for which amount, a code can be redeemed."""
+    return int(max_uses or 0) if campaign.kind == "multi" else campaign.amount or 0
+
+
+def _state_of(state: str, kind: str, used: int, most: int) -> str:
+    """The state of a code. The script knows only ``fresh`` for a code that may be used several times.
+
+    What is held counts as used. An adjustment that adds to a balance makes ``used`` smaller, also below 0.
+    """
+    if state != "fresh" or kind == "single" or used <= 0:
+        return state
+    return "used_up" if used >= most else "partly_used"

@@ -82,6 +82,7 @@ def redeemed(attempt: Attempt, words: list[str], *, replayed: bool) -> Redeemed:
         amount=number(amount),
         currency=campaign.currency,
         balance=int(balance[0]) if balance and balance[0] else UNSET,
+        order=attempt.order or None,
         redeemed_at=redeemed_at,
         replayed=replayed,
     )

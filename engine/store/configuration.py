@@ -15,7 +15,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from engine.codes.formats import normalise_prefix
-from engine.errors import ContractViolation, StoreBehind, StoreUnavailable
+from engine.errors import ContractViolation, Refusal, StoreBehind, StoreUnavailable
 from engine.store import keys
 from engine.store.void_ranges import VoidRanges
 
@@ -123,6 +123,15 @@ class ConfigurationCache:
             return True
         known = self.api_keys.get(api_key.digest)
         return known is not None and not known.revoked
+
+    def require_campaigns(self, names: Iterable[str]) -> None:
+        """Check that there are campaigns with these ids. The copy must be current: see ``confirm``.
+
+        Raises:
+            Refusal: ``campaign_not_found``. The detail does not repeat the id: it may be any text.
+        """
+        if not self.campaigns.keys() >= set(names):
+            raise Refusal("campaign_not_found")
 
     def is_void(self, batch: int, serial: int) -> bool:
         """Whether a code is void by its batch or by a range. One look-up if the batch has no voids."""

@@ -127,6 +127,8 @@ async def redeem(caller: Caller, single: list[str], cards: list[str]) -> None:
     assert (await call("showRedemption", id=card["id"]))["history"]
     page = await call("listEvents", query="?limit=1&wait_s=1&type=redeemed,confirmed&campaign=cmp_1")
     assert (await call("listEvents", query=f"?after={page['next']}"))["next"]
+    for name in ("listEvents", "listRedemptions"):
+        assert (await call(name, query="?campaign=cmp_99"))["code"] == "campaign_not_found"
     page = await call("listRedemptions", query="?user=ann&limit=1")
     assert (await call("listRedemptions", query=f"?user=ann&after={page['next']}"))["items"]
 

@@ -121,8 +121,9 @@ async def test_an_empty_ledger_gives_a_cursor_that_goes_on_from_there(
 async def test_filters_show_what_was_asked_for_and_the_cursor_passes_over_the_rest(
     plane: ControlPlane, redis: Redis
 ) -> None:
+    a, b, c = [(await issue(plane, 1))[0] for _ in range(3)]
     async with engine_in_process(plane, scopes=SCOPES, feed_scan_max=10) as merchant:
-        for kind, campaign, count in (("redeemed", "a", 25), ("held", "a", 2), ("voided", "b", 30)):
+        for kind, campaign, count in (("redeemed", a, 25), ("held", a, 2), ("voided", b, 30)):
             await add_events(redis, count, type=kind, campaign=campaign)
         await persist(plane.settings)
 
@@ -133,10 +134,20 @@ async def test_filters_show_what_was_asked_for_and_the_cursor_passes_over_the_re
 
         assert await seqs("type=held") == [26, 27]
         assert await seqs("type=held,voided&limit=7") == list(range(26, 58))
-        assert await seqs("campaign=b&type=redeemed") == []
-        assert await seqs("campaign=a,c&limit=3") == list(range(1, 28))
+        assert await seqs(f"campaign={b}&type=redeemed") == []
+        assert await seqs(f"campaign={a},{c}&limit=3") == list(range(1, 28))
         found = await page(merchant, "type=voided&wait_s=30")
         assert found["items"][0]["seq"] == 28, "one who waits does not get the empty pages before it"
+
+
+async def test_a_campaign_that_there_is_not_is_an_error_and_not_an_empty_list(
+    merchant: Merchant, plane: ControlPlane
+) -> None:
+    campaign, _ = await issue(plane, 1)
+    assert (await page(merchant, f"campaign={campaign}"))["items"] == []
+    for asked in ("cmp_999", f"{campaign},cmp_999"):
+        status, body = await merchant.call("GET", f"/v1/events?campaign={asked}")
+        assert (status, body["code"]) == (404, "campaign_not_found")
 
 
 async def test_what_is_no_parameter_is_refused(merchant: Merchant) -> None:

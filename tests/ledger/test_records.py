@@ -128,7 +128,8 @@ async def test_lists_show_ledger_and_stream_once_newest_first(plane: ControlPlan
         for limit in (1, 2, 5, 11, 12, 13):
             assert ids(await whole_list(merchant, f"campaign={campaign}", limit)) == everything
         assert await whole_list(merchant, "user=nobody") == []
-        assert await whole_list(merchant, "campaign=cmp_999") == []
+        status, body = await merchant.call("GET", "/v1/redemptions?user=nobody&campaign=cmp_999")
+        assert (status, body["code"]) == (404, "campaign_not_found")
 
 
 async def test_a_page_is_100_items_unless_asked(plane: ControlPlane) -> None:

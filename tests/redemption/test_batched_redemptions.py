@@ -348,6 +348,7 @@ class BatchesMachine(RuleBasedStateMachine):
             "user": sent.user,
             "amount": campaign.amount,
             "currency": None if campaign.amount is None else "EUR",
+            "order": sent.order,
             "redeemed_at": body["redeemed_at"],
             "replayed": expected.replayed,
         }

@@ -228,9 +228,10 @@ async def test_a_check_of_other_kinds(merchant: Merchant, plane: ControlPlane) -
     await merchant.redeem(card, amount=99)
     found = await check(merchant, card)
     assert (found["redeemable"], found["balance"], found["amount"]) == (True, 1, 100)
+    assert found["state"] == "partly_used"
     await merchant.redeem(card, amount=1)
     found = await check(merchant, card)
-    assert (found["refusal"], found["balance"]) == ("insufficient_balance", 0)
+    assert (found["refusal"], found["balance"], found["state"]) == ("insufficient_balance", 0, "used_up")
     _, [word] = await issue(plane, 1, kind="multi", max_uses=2)
     await merchant.redeem(word)
     assert (await check(merchant, word))["uses_left"] == 1

@@ -44,6 +44,7 @@ async def test_a_success_says_what_the_contract_says_and_shows_four_symbols(plan
         "user": "ann",
         "amount": 2500,
         "currency": "EUR",
+        "order": None,
         "replayed": False,
     }
     check_code_absent(code, answer.text + str(answer.headers))
@@ -414,3 +415,16 @@ async def test_a_lost_reply_is_said_to_be_unknown(plane: ControlPlane) -> None:
         await merchant.redeem("0000-0000-0000-0000")
         proxy.rule = Calls(Way.TO_ENGINE, Fate.CUT)
         check_refused(await post(merchant, {"code": code, "user": "ann"}), 503, "outcome_unknown")
+
+
+async def test_the_answer_names_the_order_also_when_a_hold_was_confirmed(plane: ControlPlane) -> None:
+    _, (one, two, three) = await issue(plane, 3)
+    async with engine_in_process(plane) as merchant:
+        for _ in range(2):
+            assert (await merchant.redeem(one, order="o-1", key="k"))[1]["order"] == "o-1"
+        assert (await merchant.redeem(two))[1]["order"] is None
+        held = {"code": three, "user": "ann", "order": "o-2"}
+        _, hold = await merchant.call("POST", "/v1/holds", json=held)
+        for _ in range(2):
+            path, headers = f"/v1/holds/{hold['id']}/confirm", {"Idempotency-Key": "c"}
+            assert (await merchant.call("POST", path, headers=headers))[1]["order"] == "o-2"
