@@ -16,7 +16,6 @@ from engine.ledger import feed
 
 if TYPE_CHECKING:
     from engine.control.change import ControlPlane
-    from engine.ledger.feed import Cursor
 
 PAGE_EVENTS: Final = 1000
 AWAY_S: Final = 1.0
@@ -29,7 +28,11 @@ def events() -> None:
 
 
 @events.command()
-@click.option("--after", metavar="CURSOR", help="Continue after this cursor; default: from the first event.")
+@click.option(
+    "--after",
+    metavar="CURSOR",
+    help="Continue after this cursor, or at the `beginning` or `end` (default; with --no-follow: beginning).",
+)
 @event_filter_options
 @click.option("--limit", type=click.IntRange(1), help="Stop after this many events.")
 @click.option("--follow/--no-follow", default=True, help="Wait for new events, or stop at the newest.")
@@ -45,7 +48,7 @@ def tail(
 
     At the end it writes `next CURSOR` to stderr: pass that cursor as --after to continue there.
     """
-    begin = feed.BEGINNING if after is None else feed.parse_cursor(after)
+    begin = after or (feed.FROM_END if follow else feed.FROM_BEGINNING)
     tailing = _Tail(begin, types or None, campaigns or None, limit, follow=follow)
     with contextlib.suppress(KeyboardInterrupt):  # the usual way to stop
         asyncio.run(tailing.run())
@@ -61,14 +64,15 @@ class _Tail:
 
     def __init__(
         self,
-        cursor: Cursor,
+        begin: str,
         types: tuple[str, ...] | None,
         campaigns: tuple[str, ...] | None,
         limit: int | None,
         *,
         follow: bool,
     ) -> None:
-        self.cursor = cursor
+        self.cursor = feed.BEGINNING
+        self._begin = begin
         self._types = types
         self._campaigns = campaigns
         self._left = limit
@@ -77,6 +81,7 @@ class _Tail:
     async def run(self) -> None:
         settings = load_settings()
         async with open_plane(settings) as plane:
+            self.cursor = await feed.cursor_at(self._begin, plane.database)
             await self._step(plane)  # an error in the first step ends the command
             outage_shown = False
             while self._left != 0:

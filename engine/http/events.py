@@ -19,7 +19,7 @@ from engine.http.requests import check_parameters, page_limit
 from engine.http.routes import Route
 from engine.http.services import services_of
 from engine.lane.connection import ClientConnection
-from engine.ledger.feed import BEGINNING, Cursor, FeedPage, parse_cursor
+from engine.ledger.feed import BEGINNING, FROM_END, Cursor, FeedPage, cursor_at
 from engine.ledger.feed_readers import Feed, FeedFilter
 from engine.store.events import EVENT_TYPES
 
@@ -50,13 +50,14 @@ class _Asked(NamedTuple):
     cursor: Cursor
     wanted: FeedFilter
     wait_s: int
+    from_end: bool
 
 
 async def list_events(request: web.Request) -> web.StreamResponse:
     """Answer with the events after a cursor: one page of them, or a stream without end."""
     feed, settings = services_of(request).feed, plane_of(request).settings
     streamed = STREAM_TYPE in request.headers.get("Accept", "").lower()
-    asked = _parsed(request, settings, streamed=streamed)
+    asked = await _parsed(request, settings, streamed=streamed)
     services_of(request).core.configuration.require_campaigns(asked.wanted.campaigns or ())
     if streamed:
         with feed.reader():
@@ -106,6 +107,8 @@ class _Stream:
             ConnectionResetError, Refusal
         ):  # the reader has gone, or its key was revoked
             await self._write(b"retry: %d\n\n" % RETRY_MS)
+            if self._asked.from_end:  # a reader that reconnects before its first event misses nothing
+                await self._write(b"id: %b\n\n" % str(self._asked.cursor).encode())
             await self._send(page)
             await self._end()
         return self._response
@@ -188,7 +191,7 @@ def _blocks(cursor: Cursor, items: list[FeedEvent]) -> bytes:
     return b"".join(found)
 
 
-def _parsed(request: web.Request, settings: Settings, *, streamed: bool) -> _Asked:
+async def _parsed(request: web.Request, settings: Settings, *, streamed: bool) -> _Asked:
     query = request.query
     check_parameters(request, _PARAMETERS)
     after = query.get("after")
@@ -201,8 +204,9 @@ def _parsed(request: web.Request, settings: Settings, *, streamed: bool) -> _Ask
     )
     if wanted.types is not None and wanted.types - EVENT_TYPES:
         raise Refusal("malformed_request", f"type must be one or more of {', '.join(sorted(EVENT_TYPES))}")
-    cursor = BEGINNING if after is None else parse_cursor(after)
-    return _Asked(cursor, wanted, _wait_s(query.get("wait_s", "0"), settings.feed_wait_s_max))
+    wait_s = _wait_s(query.get("wait_s", "0"), settings.feed_wait_s_max)
+    cursor = BEGINNING if after is None else await cursor_at(after, services_of(request).database)
+    return _Asked(cursor, wanted, wait_s, after == FROM_END)
 
 
 def _names(query: Mapping[str, str], name: str, most: int) -> frozenset[str] | None:

@@ -21,6 +21,7 @@ from engine.times import instant
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
+    from engine.database import Database
     from engine.postgres_types import Connection
     from engine.store.events import Event
 
@@ -64,6 +65,8 @@ class Cursor(NamedTuple):
 
 
 BEGINNING: Final = Cursor()
+FROM_BEGINNING: Final = "beginning"  # in place of a cursor: before the first event
+FROM_END: Final = "end"  # in place of a cursor: after all events that the ledger has now
 
 
 def parse_cursor(text: str) -> Cursor:
@@ -82,6 +85,21 @@ def parse_cursor(text: str) -> Cursor:
     if str(cursor) != text:  # other version, damaged, or written another way
         raise Refusal("malformed_request", _NOT_OURS)
     return cursor
+
+
+async def cursor_at(text: str, database: Database) -> Cursor:
+    """Return the cursor with this text, or the one at the beginning or the end of the feed.
+
+    Raises:
+        Refusal: as ``parse_cursor``.
+        StoreUnavailable: PostgreSQL cannot be asked for the end.
+    """
+    if text == FROM_BEGINNING:
+        return BEGINNING
+    if text != FROM_END:
+        return parse_cursor(text)
+    async with database.connection() as connection:
+        return await newest(connection)
 
 
 class FeedEvent(NamedTuple):

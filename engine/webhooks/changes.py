@@ -18,7 +18,7 @@ from engine.control import audit_log
 from engine.control.change import Changed, ControlPlane
 from engine.control.stored_texts import refuse_codes
 from engine.errors import Refusal
-from engine.ledger.feed import BEGINNING, Cursor, newest, parse_cursor
+from engine.ledger.feed import BEGINNING, FROM_BEGINNING, Cursor, newest, parse_cursor
 from engine.queries import queries
 from engine.store.events import EVENT_TYPES
 from engine.webhooks.addresses import is_address, is_public
@@ -39,7 +39,6 @@ SECRETS_MAX: Final = 5
 DEAD_LETTERS_MAX: Final = 1000
 """Maximum of dead letters in one replay call."""
 SECRET_BYTES: Final = 32  # Standard Webhooks requires 24 to 64
-FROM_BEGINNING: Final = "beginning"
 _SQL: Final = queries(__package__, "webhooks")
 
 T = TypeVar("T")

@@ -50,7 +50,7 @@ async def test_it_shows_what_the_feed_shows_in_pieces_that_go_on(
     assert shown == items
     assert len(items) == 1201
     assert await tail(cli, "--no-follow", "--after", cursor) == ([], cursor)
-    first, cursor = await tail(cli, "--limit", "1100")
+    first, cursor = await tail(cli, "--after", "beginning", "--limit", "1100")
     assert first == items[:1100]
     assert (await tail(cli, "--limit", "101", "--after", cursor))[0] == items[1100:]
     for only in (("--type", "voided"), ("--campaign", "cmp_2"), ("--type", "voided", "--type", "held")):
@@ -62,6 +62,7 @@ async def test_it_follows_until_it_is_interrupted(cli: Cli, plane: ControlPlane,
     running = await asyncio.create_subprocess_exec(
         *COMMAND,
         *TAIL,
+        *("--after", "beginning"),
         cwd=cli.settings.data_dir,
         env=environment(cli.settings),
         stdout=subprocess.PIPE,
@@ -84,10 +85,27 @@ async def test_it_follows_until_it_is_interrupted(cli: Cli, plane: ControlPlane,
     assert await tail(cli, "--no-follow", "--after", cursor) == ([], cursor)
 
 
+async def test_it_begins_at_the_end(cli: Cli, plane: ControlPlane, redis: Redis) -> None:
+    stream = Stream(redis)
+    await stream.add(3)
+    await persist(plane.settings)
+    assert [event["seq"] for event in (await tail(cli, "--no-follow"))[0]] == [1, 2, 3]
+    nothing, cursor = await tail(cli, "--no-follow", "--after", "end")
+    assert nothing == []
+    following = asyncio.create_task(tail(cli, "--limit", "1"))
+    async with persisting(plane.settings):
+        while not following.done():  # when it has begun is not known: it sees one of these
+            await stream.add(1)
+            await asyncio.wait({following}, timeout=0.2)
+    ((first, *_), _) = following.result()
+    assert first["seq"] > 3
+    assert (await tail(cli, "--no-follow", "--after", cursor, "--limit", "1"))[0][0]["seq"] == 4
+
+
 async def test_a_reader_who_has_had_enough_ends_it(cli: Cli, plane: ControlPlane, redis: Redis) -> None:
     await Stream(redis).add(5000)
     await persist(plane.settings)
-    command = " ".join(("exec", *COMMAND, *TAIL, "| head -n 2"))
+    command = " ".join(("exec", *COMMAND, *TAIL, "--after beginning", "| head -n 2"))
     shell = await asyncio.create_subprocess_shell(
         f"set -o pipefail; {command.removeprefix('exec ')}",
         executable="/bin/bash",

@@ -118,6 +118,23 @@ async def test_an_empty_ledger_gives_a_cursor_that_goes_on_from_there(
     assert len((await page(merchant, after=empty["next"]))["items"]) == 1
 
 
+async def test_a_reader_may_begin_at_the_end_or_at_the_beginning(plane: ControlPlane, redis: Redis) -> None:
+    async with engine_in_process(plane, scopes=SCOPES) as merchant:
+        await add_events(redis, 3)
+        await persist(plane.settings)
+        end = await page(merchant, after="end")
+        assert (end["items"], end["next"]) == ([], str(Cursor((3,))))
+        assert len((await page(merchant, after="beginning"))["items"]) == 3
+        await add_events(redis, 1)
+        await persist(plane.settings)
+        assert [item["seq"] for item in (await page(merchant, after=end["next"]))["items"]] == [4]
+        headers = {"Authorization": f"Bearer {merchant.key}", "Accept": "text/event-stream"}
+        url = merchant.url + "/v1/events?after=end"
+        async with merchant.session.get(url, headers=headers) as response:
+            blocks = [await response.content.readuntil(b"\n\n") for _ in range(2)]
+        assert blocks[1].decode() == f"id: {Cursor((4,))}\n\n", "to continue from, also before any event"
+
+
 async def test_filters_show_what_was_asked_for_and_the_cursor_passes_over_the_rest(
     plane: ControlPlane, redis: Redis
 ) -> None:
