@@ -134,7 +134,10 @@ class ModelAnswer(NamedTuple):
 
 
 class ModelEvent(NamedTuple):
-    """An event that an operation writes. ``subject`` is the hold or the redemption that it is about."""
+    """An event that an operation writes.
+
+    ``subject`` is the hold or the redemption that it is about; ``hold`` is the hold that a confirmation ends.
+    """
 
     type: str
     code: ModelCode
@@ -142,6 +145,7 @@ class ModelEvent(NamedTuple):
     subject: ModelHold | ModelRedemption | None = None
     user: str = ""
     order: str = ""
+    hold: ModelHold | None = None
 
 
 class Lifecycle:
@@ -173,7 +177,7 @@ class Lifecycle:
         if refusal:
             return ModelAnswer(refusal)
         self._use(code, user, 1, taken)
-        return self._redeemed("redeemed", code, user, taken, order)
+        return self._redeemed(code, user, taken, order)
 
     def combined(self, codes: list[ModelCode], user: str, amount: Amount, order: str) -> list[ModelAnswer]:
         """Redeem all of these codes, or none. Expired holds in the way are given back first."""
@@ -371,13 +375,16 @@ class Lifecycle:
         taken = hold.amount if amount is None else amount
         self._use(hold.code, hold.user, 0, taken - hold.amount)
         self._remove(hold)
-        return self._redeemed("confirmed", hold.code, hold.user, taken, hold.order)
+        return self._redeemed(hold.code, hold.user, taken, hold.order, hold)
 
-    def _redeemed(self, event_type: str, code: ModelCode, user: str, taken: int, order: str) -> ModelAnswer:
+    def _redeemed(
+        self, code: ModelCode, user: str, taken: int, order: str, hold: ModelHold | None = None
+    ) -> ModelAnswer:
         code.redeemed = code.campaign.kind == "single"
         redemption = ModelRedemption(code, "", user, taken)
         self.redemptions.append(redemption)
-        self.events.append(ModelEvent(event_type, code, taken, redemption, user, order))
+        event_type = "redeemed" if hold is None else "confirmed"
+        self.events.append(ModelEvent(event_type, code, taken, redemption, user, order, hold))
         return ModelAnswer("", taken, None, redemption)
 
 

@@ -23,6 +23,7 @@ class Recorded(NamedTuple):
 
     Attributes:
         about: the redemption or hold: its own id, or the one that the event ends or gives back.
+        hold: the hold that the event makes, renews or ends.
     """
 
     type: str
@@ -32,6 +33,7 @@ class Recorded(NamedTuple):
     user: str
     order: str
     amount: int | None
+    hold: str = ""
 
 
 def recorded(document: Mapping[str, Any]) -> Recorded:
@@ -44,6 +46,7 @@ def recorded(document: Mapping[str, Any]) -> Recorded:
         document["user"] or "",
         document["order"] or "",
         document["amount"],
+        document["hold"] or "",
     )
 
 
@@ -114,15 +117,18 @@ class LedgerReplay:
         return self._keep(self._model.hold(code, event.user, self._amount(event), event.order), event)
 
     def _confirmed(self, code: ModelCode, event: Recorded) -> str:
-        """Confirm the hold of the event's order; the event does not name the hold."""
-        held = code.holds.get(code.slot(event.order))
+        held = self._live_hold(event.hold, code)
         if held is None or (held.user, held.order) != (event.user, event.order):
             return "hold_not_found"
         return self._keep(self._model.confirm(held, self._amount(event)), event)
 
+    def _live_hold(self, hold_id: str, code: ModelCode) -> ModelHold | None:
+        held = self._holds.get(hold_id)
+        return held if held is not None and held.code is code and held in self._model.holds else None
+
     def _given_back(self, code: ModelCode, event: Recorded) -> str:
-        held = self._holds.get(event.about)
-        if held is None or held.code is not code or held not in self._model.holds:
+        held = self._live_hold(event.about, code)
+        if held is None:
             return "hold_not_found"
         end = self._model.release if event.type == "released" else self._model.expire
         return end(held).refusal

@@ -230,7 +230,7 @@ class Verifier:
         there = {"code": (event["batch"], event["serial"]), "user": event["user"]}
         if attempt.about:
             response["about"] = attempt.about
-            there["about"] = attempt.about if event["type"] == "confirmed" else event["redemption"]
+            there["about"] = event["hold"] if event["type"] == "confirmed" else event["redemption"]
         if event["type"] in {"redeemed", "held", "confirmed"}:
             response["id"], there["id"] = attempt.ids[0], name
         for member, value in response.items():

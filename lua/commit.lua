@@ -15,16 +15,17 @@ local function redeem_prepared(prepared_at, nonce)
     if refusal then
         return refusal
     end
-    local event_type = 'redeemed'
-    if hold_id ~= '' then
-        work.holds[hold_id] = REMOVED
-        event_type = 'confirmed'
-    end
     if campaign.kind == 'single' then
         set_state(REDEEMED)
     end
-    return ANSWER.redeemed .. ' ' .. add_event(event_type, nil, campaign, tonumber(taken)) .. ' ' .. taken
-        .. (left ~= '' and ' ' .. left or '')
+    local event_id
+    if hold_id ~= '' then
+        work.holds[hold_id] = REMOVED
+        event_id = add_event('confirmed', nil, campaign, tonumber(taken), hold_id)
+    else
+        event_id = add_event('redeemed', nil, campaign, tonumber(taken))
+    end
+    return ANSWER.redeemed .. ' ' .. event_id .. ' ' .. taken .. (left ~= '' and ' ' .. left or '')
 end
 
 local reply = answer_together(redeem_prepared, 2)

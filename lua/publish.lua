@@ -67,7 +67,7 @@ for _, news in ipairs(record_news) do
 end
 for _, event in ipairs(event_news) do
     redis.call(unpack(event_call(
-        events_key, string.format('%.0f-%.0f', event_ms, event_seq), event.type, event.redemption, event.campaign,
+        events_key, string.format('%.0f-%.0f', event_ms, event_seq), event.type, event.redemption, '', event.campaign,
         event.batch, event.serial, '', '', '', '', '', event.key, event.actor, string.format('%.0f', event_ms)
     )))
     event_seq = event_seq + 1

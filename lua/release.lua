@@ -43,7 +43,8 @@ local function release(hold_id, hold_record, event_type)
     else
         remove_hold(campaign, hold_id)
     end
-    return ANSWER.released .. ' ' .. add_event(event_type, shard .. '-' .. hold_id, campaign, hold.amount) .. '\n' .. record
+    local event_id = add_event(event_type, shard .. '-' .. hold_id, campaign, hold.amount, hold_id)
+    return ANSWER.released .. ' ' .. event_id .. '\n' .. record
 end
 
 return answer_each(release, 3)

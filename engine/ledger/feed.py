@@ -117,6 +117,7 @@ class FeedEvent(NamedTuple):
             "seq": self.seq,
             "type": event.type,
             "redemption": event.redemption,
+            "hold": event.hold,
             "campaign": event.campaign,
             "batch": event.batch,
             "serial": event.serial,

@@ -7,7 +7,7 @@ SELECT shard, seq FROM ledger_offsets ORDER BY shard;
 -- are returned per shard; with many shards fewer, so that all shards together return about four times $3 at most.
 -- name: page
 SELECT o.shard, s.after, o.seq AS last, w.until AS scanned, q.quota,
-       l.seq, l.stream_ms, l.stream_seq, l.type, l.redemption, l.campaign, l.batch, l.serial, l.last4, l.user_id,
+       l.seq, l.stream_ms, l.stream_seq, l.type, l.redemption, l.hold, l.campaign, l.batch, l.serial, l.last4, l.user_id,
        l.amount, l.currency, l.order_ref, l.idempotency_key, l.actor, l.at_ms
 FROM ledger_offsets AS o
 CROSS JOIN LATERAL (SELECT coalesce(($1::bigint[])[o.shard + 1], 0) AS after) AS s

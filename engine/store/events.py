@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 REDEMPTIONS: Final = frozenset(("redeemed", "confirmed"))
 """Types of the events that are redemptions: each has the redemption's id."""
+HOLD_EVENTS: Final = frozenset(("held", "released", "expired"))
+"""Types of the events whose ``redemption`` is the id of a hold."""
 ROLLED_BACK: Final = "rolled_back"
-EVENT_TYPES: Final = REDEMPTIONS | {
-    *("held", "released", "expired"),
-    *(ROLLED_BACK, "voided", "unvoided", "adjusted"),
-}
+EVENT_TYPES: Final = REDEMPTIONS | HOLD_EVENTS | {ROLLED_BACK, "voided", "unvoided", "adjusted"}
 FORMAT_VERSION: Final = "1"
 FIELDS: Final = (
     "v",
     "type",
     "redemption",
+    "hold",
     "campaign",
     "batch",
     "serial",
@@ -63,7 +63,11 @@ def parse_id(text: str) -> EventId | None:
 
 
 class Event(NamedTuple):
-    """One change of state. ``amount`` is in minor units of ``currency``; ``at_ms`` since the epoch."""
+    """One change of state. ``amount`` is in minor units of ``currency``; ``at_ms`` since the epoch.
+
+    ``hold``: the hold that the event makes, renews or ends. None if it does not, and in events that were
+    written before events had this field.
+    """
 
     id: EventId
     type: str
@@ -79,6 +83,7 @@ class Event(NamedTuple):
     key: str | None
     actor: str
     at_ms: int
+    hold: str | None = None
 
 
 def event_of_row(row: Mapping[str, Any]) -> Event:
@@ -99,11 +104,19 @@ def event_of_row(row: Mapping[str, Any]) -> Event:
         key=row["idempotency_key"],
         actor=row["actor"],
         at_ms=row["at_ms"],
+        hold=row["hold"],
     )
 
 
 class MalformedEvent(Exception):
     """A stream entry does not have the fields of an event: a bug of ours, or another program wrote it."""
+
+
+def with_hold(values: list[bytes]) -> list[bytes]:
+    """The values of an entry; with an empty ``hold``, if an older version wrote it without that field."""
+    if len(values) == 2 * len(FIELDS) - 2:
+        return [*values[:_HOLD_AT], b"hold", b"", *values[_HOLD_AT:]]
+    return values
 
 
 def decode(shard: int, stream_id: bytes, values: list[bytes]) -> Event:
@@ -112,13 +125,14 @@ def decode(shard: int, stream_id: bytes, values: list[bytes]) -> Event:
     Raises:
         MalformedEvent: the fields are not the fields of this version.
     """
+    values = with_hold(values)
     if tuple(values[::2]) != _FIELD_NAMES or values[1] != _FORMAT_VERSION:
         raise MalformedEvent(f"shard {shard}, entry {stream_id.decode('ascii', 'replace')}")
     milliseconds, _, sequence = stream_id.partition(b"-")
     try:
-        _, kind, redemption, campaign, batch, serial, last4, user, amount, currency, order, key, actor, at = (
-            value.decode() for value in values[1::2]
-        )
+        texts = [value.decode() for value in values[1::2]]
+        _, kind, redemption, hold, campaign, batch, serial, last4, user, *others = texts
+        amount, currency, order, key, actor, at = others
         return Event(
             id=EventId(shard, int(milliseconds), int(sequence)),
             type=kind,
@@ -134,10 +148,12 @@ def decode(shard: int, stream_id: bytes, values: list[bytes]) -> Event:
             key=key or None,
             actor=actor,
             at_ms=int(at),
+            hold=hold or None,
         )
     except ValueError as error:
         raise MalformedEvent(f"shard {shard}, entry {stream_id.decode('ascii', 'replace')}") from error
 
 
+_HOLD_AT: Final = 2 * FIELDS.index("hold")
 _FIELD_NAMES = tuple(name.encode() for name in FIELDS)
 _FORMAT_VERSION = FORMAT_VERSION.encode()

@@ -53,7 +53,7 @@ def _event(number: int) -> tuple[str, ...]:
     user, key = f"user-{number * 7919 % 1_000_000:07}", f"7f3c8e5a-{number:08x}"
     redemption, code = f"0-1795376794500-{number}", f"{number % 32768:04X}"
     return (
-        *("1", "redeemed", redemption, "cmp_1", "17", str(number), code, user),
+        *("1", "redeemed", redemption, "", "cmp_1", "17", str(number), code, user),
         *("2500", "EUR", f"order-{number}", key, "key_demo", "1795376794500"),
     )
 

@@ -14,5 +14,5 @@ local function confirm_hold(campaign, hold, taken)
         count_use(campaign, 0, taken - hold.amount)
     end
     remove_hold(campaign, hold.id)
-    return add_event('confirmed', nil, campaign, taken), read_left(campaign)
+    return add_event('confirmed', nil, campaign, taken, hold.id), read_left(campaign)
 end

@@ -5,7 +5,8 @@ A link covers the rows of one transaction of the persister, ``first_seq`` to ``l
     digest = SHA-256("redeem ledger 1" ‖ digest before ‖ column ‖ column ‖ …)
 
 For the first link, the digest before is 32 zero bytes. The columns are those of ``entries.COLUMNS`` in order,
-without ``user_seal``. Each column is its length in bytes (8 bytes, big-endian), then the values of all rows:
+without ``user_seal``, and without ``hold`` if it is null in all rows. Each column is its length in bytes
+(8 bytes, big-endian), then the values of all rows:
 
 * ``shard``, ``stream_ms``, ``stream_seq``, ``seq``, ``batch``, ``serial``, ``at_ms``: 8 bytes each, signed,
   big-endian;
@@ -39,7 +40,7 @@ CHAIN_BEGINNING: Final = bytes(32)
 REMAINING_LINK_ROWS: Final = 5000
 _HEAD: Final = b"redeem ledger 1"
 _INTEGERS: Final = frozenset({"shard", "stream_ms", "stream_seq", "seq", "batch", "serial", "at_ms"})
-_NULLABLE: Final = frozenset({"amount", "currency", "order_ref", "idempotency_key"})
+_NULLABLE: Final = frozenset({"amount", "currency", "order_ref", "idempotency_key", "hold"})
 
 
 def link_digest(before: bytes, columns: Sequence[Sequence[Any]]) -> bytes:
@@ -47,6 +48,8 @@ def link_digest(before: bytes, columns: Sequence[Sequence[Any]]) -> bytes:
     named = dict(zip(COLUMNS, columns, strict=True))
     digest = hashlib.sha256(_HEAD + before)
     for name in COLUMNS[:-1]:
+        if name == "hold" and all(hold is None for hold in named[name]):
+            continue  # links that are older than the column have the same digest as before
         if name == "user_id":
             content = seal_users(named[name], named["user_seal"])
         elif name in _INTEGERS:

@@ -1,7 +1,7 @@
 """Converts stream entries, as Redis returns them, to rows of the ledger.
 
 It works on columns: all values of a field are joined, decoded and split at once, which costs a fraction of
-decoding each. If one entry is malformed, all of them are checked one by one.
+decoding each. If one entry is malformed, or of an older version, all of them are checked one by one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import chain, count, repeat
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, cast
 
-from engine.store.events import FIELDS, FORMAT_VERSION
+from engine.store.events import FIELDS, FORMAT_VERSION, with_hold
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,6 +40,7 @@ COLUMNS: Final = (
     "idempotency_key",
     "actor",
     "at_ms",
+    "hold",
     "user_seal",
 )
 SALT_BYTES: Final = 16
@@ -139,13 +140,17 @@ def decode_entries(entries: list[Entry]) -> Entries:
     try:
         return Entries(entries, _columns(entries), [], first, last)
     except NotAnEvent:
-        good = [entry for entry in entries if _is_event(entry)]
-        rejects = [
-            Reject(StreamId.parse(entry[0]), entry[1], REASON_MALFORMED)
-            for entry in entries
-            if not _is_event(entry)
-        ]
-        return Entries(good, _columns(good), rejects, first, last)
+        good: list[Entry] = []
+        whole: list[Entry] = []  # the same entries, each with the field ``hold``
+        rejects: list[Reject] = []
+        for entry in entries:
+            completed = entry[0], with_hold(entry[1])
+            if _is_event(completed):
+                good.append(entry)
+                whole.append(completed)
+            else:
+                rejects.append(Reject(StreamId.parse(entry[0]), entry[1], REASON_MALFORMED))
+        return Entries(good, _columns(whole), rejects, first, last)
 
 
 def _is_event(entry: Entry) -> bool:
@@ -187,6 +192,7 @@ def _columns(entries: Sequence[Entry]) -> list[list[object]]:
             _optional_texts(field["key"]),
             _texts(field["actor"]),
             _integers(field["at"], INT8_MAX),
+            _optional_texts(field["hold"]),
             _salts(rows),
         ]
     except ValueError as error:

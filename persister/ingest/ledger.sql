@@ -39,7 +39,7 @@ SELECT create_ledger_month($1)
 -- Columns in the order of COLUMNS (persister/ingest/entries.py). Rows without a seal are older than the chain.
 -- Leaves out the rows that an archive takes.
 SELECT shard, stream_ms, stream_seq, seq, type, redemption, campaign, batch, serial, last4, user_id, amount, currency,
-       order_ref, idempotency_key, actor, at_ms, user_seal
+       order_ref, idempotency_key, actor, at_ms, hold, user_seal
   FROM ledger
  WHERE shard = $1 AND seq <= $2 AND user_seal IS NOT NULL
    AND NOT (stream_ms < $3 AND campaign = ANY ($4::text[]) AND last4 <> '')

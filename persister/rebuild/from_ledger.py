@@ -14,6 +14,7 @@ import numpy as np
 
 from engine.queries import queries
 from engine.store import keys
+from engine.store.events import HOLD_EVENTS
 from persister.copy_format import BinaryRows
 from persister.reconcile.code_state import may_be_same_user
 from persister.reconcile.expected_state import read_pseudonyms
@@ -217,16 +218,18 @@ async def _live_holds(connection: Connection, names_erased: Collection[str]) -> 
 def track_hold(live: dict[str, Any], row: Row, names_erased: Collection[str]) -> Row | None:
     """Apply an event to the live holds of one code. Returns the hold that it ended or renewed.
 
-    A confirmation does not name its hold: it is its order's; of several, one of the same amount.
+    An old confirmation does not name its hold: it is its order's; of several, one of the same amount.
     """
     if row["type"] == "held":
         before = live.get(row["redemption"])
         live[row["redemption"]] = row
         return before
-    if row["type"] in {"released", "expired"}:
+    if row["type"] in HOLD_EVENTS:  # released or expired
         return live.pop(row["redemption"], None)
     if row["type"] != "confirmed":
         return None
+    if row["hold"]:
+        return live.pop(row["hold"], None)
     own = [
         id_
         for id_, hold in live.items()

@@ -60,7 +60,7 @@ WITH unended AS MATERIALIZED (
      WHERE EXISTS (SELECT FROM unended)  -- if not, the ledger is not scanned at all
        AND c.type = 'confirmed' AND (c.batch, c.serial) IN (SELECT batch, serial FROM unended)
 )
-SELECT type, redemption, campaign, batch, serial, last4, user_id, amount, order_ref, actor, at_ms
+SELECT type, redemption, hold, campaign, batch, serial, last4, user_id, amount, order_ref, actor, at_ms
   FROM events
  ORDER BY batch, serial, stream_ms, stream_seq, shard;
 
@@ -86,7 +86,8 @@ SELECT actor || ' ' || idempotency_key AS name, type, batch, serial, user_id, co
 
 -- name: balance_events
 -- All events of each code with an amount that was used under an idempotency key since a time.
-SELECT shard || '-' || stream_ms || '-' || stream_seq AS event, type, redemption, batch, serial, user_id, amount, order_ref
+SELECT shard || '-' || stream_ms || '-' || stream_seq AS event, type, redemption, hold, batch, serial, user_id, amount,
+       order_ref
   FROM ledger
  WHERE batch = ANY ($2::int[])
    AND (batch, serial) IN (SELECT batch, serial FROM ledger

@@ -29,7 +29,7 @@ SELECT first_seq, last_seq, digest FROM ledger_chain WHERE shard = $1 ORDER BY l
 -- name: rows
 -- Columns in the order of COLUMNS (persister/ingest/entries.py).
 SELECT shard, stream_ms, stream_seq, seq, type, redemption, campaign, batch, serial, last4, user_id, amount, currency,
-       order_ref, idempotency_key, actor, at_ms, user_seal
+       order_ref, idempotency_key, actor, at_ms, hold, user_seal
   FROM ledger
  WHERE shard = $1 AND seq BETWEEN $2 AND $3
  ORDER BY seq;
@@ -89,7 +89,7 @@ SELECT l.campaign, l.user_id, count(*) AS uses
 
 -- name: odd_code_events
 -- All events of each odd code, code by code. For a rollback also the amount of its redemption, if there is one.
-SELECT l.shard, l.seq, l.batch, l.serial, l.type, l.redemption, l.user_id, l.order_ref, l.amount,
+SELECT l.shard, l.seq, l.batch, l.serial, l.type, l.redemption, l.hold, l.user_id, l.order_ref, l.amount,
        r.amount AS redeemed, r.shard IS NOT NULL AS known
   FROM odd_codes AS o
   JOIN ledger AS l USING (batch, serial)
@@ -105,7 +105,7 @@ SELECT l.shard, l.seq, l.batch, l.serial, l.type, l.redemption, l.user_id, l.ord
 
 -- name: events_between
 -- A shard's events between two entries of the stream, with the columns of odd_code_events.
-SELECT l.shard, l.seq, l.batch, l.serial, l.last4, l.type, l.redemption, l.user_id, l.order_ref, l.amount,
+SELECT l.shard, l.seq, l.batch, l.serial, l.last4, l.type, l.redemption, l.hold, l.user_id, l.order_ref, l.amount,
        r.amount AS redeemed, r.shard IS NOT NULL AS known
   FROM ledger AS l
   LEFT JOIN ledger AS r

@@ -100,10 +100,11 @@ class CatchUp:
             expected.at[shard] = entries.last
 
     async def _apply_row(self, shard: int, record: tuple[Any, ...]) -> None:
-        _, ms, sequence, _, type_, redemption, _, batch, serial, last4, user, amount, _, order, *_ = record
+        _, ms, sequence, _, type_, redemption, _, batch, serial, last4, *others = record
+        user, amount, _, order, *_, hold, _ = others
         if not last4:
             return
-        event = CodeEvent(type_, redemption, user, order or "", amount)
+        event = CodeEvent(type_, redemption, user, order or "", amount, hold=hold or "")
         if type_ in REDEMPTIONS:
             self._amounts[redemption] = amount
         if type_ == "rolled_back":

@@ -21,6 +21,7 @@ class CodeEvent(NamedTuple):
     Attributes:
         redemption: id of the redemption, of the hold, or of the redemption that is rolled back.
         amount: minor units; None: the code has no amount.
+        hold: id of the hold that a confirmation ends; empty in events that are older than this field.
         redeemed: for a rollback, the amount of the redemption that is rolled back.
         known: for a rollback, whether the code has such a redemption before it.
     """
@@ -32,6 +33,7 @@ class CodeEvent(NamedTuple):
     amount: int | None = None
     redeemed: int | None = None
     known: bool = True
+    hold: str = ""
 
 
 class CampaignRules(NamedTuple):
@@ -167,7 +169,13 @@ class CodeState:
         return Effect(0, amount - held.amount, illegal)
 
     def _hold_of(self, event: CodeEvent) -> str | None:
-        """The hold that a confirmation ends: its order's; of several, one of the same amount."""
+        """The hold that a confirmation ends.
+
+        If the event does not name it, it is its order's; of several, one of the same amount.
+        """
+        if event.hold:
+            held = self.holds.get(event.hold)
+            return event.hold if held is not None and self._is_of(held, event) else None
         own = [id_ for id_, hold in self.holds.items() if self._is_of(hold, event)]
         same = [id_ for id_ in own if self.holds[id_].amount == (event.amount or 0)]
         return next(iter(same or own), None)

@@ -225,6 +225,7 @@ def code_event(row: Row) -> CodeEvent:
         amount=row["amount"],
         redeemed=row["redeemed"],
         known=row["type"] != "rolled_back" or row["known"],
+        hold=row["hold"] or "",
     )
 
 

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from engine.queries import queries
 from engine.store import keys
-from engine.store.events import FIELDS, FORMAT_VERSION
+from engine.store.events import FIELDS, FORMAT_VERSION, HOLD_EVENTS
 from engine.store.stream import read_stream
 from persister.ingest.entries import StreamId, decode_entries
 from persister.ingest.ledger_writer import LedgerWriter
@@ -208,6 +208,7 @@ def _entry(event: RecoveredEvent) -> Entry:
     values: dict[str, object] = {
         **event._asdict(),
         "v": FORMAT_VERSION,
+        "hold": event.redemption if event.type in HOLD_EVENTS else "",
         "amount": "" if event.amount is None else event.amount,
         "currency": event.currency or "",
         "key": "",

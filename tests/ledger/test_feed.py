@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from engine.postgres_types import Connection
 
 NAMES: Final = (
-    *("id", "shard", "seq", "type", "redemption", "campaign", "batch", "serial", "last4", "user", "amount"),
-    *("currency", "order", "key", "actor", "at"),
+    *("id", "shard", "seq", "type", "redemption", "hold", "campaign", "batch", "serial", "last4", "user"),
+    *("amount", "currency", "order", "key", "actor", "at"),
 )
 
 
@@ -93,6 +93,7 @@ async def test_events_have_the_fields_of_the_contract_and_come_in_pages_in_their
         "seq": 1,
         "type": "redeemed",
         "redemption": record["id"],
+        "hold": None,
         "campaign": campaign,
         "batch": record["batch"],
         "serial": record["serial"],

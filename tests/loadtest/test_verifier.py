@@ -41,6 +41,7 @@ def event(number: int, kind: str = "redeemed", **others: Any) -> dict[str, Any]:
         "seq": number,
         "type": kind,
         "redemption": f"0-{number}-0",
+        "hold": None,
         "batch": 1,
         "serial": number,
         "user": f"user-{number}",
@@ -166,7 +167,7 @@ HOLDS_ANSWERED = [
 ]
 HOLDS = [
     event(1, "held", order="o"),
-    event(2, "confirmed", serial=1, user="user-1", order="o"),
+    event(2, "confirmed", hold="0-1-0", serial=1, user="user-1", order="o"),
     event(3, "held", order="o"),
     event(4, "released", redemption="0-3-0", serial=3, user="user-3", order="o"),
     event(5, "held", order="o"),
@@ -189,7 +190,10 @@ def test_a_held_use_counts_against_the_stock_until_it_is_given_back() -> None:
     ("last_answer", "impossible"),
     [
         (answered(7, op="release", about="0-3-0", serial=3), {"type": "released", "redemption": "0-3-0"}),
-        (answered(7, op="confirm", about="0-3-0", serial=3), {"type": "confirmed", "order": "o"}),
+        (
+            answered(7, op="confirm", about="0-3-0", serial=3),
+            {"type": "confirmed", "hold": "0-3-0", "order": "o"},
+        ),
         (answered(7, op="rollback", id="0-3-0", serial=3), {"type": "rolled_back", "redemption": "0-3-0"}),
     ],
 )

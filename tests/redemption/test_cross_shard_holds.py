@@ -10,12 +10,15 @@ import pytest
 from redis.asyncio import Redis  # noqa: TC002 - the fixtures' type is read
 
 from engine.control.change import ControlPlane  # noqa: TC001 - likewise
+from engine.control.publishing import publish
 from engine.errors import OutcomeUnknown
 from engine.redemption import cross_shard
 from engine.store import keys
+from persister.rebuild.rebuild import rebuild
 from persister.reconcile.reconcile import reconcile
 from tests.support.cross_shard import combined, nothing_is_left, types
 from tests.support.deployment import issue
+from tests.support.records import persist
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -57,6 +60,9 @@ async def test_the_order_s_own_hold_is_used_up(merchant: Merchant, plane: Contro
     assert status == 200, body
     assert [item["amount"] for item in body["redemptions"]] == [100] * 4
     assert await types(redis) == ["confirmed", "held", "redeemed", "redeemed", "redeemed"]
+    events: Any = await redis.xrange(keys.events(int(held["id"].partition("-")[0])))
+    confirmed = [fields for _, fields in events if fields[b"type"] == b"confirmed"]
+    assert [fields[b"hold"].decode() for fields in confirmed] == [held["id"]]
     assert await nothing_is_left(redis)
     assert (await end(merchant, held, "confirm"))[1]["code"] == "hold_not_found"
     assert (await combined(merchant, codes, key="k"))[1]["replayed"]
@@ -94,6 +100,19 @@ async def test_a_use_that_the_order_holds_is_apart_from_the_use_that_it_combines
     assert await types(redis) == ["held", "redeemed", "redeemed", "released"]
     await audited(plane)
     assert await nothing_is_left(redis) or kind == "multi"
+
+
+async def test_a_hold_beside_a_combined_order_outlives_a_rebuild(
+    merchant: Merchant, plane: ControlPlane
+) -> None:
+    _, codes = await issue(plane, 2, kind="multi", max_uses=3, **EUR)
+    held = await hold(merchant, codes[0])
+    assert (await combined(merchant, codes))[0] == 200
+    await persist(plane.settings)
+    await rebuild(plane.settings, lambda *_: None)
+    await publish(plane.redis, plane.database)
+    assert (await end(merchant, held, "confirm"))[0] == 200
+    await audited(plane)
 
 
 async def test_whoever_ends_the_hold_meanwhile_waits_for_the_order(

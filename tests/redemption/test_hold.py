@@ -77,6 +77,33 @@ async def test_a_hold_is_confirmed_and_is_a_redemption(
     assert (await end(merchant, "release", held["id"]))[1]["code"] == "hold_not_found"
 
 
+async def test_every_event_of_a_hold_names_it(merchant: Merchant, plane: ControlPlane, redis: Redis) -> None:
+    _, [confirmed, released, used_up, expired, plain] = await issue(plane, 5)
+    ids = {}
+    for name, code in {"confirmed": confirmed, "released": released, "used up": used_up}.items():
+        ids[name] = (await hold(merchant, code))[1]["id"]
+        assert (await hold(merchant, code))[1]["id"] == ids[name]  # renewed
+    await end(merchant, "confirm", ids["confirmed"])
+    await end(merchant, "release", ids["released"])
+    assert (await merchant.redeem(used_up, order="o1"))[0] == 200
+    assert (await merchant.redeem(plain, order="o1"))[0] == 200
+    ids["expired"] = (await hold(merchant, expired, ttl_s=1))[1]["id"]
+
+    async def is_expired() -> bool:
+        return (await events_of(redis))[-1]["type"] == "expired"
+
+    await wait_until_async(is_expired)
+    assert [(event["type"], event["hold"]) for event in await events_of(redis)] == [
+        *(("held", ids[name]) for name in ("confirmed", "released", "used up") for _ in range(2)),
+        ("confirmed", ids["confirmed"]),
+        ("released", ids["released"]),
+        ("confirmed", ids["used up"]),
+        ("redeemed", ""),
+        ("held", ids["expired"]),
+        ("expired", ids["expired"]),
+    ]
+
+
 async def test_another_order_is_answered_when_to_come_back(merchant: Merchant, plane: ControlPlane) -> None:
     _, [code] = await issue(plane, 1)
     await hold(merchant, code, ttl_s=100)

@@ -34,6 +34,7 @@ def values(number: int, **changes: str) -> dict[str, str]:
         "v": "1",
         "type": "redeemed",
         "redemption": f"0-1-{number}",
+        "hold": f"0-0-{number}" if number % 5 == 4 else "",
         "campaign": "cmp_1",
         "batch": "7",
         "serial": str(number),

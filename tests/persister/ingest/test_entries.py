@@ -21,7 +21,7 @@ INT4 = st.integers(0, 2**31 - 1).map(str)
 MONEY = st.integers(-(2**53), 2**53).map(str)
 MS = st.integers(0, 2**48).map(str)
 VALUES = st.tuples(
-    *(st.just("1"), TEXT, TEXT, TEXT, INT4, INT4, TEXT, TEXT),
+    *(st.just("1"), TEXT, TEXT, TEXT, TEXT, INT4, INT4, TEXT, TEXT),
     *(st.just("") | MONEY, TEXT, TEXT, TEXT, TEXT, MS),
 )
 UNHURRIED = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -31,6 +31,13 @@ ENTRIES = st.lists(st.tuples(st.integers(0, 2**48), st.integers(0, 2**31), VALUE
 def entry(ms: int, sequence: int, texts: tuple[str, ...]) -> Entry:
     pairs = zip(events.FIELDS, texts, strict=True)
     return b"%d-%d" % (ms, sequence), [part.encode() for pair in pairs for part in pair]
+
+
+def before_holds(whole: Entry) -> Entry:
+    """The entry as it was written before events had the field ``hold``."""
+    entry_id, parts = whole
+    at = 2 * events.FIELDS.index("hold")
+    return entry_id, parts[:at] + parts[at + 2 :]
 
 
 @UNHURRIED
@@ -59,3 +66,18 @@ def test_no_entry_among_others_is_lost(
     assert decoded.events == [each for each in entries if each in good]
     assert [reject.raw for reject in decoded.rejects] == [raw for _, raw in entries if raw in strange]
     assert len(list(decoded.records(0, 1))) == len(good)
+
+
+@UNHURRIED
+@given(ENTRIES, st.randoms())
+def test_entries_of_an_older_version_are_read_among_others(
+    drawn: list[tuple[int, int, tuple[str, ...]]], random: Random
+) -> None:
+    whole = [entry(*each) for each in drawn]
+    entries = [before_holds(each) if random.random() < 0.5 else each for each in whole]
+    decoded = decode_entries(entries)
+    assert (decoded.events, decoded.rejects) == (entries, [])
+    for record, (entry_id, raw), written in zip(decoded.records(3, 1), entries, whole, strict=True):
+        event, as_written = events.decode(3, entry_id, raw), events.decode(3, *written)
+        assert event == (as_written if raw == written[1] else as_written._replace(hold=None))
+        assert record[-2] == event.hold

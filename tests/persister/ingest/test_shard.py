@@ -66,6 +66,7 @@ async def test_a_row_says_what_its_event_says(settings: Settings, stream: Stream
         "batch": 7,
         "last4": "JK4M",
         "actor": "key_1",
+        "hold": None,
     }
     assert rows == [
         common

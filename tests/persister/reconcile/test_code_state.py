@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from engine.store.events import EVENT_TYPES
 from loadtest.lifecycle import Lifecycle, ModelCampaign, ModelCode, ModelEvent, ModelHold, ModelRedemption
 from loadtest.replay import LedgerReplay, Recorded
+from persister.rebuild.from_ledger import track_hold
 from persister.reconcile.code_state import CampaignRules, CodeEvent, CodeState
 from tests.support.lifecycle_world import BITS
 
@@ -81,8 +82,9 @@ class History:
         if event.subject is not None and not event.subject.id:
             event.subject.id = f"0-1-{len(self.events)}"
         about = event.subject.id if event.subject else f"0-1-{len(self.events)}"
+        code, hold = event.code, event.hold.id if event.hold else ""
         return Recorded(
-            event.type, event.code.batch, event.code.serial, about, event.user, event.order, event.amount
+            event.type, code.batch, code.serial, about, event.user, event.order, event.amount, hold
         )
 
     def ids(self) -> list[str]:
@@ -105,7 +107,10 @@ class Fold:
             self.amounts[event.about] = event.amount or 0
         known = event.type != "rolled_back" or of_redemption is not None
         effect = self.state.apply(
-            CodeEvent(event.type, event.about, event.user, event.order, event.amount, of_redemption, known)
+            CodeEvent(
+                *(event.type, event.about, event.user, event.order, event.amount, of_redemption, known),
+                hold=event.hold,
+            )
         )
         self.uses += effect.uses
         self.spent += effect.spent
@@ -164,7 +169,8 @@ def test_what_the_model_refuses_is_illegal_for_the_fold(
         assert (fold.apply(event), replay.apply(event)) == ("", "")
     event = data.draw(
         st.builds(
-            Recorded, TYPE, st.just(1), st.just(0), st.sampled_from(history.ids()), USERS, ORDERS, AMOUNTS
+            *(Recorded, TYPE, st.just(1), st.just(0), st.sampled_from(history.ids()), USERS, ORDERS, AMOUNTS),
+            st.sampled_from(history.ids()),
         )
     )
     if event.type in {"voided", "unvoided"}:
@@ -175,3 +181,32 @@ def test_what_the_model_refuses_is_illegal_for_the_fold(
     assume(not fold_allows_more(event, history.code))
     refusal, illegal = replay.apply(event), fold.apply(event)
     assert bool(refusal) == bool(illegal), (refusal, illegal)
+
+
+@pytest.mark.parametrize("hold", ["0-1-0", "0-2-0"])
+def test_a_confirmation_ends_the_hold_that_it_names(hold: str) -> None:
+    """Of two that nothing else tells apart; in the audit and in a rebuild."""
+    fold = CodeState(CampaignRules("multi", FACE, MAX_USES))
+    live: dict[str, Any] = {}
+    common = {"user_id": "ann", "order_ref": "o1", "amount": FACE}
+    for id_ in ("0-1-0", "0-2-0"):
+        fold.apply(CodeEvent("held", id_, "ann", "o1", FACE, hold=id_))
+        track_hold(live, {"type": "held", "redemption": id_, "hold": id_, **common}, ())
+    confirmed = CodeEvent("confirmed", "0-3-0", "ann", "o1", FACE, hold=hold)
+    assert not fold.apply(confirmed).illegal
+    track_hold(live, {"type": "confirmed", "redemption": "0-3-0", "hold": hold, **common}, ())
+    assert set(fold.holds) == set(live) == {"0-1-0", "0-2-0"} - {hold}
+    assert fold.apply(confirmed).illegal == "confirmed without a hold"
+
+
+def test_an_old_confirmation_ends_the_hold_of_its_order() -> None:
+    fold = CodeState(CampaignRules("multi", FACE, MAX_USES))
+    live: dict[str, Any] = {}
+    for id_, order in (("0-1-0", "o1"), ("0-2-0", "o2")):
+        fold.apply(CodeEvent("held", id_, "ann", order, FACE))
+        row = {"type": "held", "redemption": id_, "user_id": "ann", "order_ref": order, "amount": FACE}
+        track_hold(live, row, ())
+    assert not fold.apply(CodeEvent("confirmed", "0-3-0", "ann", "o2", FACE)).illegal
+    row = {"type": "confirmed", "hold": None, "user_id": "ann", "order_ref": "o2", "amount": FACE}
+    track_hold(live, row, ())
+    assert set(fold.holds) == set(live) == {"0-1-0"}
