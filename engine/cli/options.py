@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
@@ -18,6 +20,10 @@ ACTOR: Final = "cli"
 
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 limit_option: Final = click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+data_option: Final = click.option(
+    "--data", "data_dir", type=Path, help="Data directory of the bundled servers."
+)
+yes_option: Final = click.option("--yes", is_flag=True, help="Do not ask; needed without a terminal.")
 reason_option: Final = click.option("--reason", required=True, help="Why; it is recorded.")
 
 _types: Final = click.option(
@@ -35,3 +41,17 @@ _campaigns: Final = click.option(
 def event_filter_options(command: F) -> F:
     """Add ``--type`` and ``--campaign``, as ``types`` and ``campaigns``."""
     return _types(_campaigns(command))
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before what cannot be undone; ``yes`` answers.
+
+    Raises:
+        click.ClickException: there is no terminal to ask on.
+        click.Abort: the answer is no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.ClickException(f"{question} Nobody can be asked here: --yes says yes")
+    click.confirm(question, abort=True, err=True)

@@ -93,6 +93,7 @@ class RebuiltState:
     rolled_back: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # batch, serial, amount
     holds: list[LedgerHold] = field(default_factory=list)
     events: int = 0
+    unknown: int = 0  # events of batches that PostgreSQL has lost
 
     def take(self, rows: NDArray[Any], kind: str) -> None:
         """Count events. ``kind`` says whether they are successes, rollbacks or adjustments."""
@@ -101,13 +102,16 @@ class RebuiltState:
             return
         of_batch = rows["batch"]
         if (of_batch == of_batch[0]).all():
-            self._take(self.batches[int(of_batch[0])], rows, kind)
+            self._take(self.batches.get(int(of_batch[0])), rows, kind)
             return
         batches, at = np.unique(of_batch, return_inverse=True)
         for number, batch_id in enumerate(batches):
-            self._take(self.batches[int(batch_id)], rows[at == number], kind)
+            self._take(self.batches.get(int(batch_id)), rows[at == number], kind)
 
-    def _take(self, batch: RebuiltBatch, rows: NDArray[Any], kind: str) -> None:
+    def _take(self, batch: RebuiltBatch | None, rows: NDArray[Any], kind: str) -> None:
+        if batch is None:
+            self.unknown += len(rows)
+            return
         serials, amounts = rows["serial"].astype(np.int64), rows["amount"].astype(np.int64)
         sign = 1 if kind == _SUCCESSES else -1
         # Of the array's own type: numpy is 60 times as slow if it must convert.
@@ -127,16 +131,21 @@ class RebuiltState:
 
     def take_rollback(self, row: Row) -> None:
         """Add what was given back of a redemption. A whole rollback gives back the use as well."""
+        batch = self.batches.get(row["batch"])
+        if batch is None:
+            return
         self.rolled_back[row["redemption"]] = row["batch"], row["serial"], row["given_back"]
         if row["whole"]:
-            batch = self.batches[row["batch"]]
             self.uses[batch.shard_of(row["serial"], self.shards), batch.campaign] -= 1
             if batch.per_user_limited:
                 self.users[batch.campaign, row["user_id"]] -= 1
 
     def take_hold(self, hold: LedgerHold) -> None:
         """Count a live hold as a use."""
-        batch = self.batches[hold.batch]
+        batch = self.batches.get(hold.batch)
+        if batch is None:
+            self.unknown += 1
+            return
         self.holds.append(hold)
         place = batch.shard_of(hold.serial, self.shards), batch.campaign
         self.uses[place] += 1
@@ -177,7 +186,8 @@ async def read_rebuilt_state(
     async for row in connection.cursor(_SQL["rollbacks"], prefetch=_FETCH_ROWS):
         state.take_rollback(row)
     async for row in connection.cursor(_SQL["voids"], prefetch=_FETCH_ROWS):
-        state.batches[row["batch"]].void.append(row["serial"])
+        if batch := state.batches.get(row["batch"]):
+            batch.void.append(row["serial"])
     for hold in [hold async for hold in _live_holds(connection, state.names_erased)]:
         state.take_hold(hold)
     return state

@@ -158,6 +158,8 @@ async def _write_redis(
         await to_redis.write_idempotency_records(
             writer, connection, state, since_ms, hold_ttl_ms, report=read
         )
+    if state.unknown:
+        logger.warning("events of unknown batches are not counted", extra={"events": state.unknown})
     return state.events
 
 

@@ -163,6 +163,8 @@ def _put_idempotency_record(
     writer: BulkWriter, rows: list[Any], state: RebuiltState, left: Mapping[str, int], hold_ttl_ms: int
 ) -> None:
     name, type_, batch, serial, user, order, amount, event, stream_ms, *_ = rows[0]
+    if any(row["batch"] not in state.batches for row in rows):
+        return  # PostgreSQL has lost the batch: its codes are unknown
     shard = state.batches[batch].shard_of(serial, state.shards)
     codes = [(batch, serial)]
     if len(rows) == 1 and type_ == "redeemed":

@@ -139,7 +139,9 @@ class ExpectedState:
         """Count codes that have one redemption and no other event."""
         batches, at = np.unique(rows["batch"], return_inverse=True)
         for number, batch_id in enumerate(batches):
-            batch, own = self.batches[int(batch_id)], rows[at == number]
+            batch, own = self.batches.get(int(batch_id)), rows[at == number]
+            if batch is None:
+                continue  # reconcile_ledger reports codes that do not exist
             serials, amounts = own["serial"].astype(np.int64), own["amount"].astype(np.int64)
             if batch.rules.kind == "single":
                 batch.states[serials] = keys.REDEEMED
