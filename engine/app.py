@@ -18,6 +18,7 @@ from engine.control.change import ControlPlane
 from engine.control.republishing import keep_republishing
 from engine.database import open_database
 from engine.errors import StoreUnavailable
+from engine.health.parts_watch import PartsWatch
 from engine.health.redis_memory import keep_watching_memory
 from engine.health.redis_watch import StoreWatch
 from engine.http import (
@@ -109,6 +110,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
             ),
             feed=feed,
             importer=Importer(plane),
+            parts=PartsWatch(database, redis, lambda: configuration.shards),
             metrics_dir=metrics_dir,
         )
         for module in (

@@ -22,29 +22,33 @@ from aiohttp import web
 
 from engine import settings as settings_module
 from engine.app import open_app
+from engine.errors import Fault
+from engine.http.monitoring import own_parts
 from engine.http.redemptions import redeem_at_once
 from engine.http.services import SERVICES
 from engine.lane.connection import Connections
 from engine.lane.lanes import Lanes
+from engine.observability.heartbeats import BEAT_S, ProcessRole, Sign, State, beat, instance_name, sign_off
 from engine.observability.logs import log_to_stderr
-from engine.observability.metrics import WORKERS
 from engine.processes.background import in_background
 from engine.settings import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from engine.database import Database
+    from engine.http.services import Services
     from engine.settings import Settings
 
 _log = logging.getLogger("engine.worker")  # __name__ is __main__ here
 BACKLOG = 4096
 GC_ALLOCATIONS = 50_000
-BEAT_S = 1.0
+SIGN_OFF_TIMEOUT_S = 1.0
 
 
 @contextlib.asynccontextmanager
-async def serving(settings: Settings, metrics_dir: Path | None) -> AsyncIterator[int]:
-    """Serve on the settings' host and port. Gives the port to the block.
+async def serving(settings: Settings, metrics_dir: Path | None, name: str = "") -> AsyncIterator[int]:
+    """Serve on the settings' host and port. Gives the port to the block. ``name``: of this worker.
 
     Leaving the block stops accepting connections, finishes running requests and disconnects.
     """
@@ -66,8 +70,12 @@ async def serving(settings: Settings, metrics_dir: Path | None) -> AsyncIterator
             reuse_port=hasattr(socket, "SO_REUSEPORT"),
             backlog=BACKLOG,
         )
+        port = listener.sockets[0].getsockname()[1]
+        instance = instance_name(f"{port}/{name or os.getpid()}")
         try:
-            yield listener.sockets[0].getsockname()[1]
+            async with in_background(lambda: _keep_signing(services, instance)):
+                yield port
+            await _sign_off(services.database, instance)
         finally:
             listener.close()
             await asyncio.gather(lanes.close(settings.stop_timeout_s / 2), runner.cleanup())
@@ -76,10 +84,10 @@ async def serving(settings: Settings, metrics_dir: Path | None) -> AsyncIterator
 async def _run(settings: Settings, ready_file: Path | None) -> None:
     stop = asyncio.Event()
     metrics_dir = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    async with serving(settings, Path(metrics_dir) if metrics_dir else None):
+    name = ready_file.stem if ready_file else ""
+    async with serving(settings, Path(metrics_dir) if metrics_dir else None, name):
         for number in (signal.SIGTERM, signal.SIGINT):  # before this line, they end the process at once
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        WORKERS.set(1)
         _collect_rarely()
         if ready_file:
             ready_file.write_text(str(os.getpid()))  # noqa: ASYNC240 - once, before anything else
@@ -95,6 +103,23 @@ async def _keep_beating(ready_file: Path | None) -> None:
         await asyncio.sleep(BEAT_S)
         if ready_file:
             os.utime(ready_file)
+
+
+async def _keep_signing(services: Services, instance: str) -> None:
+    """Write a sign of life to PostgreSQL once a second, for those who look from other machines."""
+    while True:
+        troubles = [f"{part}: {says}" for part, says in own_parts(services.core).items() if says != "ok"]
+        sign = Sign(State.FAILING if troubles else State.ACTIVE, "; ".join(troubles))
+        with contextlib.suppress(Fault, TimeoutError):
+            async with asyncio.timeout(BEAT_S), services.database.connection() as connection:
+                await beat(connection, ProcessRole.WORKER, instance, [sign])
+        await asyncio.sleep(BEAT_S)
+
+
+async def _sign_off(database: Database, instance: str) -> None:
+    with contextlib.suppress(Fault, TimeoutError):
+        async with asyncio.timeout(SIGN_OFF_TIMEOUT_S), database.connection() as connection:
+            await sign_off(connection, ProcessRole.WORKER, instance)
 
 
 def _collect_rarely() -> None:

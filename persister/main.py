@@ -8,7 +8,9 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from engine.observability.heartbeats import ProcessRole
 from persister import metrics
+from persister.heartbeat import beating
 from persister.ingest.shard import ShardPersister
 from persister.program import stop_on_signals
 from persister.reconcile.conflicts import ConflictWatch
@@ -16,6 +18,7 @@ from persister.reconcile.conflicts import ConflictWatch
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from engine.observability.heartbeats import Sign
     from engine.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -49,16 +52,21 @@ async def _run_shards(settings: Settings, redis_url: str, database_url: str, sto
             persister = ShardPersister(shard, settings, redis_url, database_url, stop)
             persisters[group.create_task(persister.run())] = persister
         watching = group.create_task(ConflictWatch(settings, database_url).run())
-        await stop.wait()
-        watching.cancel()  # the next start goes on from its offset
-        _, late = await asyncio.wait(persisters, timeout=settings.stop_timeout_s)
-        if late:
-            logger.warning("stopped before the streams were empty", extra={"shards": len(late)})
-        while late:  # a client library may swallow a cancellation
-            for task in late:
-                persisters[task].abandon()
-                task.cancel()
-            _, late = await asyncio.wait(late, timeout=CANCEL_AGAIN_S)
+
+        def signs() -> list[Sign]:
+            return [persister.sign() for persister in persisters.values()]
+
+        async with beating(database_url, ProcessRole.PERSISTER, signs):
+            await stop.wait()
+            watching.cancel()  # the next start goes on from its offset
+            _, late = await asyncio.wait(persisters, timeout=settings.stop_timeout_s)
+            if late:
+                logger.warning("stopped before the streams were empty", extra={"shards": len(late)})
+            while late:  # a client library may swallow a cancellation
+                for task in late:
+                    persisters[task].abandon()
+                    task.cancel()
+                _, late = await asyncio.wait(late, timeout=CANCEL_AGAIN_S)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""The persister's Prometheus metrics, by shard.
+"""What persister and deliverer count, for Prometheus.
 
-Several processes may share one directory of values (PROMETHEUS_MULTIPROC_DIR). For a gauge, the latest value
-counts; ``redeem_persister_owner`` is the sum over live processes, so any value but 1 is an alert.
+They only count what they do. How far they are behind, and whether they live, is measured from outside of
+them (``engine/health/parts.py``). Several processes may share one directory (PROMETHEUS_MULTIPROC_DIR).
 """
 
 from __future__ import annotations
@@ -11,34 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import Counter, Gauge, start_http_server
+from prometheus_client import Counter, start_http_server
 
 from engine.observability import exposition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-STREAM_LENGTH: Final = Gauge(
-    "redeem_stream_length", "Entries in the stream.", ["shard"], multiprocess_mode="mostrecent"
-)
-LAG_EVENTS: Final = Gauge(
-    "redeem_persister_lag_events",
-    "Entries of the stream that are not yet in the ledger.",
-    ["shard"],
-    multiprocess_mode="mostrecent",
-)
-LAG_SECONDS: Final = Gauge(
-    "redeem_persister_lag_seconds",
-    "Age of the oldest entry that is not yet in the ledger; 0 when there is none.",
-    ["shard"],
-    multiprocess_mode="mostrecent",
-)
-MISSING: Final = Gauge(
-    "redeem_ledger_missing_events",
-    "Entries that were trimmed from the stream and are not in the ledger.",
-    ["shard"],
-    multiprocess_mode="mostrecent",
-)
 PERSISTED: Final = Counter("redeem_persisted_events_total", "Rows written to the ledger.", ["shard"])
 REJECTED: Final = Counter("redeem_persister_rejects_total", "Entries kept in ledger_rejects.", ["shard"])
 UNREAD_TRIMMED: Final = Counter(
@@ -49,18 +28,6 @@ CONFLICTS: Final = Counter(
 )
 WEBHOOK_ATTEMPTS: Final = Counter(
     "redeem_webhook_attempts_total", "Calls of webhook endpoints.", ["webhook", "outcome"]
-)
-WEBHOOK_LAG: Final = Gauge(
-    "redeem_webhook_lag_events",
-    "Events of the ledger that the endpoint has still before it.",
-    ["webhook"],
-    multiprocess_mode="mostrecent",
-)
-DELIVERER: Final = Gauge(
-    "redeem_deliverer_active", "Processes that deliver webhooks: 1.", multiprocess_mode="livesum"
-)
-OWNER: Final = Gauge(
-    "redeem_persister_owner", "Processes that own the shard: 1.", ["shard"], multiprocess_mode="livesum"
 )
 
 

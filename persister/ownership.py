@@ -6,20 +6,17 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
+from engine.observability.heartbeats import SHARD_LOCK_CLASS
 from engine.queries import queries
 
 if TYPE_CHECKING:
     from engine.postgres_types import Connection
 
 _SQL: Final = queries(__package__, "ownership")
-SHARD_LOCK_CLASS: Final = 0x5245444D
-"""First half of the lock on a shard's ledger ("REDM"). The second half is the shard."""
 CONFLICTS_LOCK: Final = (SHARD_LOCK_CLASS, -1)
 """One process looks for the conflicts of all shards."""
 OWN_TIMEOUT_S: Final = 15.0
 OWN_POLL_S: Final = 0.2
-WEBHOOKS_LOCK: Final = (0x52454457, 0)
-"""One process delivers webhooks ("REDW")."""
 
 
 class ShardOwned(Exception):

@@ -28,11 +28,11 @@ from engine.health import redis_checks
 from engine.health.open_files import check_open_files
 from engine.health.redis_checks import Finding, Verdict
 from engine.health.redis_memory import used_percent
+from engine.observability.heartbeats import SHARD_LOCK_CLASS
 from engine.queries import queries
 from engine.store import keys
 from engine.store.stream import read_stream
 from persister import migrations
-from persister.ownership import SHARD_LOCK_CLASS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

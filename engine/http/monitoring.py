@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from engine.errors import StoreUnavailable
+from engine.health.parts_watch import part_metrics, silent_workers
 from engine.http.requests import json_response
 from engine.http.routes import Route
 from engine.http.services import services_of
 from engine.observability.exposition import exposition
-from engine.observability.metrics import store_exposition
+from engine.observability.metrics import exposition_of, store_exposition
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from engine.database import Database
+    from engine.http.services import Services
+    from engine.redemption.core import Core
 
 NOT_DURABLE: Final = "memory: Redis may lose what it has acknowledged (REDEEM_DURABILITY)"
 PATIENCE_S: Final = 0.9
@@ -40,15 +43,15 @@ async def health(_: web.Request) -> web.Response:
 async def readiness(request: web.Request) -> web.Response:
     """``GET /readyz``: 200, or 503 if a part that redemptions need is not ready; the body shows each part.
 
-    PostgreSQL is shown, but redemptions do not need it.
+    PostgreSQL, the persister and other workers are shown, but redemptions of this worker do not need them.
     """
     services = services_of(request)
-    core, configuration = services.core, services.core.configuration
-    redis = "ok" if core.dispatcher.ready else configuration.store_unsafe or "no connection"
-    configured, postgresql = await asyncio.gather(
-        _answer_of(configuration.refresh()), _answer_of(_ask(services.database))
+    configuration = services.core.configuration
+    own = own_parts(services.core)
+    redis, mint_keys = own["redis"], own["mint_keys"]
+    configured, postgresql, others = await asyncio.gather(
+        _answer_of(configuration.refresh()), _answer_of(_ask(services.database)), services.parts.report()
     )
-    mint_keys = core.mint_key_problem() or "ok"
     parts = {
         "redis": redis,
         "configuration": configured,
@@ -58,10 +61,25 @@ async def readiness(request: web.Request) -> web.Response:
         # an operator accepted that Redis may lose data, by a setting.
         "memory": "short: new redemptions and holds are refused" if configuration.memory_short else "ok",
         "durability": "ok" if services.settings.durability == "disk" else NOT_DURABLE,
+        "persister": others.persister_says(),
+        "workers": _workers_say(services),
     }
     ready = redis == configured == mint_keys == "ok"
     body = {"status": "ready" if ready else "not ready", "parts": parts}
     return json_response(body, status=200 if ready else 503)
+
+
+def own_parts(core: Core) -> dict[str, str]:
+    """Return for each part that this worker needs ``ok`` or what is wrong, without asking anybody."""
+    return {
+        "redis": "ok" if core.dispatcher.ready else core.configuration.store_unsafe or "no connection",
+        "mint_keys": core.mint_key_problem() or "ok",
+    }
+
+
+def _workers_say(services: Services) -> str:
+    hung = silent_workers(services.front_end_dir) if services.front_end_dir else {}
+    return "; ".join(f"{name} has no sign of life for {age:.0f} s" for name, age in hung.items()) or "ok"
 
 
 async def _answer_of(question: Coroutine[None, None, None]) -> str:
@@ -84,5 +102,6 @@ async def metrics(request: web.Request) -> web.Response:
     services = services_of(request)
     services.core.dispatcher.telemetry.flush()
     own = await asyncio.to_thread(exposition, services.metrics_dir)
-    body = own + await store_exposition(services.redis)
+    parts = exposition_of(part_metrics(await services.parts.report(), services.front_end_dir))
+    body = own + parts + await store_exposition(services.redis)
     return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})

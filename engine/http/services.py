@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from engine.control.change import ControlPlane
     from engine.database import Database
+    from engine.health.parts_watch import PartsWatch
     from engine.http.auth import Authenticator
     from engine.imports.importer import Importer
     from engine.ledger.feed_readers import Feed
@@ -40,7 +41,13 @@ class Services:
     records: Records
     feed: Feed
     importer: Importer
+    parts: PartsWatch
     metrics_dir: Path | None
+
+    @property
+    def front_end_dir(self) -> Path | None:
+        """The directory in which each worker of this front end has its ready file."""
+        return self.metrics_dir.parent if self.metrics_dir else None
 
 
 SERVICES: Final[web.AppKey[Services]] = web.AppKey("services")

@@ -15,6 +15,8 @@ from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from redis.asyncio import Redis
 
 _SECONDS: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -34,7 +36,6 @@ MEMORY_SHORT: Final = Gauge(
     "1 while new redemptions and holds are refused because Redis is short of memory",
     multiprocess_mode="livemax",
 )
-WORKERS: Final = Gauge("redeem_workers", "Front-end workers", multiprocess_mode="livesum")
 
 
 class Telemetry:
@@ -73,8 +74,13 @@ async def store_exposition(redis: Redis) -> bytes:
         debug: dict[str, Any] = await redis.info("debug")
     except (OSError, RedisError):
         return b""
+    return exposition_of(store_metrics(memory, debug))
+
+
+def exposition_of(families: Iterable[Metric]) -> bytes:
+    """Return these metrics in the text format of Prometheus."""
     registry = CollectorRegistry()
-    registry.register(_Fixed(store_metrics(memory, debug)))
+    registry.register(_Fixed(list(families)))
     return generate_latest(registry)
 
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import asyncpg
 
+from engine.observability.heartbeats import SHARD_LOCK_CLASS
 from engine.queries import queries
 from persister.ingest import chain
 from persister.ingest.entries import COLUMNS, LedgerRow, Reject, StreamId
 from persister.ingest.partitions import MonthPartitions
-from persister.ownership import SHARD_LOCK_CLASS, try_lock
+from persister.ownership import try_lock
 from persister.servers import KEEPALIVES, describe_error
 
 if TYPE_CHECKING:

@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 from redis.exceptions import RedisError
 
+from engine.observability.heartbeats import State
 from persister import metrics
+from persister.heartbeat import TaskProgress
 from persister.ingest.ledger_writer import NotInitialised, OffsetMoved, open_ledger_writer
 from persister.ingest.reader import LedgerBehind, StreamBehind, StreamReader, open_stream_client
 from persister.ingest.trimming import Trimmer
 from persister.servers import describe_error
 
 if TYPE_CHECKING:
+    from engine.observability.heartbeats import Sign
     from engine.settings import Settings
     from persister.ingest.entries import Entries, Reject, StreamId
     from persister.ingest.ledger_writer import LedgerOffset, LedgerWriter
@@ -33,7 +36,6 @@ logger = logging.getLogger(__name__)
 BACKOFF_S_MIN: Final = 0.1
 CANCEL_AGAIN_S: Final = 0.5
 UNEXPECTED: Final = "the persister failed unexpectedly"
-WATCH_INTERVAL_S: Final = 1.0
 
 
 class ShardPersister:
@@ -54,17 +56,17 @@ class ShardPersister:
         self._owner = False
         self._committed: LedgerOffset | None = None  # as far as this process knows
         self._trouble: str | None = None
+        self._error = ""
         self._failures = 0
+        self._progress = TaskProgress()
 
     async def run(self) -> None:
         """Persist until ``stop`` is set, then until the stream is empty. Retries through outages."""
-        watching = asyncio.create_task(self._watch())
         try:
             while not await self._tried():
                 await self._back_off()
                 _heed_cancellation()
         finally:
-            await _drop(watching)
             with contextlib.suppress(RedisError, OSError):
                 await self._redis.aclose()
 
@@ -72,6 +74,12 @@ class ShardPersister:
         """Drop the connection to PostgreSQL, which rolls back the transaction. Cancel ``run`` after this."""
         if self._writer is not None:
             self._writer.abandon()
+
+    def sign(self) -> Sign:
+        """Return the sign of life of this shard's task."""
+        if self._trouble is not None:
+            return self._progress.sign(State.FAILING, f"{self._trouble}: {self._error}", self._shard)
+        return self._progress.sign(State.ACTIVE if self._owner else State.STANDBY, "", self._shard)
 
     async def _tried(self) -> bool:
         """Try once. True: it was stopped, or nothing more can be done."""
@@ -86,16 +94,11 @@ class ShardPersister:
 
     async def _serve(self) -> None:
         """Own the shard and persist it, until stopped."""
-        owners = metrics.OWNER.labels(self._label)
+        self._progress.step()
         async with open_ledger_writer(self._settings, self._database_url, self._shard) as writer:
             self._writer = writer
-            if not await self._become_owner(writer):
-                return
-            owners.set(1)
-            try:
+            if await self._become_owner(writer):
                 await self._persist(writer)
-            finally:
-                owners.set(0)
 
     async def _become_owner(self, writer: LedgerWriter) -> bool:
         """Stand by until the shard is free. False: stopped before that."""
@@ -107,6 +110,7 @@ class ShardPersister:
             logged, self._owner = True, False
             if self._stop.is_set():
                 return False
+            self._progress.step(self._settings.persist_block_ms / 1000)
             await self._pause(self._settings.persist_block_ms / 1000 * _jitter())
         if not self._owner:
             logger.info("owner of the shard", extra={"shard": self._shard})
@@ -121,13 +125,12 @@ class ShardPersister:
         await self._trimmer.trim(offset)
         while page.entries is not None or not self._stop.is_set():
             _heed_cancellation()
-            self._observe(page)
+            self._progress.step()
             if page.entries is None:
                 self._log_recovery()
                 page = await self._idle(writer, offset)
             else:
                 offset, page = await self._write(writer, page.entries, offset)
-        self._observe(page)
         await self._trimmer.trim(offset)
 
     async def _read(self, after: StreamId) -> StreamPage:
@@ -138,11 +141,9 @@ class ShardPersister:
             LedgerBehind: entries are missing between ledger and stream.
         """
         page = await self._reader.read(after)
-        if self._committed is not None:
-            missing = page.stream.missing_from(self._committed.entries)
-            metrics.MISSING.labels(self._label).set(missing)
-            if missing:
-                raise LedgerBehind(f"{missing} events are missing after {self._committed.id}")
+        missing = page.stream.missing_from(self._committed.entries) if self._committed else 0
+        if missing and self._committed is not None:
+            raise LedgerBehind(f"{missing} events are missing after {self._committed.id}")
         return page
 
     async def _idle(self, writer: LedgerWriter, offset: LedgerOffset) -> StreamPage:
@@ -151,6 +152,7 @@ class ShardPersister:
         Raises:
             OffsetMoved: PostgreSQL has another offset: it came back older, or somebody else writes.
         """
+        self._progress.step(self._settings.persist_block_ms / 1000)
         news = await self._news(offset)
         page = await self._read(offset.id)
         if page.entries is None and not news:
@@ -217,29 +219,11 @@ class ShardPersister:
         """Wait longer after each failure in a row, with jitter."""
         delay_s = min(self._settings.persist_backoff_s_max, BACKOFF_S_MIN * 2 ** min(self._failures, 16))
         self._failures += 1
+        self._progress.step(delay_s)
         if self._stop.is_set():  # use the rest of the stop timeout to retry, with pauses
             await asyncio.sleep(delay_s * _jitter())
         else:
             await self._pause(delay_s * _jitter())
-
-    def _observe(self, page: StreamPage) -> None:
-        oldest = page.entries.first if page.entries else None
-        behind = page.stream.added - self._committed.entries if self._committed else 0
-        age_s = max(0.0, time.time() - oldest.ms / 1000) if oldest else 0.0
-        metrics.STREAM_LENGTH.labels(self._label).set(page.stream.length)
-        metrics.LAG_EVENTS.labels(self._label).set(max(0, behind))
-        metrics.LAG_SECONDS.labels(self._label).set(age_s)
-
-    async def _watch(self) -> None:
-        """Keep the lag metrics current while a write hangs or PostgreSQL is away."""
-        while not _is_cancelled():
-            await asyncio.sleep(WATCH_INTERVAL_S)
-            committed = self._committed
-            if self._owner and committed is not None:
-                with contextlib.suppress(RedisError, OSError, StreamBehind):
-                    page = await self._reader.read(committed.id, 1)
-                    if committed is self._committed:
-                        self._observe(page)
 
     def _log_failure(self, error: Exception) -> None:
         """Log a failure when it begins, not on each retry."""
@@ -251,7 +235,7 @@ class ShardPersister:
                 extra={"shard": self._shard, "error": describe_error(error)},
                 exc_info=error if trouble == UNEXPECTED else None,
             )
-        self._trouble = trouble
+        self._trouble, self._error = trouble, describe_error(error)
 
     def _log_recovery(self) -> None:
         if self._trouble is not None:

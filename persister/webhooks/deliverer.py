@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 
 from engine.ledger.feed import newest
+from engine.observability.heartbeats import WEBHOOKS_LOCK, ProcessRole, State
 from engine.queries import queries
-from persister import metrics
-from persister.ownership import WEBHOOKS_LOCK, try_lock
+from persister.heartbeat import TaskProgress, beating
+from persister.ownership import try_lock
 from persister.servers import KEEPALIVES, describe_error
 from persister.webhooks.endpoint_task import EndpointDelivery
 from persister.webhooks.sender import open_sender
@@ -28,6 +29,7 @@ from persister.webhooks.store import DeliveryStore, read_endpoints
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from engine.observability.heartbeats import Sign
     from engine.postgres_types import Connection, Pool
     from engine.settings import Settings
     from persister.webhooks.retry_schedule import RetrySchedule
@@ -59,20 +61,28 @@ class Deliverer:
         self._open: list[Any] = []  # connections, or pools of them
         self._forgot_at = float("-inf")
         self._trouble = ""
+        self._active = False
+        self._progress = TaskProgress()
 
     async def run(self) -> None:
         """Deliver until stopped, then wait for calls in progress, at most ``stop_timeout_s``."""
-        serving = asyncio.create_task(self._keep_serving())
-        stopping = asyncio.create_task(self._stop.wait())
-        try:
-            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({serving}, timeout=self._settings.stop_timeout_s)
-        finally:
-            stopping.cancel()
-            if not serving.done():
-                logger.warning("stopped while webhooks were under way")
-                self._abandon()
-                await _cancel([serving])
+        async with beating(self._database_url, ProcessRole.DELIVERER, lambda: [self._sign()]):
+            serving = asyncio.create_task(self._keep_serving())
+            stopping = asyncio.create_task(self._stop.wait())
+            try:
+                await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({serving}, timeout=self._settings.stop_timeout_s)
+            finally:
+                stopping.cancel()
+                if not serving.done():
+                    logger.warning("stopped while webhooks were under way")
+                    self._abandon()
+                    await _cancel([serving])
+
+    def _sign(self) -> Sign:
+        if self._trouble:
+            return self._progress.sign(State.FAILING, self._trouble)
+        return self._progress.sign(State.ACTIVE if self._active else State.STANDBY, "")
 
     async def _keep_serving(self) -> None:
         """Deliver, and retry while PostgreSQL cannot be used."""
@@ -84,6 +94,7 @@ class Deliverer:
                 if trouble != self._trouble:
                     logger.warning("webhooks are not delivered", extra={"error": trouble})
                 self._trouble = trouble
+                self._progress.step(BACKOFF_S)
                 await self._pause(BACKOFF_S * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
 
     async def _serve(self) -> None:
@@ -92,12 +103,12 @@ class Deliverer:
             if not await self._become_active(connection):
                 return
             async with self._pool() as pool, open_sender(self._settings) as sender:
-                metrics.DELIVERER.set(1)
+                self._active = True
                 try:
                     await self._watch(connection, DeliveryStore(pool), sender)
                     await self._drain()
                 finally:
-                    metrics.DELIVERER.set(0)
+                    self._active = False
                     pool.terminate()  # queries in progress are dropped
                     await _cancel([task for _, task in self._tasks.values()])
                     self._tasks = {}
@@ -109,6 +120,8 @@ class Deliverer:
             if not logged:
                 logger.info("standing by: another process delivers webhooks")
             logged = True
+            self._trouble = ""
+            self._progress.step(STANDBY_S)
             await self._pause(STANDBY_S)
             if self._stop.is_set():
                 return False
@@ -137,6 +150,7 @@ class Deliverer:
                 delivery.announce(latest)
             await self._forget(connection)
             self._trouble = ""
+            self._progress.step(self._settings.webhook_poll_ms / 1000)
             await self._pause(self._settings.webhook_poll_ms / 1000)
 
     async def _forget(self, connection: Connection) -> None:

@@ -104,7 +104,6 @@ class EndpointDelivery:
     async def _go_on(self, endpoint: Endpoint, progress: EndpointProgress) -> None:
         """Deliver the messages after the cursor, or wait for new events."""
         began = cursor = self._looked_from(progress.cursor)
-        self._show_lag(endpoint, cursor)
         found: list[WebhookMessage] = []
         if progress.pending is not None:
             found = await self._store.begun(endpoint, progress.cursor, progress.pending)
@@ -142,7 +141,6 @@ class EndpointDelivery:
             if not moved or self._changed.is_set():
                 return
             failures = 0
-            self._show_lag(endpoint, message.until)
 
     async def _note(
         self, endpoint: Endpoint, message: WebhookMessage, attempt: int, result: DeliveryResult
@@ -175,10 +173,6 @@ class EndpointDelivery:
         result = None if letter.message is None else await self._sender.send(endpoint, letter.message)
         await self._store.replayed(endpoint, letter, result)
         self._count(endpoint, "delivered" if result and result.error is None else "failed")
-
-    def _show_lag(self, endpoint: Endpoint, cursor: Cursor) -> None:
-        behind = sum(self._latest.seqs) - sum(cursor.seqs)
-        metrics.WEBHOOK_LAG.labels(endpoint.id).set(max(0, behind))
 
     def _count(self, endpoint: Endpoint, outcome: str) -> None:
         metrics.WEBHOOK_ATTEMPTS.labels(endpoint.id, outcome).inc()

@@ -10,9 +10,12 @@ from prometheus_client import REGISTRY
 
 from engine.api.problems import PROBLEMS
 from engine.cli import COMMANDS
+from engine.health.parts import Ledger
+from engine.health.parts_watch import PartsReport, part_metrics
+from engine.observability.heartbeats import Signs
 from engine.observability.metrics import store_metrics
 from engine.settings import Settings, variable
-from persister.metrics import OWNER
+from persister.metrics import PERSISTED
 
 ROOT = Path(__file__).parents[2]
 README_LINES_MAX = 120
@@ -88,17 +91,19 @@ def test_operations_document_names_every_command() -> None:
     assert not missing
 
 
-def test_operations_document_lists_every_metric() -> None:
+def test_operations_document_lists_every_metric(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     of_redis = store_metrics({"used_memory": 1, "maxmemory": 0}, {"eventloop_duration_aof_sum": 1})
+    nothing = PartsReport(redis_answers=True, ledger=Ledger({}, Signs([], []), []), lags={})
+    of_others = part_metrics(nothing, tmp_path)
     there = {
         metric.name + ("_total" if metric.type == "counter" else "")
-        for metric in [*REGISTRY.collect(), *of_redis]
+        for metric in [*REGISTRY.collect(), *of_redis, *of_others]
         if metric.name.startswith("redeem_")
     }
     rows = "".join(re.findall(r"^\| `redeem_.*?\|", text, re.MULTILINE))
     assert set(re.findall(r"`(redeem_\w+)", rows)) == there
-    assert OWNER._name in there  # those of the persister are among them
+    assert f"{PERSISTED._name}_total" in there  # those of the persister are among them
 
 
 def test_operations_document_names_only_tests_that_there_are() -> None:

@@ -10,11 +10,11 @@ import pytest
 from engine.cli.diagnosis import examine
 from engine.health.redis_checks import Verdict
 from engine.store import keys
-from persister import metrics
 from persister.reconcile.reconcile import reconcile
 from tests.support.backups import Backups
 from tests.support.deployment import engine_in_process, issue
 from tests.support.ledger_rows import persisted, silent
+from tests.support.monitoring import metrics
 from tests.support.streams import persisting
 from tests.support.waiting import wait_until_async
 
@@ -52,8 +52,8 @@ async def trimmed(plane: ControlPlane) -> None:
     await wait_until_async(empty)
 
 
-def missing() -> float:
-    return float(metrics.MISSING.labels("0")._value.get())
+async def missing(merchant: Merchant) -> float | None:
+    return (await metrics(merchant)).get('redeem_ledger_missing_events{shard="0"}')
 
 
 async def ledger_findings(settings: Settings) -> list[tuple[Verdict, str, str]]:
@@ -77,7 +77,7 @@ async def test_what_the_stream_kept_is_persisted_again(plane: ControlPlane, back
             await persisted(plane)
             await backups.restore(backup)
             await persisted(plane)
-        assert missing() == 0
+        assert await missing(merchant) == 0
         assert (await merchant.redeem(codes[-1]))[1]["code"] == "already_redeemed"
     assert (await reconcile(plane.settings, {}, silent)).findings == []
 
@@ -99,7 +99,11 @@ async def test_a_hole_is_said_at_once_and_nothing_is_redeemed(
                 return (await merchant.call("GET", "/readyz"))[0] == 503
 
             await wait_until_async(refused)
-            await wait_until_async(lambda: missing() == 29)
+
+            async def missed() -> bool:
+                return await missing(merchant) == 29
+
+            await wait_until_async(missed)
             _, body = await merchant.call("GET", "/readyz")
             assert "29 events" in body["parts"]["redis"]
             assert "redeem recover" in body["parts"]["redis"]

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 
+from engine.health.parts import Liveness, read_ledger
 from persister.ingest import reader
 from persister.ingest.entries import STREAM_BEGINNING, StreamId
 from persister.ingest.ledger_writer import LedgerOffset, NotInitialised, OffsetMoved, open_ledger_writer
 from persister.ingest.reader import StreamReader, open_stream_client
-from tests.support.monitoring import logged, persister_metric
+from tests.support.locks import holding, until_waits_for_lock
+from tests.support.monitoring import ledger_lag, logged, persister_metric, persister_works
 from tests.support.streams import Ledger, Stream, persisting, values
 from tests.support.waiting import wait_until_async
 
@@ -108,7 +110,7 @@ async def test_trimming_stays_behind_the_offset_and_leaves_the_key(
         async with other.transaction():
             await other.execute("LOCK TABLE ledger IN SHARE MODE")
             await stream.add(20)
-            await wait_until_async(lambda: persister_metric("redeem_stream_length") == 20)
+            await until_waits_for_lock(ledger.connection, "COPY%")
             assert await stream.length() == 20
         await other.close()
         await wait_until_async(empty)
@@ -318,8 +320,6 @@ async def test_a_restart_of_postgres_is_waited_out(
             servers.postgres.stop()
             await stream.add(20)
             await wait_until_async(lambda: logged(caplog, away))
-            await wait_until_async(lambda: persister_metric("redeem_persister_lag_events") == 20)
-            await wait_until_async(lambda: (persister_metric("redeem_persister_lag_seconds") or 0) > 0)
             servers.postgres.spawn()
             await servers.postgres.wait_ready()
             await wait_until_async(lambda: logged(caplog, "persisting again"))
@@ -356,28 +356,38 @@ async def test_a_restart_of_redis_is_waited_out(
     assert (logged(caplog, away), logged(caplog, "persisting again")) == (1, 1)
 
 
-async def test_the_metrics_say_how_far_the_ledger_is_behind(
+async def test_it_is_seen_how_far_the_ledger_is_behind_and_who_writes_it(
     settings: Settings, stream: Stream, ledger: Ledger, database_url: str
 ) -> None:
     before = persister_metric("redeem_persisted_events_total") or 0
-    other = await asyncpg.connect(database_url)
     async with persisting(settings):
-        await wait_until_async(lambda: persister_metric("redeem_persister_owner") == 1)
-        await wait_until_async(lambda: persister_metric("redeem_persister_lag_events") == 0)
+        await wait_until_async(lambda: persister_works(ledger.connection))
         for _ in range(2):
-            async with other.transaction():
-                await other.execute("LOCK TABLE ledger IN SHARE MODE")
+            async with holding(database_url, "LOCK TABLE ledger IN SHARE MODE"):
                 await stream.add(30)
-                await wait_until_async(lambda: persister_metric("redeem_persister_lag_events") == 30)
-                assert persister_metric("redeem_persister_owner") == 1
-                assert (persister_metric("redeem_stream_length") or 0) >= 30
-                assert (persister_metric("redeem_persister_lag_seconds") or 0) > 0
+                lag = await ledger_lag(stream.redis, ledger.connection)
+                assert (lag.length >= 30, lag.events, lag.missing) == (True, 30, 0)
+                assert lag.seconds > 0
             await ledger.reaches(stream)
-            await wait_until_async(lambda: persister_metric("redeem_persister_lag_events") == 0)
-            assert persister_metric("redeem_persister_lag_seconds") == 0
+            lag = await ledger_lag(stream.redis, ledger.connection)
+            assert (lag.events, lag.seconds) == (0, 0)
         assert persister_metric("redeem_persisted_events_total") == before + 60
-    await other.close()
-    assert persister_metric("redeem_persister_owner") == 0
+    assert not await persister_works(ledger.connection)
+
+
+async def test_a_writer_that_waits_for_ever_is_seen_from_outside(
+    settings: Settings, stream: Stream, ledger: Ledger, database_url: str
+) -> None:
+    async with persisting(settings):
+        await wait_until_async(lambda: persister_works(ledger.connection))
+        async with holding(database_url, "LOCK TABLE ledger IN SHARE MODE"):
+            await stream.add(1)
+
+            async def seen() -> bool:
+                return (await read_ledger(ledger.connection)).persister(0).liveness is Liveness.SILENT
+
+            await wait_until_async(seen)
+        await wait_until_async(lambda: persister_works(ledger.connection))
 
 
 @pytest.mark.parametrize("shards", [3])

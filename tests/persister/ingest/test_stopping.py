@@ -14,7 +14,8 @@ import pytest
 from persister.ingest.reader import StreamReader
 from persister.ingest.shard import ShardPersister
 from persister.main import run_persister
-from tests.support.monitoring import logged, persister_metric
+from tests.support.locks import until_waits_for_lock
+from tests.support.monitoring import logged
 from tests.support.streams import Ledger, Stream, persisting
 from tests.support.waiting import TIMEOUT_S, wait_until_async
 
@@ -69,8 +70,7 @@ async def test_cancelling_ends_it_and_writes_nothing(
         task = asyncio.create_task(
             run_persister(settings, settings.redis_url, settings.database_url, asyncio.Event())
         )
-        await wait_until_async(lambda: persister_metric("redeem_persister_owner") == 1)
-        await wait_until_async(lambda: persister_metric("redeem_stream_length") == 5)
+        await until_waits_for_lock(ledger.connection, "%")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
