@@ -14,11 +14,21 @@ TESTS_ON_EACH_PYTHON := $(addprefix tests/,test_settings.py codes imports/test_p
 SLOW := $(addprefix tests/,system cli bundled processes examples install loadtest/test_bench_peers.py \
 	loadtest/test_comparators.py support/test_hanging.py)
 
-.PHONY: run help test test-fast test-long test-calendar install-test test-pythons test-this-python image-test chaos test-redis \
+.PHONY: other-python run help test test-fast test-long test-calendar install-test test-pythons test-this-python image-test chaos test-redis \
 	bench bench-peers check lint types luacheck imports graph lock clean
 
+# A .venv of another Python than the one that is asked for is made anew.
+BASE_PYTHON := -c 'import os, sys; print(os.path.realpath(sys._base_executable))'
+ifneq ($(filter command environment,$(origin PYTHON)),)
+ifneq ($(wildcard $(BIN)/python),)
+ifneq ($(shell $(PYTHON) $(BASE_PYTHON)),$(shell $(BIN)/python $(BASE_PYTHON)))
+OTHER_PYTHON := other-python
+endif
+endif
+endif
+
 run: $(VENV)/.installed  ## start everything, with a demo campaign the first time
-	$(BIN)/redeem up
+	$(BIN)/redeem up --demo
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -93,11 +103,13 @@ INSTALL_LOCKED = $(PIP) install --quiet --no-deps --only-binary :all: --require-
 graph:  ## the import graph: circles, imports that run back up, floors
 	@$(PYTHON) tests/import_graph.py
 
+other-python:
+
 # Written last: an interrupted installation does not count as installed.
-$(VENV)/.installed: requirements-dev.lock pyproject.toml
+$(VENV)/.installed: requirements-dev.lock pyproject.toml $(OTHER_PYTHON)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is %s" % sys.version.split()[0])'
-	@echo "installing into $(VENV), a minute or two" >&2
-	$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV)$(if $(OTHER_PYTHON), anew: it is of another Python), a minute or two" >&2
+	$(PYTHON) -m venv $(if $(OTHER_PYTHON),--clear )$(VENV)
 	$(INSTALL_LOCKED) requirements-dev.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	$(PIP) check

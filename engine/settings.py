@@ -59,7 +59,7 @@ class Settings:
         "percent of Redis's maxmemory above which new redemptions and holds get 503; 100 means never",
         least=1,
     )
-    demo: bool = _setting(True, "`redeem up` creates a demo campaign in an empty deployment")  # noqa: FBT003 - its default
+    demo: bool = _setting(False, "`redeem up` creates a demo campaign in an empty deployment, as with --demo")  # noqa: FBT003 - its default
     log_level: str = _setting("info", "debug, info, warning or error")
 
     mint_keys: str = _setting("", "mint keys as name:hex64[,name:hex64…]; empty means the file", secret=True)

@@ -183,7 +183,6 @@ def settings(redis_url: str, database_url: str, shards: int, tmp_path: Path) -> 
         data_dir=tmp_path,
         shards=shards,
         mint_keys=MINT_KEYS,
-        demo=False,
         stream_kept_min=0,  # a stream that the ledger has is empty
         stream_kept_s=0,
     )

@@ -52,7 +52,7 @@ def test_a_variable_wins_over_the_file_and_an_option_over_both() -> None:
 def test_each_source_sets(read: Callable[[str, str], Settings]) -> None:
     assert read("workers", "7") == Settings(workers=7)
     assert read("host", "::1") == Settings(host="::1")
-    assert read("demo", "no") == Settings(demo=False)
+    assert read("demo", "yes") == Settings(demo=True)
     assert read("data_dir", "/data") == Settings(data_dir=Path("/data"))
 
 
@@ -118,7 +118,7 @@ def test_what_only_the_test_suite_reads_is_no_unknown_setting() -> None:
             port=0,
             data_dir=Path("/da ta"),
             redis_url="redis://:secret@cache/0",
-            demo=False,
+            demo=True,
             mint_keys="k1:00",
             mint_keys_file=Path("keys"),
         ),

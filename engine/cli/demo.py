@@ -1,9 +1,12 @@
-"""Creates the demo campaign of ``redeem up`` in an empty deployment, and prints commands that try it out."""
+"""Creates the demo campaign of ``redeem up --demo``, and prints commands that try it out."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -43,19 +46,20 @@ async def show(settings: Settings, url: str) -> None:
 async def _show(settings: Settings, url: str) -> None:
     """Create the demo campaign if there are no campaigns, and print how to redeem its next code.
 
-    The file ``demo.json`` in the data directory keeps its API key, readable only by the file's owner. A later
-    start reads it to print the commands again.
+    Two files in the data directory, readable only by their owner, are for later starts: ``demo.json`` names
+    the demo's campaign and batch, and ``demo-key`` is its API key. The printed commands read it from there.
     """
-    note = settings.data_dir / "demo.json"
+    note, key_file = settings.data_dir / "demo.json", settings.data_dir / "demo-key"
     async with plane_on(settings) as plane:
         if not note.exists():
             if await campaigns.page(plane, after=None, limit=1):
                 return
-            created = await _create(plane)
-            descriptor = os.open(note, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(orjson.dumps(created))
+            created, key = await _create(plane)
+            _write(key_file, key.encode())
+            _write(note, orjson.dumps(created))
         demo = orjson.loads(note.read_bytes())
+        if "key" in demo and not key_file.exists():  # of an earlier version
+            _write(key_file, demo["key"].encode())
         batch = await batches.get(plane, demo["batch"])
         if (batch.campaign, batch.created_by) != (demo["campaign"], CREATED_BY):
             return  # demo.json belongs to another deployment
@@ -64,17 +68,31 @@ async def _show(settings: Settings, url: str) -> None:
             return
         available = mint_keys.from_settings(settings)
         code = Codec(available.by_name).code(batch.mint_key, DEFAULT_FORMAT, "", batch.id, serial)
-    click.echo(_LINES.format(url=url, key=demo["key"], code=code, number=serial))
+    key = f'"Authorization: Bearer $(cat {shlex.quote(_shown(key_file))})"'
+    click.echo(_LINES.format(url=url, header=key, code=code, number=serial))
 
 
-async def _create(plane: ControlPlane) -> dict[str, object]:
+def _write(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+
+
+def _shown(path: Path) -> str:
+    """Return a path as it can be typed here: relative, if it is below the working directory."""
+    with contextlib.suppress(ValueError):
+        return str(path.relative_to(Path.cwd()))
+    return str(path)
+
+
+async def _create(plane: ControlPlane) -> tuple[dict[str, object], str]:
     definition = campaigns.define(
         NewCampaign(name=NAME, kind="single", amount=AMOUNT, currency=CURRENCY, state="active")
     )
     campaign = (await campaigns.create(plane, definition)).value
     minted = (await batches.mint(plane, campaign.id, NewBatch(count=CODES), created_by=CREATED_BY)).value
     key = (await api_keys.create(plane, NAME, ["redeem", "read"], actor=CREATED_BY)).value
-    return {"campaign": campaign.id, "batch": minted.batch.id, "key": key.key}
+    return {"campaign": campaign.id, "batch": minted.batch.id}, key.key
 
 
 async def _next_serial(redis: Redis, batch: int) -> int | None:
@@ -90,10 +108,11 @@ async def _next_serial(redis: Redis, batch: int) -> int | None:
 _LINES: Final = """
 redeem a demo code:
 
-  curl -sSw "\\n" {url}/v1/redemptions -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\
-    -H 'Idempotency-Key: demo-{number}' -d '{{"code": "{code}", "user": "demo"}}'
+  curl -sSw "\\n" {url}/v1/redemptions -H {header} \\
+    -H 'Content-Type: application/json' -H 'Idempotency-Key: demo-{number}' \\
+    -d '{{"code": "{code}", "user": "demo"}}'
 
 show its record:
 
-  curl -sSw "\\n" '{url}/v1/redemptions?user=demo&limit=1' -H 'Authorization: Bearer {key}'
+  curl -sSw "\\n" '{url}/v1/redemptions?user=demo&limit=1' -H {header}
 """

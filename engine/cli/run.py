@@ -60,6 +60,7 @@ _data = click.option("--data", "data_dir", type=Path, help="Data directory of th
 @_port
 @_worker_count
 @_data
+@click.option("--demo", is_flag=True, default=None, help="Create a demo campaign if there is no campaign.")
 def up(**options: Any) -> None:  # noqa: ANN401 - options of several types
     """Run everything; print `ready http://HOST:PORT` once it accepts redemptions."""
     settings = _settings(options)
@@ -74,6 +75,8 @@ def up(**options: Any) -> None:  # noqa: ANN401 - options of several types
         if complete.demo:
             await demo.show(complete, front_end.url)
 
+    if not settings.data_dir.exists():
+        reserve_port(settings.host, settings.port).close()  # a port in use leaves no new directory behind
     with DataDirectoryLock(settings.data_dir), _reserved(settings) as front_end:
         sys.exit(uvloop.run(_supervisor(settings).run(plan)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import pytest
 from engine.control import api_keys
 from engine.control.publishing import publish
 from engine.settings import without_settings
+from tests.support.cli import Cli
 from tests.support.deployment import Merchant, Process, client_session
 from tests.support.proxy import Fate, Proxy, Way
 from tests.support.streams import Stream
@@ -150,3 +152,11 @@ async def test_what_lies_in_the_working_directory_is_no_part_of_it(
     finally:
         running.terminate()
         await running.wait()
+
+
+async def test_a_port_in_use_leaves_no_new_data_directory_behind(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        new = str(settings.data_dir / "new")
+        assert "is in use" in await Cli(settings).refused("up", "--data", new, "--port", port)
+    assert not (settings.data_dir / "new").exists()

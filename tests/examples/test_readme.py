@@ -1,57 +1,160 @@
-"""The README's block of commands, pasted into a shell: each line works, on servers of the test."""
+"""The README's commands, as they stand: ``make run``, what it prints, and the block to paste into a shell."""
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import csv
 import os
 import re
+import selectors
+import shutil
+import signal
 import subprocess
 import sys
-from pathlib import Path
+import time
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from engine.settings import without_settings
+from tests.support.pages import ROOT, blocks
+from tests.support.servers import temporary_directory
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
+    from collections.abc import Iterator
+    from pathlib import Path
 
-    from engine.control.change import ControlPlane
+README: Final = blocks("README.md")
+DEADLINE_S: Final = 120
+_SETTINGS: Final = ("REDEEM_PORT=0", "REDEEM_WORKERS=1", "REDEEM_ATTEMPT_DEADLINE_MS=60000")
 
-ROOT: Final = Path(__file__).parents[2]
-ACTIVATE: Final = ". .venv/bin/activate\n"
-FOLLOW: Final = "redeem events tail "
-
-
-def block() -> str:
-    """The commands for a campaign of one's own; the last one ends by itself."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks: list[str] = re.findall(r"^```sh\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
-    (commands,) = [text for text in blocks if text.startswith(ACTIVATE)]
-    assert commands.count(FOLLOW) == 1
-    return commands.removeprefix(ACTIVATE).replace(FOLLOW, FOLLOW + "--no-follow ")
+pytestmark = pytest.mark.timeout(400)
 
 
-@pytest.mark.timeout(300)  # seven processes, one after the other
-async def test_the_block_of_commands_can_be_pasted(
-    plane: ControlPlane,
-    redis: Redis,  # noqa: ARG001 - emptied
-    tmp_path: Path,
-) -> None:
-    environment = without_settings(os.environ) | plane.settings.to_environ()
-    program = Path(sys.executable).parent
-    process = await asyncio.create_subprocess_exec(
-        *("bash", "-euo", "pipefail", "-c", block()),
-        cwd=tmp_path,
-        env=environment | {"PATH": f"{program}:{environment['PATH']}", "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    assert process.returncode == 0, (out + err).decode()
-    assert b"redeemable\n" in out
-    assert b"everything agrees" in out
-    with (tmp_path / "black-friday.csv").open(encoding="utf-8", newline="") as file:
-        assert len(list(csv.DictReader(file))) == 100
+@pytest.fixture
+def checkout() -> Iterator[Path]:
+    """A directory that looks like a checkout, with this environment as its ``.venv``."""
+    path = temporary_directory()
+    for name in ("Makefile", "pyproject.toml", "requirements-dev.lock"):
+        (path / name).symlink_to(ROOT / name)
+    (path / ".venv").symlink_to(sys.prefix)
+    yield path
+    shutil.rmtree(path)
+
+
+class Terminal:
+    """A program on a terminal of its own."""
+
+    def __init__(self, directory: Path, *argv: str, **variables: str) -> None:
+        self._ours, theirs = os.openpty()
+        plain = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        self.running = subprocess.Popen(
+            argv,
+            cwd=directory,
+            env=plain | {"TERM": "dumb", "PS1": "$ "} | variables,
+            preexec_fn=lambda: os.login_tty(theirs),  # noqa: PLW1509 - one call in the new process
+        )
+        os.close(theirs)
+        self.shown = ""
+
+    def paste(self, text: str) -> None:
+        os.write(self._ours, text.encode())
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """Wait until something is shown that matches."""
+        deadline = time.monotonic() + DEADLINE_S
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._ours, selectors.EVENT_READ)
+            while not (found := re.search(pattern, self.shown)):
+                assert selector.select(max(0.0, deadline - time.monotonic())), f"no {pattern}:\n{self.shown}"
+                self._read()
+        return found
+
+    def end(self) -> int:
+        """Read until the program has ended; return its exit status."""
+        with contextlib.suppress(OSError):  # the terminal is closed
+            while self._read():
+                pass
+        return self.running.wait(DEADLINE_S)
+
+    def _read(self) -> bytes:
+        data = os.read(self._ours, 65536)
+        self.shown += data.decode(errors="replace").replace("\r\n", "\n")
+        return data
+
+    def close(self) -> None:
+        if self.running.poll() is None:
+            self.running.kill()
+            self.running.wait()
+        os.close(self._ours)
+
+
+def make_run(checkout: Path) -> Terminal:
+    """``make run`` on any free port, without looking whether the environment is complete."""
+    assert "make run\n" in README["Two commands"][0]
+    return Terminal(checkout, "make", "--old-file=.venv/.installed", "run", *_SETTINGS)
+
+
+def shell(checkout: Path, command: str) -> str:
+    argv, environment = ("bash", "-euc", command), without_settings(os.environ)
+    done = subprocess.run(argv, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_demo_and_the_block_of_commands_work_as_they_are_pasted(checkout: Path) -> None:
+    if not shutil.which("curl"):
+        pytest.skip("curl is not on this machine")
+    with contextlib.closing(make_run(checkout)) as first:
+        first.wait_for(r"show its record:\n\n.*\n")
+        redeem, show = re.findall(r"^  (curl (?:.*\\\n)*.*)$", first.shown, re.MULTILINE)
+        assert '"replayed":false' in (answer := shell(checkout, redeem))
+        assert shell(checkout, redeem) == answer.replace("false", "true")
+        assert '"user":"demo"' in shell(checkout, show)
+
+        with contextlib.closing(Terminal(checkout, "bash", "--norc", "--noprofile", "-i")) as pasted:
+            pasted.paste(README["The first redemption"][0])
+            pasted.wait_for("everything agrees")
+            pasted.wait_for(r"redeem events tail\n")
+            pasted.paste("\x03")
+            pasted.paste("exit\n")
+            pasted.end()
+        assert re.search(r"^redeemable$", pasted.shown, re.MULTILINE), pasted.shown
+        assert re.search(r"^rk_", pasted.shown, re.MULTILINE), pasted.shown
+        assert not re.search(r"not found|Error|usage", pasted.shown, re.IGNORECASE), pasted.shown
+        with (checkout / "black-friday.csv").open(encoding="utf-8", newline="") as file:
+            assert len(list(csv.DictReader(file))) == 100
+        os.killpg(first.running.pid, signal.SIGINT)  # as Ctrl-C does
+        first.end()
+
+    with contextlib.closing(make_run(checkout)) as again:
+        again.wait_for(r"show its record:\n\n.*\n")
+        os.killpg(again.running.pid, signal.SIGINT)
+        again.end()
+    key = (checkout / ".redeem" / "demo-key").read_text()
+    assert key.startswith("rk_")
+    assert key not in first.shown + again.shown
+
+
+def test_no_block_has_comments_which_zsh_takes_for_arguments() -> None:
+    assert not [block for found in README.values() for block in found if re.search(r"(^|\s)#", block)]
+
+
+def test_make_makes_an_environment_of_another_python_anew(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    for name, base in (("own", sys.executable), ("other", "/usr/bin/another-python")):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\necho {base}\n")
+        program.chmod(0o755)
+    (tmp_path / "bin" / "python").symlink_to(tmp_path / "own")
+
+    def planned(*arguments: str) -> str:
+        command = ["make", "--dry-run", "run", f"VENV={tmp_path}"]
+        return subprocess.run(
+            [*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+
+    (tmp_path / ".installed").touch()
+    assert "-m venv" not in planned()
+    assert "-m venv" not in planned(f"PYTHON={tmp_path}/own")
+    assert f"{tmp_path}/other -m venv --clear" in planned(f"PYTHON={tmp_path}/other")

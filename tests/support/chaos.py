@@ -82,7 +82,6 @@ class Deployment:
             port=0,
             workers=WORKERS,
             shards=SHARDS,
-            demo=False,
             mint_keys=MINT_KEYS,
             attempt_deadline_ms=1000,
             database_timeout_s=3,

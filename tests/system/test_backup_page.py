@@ -35,7 +35,7 @@ pytestmark = pytest.mark.timeout(300)
 @pytest.fixture
 def own(own_directory: Path) -> Settings:
     """Bundled servers in ``.redeem`` of the working directory, as the pages have them."""
-    return Settings(data_dir=own_directory / ".redeem", port=0, workers=1, demo=False, republish_interval_s=1)
+    return Settings(data_dir=own_directory / ".redeem", port=0, workers=1, republish_interval_s=1)
 
 
 class Deployment:

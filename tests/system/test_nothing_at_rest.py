@@ -31,7 +31,6 @@ async def test_no_file_log_or_metric_has_a_code_that_was_used(own_directory: Pat
         port=0,
         workers=2,
         shards=2,
-        demo=False,
         log_level="debug",
         hold_ttl_s=60,
     )

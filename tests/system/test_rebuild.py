@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def own(own_directory: Path) -> Settings:
-    return Settings(data_dir=own_directory / "data", port=0, workers=1, demo=False, republish_interval_s=1)
+    return Settings(data_dir=own_directory / "data", port=0, workers=1, republish_interval_s=1)
 
 
 def lose(data_dir: Path) -> None:
