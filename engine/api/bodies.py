@@ -14,6 +14,7 @@ from engine.api.checks import (
     AMOUNT_MAX,
     Client,
     check_amount,
+    check_assertions,
     check_customer,
     check_idempotency_key,
     check_text,
@@ -31,13 +32,16 @@ UP_TO_BALANCE: Final = "up_to_balance"  # in place of an amount: the whole balan
 class RedeemRequest(msgspec.Struct, forbid_unknown_fields=True):
     """Body of ``POST /v1/redemptions``. ``amount`` is in minor units of the campaign's currency.
 
-    On a ``balance`` code ``up_to_balance`` takes the whole balance.
+    On a ``balance`` code ``up_to_balance`` takes the whole balance. In every body ``currency`` and
+    ``campaign`` are assertions: the request is refused if the code has others.
     """
 
     code: str
     user: str
     amount: int | Literal["up_to_balance"] | None = None
     order: str | None = None
+    currency: str | None = None
+    campaign: str | None = None
     client: Client | None = None
     metadata: dict[str, Any] | None = None
 
@@ -62,6 +66,8 @@ class HoldRequest(msgspec.Struct, forbid_unknown_fields=True):
     order: str
     amount: int | Literal["up_to_balance"] | None = None
     ttl_s: int | None = None
+    currency: str | None = None
+    campaign: str | None = None
     client: Client | None = None
     metadata: dict[str, Any] | None = None
 
@@ -89,6 +95,8 @@ class CheckRequest(msgspec.Struct, forbid_unknown_fields=True):
 
     code: str
     user: str | None = None
+    currency: str | None = None
+    campaign: str | None = None
 
 
 class AdjustRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -112,6 +120,8 @@ class CombinedRequest(msgspec.Struct, forbid_unknown_fields=True):
     codes: list[CombinedItem]
     user: str
     order: str
+    currency: str | None = None
+    campaign: str | None = None
     client: Client | None = None
     metadata: dict[str, Any] | None = None
 
@@ -180,6 +190,7 @@ def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
 def _checked(request: R, settings: Settings) -> R:
     check_customer(request, settings)
     check_amount(request.amount)
+    check_assertions(request.currency, request.campaign)
     return request
 
 
@@ -192,6 +203,7 @@ def parse_hold(body: bytes, settings: Settings) -> HoldRequest:
     request = decoded(_decode_hold, body)
     check_customer(request, settings)
     check_amount(request.amount)
+    check_assertions(request.currency, request.campaign)
     if request.ttl_s is not None and not 1 <= request.ttl_s <= settings.hold_ttl_max_s:
         raise Refusal("malformed_request", f"ttl_s must be between 1 and {settings.hold_ttl_max_s}")
     return request
@@ -222,6 +234,7 @@ def parse_check(body: bytes, settings: Settings) -> CheckRequest:
     request = decoded(_decode_check, body)
     if request.user is not None:
         check_text("user", request.user, settings.user_length_max)
+    check_assertions(request.currency, request.campaign)
     return request
 
 
@@ -244,4 +257,5 @@ def parse_combined(body: bytes, settings: Settings) -> CombinedRequest:
         raise Refusal("malformed_request", f"codes must have 1 to {settings.combined_items_max} elements")
     for item in request.codes:
         check_amount(item.amount)
+    check_assertions(request.currency, request.campaign)
     return request

@@ -5,6 +5,7 @@ A refusal names the field, never its value, because the value may be a code.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 AMOUNT_MAX: Final = 2**53 - 1  # minor units; the largest integer that JSON numbers and Lua hold exactly
 CLIENT_FIELD_LENGTH_MAX: Final = 256
+CAMPAIGN_LENGTH_MAX: Final = 40
+_CURRENCY: Final = re.compile(r"[A-Z]{3}")
 
 
 class Client(msgspec.Struct, forbid_unknown_fields=True):
@@ -62,6 +65,18 @@ def check_amount(amount: int | str | None) -> None:
     """
     if isinstance(amount, int) and not 0 <= amount <= AMOUNT_MAX:
         raise Refusal("invalid_amount", f"amount must be between 0 and {AMOUNT_MAX} minor units")
+
+
+def check_assertions(currency: str | None, campaign: str | None) -> None:
+    """Refuse a currency or a campaign that no code can have.
+
+    Raises:
+        Refusal: ``malformed_request``.
+    """
+    if currency is not None and not _CURRENCY.fullmatch(currency):
+        raise Refusal("malformed_request", "currency must be three capital letters (ISO 4217), such as EUR")
+    if campaign is not None:
+        check_text("campaign", campaign, CAMPAIGN_LENGTH_MAX)
 
 
 def _check_metadata(metadata: dict[str, Any], bytes_max: int) -> None:

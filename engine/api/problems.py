@@ -38,6 +38,8 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "budget_exceeded": (409, "The campaign's budget does not cover this."),
     "insufficient_balance": (409, "The balance of the code is too low."),
     "customer_limit_exceeded": (409, "This user has reached the campaign's limit per user."),
+    "currency_mismatch": (409, "The code's amounts are in another currency than the request says."),
+    "campaign_mismatch": (409, "The code belongs to another campaign than the request says."),
     "held_by_another_order": (409, "The code is held by another order."),
     "code_void": (409, "The code is void."),
     "already_rolled_back": (409, "The redemption has been rolled back."),

@@ -12,6 +12,7 @@ from engine.api.outcomes import Refused, Retry
 from engine.errors import Fault, Overloaded, StoreUnavailable
 from engine.lookup.decoder import masked
 from engine.lookup.resolver import PendingLookup
+from engine.redemption.assertions import MISMATCHES, mismatch_detail
 from engine.redemption.call_fields import CallFields
 from engine.store import idempotency, keys
 from engine.store.configuration import NO_CAMPAIGN
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from engine.api.outcomes import Outcome, Success
     from engine.lookup.decoder import Issued
+    from engine.redemption.assertions import Assertions
     from engine.store.configuration import CachedKey
     from engine.store.dispatcher import Dispatcher
 
@@ -40,8 +42,9 @@ class Attempt(CallFields, PendingLookup):
     """
 
     __slots__ = (
-        "actor", "amount", "api_key", "batch", "campaign", "configuration", "dispatcher", "fingerprint",
-        "idempotency_name", "key", "key_reserved", "last4", "location", "on_done", "order", "serial", "user",
+        "actor", "amount", "api_key", "asserted", "batch", "campaign", "configuration", "dispatcher",
+        "fingerprint", "idempotency_name", "key", "key_reserved", "last4", "location", "on_done", "order",
+        "serial", "user",
     )  # fmt: skip
 
     success: ClassVar[str]
@@ -57,8 +60,10 @@ class Attempt(CallFields, PendingLookup):
         order: str = "",
         key: str | None = None,
         actor: str = "",
+        asserted: Assertions | None = None,
     ) -> None:
         self.dispatcher = dispatcher
+        self.asserted = asserted
         self.configuration = dispatcher.configuration
         self.api_key = api_key
         self.actor = api_key.id if api_key else actor
@@ -87,7 +92,14 @@ class Attempt(CallFields, PendingLookup):
     def found(self, code: Issued) -> None:
         """Bind to the code, and send the attempt to its shard."""
         self.bind_code(code)
-        self.dispatcher.send(self)
+        if refusal := self.mismatch():
+            self.refused(refusal)
+        else:
+            self.dispatcher.send(self)
+
+    def mismatch(self) -> str:
+        """The refusal if the code is not as the request asserts; empty if it is."""
+        return "" if self.asserted is None else self.asserted.mismatch(self.campaign)
 
     def bind_code(self, code: Issued) -> None:
         """Bind to a code that was looked up, and make the fingerprint."""
@@ -146,7 +158,11 @@ class Attempt(CallFields, PendingLookup):
 
     def refused(self, outcome: str, *, replayed: bool = False) -> None:
         """Finish with a refusal."""
-        detail = self.amount_expected() if outcome == "invalid_amount" else ""
+        detail = ""
+        if outcome == "invalid_amount":
+            detail = self.amount_expected()
+        elif outcome in MISMATCHES:
+            detail = mismatch_detail(outcome, self.campaign)
         self.finish("replayed" if replayed else outcome, Refused(outcome, detail, replayed=replayed))
 
     def amount_expected(self) -> str:

@@ -8,6 +8,7 @@ from msgspec import UNSET
 
 from engine.api.bodies import UP_TO_BALANCE
 from engine.api.outcomes import Checked
+from engine.redemption.assertions import Assertions
 from engine.redemption.attempt import Attempt
 from engine.redemption.call_fields import load_script
 from engine.times import instant
@@ -27,7 +28,9 @@ class Check(Attempt):
     success = "redeemable"
 
     def __init__(self, dispatcher: Dispatcher, request: CheckRequest, api_key: CachedKey | None) -> None:
-        super().__init__(dispatcher, api_key=api_key, user=request.user or "")
+        super().__init__(
+            dispatcher, api_key=api_key, user=request.user or "", asserted=Assertions.of(request)
+        )
 
     def found(self, code: Issued) -> None:
         """Check for the whole balance, so that an empty ``balance`` code is not redeemable."""
@@ -44,12 +47,13 @@ class Check(Attempt):
             super().answered(verdict.encode())
             return
         campaign = self.campaign
+        outcome = self.mismatch() or outcome
         self.finish(
             outcome,
             Checked(
                 redeemable=outcome == "redeemable",
                 refusal=None if outcome == "redeemable" else outcome,
-                retry_after_s=int(seconds) if seconds else UNSET,
+                retry_after_s=int(seconds) if seconds and outcome == "held_by_another_order" else UNSET,
                 campaign=campaign.id,
                 campaign_state=campaign_state,
                 kind=campaign.kind,

@@ -114,6 +114,8 @@ async def redeem_together(
         for at, code in enumerate(lookups)
         if not isinstance(code, str)
     ]
+    if mismatches := {at: found for at, part in enumerate(parts) if (found := part.mismatch())}:
+        return _counted(dispatcher, RefusedTogether(mismatches))
     order = CombinedOrder(
         request=request,
         parts=parts,
@@ -158,6 +160,8 @@ def _part(
             user=request.user,
             amount=item.amount,
             order=request.order,
+            currency=request.currency,
+            campaign=request.campaign,
             client=request.client,
             metadata=request.metadata,
         ),
@@ -171,7 +175,7 @@ def _part(
 def _fingerprint(request: CombinedRequest, parts: list[Redemption]) -> bytes:
     known = idempotency.known_half(request.user, request.order, [(part.batch, part.serial) for part in parts])
     codes = [[part.batch, part.serial, part.amount] for part in parts]
-    context = client_context(request) or [None, None, None]
+    context = [*(client_context(request) or [None, None, None]), *(parts[0].asserted or ())]
     return idempotency.fingerprint(known, ["combined", request.user, request.order, codes, *context])
 
 

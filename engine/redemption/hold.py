@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from msgspec import UNSET
 
 from engine.api.outcomes import Held, Released
+from engine.redemption.assertions import Assertions
 from engine.redemption.attempt import Attempt, event_of, number
 from engine.redemption.call_fields import load_script
 from engine.redemption.redeem import client_context, redeemed
@@ -44,6 +45,7 @@ class Hold(Attempt):
             amount="" if request.amount is None else request.amount,
             order=request.order,
             key=key,
+            asserted=Assertions.of(request),
         )
         self.request = request
         self.ttl_s = dispatcher.settings.hold_ttl_s if request.ttl_s is None else request.ttl_s
@@ -51,7 +53,7 @@ class Hold(Attempt):
     def fingerprint_fields(self) -> list[object]:
         """What is held, for whom, and how long."""
         fields = ["hold", self.batch, self.serial, self.user, self.amount, self.order, self.ttl_s]
-        return fields + client_context(self.request)
+        return [*fields, *client_context(self.request), *(self.asserted or ())]
 
     def write_to(self, call: Call) -> None:
         """Append the fields of ``hold.lua``."""

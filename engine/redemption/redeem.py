@@ -8,6 +8,7 @@ from msgspec import UNSET
 
 from engine.api.outcomes import Redeemed
 from engine.lookup.decoder import masked
+from engine.redemption.assertions import Assertions
 from engine.redemption.attempt import Attempt, event_of, number
 from engine.redemption.call_fields import load_script
 
@@ -37,6 +38,7 @@ class Redemption(Attempt):
             amount="" if request.amount is None else request.amount,
             order=request.order or "",
             key=key,
+            asserted=Assertions.of(request),
         )
         self.request = request
 
@@ -46,6 +48,7 @@ class Redemption(Attempt):
         return [
             *(self.batch, self.serial, request.user, request.amount, request.order),
             *client_context(request),
+            *(self.asserted or ()),
         ]
 
     def answered(self, answer: bytes) -> None:
