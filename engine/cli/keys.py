@@ -24,11 +24,19 @@ def keys() -> None:
 @click.option(
     "--scopes", required=True, help=f"One or more of {','.join(SCOPES)}; separate them with commas."
 )
+@click.option(
+    "--campaign",
+    "campaigns",
+    multiple=True,
+    metavar="ID",
+    help="Limit the key to this campaign; for several campaigns repeat the option.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the key with its id as JSON.")
-def create(name: str, scopes: str, *, as_json: bool) -> None:
+def create(name: str, scopes: str, campaigns: tuple[str, ...], *, as_json: bool) -> None:
     """Create an API key and print it. It is shown only once."""
     scope_list = [scope.strip() for scope in scopes.split(",")]
-    issued = run_change(lambda plane: api_keys.create(plane, name, scope_list))
+    limited_to = campaigns or None
+    issued = run_change(lambda plane: api_keys.create(plane, name, scope_list, campaigns=limited_to))
     if as_json:
         echo_json(issued.document())
     else:
@@ -52,7 +60,8 @@ def list_keys(*, as_json: bool) -> None:
         return
     for key in all_keys:
         state = "revoked" if key.revoked_at else "valid"
-        click.echo(f"{key.id}  {state:7}  {','.join(key.scopes)}  {key.name}")
+        limit = "" if key.campaigns is None else f"  {','.join(key.campaigns)}"
+        click.echo(f"{key.id}  {state:7}  {','.join(key.scopes)}{limit}  {key.name}")
 
 
 @keys.command()

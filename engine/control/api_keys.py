@@ -32,15 +32,17 @@ if TYPE_CHECKING:
 
 ID_BYTES: Final = 6
 SECRET_BYTES: Final = 32
+CAMPAIGNS_MAX: Final = 100
 _ID: Final = re.compile(r"key_[0-9a-f]{12}")
 _SQL: Final = queries(__package__, "api_keys")
 
 
 class NewApiKey(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of ``POST /v1/keys``."""
+    """Body of ``POST /v1/keys``. ``campaigns``: the key is limited to these; None: it is not limited."""
 
     name: str
     scopes: list[str]
+    campaigns: list[str] | None = None
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +51,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     name: str
     scopes: tuple[str, ...]
+    campaigns: tuple[str, ...] | None
     created_at: datetime
     revoked_at: datetime | None
 
@@ -80,33 +83,45 @@ def digest(key: str) -> bytes:
 
 
 async def create(
-    plane: ControlPlane, name: str, scopes: Sequence[str], *, actor: str = "cli"
+    plane: ControlPlane,
+    name: str,
+    scopes: Sequence[str],
+    *,
+    campaigns: Sequence[str] | None = None,
+    actor: str = "cli",
 ) -> Changed[IssuedKey]:
     """Create an API key, store its digest and publish it.
 
-    ``actor`` is the id of the key of the caller, or ``cli``.
+    ``campaigns``: as in ``NewApiKey``. ``actor`` is the id of the key of the caller, or ``cli``.
 
     Raises:
-        Refusal: ``malformed_request``: the name or a scope is invalid.
+        Refusal: ``malformed_request``: the name, a scope or the list of campaigns is invalid;
+            ``campaign_not_found``.
     """
     check_name(name)
     if not scopes or set(scopes) - set(SCOPES):
         raise Refusal("malformed_request", f"scopes must be one or more of {', '.join(SCOPES)}")
+    limited_to = None if campaigns is None else sorted(set(campaigns))
+    if limited_to is not None:
+        _check_limit(limited_to, scopes)
     granted = [scope for scope in SCOPES if scope in scopes]
     number = secrets.token_hex(ID_BYTES)
     key = f"rk_{number}_{secrets.token_urlsafe(SECRET_BYTES)}"
 
     async def write(under: Change) -> IssuedKey:
         await refuse_codes(under.connection, plane.settings, name=name)
+        known = await under.connection.fetchval(_SQL["known_campaigns"], limited_to or [])
+        if known != len(limited_to or []):
+            raise Refusal("campaign_not_found")
         row = await under.connection.fetchrow(
-            _SQL["insert"], f"key_{number}", name, digest(key), granted, under.version
+            _SQL["insert"], f"key_{number}", name, digest(key), granted, under.version, limited_to
         )
         await audit_log.record(
             under.connection,
             act="create_key",
             actor=actor,
             subject=f"key:key_{number}",
-            details={"name": name, "scopes": granted},
+            details={"name": name, "scopes": granted, "campaigns": limited_to},
         )
         return IssuedKey(_api_key(row), key)
 
@@ -141,7 +156,12 @@ async def find(database: Database, secret: str) -> configuration.CachedKey | Non
     if row is None:
         return None
     return configuration.CachedKey(
-        id=row["id"], name=row["name"], digest=row["digest"], scopes=tuple(row["scopes"]), revoked=False
+        id=row["id"],
+        name=row["name"],
+        digest=row["digest"],
+        scopes=tuple(row["scopes"]),
+        revoked=False,
+        campaigns=_campaigns(row),
     )
 
 
@@ -157,11 +177,24 @@ async def page(plane: ControlPlane, *, after: str | None, limit: int) -> list[Ap
     return [_api_key(row) for row in rows]
 
 
+def _check_limit(campaigns: Sequence[str], scopes: Sequence[str]) -> None:
+    """Check the campaigns of a limited key. It has no scope whose calls concern all campaigns."""
+    if not 0 < len(campaigns) <= CAMPAIGNS_MAX:
+        raise Refusal("malformed_request", f"campaigns must have 1 to {CAMPAIGNS_MAX} elements, or be null")
+    if "admin" in scopes:
+        raise Refusal("malformed_request", "A key with the scope admin cannot be limited to campaigns.")
+
+
+def _campaigns(row: Row) -> tuple[str, ...] | None:
+    return None if row["campaigns"] is None else tuple(row["campaigns"])
+
+
 def _api_key(row: Row) -> ApiKey:
     return ApiKey(
         id=row["id"],
         name=row["name"],
         scopes=tuple(row["scopes"]),
+        campaigns=_campaigns(row),
         created_at=row["created_at"],
         revoked_at=row["revoked_at"],
     )

@@ -200,6 +200,7 @@ async def _rows(connection: Connection, shard: int, base: int) -> AsyncGenerator
                 digest=row["digest"],
                 scopes=tuple(row["scopes"]),
                 revoked=row["revoked"],
+                campaigns=None if row["campaigns"] is None else tuple(row["campaigns"]),
             )
             yield _Row(row["version"], f"key:{api_key.id}", msgspec.json.encode(api_key))
         async for row in connection.cursor(_SQL["batches_since"], base, prefetch=CHUNK_ROWS):

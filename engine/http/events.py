@@ -15,6 +15,7 @@ from aiohttp import web
 from engine.api.checks import check_text
 from engine.errors import Refusal, StoreUnavailable
 from engine.http.admin_requests import FILTER_LENGTH_MAX, NO_STORE, answer, plane_of
+from engine.http.auth import API_KEY
 from engine.http.requests import check_parameters, page_limit
 from engine.http.routes import Route
 from engine.http.services import services_of
@@ -58,7 +59,7 @@ async def list_events(request: web.Request) -> web.StreamResponse:
     feed, settings = services_of(request).feed, plane_of(request).settings
     streamed = STREAM_TYPE in request.headers.get("Accept", "").lower()
     asked = await _parsed(request, settings, streamed=streamed)
-    services_of(request).core.configuration.require_campaigns(asked.wanted.campaigns or ())
+    services_of(request).core.configuration.require_campaigns(asked.wanted.campaigns or (), request[API_KEY])
     if streamed:
         with feed.reader():
             page = await feed.page(asked.cursor, asked.wanted)  # before the stream: it may raise a refusal
@@ -197,10 +198,13 @@ async def _parsed(request: web.Request, settings: Settings, *, streamed: bool) -
     after = query.get("after")
     if streamed:  # a client that reconnects sends its last id, and repeats the URL it began with
         after = request.headers.get("Last-Event-ID") or after
+    campaigns, limited_to = _names(query, "campaign", _CAMPAIGNS_MAX), request[API_KEY].campaigns
+    if campaigns is None and limited_to is not None:
+        campaigns = frozenset(limited_to)
     wanted = FeedFilter(
         limit=page_limit(query.get("limit"), settings.page_limit_max),
         types=_names(query, "type", len(EVENT_TYPES)),
-        campaigns=_names(query, "campaign", _CAMPAIGNS_MAX),
+        campaigns=campaigns,
     )
     if wanted.types is not None and wanted.types - EVENT_TYPES:
         raise Refusal("malformed_request", f"type must be one or more of {', '.join(sorted(EVENT_TYPES))}")

@@ -57,7 +57,7 @@ async def roll_back(request: web.Request) -> web.Response:
     if redemption is None:
         raise Refusal("redemption_not_found")
     record = await services.records.one(str(redemption))
-    if not api_key.may_undo(record["actor"]):
+    if not (api_key.may_undo(record["actor"]) and api_key.may_use(record["campaign"])):
         raise Refusal("redemption_not_found")
     await core.configuration.know([record["batch"]])
     await core.refuse_code_of(record["batch"], record["serial"], key, asked.reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -13,7 +14,7 @@ from engine.api.checks import check_idempotency_key, check_text
 from engine.api.outcomes import Refused
 from engine.api.problems import problem
 from engine.errors import Refusal
-from engine.http.auth import Access
+from engine.http.auth import API_KEY, Access
 from engine.http.requests import (
     check_parameters,
     idempotency_key,
@@ -114,7 +115,10 @@ async def _redeem_item(core: Core, item: msgspec.Raw, api_key: CachedKey) -> tup
 
 async def show_redemption(request: web.Request) -> web.Response:
     """``GET /v1/redemptions/{id}``."""
-    return json_response(await services_of(request).records.one(request.match_info["id"]))
+    record = await services_of(request).records.one(request.match_info["id"])
+    if not request[API_KEY].may_use(record["campaign"]):
+        raise Refusal("redemption_not_found")
+    return json_response(record)
 
 
 async def list_redemptions(request: web.Request) -> web.Response:
@@ -122,9 +126,10 @@ async def list_redemptions(request: web.Request) -> web.Response:
     services, query = services_of(request), request.query
     check_parameters(request, _LIST_PARAMETERS)
     limit = page_limit(query.get("limit"), services.settings.page_limit_max)
-    criteria = _filter(query, services.settings)
+    api_key = request[API_KEY]
+    criteria = replace(_filter(query, services.settings), limited_to=api_key.campaigns)
     if criteria.campaign is not None:
-        services.core.configuration.require_campaigns((criteria.campaign,))
+        services.core.configuration.require_campaigns((criteria.campaign,), api_key)
     page = await services.records.page(criteria, after=query.get("after"), limit=limit)
     return json_response({"items": page.items, "next": page.next})
 

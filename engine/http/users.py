@@ -43,6 +43,7 @@ async def _find(request: web.Request) -> users.User:
         services.redis,
         request.match_info["id"],
         tail_scan_max=services.settings.tail_scan_max,
+        campaigns=request[API_KEY].campaigns,
     )
 
 

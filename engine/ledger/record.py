@@ -132,6 +132,7 @@ class RedemptionFilter:
     Attributes:
         from_ms, to_ms: redeemed at ``from_ms`` or later, and before ``to_ms``; milliseconds since the epoch.
         state: one of STATES.
+        limited_to: only redemptions of these campaigns; None: of all.
     """
 
     user: str | None = None
@@ -140,6 +141,7 @@ class RedemptionFilter:
     from_ms: int = 0
     to_ms: int | None = None
     state: str | None = None
+    limited_to: tuple[str, ...] | None = None
 
     def takes(self, event: Event) -> bool:
         """Whether an event is a redemption that matches; time and state are not checked."""
@@ -147,6 +149,7 @@ class RedemptionFilter:
             event.type in REDEMPTIONS
             and self.user in {None, event.user}
             and self.campaign in {None, event.campaign}
+            and (self.limited_to is None or event.campaign in self.limited_to)
             and (self.order is None or self.order == event.order)
         )
 

@@ -178,11 +178,12 @@ class Records:
         head = (*before, wanted.from_ms, look_at, wanted.state, list(rolled_back), limit + 1)
         async with self._database.connection() as connection:
             if wanted.order is not None:
-                rows = await connection.fetch(
-                    _SQL["by_order"], *head, wanted.order, wanted.user, wanted.campaign
-                )
+                whose = (wanted.order, wanted.user, wanted.campaign, wanted.limited_to)
+                rows = await connection.fetch(_SQL["by_order"], *head, *whose)
             elif wanted.user is not None:
-                rows = await connection.fetch(_SQL["by_user"], *head, wanted.user, wanted.campaign)
+                rows = await connection.fetch(
+                    _SQL["by_user"], *head, wanted.user, wanted.campaign, wanted.limited_to
+                )
             else:
                 rows = await connection.fetch(_SQL["by_campaign"], *head, wanted.campaign)
         found = [record_in(row) for row in rows]

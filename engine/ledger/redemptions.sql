@@ -16,6 +16,7 @@ SELECT * FROM (
     FROM (
         SELECT * FROM redemptions
         WHERE user_id = $9 AND user_id <> '' AND ($10::text IS NULL OR campaign = $10)
+          AND ($11::text[] IS NULL OR campaign = ANY ($11))
           AND (stream_ms, shard, stream_seq) < ($1, $2, $3) AND stream_ms >= $4
         ORDER BY stream_ms DESC, shard DESC, stream_seq DESC LIMIT $5
     ) AS looked_at
@@ -42,6 +43,7 @@ SELECT * FROM (
     FROM (
         SELECT * FROM redemptions
         WHERE order_ref = $9 AND ($10::text IS NULL OR user_id = $10) AND ($11::text IS NULL OR campaign = $11)
+          AND ($12::text[] IS NULL OR campaign = ANY ($12))
           AND (stream_ms, shard, stream_seq) < ($1, $2, $3) AND stream_ms >= $4
         ORDER BY stream_ms DESC, shard DESC, stream_seq DESC LIMIT $5
     ) AS looked_at

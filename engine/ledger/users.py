@@ -21,7 +21,7 @@ from engine.store.events import REDEMPTIONS, ROLLED_BACK, EventId
 from engine.times import instant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from redis.asyncio import Redis
 
@@ -76,8 +76,17 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-async def find(database: Database, redis: Redis, user: str, *, tail_scan_max: int) -> User:
+async def find(
+    database: Database,
+    redis: Redis,
+    user: str,
+    *,
+    tail_scan_max: int,
+    campaigns: Collection[str] | None = None,
+) -> User:
     """Return a user with totals. ``tail_scan_max``: maximum of stream entries that are read per shard.
+
+    ``campaigns``: only their events count; None: all events.
 
     Raises:
         Refusal: ``user_not_found``: no event names the user.
@@ -85,6 +94,10 @@ async def find(database: Database, redis: Redis, user: str, *, tail_scan_max: in
             ``tail_scan_max`` entries behind a stream.
     """
     check_name(user)
+
+    def counts(campaign: str) -> bool:
+        return campaigns is None or campaign in campaigns
+
     async with database.connection() as connection:
         offsets = await ledger_offsets(connection)
     read: list[Event] = []
@@ -92,18 +105,18 @@ async def find(database: Database, redis: Redis, user: str, *, tail_scan_max: in
         tail = await read_tail(redis, shard, tail_scan_max, oldest=behind(offset))
         if tail.cut is not None:
             raise StoreUnavailable(f"the ledger is too far behind the stream of shard {shard}")
-        read += [event for event in tail.events if event.user == user]
+        read += [event for event in tail.events if event.user == user and counts(event.campaign)]
     async with database.transaction(snapshot=True) as connection:
         offsets = await ledger_offsets(connection)
         recent = [event for event in read if Position.of(event.id) > offsets[event.id.shard]]
         given_back = _given_back(recent)
-        rows = await connection.fetch(_SQL["totals"], user, list(given_back))
+        rows = await connection.fetch(_SQL["totals"], user, list(given_back), campaigns)
         changed = await connection.fetch(_SQL["named"], *_columns(given_back))
-        seen = await connection.fetchrow(_SQL["seen"], user)
+        seen = await connection.fetchrow(_SQL["seen"], user, campaigns)
     times = [at_ms for at_ms in seen if at_ms is not None] + [event.id.stream_ms for event in recent]
     if not times:
         raise Refusal("user_not_found")
-    redemptions = [record_in(row) for row in changed if row["user_id"] == user]
+    redemptions = [record_in(row) for row in changed if row["user_id"] == user and counts(row["campaign"])]
     redemptions += [RedemptionRecord(event) for event in recent if event.type in REDEMPTIONS]
     return User(
         id=user,

@@ -98,7 +98,9 @@ class Attempt(CallFields, PendingLookup):
             self.dispatcher.send(self)
 
     def mismatch(self) -> str:
-        """The refusal if the code is not as the request asserts; empty if it is."""
+        """The refusal if the code is not for this API key, or not as the request asserts; else empty."""
+        if self.api_key is not None and not self.api_key.may_use(self.campaign.id):
+            return "code_not_found"
         return "" if self.asserted is None else self.asserted.mismatch(self.campaign)
 
     def bind_code(self, code: Issued) -> None:

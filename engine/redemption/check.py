@@ -35,6 +35,9 @@ class Check(Attempt):
     def found(self, code: Issued) -> None:
         """Check for the whole balance, so that an empty ``balance`` code is not redeemable."""
         self.bind_code(code)
+        if self.api_key is not None and not self.api_key.may_use(self.campaign.id):
+            self.refused("code_not_found")
+            return
         if self.campaign.kind == "balance":
             self.amount = UP_TO_BALANCE
         self.dispatcher.send(self)

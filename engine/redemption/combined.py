@@ -101,6 +101,10 @@ async def redeem_together(
     lookups = await asyncio.gather(
         *(_find(core, item.code, request.user, request.order, key) for item in request.codes)
     )
+    lookups = [
+        result if isinstance(result, str) or api_key.may_use(result.batch.campaign) else "code_not_found"
+        for result in lookups
+    ]
     if refusals := {at: result for at, result in enumerate(lookups) if isinstance(result, str)}:
         return _counted(dispatcher, RefusedTogether(refusals))
     try:

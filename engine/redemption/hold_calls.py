@@ -64,7 +64,7 @@ async def _end(
         record = await _read_settled(core, hold_id)
         if record is not None and record != EXPIRED:
             held = HoldRecord.parse(record.decode())
-            if not api_key.may_undo(held.actor):
+            if not (api_key.may_undo(held.actor) and api_key.may_use(held.campaign)):
                 raise Refusal("hold_not_found")
             await core.refuse_code_of(held.batch, held.serial, key)
         outcome = await core.answer_bound(

@@ -31,13 +31,21 @@ REFRESH_TIMEOUT_S: Final = 2.0
 
 
 class CachedKey(msgspec.Struct, frozen=True):
-    """An API key. ``digest`` is the SHA-256 of the whole key, in hex. The key itself is stored nowhere."""
+    """An API key. ``digest`` is the SHA-256 of the whole key, in hex. The key itself is stored nowhere.
+
+    ``campaigns``: the key is limited to these campaigns; None: it is not limited.
+    """
 
     id: str
     name: str
     digest: str
     scopes: tuple[str, ...]
     revoked: bool
+    campaigns: tuple[str, ...] | None = None
+
+    def may_use(self, campaign: str) -> bool:
+        """Whether this key knows of a campaign. To a limited key, others look as if they did not exist."""
+        return self.campaigns is None or campaign in self.campaigns
 
     def may_undo(self, actor: str) -> bool:
         """Whether this key may undo what ``actor`` did: its own, or with the scope ``adjust`` everything."""
@@ -124,13 +132,13 @@ class ConfigurationCache:
         known = self.api_keys.get(api_key.digest)
         return known is not None and not known.revoked
 
-    def require_campaigns(self, names: Iterable[str]) -> None:
-        """Check that there are campaigns with these ids. The copy must be current: see ``confirm``.
+    def require_campaigns(self, names: Iterable[str], api_key: CachedKey) -> None:
+        """Check that a key knows of campaigns with these ids. The copy must be current: see ``confirm``.
 
         Raises:
             Refusal: ``campaign_not_found``. The detail does not repeat the id: it may be any text.
         """
-        if not self.campaigns.keys() >= set(names):
+        if not all(name in self.campaigns and api_key.may_use(name) for name in names):
             raise Refusal("campaign_not_found")
 
     def is_void(self, batch: int, serial: int) -> bool:

@@ -32,12 +32,12 @@ OF_THE_LEDGER: Final = {
     ],
     "ledger_user": [
         *(
-            ("engine.ledger.redemptions", "by_user", f"{head}, 'user 7', NULL")
+            ("engine.ledger.redemptions", "by_user", f"{head}, 'user 7', NULL, NULL")
             for head in (PAGE, BY_STATE, BETWEEN)
         ),
-        ("engine.ledger.redemptions", "by_user", f"{PAGE}, 'user 7', 'cmp_3'"),
-        ("engine.ledger.users", "seen", "'user 7'"),
-        ("engine.ledger.users", "totals", "'user 7', '{}'"),
+        ("engine.ledger.redemptions", "by_user", f"{PAGE}, 'user 7', 'cmp_3', NULL"),
+        ("engine.ledger.users", "seen", "'user 7', NULL"),
+        ("engine.ledger.users", "totals", "'user 7', '{}', NULL"),
         ("engine.control.erasure", "erase", "'user 7', 'erased-1'"),
     ],
     "ledger_campaign": [
@@ -45,10 +45,10 @@ OF_THE_LEDGER: Final = {
     ],
     "ledger_order": [
         *(
-            ("engine.ledger.redemptions", "by_order", f"{head}, 'order 7', NULL, NULL")
+            ("engine.ledger.redemptions", "by_order", f"{head}, 'order 7', NULL, NULL, NULL")
             for head in (PAGE, BY_STATE, BETWEEN)
         ),
-        ("engine.ledger.redemptions", "by_order", f"{PAGE}, 'order 7', 'user 7', 'cmp_3'"),
+        ("engine.ledger.redemptions", "by_order", f"{PAGE}, 'order 7', 'user 7', 'cmp_3', NULL"),
     ],
     "ledger_redemption": [
         ("engine.ledger.redemptions", "history", "'0-1000007-0'"),
@@ -57,7 +57,7 @@ OF_THE_LEDGER: Final = {
             ("engine.ledger.redemptions", "by_campaign", f"{head}, 'cmp_3'")
             for head in (PAGE, BY_STATE, BETWEEN)
         ),
-        ("engine.ledger.users", "totals", "'user 7', '{}'"),
+        ("engine.ledger.users", "totals", "'user 7', '{}', NULL"),
         ("engine.control.control", "voids_since", "4990"),
     ],
 }
@@ -201,9 +201,9 @@ async def test_there_is_no_index_without_a_reason(filled: Connection) -> None:
 async def test_a_page_reads_no_more_rows_than_it_may(filled: Connection) -> None:
     """However many there are: a page's own, and with a state as many as it may look at."""
     for name, index, whose in (
-        ("by_user", "ledger_user", "'many', NULL"),
+        ("by_user", "ledger_user", "'many', NULL, NULL"),
         ("by_campaign", "ledger_campaign", "'cmp_3'"),
-        ("by_order", "ledger_order", "'many', NULL, NULL"),
+        ("by_order", "ledger_order", "'many', NULL, NULL, NULL"),
     ):
         await check_page(filled, name, index, whose)
 
