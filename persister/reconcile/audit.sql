@@ -1,4 +1,4 @@
--- Used by persister/reconcile: ledger.py, expected_state.py and catch_up.py.
+-- Used by persister/reconcile: ledger.py, expected_state.py, limits.py and catch_up.py.
 
 -- name: offsets
 SELECT o.shard, o.stream_ms, o.stream_seq, o.seq, o.chain_digest, o.chain_after,
@@ -56,6 +56,22 @@ SELECT b.id, b.count, b.campaign, c.kind, coalesce(c.amount, 0) AS amount, coale
 -- name: archived_batches
 -- Batches of campaigns in an archive: the ledger no longer says what Redis must hold.
 SELECT b.id, b.campaign FROM batches AS b JOIN campaigns AS c ON c.id = b.campaign WHERE c.ledger_detached;
+
+-- name: limits
+-- The limits that campaigns have, each as high as it ever was: the audit log has the earlier values.
+SELECT c.id,
+       CASE WHEN c.stock IS NOT NULL THEN greatest(c.stock, e.stock) END AS stock,
+       CASE WHEN c.budget IS NOT NULL THEN greatest(c.budget, e.budget) END AS budget,
+       CASE WHEN c.per_user_limit IS NOT NULL THEN greatest(c.per_user_limit, e.per_user_limit) END AS per_user_limit
+  FROM campaigns AS c
+  LEFT JOIN (SELECT substr(subject, length('campaign:') + 1) AS campaign,
+                    max((details->'stock'->>0)::bigint) AS stock,
+                    max((details->'budget'->>0)::bigint) AS budget,
+                    max((details->'per_user_limit'->>0)::bigint) AS per_user_limit
+               FROM acts
+              WHERE act = 'update_campaign'
+              GROUP BY 1) AS e ON e.campaign = c.id
+ WHERE NOT c.ledger_detached;
 
 -- name: pseudonyms
 SELECT substr(subject, length('user:') + 1) AS pseudonym

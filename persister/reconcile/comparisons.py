@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from engine.store import keys
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from persister.reconcile.expected_state import ExpectedState
 
 NO_RECORDS: Final = frozenset((b"expired", b"prepared"))
@@ -64,6 +66,32 @@ def read_command(item: ComparedValue, expected: ExpectedState) -> RedisCommand:
     if check == "rollbacks":
         return "HGET", keys.rolled_back(shard, name[0]), name[1]
     return "HGET", keys.holds(shard), name[0]
+
+
+def values_touched(expected: ExpectedState) -> Iterator[ComparedValue]:
+    """The values that events after the snapshot have changed."""
+    touched = expected.touched
+    campaigns: set[tuple[int, str]] = set()
+    for batch_id, serial in touched.codes:
+        batch = expected.batches[batch_id]
+        shard = batch.location(serial, expected.shards).shard
+        campaigns.add((shard, batch.campaign))
+        yield ComparedValue("states", shard, (batch_id, serial))
+        if batch.rules.kind != "single":
+            check = "balances" if batch.rules.kind == "balance" else "uses"
+            yield ComparedValue(check, shard, (batch_id, serial))
+    for shard, campaign in campaigns:
+        yield ComparedValue("campaigns", shard, (campaign, "uses"))
+        yield ComparedValue("campaigns", shard, (campaign, "spent"))
+    for batch_id, redemption in touched.rollbacks:
+        shard, _ = expected.rolled_back[batch_id, redemption]
+        yield ComparedValue("rollbacks", shard, (batch_id, redemption))
+    for hold_id in touched.holds:
+        shard_text, _, stream_id = hold_id.partition("-")
+        yield ComparedValue("holds", int(shard_text), (stream_id,))
+    for campaign, digest in touched.users:
+        if campaign in expected.limited:
+            yield ComparedValue("users", expected.limited[campaign], (campaign, digest))
 
 
 def user_bucket(digest: bytes) -> int:

@@ -72,6 +72,16 @@ class ExpectedHold(NamedTuple):
 
 
 @dataclass(slots=True)
+class Touched:
+    """What events since the snapshot have changed: the names of values of ``ExpectedState``."""
+
+    codes: set[tuple[int, int]] = field(default_factory=set)
+    rollbacks: set[tuple[int, str]] = field(default_factory=set)
+    holds: set[str] = field(default_factory=set)
+    users: set[tuple[str, bytes]] = field(default_factory=set)
+
+
+@dataclass(slots=True)
 class ExpectedState:
     """What Redis must hold.
 
@@ -85,7 +95,7 @@ class ExpectedState:
         limited: the shard of each campaign with a per-user limit.
         archived, archived_campaigns: batches and campaigns in an archive; they are not compared.
         holds: live holds by id.
-        users_counted_since: users counted after the snapshot.
+        touched: what was changed after the snapshot.
         lost_uses: by campaign, number of uses given back to a pseudonym.
         code_states: number of codes whose state was computed.
     """
@@ -106,7 +116,7 @@ class ExpectedState:
     rolled_back: dict[tuple[int, str], tuple[int, int]] = field(default_factory=dict)
     holds: dict[str, ExpectedHold] = field(default_factory=dict)
     holds_of: dict[tuple[int, int], set[str]] = field(default_factory=dict)
-    users_counted_since: set[tuple[str, bytes]] = field(default_factory=set)
+    touched: Touched = field(default_factory=Touched)
     lost_uses: Counter[str] = field(default_factory=Counter)
     illegal: list[IllegalEvent] = field(default_factory=list)
     code_states: int = 0
@@ -176,9 +186,11 @@ class ExpectedState:
             if event.type == "rolled_back":
                 total = code.given_back[event.redemption]
                 self.rolled_back[batch_id, event.redemption] = counter[0], total
+                self.touched.rollbacks.add((batch_id, event.redemption))
             if effect.illegal:
                 self.illegal.append(IllegalEvent(name, batch_id, serial, effect.illegal))
         self._store_code(batch, serial, code)
+        self.touched.codes.add((batch_id, serial))
 
     def code_state(self, batch: ExpectedBatch, serial: int) -> CodeState:
         """The state of one of a batch's codes."""
@@ -202,7 +214,9 @@ class ExpectedState:
         if batch.rules.kind != "single":
             batch.used[serial] = code.used
         place = batch.id, serial
-        for id_ in self.holds_of.pop(place, set()):
+        before = self.holds_of.pop(place, set())
+        self.touched.holds |= before | code.holds.keys()
+        for id_ in before:
             del self.holds[id_]
         for id_, held in code.holds.items():
             self.holds[id_] = ExpectedHold(*place, held)
@@ -213,7 +227,7 @@ class ExpectedState:
         """Add ``uses`` (negative for a rollback) to a user's successes."""
         digest = idempotency.bucketed(user, keys.USER_BUCKETS)[1]
         self.names[campaign, digest] = user
-        self.users_counted_since.add((campaign, digest))
+        self.touched.users.add((campaign, digest))
         self.users[campaign, user] += uses
 
 
@@ -269,7 +283,7 @@ async def read_expected_state(connection: Connection, shards: int) -> ExpectedSt
     if rows:
         expected.apply_events(rows[0]["batch"], rows[0]["serial"], _named_events(rows))
         expected.code_states += 1
-    expected.users_counted_since.clear()
+    expected.touched = Touched()
     return expected
 
 

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from engine.queries import queries
 from persister.reconcile.expected_state import read_expected_state
 from persister.reconcile.ledger import reconcile_ledger
+from persister.reconcile.limits import reconcile_limits
 from persister.reconcile.redis import reconcile_redis
 from persister.reconcile.report import ReconciliationReport
 from persister.servers import REPLY_TIMEOUT_S
@@ -49,6 +50,7 @@ async def reconcile(
             async with connection.transaction(isolation="repeatable_read"):
                 await reconcile_ledger(connection, report, anchors, progress)
                 expected = await read_expected_state(connection, shards)
+                await reconcile_limits(connection, expected, report)
             report.look("code_states", expected.code_states)
             await reconcile_redis(
                 connection, redis, expected, report, wait_s=settings.audit_wait_s, progress=progress

@@ -2,7 +2,8 @@
 
 First it scans all of Redis and notes what differs from a snapshot of the ledger; most of that has only
 changed since. Then it reads each of these values again, in one Redis transaction with the last entry of the
-stream, and compares it with what the ledger expects at exactly that entry.
+stream, and compares it with what the ledger expects at exactly that entry. So it does with each value that an
+event has changed meanwhile: it may have seemed equal only because of that.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from persister.reconcile.comparisons import (
     is_equal,
     parse_reply,
     read_command,
+    values_touched,
 )
 from persister.reconcile.prepared import PreparedValues
 from persister.reconcile.redis_scan import RedisScan
@@ -89,6 +91,7 @@ async def find_differences(
         await catch_up.advance(shard, StreamId.parse((await read_stream(redis, shard)).last))
     await scan.read_strays()
     doubtful = [item for item, found in scan.differing.items() if not _has_come_true(item, found, expected)]
+    doubtful += [item for item in values_touched(expected) if item not in scan.differing]
     different: list[Difference] = []
     for shard in range(expected.shards):
         of_shard = [item for item in doubtful if item.shard == shard]
@@ -183,14 +186,12 @@ async def _report_erased(
     for _ in range(LOOKS_MAX):
         # A user erased a moment ago may have been counted under both names.
         items |= {
-            ComparedValue("users", shard, name)
-            for name in expected.users_counted_since
-            if name[0] == campaign
+            ComparedValue("users", shard, name) for name in expected.touched.users if name[0] == campaign
         }
         looked = await _look(redis, catch_up, report, shard, list(items), first=False)
         if all(
             ComparedValue("users", shard, name) in items
-            for name in expected.users_counted_since
+            for name in expected.touched.users
             if name[0] == campaign
         ):
             break

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 
-from engine.control import erasure
+from engine.control import campaigns, erasure
+from engine.control.campaigns import CampaignChange
 from engine.control.publishing import publish
 from engine.errors import Refusal
 from engine.store import keys
 from engine.store.idempotency import bucketed
 from persister.rebuild.rebuild import rebuild
 from persister.reconcile.reconcile import reconcile
+from persister.reconcile.redis_scan import RedisScan
 from persister.reconcile.report import ReconciliationReport  # noqa: TC001 - fixtures' types are looked up
+from tests.support.deployment import issue
 from tests.support.ledger_rows import persisted, silent
 from tests.support.shoppers import Shopper, issue_all
 from tests.support.streams import persisting
@@ -248,3 +251,86 @@ async def test_what_is_changed_in_the_ledger_is_found(
     assert not done.endswith(" 0")
     report = await audited(plane)
     assert set(checks.split()) <= set(report.differing), report.findings
+
+
+LIMITS: Final[list[tuple[str, int]]] = [("stock", 2), ("budget", 1499), ("per_user_limit", 2)]
+
+
+@pytest.mark.parametrize(("limit", "most"), LIMITS)
+async def test_a_campaign_that_went_beyond_a_limit_is_found(
+    plane: ControlPlane, merchant: Merchant, limit: str, most: int
+) -> None:
+    """Ledger and Redis agree about it: Redis was told another limit, so the script let it happen."""
+    fields: dict[str, Any] = {limit: most}
+    campaign, codes = await issue(plane, 3, amount=500, currency="EUR", **fields)
+    await plane.redis.hset(keys.campaign(0, campaign), limit, "9999")
+    async with persisting(plane.settings):
+        for code in codes[:2]:
+            assert (await merchant.redeem(code))[0] == 200
+        await persisted(plane)
+        assert (await audited(plane)).findings == []
+        assert (await merchant.redeem(codes[2]))[0] == 200
+        await persisted(plane)
+        report = await audited(plane)
+    assert set(report.differing) == {"limits"}, report.findings
+    [found] = report.findings
+    assert found.item.startswith(f"{campaign}, {'user' if limit == 'per_user_limit' else limit}")
+    assert found.expected == f"at most {most}"
+
+
+@pytest.mark.parametrize("limit", [limit for limit, _ in LIMITS])
+async def test_a_limit_that_was_lowered_later_was_kept_all_the_same(
+    plane: ControlPlane, merchant: Merchant, limit: str
+) -> None:
+    before: dict[str, Any] = {limit: 1000}
+    after: dict[str, Any] = {limit: 1}
+    campaign, codes = await issue(plane, 2, amount=500, currency="EUR", **before)
+    async with persisting(plane.settings):
+        for code in codes:
+            assert (await merchant.redeem(code))[0] == 200
+        await campaigns.update(plane, campaign, CampaignChange(**after))
+        await persisted(plane)
+        assert (await audited(plane)).findings == []
+
+
+async def plant_in_a_balance(plane: ControlPlane, campaign: str) -> None:  # noqa: ARG001 - the others use it
+    await plane.redis.execute_command("BITFIELD", keys.spent(0, 0, 0), "INCRBY", "i64", "#0", -10)  # type: ignore[no-untyped-call] # redis-py's is untyped
+
+
+async def plant_in_a_counter(plane: ControlPlane, campaign: str) -> None:
+    await plane.redis.hincrby(keys.campaign(0, campaign), "spent", -10)
+
+
+async def plant_in_a_user(plane: ControlPlane, campaign: str) -> None:
+    bucket, digest = bucketed("ann", keys.USER_BUCKETS)
+    await plane.redis.hincrby(keys.users(0, campaign, bucket), cast("str", digest), -1)
+
+
+@pytest.mark.parametrize(
+    ("plant", "check"),
+    [(plant_in_a_balance, "balances"), (plant_in_a_counter, "campaigns"), (plant_in_a_user, "users")],
+)
+async def test_a_difference_that_a_change_during_the_scan_hides_is_found(
+    plane: ControlPlane,
+    merchant: Merchant,
+    monkeypatch: pytest.MonkeyPatch,
+    plant: Callable[[ControlPlane, str], Awaitable[None]],
+    check: str,
+) -> None:
+    campaign, [card] = await issue(
+        plane, 1, kind="balance", amount=100, currency="EUR", budget=1000, per_user_limit=9
+    )
+    scan = RedisScan.run
+
+    async def run(self: RedisScan) -> None:
+        assert (await merchant.redeem(card, amount=10))[0] == 200  # after the snapshot, before the scan
+        await scan(self)
+
+    async with persisting(plane.settings):
+        assert (await merchant.redeem(card, amount=20))[0] == 200
+        await persisted(plane)
+        await plant(plane, campaign)
+        with monkeypatch.context() as during:
+            during.setattr(RedisScan, "run", run)
+            report = await audited(plane)
+    assert set(report.differing) == {check}, report.findings
