@@ -213,6 +213,11 @@ class Settings:
         100, "maximum differences of one kind that `redeem audit` lists; it counts all", least=1
     )
     metrics_port: int = _setting(0, "port of the persister's own /metrics; 0 means none", least=0)
+    campaign_metrics_max: int = _setting(
+        100,
+        "maximum campaigns whose numbers are in /metrics, the newest that have not ended; 0 means none",
+        least=0,
+    )
     start_timeout_s: int = _setting(
         60,
         "time limit for a worker to start serving, then it is restarted; bundled servers get at least 300 s",

@@ -9,9 +9,13 @@ import click
 from engine.cli.connect import all_pages, echo_json, run, run_change
 from engine.cli.options import json_option
 from engine.control import campaigns as definitions
+from engine.control.campaign_numbers import numbers_member, read_numbers
 from engine.control.campaigns import Campaign, CampaignChange, NewCampaign
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from engine.control.campaign_numbers import CampaignNumbers
     from engine.control.change import ControlPlane
 
 NONE: Final = "none"
@@ -66,7 +70,7 @@ def create(*, active: bool, as_json: bool, **options: Any) -> None:  # noqa: ANN
 @campaigns.command("list")
 @json_option
 def list_campaigns(*, as_json: bool) -> None:
-    """List all campaigns, oldest first."""
+    """List all campaigns, oldest first, with the number of redemptions and of codes."""
 
     async def read(plane: ControlPlane) -> list[Campaign]:
         limit = plane.settings.page_limit_max
@@ -75,24 +79,30 @@ def list_campaigns(*, as_json: bool) -> None:
         )
 
     all_campaigns = run(read)
+    numbers = run(lambda plane: read_numbers(plane.database, plane.redis, all_campaigns))
     if as_json:
-        echo_json([campaign.document() for campaign in all_campaigns])
+        echo_json([_document(campaign, numbers) for campaign in all_campaigns])
         return
     for campaign in all_campaigns:
-        click.echo(f"{campaign.id}  {campaign.state:6}  {campaign.kind}  {campaign.name}")
+        own = numbers.get(campaign.id)
+        redeemed = f"{own.redeemed} of {own.issued}" if own else "-"
+        click.echo(f"{campaign.id}  {campaign.state:6}  {campaign.kind:7}  {redeemed:>16}  {campaign.name}")
 
 
 @campaigns.command()
 @_campaign
 @json_option
 def show(campaign_id: str, *, as_json: bool) -> None:
-    """Show one campaign."""
+    """Show one campaign and its numbers as of now."""
     campaign = run(lambda plane: definitions.get(plane, campaign_id))
+    numbers = run(lambda plane: read_numbers(plane.database, plane.redis, [campaign]))
     if as_json:
-        echo_json(campaign.document())
+        echo_json(_document(campaign, numbers))
         return
-    for name, value in campaign.document().items():
-        click.echo(f"{name + ':':15} {'-' if value is None else value}")
+    own = numbers.get(campaign.id)
+    shown = campaign.document() | (own.document() if own else {})
+    for name, value in shown.items():
+        click.echo(f"{name + ':':16} {'-' if value is None else value}")
 
 
 @campaigns.command()
@@ -137,6 +147,10 @@ _to_state("activate", "active", "Activate a draft campaign.")
 _to_state("pause", "paused", "Pause a campaign: redemptions are refused until it is resumed.")
 _to_state("resume", "active", "Resume a paused campaign.")
 _to_state("end", "ended", "End a campaign for good.")
+
+
+def _document(campaign: Campaign, numbers: Mapping[str, CampaignNumbers]) -> dict[str, object]:
+    return campaign.document() | numbers_member(numbers.get(campaign.id))
 
 
 def _print(campaign: Campaign, *, as_json: bool) -> None:

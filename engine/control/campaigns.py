@@ -26,6 +26,7 @@ from engine.times import parse_instant, shown_instant
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from engine.database import Database
     from engine.postgres_types import Connection, Row
 
 KINDS: Final = ("single", "multi", "balance")
@@ -322,6 +323,12 @@ async def page(plane: ControlPlane, *, after: str | None, limit: int) -> list[Ca
         else:
             rows = await connection.fetch(_SQL["page_after"], limit, after)
     return [_campaign(row) for row in rows]
+
+
+async def newest(database: Database, limit: int) -> list[Campaign]:
+    """Return the newest ``limit`` campaigns that have not ended."""
+    async with database.connection() as connection:
+        return [_campaign(row) for row in await connection.fetch(_SQL["newest"], limit)]
 
 
 _ID: Final = re.compile(r"cmp_[1-9][0-9]{0,18}")

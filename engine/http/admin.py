@@ -15,6 +15,7 @@ from aiohttp import web
 
 from engine.api.checks import check_text
 from engine.control import api_keys, audit_log, batches, campaigns, voids
+from engine.control.campaign_numbers import numbers_member, read_numbers
 from engine.errors import Refusal, not_a_cursor
 from engine.http.admin_requests import (
     NO_STORE,
@@ -33,7 +34,9 @@ from engine.http.routes import Route
 from engine.ledger import conflicts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from engine.control.campaigns import Campaign
 
 CSV_TYPE: Final = "text/csv"
 NDJSON_TYPE: Final = "application/x-ndjson"
@@ -88,13 +91,21 @@ async def list_campaigns(request: web.Request) -> web.Response:
     """List campaigns, the oldest first."""
     after, limit = read_page(request)
     found = await campaigns.page(plane_of(request), after=after, limit=limit + 1)
-    return listed([campaign.document() for campaign in found], limit)
+    return listed(await _with_numbers(request, found), limit)
 
 
 async def show_campaign(request: web.Request) -> web.Response:
     """Show one campaign."""
     campaign = await campaigns.get(plane_of(request), request.match_info["id"])
-    return answer(campaign.document())
+    (document,) = await _with_numbers(request, [campaign])
+    return answer(document)
+
+
+async def _with_numbers(request: web.Request, found: Sequence[Campaign]) -> list[dict[str, object]]:
+    """Return the documents of campaigns with their numbers, null while Redis cannot be asked."""
+    plane = plane_of(request)
+    numbers = await read_numbers(plane.database, plane.redis, found)
+    return [campaign.document() | numbers_member(numbers.get(campaign.id)) for campaign in found]
 
 
 async def update_campaign(request: web.Request) -> web.Response:

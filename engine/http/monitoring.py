@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
+from engine.control.campaign_metrics import campaign_exposition
 from engine.errors import StoreUnavailable
 from engine.health.parts_watch import part_metrics, silent_workers
 from engine.http.requests import json_response
@@ -103,5 +104,9 @@ async def metrics(request: web.Request) -> web.Response:
     services.core.dispatcher.telemetry.flush()
     own = await asyncio.to_thread(exposition, services.metrics_dir)
     parts = exposition_of(part_metrics(await services.parts.report(), services.front_end_dir))
-    body = own + parts + await store_exposition(services.redis)
+    of_redis = await store_exposition(services.redis)
+    of_campaigns = await campaign_exposition(
+        services.database, services.redis, services.settings.campaign_metrics_max
+    )
+    body = own + parts + of_redis + of_campaigns
     return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})

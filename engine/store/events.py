@@ -37,6 +37,20 @@ FIELDS: Final = (
 )
 
 
+RENEWED: Final = "renewed"
+"""In totals, a ``held`` that prolongs a hold: its redemption is the hold, not itself."""
+
+
+def counted_type(kind: str, event: str, redemption: str, last4: str) -> str | None:
+    """Return the type under which an event counts in the totals of its campaign; None if it does not count.
+
+    ``event`` and ``redemption`` are ids as text. The void of a range is configuration, not an event of codes.
+    """
+    if kind == "held" and redemption != event:
+        return RENEWED
+    return None if kind in {"voided", "unvoided"} and not last4 else kind
+
+
 class EventId(NamedTuple):
     """Id of an event: shard and stream id. Its text form is ``<shard>-<ms>-<seq>``."""
 

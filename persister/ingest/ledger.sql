@@ -21,6 +21,12 @@ WITH moved AS (
 ), linked AS (
     INSERT INTO ledger_chain (shard, first_seq, last_seq, digest)
     SELECT $1, $8 + 1, $4, $5 FROM moved WHERE $4 > $8
+), counted AS (
+    INSERT INTO campaign_totals AS t (campaign, shard, type, events, amount)
+    SELECT a.campaign, $1, a.type, a.events, a.amount
+      FROM moved, unnest($10::text[], $11::text[], $12::bigint[], $13::bigint[]) AS a (campaign, type, events, amount)
+    ON CONFLICT (campaign, shard, type)
+    DO UPDATE SET events = t.events + excluded.events, amount = t.amount + excluded.amount
 )
 SELECT count(*) FROM moved;
 

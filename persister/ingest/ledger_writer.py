@@ -15,6 +15,7 @@ from engine.queries import queries
 from persister.ingest import chain
 from persister.ingest.entries import COLUMNS, LedgerRow, Reject, StreamId
 from persister.ingest.partitions import MonthPartitions
+from persister.ingest.totals import Totals, count_totals
 from persister.ownership import try_lock
 from persister.servers import KEEPALIVES, describe_error
 
@@ -129,7 +130,7 @@ class LedgerWriter:
                     await linking,
                     begin.entries + entries.size,
                 )
-                await self._finish(entries.rejects, begin, end)
+                await self._finish(entries.rejects, count_totals(columns), begin, end)
         finally:
             linking.cancel()
         return end, entries.rejects
@@ -141,9 +142,10 @@ class LedgerWriter:
             refused: list[Reject] = []
             await self._sift(rows, begin.seq, written, refused)
             rejects = sorted([*entries.rejects, *refused], key=lambda reject: reject.id)
-            digest = await _link(begin.digest, list(zip(*written, strict=True)))
+            columns = list(zip(*written, strict=True))
+            digest = await _link(begin.digest, columns)
             end = LedgerOffset(entries.last, begin.seq + len(written), digest, begin.entries + entries.size)
-            await self._finish(rejects, begin, end)
+            await self._finish(rejects, count_totals(columns), begin, end)
         return end, rejects
 
     async def _sift(
@@ -169,8 +171,10 @@ class LedgerWriter:
     async def _copy(self, records: Iterable[LedgerRow]) -> None:
         await self._connection.copy_records_to_table("ledger", records=records, columns=COLUMNS)
 
-    async def _finish(self, rejects: list[Reject], begin: LedgerOffset, end: LedgerOffset) -> None:
-        """Finish the transaction: rejects, chain link and offset, if no other writer moved it."""
+    async def _finish(
+        self, rejects: list[Reject], totals: Totals, begin: LedgerOffset, end: LedgerOffset
+    ) -> None:
+        """Finish the transaction: rejects, totals, chain link and offset, if no other writer moved it."""
         if rejects:
             await self._connection.executemany(
                 _SQL["insert_reject"],
@@ -188,6 +192,7 @@ class LedgerWriter:
             *begin.id,
             begin.seq,
             begin.digest,
+            *totals,
         )
         if not moved:
             raise OffsetMoved(f"the offset of shard {self._shard} is no longer {begin.id}")

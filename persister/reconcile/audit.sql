@@ -34,6 +34,27 @@ SELECT shard, stream_ms, stream_seq, seq, type, redemption, campaign, batch, ser
  WHERE shard = $1 AND seq BETWEEN $2 AND $3
  ORDER BY seq;
 
+-- name: totals
+-- Totals of campaigns, and what their rows say, where the two differ. Those with archived rows are left out.
+WITH counted AS (
+    SELECT campaign, shard, type, count(*) AS events, sum(amount)::bigint AS amount
+      FROM (SELECT campaign, shard, coalesce(amount, 0) AS amount,
+                   CASE WHEN type = 'held' AND redemption <> shard || '-' || stream_ms || '-' || stream_seq THEN 'renewed'
+                        ELSE type END AS type
+              FROM ledger
+             WHERE type NOT IN ('voided', 'unvoided') OR last4 <> '') AS events
+     GROUP BY campaign, shard, type
+)
+SELECT campaign, shard, type, coalesce(c.events, 0) AS events, coalesce(c.amount, 0) AS amount,
+       coalesce(t.events, 0) AS total_events, coalesce(t.amount, 0) AS total_amount
+  FROM counted AS c FULL JOIN campaign_totals AS t USING (campaign, shard, type)
+ WHERE (coalesce(c.events, 0), coalesce(c.amount, 0)) <> (coalesce(t.events, 0), coalesce(t.amount, 0))
+   AND NOT EXISTS (SELECT FROM campaigns AS g WHERE g.id = campaign AND g.ledger_detached)
+ ORDER BY campaign, shard, type;
+
+-- name: count_totals
+SELECT count(*) FROM campaign_totals;
+
 -- name: strays
 -- Events of codes that were never issued, or with a campaign that is not the code's.
 SELECT l.shard, l.seq, l.batch, l.serial

@@ -1,4 +1,4 @@
-"""Checks the ledger by itself: row numbers, hash chain, codes that exist, erased names."""
+"""Checks the ledger by itself: row numbers, totals, hash chain, codes that exist, erased names."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ async def reconcile_ledger(
     """
     offsets = await connection.fetch(_SQL["offsets"])
     await _check_numbers(connection, report, offsets)
+    await _check_totals(connection, report)
     for row in offsets:
         await _check_chain(connection, report, row, dict(anchors.get(row["shard"], [])), progress)
     for shard in anchors.keys() - {row["shard"] for row in offsets}:
@@ -61,6 +62,14 @@ async def _check_numbers(connection: Connection, report: ReconciliationReport, o
             report.add("numbers", item, f"behind row {row['seq'] - 1}", f"behind row {row['before']}")
         else:
             report.add("numbers", item, "a later entry than the row before", "an earlier one")
+
+
+async def _check_totals(connection: Connection, report: ReconciliationReport) -> None:
+    report.look("totals", await connection.fetchval(_SQL["count_totals"]))
+    async for row in connection.cursor(_SQL["totals"], prefetch=_FETCH_ROWS):
+        item = f"{row['campaign']} on shard {row['shard']}, {row['type']}"
+        expected = f"{row['events']} events, amount {row['amount']}"
+        report.add("totals", item, expected, f"{row['total_events']} events, amount {row['total_amount']}")
 
 
 async def _check_chain(

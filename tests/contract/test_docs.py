@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY
 
 from engine.api.problems import PROBLEMS
 from engine.cli import COMMANDS
+from engine.control.campaign_metrics import campaign_metrics
 from engine.health.parts import Ledger
 from engine.health.parts_watch import PartsReport, part_metrics
 from engine.observability.heartbeats import Signs
@@ -98,7 +99,7 @@ def test_operations_document_lists_every_metric(tmp_path: Path) -> None:
     of_others = part_metrics(nothing, tmp_path)
     there = {
         metric.name + ("_total" if metric.type == "counter" else "")
-        for metric in [*REGISTRY.collect(), *of_redis, *of_others]
+        for metric in [*REGISTRY.collect(), *of_redis, *of_others, *campaign_metrics([])]
         if metric.name.startswith("redeem_")
     }
     rows = "".join(re.findall(r"^\| `redeem_.*?\|", text, re.MULTILINE))
