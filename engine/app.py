@@ -25,6 +25,7 @@ from engine.http import (
     admin,
     documents,
     events,
+    holds,
     imports,
     monitoring,
     operations,
@@ -40,6 +41,7 @@ from engine.imports.importer import Importer
 from engine.imports.repair import keep_index_repaired
 from engine.lane.connection import id_of
 from engine.ledger.feed_readers import Feed
+from engine.ledger.holds import Holds
 from engine.ledger.redemptions import Records
 from engine.observability.metrics import Telemetry
 from engine.processes.background import in_background
@@ -108,6 +110,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
             records=Records(
                 database, redis, tail_scan_max=settings.tail_scan_max, state_scan_max=settings.state_scan_max
             ),
+            holds=Holds(database, redis, configuration, tail_scan_max=settings.tail_scan_max),
             feed=feed,
             importer=Importer(plane),
             parts=PartsWatch(database, redis, lambda: configuration.shards),
@@ -118,6 +121,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
             documents,
             redemptions,
             operations,
+            holds,
             admin,
             events,
             imports,

@@ -43,6 +43,8 @@ def _refused(refused: Refused) -> Answer:
     extra: dict[str, Any] = {}
     if refused.retry_after_s:
         extra["retry_after_s"] = refused.retry_after_s
+    if refused.redemption:
+        extra["redemption"] = refused.redemption
     if refused.replayed:
         extra["replayed"] = True
     return *problem(refused.code, refused.detail, **extra), refused.retry_after_s

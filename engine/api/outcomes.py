@@ -10,7 +10,10 @@ from msgspec import UNSET, UnsetType
 
 
 class Redeemed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A redemption. ``amount`` and ``balance`` are in minor units; only ``balance`` codes have the latter."""
+    """A redemption. ``amount`` and ``balance`` are in minor units; only ``balance`` codes have the latter.
+
+    ``hold``: the hold that was confirmed; only the answer to a confirmation has it.
+    """
 
     id: str
     status: Literal["redeemed"] = "redeemed"
@@ -21,6 +24,7 @@ class Redeemed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     currency: str | None
     balance: int | UnsetType = UNSET
     order: str | None = None  # missing in answers that an earlier version stored
+    hold: str | UnsetType = UNSET
     redeemed_at: str
     replayed: bool = False
 
@@ -139,12 +143,14 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
         code: a key of ``engine.api.problems.PROBLEMS``.
         detail: a sentence for this refusal; empty for the sentence of the table.
         retry_after_s: seconds after which the same request may succeed; 0 if unknown.
+        redemption: the redemption that a confirmed hold has become; empty in all other refusals.
     """
 
     code: str
     detail: str = ""
     retry_after_s: int = 0
     replayed: bool = False
+    redemption: str = ""
 
 
 class RefusedTogether(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""HTTP handlers for merchants: combined redemptions, rollbacks, holds, checks, adjustments."""
+"""HTTP handlers for merchants: combined redemptions, rollbacks, checks, adjustments."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from engine.http.auth import Access
 from engine.http.requests import idempotency_key, read_admitted, response
 from engine.http.routes import Route
 from engine.http.services import services_of
-from engine.redemption import hold_calls
 from engine.redemption.audited import correct, on_record
 from engine.redemption.check import Check
 from engine.redemption.combined import redeem_together
 from engine.redemption.correct import Adjustment, Rollback, Unvoiding, Voiding
-from engine.redemption.hold import Hold
 from engine.store import events
 
 if TYPE_CHECKING:
@@ -29,9 +27,6 @@ def routes() -> list[Route]:
     return [
         Route("POST", "/v1/redemptions/combined", "redeem", redeem_combined, Access.SCRIPT),
         Route("POST", "/v1/redemptions/{id}/rollback", "redeem or adjust", roll_back, Access.SCRIPT),
-        Route("POST", "/v1/holds", "redeem", hold, Access.SCRIPT),
-        Route("POST", "/v1/holds/{id}/confirm", "redeem or adjust", confirm, Access.SCRIPT),
-        Route("POST", "/v1/holds/{id}/release", "redeem or adjust", release, Access.SCRIPT),
         Route("POST", "/v1/codes/check", "read", check, Access.SCRIPT),
         Route("POST", "/v1/codes/adjust", "admin", adjust, Access.SCRIPT),
     ]
@@ -64,38 +59,6 @@ async def roll_back(request: web.Request) -> web.Response:
     core.refuse_codes(reason=asked.reason)
     attempt = Rollback(core.dispatcher, redemption, record, asked, key=key, api_key=api_key)
     return response(request, await on_record(core, services.database, attempt, f"redemption:{redemption}"))
-
-
-async def hold(request: web.Request) -> web.Response:
-    """``POST /v1/holds``."""
-    services = services_of(request)
-    api_key, body = await read_admitted(request)
-    key = idempotency_key(request, services.settings)
-    asked = bodies.parse_hold(body, services.settings)
-    attempt = Hold(services.core.dispatcher, asked, key, api_key)
-    return response(request, await services.core.answer(attempt, asked.code))
-
-
-async def confirm(request: web.Request) -> web.Response:
-    """``POST /v1/holds/{id}/confirm``."""
-    services = services_of(request)
-    api_key, body = await read_admitted(request, may_be_empty=True)
-    key = idempotency_key(request, services.settings)
-    asked = bodies.parse_confirm(body)
-    confirmed = await hold_calls.confirm(
-        services.core, request.match_info["id"], amount=asked.amount, key=key, api_key=api_key
-    )
-    return response(request, confirmed)
-
-
-async def release(request: web.Request) -> web.Response:
-    """``POST /v1/holds/{id}/release``."""
-    services = services_of(request)
-    api_key, body = await read_admitted(request, may_be_empty=True)
-    key = idempotency_key(request, services.settings)
-    bodies.parse_release(body)
-    released = await hold_calls.release(services.core, request.match_info["id"], key=key, api_key=api_key)
-    return response(request, released)
 
 
 async def check(request: web.Request) -> web.Response:

@@ -140,6 +140,8 @@ def _filter(query: Mapping[str, str], settings: Settings) -> RedemptionFilter:
             most = settings.order_length_max if name == "order" else settings.user_length_max
             check_text(name, query[name], most)
     state = query.get("state")
+    if state == "held":
+        raise Refusal("malformed_request", "Holds have a list of their own: GET /v1/holds?order=…&state=held")
     if state is not None and state not in STATES:
         raise Refusal("malformed_request", f"state must be {', '.join(STATES[:-1])} or {STATES[-1]}")
     times = {name: milliseconds(parse_instant(name, query[name])) for name in ("from", "to") if name in query}

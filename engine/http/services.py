@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from engine.http.auth import Authenticator
     from engine.imports.importer import Importer
     from engine.ledger.feed_readers import Feed
+    from engine.ledger.holds import Holds
     from engine.ledger.redemptions import Records
     from engine.redemption.core import Core
     from engine.settings import Settings
@@ -39,6 +40,7 @@ class Services:
     redis: Redis
     plane: ControlPlane
     records: Records
+    holds: Holds
     feed: Feed
     importer: Importer
     parts: PartsWatch

@@ -77,6 +77,7 @@ class RedemptionRecord(NamedTuple):
             "currency": event.currency,
             "rolled_back": None if event.amount is None else self.given_back or 0,
             "order": event.order,
+            "hold": event.hold,
             "idempotency_key": event.key,
             "actor": event.actor,
             "redeemed_at": instant(event.at_ms),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from engine.api.outcomes import Held, Released
 from engine.redemption.assertions import Assertions
@@ -135,7 +136,7 @@ class Confirmation(HoldEnd):
         """The redemption. The answer contains the hold's record, because on a replay the hold is gone."""
         record = words.pop()
         self._bind_hold(HoldRecord.parse(record))
-        return redeemed(self, words, replayed=replayed)
+        return replace(redeemed(self, words, replayed=replayed), hold=str(self.hold_id))
 
 
 class Release(HoldEnd):

@@ -143,7 +143,12 @@ async def hold(caller: Caller, single: list[str], cards: list[str]) -> None:
     await call("releaseHold", id=held["id"])
     part = await call("hold", {"code": cards[2], "user": "ann", "order": "4715", "amount": 300})
     assert (await call("confirmHold", {"amount": 200}, id=part["id"]))["balance"] == 4800
-    assert (await call("confirmHold", id=part["id"]))["code"] == "hold_not_found"
+    for name in ("confirmHold", "releaseHold"):
+        assert (await call(name, id=part["id"]))["code"] == "already_redeemed"
+    assert (await call("showHold", id=part["id"]))["status"] == "confirmed"
+    assert (await call("showHold", id="0-1-1"))["code"] == "hold_not_found"
+    for state in ("held", "confirmed"):
+        assert (await call("listHolds", query=f"?order=4715&state={state}"))["next"] is None
 
 
 async def correct(caller: Caller, single: list[str], cards: list[str], words: list[str]) -> None:

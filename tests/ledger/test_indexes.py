@@ -59,7 +59,10 @@ OF_THE_LEDGER: Final = {
         ),
         ("engine.ledger.users", "totals", "'user 7', '{}', NULL"),
         ("engine.control.control", "voids_since", "4990"),
+        ("engine.ledger.holds", "ends", "'{0-1000015-0,0-1000035-0}'"),
     ],
+    "ledger_hold": [("engine.ledger.holds", "ends", "'{0-1000015-0,0-1000035-0}'")],
+    "ledger_held_order": [("engine.ledger.holds", "by_order", f"{NEWEST}, 101, 'order 15'")],
 }
 OF_OTHERS: Final = {
     "api_keys_version": [("engine.control.control", "keys_since", "4990")],
@@ -112,17 +115,19 @@ INSERT INTO webhook_dead_letters (webhook, message, events, after, until, attemp
 INSERT INTO webhook_attempts (webhook, message, events, attempt, at, duration_ms)
     SELECT 'wh_' || n % 500 + 1, n, 1, 1, now() - n * interval '1 minute', 5
     FROM generate_series(1, 20000) AS n;
--- Of 20 events one voids a range, and one is a rollback of the redemption two before it.
+-- Of 20 events one voids a range, one holds a code, and one is a rollback of the redemption two before it.
 INSERT INTO ledger (
     shard, stream_ms, stream_seq, seq, type, redemption, campaign, batch, serial, last4, user_id, amount,
     currency, order_ref, actor, at_ms
 )
 SELECT 0, 1000000 + n, 0, n,
-       CASE n % 20 WHEN 0 THEN 'voided' WHEN 1 THEN 'rolled_back' WHEN 2 THEN 'confirmed' ELSE 'redeemed' END,
+       CASE n % 20 WHEN 0 THEN 'voided' WHEN 1 THEN 'rolled_back' WHEN 2 THEN 'confirmed' WHEN 15 THEN 'held'
+           ELSE 'redeemed' END,
        '', 'cmp_' || n % 7, n % 7, n, 'JK4M', CASE n % 10 WHEN 3 THEN 'many' ELSE 'user ' || n % 997 END, 500,
        'EUR', CASE n % 10 WHEN 4 THEN 'many' WHEN 5 THEN 'order ' || n % 1999 END, 'key_1', 1000000 + n
 FROM generate_series(1, 50000) AS n;
 UPDATE ledger SET redemption = '0-' || stream_ms - 2 * (type = 'rolled_back')::int || '-0';
+UPDATE ledger SET hold = '0-' || stream_ms + 13 || '-0' WHERE type = 'confirmed';
 UPDATE ledger SET redemption = serial || '-' || serial, last4 = '', user_id = '', order_ref = NULL
     WHERE type = 'voided';
 ANALYZE;

@@ -64,7 +64,7 @@ async def test_the_order_s_own_hold_is_used_up(merchant: Merchant, plane: Contro
     confirmed = [fields for _, fields in events if fields[b"type"] == b"confirmed"]
     assert [fields[b"hold"].decode() for fields in confirmed] == [held["id"]]
     assert await nothing_is_left(redis)
-    assert (await end(merchant, held, "confirm"))[1]["code"] == "hold_not_found"
+    assert (await end(merchant, held, "confirm"))[1]["code"] == "already_redeemed"
     assert (await combined(merchant, codes, key="k"))[1]["replayed"]
 
 
@@ -137,7 +137,7 @@ async def test_whoever_ends_the_hold_meanwhile_waits_for_the_order(
     assert not confirmed.done()
     go_on.set()
     assert (await ordered)[0] == 200
-    assert (await confirmed)[1]["code"] == "hold_not_found"
+    assert (await confirmed)[1]["code"] == "already_redeemed"
 
 
 @pytest.mark.parametrize("step", ["decide", "_complete"])
@@ -168,7 +168,7 @@ async def test_the_worker_dies_and_the_hold_is_as_the_decision_says(
     await audited(plane)
     decided = step == "_complete"
     assert (await types(redis)).count("redeemed") == (12 if decided else 1)
-    assert (await end(merchant, held, "confirm"))[0] == (404 if decided else 200)
+    assert (await end(merchant, held, "confirm"))[0] == (409 if decided else 200)
     assert (await end(merchant, other, "release"))[0] == 200
     await audited(plane)
 

@@ -73,8 +73,8 @@ async def test_a_hold_is_confirmed_and_is_a_redemption(
         ("confirmed", redeemed["id"]),
     ]
     assert not await redis.exists(keys.holds(0), keys.held(0), keys.holds_expiry(0))
-    assert (await end(merchant, "confirm", held["id"]))[1]["code"] == "hold_not_found"
-    assert (await end(merchant, "release", held["id"]))[1]["code"] == "hold_not_found"
+    for what in ("confirm", "release"):
+        assert (await end(merchant, what, held["id"]))[1]["code"] == "already_redeemed"
 
 
 async def test_every_event_of_a_hold_names_it(merchant: Merchant, plane: ControlPlane, redis: Redis) -> None:
@@ -253,7 +253,7 @@ async def test_the_trace_of_an_expired_hold_is_removed_a_day_later(
         return not await redis.exists(keys.holds(0), keys.holds_expiry(0))
 
     await wait_until_async(is_gone)
-    assert (await end(merchant, "confirm", held["id"]))[1]["code"] == "hold_not_found"
+    assert (await end(merchant, "confirm", held["id"]))[1]["code"] == "hold_expired"
 
 
 @pytest.mark.parametrize(
