@@ -3,11 +3,12 @@
 -- which worker runs the transaction and, after the decision, what must be done (engine/redemption/cross_shard.py).
 -- `step` is one of:
 --   `begin`: keep other workers away for BUSY_MS, and reserve the key as claim_key.lua does
---   `decide`: store `payload`, the decision
+--   `decide`: store `payload`, the decision, unless the configuration is later than `prepared_version`
 --   `end`: delete the commit record; `payload`, unless it is empty, becomes the idempotency record
 -- Answers, one for each attempt:
 --   `begun` and, on the next line, the nonce of a worker that began the transaction before and is gone
 --   `decided`; `ended`
+--   `changed`: the configuration has changed since the codes were prepared; nothing was decided
 --   `busy`: another worker runs the transaction
 --   `lost`: another worker has taken it over
 --   `resume` and, on the following lines, the commit record: the transaction was decided before
@@ -21,11 +22,10 @@ local commit_records = {}
 
 local function begin(record, state, owner, busy_until_ms, nonce)
     local first_answer = read_idempotency_record()
-    if not first_answer then
-        keep_idempotency_record(ANSWER.claimed)
-    elseif first_answer ~= ANSWER.replayed .. ' ' .. ANSWER.claimed then
+    if first_answer then
         return first_answer
     end
+    keep_idempotency_record(ANSWER.claimed)
     if state == 'decided' then
         return ANSWER.resume .. '\n' .. record
     elseif state and now_ms < busy_until_ms then
@@ -36,7 +36,7 @@ local function begin(record, state, owner, busy_until_ms, nonce)
 end
 
 -- Returns the answer, and the commit record to write, if any.
-local function take_step(record, step, nonce, payload)
+local function take_step(record, step, nonce, prepared_version, payload)
     local state, owner, busy_until_ms = string.match(record or '', '^(%a+)\n(%x+)\n(%d+)\n')
     busy_until_ms = tonumber(busy_until_ms)
     if step == 'begin' then
@@ -46,6 +46,8 @@ local function take_step(record, step, nonce, payload)
     elseif step == 'decide' then
         if state == 'begun' and now_ms >= busy_until_ms then
             return ANSWER.lost
+        elseif tonumber(shard_version) > prepared_version then
+            return ANSWER.changed
         end
         return ANSWER.decided, 'decided\n' .. nonce .. '\n' .. text(now_ms) .. '\n' .. payload
     end
@@ -55,16 +57,16 @@ local function take_step(record, step, nonce, payload)
     return ANSWER.ended, REMOVED
 end
 
-local function answer_step(commit_records_at, step, transaction_id, nonce, payload_at)
+local function answer_step(commit_records_at, step, transaction_id, nonce, prepared_version, payload_at)
     local record = redis.call('HGET', KEYS[commit_records_at], transaction_id)
-    local answer, new_record = take_step(record, step, nonce, ARGV[payload_at])
+    local answer, new_record = take_step(record, step, nonce, prepared_version, ARGV[payload_at])
     if new_record ~= nil then
         slots(commit_records, commit_records_at)[transaction_id] = new_record
     end
     return answer
 end
 
-local answers = answer_each(answer_step, 5, KEEPS_OWN_RECORDS)
+local answers = answer_each(answer_step, 6, KEEPS_OWN_RECORDS)
 for at, records in pairs(commit_records) do
     for transaction_id, record in pairs(records) do
         if record == REMOVED then

@@ -76,11 +76,25 @@ class _Transaction(NamedTuple):
     place: TransactionId
     nonce: str
 
-    async def step(self, name: str, payload: bytes = b"") -> StepResult:
+    async def step(
+        self,
+        name: str,
+        payload: bytes = b"",
+        *,
+        api_key: CachedKey | None = None,
+        prepared_version: int = 0,
+    ) -> StepResult:
         dispatcher = self.core.dispatcher
         taken: asyncio.Future[StepResult] = asyncio.get_running_loop().create_future()
         step = CrossShardStep(
-            dispatcher, self.record, self.place.home, (name, self.place.id, self.nonce), payload, taken=taken
+            dispatcher,
+            self.record,
+            self.place.home,
+            (name, self.place.id, self.nonce),
+            payload,
+            taken=taken,
+            api_key=api_key,
+            prepared_version=prepared_version,
         )
         step.deadline = dispatcher.deadline()
         try:
@@ -93,12 +107,29 @@ class _Transaction(NamedTuple):
 async def redeem_across_shards(core: Core, order: CombinedOrder) -> Outcome:
     """Redeem all codes of an order, or none.
 
+    The decision is the moment that counts. If a key was revoked, a campaign paused or anything else of the
+    configuration changed between preparing and deciding, the codes are given back and prepared again.
+
     Raises:
         Overloaded, StoreUnavailable: certainly not done.
         OutcomeUnknown: perhaps done. If it was decided, the next hold expiry completes it.
     """
     if core.configuration.memory_short:  # the first step stores something already: it reserves the key
         raise Overloaded("Redis is short of memory")
+    while True:
+        outcome = await _redeem_under_one_configuration(core, order)
+        if outcome is not None:
+            return outcome
+        if asyncio.get_running_loop().time() >= order.deadline:
+            raise Overloaded("the configuration keeps changing")
+
+
+async def _redeem_under_one_configuration(core: Core, order: CombinedOrder) -> Outcome | None:
+    """Try it once. None: the configuration has changed meanwhile, and nothing was done.
+
+    Raises:
+        Overloaded, StoreUnavailable, OutcomeUnknown: as ``redeem_across_shards``.
+    """
     name = order.idempotency_name
     request = order.request
     record = CommitRecord(
@@ -108,10 +139,10 @@ async def redeem_across_shards(core: Core, order: CombinedOrder) -> Outcome:
     home = home_shard(name or nonce, core.configuration.shards)
     place = TransactionId(home, _transaction_id(name) if name else nonce)
     transaction = _Transaction(core, record, place, nonce)
-    first = await _begin(transaction, order.deadline)
+    first = await _begin(transaction, order)
     if first.word == "replayed":
         return _stored(order, first.rest, replayed=True)
-    if first.word == "idempotency_key_reused":
+    if first.word in {"idempotency_key_reused", "unauthenticated"}:
         return Refused(first.word)
     if first.word == "resume":
         return RedeemedTogether(
@@ -124,18 +155,21 @@ async def redeem_across_shards(core: Core, order: CombinedOrder) -> Outcome:
     return await _prepare_and_decide(order, transaction)
 
 
-async def _begin(transaction: _Transaction, deadline: float) -> StepResult:
+async def _begin(transaction: _Transaction, order: CombinedOrder) -> StepResult:
     while True:
-        first = await transaction.step("begin")
+        first = await transaction.step("begin", api_key=order.api_key)
         if first.word != "busy":
             return first
-        if asyncio.get_running_loop().time() >= deadline:
+        if asyncio.get_running_loop().time() >= order.deadline:
             raise Overloaded("the same request is still running")
         await asyncio.sleep(_POLL_S)
 
 
-async def _prepare_and_decide(order: CombinedOrder, transaction: _Transaction) -> Outcome:
-    """Prepare all codes. If every shard has done so, decide and redeem them; else give back and refuse."""
+async def _prepare_and_decide(order: CombinedOrder, transaction: _Transaction) -> Outcome | None:
+    """Prepare all codes. If every shard has done so, decide and redeem them; else give back and refuse.
+
+    None: the configuration has changed in between, and all codes were given back.
+    """
     core, nonce = transaction.core, transaction.nonce
     by_shard: defaultdict[int, list[int]] = defaultdict(list)  # positions in the order
     for at, part in enumerate(order.parts):
@@ -151,10 +185,14 @@ async def _prepare_and_decide(order: CombinedOrder, transaction: _Transaction) -
         return await _refuse(transaction, list(zip(by_shard.values(), results, strict=True)))
     codes = tuple((part.campaign.id, part.batch, part.serial, part.last4) for part in order.parts)
     record = msgspec.json.encode(msgspec.structs.replace(transaction.record, codes=codes))
-    decision = await transaction.step("decide", record)
+    decision = await transaction.step("decide", record, prepared_version=min(call.version for call in calls))
     if decision.word == "lost":
         await _abort(core, by_shard, nonce)
         raise Overloaded("it took too long to prepare all codes")
+    if decision.word == "changed":
+        await _abort(core, by_shard, nonce)
+        await transaction.step("end")
+        return None
     if decision.word != "decided":
         raise OutcomeUnknown(decision.word)
     decided = b"\n".join((b"decided", nonce.encode(), b"0", record))
@@ -168,14 +206,14 @@ async def _abort(core: Core, shards: Iterable[int], nonce: str) -> None:
 
 async def _refuse(
     transaction: _Transaction, results: Sequence[tuple[Sequence[int], StepResult]]
-) -> RefusedTogether:
+) -> RefusedTogether | Refused:
     """End the transaction with the refusals. If they are final, they are stored before they are answered.
 
     ``results``: of each shard, the positions of its codes in the order, and what it answered.
 
     Raises:
         StoreUnavailable: a shard could not be asked, or the refusals could not be stored.
-        Overloaded: another worker has taken the transaction over.
+        Overloaded: a shard is overloaded, or another worker has taken the transaction over.
     """
     refusals: dict[int, str] = {}
     waits = [0]
@@ -195,8 +233,12 @@ async def _refuse(
         raise Overloaded("another worker has taken over the same request")
     if ended.word != "ended":
         raise StoreUnavailable("the refusal could not be stored")
-    if not RETRYABLE_FAULTS.isdisjoint(refusals.values()):
+    if "unauthenticated" in refusals.values():
+        return Refused("unauthenticated")
+    if not (faults := RETRYABLE_FAULTS.intersection(refusals.values())).issubset({"overloaded"}):
         raise StoreUnavailable("a code could not be prepared")
+    if faults:
+        raise Overloaded("a shard is overloaded")
     return RefusedTogether(refusals, max(waits))
 
 

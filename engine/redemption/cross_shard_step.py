@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from engine.errors import Fault
     from engine.store.call import Call
+    from engine.store.configuration import CachedKey
     from engine.store.dispatcher import Dispatcher
 
 
@@ -43,8 +44,11 @@ class StepResult(NamedTuple):
 class CrossShardStep(Attempt):
     """An attempt on a commit record, not on a code. ``taken`` gets the result."""
 
-    __slots__ = ("_payload", "_step", "_taken")
-    script = load_script("cross_shard", "commit_records_at", "step", "transaction_id", "nonce", "payload_at")
+    __slots__ = ("_payload", "_prepared_version", "_step", "_taken")
+    script = load_script(
+        *("cross_shard", "commit_records_at", "step", "transaction_id", "nonce", "prepared_version"),
+        "payload_at",
+    )
 
     def __init__(
         self,
@@ -55,13 +59,19 @@ class CrossShardStep(Attempt):
         payload: bytes,
         *,
         taken: asyncio.Future[StepResult],
+        api_key: CachedKey | None = None,
+        prepared_version: int = 0,
     ) -> None:
-        """``step`` is the step's name, the transaction's id, and the nonce of the worker's try."""
-        super().__init__(dispatcher, api_key=None, actor=record.actor, key=record.key or None)
+        """``step`` is the step's name, the transaction's id, and the nonce of the worker's try.
+
+        ``prepared_version``: the decision is refused if the configuration is later than this.
+        """
+        super().__init__(dispatcher, api_key=api_key, actor=record.actor, key=record.key or None)
         self.idempotency_name, self.fingerprint = record.idempotency_name, record.fingerprint
         self.key_reserved = True
         self.bind_shard(shard)
         self._step, self._payload, self._taken = step, payload, taken
+        self._prepared_version = prepared_version
 
     def write_to(self, call: Call) -> None:
         """Append the fields of ``cross_shard.lua``."""
@@ -69,6 +79,7 @@ class CrossShardStep(Attempt):
         call.fields += (
             call.key(keys.commit_records(self.location.shard)),
             *self._step,
+            self._prepared_version,
             call.raw(self._payload),
         )
 
@@ -81,6 +92,10 @@ class CrossShardStep(Attempt):
     def failed(self, fault: Fault) -> None:
         """Set the code of the fault as the result."""
         self._set_result(StepResult(fault.code))
+
+    def refused(self, outcome: str, *, replayed: bool = False) -> None:  # noqa: ARG002 - the batcher's protocol
+        """Set the refusal as the result; the script was not called."""
+        self._set_result(StepResult(outcome))
 
     def _set_result(self, result: StepResult) -> None:
         if not self._taken.done():

@@ -100,7 +100,10 @@ class _CodesOfShard:
 
 
 class Prepare(_CodesOfShard):
-    """Prepares codes. The result is ``prepared``, or ``refused`` and a line for each code."""
+    """Prepares codes. The result is ``prepared``, or ``refused`` and a line for each code.
+
+    ``version`` is the version of the configuration under which the codes were prepared.
+    """
 
     script = load_script("prepare", "prepared_at", "nonce", "transaction")
 
@@ -109,6 +112,12 @@ class Prepare(_CodesOfShard):
     ) -> None:
         super().__init__(dispatcher, parts, nonce, str(transaction))
         self.api_key = parts[0].api_key
+        self.version = 0
+
+    def write_to(self, call: Call) -> None:
+        """Append the fields of every part. A call is written again if the shard knows a later version."""
+        self.version = self.dispatcher.configuration.version
+        super().write_to(call)
 
 
 class Commit(_CodesOfShard):

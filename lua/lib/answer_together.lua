@@ -5,7 +5,7 @@
 -- @include lib/idempotency
 -- @include lib/write_work
 
--- Returns the answer, and whether to store it as the idempotency record.
+-- Returns the answer, and what to store of it as the idempotency record, if anything.
 local function decide_all(decide, own_fields, success)
     local answers, refused, is_final = {}, false, true
     for last in next_attempt, own_fields, 0 do
@@ -13,7 +13,7 @@ local function decide_all(decide, own_fields, success)
         local word = string.match(answer, '^%S+')
         if word == ANSWER.holds_expired or word == ANSWER.unpublished then
             begin_work()
-            return word, false
+            return word
         end
         refused, is_final = refused or word ~= success, is_final and not NOT_KEPT[word]
         answers[#answers + 1] = answer
@@ -22,7 +22,8 @@ local function decide_all(decide, own_fields, success)
         begin_work()
         table.insert(answers, 1, ANSWER.refused)
     end
-    return table.concat(answers, '\n'), is_final
+    local answer = table.concat(answers, '\n')
+    return answer, is_final and answer or ANSWER.claimed
 end
 
 -- `decide` and `own_fields` are as in answer_each. `success` is the word of an attempt that succeeds. Returns {'ok', answer}.
@@ -33,11 +34,11 @@ local function answer_together(decide, own_fields, success)
     next_attempt(own_fields, 0)
     local answer = read_idempotency_record()
     if not answer then
-        local is_final
-        answer, is_final = decide_all(decide, own_fields, success or ANSWER.redeemed)
-        if is_final then
+        local kept
+        answer, kept = decide_all(decide, own_fields, success or ANSWER.redeemed)
+        if kept then
             next_attempt(own_fields, 0)
-            keep_idempotency_record(answer)
+            keep_idempotency_record(kept)
         end
     end
     write_work()

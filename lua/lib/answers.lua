@@ -63,6 +63,7 @@ return {
     cross_shard_step = {
         begun = '[\n<token of the worker that had begun before>]',
         decided = '',
+        changed = '',
         ended = '',
         busy = '',
         lost = '',
@@ -72,7 +73,8 @@ return {
         prepared = '',
         aborted = '',
     },
-    -- These are not stored as idempotency records, because a later attempt with the same key may get another answer.
+    -- These are not stored as idempotency records, because a later attempt with the same key may get another answer. Of
+    -- `held_by_another_order` it is stored that the key belongs to this request (lib/idempotency).
     not_kept = {
         unpublished = true,
         holds_expired = true,

@@ -1,5 +1,5 @@
 -- Reads and writes idempotency records: the answer that an idempotency key got. A record is the fingerprint of the request
--- (8 bytes), then the answer.
+-- (8 bytes), then the answer; `claimed`, if the key belongs to the request, but the request has no final answer yet.
 
 -- @include lib/unit_of_work
 
@@ -20,7 +20,8 @@ local function is_of_this_request(record)
     return known == asked or asked == UNKNOWN
 end
 
--- Returns `replayed <the first answer>`, or `idempotency_key_reused`; nil if the key is new, or if there is no key.
+-- Returns `replayed <the first answer>`, or `idempotency_key_reused`; nil if the key is new or has no answer yet, or if there
+-- is no key.
 local function read_idempotency_record()
     if attempt.idempotency_at == 0 then
         return nil
@@ -33,11 +34,18 @@ local function read_idempotency_record()
     elseif not is_of_this_request(record) then
         return ANSWER.idempotency_key_reused
     end
-    return ANSWER.replayed .. ' ' .. string.sub(record, FINGERPRINT_LENGTH + 1)
+    local answer = string.sub(record, FINGERPRINT_LENGTH + 1)
+    return answer ~= ANSWER.claimed and ANSWER.replayed .. ' ' .. answer or nil
 end
 
+-- A code may soon be held no longer, so that answer is not kept. But the key is: with any number of shards, nobody may use it
+-- for another request.
 local function keep_idempotency_record(answer)
-    if attempt.idempotency_at ~= 0 and not NOT_KEPT[string.match(answer, '^%S+')] then
+    local word = string.match(answer, '^%S+')
+    if word == ANSWER.held_by_another_order then
+        word, answer = ANSWER.claimed, ANSWER.claimed
+    end
+    if attempt.idempotency_at ~= 0 and not NOT_KEPT[word] then
         slots(work.idempotency, attempt.idempotency_at)[attempt.idempotency_digest] = attempt.fingerprint .. answer
     end
 end

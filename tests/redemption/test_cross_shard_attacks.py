@@ -159,10 +159,10 @@ async def test_what_an_abandoned_try_prepared_is_given_back_before_its_record_go
 
 
 def _begin_only(step: Any) -> Any:  # noqa: ANN401 - a method
-    async def begin(self: Any, name: str, payload: bytes = b"") -> Any:  # noqa: ANN401 - as it is
+    async def begin(self: Any, name: str, *rest: Any, **more: Any) -> Any:  # noqa: ANN401 - as it is
         if name != "begin":
             raise OutcomeUnknown("the worker is gone")
-        return await step(self, name, payload)
+        return await step(self, name, *rest, **more)
 
     return begin
 
@@ -209,8 +209,8 @@ async def test_a_refusal_that_could_not_be_stored_is_not_answered(
     _, redeemed = await merchant.redeem(codes[1])
     step = cross_shard._Transaction.step
 
-    async def lose_the_end(self: Any, name: str, payload: bytes = b"") -> StepResult:  # noqa: ANN401 - as it is
-        return StepResult("store_unavailable") if name == "end" else await step(self, name, payload)
+    async def lose_the_end(self: Any, name: str, *rest: Any, **more: Any) -> StepResult:  # noqa: ANN401 - as it is
+        return StepResult("store_unavailable") if name == "end" else await step(self, name, *rest, **more)
 
     with monkeypatch.context() as dead:
         dead.setattr(cross_shard._Transaction, "step", lose_the_end)

@@ -174,9 +174,9 @@ async def test_the_worker_dies_and_the_hold_is_as_the_decision_says(
 
 
 def _only_begin(step: Any) -> Any:  # noqa: ANN401 - a method
-    async def begin(self: Any, name: str, payload: bytes = b"") -> Any:  # noqa: ANN401 - as it is
+    async def begin(self: Any, name: str, *rest: Any, **more: Any) -> Any:  # noqa: ANN401 - as it is
         if name != "begin":
             raise OutcomeUnknown("the worker is gone")
-        return await step(self, name, payload)
+        return await step(self, name, *rest, **more)
 
     return begin

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from engine.control.change import ControlPlane
+    from tests.support.deployment import Merchant
 
 
 async def test_a_retry_gets_the_same_answer_marked_as_a_replay(plane: ControlPlane, redis: Redis) -> None:
@@ -106,3 +107,32 @@ async def test_an_idempotency_key_out_of_bounds_is_refused(plane: ControlPlane, 
         answer = await post(merchant, {"code": code, "user": "ann"}, Idempotency_Key=key)
         check_refused(answer, 400, "malformed_request")
         assert (await merchant.redeem(code, key="k" * 255))[0] == 200
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("call", ["redemptions", "holds", "redemptions/combined"])
+async def test_a_held_code_leaves_the_key_bound_and_without_an_answer(
+    merchant: Merchant, plane: ControlPlane, call: str
+) -> None:
+    """Whatever the number of shards: the same request may succeed later, another one never gets the key."""
+    _, codes = await issue(plane, 12)
+    for at in range(0, 12, 3):  # keys and codes of every shard
+        code, other, free = codes[at : at + 3]
+        body: dict[str, Any] = {"user": "ann", "order": "o1"}
+        body |= {"codes": [{"code": free}, {"code": code}]} if "combined" in call else {"code": code}
+        key = {"Idempotency-Key": f"key-{at}"}
+        hold = {"code": code, "user": "bob", "order": "o2"}
+        _, held = await merchant.call("POST", "/v1/holds", json=hold)
+        for _ in range(2):
+            status, refused = await merchant.call("POST", f"/v1/{call}", json=body, headers=key)
+            assert (status, refused["code"]) == (409, "held_by_another_order")
+            assert "replayed" not in refused
+        for different in (body | {"user": "eve"}, body | {"code": other} if "code" in body else None):
+            if different is not None:
+                status, refused = await merchant.call("POST", f"/v1/{call}", json=different, headers=key)
+                assert (status, refused["code"]) == (422, "idempotency_key_reused")
+        await merchant.call("POST", f"/v1/holds/{held['id']}/release", json={})
+        status, done = await merchant.call("POST", f"/v1/{call}", json=body, headers=key)
+        assert (status, done["replayed"]) == (200, False)
+        status, again = await merchant.call("POST", f"/v1/{call}", json=body, headers=key)
+        assert (status, again["replayed"]) == (200, True)

@@ -19,6 +19,8 @@ from engine.redemption.redeem import Redemption
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lua.loader import Script
+
 READ_BYTES: Final = 65_536
 POSTGRES_SOCKET: Final = ".s.PGSQL.5432"
 CLOSE_TIMEOUT_S: Final = 30.0
@@ -182,13 +184,14 @@ class Proxy:
 
 
 class Calls:
-    """A rule for the calls of redeem.lua: it affects the request or the reply. Other data passes.
+    """A rule for the calls of one script, redeem.lua by default: the request or the reply. Other data passes.
 
     Attributes:
         seen: how often the rule matched; after `times` matches, everything passes.
     """
 
-    def __init__(self, way: Way, fate: Fate, *, times: int = 1) -> None:
+    def __init__(self, way: Way, fate: Fate, *, times: int = 1, script: Script = Redemption.script) -> None:
+        self._mark = script.sha.encode()
         self._way = way
         self._fate = fate
         self._times = times
@@ -198,7 +201,7 @@ class Calls:
     def __call__(self, connection: int, way: Way, data: bytes) -> Fate:
         """Return the fate of a piece of data."""
         if way is Way.TO_SERVER:
-            if _MARK not in data:
+            if self._mark not in data:
                 return Fate.PASS
             self._called.add(connection)
         elif connection not in self._called:
@@ -209,6 +212,3 @@ class Calls:
             return Fate.PASS
         self.seen += 1
         return self._fate if self.seen <= self._times else Fate.PASS
-
-
-_MARK: Final = Redemption.script.sha.encode()
