@@ -15,10 +15,14 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
+    BusyLoadingError,
     NoPermissionError,
     RedisError,
+    ResponseError,
 )
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from engine.cli import part_findings
 from engine.cli.connect import server_urls
 from engine.codes import mint_keys
 from engine.control import mint_key_checks
@@ -26,10 +30,11 @@ from engine.control.publishing import missing_in_ledger
 from engine.errors import StoreUnavailable
 from engine.health import redis_checks
 from engine.health.open_files import check_open_files
+from engine.health.parts import Offset, oldest_s, read_ledger
 from engine.health.redis_checks import Finding, Verdict
 from engine.health.redis_memory import used_percent
-from engine.observability.heartbeats import SHARD_LOCK_CLASS
 from engine.queries import queries
+from engine.settings import variable
 from engine.store import keys
 from engine.store.stream import read_stream
 from persister import migrations
@@ -37,16 +42,18 @@ from persister import migrations
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
+    from engine.health.parts import Ledger
     from engine.health.redis_checks import StoreFacts
     from engine.postgres_types import Connection
     from engine.settings import Settings
     from engine.store.stream import StreamFacts
 
-ANSWER_TIMEOUT_S: Final = 5.0
+ANSWER_TIMEOUT_S: Final = 3.0
 POSTGRESQL_VERSION_MIN: Final = 15
 FREE_BYTES_WARNING: Final = 2**30
 FREE_BYTES_WRONG: Final = 2**28
 MEMORY_WARNING_SHARE: Final = 0.8
+SERVERS: Final = 2
 LAG_S_WARNING: Final = 30.0
 CLOCK_S_WARNING: Final = 1.0
 CLOCK_S_WRONG: Final = 60.0
@@ -54,6 +61,7 @@ _SQL: Final = queries(__package__, "doctor")
 _CONTROL: Final = queries("engine.control", "control")
 _UNREACHABLE: Final = (OSError, ValueError, RedisError, asyncpg.PostgresError, asyncpg.InterfaceError)
 _NO_ENGINE: Final = "start the engine (`redeem up`), or the server that the setting names"
+_HANGS: Final = "read its log; is it stopped, is its disk full, does somebody hold a lock?"
 _ACCESS_ERRORS: Final = (  # the server refused us, or the URL is not valid
     ValueError,
     AuthenticationError,
@@ -65,12 +73,18 @@ _ACCESS_ERRORS: Final = (  # the server refused us, or the URL is not valid
 
 @dataclass(slots=True)
 class _Servers:
-    """The open connections, and by how many seconds each server's clock is ahead of this machine's."""
+    """The open connections.
+
+    Attributes:
+        unset: the settings of URLs that are empty: these are the bundled servers.
+        clocks: by how many seconds each server's clock is ahead of this machine's.
+    """
 
     settings: Settings
+    unset: list[str]
+    clocks: dict[str, float]
     redis: Redis | None = None
     database: Any = None
-    clocks: dict[str, float] | None = None
 
 
 async def examine(settings: Settings) -> list[Finding]:
@@ -80,13 +94,18 @@ async def examine(settings: Settings) -> list[Finding]:
         redis_url, database_url = server_urls(settings)
     except StoreUnavailable as fault:
         return [*findings, Finding("servers", Verdict.WRONG, str(fault), _NO_ENGINE)]
+    unset = [name for name in ("redis_url", "database_url") if not getattr(settings, name)]
     settings = replace(settings, redis_url=redis_url, database_url=database_url)
     async with contextlib.AsyncExitStack() as stack:
-        servers = _Servers(settings, clocks={})
-        findings += await _open_redis(servers, stack)
-        findings += await _open_database(servers, stack)
+        servers = _Servers(settings, unset, {})
+        redis, database = await asyncio.gather(_open_redis(servers, stack), _open_database(servers, stack))
+        if not (servers.redis or servers.database) and len(unset) == SERVERS:
+            says = f"no engine runs on {settings.data_dir}: nothing is redeemed"
+            findings.append(Finding("engine", Verdict.WRONG, says, "redeem up"))
+        else:
+            findings += [*redis, *database]
         findings += await _deployment(servers)
-        findings += _clocks(servers.clocks or {})
+        findings += _clocks(servers.clocks)
     return findings
 
 
@@ -122,12 +141,12 @@ async def _open_redis(servers: _Servers, stack: contextlib.AsyncExitStack) -> li
         )
         stack.push_async_callback(redis.aclose)
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            await redis.ping()  # refused while Redis loads its data, or while a script does not end
             facts = await redis_checks.read_facts(redis)
-            servers.clocks = {"Redis": await _ahead_s(lambda: _redis_time(redis))}
+            servers.clocks["Redis"] = await _ahead_s(lambda: _redis_time(redis))
             scripts = await redis_checks.check_scripts(redis)
     except _UNREACHABLE as error:
-        says = f"cannot be reached: {_reason(error)}"
-        return [Finding("redis", Verdict.WRONG, says, _access_advice(error, "REDEEM_REDIS_URL"))]
+        return [_unreachable(servers, "redis", "redis_url", error, "nothing is redeemed")]
     servers.redis = redis
     return [*redis_checks.check(facts, settings.durability), *_redis_health(facts, settings), *scripts]
 
@@ -166,18 +185,21 @@ async def _open_database(servers: _Servers, stack: contextlib.AsyncExitStack) ->
             )
             stack.callback(database.terminate)
             ahead_s = await _ahead_s(lambda: database.fetchval(_SQL["now"]))
-            fsync = await database.fetchval(_SQL["fsync"])
+            fsync, is_read_only, version = await database.fetchrow(_SQL["server"])
             found += await _schema(database)
     except _UNREACHABLE as error:
-        says = f"cannot be reached: {_reason(error)}; redemptions continue, and the event streams grow"
-        return [Finding("postgresql", Verdict.WRONG, says, _access_advice(error, "REDEEM_DATABASE_URL"))]
+        says = "workers redeem on without it, and the event streams grow"
+        return [_unreachable(servers, "postgresql", "database_url", error, says)]
     servers.database = database
-    servers.clocks = (servers.clocks or {}) | {"PostgreSQL": ahead_s}
-    version = database.get_server_version()
-    text = f"version {version.major}.{version.minor}"
-    if version.major < POSTGRESQL_VERSION_MIN:
+    servers.clocks["PostgreSQL"] = ahead_s
+    text = f"version {version.split()[0]}"
+    if database.get_server_version().major < POSTGRESQL_VERSION_MIN:
         do = f"use PostgreSQL {POSTGRESQL_VERSION_MIN} or later"
         found.insert(0, Finding("postgresql", Verdict.WRONG, f"{text} is too old", do))
+    elif is_read_only:
+        says = f"{text} is read-only: the ledger is not written, and the event streams grow"
+        do = "let REDEEM_DATABASE_URL name the primary; or make room on its disk"
+        found.insert(0, Finding("postgresql", Verdict.WRONG, says, do))
     elif fsync != "on":
         says = f"{text}, fsync = {fsync}: a power failure may lose the ledger"
         found.insert(0, Finding("postgresql", Verdict.WARNING, says, "set fsync = on in postgresql.conf"))
@@ -201,10 +223,10 @@ async def _schema(database: Connection) -> list[Finding]:
 
 
 async def _deployment(servers: _Servers) -> list[Finding]:
-    """Compare the settings with the deployment, and each shard with its ledger."""
+    """Compare the settings with the deployment, each shard with its ledger, and look at all processes."""
     settings, database = servers.settings, servers.database
     if database is None:
-        return [_mint_keys(settings, [], {})]
+        return [_mint_keys(settings, [], {}), part_findings.local_workers(settings.run_dir)]
     try:
         deployment = await database.fetchrow(_CONTROL["deployment"])
         in_use = [row["mint_key"] for row in await database.fetch(_SQL["mint_keys"])]
@@ -221,15 +243,26 @@ async def _deployment(servers: _Servers) -> list[Finding]:
         found.append(Finding("deployment", Verdict.WRONG, says, do))
     else:
         found.append(Finding("deployment", Verdict.OK, f"shards: {shards}"))
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            ledger = await read_ledger(database)
+    except asyncpg.UndefinedTableError:  # an older schema, which `schema` names
+        return found
+    except _UNREACHABLE as error:
+        says = f"PostgreSQL answers, but its tables cannot be read: {_reason(error)}"
+        return [*found, Finding("ledger", Verdict.WRONG, says, _HANGS)]
     for shard in range(shards):
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                found += [item async for item in _shard(servers, shard, deployment["control_version"])]
+                version = deployment["control_version"]
+                found += [item async for item in _shard(servers, ledger, shard, version)]
         except _UNREACHABLE as error:
             setting = "REDEEM_REDIS_URL" if isinstance(error, RedisError) else "REDEEM_DATABASE_URL"
             says = f"cannot be compared: {_reason(error)}"
             found.append(Finding(f"shard {shard}", Verdict.WRONG, says, _access_advice(error, setting)))
-    return found
+    found.append(part_findings.workers(ledger))
+    found.append(part_findings.deliverer(ledger))
+    return [*found, *part_findings.webhooks(ledger.webhooks)]
 
 
 def _mint_keys(settings: Settings, in_use: list[str], checks: dict[str, bytes]) -> Finding:
@@ -249,32 +282,24 @@ def _mint_keys(settings: Settings, in_use: list[str], checks: dict[str, bytes]) 
     return Finding("mint keys", Verdict.OK, f"{', '.join(sorted(there))}")
 
 
-async def _shard(servers: _Servers, shard: int, version: int) -> AsyncIterator[Finding]:
-    """Check one shard. It reads PostgreSQL first: if Redis has fewer events after that, Redis lost some."""
+async def _shard(servers: _Servers, ledger: Ledger, shard: int, version: int) -> AsyncIterator[Finding]:
+    """Check one shard. PostgreSQL was read first: if Redis has fewer events after that, Redis lost some."""
     database, redis, name = servers.database, servers.redis, f"shard {shard}"
-    owner = await database.fetchrow(_SQL["owner"], SHARD_LOCK_CLASS, shard)
-    persisted = int(await database.fetchval(_CONTROL["persisted"], shard))
-    offset = await database.fetchrow(_CONTROL["ledger_offset"], shard)
     lag = 0
     if redis is not None:
         lag_s = 0.0
+        offset = ledger.offsets.get(shard, Offset("0-0", 0, 0))
         facts = await read_stream(redis, shard)
-        lag = facts.added - persisted
-        if lag > 0 and offset is not None:
-            lag_s = await _oldest_s(redis, shard, f"{offset['stream_ms']}-{offset['stream_seq']}")
+        lag = facts.added - offset.persisted
+        if lag > 0:
+            lag_s = await oldest_s(redis, shard, offset.entry)
         yield _stream_clock(name, await _redis_time(redis), facts)
         if missing := await missing_in_ledger(redis, database, shard):
             yield _hole(name, missing)
         else:
             yield _ledger(name, lag, lag_s, rebuilding=bool(await redis.exists(keys.rebuilding(shard))))
         yield _configured(name, int(await redis.get(keys.version(shard)) or 0), version)
-    if owner is not None:
-        says = f"{owner['application_name'] or 'a process'} writes the ledger, from {owner['address']}"
-        yield Finding(f"{name} persister", Verdict.OK, says)
-    else:
-        verdict = Verdict.WRONG if lag > 0 else Verdict.WARNING
-        says = "no process writes the ledger"
-        yield Finding(f"{name} persister", verdict, says, "redeem persist (`redeem up` runs one)")
+    yield part_findings.persister(f"{name} persister", ledger.persister(shard), max(0, lag))
 
 
 def _hole(name: str, missing: int) -> Finding:
@@ -345,21 +370,30 @@ async def _redis_time(redis: Redis) -> float:
     return float(seconds) + float(microseconds) / 1e6
 
 
-async def _oldest_s(redis: Redis, shard: int, offset: str) -> float:
-    """Return the age in seconds of the oldest entry after an offset; 0 if there is none."""
-    entries: Any = await redis.xrange(keys.events(shard), min=f"({offset}", count=1)
-    if not entries:
-        return 0.0
-    milliseconds = int(bytes(entries[0][0]).partition(b"-")[0])
-    return await _redis_time(redis) - milliseconds / 1000
-
-
 def _access_advice(error: Exception, setting: str) -> str:
     """Return what to do about a server. redis-py may hide an access error in the cause."""
     if isinstance(error, _ACCESS_ERRORS) or isinstance(error.__cause__, _ACCESS_ERRORS):
         return f"correct address, user and password in {setting}"
+    if isinstance(error, TimeoutError | RedisTimeoutError):
+        return _HANGS
+    if isinstance(error, BusyLoadingError):
+        return "wait until it has loaded its data"
+    if isinstance(error, ResponseError):
+        return f"end the script that runs on it: SCRIPT KILL. {error}"
     return _NO_ENGINE
 
 
+def _unreachable(servers: _Servers, check: str, setting: str, error: Exception, consequence: str) -> Finding:
+    """Return the finding about a server without a connection. Perhaps its setting is missing."""
+    name = variable(setting)
+    if setting in servers.unset:
+        says = f"{name} is not set, and no engine runs on {servers.settings.data_dir}"
+        return Finding(check, Verdict.WRONG, says, f"set {name}, or start the engine (`redeem up`)")
+    says = f"cannot be reached: {_reason(error)}; {consequence}"
+    return Finding(check, Verdict.WRONG, says, _access_advice(error, name))
+
+
 def _reason(error: Exception) -> str:
-    return str(error).partition("\n")[0] or f"no answer in {ANSWER_TIMEOUT_S:g} s"
+    if isinstance(error, TimeoutError | RedisTimeoutError):
+        return f"no answer in {ANSWER_TIMEOUT_S:g} s"
+    return str(error).partition("\n")[0]

@@ -20,7 +20,7 @@ _SAYS = {
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def doctor(*, as_json: bool) -> None:
-    """Check settings, servers, ledger, persister, mint keys and clocks; exit status 1 if anything is wrong.
+    """Check settings, servers, ledger, processes, webhooks, mint keys, clocks; exit status 1 if any is wrong.
 
     Changes nothing. Works beside a running engine, and also while servers are down.
     """
