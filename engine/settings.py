@@ -7,6 +7,7 @@ An unknown name in any source is an error.
 
 from __future__ import annotations
 
+import difflib
 import os
 import tomllib
 from dataclasses import dataclass, field, fields
@@ -14,13 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 PREFIX = "REDEEM_"
 # Variables that are not settings: the path of the settings file, and those that only the test suite reads.
 OTHER_VARIABLES = ("REDEEM_CONFIG",)
 PORT_MAX = 65_535
 LOG_LEVELS = ("debug", "info", "warning", "error")
+DEFAULT = "default"
 DURABILITIES = ("disk", "memory")
 OTHER_PREFIXES = ("REDEEM_TEST_",)
 
@@ -270,7 +272,7 @@ def load(environ: Mapping[str, str], overrides: Mapping[str, object] | None = No
     parsed: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
-            raise SettingsError(f"unknown setting {name!r}")
+            raise SettingsError(f"unknown setting {name!r}{_suggestion(str(name), known)}")
         parsed[name] = _parse(name, str(known[name].type), value)
         least = known[name].metadata["least"]
         if least is not None and parsed[name] < least:
@@ -282,6 +284,20 @@ def load(environ: Mapping[str, str], overrides: Mapping[str, object] | None = No
         if name.endswith("port") and parsed[name] > PORT_MAX:
             raise SettingsError(f"{variable(name)} must be at most {PORT_MAX}")
     return Settings(**parsed)
+
+
+def sources(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return where the value of each setting comes from: DEFAULT, the file, or its variable."""
+    file, environment = _from_file(environ), _from_environment(environ)
+    return {
+        item.name: "environment" if item.name in environment else "file" if item.name in file else DEFAULT
+        for item in fields(Settings)
+    }
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    similar = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {similar[0]}?" if similar else ""
 
 
 def _from_file(environ: Mapping[str, str]) -> dict[str, object]:
@@ -302,7 +318,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
         if not name.startswith(PREFIX) or name in OTHER_VARIABLES or name.startswith(OTHER_PREFIXES):
             continue
         if name not in known:
-            raise SettingsError(f"unknown setting {name}")
+            raise SettingsError(f"unknown setting {name}{_suggestion(name, known)}")
         values[known[name]] = value
     return values
 

@@ -37,12 +37,17 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "restore": ("engine.cli.backup:restore", "Put a backup in the place of the ledger."),
     "servers": ("engine.cli.server_urls:servers", "Show how to reach PostgreSQL and Redis."),
     "doctor": ("engine.cli.doctor:doctor", "Show what is wrong with a deployment, and what to do."),
+    "config": ("engine.cli.config:config", "Show the settings."),
     "audit": ("engine.cli.audit:audit", "Check that ledger, Redis and counters agree."),
     "ledger": ("engine.cli.ledger:ledger", "List the months in the ledger; detach old months."),
     "conflicts": ("engine.cli.conflicts:conflicts", "List codes that were redeemed more often than allowed."),
     "keys": ("engine.cli.keys:keys", "Create, list and revoke API keys."),
     "campaigns": ("engine.cli.campaigns:campaigns", "Create, list, show and change campaigns."),
+    "batches": ("engine.cli.lists:batches", "List the batches of a campaign."),
     "codes": ("engine.cli.codes:codes", "Mint, import, export and void codes, rotate the mint key."),
+    "imports": ("engine.cli.lists:imports", "List the imports of a campaign."),
+    "voids": ("engine.cli.lists:voids", "List what was made void in a batch."),
+    "redemptions": ("engine.cli.redemptions:redemptions", "List, show and roll back redemptions."),
     "users": ("engine.cli.users:users", "Show what a user has redeemed; erase a user's name."),
     "events": ("engine.cli.events:events", "Print the event feed."),
     "webhooks": ("engine.cli.webhooks:webhooks", "Manage webhook endpoints; show their deliveries; replay."),
@@ -68,7 +73,19 @@ class LazyGroup(click.Group):
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         add_examples(command, cmd_name)
+        from engine.cli.options import add_data_option  # noqa: PLC0415 - only where it is needed
+
+        add_data_option(command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command. For an unknown one, the error names similar ones."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as error:
+            raise click.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         """List the commands without importing them."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from engine.cli.connect import all_pages, echo_json, run, run_change
-from engine.cli.options import json_option
+from engine.cli.options import confirm, json_option, yes_option
 from engine.control import campaigns as definitions
 from engine.control.campaign_numbers import numbers_member, read_numbers
-from engine.control.campaigns import Campaign, CampaignChange, NewCampaign
+from engine.control.campaigns import STATES, Campaign, CampaignChange, NewCampaign
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from engine.control.change import ControlPlane
 
 NONE: Final = "none"
+ENDED: Final = "ended"
 _campaign = click.argument("campaign_id", metavar="CAMPAIGN")
 
 
@@ -68,9 +69,13 @@ def create(*, active: bool, as_json: bool, **options: Any) -> None:  # noqa: ANN
 
 
 @campaigns.command("list")
+@click.option("--all", "with_ended", is_flag=True, help="Also campaigns that have ended.")
+@click.option(
+    "--state", "states", multiple=True, type=click.Choice(STATES), help="Only in this state; repeatable."
+)
 @json_option
-def list_campaigns(*, as_json: bool) -> None:
-    """List all campaigns, oldest first, with the number of redemptions and of codes."""
+def list_campaigns(states: tuple[str, ...], *, with_ended: bool, as_json: bool) -> None:
+    """List campaigns, oldest first, with the number of redemptions and of codes."""
 
     async def read(plane: ControlPlane) -> list[Campaign]:
         limit = plane.settings.page_limit_max
@@ -78,7 +83,11 @@ def list_campaigns(*, as_json: bool) -> None:
             lambda after: definitions.page(plane, after=after, limit=limit), lambda campaign: campaign.id
         )
 
-    all_campaigns = run(read)
+    every_campaign = run(read)
+    shown = states or [state for state in STATES if with_ended or state != ENDED]
+    all_campaigns = [campaign for campaign in every_campaign if campaign.state in shown]
+    if not states and (hidden := len(every_campaign) - len(all_campaigns)):
+        click.echo(f"{hidden} campaigns have ended and are not shown; --all shows them", err=True)
     numbers = run(lambda plane: read_numbers(plane.database, plane.redis, all_campaigns))
     if as_json:
         echo_json([_document(campaign, numbers) for campaign in all_campaigns])
@@ -117,12 +126,15 @@ def show(campaign_id: str, *, as_json: bool) -> None:
 @click.option("--budget", type=_Number())
 @click.option("--starts-at")
 @click.option("--ends-at")
+@yes_option
 @json_option
-def update(campaign_id: str, *, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - the options above, by name
+def update(campaign_id: str, *, yes: bool, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - the options above, by name
     """Change a campaign; the value `none` removes a limit, a date or the amount."""
     given = {name: value for name, value in options.items() if value is not None}
     if not given:
         raise click.UsageError("nothing to change")
+    if given.get("state") == ENDED:
+        _confirm_end(campaign_id, yes=yes)
     removed: dict[str, Any] = dict.fromkeys(
         name for name, value in given.items() if value == NONE and name in definitions.REMOVABLE
     )
@@ -137,16 +149,25 @@ def _to_state(name: str, state: str, help_text: str) -> None:
     @campaigns.command(name, help=help_text)
     @_campaign
     @json_option
-    def command(campaign_id: str, *, as_json: bool) -> None:
+    def command(campaign_id: str, *, as_json: bool, yes: bool = True) -> None:
+        if state == ENDED:
+            _confirm_end(campaign_id, yes=yes)
         changes = CampaignChange(state=state)
         campaign = run_change(lambda plane: definitions.update(plane, campaign_id, changes))
         _print(campaign, as_json=as_json)
+
+    if state == ENDED:
+        yes_option(command)
+
+
+def _confirm_end(campaign_id: str, *, yes: bool) -> None:
+    confirm(f"End {campaign_id} for good? None of its codes can be redeemed after that.", yes=yes)
 
 
 _to_state("activate", "active", "Activate a draft campaign.")
 _to_state("pause", "paused", "Pause a campaign: redemptions are refused until it is resumed.")
 _to_state("resume", "active", "Resume a paused campaign.")
-_to_state("end", "ended", "End a campaign for good.")
+_to_state("end", ENDED, "End a campaign for good.")
 
 
 def _document(campaign: Campaign, numbers: Mapping[str, CampaignNumbers]) -> dict[str, object]:

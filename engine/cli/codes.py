@@ -18,7 +18,7 @@ from engine.cli import single_codes
 from engine.cli.connect import echo_json, load_settings, run, run_change
 from engine.cli.files import STDOUT, opened
 from engine.cli.imports import discard_import, import_codes, list_problems
-from engine.cli.options import ACTOR, json_option, reason_option
+from engine.cli.options import ACTOR, confirm, json_option, reason_option, yes_option
 from engine.codes import mint_keys
 from engine.codes.formats import DEFAULT_FORMAT, FORMATS
 from engine.control import batches, voids
@@ -123,6 +123,7 @@ def _add_void_command(name: str, help_text: str, *, void: bool) -> None:
         reason: str,
         *,
         as_json: bool,
+        yes: bool = True,
     ) -> None:
         if code is not None and batch_id is None and serials == (None, None):
             done = single_codes.declare(single_codes.typed(code), reason, void=void)
@@ -133,6 +134,8 @@ def _add_void_command(name: str, help_text: str, *, void: bool) -> None:
             return
         if code is not None or batch_id is None:
             raise click.UsageError("give either a code, or --batch with or without --serials")
+        which = "all codes" if serials == (None, None) else f"serials {serials[0]}-{serials[1]}"
+        confirm(f"Make {which} of batch {batch_id} void at once?", yes=yes)
         declaration = voids.VoidDeclaration(
             batch=batch_id, first_serial=serials[0], last_serial=serials[1], reason=reason
         )
@@ -141,6 +144,9 @@ def _add_void_command(name: str, help_text: str, *, void: bool) -> None:
             echo_json(declared.document())
         else:
             click.echo(declared.shown_id)
+
+    if void:
+        yes_option(command)
 
 
 def _parse_serials(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int | None, int | None]:

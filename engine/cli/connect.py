@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from engine.settings import Settings
 
 T = TypeVar("T")
+K = TypeVar("K", str, int)
 
 UNPUBLISHED: Final = (
     "Saved, but Redis could not be updated: it takes effect when a running engine reaches Redis again."
@@ -138,10 +139,10 @@ def echo_json(document: object) -> None:
     click.echo(orjson.dumps(document))
 
 
-async def all_pages(page: Callable[[str | None], Awaitable[list[T]]], id_of: Callable[[T], str]) -> list[T]:
+async def all_pages(page: Callable[[K | None], Awaitable[list[T]]], id_of: Callable[[T], K]) -> list[T]:
     """Read all pages of a list and return their items."""
     all_items: list[T] = []
-    after = None
+    after: K | None = None
     while items := await page(after):
         all_items += items
         after = id_of(items[-1])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from engine.cli.connect import all_pages, echo_json, run, run_change
+from engine.cli.options import confirm, yes_option
 from engine.control import api_keys
 from engine.store.configuration import SCOPES
 
@@ -66,9 +67,11 @@ def list_keys(*, as_json: bool) -> None:
 
 @keys.command()
 @click.argument("key_id", metavar="ID")
+@yes_option
 @click.option("--json", "as_json", is_flag=True, help="Print the key as JSON.")
-def revoke(key_id: str, *, as_json: bool) -> None:
+def revoke(key_id: str, *, yes: bool, as_json: bool) -> None:
     """Revoke an API key permanently, by its id."""
+    confirm(f"Revoke {key_id} for good?", yes=yes)
     revoked = run_change(lambda plane: api_keys.revoke(plane, key_id))
     if as_json:
         echo_json(revoked.document())

@@ -10,6 +10,7 @@ import asyncpg
 import click
 
 from engine.cli.connect import echo_json, load_settings, server_urls
+from engine.cli.options import confirm, yes_option
 from engine.cli.progress import Progress
 from engine.errors import StoreUnavailable
 from persister import archive
@@ -60,13 +61,15 @@ def months(*, as_json: bool) -> None:
 
 @ledger.command()
 @click.argument("month", type=_Month())
+@yes_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def detach(month: datetime, *, as_json: bool) -> None:
+def detach(month: datetime, *, yes: bool, as_json: bool) -> None:
     """Move MONTH and all earlier months out of the ledger; campaigns that have not ended stay.
 
     The rows move to separate tables, which you can dump (pg_dump) and drop. They are no longer in lists,
     records and the event feed. Works beside a running engine.
     """
+    confirm(f"Take {month:%Y-%m} and all earlier months out of the ledger?", yes=yes)
     done = _run(archive.archive_months(_settings(), month, "cli", Progress("detach")))
     if as_json:
         echo_json(asdict(done))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from engine.settings import variable
 from engine.store.events import EVENT_TYPES
 
 if TYPE_CHECKING:
@@ -41,6 +43,29 @@ _campaigns: Final = click.option(
 def event_filter_options(command: F) -> F:
     """Add ``--type`` and ``--campaign``, as ``types`` and ``campaigns``."""
     return _types(_campaigns(command))
+
+
+def add_data_option(command: click.Command) -> None:
+    """Give a command, or each subcommand of a group, the option ``--data``, if it has none of its own."""
+    if isinstance(command, click.Group):
+        for subcommand in command.commands.values():
+            add_data_option(subcommand)
+    elif command.add_help_option and not any("--data" in param.opts for param in command.params):
+        command.params.append(
+            click.Option(
+                ["--data"],
+                type=Path,
+                expose_value=False,
+                callback=_set_data_directory,
+                help="Data directory of the bundled servers.",
+            )
+        )
+
+
+def _set_data_directory(_: click.Context, __: click.Parameter, path: Path | None) -> None:
+    """Override the setting for this process: the command loads its settings after that."""
+    if path is not None:
+        os.environ[variable("data_dir")] = str(path)
 
 
 def confirm(question: str, *, yes: bool) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from engine.cli.connect import check_redis_url, plane_on
+from engine.cli.options import confirm, data_option, yes_option
 from engine.cli.progress import Progress
 from engine.cli.servers import run_on_servers, servers_may_fail
 from engine.control import publishing
@@ -16,6 +16,8 @@ from engine.queries import queries
 from persister.rebuild import rebuild as rebuilding
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from engine.settings import Settings
 
 _SQL: Final = queries("engine.control", "control")
@@ -32,14 +34,17 @@ _NOTHING_LOST: Final = (
     is_flag=True,
     help="Rebuild although the ledger has lost events: codes that only Redis knows as used become good.",
 )
-@click.option("--data", "data_dir", type=Path, help="Data directory of the bundled servers.")
-def rebuild(*, force: bool, forget_lost_events: bool, data_dir: Path | None) -> None:
+@data_option
+@yes_option
+def rebuild(*, force: bool, forget_lost_events: bool, yes: bool, data_dir: Path | None) -> None:
     """Rebuild Redis from PostgreSQL, with the number of shards in REDEEM_SHARDS.
 
     Redemptions are refused while it runs. Stop the persister first, unless Redis is behind the ledger: then
     the persister waits by itself. Bundled servers that are not running are started. To change the number of
     shards, stop everything, run this, and start everything after it.
     """
+    if forget_lost_events:
+        confirm("Make codes valid again that only Redis knows as used?", yes=yes)
     forced = force or forget_lost_events
     events = run_on_servers(
         data_dir, lambda settings: _rebuild(settings, force=forced, forget_lost=forget_lost_events)

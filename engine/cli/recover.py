@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from engine.cli.connect import check_redis_url, echo_json, plane_on
-from engine.cli.options import ACTOR
+from engine.cli.options import ACTOR, data_option
 from engine.cli.progress import Progress
 from engine.cli.servers import run_on_servers, servers_may_fail
 from engine.codes.formats import LAST_SYMBOLS
@@ -18,6 +17,8 @@ from engine.store.configuration import ConfigurationCache
 from persister.recover.recover import recover as recover_ledger
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from engine.settings import Settings
     from persister.recover.recover import RecoveredEvent, RecoveredShard
 
@@ -27,7 +28,7 @@ _NOTHING = "nothing to recover: the ledger has every event that is no longer in 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.option("--data", "data_dir", type=Path, help="Data directory of the bundled servers.")
+@data_option
 def recover(*, as_json: bool, data_dir: Path | None) -> None:
     """Write into the ledger what PostgreSQL has lost and Redis still knows.
 

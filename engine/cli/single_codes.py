@@ -36,7 +36,12 @@ code_argument = click.argument("code", metavar="CODE|-")
 
 
 @contextlib.asynccontextmanager
-async def _open_core(plane: ControlPlane) -> AsyncIterator[Core]:
+async def open_core(plane: ControlPlane) -> AsyncIterator[Core]:
+    """Give a core that is connected to Redis, for one attempt of a command.
+
+    Raises:
+        StoreUnavailable: Redis does not answer.
+    """
     timeout_s = plane.settings.attempt_deadline_ms / 1000
     configuration = ConfigurationCache(plane.redis, timeout_s=timeout_s)
     await configuration.refresh()
@@ -64,9 +69,9 @@ def declare(code: str, reason: str, *, void: bool) -> dict[str, Any]:
 
     async def act(plane: ControlPlane) -> dict[str, Any]:
         check_text("reason", reason, plane.settings.reason_length_max)
-        async with _open_core(plane) as core:
+        async with open_core(plane) as core:
             attempt = kind(core.dispatcher, reason, key=None, api_key=None, actor=ACTOR)
-            return _document(await correct(core, plane.database, attempt, code))
+            return document_of(await correct(core, plane.database, attempt, code))
 
     return run(act)
 
@@ -80,9 +85,9 @@ def check(code: str, user: str | None, *, as_json: bool) -> None:
     text = typed(code)
 
     async def act(plane: ControlPlane) -> dict[str, Any]:
-        async with _open_core(plane) as core:
+        async with open_core(plane) as core:
             request = CheckRequest(code=text, user=user)
-            return _document(await core.answer(Check(core.dispatcher, request, None), text))
+            return document_of(await core.answer(Check(core.dispatcher, request, None), text))
 
     checked = run(act)
     if as_json:
@@ -116,9 +121,9 @@ def adjust(code: str, amount: int, reason: str, *, as_json: bool) -> None:
     async def act(plane: ControlPlane) -> dict[str, Any]:
         check_amount(abs(amount))
         check_text("reason", reason, plane.settings.reason_length_max)
-        async with _open_core(plane) as core:
+        async with open_core(plane) as core:
             attempt = Adjustment(core.dispatcher, amount, reason, key=None, api_key=None, actor=ACTOR)
-            return _document(await correct(core, plane.database, attempt, text))
+            return document_of(await correct(core, plane.database, attempt, text))
 
     adjusted = run(act)
     if as_json:
@@ -127,7 +132,7 @@ def adjust(code: str, amount: int, reason: str, *, as_json: bool) -> None:
         click.echo(adjusted["balance"])
 
 
-def _document(outcome: Outcome) -> dict[str, Any]:
+def document_of(outcome: Outcome) -> dict[str, Any]:
     """Return the document of a success, as the API would return it.
 
     Raises:

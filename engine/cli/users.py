@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from engine.cli.connect import echo_json, run
-from engine.cli.options import ACTOR, json_option
+from engine.cli.options import ACTOR, confirm, json_option, yes_option
 from engine.control import erasure
 from engine.ledger import users as accounts
 
@@ -41,9 +41,11 @@ def show(user: str, *, as_json: bool) -> None:
 @users.command()
 @_user
 @click.option("--reason", help="Why; it is recorded.")
+@yes_option
 @json_option
-def erase(user: str, reason: str | None, *, as_json: bool) -> None:
+def erase(user: str, reason: str | None, *, yes: bool, as_json: bool) -> None:
     """Replace a user's name with a random pseudonym in the whole ledger, and print the pseudonym."""
+    confirm(f"Erase the name {user} for good?", yes=yes)
     erased = run(lambda plane: erasure.erase(plane, user, actor=ACTOR, reason=reason)).value
     if as_json:
         echo_json(erased.document())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from engine.cli.connect import all_pages, echo_json, run
-from engine.cli.options import ACTOR, event_filter_options, json_option, limit_option
+from engine.cli.options import ACTOR, confirm, event_filter_options, json_option, limit_option, yes_option
 from engine.times import shown_instant
 from engine.webhooks import changes, endpoints
 
@@ -115,8 +115,10 @@ def replay(webhook_id: str, after: str | None, letters: tuple[int, ...]) -> None
 
 @webhooks.command()
 @_webhook
-def delete(webhook_id: str) -> None:
+@yes_option
+def delete(webhook_id: str, *, yes: bool) -> None:
     """Remove an endpoint permanently."""
+    confirm(f"Remove {webhook_id} for good, with its dead letters?", yes=yes)
     click.echo(run(lambda plane: changes.remove(plane, webhook_id, actor=ACTOR)).value.id)
 
 

@@ -38,11 +38,13 @@ class Rollback(Attempt):
         request: RollbackRequest,
         *,
         key: str | None,
-        api_key: CachedKey,
+        api_key: CachedKey | None,
+        actor: str = "",
     ) -> None:
         super().__init__(
             dispatcher,
             api_key=api_key,
+            actor=actor,
             user=record["user"],
             amount="" if request.amount is None else request.amount,
             order=record["order"] or "",

@@ -56,7 +56,7 @@ async def test_a_key_is_printed_alone_and_works_at_once(cli: Cli, redis: Redis) 
     (listed,) = await cli.json("keys", "list")
     assert listed["id"] == known.id
     assert known.id in await cli.done("keys", "list")
-    assert await cli.done("keys", "revoke", known.id) == f"{known.id}\n"
+    assert await cli.done("keys", "revoke", known.id, "--yes") == f"{known.id}\n"
     await worker.refresh()
     assert all(api_key.revoked for api_key in worker.api_keys.values())
     assert "revoked" in await cli.done("keys", "list")
@@ -82,7 +82,7 @@ async def test_a_campaign_is_created_shown_and_led_to_its_end(cli: Cli, redis: R
         "campaigns", "update", campaign, "--stock", "none", "--ends-at", "none", "--name", "none"
     )
     assert changed == shown | {"stock": None, "ends_at": None, "name": "none"}
-    await cli.done("campaigns", "end", campaign)
+    await cli.done("campaigns", "end", campaign, "--yes")
     assert "has ended" in await cli.refused("campaigns", "activate", campaign)
     assert "has ended" in await cli.refused("codes", "mint", campaign, "--count", "1")
 
@@ -133,10 +133,10 @@ async def test_an_export_is_on_record_with_who_and_where_to(cli: Cli) -> None:
 async def test_a_batch_is_voided_and_made_good_again(cli: Cli, redis: Redis) -> None:
     campaign = (await cli.done("campaigns", "create", "--name", "Sale")).strip()
     await cli.done("codes", "mint", campaign, "--count", "10", "--out", "/dev/null")
-    assert await cli.done("codes", "void", "--batch", "0", "--reason", "leaked") == "void_1\n"
+    assert await cli.done("codes", "void", "--batch", "0", "--reason", "leaked", "--yes") == "void_1\n"
     good = await cli.json("codes", "unvoid", "--batch", "0", "--serials", "2-4", "--reason", "not these")
     assert (good["status"], good["first_serial"], good["last_serial"]) == ("unvoided", 2, 4)
-    one = await cli.json("codes", "void", "--batch", "0", "--serials", "3", "--reason", "this one")
+    one = await cli.json("codes", "void", "--batch", "0", "--serials", "3", "--reason", "this one", "--yes")
     assert (one["status"], one["first_serial"], one["last_serial"], one["actor"]) == ("voided", 3, 3, "cli")
     worker = ConfigurationCache(redis)
     await worker.refresh()
@@ -217,7 +217,7 @@ async def test_rotating_adds_a_key_that_new_batches_use(cli: Cli) -> None:
     [
         "keys create --name a --scopes root",
         "keys create --name a --scopes ,",
-        "keys revoke key_9",
+        "keys revoke key_9 --yes",
         "campaigns create --name a --kind multi",
         "campaigns create --name a --amount 5",
         "campaigns create --name a --stock -1",
@@ -230,7 +230,7 @@ async def test_rotating_adds_a_key_that_new_batches_use(cli: Cli) -> None:
         "codes mint cmp_9 --count 1 --format hex",
         "codes mint cmp_9 --count 1 --prefix !",
         "codes export 9",
-        "codes void --batch 9 --reason leaked",
+        "codes void --batch 9 --reason leaked --yes",
     ],
 )
 async def test_what_is_refused_ends_with_1_and_one_line(cli: Cli, arguments: str) -> None:

@@ -57,11 +57,11 @@ async def test_months_are_listed(cli: Cli, pool: Pool) -> None:
 async def test_a_month_is_taken_out_or_it_is_said_why_not(
     cli: Cli, month: str, status: int, says: str
 ) -> None:
-    returned, out, err = await cli("ledger", "detach", month)
+    returned, out, err = await cli("ledger", "detach", month, "--yes")
     assert (returned, says in out + err) == (status, True), (out, err)
 
 
 async def test_servers_that_are_away_are_one_line(cli: Cli) -> None:
     away = "postgresql://x@127.0.0.1:1/x"
-    for command in (("months",), ("detach", "2001-01")):
+    for command in (("months",), ("detach", "2001-01", "--yes")):
         assert await cli.refused("ledger", *command, REDEEM_DATABASE_URL=away)

@@ -26,15 +26,15 @@ async def test_a_user_is_shown_erased_and_then_unknown(cli: Cli, plane: ControlP
     assert lines[0] == f"{NAME}  {shown['first_seen']}  {shown['last_seen']}"
     assert lines[1:] == [f"{campaign}  2 redeemed, 0 rolled back  1000 EUR"]
 
-    line = await cli.refused("users", "erase", NAME, REDEEM_ERASURE_TIMEOUT_S="1")
+    line = await cli.refused("users", "erase", NAME, "--yes", REDEEM_ERASURE_TIMEOUT_S="1")
     assert "has not caught up" in line
     await persist(plane.settings)
-    pseudonym = (await cli.done("users", "erase", NAME, "--reason", "ticket 7")).strip()
+    pseudonym = (await cli.done("users", "erase", NAME, "--reason", "ticket 7", "--yes")).strip()
     assert pseudonym.startswith("erased-")
     assert (await cli.json("users", "show", pseudonym))["totals"] == shown["totals"]
     (act,) = await cli.json("audit-log", "--act", "erase_user")
     assert (act["actor"], act["subject"], act["reason"]) == ("cli", f"user:{pseudonym}", "ticket 7")
-    for command in ("show", "erase"):
-        assert "no such user" in await cli.refused("users", command, NAME)
-    again = await cli.json("users", "erase", pseudonym)
+    for command in (("show",), ("erase", "--yes")):
+        assert "no such user" in await cli.refused("users", *command, NAME)
+    again = await cli.json("users", "erase", pseudonym, "--yes")
     assert (again["status"], again["events"]) == ("erased", 2)

@@ -54,7 +54,7 @@ async def test_an_endpoint_from_its_registration_to_its_end(cli: Cli) -> None:
         assert "not a cursor" in await cli.refused("webhooks", "replay", webhook_id, "--after", "x")
         assert await cli.json("webhooks", "attempts", webhook_id) == []
         assert await cli.json("webhooks", "dead-letters", webhook_id) == []
-        await cli.done("webhooks", "delete", webhook_id)
+        await cli.done("webhooks", "delete", webhook_id, "--yes")
         assert await cli.done("webhooks", "list") == ""
         assert "no such webhook" in await cli.refused("webhooks", "show", webhook_id)
     acts = [act["act"] for act in await cli.json("audit-log", "--subject", "webhook:wh_1")]

@@ -11,7 +11,8 @@ from typing import Any, Final, NamedTuple
 import click
 import pytest
 
-from engine.cli import main
+from engine.cli import COMMANDS, main
+from engine.cli.examples import EXAMPLES
 from loadtest import __main__ as loadtest_program
 from tests.support.openapi import Document, Operation
 
@@ -97,6 +98,25 @@ def test_a_command_or_an_option_that_does_not_exist_is_noticed() -> None:
     for words in wrong:
         with pytest.raises(click.ClickException):
             parse(words)
+
+
+def leaves(command: click.Command, name: str) -> list[str]:
+    """The names of a command's subcommands, or its own."""
+    if not isinstance(command, click.Group):
+        return [name]
+    return [leaf for each, child in command.commands.items() for leaf in leaves(child, f"{name} {each}")]
+
+
+def test_every_help_page_has_examples_and_they_are_right() -> None:
+    context = click.Context(main)
+    groups = {name: main.get_command(context, name) for name in COMMANDS}
+    names = [leaf for name, command in groups.items() if command for leaf in leaves(command, name)]
+    assert sorted(EXAMPLES) == sorted(set(names) - {"loadtest"})
+    for name, lines in EXAMPLES.items():
+        for line in lines:
+            found = re.search(rf"\bredeem ({name}\b.*?)(?: [|<>] .*|\).*)?$", line)
+            assert found, line
+            parse(shlex.split(found[1]))
 
 
 class Example(NamedTuple):

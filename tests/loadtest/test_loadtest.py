@@ -88,7 +88,7 @@ async def test_every_scenario_runs_and_its_answers_are_in_the_ledger(load: LoadT
     assert set(results["mixed-day"][1]["latency_ms"]) >= {"check", "redeem"}
     listed = await load.json("keys", "list")
     assert {key["revoked_at"] is None for key in listed if key["name"] == "load test"} == {False}
-    assert {campaign["state"] for campaign in await load.json("campaigns", "list")} == {"ended"}
+    assert {campaign["state"] for campaign in await load.json("campaigns", "list", "--all")} == {"ended"}
 
 
 async def test_a_planted_loss_and_a_planted_double_redemption_are_found_in_the_ledger(
