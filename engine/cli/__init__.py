@@ -43,6 +43,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "conflicts": ("engine.cli.conflicts:conflicts", "List codes that were redeemed more often than allowed."),
     "keys": ("engine.cli.keys:keys", "Create, list and revoke API keys."),
     "campaigns": ("engine.cli.campaigns:campaigns", "Create, list, show and change campaigns."),
+    "top": ("engine.cli.top:top", "Show the numbers of a campaign while it runs."),
     "batches": ("engine.cli.lists:batches", "List the batches of a campaign."),
     "codes": ("engine.cli.codes:codes", "Mint, import, export and void codes, rotate the mint key."),
     "imports": ("engine.cli.lists:imports", "List the imports of a campaign."),

@@ -43,6 +43,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "campaigns pause": ("redeem campaigns pause cmp_2",),
     "campaigns resume": ("redeem campaigns resume cmp_2",),
     "campaigns end": ("redeem campaigns end cmp_2", "redeem campaigns end cmp_2 --yes"),
+    "top": ("redeem top cmp_2", "redeem top cmp_2 --interval 10 --json >> sale.ndjson"),
     "batches list": ("redeem batches list cmp_2",),
     "codes mint": (
         "redeem codes mint cmp_2 --count 5000 --out codes.csv",

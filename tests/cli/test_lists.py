@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import signal
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.cli import COMMAND, environment
 from tests.support.deployment import engine_in_process, issue
 from tests.support.records import persist
+from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -103,3 +109,32 @@ async def test_ended_campaigns_are_listed_only_if_asked_for(cli: Cli, plane: Con
     assert [one["id"] for one in await cli.json("campaigns", "list")] == [running]
     assert [one["id"] for one in await cli.json("campaigns", "list", "--all")] == [over, running]
     assert [one["id"] for one in await cli.json("campaigns", "list", "--state", "ended")] == [over]
+
+
+async def test_top_shows_the_numbers_as_they_change(
+    cli: Cli, plane: ControlPlane, merchant: Merchant
+) -> None:
+    campaign, codes = await issue(plane, 3, stock=10)
+    assert (await merchant.redeem(codes[0]))[0] == 200
+    process = await asyncio.create_subprocess_exec(
+        *(*COMMAND, "top", campaign, "--interval", "0.1", "--json"),
+        env=environment(cli.settings),
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout
+    first = json.loads(await process.stdout.readline())
+    assert (first["redeemed"], first["stock_left"], first["per_second"]) == (1, 9, None)
+    assert (await merchant.redeem(codes[1]))[0] == 200
+
+    async def counted() -> bool:
+        assert process.stdout
+        reading = json.loads(await process.stdout.readline())
+        return (reading["redeemed"], reading["stock_left"]) == (2, 8)
+
+    await wait_until_async(counted)
+    process.send_signal(signal.SIGINT)
+    await process.communicate()
+    assert process.returncode == 0
+    line = await cli.done("top", campaign, "--count", "1")
+    assert "state=active  issued=3  redeemed=2" in line
+    assert "no such campaign" in (await cli.refused("top", "cmp_9")).lower()
