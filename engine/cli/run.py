@@ -42,6 +42,8 @@ _log = logging.getLogger(__name__)
 # Stages start in this order and stop in reverse. The first stage is `servers.SERVERS`.
 PERSISTER: Final = 1
 WORKERS: Final = 2
+SUPERVISOR: Final = "supervisor"
+"""The name of `redeem up` and `redeem serve` in their log."""
 PERSISTER_STOP_SHARE: Final = 4
 """Persister and deliverer get a quarter of the stop timeout: workers stop before them, servers after."""
 
@@ -63,7 +65,7 @@ _data = click.option("--data", "data_dir", type=Path, help="Data directory of th
 @click.option("--demo", is_flag=True, default=None, help="Create a demo campaign if there is no campaign.")
 def up(**options: Any) -> None:  # noqa: ANN401 - options of several types
     """Run everything; print `ready http://HOST:PORT` once it accepts redemptions."""
-    settings = _settings(options)
+    settings = _settings(options, SUPERVISOR)
 
     async def plan(supervisor: Supervisor) -> None:
         complete = await start_servers(supervisor, settings)
@@ -88,7 +90,7 @@ def up(**options: Any) -> None:  # noqa: ANN401 - options of several types
 @_data
 def serve(**options: Any) -> None:  # noqa: ANN401 - options of several types
     """Run the front end alone, on servers that run and are initialised."""
-    settings = _with_urls(_settings(options))
+    settings = _with_urls(_settings(options, SUPERVISOR))
 
     async def plan(supervisor: Supervisor) -> None:
         await _require_safe(settings)
@@ -133,9 +135,9 @@ def _program(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
-def _settings(options: dict[str, Any]) -> Settings:
+def _settings(options: dict[str, Any], process: str = "") -> Settings:
     settings = all_settings.load(os.environ, options)
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level, process)
     return replace(settings, data_dir=settings.data_dir.resolve())
 
 

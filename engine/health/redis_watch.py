@@ -40,6 +40,7 @@ class StoreWatch:
         self._unsafe: dict[str, str] = {}  # by part, why; empty if it is safe
         self._missing: dict[int, int] = {}  # by shard: how many events the ledger lacked at the last answer
         self._unknown: list[str] = []
+        self._ledger_away = False
 
     async def verify(self, shard: int) -> None:
         """Check a shard over whose new connection nothing was sent yet.
@@ -84,10 +85,16 @@ class StoreWatch:
                 self._persisted[shard] = await persisted(connection, shard)
                 self._missing[shard] = stream.missing_from(self._persisted[shard])
         except (Fault, OSError, TimeoutError) as error:
-            _log.warning(
-                "cannot ask the ledger; comparing Redis with the ledger's last answer",
-                extra={"shard": shard, "reason": str(error)},
-            )
+            if not self._ledger_away:
+                _log.warning(
+                    "cannot ask the ledger; comparing Redis with the ledger's last answer",
+                    extra={"shard": shard, "reason": str(error)},
+                )
+            self._ledger_away = True
+        else:
+            if self._ledger_away:
+                _log.info("the ledger answers again")
+            self._ledger_away = False
         missing = self._missing.get(shard, 0)
         says = f"the ledger of shard {shard} has lost {missing} events; run `redeem recover`"
         self._note(f"shard {shard}", says if missing else "")
@@ -98,6 +105,8 @@ class StoreWatch:
         """Note why a part is unsafe, or with an empty text that it is safe."""
         if unsafe and self._unsafe.get(part) != unsafe:
             _log.error("redemptions are refused: they may be lost", extra={"reason": unsafe})
+        elif self._unsafe.get(part) and not unsafe:
+            _log.info("redemptions are safe again", extra={"part": part})
         self._unsafe[part] = unsafe
         self._configuration.store_unsafe = "; ".join(filter(None, self._unsafe.values()))
 

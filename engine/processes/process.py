@@ -21,6 +21,8 @@ import threading
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Final
 
+from engine.observability.logs import for_people, with_process
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
@@ -142,10 +144,11 @@ def last_line(path: Path) -> str:
 
 
 class _Output:
-    """Copies the output of a child to our stderr, with the child's name before every line."""
+    """Copies the output of a child to our stderr, with the child's name in every line."""
 
     def __init__(self, name: str, reader: int) -> None:
-        self._prefix = f"{name} | ".encode()
+        format_line = for_people if sys.stderr.isatty() else with_process
+        self._named = functools.partial(format_line, name)
         self._reader = reader
         self._rest = b""
         self._ended = asyncio.Event()
@@ -180,7 +183,7 @@ class _Output:
 
     def _write(self, lines: list[bytes]) -> None:
         with contextlib.suppress(OSError, ValueError):  # our terminal is closed: continue without it
-            sys.stderr.buffer.write(b"".join(self._prefix + line + b"\n" for line in lines))
+            sys.stderr.buffer.write(b"".join(self._named(line) + b"\n" for line in lines))
             sys.stderr.buffer.flush()
 
 

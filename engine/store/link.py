@@ -52,6 +52,7 @@ class Link(asyncio.Protocol):
         self._waiting: deque[tuple[Callable[[object], None], Callable[[Fault], None]]] = deque()
         self._connecting: asyncio.Task[None] | None = None
         self._closed = False
+        self._is_missed = False  # a loss, or a failure to connect, was logged
         self._down_since = asyncio.get_running_loop().time()
         self.ready = False
 
@@ -124,6 +125,7 @@ class Link(asyncio.Protocol):
             on_fault(OutcomeUnknown("connection to Redis lost"))
         if was_ready and not self._closed:
             _log.warning("connection to Redis lost", extra={"error": str(exc or "closed by Redis")})
+            self._is_missed = True
             self.open()
 
     # connecting
@@ -135,6 +137,7 @@ class Link(asyncio.Protocol):
                 await asyncio.wait_for(self._connect_once(), CONNECT_TIMEOUT_S)
             except Exception as error:  # noqa: BLE001 - the next try may succeed, after any error
                 self.abort()
+                self._is_missed = True
                 if attempt == 0:
                     _log.warning("cannot connect to Redis", extra={"error": str(error)})
                 await asyncio.sleep(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])
@@ -160,6 +163,9 @@ class Link(asyncio.Protocol):
             await self._verify()
         if self._transport is None:  # lost during verify(), which does not use this connection
             raise StoreUnavailable("connection to Redis lost")
+        if self._is_missed:
+            _log.info("connected to Redis again", extra={"down_s": round(self.down_s, 3)})
+            self._is_missed = False
         self.ready = True
         self._on_ready()
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
+import signal
 import socket
 import sys
 from dataclasses import replace
@@ -17,7 +19,7 @@ from engine.control import api_keys
 from engine.control.publishing import publish
 from engine.settings import without_settings
 from tests.support.cli import Cli
-from tests.support.deployment import Merchant, Process, client_session
+from tests.support.deployment import Merchant, Process, client_session, worker_pids
 from tests.support.proxy import Fate, Proxy, Way
 from tests.support.streams import Stream
 from tests.support.waiting import TIMEOUT_S, wait_until_async
@@ -160,3 +162,37 @@ async def test_a_port_in_use_leaves_no_new_data_directory_behind(settings: Setti
         new = str(settings.data_dir / "new")
         assert "is in use" in await Cli(settings).refused("up", "--data", new, "--port", port)
     assert not (settings.data_dir / "new").exists()
+
+
+@pytest.mark.usefixtures("redis")
+async def test_the_log_of_redeem_up_is_json_with_the_process_of_each_line(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """It tells that a worker died, that Redis was lost and that it is back."""
+    log = tmp_path / "log"
+
+    def lines() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in log.read_text().rpartition("\n")[0].splitlines()]
+
+    def told(process: str, event: str) -> bool:
+        return any((line.get("process"), line.get("event")) == (process, event) for line in lines())
+
+    async with Proxy(settings.redis_url) as proxy:
+        through = replace(settings, port=0, workers=1, redis_url=proxy.url)
+        with Process(through, "engine.cli", "up", log=log) as process:
+            url = (await asyncio.to_thread(process.line)).removeprefix("ready ")
+
+            async def ready() -> bool:
+                async with aiohttp.request("GET", f"{url}/readyz") as response:
+                    return response.status == 200
+
+            await wait_until_async(ready)
+            proxy.cut()
+            await wait_until_async(lambda: told("worker-0", "connection to Redis lost"))
+            await wait_until_async(lambda: told("worker-0", "connected to Redis again"))
+            (worker,) = worker_pids(process)
+            os.kill(worker, signal.SIGKILL)
+            await wait_until_async(lambda: told("supervisor", "child died"))
+            assert await stopped(process) == 0
+    assert {line["process"] for line in lines()} == {"supervisor", "persister", "deliverer", "worker-0"}
+    assert all(line["at"] and line["level"] and line["event"] for line in lines())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -262,8 +263,9 @@ def test_ctrl_c_twice_reaches_the_supervisor_alone(outside: subprocess.Popen[byt
 def test_output_of_children_carries_their_names(outside: subprocess.Popen[bytes]) -> None:
     outside.terminate()
     _, stderr = outside.communicate(timeout=60)
-    assert b"server | hello from server\n" in stderr
-    assert b"worker | hello from worker\n" in stderr
+    lines = [json.loads(line) for line in stderr.splitlines()]
+    told = {(line["process"], line["event"]) for line in lines if "process" in line}
+    assert {("server", "hello from server"), ("worker", "hello from worker")} <= told
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of their parent's death")
