@@ -14,6 +14,7 @@ COPY requirements.lock ./
 RUN /opt/redeem/bin/python -m pip --disable-pip-version-check install --no-cache-dir --no-deps --only-binary :all: --require-hashes -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY engine engine
+COPY docs/openapi.json docs/openapi.json
 COPY lua lua
 COPY persister persister
 COPY loadtest loadtest

@@ -14,7 +14,7 @@ TESTS_ON_EACH_PYTHON := $(addprefix tests/,test_settings.py codes imports/test_p
 SLOW := $(addprefix tests/,system cli bundled processes examples install loadtest/test_bench_peers.py \
 	loadtest/test_comparators.py support/test_hanging.py)
 
-.PHONY: other-python run help test test-fast test-long test-calendar install-test test-pythons test-this-python image-test chaos test-redis \
+.PHONY: other-python run help test test-fast test-long test-calendar install-test test-pythons test-this-python image-test client-test chaos test-redis \
 	bench bench-peers check lint types luacheck imports graph lock clean
 
 # A .venv of another Python than the one that is asked for is made anew.
@@ -59,6 +59,10 @@ test-this-python: $(VENV)/.installed
 
 image-test: $(VENV)/.installed  ## builds the image without a daemon and runs it; as root (Debian: mmdebstrap buildah)
 	$(PYTEST) --timeout=3600 tests/image/check_image.py
+
+client-test: $(VENV)/.installed  ## clients generated from docs/openapi.json in Python and TypeScript redeem a code; needs npm
+	npm ci --no-audit --no-fund --prefix tests/api/typescript
+	$(PYTEST) tests/api/test_generated_clients.py
 
 chaos: $(VENV)/.installed  ## kills, stops and cuts off every process 200 times, under load
 	$(PYTEST) -m long -s tests/system/test_chaos.py

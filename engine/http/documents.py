@@ -1,4 +1,4 @@
-"""HTTP handlers for documents that a person reads in a browser. They need no API key."""
+"""HTTP handlers for documents about the API, most of them for people. They need no API key."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from engine.api.problem_pages import CONTENT_SECURITY_POLICY, index_page, page_of
+from engine.api.html import CONTENT_SECURITY_POLICY
+from engine.api.problem_pages import index_page, page_of
 from engine.api.problems import PROBLEMS
+from engine.api.reference_page import openapi_document, reference_page
+from engine.encoding import JSON_TYPE
 from engine.errors import Refusal
 from engine.http.routes import Route
 
@@ -20,9 +23,21 @@ _HEADERS: Final = {"X-Content-Type-Options": "nosniff", "Cache-Control": "public
 def routes() -> list[Route]:
     """Return the routes of this module."""
     return [
+        Route("GET", "/docs", None, show_reference),
+        Route("GET", "/openapi.json", None, show_openapi),
         Route("GET", "/problems", None, list_problems),
         Route("GET", "/problems/{code}", None, show_problem),
     ]
+
+
+async def show_reference(_: web.Request) -> web.Response:
+    """``GET /docs``: every call of the API."""
+    return _html(reference_page(), CONTENT_SECURITY_POLICY)
+
+
+async def show_openapi(_: web.Request) -> web.Response:
+    """``GET /openapi.json``: the same for machines."""
+    return web.Response(body=openapi_document(), content_type=JSON_TYPE, headers=_HEADERS)
 
 
 async def list_problems(_: web.Request) -> web.Response:

@@ -33,7 +33,7 @@ RETURNING id, at
 """
 
 
-class Asked(BaseModel):  # type: ignore[misc] # pydantic is not in the environment that checks this
+class Asked(BaseModel):
     """The body of a request."""
 
     code: str

@@ -11,6 +11,7 @@ import pytest
 from engine.api.problem_pages import ADVICE, page_of
 from engine.api.problems import PROBLEMS
 from tests.support.deployment import engine_in_process
+from tests.support.openapi import Document
 
 if TYPE_CHECKING:
     from engine.control.change import ControlPlane
@@ -48,3 +49,24 @@ async def test_the_type_of_a_problem_leads_to_its_page(plane: ControlPlane) -> N
         for path in ("/problems/nothing", "/problems/../readyz%00"):
             async with merchant.session.get(merchant.url + path) as response:
                 assert (await response.json(content_type=None))["code"] == "not_found"
+
+
+async def test_the_reference_has_every_call_and_leads_to_no_other_host(plane: ControlPlane) -> None:
+    async with engine_in_process(plane) as merchant:
+        async with merchant.session.get(merchant.url + "/openapi.json") as response:
+            assert (response.status, response.content_type) == (200, "application/json")
+            served = await response.json()
+        assert served.pop("servers") == [{"url": "/"}]
+        assert served == {name: part for name, part in Document().whole.items() if name != "servers"}
+        async with merchant.session.get(merchant.url + "/docs") as response:
+            page = await response.text()
+            assert (response.status, response.content_type) == (200, "text/html")
+            assert "unsafe" not in response.headers["Content-Security-Policy"]
+        for operation in Document().operations.values():
+            if operation.method != "HEAD":
+                assert f'<h3 id="{operation.id}"><code>{operation.method} {operation.path}</code>' in page
+        links = set(re.findall(r'(?:href|src)="([^"]+)"', page))
+        assert "<script" not in page
+        for link in links:
+            async with merchant.session.get(urljoin(merchant.url, link)) as response:
+                assert response.status == 200, link

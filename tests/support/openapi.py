@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from jsonschema_rs import Draft202012Validator
 
-from engine.api.problems import PROBLEM_TYPE
+from engine.api.problems import PROBLEM_TYPE, PROBLEMS
 from engine.encoding import JSON_TYPE
 from engine.store.configuration import SCOPES
 from persister.main import run_persister
@@ -98,6 +98,15 @@ class Document:
             schema["anyOf"] = [self.closed(part) for part in schema["anyOf"]]
         return schema
 
+    def answer(self, response: dict[str, Any], media_type: str) -> dict[str, Any]:
+        """Return the closed schema of a response's body; a problem has one of the codes of the response."""
+        schema = self.closed(response["content"][media_type]["schema"])
+        if media_type == PROBLEM_TYPE:
+            codes = response["x-problem-codes"]
+            statuses = sorted({PROBLEMS[code][0] for code in codes})
+            schema["properties"] |= {"code": {"enum": codes}, "status": {"enum": statuses}}
+        return schema
+
     def _merged(self, parts: list[dict[str, Any]]) -> dict[str, Any]:
         required: list[str] = []
         properties: dict[str, Any] = {}
@@ -113,8 +122,8 @@ class Document:
         calls = [details for item in whole["paths"].values() for details in item.values()]
         answers = [answer for details in calls for answer in details["responses"].values()]
         for answer in (*answers, *whole["components"]["responses"].values()):
-            for media in answer.get("content", {}).values():
-                media["schema"] = self.closed(media["schema"])
+            for media_type, media in answer.get("content", {}).items():
+                media["schema"] = self.answer(answer, media_type)
         return whole
 
     def complaints(self, schema: dict[str, Any], value: object) -> list[str]:
@@ -167,10 +176,10 @@ class Caller:
         content: Any = await response.text()
         where = f"{operation.id}, {response.status}: {content}"
         if operation.method != "HEAD":
-            media = described["content"][response.content_type]
+            schema = self.document.answer(described, response.content_type)
             if response.content_type in {JSON_TYPE, PROBLEM_TYPE}:
                 content = json.loads(content)
-            assert not self.document.complaints(self.document.closed(media["schema"]), content), where
+            assert not self.document.complaints(schema, content), where
         for header, of in described.get("headers", {}).items():
             known = self.document.resolved(of)
             assert header in response.headers or not known.get("required"), where
