@@ -15,7 +15,7 @@ from engine.redemption import cross_shard
 from engine.redemption.cross_shard_step import StepResult
 from engine.redemption.prepared import abort_codes
 from engine.store import keys
-from tests.support.cross_shard import combined, nothing_is_left
+from tests.support.cross_shard import combined, let_its_time_pass, nothing_is_left
 from tests.support.deployment import Merchant, engine_of_processes, issue
 from tests.support.waiting import wait_until_async
 
@@ -131,7 +131,7 @@ async def test_a_retry_is_not_in_the_way_of_itself(
         killed.setattr(cross_shard._Transaction, "step", _begin_only(cross_shard._Transaction.step))
         assert (await combined(merchant, wanted, key="k"))[1]["code"] == "outcome_unknown"
     assert await prepared(redis) == 3
-    await let_its_time_pass(redis)
+    await let_its_time_pass(redis, 3)
     status, body = await combined(merchant, wanted, key="k")
     assert (status, body.get("replayed")) == (200, False), body
     assert await nothing_is_left(redis)
@@ -153,7 +153,7 @@ async def test_what_an_abandoned_try_prepared_is_given_back_before_its_record_go
         killed.setattr(cross_shard._Transaction, "step", _begin_only(cross_shard._Transaction.step))
         await combined(merchant, [(card, 60) for card in cards], key="k")
     assert await prepared(redis) == 3
-    await let_its_time_pass(redis)
+    await let_its_time_pass(redis, 3)
     await wait_until_async(lambda: nothing_is_left(redis))
     assert records_there == [1, 1, 1]
 
@@ -165,17 +165,6 @@ def _begin_only(step: Any) -> Any:  # noqa: ANN401 - a method
         return await step(self, name, *rest, **more)
 
     return begin
-
-
-async def let_its_time_pass(redis: Redis) -> None:
-    """For who began a combined redemption: nobody waits for it any more."""
-    for shard in range(3):
-        records: Any = await redis.hgetall(keys.commit_records(shard))
-        for transaction_id, record in records.items():
-            state, nonce, _, rest = record.split(b"\n", 3)
-            await redis.hset(
-                keys.commit_records(shard), transaction_id, b"\n".join((state, nonce, b"1", rest))
-            )
 
 
 async def test_an_amount_that_is_none_is_remembered(merchant: Merchant, plane: ControlPlane) -> None:
@@ -217,7 +206,7 @@ async def test_a_refusal_that_could_not_be_stored_is_not_answered(
         status, body = await combined(merchant, codes, key="k")
         assert (status, body["code"]) == (503, "store_unavailable")
     assert not await prepared(redis)
-    await let_its_time_pass(redis)
+    await let_its_time_pass(redis, 3)
     await merchant.call("POST", f"/v1/redemptions/{redeemed['id']}/rollback", json={"reason": "cancelled"})
     assert (await combined(merchant, codes, key="k"))[0] == 200
 

@@ -38,12 +38,14 @@ from engine.redemption import hold_calls
 from engine.redemption.check import Check
 from engine.redemption.combined import redeem_together
 from engine.redemption.correct import Adjustment, Rollback, Unvoiding, Voiding
+from engine.redemption.cross_shard import settle_abandoned
 from engine.redemption.hold import Hold as HoldAttempt
 from engine.redemption.hold_expiry import expire_holds
 from engine.redemption.redeem import Redemption as RedeemAttempt
 from engine.store import keys
 from engine.store.events import parse_id
 from loadtest.lifecycle import UP_TO_BALANCE, Lifecycle, ModelCampaign, ModelCode, ModelHold
+from tests.support.cross_shard import STEPS, dying, let_its_time_pass
 from tests.support.deployment import mint_batch
 from tests.support.lifecycle_world import World
 from tests.support.servers import ValkeyProcess, temporary_directory
@@ -80,6 +82,11 @@ def as_replayed(body: dict[str, Any]) -> dict[str, Any]:
     return body | {"replayed": True} | (several if "redemptions" in body else {})
 
 
+def held_only(refusal: str, again: Callable[[str], None]) -> Callable[[str], None] | None:
+    """``again``, if this refusal is not kept under a key."""
+    return again if refusal == "held_by_another_order" else None
+
+
 class ApiAnswer(NamedTuple):
     status: int
     body: bytes
@@ -94,6 +101,7 @@ class CodesMachine(RuleBasedStateMachine):
         self.model = Lifecycle()
         self.campaigns: list[ModelCampaign] = []
         self.keyed: list[tuple[str, Callable[[str], Any], ApiAnswer]] = []  # key, call, answer
+        self.bound: dict[str, Callable[[str], None]] = {}  # keys of requests without an answer for good
         self.turns = itertools.count()
 
     def call(self, make: Callable[[Core, str | None], Any], key: str | None) -> ApiAnswer:
@@ -103,14 +111,28 @@ class CodesMachine(RuleBasedStateMachine):
         status, body, _ = encode_outcome(outcome, 1)
         return ApiAnswer(status, body)
 
-    def ask(self, make: Callable[[Core, str | None], Any], expected: str, *, keyed: bool) -> dict[str, Any]:
-        """The body of the answer, which must be as expected: ``""``, or the code of a refusal."""
-        key = f"key-{next(self.world.numbers)}" if keyed else None
+    def key(self, *, keyed: bool = True) -> str | None:
+        return f"key-{next(self.world.numbers)}" if keyed else None
+
+    def ask(
+        self,
+        make: Callable[[Core, str | None], Any],
+        expected: str,
+        key: str | None,
+        again: Callable[[str], None] | None = None,
+    ) -> dict[str, Any]:
+        """The body of the answer, which must be as expected: ``""``, or the code of a refusal.
+
+        ``again``: if the key does not keep the answer, does the same again, with the model.
+        """
         answer = self.call(make, key)
         body: dict[str, Any] = orjson.loads(answer.body)
         assert ("" if answer.status == 200 else body["code"]) == expected, body
-        if key is not None and expected != "held_by_another_order":
+        if key is not None and again is None:
+            self.bound.pop(key, None)
             self.keyed.append((key, lambda used: self.call(make, used), answer))
+        elif key is not None and again is not None:
+            self.bound[key] = again
         return body
 
     def attempt(
@@ -150,13 +172,16 @@ class CodesMachine(RuleBasedStateMachine):
 
     @rule(code=PICK, user=st.sampled_from(USERS), amount=AMOUNT, order=st.sampled_from(ORDERS), keyed=KEYED)
     def redeem(self, code: int, user: str, amount: Amount, order: str, *, keyed: bool) -> None:
-        chosen = self.pick(code)
+        self.redeem_it(self.pick(code), user, amount, order, self.key(keyed=keyed))
+
+    def redeem_it(self, chosen: ModelCode, user: str, amount: Amount, order: str, key: str | None) -> None:
         expected = self.model.redeem(chosen, user, amount, order)
         request = RedeemRequest(code=chosen.text, user=user, amount=amount, order=order or None)
         made = self.attempt(
             lambda dispatcher, key, api_key: RedeemAttempt(dispatcher, request, key, api_key), chosen.text
         )
-        self.compare_redemption(expected, self.ask(made, expected.refusal, keyed=keyed))
+        again = held_only(expected.refusal, lambda key: self.redeem_it(chosen, user, amount, order, key))
+        self.compare_redemption(expected, self.ask(made, expected.refusal, key, again))
 
     @rule(
         several=st.lists(PICK, min_size=2, max_size=4),
@@ -170,22 +195,67 @@ class CodesMachine(RuleBasedStateMachine):
     ) -> None:
         """Codes of one shard or of several, some of them perhaps twice, or held by the same order."""
         codes = [self.pick(number) for number in several]
+        self.redeem_together(codes, user, amount, order, self.key(keyed=keyed))
+
+    @precondition(lambda self: self.world.settings.shards > 1)
+    @rule(
+        several=st.lists(PICK, min_size=2, max_size=4),
+        user=st.sampled_from(USERS),
+        amount=AMOUNT,
+        order=st.sampled_from(ORDERS[1:]),
+        step=st.sampled_from(STEPS),
+        expiry=st.booleans(),
+    )
+    def a_worker_dies_redeeming_combined(
+        self, several: list[int], user: str, amount: Amount, order: str, step: str, *, expiry: bool
+    ) -> None:
+        """The retry finds out; perhaps the hold expiry has cleared up before."""
+        codes = [self.pick(number) for number in several]
+        if len({code.shard for code in codes}) == 1:
+            return  # one call of a script: there are no steps
+        key, make = self.key(), self.combined_request(codes, user, amount, order)
+        with dying(step):
+            died = self.call(make, key)
+        world = self.world
+        world.run(let_its_time_pass(world.redis, world.settings.shards))
+        if expiry:
+            world.run(settle_abandoned(world.both.workers[0]))
+        refused = self.redeem_together(codes, user, amount, order, key)
+        assert died.status == 503 or refused
+
+    def combined_request(
+        self, codes: list[ModelCode], user: str, amount: Amount, order: str
+    ) -> Callable[[Core, str | None], Any]:
+        request = CombinedRequest([CombinedItem(code.text, amount) for code in codes], user, order)
+        return lambda core, key: redeem_together(
+            core, request, key=key, api_key=self.world.both.api_key(core)
+        )
+
+    def redeem_together(
+        self, codes: list[ModelCode], user: str, amount: Amount, order: str, key: str | None
+    ) -> list[str]:
+        """The refusals, which are as the model says."""
         answers = self.model.combined(codes, user, amount, order)
         refusals = [answer.refusal for answer in answers if answer.refusal]
-        items = [CombinedItem(code.text, amount) for code in codes]
-        request = CombinedRequest(items, user, order)
+        held = "held_by_another_order" in refusals
+
+        def again(key: str) -> None:
+            self.redeem_together(codes, user, amount, order, key)
+
         body = self.ask(
-            lambda core, key: redeem_together(core, request, key=key, api_key=self.world.both.api_key(core)),
+            self.combined_request(codes, user, amount, order),
             refusals[0] if refusals else "",
-            keyed=keyed and "held_by_another_order" not in refusals,
+            key,
+            again if held else None,
         )
         if refusals:
             assert [refusal["code"] for refusal in body["refusals"]] == refusals
-            return
+            return refusals
         for answer, redemption in zip(answers, body["redemptions"], strict=True):
             assert answer.redemption is not None
             assert redemption["amount"] == answer.amount
             answer.redemption.id = redemption["id"]
+        return []
 
     def compare_redemption(self, expected: ModelAnswer, body: dict[str, Any]) -> None:
         if (redemption := expected.redemption) is not None:
@@ -198,13 +268,16 @@ class CodesMachine(RuleBasedStateMachine):
         code=PICK, user=st.sampled_from(USERS), amount=AMOUNT, order=st.sampled_from(ORDERS[1:]), keyed=KEYED
     )
     def hold(self, code: int, user: str, amount: Amount, order: str, *, keyed: bool) -> None:
-        chosen = self.pick(code)
+        self.hold_it(self.pick(code), user, amount, order, self.key(keyed=keyed))
+
+    def hold_it(self, chosen: ModelCode, user: str, amount: Amount, order: str, key: str | None) -> None:
         expected = self.model.hold(chosen, user, amount, order)
         request = HoldRequest(code=chosen.text, user=user, order=order, amount=amount)
         made = self.attempt(
             lambda dispatcher, key, api_key: HoldAttempt(dispatcher, request, key, api_key), chosen.text
         )
-        body = self.ask(made, expected.refusal, keyed=keyed)
+        again = held_only(expected.refusal, lambda key: self.hold_it(chosen, user, amount, order, key))
+        body = self.ask(made, expected.refusal, key, again)
         if expected.hold is not None:
             assert body["amount"] == expected.amount
             assert expected.hold.id in {"", body["id"]}  # a renewed hold keeps its id
@@ -215,7 +288,9 @@ class CodesMachine(RuleBasedStateMachine):
     def confirm(self, hold: int, amount: int | None, *, keyed: bool) -> None:
         held = self.any_hold(hold)
         expected = self.model.confirm(held, amount)
-        body = self.ask(self.end(hold_calls.confirm, held, amount=amount), expected.refusal, keyed=keyed)
+        body = self.ask(
+            self.end(hold_calls.confirm, held, amount=amount), expected.refusal, self.key(keyed=keyed)
+        )
         self.compare_redemption(expected, body)
 
     @precondition(lambda self: self.model.holds or self.model.expired)
@@ -223,7 +298,7 @@ class CodesMachine(RuleBasedStateMachine):
     def release(self, hold: int, *, keyed: bool) -> None:
         held = self.any_hold(hold)
         expected = self.model.release(held)
-        self.ask(self.end(hold_calls.release, held), expected.refusal, keyed=keyed)
+        self.ask(self.end(hold_calls.release, held), expected.refusal, self.key(keyed=keyed))
 
     def any_hold(self, number: int) -> ModelHold:
         """A live hold, or one that has expired."""
@@ -264,7 +339,7 @@ class CodesMachine(RuleBasedStateMachine):
                 dispatcher, event_id, record, request, key=key, api_key=api_key
             )
         )
-        body = self.ask(made, expected.refusal, keyed=keyed)
+        body = self.ask(made, expected.refusal, self.key(keyed=keyed))
         if not expected.refusal:
             assert (body["returned"], body["rolled_back"]) == (expected.amount, chosen.given_back)
 
@@ -277,7 +352,7 @@ class CodesMachine(RuleBasedStateMachine):
             lambda dispatcher, key, api_key: kind(dispatcher, "a reason", key=key, api_key=api_key),
             chosen.text,
         )
-        self.ask(made, expected.refusal, keyed=keyed)
+        self.ask(made, expected.refusal, self.key(keyed=keyed))
 
     @rule(code=PICK, amount=st.sampled_from((-101, -30, 30)), keyed=KEYED)
     def adjust(self, code: int, amount: int, *, keyed: bool) -> None:
@@ -289,7 +364,7 @@ class CodesMachine(RuleBasedStateMachine):
             ),
             chosen.text,
         )
-        body = self.ask(made, expected.refusal, keyed=keyed)
+        body = self.ask(made, expected.refusal, self.key(keyed=keyed))
         assert expected.refusal or body["balance"] == 100 - chosen.used
 
     @rule(code=PICK, user=st.sampled_from(USERS))
@@ -311,7 +386,13 @@ class CodesMachine(RuleBasedStateMachine):
         assert answer.status == first.status
         assert orjson.loads(answer.body) == as_replayed(orjson.loads(first.body))
 
-    @precondition(lambda self: self.keyed)
+    @precondition(lambda self: self.bound)
+    @rule(which=PICK)
+    def a_key_that_got_no_answer_for_good_is_used_again(self, which: int) -> None:
+        key = sorted(self.bound)[which % len(self.bound)]
+        self.bound[key](key)
+
+    @precondition(lambda self: self.keyed or self.bound)
     @rule(which=PICK, code=PICK)
     def a_key_with_another_request_is_refused(self, which: int, code: int) -> None:
         request = RedeemRequest(code=self.pick(code).text, user="somebody else", order="another")
@@ -319,7 +400,8 @@ class CodesMachine(RuleBasedStateMachine):
             lambda dispatcher, key, api_key: RedeemAttempt(dispatcher, request, key, api_key),
             self.pick(code).text,
         )
-        answer = self.call(made, self.keyed[which % len(self.keyed)][0])
+        known = [key for key, *_ in self.keyed] + sorted(self.bound)
+        answer = self.call(made, known[which % len(known)])
         assert (answer.status, orjson.loads(answer.body)["code"]) == (422, "idempotency_key_reused")
 
     # configuration, time, crashes
@@ -377,6 +459,7 @@ class CodesMachine(RuleBasedStateMachine):
         for hold in self.model.holds:
             hold.over = False  # when it was to end is lost
         self.keyed = [one for one in self.keyed if self.made_an_event(one[2])]
+        self.bound.clear()
 
     def made_an_event(self, answer: ApiAnswer) -> bool:
         body: dict[str, Any] = orjson.loads(answer.body)
