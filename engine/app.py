@@ -34,6 +34,7 @@ from engine.http import (
     webhooks,
 )
 from engine.http.auth import Authenticator
+from engine.http.durations import measure_requests
 from engine.http.problems import answering_problems
 from engine.http.routes import served
 from engine.http.services import SERVICES, Services
@@ -66,7 +67,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
 
     Waits until Redis has a configuration, because no request can be answered without one.
     """
-    telemetry = Telemetry()
+    telemetry = Telemetry(settings.campaign_metrics_max)
     async with contextlib.AsyncExitStack() as stack:
         timeout_s = settings.attempt_deadline_ms / 1000
         redis = Redis.from_url(
@@ -96,7 +97,8 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         feed = Feed(database, settings)
         await stack.enter_async_context(in_background(feed.watch))
         app = web.Application(
-            middlewares=[answering_problems(settings)], client_max_size=settings.admin_body_bytes_max
+            middlewares=[measure_requests, answering_problems(settings)],
+            client_max_size=settings.admin_body_bytes_max,
         )
         app.on_response_prepare.append(_adding(durability_headers(settings)))
         app.on_shutdown.append(_closing(feed))  # otherwise the shutdown would wait for its waiting readers

@@ -215,6 +215,7 @@ class Settings:
         100, "maximum differences of one kind that `redeem audit` lists; it counts all", least=1
     )
     metrics_port: int = _setting(0, "port of the persister's own /metrics; 0 means none", least=0)
+    deliverer_metrics_port: int = _setting(0, "port of the deliverer's own /metrics; 0 means none", least=0)
     campaign_metrics_max: int = _setting(
         100,
         "maximum campaigns whose numbers are in /metrics, the newest that have not ended; 0 means none",

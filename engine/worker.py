@@ -59,8 +59,8 @@ async def serving(settings: Settings, metrics_dir: Path | None, name: str = "") 
         await runner.setup()
         if runner.server is None:
             raise RuntimeError("the runner has no server after its setup")
-        connections = Connections(runner.server, settings)
         services = app[SERVICES]
+        connections = Connections(runner.server, settings, services.core.dispatcher.telemetry)
         redeem = functools.partial(redeem_at_once, services)
         lanes = Lanes(connections, redeem, services.core.contains_code, settings)
         listener = await loop.create_server(

@@ -93,6 +93,15 @@ async def _answer_of(question: Coroutine[None, None, None]) -> str:
     return "ok"
 
 
+async def _in_time(asked: Coroutine[None, None, bytes]) -> bytes:
+    """Return metrics; none if a server does not answer, so that the other metrics do not wait for it."""
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            return await asked
+    except TimeoutError:
+        return b""
+
+
 async def _ask(database: Database) -> None:
     async with database.connection() as connection:
         await connection.fetchval("SELECT 1")
@@ -102,11 +111,12 @@ async def metrics(request: web.Request) -> web.Response:
     """``GET /metrics``: the metrics of all processes together, in Prometheus text format."""
     services = services_of(request)
     services.core.dispatcher.telemetry.flush()
-    own = await asyncio.to_thread(exposition, services.metrics_dir)
-    parts = exposition_of(part_metrics(await services.parts.report(), services.front_end_dir))
-    of_redis = await store_exposition(services.redis)
-    of_campaigns = await campaign_exposition(
-        services.database, services.redis, services.settings.campaign_metrics_max
+    campaigns_max = services.settings.campaign_metrics_max
+    own, parts, of_redis, of_campaigns = await asyncio.gather(
+        asyncio.to_thread(exposition, services.metrics_dir),
+        services.parts.report(),
+        _in_time(store_exposition(services.redis)),
+        _in_time(campaign_exposition(services.database, services.redis, campaigns_max)),
     )
-    body = own + parts + of_redis + of_campaigns
+    body = own + exposition_of(part_metrics(parts, services.front_end_dir)) + of_redis + of_campaigns
     return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})

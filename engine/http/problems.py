@@ -38,30 +38,31 @@ def answering_problems(settings: Settings) -> Any:  # noqa: ANN401 - aiohttp has
         request_id = request_id_of(given, services_of(request).core.contains_code)
         request[REQUEST_ID] = request_id
         if request.method == "CONNECT":  # what follows is no request: aiohttp leaves its body unread
-            refused = respond("malformed_request", "CONNECT is not served.")
+            refused = respond(request, "malformed_request", "CONNECT is not served.")
             refused.force_close()
             return refused
         try:
             _check_version(request)
             return await handler(request)
         except Refusal as refusal:
-            return respond(refusal.code, refusal.detail)
+            return respond(request, refusal.code, refusal.detail)
         except Fault as fault:
             if fault.code == ContractViolation.code:
                 _log.exception("a fault of our own", extra={"request_id": request_id})
-            return respond(fault.code)
+            return respond(request, fault.code)
         except web.HTTPMethodNotAllowed as error:
-            return respond("method_not_allowed", Allow=error.headers["Allow"])
+            return respond(request, "method_not_allowed", Allow=error.headers["Allow"])
         except web.HTTPException as error:
-            return respond(_CODE_OF_STATUS.get(error.status, "malformed_request"))
+            return respond(request, _CODE_OF_STATUS.get(error.status, "malformed_request"))
 
     return answer_problems
 
 
 def _responder(settings: Settings) -> Callable[..., web.Response]:
-    """Return the function that makes the response for a problem code."""
+    """Return the function that makes the response for a problem code, and counts it."""
 
-    def respond(code: str, detail: str = "", **headers: str) -> web.Response:
+    def respond(request: web.Request, code: str, detail: str = "", **headers: str) -> web.Response:
+        services_of(request).core.dispatcher.telemetry.refused_request(code)
         status, body = problem(code, detail)
         if status == RETRYABLE_STATUS:
             headers["Retry-After"] = str(settings.retry_after_s)

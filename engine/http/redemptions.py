@@ -77,6 +77,7 @@ def redeem_at_once(
             check_idempotency_key(key, services.settings)
         attempt, code = _redemption(services.core, api_key, key, body)
     except Refusal as refusal:
+        services.core.dispatcher.telemetry.refused_request(refusal.code)
         on_done(Refused(refusal.code, refusal.detail))
     else:
         attempt.on_done = on_done

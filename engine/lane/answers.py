@@ -27,8 +27,8 @@ class Answers:
         self._second = 0
         self._heads: dict[tuple[int, int, bool], bytes] = {}
 
-    def of(self, outcome: Outcome, request_id: str, *, is_last: bool) -> bytes:
-        """Head and body of the answer. ``is_last``: the connection is closed after it."""
+    def of(self, outcome: Outcome, request_id: str, *, is_last: bool) -> tuple[int, bytes]:
+        """Status, and head and body of the answer. ``is_last``: the connection is closed after it."""
         status, body, retry_after_s = encode_outcome(outcome, self._fault_retry_after_s)
         second = int(time.time())
         if second != self._second:
@@ -38,7 +38,8 @@ class Answers:
         head = self._heads.get(kind)
         if head is None:
             head = self._heads[kind] = self._head(*kind)
-        return b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (head, request_id.encode(), len(body), body)
+        answer = b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (head, request_id.encode(), len(body), body)
+        return status, answer
 
     def _head(self, status: int, retry_after_s: int, is_last: bool) -> bytes:
         headers = {

@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     from aiohttp import StreamReader
     from aiohttp.web_request import BaseRequest
 
+    from engine.observability.metrics import Telemetry
     from engine.settings import Settings
 
 _log = logging.getLogger(__name__)
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 """The id of a request, set by the first of our handlers."""
+OTHER_ROUTE: Final = "other"
+"""The name in metrics of requests that reach no route."""
 _CLIENT_ERROR: Final = range(400, 500)
 _NOWHERE: Final = -1
 
@@ -36,9 +39,10 @@ _NOWHERE: Final = -1
 class Connections:
     """Makes the connections of one worker, and counts them."""
 
-    def __init__(self, server: web.Server, settings: Settings) -> None:
+    def __init__(self, server: web.Server, settings: Settings, telemetry: Telemetry) -> None:
         self._server = server
         self.settings = settings
+        self.telemetry = telemetry
         self.open = 0
 
     def __call__(self) -> ClientConnection:
@@ -50,6 +54,7 @@ class Connections:
         self.open += 1
         if self.open <= self.settings.connections_max:
             return True
+        self.telemetry.refused_request("overloaded")
         _, body = plain_problem("overloaded")
         head = (
             "HTTP/1.1 503 Service Unavailable\r\n"
@@ -229,6 +234,9 @@ class ClientConnection(RequestHandler):
         # aiohttp quotes an unknown Expect header in its answer. It fails if the header cannot be encoded.
         bad_expect = isinstance(exc, UnicodeEncodeError) and hdrs.EXPECT in request.headers
         if status in _CLIENT_ERROR or bad_expect:
+            telemetry = self._connections.telemetry
+            telemetry.refused_request("malformed_request")
+            telemetry.request(OTHER_ROUTE, web.HTTPBadRequest.status_code, 0.0)
             return _not_http()
         log_failure(exc, id_of(request))
         return _last(*plain_problem("internal_error"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from aiohttp.tcp_helpers import tcp_keepalive
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from engine.api.outcomes import Outcome
     from engine.lane.shared import Shared
 
+ROUTE: Final = "POST /v1/redemptions"
+"""The route of all requests that this lane answers, for metrics."""
 PIECES_MAX: Final = 64  # a request is handed over in the pieces in which it arrived; later pieces are joined
 # A request that is not complete after this time goes to aiohttp. aiohttp then applies the time limits.
 PATIENCE_S: Final = 0.5
@@ -31,8 +34,8 @@ class FastLane(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_body_at", "_closing", "_has_answered", "_head", "_in_flight", "_key", "_number", "_pieces",
-        "_reading_paused", "_received", "_request_id", "_says_no_more", "_shared", "_since",
+        "_began", "_body_at", "_closing", "_has_answered", "_head", "_in_flight", "_key", "_number",
+        "_pieces", "_reading_paused", "_received", "_request_id", "_says_no_more", "_shared", "_since",
         "_transport", "_writing_paused",
     )  # fmt: skip
 
@@ -45,6 +48,7 @@ class FastLane(asyncio.Protocol):
         self._received = b""  # bytes of requests that have not been started
         self._pieces: list[bytes] = []  # the same bytes in the pieces in which they arrived, for aiohttp
         self._body_at = 0  # where the body begins; 0 until the head is read
+        self._began = 0.0  # when the latest redemption was started, by perf_counter
         self._number = 0  # number of the redemption in flight, or of the last one
         self._in_flight = self._has_answered = False
         self._says_no_more = self._reading_paused = self._writing_paused = self._closing = False
@@ -165,6 +169,7 @@ class FastLane(asyncio.Protocol):
         """Start the redemption. False if nothing was done and aiohttp must answer."""
         self._number += 1
         self._in_flight = True
+        self._began = perf_counter()
         on_done = functools.partial(self._answered, self._number)
         try:
             is_started = self._shared.redeem(self._head.authorization, self._key, body, on_done)
@@ -186,7 +191,9 @@ class FastLane(asyncio.Protocol):
         request_id = self._shared.request_id(self._request_id)
         if type(outcome) is Refused and outcome.code == ContractViolation.code:
             log_internal_error(request_id)
-        self._transport.write(self._shared.answers.of(outcome, request_id, is_last=is_last))
+        status, answer = self._shared.answers.of(outcome, request_id, is_last=is_last)
+        self._transport.write(answer)
+        self._shared.telemetry.request(ROUTE, status, perf_counter() - self._began)
         self._has_answered = True
         self._since = self._shared.now()
         if is_last or self._shared.stopping:
@@ -199,8 +206,11 @@ class FastLane(asyncio.Protocol):
         request_id = self._shared.request_id(self._request_id)
         log_failure(error, request_id)
         if self._in_flight and self._transport is not None:
-            answer = self._shared.answers.of(Refused(ContractViolation.code), request_id, is_last=True)
+            status, answer = self._shared.answers.of(
+                Refused(ContractViolation.code), request_id, is_last=True
+            )
             self._transport.write(answer)
+            self._shared.telemetry.request(ROUTE, status, perf_counter() - self._began)
         self._in_flight = False
         self._close()
 

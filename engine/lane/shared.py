@@ -47,6 +47,7 @@ class Shared:
         self, connections: Connections, redeem: Redeem, contains_code: ContainsCode, settings: Settings
     ) -> None:
         self.connections = connections
+        self.telemetry = connections.telemetry
         self._contains_code = contains_code
         self.redeem = redeem
         self.settings = settings

@@ -1,11 +1,12 @@
 """Prometheus metrics of a worker and of Redis.
 
-The redeem path counts outcomes in plain dictionaries, because that is fast. ``flush`` moves the counts into
-the metrics, which are in files that the processes share.
+The redeem path counts outcomes and durations in plain dictionaries and lists, because that is fast. ``flush``
+moves the counts into the metrics, which are in files that the processes share.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter as Tally
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,8 +21,23 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 _SECONDS: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_REQUEST_SECONDS: Final = (*_SECONDS, 5.0, 15.0)
 
 ATTEMPTS: Final = Counter("redeem_attempts", "Attempts, by operation and outcome", ["operation", "outcome"])
+CAMPAIGN_ATTEMPTS: Final = Counter(
+    "redeem_campaign_attempts", "Attempts on codes of a campaign, by outcome", ["campaign", "outcome"]
+)
+REQUEST_SECONDS: Final = Histogram(
+    "redeem_request_seconds",
+    "Time from a complete head to the answer, by route and status",
+    ["route", "status"],
+    buckets=_REQUEST_SECONDS,
+)
+REFUSED_REQUESTS: Final = Counter(
+    "redeem_refused_requests",
+    "Requests refused without an attempt on a code, by problem code",
+    ["code"],
+)
 BATCH_SIZE: Final = Histogram(
     "redeem_batch_size", "Attempts per script call", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
 )
@@ -39,14 +55,33 @@ MEMORY_SHORT: Final = Gauge(
 
 
 class Telemetry:
-    """The counts of one worker on the redeem path."""
+    """The counts of one worker on the redeem path.
 
-    def __init__(self) -> None:
-        self._outcomes: Tally[tuple[str, str]] = Tally()
+    ``campaigns_max``: so many campaigns have numbers of their own; later ones count as ``other``.
+    """
 
-    def outcome(self, operation: str, code: str) -> None:
+    def __init__(self, campaigns_max: int = 0) -> None:
+        self._campaigns_max = campaigns_max
+        self._campaigns: set[str] = set()
+        self._outcomes: Tally[tuple[str, str, str]] = Tally()
+        self._requests: dict[tuple[str, int], _Durations] = {}
+        self._refused: Tally[str] = Tally()
+
+    def outcome(self, operation: str, code: str, campaign: str = "") -> None:
         """Count an answered attempt. ``code``: its success, ``replayed``, or a refusal or fault code."""
-        self._outcomes[operation, code] += 1
+        self._outcomes[operation, code, campaign] += 1
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """Count a request. ``route``: method and path of the route, or ``other``."""
+        durations = self._requests.get((route, status))
+        if durations is None:
+            durations = self._requests[route, status] = _Durations()
+        durations.counts[bisect_left(_REQUEST_SECONDS, seconds)] += 1
+        durations.seconds += seconds
+
+    def refused_request(self, code: str) -> None:
+        """Count a request that was refused without an attempt on a code."""
+        self._refused[code] += 1
 
     def batch_size(self, attempts: int) -> None:
         """Count a batch that is sent to Redis."""
@@ -63,8 +98,40 @@ class Telemetry:
     def flush(self) -> None:
         """Move the counts into the metrics."""
         outcomes, self._outcomes = self._outcomes, Tally()
-        for (operation, outcome), count in outcomes.items():
+        for (operation, outcome, campaign), count in outcomes.items():
             ATTEMPTS.labels(operation, outcome).inc(count)
+            if campaign and self._campaigns_max:
+                CAMPAIGN_ATTEMPTS.labels(self._campaign_label(campaign), outcome).inc(count)
+        requests, self._requests = self._requests, {}
+        for (route, status), durations in requests.items():
+            durations.add_to(REQUEST_SECONDS.labels(route, str(status)))
+        refused, self._refused = self._refused, Tally()
+        for code, count in refused.items():
+            REFUSED_REQUESTS.labels(code).inc(count)
+
+    def _campaign_label(self, campaign: str) -> str:
+        if campaign not in self._campaigns:
+            if len(self._campaigns) >= self._campaigns_max:
+                return "other"
+            self._campaigns.add(campaign)
+        return campaign
+
+
+class _Durations:
+    """Durations of requests since the last flush: how many in each bucket, and their sum."""
+
+    __slots__ = ("counts", "seconds")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(_REQUEST_SECONDS) + 1)
+        self.seconds = 0.0
+
+    def add_to(self, histogram: Histogram) -> None:
+        """Add all at once. The library has a call for one only, which would cost more than the redemption."""
+        histogram._sum.inc(self.seconds)  # noqa: SLF001 - as its observe() does
+        for bucket, count in zip(histogram._buckets, self.counts, strict=True):  # noqa: SLF001 - the same
+            if count:
+                bucket.inc(count)
 
 
 async def store_exposition(redis: Redis) -> bytes:

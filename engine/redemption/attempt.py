@@ -74,6 +74,7 @@ class Attempt(CallFields, PendingLookup):
         self.fingerprint = b""
         self.idempotency_name = idempotency.name(self.actor, key) if key else ""
         self.key_reserved = False
+        self.campaign = NO_CAMPAIGN  # until a code is bound
 
     def fingerprint_fields(self) -> list[object]:
         """The fields that two requests with the same idempotency key must share."""
@@ -193,7 +194,7 @@ class Attempt(CallFields, PendingLookup):
 
     def finish(self, counted_as: str, outcome: Outcome) -> None:
         """Count the outcome, and pass it to ``on_done``."""
-        self.dispatcher.telemetry.outcome(self.script.name, counted_as)
+        self.dispatcher.telemetry.outcome(self.script.name, counted_as, self.campaign.id)
         self.on_done(outcome)
 
 

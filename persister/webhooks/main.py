@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from persister.metrics import serve_metrics
 from persister.program import stop_on_signals
 from persister.webhooks.deliverer import Deliverer
 from persister.webhooks.retry_schedule import parse_retry_schedule
@@ -27,4 +28,5 @@ async def run_deliverer(settings: Settings, database_url: str, stop: asyncio.Eve
             await run_deliverer(settings, database_url, stop)
         return
     schedule = parse_retry_schedule(settings.webhook_retry_s)
-    await Deliverer(settings, database_url, schedule, stop).run()
+    with serve_metrics(settings.host, settings.deliverer_metrics_port):
+        await Deliverer(settings, database_url, schedule, stop).run()

@@ -157,7 +157,7 @@ async def test_while_postgresql_is_away_the_lag_is_that_of_its_last_answer(
     if servers.postgres is None:
         pytest.skip("this PostgreSQL is not ours to stop")
     _, codes = await issue(plane, 3)
-    async with engine_in_process(plane) as merchant:
+    async with engine_in_process(plane, database_timeout_s=3600) as merchant:
         await shows(merchant, redeem_postgresql_up=1, redeem_redis_up=1, **{LAG: 0})
         servers.postgres.pause()
         try:

@@ -17,6 +17,7 @@ from engine.lane import protocol
 from engine.lane.connection import ClientConnection, Connections
 from engine.lane.lanes import Lanes
 from engine.lane.protocol import FastLane
+from engine.observability.metrics import Telemetry
 from engine.settings import Settings
 from tests.support.bad_input import Answer, read_answer
 from tests.support.waiting import wait_until_async
@@ -111,7 +112,8 @@ async def front_end(
 ) -> AsyncIterator[tuple[Front, Lanes]]:
     front = Front(Settings(**changes))
     server = web.Server(front.other)
-    lanes = Lanes(Connections(server, front.settings), front.redeem, lambda _: False, front.settings)
+    connections = Connections(server, front.settings, Telemetry())
+    lanes = Lanes(connections, front.redeem, lambda _: False, front.settings)
     loop = asyncio.get_running_loop()
     listener = await loop.create_server(lanes, "127.0.0.1", 0)
     front.port = listener.sockets[0].getsockname()[1]
