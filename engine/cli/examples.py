@@ -26,7 +26,10 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "ledger months": ("redeem ledger months",),
     "ledger detach": ("redeem ledger detach 2026-03",),
     "conflicts": ("redeem conflicts --limit 10",),
-    "keys create": ("redeem keys create --name shop --scopes redeem,read",),
+    "keys create": (
+        "redeem keys create --name shop --scopes redeem,read",
+        "redeem keys create --name partner --scopes redeem --campaign cmp_2",
+    ),
     "keys list": ("redeem keys list",),
     "keys revoke": ("redeem keys revoke key_7Q2M", "redeem keys revoke key_7Q2M --yes"),
     "campaigns create": (
@@ -87,6 +90,9 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "webhooks rotate": ("redeem webhooks rotate wh_1 --grace-s 3600",),
     "webhooks enable": ("redeem webhooks enable wh_1",),
     "webhooks disable": ("redeem webhooks disable wh_1",),
+    "webhooks ping": ("redeem webhooks ping wh_1",),
+    "webhooks listen": ("WEBHOOK_SECRET=whsec_… redeem webhooks listen --port 8088",),
+    "webhooks retry": ("redeem webhooks retry wh_1",),
     "webhooks replay": (
         "redeem webhooks replay wh_1 --after beginning",
         "redeem webhooks replay wh_1 --dead-letter 12",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from engine.cli import webhook_tools
 from engine.cli.connect import all_pages, echo_json, run
 from engine.cli.options import ACTOR, confirm, event_filter_options, json_option, limit_option, yes_option
 from engine.times import shown_instant
@@ -97,6 +98,17 @@ def _to_enabled(name: str, help_text: str, *, enabled: bool) -> None:
 
 _to_enabled("enable", "Enable an endpoint: it continues where it stopped.", enabled=True)
 _to_enabled("disable", "Disable an endpoint: it is not called until it is enabled.", enabled=False)
+
+
+webhooks.add_command(webhook_tools.ping)
+webhooks.add_command(webhook_tools.listen)
+
+
+@webhooks.command()
+@_webhook
+def retry(webhook_id: str) -> None:
+    """Try the message that an endpoint failed to take again at once."""
+    click.echo(run(lambda plane: changes.retry(plane, webhook_id, actor=ACTOR)).value.id)
 
 
 @webhooks.command()

@@ -31,6 +31,7 @@ def routes() -> list[Route]:
         Route("PATCH", "/v1/webhooks/{id}", "admin", update_webhook),
         Route("DELETE", "/v1/webhooks/{id}", "admin", delete_webhook),
         Route("POST", "/v1/webhooks/{id}/rotate", "admin", rotate_secret),
+        Route("POST", "/v1/webhooks/{id}/retry", "admin", retry_message),
         Route("POST", "/v1/webhooks/{id}/replay", "admin", replay_events),
         Route("GET", "/v1/webhooks/{id}/attempts", "admin", list_attempts),
         Route("GET", "/v1/webhooks/{id}/dead-letters", "admin", list_dead_letters),
@@ -78,6 +79,12 @@ async def rotate_secret(request: web.Request) -> web.Response:
     asked = await read_body(request, SecretRotation) if request.can_read_body else SecretRotation()
     webhook_id, caller = request.match_info["id"], request[API_KEY].id
     return await answer_change(request, lambda plane: changes.rotate(plane, webhook_id, asked, actor=caller))
+
+
+async def retry_message(request: web.Request) -> web.Response:
+    """Try the message that an endpoint failed to take again at once."""
+    webhook_id, caller = request.match_info["id"], request[API_KEY].id
+    return await answer_change(request, lambda plane: changes.retry(plane, webhook_id, actor=caller))
 
 
 async def replay_events(request: web.Request) -> web.Response:

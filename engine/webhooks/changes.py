@@ -1,4 +1,4 @@
-"""Changes webhook endpoints: create, update, remove, rotate the secret, replay.
+"""Changes webhook endpoints: create, update, remove, rotate the secret, retry, replay.
 
 Every change is recorded in the audit log. A secret is shown once, in the answer to the call that made it.
 """
@@ -204,6 +204,25 @@ async def replay(plane: ControlPlane, webhook_id: str, asked: Replay, *, actor: 
         await connection.execute(_SQL["touch"], webhook_id)
         details = {"after": asked.after, "dead_letters": asked.dead_letters}
         await _record(connection, "replay_webhook", webhook_id, actor, details)
+        return await read(connection, webhook_id)
+
+    return await _change(plane, write)
+
+
+async def retry(plane: ControlPlane, webhook_id: str, *, actor: str) -> Changed[Webhook]:
+    """Try the message that an endpoint failed to take again at once. The retry schedule goes on.
+
+    Raises:
+        Refusal: ``webhook_not_found``; ``malformed_request``: the endpoint is disabled.
+    """
+
+    async def write(connection: Connection) -> Webhook:
+        row = await _lock(connection, webhook_id)
+        if not row["enabled"]:
+            raise _malformed("this webhook is disabled: enable it, then delivery continues at once")
+        await connection.execute(_SQL["due_now"], webhook_id)
+        await connection.execute(_SQL["touch"], webhook_id)
+        await _record(connection, "retry_webhook", webhook_id, actor)
         return await read(connection, webhook_id)
 
     return await _change(plane, write)

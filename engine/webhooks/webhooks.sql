@@ -58,6 +58,10 @@ UPDATE webhooks SET version = version + 1 WHERE id = $1;
 -- The next attempt is due at once. It starts the retry schedule anew, and is a new message.
 UPDATE webhook_progress SET pending = NULL, failures = 0, failing_since = NULL, next_at = NULL WHERE webhook = $1;
 
+-- name: due_now
+-- The next attempt of the same message is due at once; the retry schedule goes on.
+UPDATE webhook_progress SET next_at = NULL WHERE webhook = $1;
+
 -- name: move
 UPDATE webhook_progress SET cursor = $2, pending = NULL, failures = 0, failing_since = NULL, next_at = NULL
 WHERE webhook = $1;

@@ -8,6 +8,15 @@ SELECT w.id, w.url, w.types, w.campaigns, w.batch_max, w.version,
        ) AS secrets
 FROM webhooks AS w WHERE w.enabled;
 
+-- name: one_endpoint
+-- Also if it is disabled.
+SELECT w.id, w.url, w.types, w.campaigns, w.batch_max, w.version,
+       ARRAY(
+           SELECT s.secret FROM webhook_secrets AS s
+           WHERE s.webhook = w.id AND (s.expires_at IS NULL OR s.expires_at > now()) ORDER BY s.id DESC
+       ) AS secrets
+FROM webhooks AS w WHERE w.id = $1;
+
 -- name: progress
 -- Progress of one endpoint. Times are relative to the server's clock, in seconds.
 SELECT p.cursor, p.pending, p.failures, extract(epoch FROM p.next_at - now())::float8 AS due_s,

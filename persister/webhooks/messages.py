@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import orjson
+
+from engine.ledger.feed import BEGINNING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,6 +17,9 @@ if TYPE_CHECKING:
     from engine.ledger.feed import Cursor, FeedEvent, FeedPage
 
 BATCH_ID_BYTES: Final = 16
+PING_ID_BYTES: Final = 8
+PING: Final = "ping"
+"""The type in a message that is about no event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,12 @@ class WebhookMessage:
     body: bytes
     after: Cursor
     until: Cursor
+
+
+def ping_message(endpoint_id: str) -> WebhookMessage:
+    """A message about no event, to see whether an endpoint takes messages."""
+    body = orjson.dumps({"type": PING, "webhook": endpoint_id})
+    return WebhookMessage(f"ping_{secrets.token_hex(PING_ID_BYTES)}", (), body, BEGINNING, BEGINNING)
 
 
 def event_messages(after: Cursor, page: FeedPage) -> list[WebhookMessage]:

@@ -42,6 +42,12 @@ async def read_endpoints(connection: Connection) -> dict[str, Endpoint]:
     return {row["id"]: Endpoint.of(row) for row in rows}
 
 
+async def read_endpoint(connection: Connection, endpoint_id: str) -> Endpoint | None:
+    """One endpoint, also if it is disabled. None: there is none."""
+    row = await connection.fetchrow(_SQL["one_endpoint"], endpoint_id)
+    return None if row is None else Endpoint.of(row)
+
+
 class DeliveryStore:
     """Queries of the endpoints' tasks. Each takes a connection from the pool only while it runs."""
 

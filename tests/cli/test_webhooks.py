@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import signal
+import subprocess
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,11 +14,12 @@ import psutil  # type: ignore[import-untyped] # it has no types
 import pytest
 from redis.asyncio import Redis  # noqa: TC002 - the fixture's type is read
 
+from engine.database import open_database
 from engine.settings import Settings  # noqa: TC001 - likewise
-from tests.support.cli import Cli
+from tests.support.cli import COMMAND, Cli, environment
 from tests.support.deployment import Process, issue
 from tests.support.endpoints import receiving
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import TIMEOUT_S, wait_until_async
 
 if TYPE_CHECKING:
     from engine.control.change import ControlPlane
@@ -62,6 +66,58 @@ async def test_an_endpoint_from_its_registration_to_its_end(cli: Cli) -> None:
         *("create_webhook", "rotate_webhook", "update_webhook", "update_webhook"),
         *("replay_webhook", "delete_webhook"),
     ]
+
+
+async def test_a_ping_is_printed_by_a_listener_that_knows_the_secret_and_by_no_other(
+    cli: Cli, settings: Settings
+) -> None:
+    listen = (*COMMAND, "webhooks", "listen", "--port", "0")
+    variables = environment(settings, WEBHOOK_SECRET="whsec_" + "A" * 44)
+    stranger = await asyncio.create_subprocess_exec(
+        *listen, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    listener = None
+    try:
+        url = await listening_on(stranger)
+        made = (await cli.done("webhooks", "create", "--url", url)).split()
+        assert "answered 401" in await cli.refused("webhooks", "ping", made[0])
+        assert b"not verified" in await line(stranger.stderr)
+        secret = (await cli.done("webhooks", "rotate", made[0], "--grace-s", "0")).strip()
+        listener = await asyncio.create_subprocess_exec(
+            *listen,
+            env=variables | {"WEBHOOK_SECRET": secret},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        other = (await cli.done("webhooks", "create", "--url", await listening_on(listener))).split()
+        assert "answered 401" in await cli.refused("webhooks", "ping", other[0])
+        async with (
+            open_database(settings, settings.database_url) as database,
+            database.connection() as connection,
+        ):
+            await connection.execute("UPDATE webhook_secrets SET secret = $1", secret)
+        assert (await cli.done("webhooks", "retry", other[0])).strip() == other[0]
+        await cli.done("webhooks", "disable", other[0])
+        assert "answered 204" in await cli.done("webhooks", "ping", other[0])
+        printed = json.loads(await line(listener.stdout))
+        assert printed["webhook-id"].startswith("ping_")
+        assert printed["body"] == {"type": "ping", "webhook": other[0]}
+        assert "no such webhook" in await cli.refused("webhooks", "ping", "wh_9")
+    finally:
+        for process in (stranger, listener):
+            if process is not None:
+                process.send_signal(signal.SIGINT)
+                assert await process.wait() == 0
+
+
+async def listening_on(process: asyncio.subprocess.Process) -> str:
+    return (await line(process.stderr)).decode().strip().removeprefix("listening on ") + "/hook"
+
+
+async def line(stream: asyncio.StreamReader | None) -> bytes:
+    assert stream is not None
+    async with asyncio.timeout(TIMEOUT_S):
+        return await stream.readline()
 
 
 async def test_redeem_up_delivers_and_starts_a_deliverer_that_died_again(

@@ -195,6 +195,7 @@ async def tell(caller: Caller) -> None:
     assert refused["code"] == "malformed_request"
     await call("updateWebhook", {"types": None, "description": "shop"}, id=made["id"])
     assert (await call("rotateWebhookSecret", id=made["id"]))["secret"] != made["secret"]
+    assert (await call("retryWebhook", id=made["id"]))["next_at"] is None
     await call("replayWebhook", {"after": "beginning"}, id=made["id"])
     assert (await call("listWebhooks"))["items"] == [await call("showWebhook", id=made["id"])]
     for name in ("listWebhookAttempts", "listWebhookDeadLetters"):

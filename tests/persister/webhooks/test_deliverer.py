@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from engine.errors import Refusal
 from engine.ledger.feed import BEGINNING
 from engine.webhooks import changes, endpoints
 from engine.webhooks.changes import NewWebhook, Replay, SecretRotation, WebhookChange
@@ -313,6 +314,31 @@ async def test_a_replay_ends_the_wait_for_the_next_try(
         await changes.replay(plane, webhook_id, Replay(after="beginning"), actor="test")
         await receiver.has(3)
         assert receiver.ids == [ids[1], ids[0], ids[1]]
+
+
+async def test_a_retry_sends_the_same_message_at_once_and_the_schedule_goes_on(
+    plane: ControlPlane, settings: Settings, events: Events
+) -> None:
+    (event,) = await events.add(1)
+    async with receiving() as receiver, delivering(replace(settings, webhook_retry_s="1000,1000,1000")):
+        receiver.status = 503
+        webhook_id, _ = await register(plane, receiver.url)
+
+        for tries in (1, 2):
+
+            async def waits(tries: int = tries) -> bool:
+                shown = await endpoints.get(plane, webhook_id)
+                return shown.failures == tries and shown.next_at is not None
+
+            await wait_until_async(waits)
+            receiver.status = 503 if tries == 1 else 200
+            await changes.retry(plane, webhook_id, actor="test")
+            await receiver.has(tries + 1)
+        await reaches(plane, webhook_id, str(BEGINNING.moved(0, 1)))
+        assert receiver.ids == [event] * 3
+        await changes.update(plane, webhook_id, WebhookChange(enabled=False), actor="test")
+        with pytest.raises(Refusal, match="disabled"):
+            await changes.retry(plane, webhook_id, actor="test")
 
 
 async def test_while_a_secret_is_replaced_both_sign(
