@@ -6,7 +6,7 @@ moves the counts into the metrics, which are in files that the processes share.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import Counter as Tally
 from typing import TYPE_CHECKING, Any, Final
 
@@ -64,7 +64,7 @@ class Telemetry:
         self._campaigns_max = campaigns_max
         self._campaigns: set[str] = set()
         self._outcomes: Tally[tuple[str, str, str]] = Tally()
-        self._requests: dict[tuple[str, int], _Durations] = {}
+        self._requests: dict[tuple[str, int], list[float]] = {}
         self._refused: Tally[str] = Tally()
 
     def outcome(self, operation: str, code: str, campaign: str = "") -> None:
@@ -75,9 +75,9 @@ class Telemetry:
         """Count a request. ``route``: method and path of the route, or ``other``."""
         durations = self._requests.get((route, status))
         if durations is None:
-            durations = self._requests[route, status] = _Durations()
-        durations.counts[bisect_left(_REQUEST_SECONDS, seconds)] += 1
-        durations.seconds += seconds
+            self._requests[route, status] = [seconds]
+        else:
+            durations.append(seconds)
 
     def refused_request(self, code: str) -> None:
         """Count a request that was refused without an attempt on a code."""
@@ -104,7 +104,7 @@ class Telemetry:
                 CAMPAIGN_ATTEMPTS.labels(self._campaign_label(campaign), outcome).inc(count)
         requests, self._requests = self._requests, {}
         for (route, status), durations in requests.items():
-            durations.add_to(REQUEST_SECONDS.labels(route, str(status)))
+            _add_durations(REQUEST_SECONDS.labels(route, str(status)), durations)
         refused, self._refused = self._refused, Tally()
         for code, count in refused.items():
             REFUSED_REQUESTS.labels(code).inc(count)
@@ -117,21 +117,16 @@ class Telemetry:
         return campaign
 
 
-class _Durations:
-    """Durations of requests since the last flush: how many in each bucket, and their sum."""
-
-    __slots__ = ("counts", "seconds")
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(_REQUEST_SECONDS) + 1)
-        self.seconds = 0.0
-
-    def add_to(self, histogram: Histogram) -> None:
-        """Add all at once. The library has a call for one only, which would cost more than the redemption."""
-        histogram._sum.inc(self.seconds)  # noqa: SLF001 - as its observe() does
-        for bucket, count in zip(histogram._buckets, self.counts, strict=True):  # noqa: SLF001 - the same
-            if count:
-                bucket.inc(count)
+def _add_durations(histogram: Histogram, durations: list[float]) -> None:
+    """Add durations to a histogram, all at once. Its own ``observe`` takes one, and costs more."""
+    durations.sort()
+    histogram._sum.inc(sum(durations))  # noqa: SLF001 - as observe() does
+    before = 0
+    for bound, bucket in zip(histogram._upper_bounds, histogram._buckets, strict=True):  # noqa: SLF001 - the same
+        up_to = bisect_right(durations, bound)
+        if up_to > before:
+            bucket.inc(up_to - before)
+        before = up_to
 
 
 async def store_exposition(redis: Redis) -> bytes:
