@@ -6,17 +6,11 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from prometheus_client import REGISTRY
-
 from engine.api.problems import PROBLEMS
 from engine.cli import COMMANDS
-from engine.control.campaign_metrics import campaign_metrics
-from engine.health.parts import Ledger
-from engine.health.parts_watch import PartsReport, part_metrics
-from engine.observability.heartbeats import Signs
-from engine.observability.metrics import store_metrics
 from engine.settings import Settings, variable
 from persister.metrics import PERSISTED
+from tests.support.metric_names import metric_names
 
 ROOT = Path(__file__).parents[2]
 README_LINES_MAX = 120
@@ -94,14 +88,7 @@ def test_operations_document_names_every_command() -> None:
 
 def test_operations_document_lists_every_metric(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    of_redis = store_metrics({"used_memory": 1, "maxmemory": 0}, {"eventloop_duration_aof_sum": 1})
-    nothing = PartsReport(redis_answers=True, ledger=Ledger({}, Signs([], []), []), lags={})
-    of_others = part_metrics(nothing, tmp_path)
-    there = {
-        metric.name + ("_total" if metric.type == "counter" else "")
-        for metric in [*REGISTRY.collect(), *of_redis, *of_others, *campaign_metrics([])]
-        if metric.name.startswith("redeem_")
-    }
+    there = metric_names(tmp_path)
     rows = "".join(re.findall(r"^\| `redeem_.*?\|", text, re.MULTILINE))
     assert set(re.findall(r"`(redeem_\w+)", rows)) == there
     assert f"{PERSISTED._name}_total" in there  # those of the persister are among them
