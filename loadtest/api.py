@@ -73,12 +73,7 @@ class Api:
 
     def end_of_feed(self) -> str:
         """Return the cursor after the newest event in the ledger."""
-        after = ""
-        while True:
-            page = self._page(after, type="adjusted", campaign="none")
-            if page["next"] == after:
-                return after
-            after = page["next"]
+        return str(self._page("end", type="adjusted")["next"])
 
     def events(self, after: str, campaign: str, *, wait_s: int = 0) -> tuple[list[dict[str, Any]], str]:
         """Return a page of a campaign's events, and the cursor after it."""
