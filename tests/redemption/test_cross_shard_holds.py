@@ -16,7 +16,7 @@ from engine.redemption import cross_shard
 from engine.store import keys
 from persister.rebuild.rebuild import rebuild
 from persister.reconcile.reconcile import reconcile
-from tests.support.cross_shard import combined, nothing_is_left, types
+from tests.support.cross_shard import STEPS, combined, dying, let_its_time_pass, nothing_is_left, types
 from tests.support.deployment import issue
 from tests.support.records import persist
 from tests.support.waiting import wait_until_async
@@ -180,3 +180,32 @@ def _only_begin(step: Any) -> Any:  # noqa: ANN401 - a method
         return await step(self, name, *rest, **more)
 
     return begin
+
+
+@pytest.mark.parametrize("expiry", [False, True])
+@pytest.mark.parametrize("step", STEPS)
+async def test_whatever_step_the_worker_dies_at_a_retry_does_it_once(
+    merchant: Merchant, plane: ControlPlane, redis: Redis, step: str, *, expiry: bool
+) -> None:
+    """With the order's own hold on one code; the hold expiry settles it first, or the retry does."""
+    _, codes = await issue(plane, 4, **EUR)
+    _, cards = await issue(plane, 2, kind="balance", **EUR)
+    held = await hold(merchant, codes[0])
+    wanted: list[str | tuple[str, object]] = [*codes, *((card, 60) for card in cards)]
+    with dying(step):
+        status, body = await combined(merchant, wanted, key="k")
+        assert (status, body["code"]) == (503, "outcome_unknown")
+        await audited(plane)
+    await let_its_time_pass(redis, 2)
+    if expiry:
+
+        async def settled() -> bool:
+            return not await redis.exists(*(keys.prepared(shard) for shard in range(2)))
+
+        await wait_until_async(settled)
+    status, body = await combined(merchant, wanted, key="k")
+    assert (status, len(body["redemptions"])) == (200, 6)
+    assert await types(redis) == ["confirmed", "held", *["redeemed"] * 5]
+    assert await nothing_is_left(redis)
+    assert (await end(merchant, held, "confirm"))[1]["code"] == "already_redeemed"
+    await audited(plane)
