@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import re
 import socket
 import time
@@ -18,6 +19,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 
 from engine.webhooks.addresses import is_public
 from persister.webhooks.signing import signed_headers
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 USER_AGENT: Final = "redeem-webhooks/1"
 ERROR_LENGTH_MAX: Final = 300
 KEEPALIVE_S: Final = 30.0
+HEAD_BYTES_MAX: Final = 1 << 20
+"""Of all heads of a response, and of what arrives beyond the part of the body that is read."""
 ASKS_FOR_TIME: Final = frozenset((HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE))
 _SECONDS: Final = re.compile(r"[0-9]{1,6}", re.ASCII)
 
@@ -116,7 +120,8 @@ class Sender:
 @asynccontextmanager
 async def open_sender(settings: Settings) -> AsyncIterator[Sender]:
     """Open a sender with a connection pool of its own, without a limit on connections."""
-    connector = aiohttp.TCPConnector(
+    connector = _Connector(
+        settings.webhook_response_bytes_max + HEAD_BYTES_MAX,
         limit=0,
         use_dns_cache=False,
         keepalive_timeout=KEEPALIVE_S,
@@ -130,6 +135,40 @@ async def open_sender(settings: Settings) -> AsyncIterator[Sender]:
         auto_decompress=False,  # a small body could decompress to a very large one
     ) as session:
         yield Sender(session, settings)
+
+
+class _Connector(aiohttp.TCPConnector):
+    """A connector whose connections are closed if a response has more than ``bytes_max`` bytes."""
+
+    def __init__(self, bytes_max: int, **more: Any) -> None:  # noqa: ANN401 - those of TCPConnector
+        super().__init__(**more)
+        self._factory = functools.partial(_Handler, bytes_max, loop=self._loop)  # type: ignore[assignment] # a handler, too
+
+
+class _Handler(ResponseHandler):
+    """Counts the bytes of a response, also of the informational responses before it.
+
+    aiohttp keeps them all until the response comes, so an endpoint could send them without end.
+    """
+
+    def __init__(self, bytes_max: int, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._bytes_max = bytes_max
+        self._received = 0
+
+    def set_response_params(self, **params: Any) -> None:  # noqa: ANN401 - those of aiohttp
+        """Begin a response."""
+        self._received = 0
+        super().set_response_params(**params)
+
+    def data_received(self, data: bytes) -> None:
+        """Take data, unless there were too many."""
+        self._received += len(data)
+        if self._received <= self._bytes_max:
+            super().data_received(data)
+        elif self.transport is not None:
+            self.set_exception(aiohttp.ClientPayloadError("the response is too large"))
+            self.transport.abort()
 
 
 def _socket(info: Any) -> socket.socket:  # noqa: ANN401 - what getaddrinfo gives, of either family

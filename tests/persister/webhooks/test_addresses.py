@@ -9,7 +9,7 @@ import ipaddress
 import socket
 import ssl
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from aiohttp import web
@@ -55,8 +55,41 @@ def test_an_address_that_is_not_of_the_internet_is_not_public(address: str) -> N
     assert not is_public(address)
 
 
+SPECIAL: Final = (
+    # IANA IPv4 special-purpose address registry
+    *("0.0.0.0/8", "0.0.0.0/32", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"),
+    *("172.16.0.0/12", "192.0.0.0/24", "192.0.0.0/29", "192.0.0.8/32", "192.0.0.9/32", "192.0.0.10/32"),
+    *("192.0.0.170/32", "192.0.0.171/32", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24"),
+    *("192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24"),
+    *("203.0.113.0/24", "240.0.0.0/4", "255.255.255.255/32"),
+    # IANA IPv6 special-purpose address registry, without those that stand for IPv4 addresses
+    *("::1/128", "::/128", "64:ff9b:1::/48", "100::/64", "100:0:0:1::/64", "2001::/23", "2001::/32"),
+    *("2001:1::1/128", "2001:1::2/128", "2001:1::3/128", "2001:2::/48", "2001:3::/32", "2001:4:112::/48"),
+    *("2001:10::/28", "2001:20::/28", "2001:30::/28", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48"),
+    *("3fff::/20", "5f00::/16", "fc00::/7", "fe80::/10"),
+    # multicast, and the site-local addresses of old
+    *("224.0.0.0/4", "ff00::/8", "fec0::/10"),
+)
+
+
+@pytest.mark.parametrize("network", SPECIAL)
+def test_an_address_for_a_special_purpose_is_not_public(network: str) -> None:
+    of = ipaddress.ip_network(network)
+    for address in (of[0], of[-1], of[of.num_addresses // 2]):
+        assert not is_public(str(address))
+        if isinstance(address, ipaddress.IPv4Address):
+            assert not is_public(f"::ffff:{address}")
+            assert not is_public(str(ipaddress.IPv6Address("64:ff9b::") + int(address)))
+
+
 @pytest.mark.parametrize(
-    "address", ["1.1.1.1", "93.184.215.14", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"]
+    "address",
+    [
+        *("1.1.1.1", "93.184.215.14", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"),
+        *("9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "172.15.255.255", "172.32.0.0"),
+        *("191.255.255.255", "192.0.1.0", "192.0.3.0", "198.17.255.255", "198.20.0.0", "223.255.255.255"),
+        *("2001:200::1", "2001:db7:ffff::1", "2001:db9::1", "2003::1", "2620:4f:7fff::1", "3ffe::1"),
+    ],
 )
 def test_an_address_of_the_internet_is_public(address: str) -> None:
     assert is_public(address)
@@ -148,6 +181,25 @@ async def test_what_is_no_answer_is_a_failure(settings: Settings, answer: bytes)
     assert result.status is None
     assert result.error
     assert len(result.error) <= 300
+
+
+async def test_an_endless_head_is_not_read_to_its_end(settings: Settings) -> None:
+    """Informational responses (RFC 9110, section 15.2) would fill the memory until the time is over."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n" * 100)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    patient = replace(settings, webhooks_allow_private=True, webhook_timeout_s=100)
+    async with server, open_sender(patient) as sender:
+        port = server.sockets[0].getsockname()[1]
+        result = await sender.send(endpoint(f"http://127.0.0.1:{port}/"), MESSAGE)
+    assert (result.status, result.error) == (None, "ClientPayloadError: the response is too large")
 
 
 def certificate(directory: Path) -> tuple[Path, Path]:
