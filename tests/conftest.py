@@ -22,6 +22,7 @@ from engine.database import Database
 from engine.settings import Settings
 from engine.store import keys
 from engine.store.configuration import SCOPES
+from persister.front_role import grant_front_role
 from persister.ingest.partitions import end_ms, month_of
 from persister.migrations import initialise, migrate
 from tests.support.deployment import engine_in_process
@@ -94,6 +95,7 @@ def template_database(servers: Servers) -> Callable[[], str]:
             connection = await asyncpg.connect(servers.database_url(name))
             try:
                 await migrate(connection)
+                await grant_front_role(connection)
             finally:
                 await connection.close()
 

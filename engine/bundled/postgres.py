@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DATABASE: Final = "redeem"
+OWNER: Final = "postgres"
+FRONT_ROLE: Final = "redeem_front"
+"""The role of the front end: it reads and writes rows. `redeem init` says of which tables."""
 INITDB_TIMEOUT_S: Final = 120.0
 _SETPRIV_CAPABILITIES: Final = ("dac_read_search", "dac_override")
 _INITDB_OPTIONS: Final = (
@@ -44,7 +47,7 @@ _INITDB_OPTIONS: Final = (
     "--locale-provider=builtin",  # text sorts the same on every machine
     "--builtin-locale=C.UTF-8",
     "--locale=C",
-    "--auth-local=trust",
+    "--auth-local=peer",
     "--auth-host=reject",
     "--no-instructions",
 )
@@ -65,13 +68,18 @@ class Postgres:
 
     @property
     def url(self) -> str:
-        """The URL of the engine's database, in asyncpg's form."""
+        """The URL of the engine's database for its owner, in asyncpg's form."""
         return self.database_url(DATABASE)
 
-    def database_url(self, database: str) -> str:
+    @property
+    def front_url(self) -> str:
+        """The URL of the engine's database for the front end."""
+        return self.database_url(DATABASE, FRONT_ROLE)
+
+    def database_url(self, database: str, role: str = OWNER) -> str:
         """Return the URL of a database of this server; the database `postgres` always exists."""
         directory = (run_directory(self.data_dir) / POSTGRES_SOCKET).parent
-        return f"postgresql://postgres@/{quote(database)}?host={quote(str(directory))}"
+        return f"postgresql://{role}@/{quote(database)}?host={quote(str(directory))}"
 
     def prepare(self) -> ServerCommand:
         """Prepare the start; the first time, this creates the cluster.
@@ -94,6 +102,7 @@ class Postgres:
             stale.unlink()
         if not home.exists():
             self._make_cluster(home, sockets, programs, account)
+        _write_access(home, account)
         prefix, drop = _as_account(account, programs / "postgres", home, sockets)
         return ServerCommand(
             name="postgres",
@@ -105,12 +114,14 @@ class Postgres:
         )
 
     async def ready(self) -> bool:
-        """Return whether the engine's database can be used; create the database if it is missing."""
+        """Return whether the engine's database can be used; create database and front role if missing."""
         try:
             connection = await asyncpg.connect(self.database_url("postgres"), timeout=PROBE_TIMEOUT_S)
             try:
                 if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", DATABASE):
                     await connection.execute(f"CREATE DATABASE {DATABASE}")
+                if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", FRONT_ROLE):
+                    await connection.execute(f"CREATE ROLE {FRONT_ROLE} LOGIN")
             finally:
                 await connection.close(timeout=PROBE_TIMEOUT_S)
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
@@ -181,6 +192,26 @@ class Postgres:
             raise StartError(f"initdb failed (exit status {status}): {last_line(log_path)}; see {log_path}")
         new.rename(home)
         sync_directory(home.parent)
+
+
+def _write_access(home: Path, account: Account | None) -> None:
+    """Let only the user that runs the engine connect, as any role; the kernel says who connects.
+
+    Written at each start: clusters of earlier versions let every local user in.
+    """
+    user = pwd.getpwuid(os.geteuid()).pw_name.replace('"', '""')
+    for name, line in (
+        ("pg_hba.conf", "local all all peer map=redeem"),
+        ("pg_ident.conf", f'redeem "{user}" all'),
+    ):
+        path = home / name
+        new = path.with_suffix(".new")
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(f"# Written by the engine at each start.\n{line}\n")
+            if account is not None:
+                os.fchown(file.fileno(), account.uid, account.gid)
+        new.replace(path)
 
 
 def _quoted(path: Path) -> str:

@@ -21,6 +21,7 @@ from engine.control import audit_log
 from engine.errors import Refusal, StoreUnavailable
 from engine.store import keys
 from persister import migrations
+from persister.front_role import grant_front_role
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 _MAINTENANCE: Final = "postgres"
 """The database to be in while another one is renamed; every cluster has it."""
 _NAME_LENGTH_MAX: Final = 40
+_DUMP_OPTIONS: Final = (
+    *("--format=custom", "--no-owner", "--no-acl"),
+    "--exclude-table-data=heartbeats",  # of processes that run now
+)
 _EVENTS: Final = "SELECT COALESCE(sum(seq), 0)::int8 FROM ledger_offsets"
 _SESSIONS: Final = """
 SELECT count(*) FROM pg_stat_activity
@@ -63,9 +68,7 @@ async def _backup(settings: Settings, file: str) -> int:
         async with servers_may_fail():
             async with _connected(settings.database_url) as connection:
                 events: int = await connection.fetchval(_EVENTS)
-            await run_tool(
-                "pg_dump", settings.database_url, *("--format=custom", "--no-owner", "--no-acl"), write=write
-            )
+            await run_tool("pg_dump", settings.database_url, *_DUMP_OPTIONS, write=write)
     return events
 
 
@@ -147,6 +150,8 @@ async def _finish(url: str, former: str, taken: dict[str, int]) -> int:
         if await connection.fetchval("SELECT to_regclass('ledger_offsets')") is None:
             raise Refusal("malformed_request", "the file is no backup of this engine")
         await migrations.migrate(connection)
+        await grant_front_role(connection)
+        await connection.execute("DELETE FROM heartbeats")  # of processes that ran when the backup was made
         for sequence, number in taken.items():
             await connection.execute(_ADVANCE, sequence, number)
         events: int = await connection.fetchval(_EVENTS)

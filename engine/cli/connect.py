@@ -61,6 +61,15 @@ def server_urls(settings: Settings) -> tuple[str, str]:
     return urls
 
 
+def front_database_url(settings: Settings) -> str:
+    """Return the URL of PostgreSQL for the front end: the one that is set, or the bundled server's."""
+    if settings.database_url:
+        return settings.database_url
+    from engine import bundled  # noqa: PLC0415 - only where it is needed
+
+    return bundled.Postgres(data_dir=settings.data_dir).front_url
+
+
 def check_redis_url(settings: Settings) -> None:
     """Check the form of REDEEM_REDIS_URL before other code uses it.
 

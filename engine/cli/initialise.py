@@ -12,6 +12,7 @@ from engine.codes import mint_keys
 from engine.control import mint_key_checks, publishing
 from engine.errors import Refusal, StoreUnavailable
 from persister import migrations
+from persister.front_role import grant_front_role
 
 if TYPE_CHECKING:
     from engine.settings import Settings
@@ -34,6 +35,7 @@ async def initialise(settings: Settings) -> None:
     try:
         await migrations.migrate(connection)
         await migrations.initialise(connection, settings.shards)
+        await grant_front_role(connection)
         in_use = {row["mint_key"] for row in await connection.fetch("SELECT DISTINCT mint_key FROM batches")}
         _check_mint_keys(settings, in_use)
         await mint_key_checks.record_older(connection, mint_keys.from_settings(settings).by_name)

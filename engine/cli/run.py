@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 
 from engine import settings as all_settings
 from engine.cli import demo
-from engine.cli.connect import plane_on, server_urls
+from engine.cli.connect import front_database_url, plane_on, server_urls
 from engine.cli.initialise import initialise
 from engine.cli.rebuild import rebuild_and_publish
 from engine.cli.servers import start_servers
@@ -71,8 +71,9 @@ def up(**options: Any) -> None:  # noqa: ANN401 - options of several types
         complete = await start_servers(supervisor, settings)
         await _require_safe(complete)
         await _initialise(complete)
-        background = [_persister(complete, front_end), _deliverer(complete, front_end)]
-        await supervisor.start([*background, *_workers(supervisor, complete, front_end)])
+        lesser = replace(complete, database_url=front_database_url(settings))
+        background = [_persister(complete, front_end), _deliverer(lesser, front_end)]
+        await supervisor.start([*background, *_workers(supervisor, lesser, front_end)])
         click.echo(f"ready {front_end.url}")
         if complete.demo:
             await demo.show(complete, front_end.url)
@@ -90,7 +91,8 @@ def up(**options: Any) -> None:  # noqa: ANN401 - options of several types
 @_data
 def serve(**options: Any) -> None:  # noqa: ANN401 - options of several types
     """Run the front end alone, on servers that run and are initialised."""
-    settings = _with_urls(_settings(options, SUPERVISOR))
+    given = _settings(options, SUPERVISOR)
+    settings = replace(_with_urls(given), database_url=front_database_url(given))
 
     async def plan(supervisor: Supervisor) -> None:
         await _require_safe(settings)

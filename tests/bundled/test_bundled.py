@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,8 @@ import redis
 from engine.bundled import SOCKET_PATH_BYTES_MAX, Postgres, Valkey, command_line, run_directory
 from engine.bundled.leftovers import end_orphans
 from engine.processes.process import StartError
+from persister.front_role import grant_front_role
+from persister.migrations import migrate
 from tests.support.servers import PostgresProcess, Servers, ValkeyProcess, temporary_directory
 from tests.support.waiting import wait_until, wait_until_async
 
@@ -359,3 +362,51 @@ async def test_a_busy_backend_of_a_killed_postmaster_does_not_keep_the_next_from
         query.cancel()
         await asyncio.gather(query, return_exceptions=True)
         busy.terminate()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root changes the user")
+async def test_no_other_local_user_gets_into_postgres(place: Path) -> None:
+    """Not even the user that it runs as, and not in a cluster of a version that let everybody in."""
+    await asyncio.to_thread(place.chmod, 0o711)
+    process = PostgresProcess(place)
+    process.start()
+    process.stop()
+    (place / "postgres" / "pg_hba.conf").write_text("local all all trust\n")
+    process = PostgresProcess(place)
+    process.start()
+    server = process.server
+    assert isinstance(server, Postgres)
+    assert (run_directory(place) / "pg").stat().st_mode & 0o777 == 0o700
+    try:
+        os.seteuid(pwd.getpwnam("nobody").pw_uid)
+        for url in (server.url, server.front_url):
+            with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError, match="Peer"):
+                await asyncpg.connect(url)
+    finally:
+        os.seteuid(0)
+        process.stop()
+
+
+async def test_the_role_of_the_front_end_owns_nothing(postgres: PostgresProcess) -> None:
+    await asyncio.to_thread(postgres.stop)
+    postgres.start()
+    owner = await asyncpg.connect(postgres.url)
+    await migrate(owner)
+    assert await grant_front_role(owner)
+    await owner.close()
+    server = postgres.server
+    assert isinstance(server, Postgres)
+    front = await asyncpg.connect(server.front_url)
+    assert await front.fetchval("SELECT count(*) FROM ledger") == 0
+    for statement in (
+        "CREATE TABLE own ()",
+        "ALTER TABLE ledger ADD COLUMN own int",
+        "DELETE FROM ledger",
+        "UPDATE ledger_offsets SET seq = 0",
+        "DELETE FROM acts",
+        "SELECT pg_read_file('/etc/passwd')",
+        "COPY campaigns TO PROGRAM 'true'",
+    ):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await front.execute(statement)
+    await front.close()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import aiohttp
 import psutil  # type: ignore[import-untyped] # it has no types
 
+from engine.bundled.postgres import FRONT_ROLE, OWNER
 from engine.codes import mint_keys
 from engine.codes.codec import Codec
 from engine.codes.formats import FORMATS
@@ -153,8 +154,12 @@ async def engine_in_process(
     scopes: tuple[str, ...] = ("redeem", "read"),
     **changes: Any,  # noqa: ANN401 - settings, by name
 ) -> AsyncIterator[Merchant]:
-    """Start a worker in this event loop; yield a merchant. ``changes``: settings."""
-    settings = replace(plane.settings, port=0, **changes)
+    """Start a worker in this event loop; yield a merchant. ``changes``: settings.
+
+    On the bundled PostgreSQL it has the role of the front end, as under ``redeem up``.
+    """
+    lesser = plane.settings.database_url.replace(f"//{OWNER}@/", f"//{FRONT_ROLE}@/")
+    settings = replace(plane.settings, port=0, **{"database_url": lesser} | changes)
     key = (await api_keys.create(plane, "merchant", scopes)).value.key
     async with (
         serving(settings, None) as port,

@@ -15,7 +15,7 @@ from engine.codes import mint_keys
 from engine.settings import Settings
 from persister.migrations import initialise, migrate, migrations_directory
 from tests.support.cli import redeem
-from tests.support.deployment import Merchant, Process, client_session
+from tests.support.deployment import Merchant, Process, client_session, wait_until_ready
 from tests.support.pages import blocks, run_block
 from tests.support.servers import PostgresProcess
 from tests.support.waiting import wait_until_async
@@ -57,7 +57,9 @@ class Deployment:
             if not self.key:
                 await asyncio.to_thread(self._prepare)
             async with client_session() as session:
-                yield Merchant(session, url, self.key)
+                merchant = Merchant(session, url, self.key)
+                await wait_until_ready(merchant)
+                yield merchant
             assert await asyncio.to_thread(up.stop, 60) == 0
 
     def _prepare(self) -> None:
@@ -208,11 +210,34 @@ async def test_the_tables_of_an_older_version_are_brought_up_to_date(
         (own_directory / ".redeem").mkdir()
         mint_keys.create_file(own_directory / ".redeem" / "mint-keys")
         own = {"REDEEM_REDIS_URL": valkey.url, "REDEEM_DATABASE_URL": postgres.url}
-        said = ""
-        for step in [*UPGRADE["Before"], *UPGRADE["On your own servers"]]:
+        for step in (UPGRADE["Before"][0], UPGRADE["On your own servers"][0]):
             status, said = await run_block(step, own_directory, own)
             assert status == 0, said
-        assert "everything agrees" in said
+        settings = Settings(
+            redis_url=valkey.url,
+            database_url=postgres.url,
+            data_dir=own_directory / ".redeem",
+            port=0,
+            workers=1,
+        )
+        with (
+            Process(settings, "engine.cli", "serve") as front_end,
+            Process(settings, "persister") as persister,
+        ):
+            assert (await asyncio.to_thread(front_end.line)).startswith("ready ")
+
+            async def persists() -> bool:
+                return (
+                    "shard 0 persister                works"
+                    in (await run_block("redeem doctor", own_directory, own))[1]
+                )
+
+            await wait_until_async(persists)
+            status, said = await run_block(UPGRADE["On your own servers"][1], own_directory, own)
+            assert status == 0, said
+            assert "everything agrees" in said
+            for process in (front_end, persister):
+                assert await asyncio.to_thread(process.stop) == 0
         back = "redeem restore before-upgrade.dump --yes"
         status, out = await run_block(back, own_directory, own)
         assert (status, "restored 0 events" in out) == (0, True), out
