@@ -3,6 +3,9 @@
 -- name: shards
 SELECT shards FROM deployment;
 
+-- name: id
+SELECT id::text FROM deployment;
+
 -- name: insert
 INSERT INTO deployment (shards) VALUES ($1) ON CONFLICT DO NOTHING;
 

@@ -328,7 +328,8 @@ def _configured(name: str, version: int, target: int) -> Finding:
         return Finding(name, Verdict.OK, f"version {version}")
     if version > target:
         says = f"PostgreSQL has version {target}, Redis {version}: PostgreSQL has lost changes"
-        return Finding(name, Verdict.WRONG, says, "restore the newest backup of PostgreSQL")
+        do = "redeem init; a running engine restores them from Redis by itself"
+        return Finding(name, Verdict.WRONG, says, do)
     do = "redeem init; a running engine repairs this by itself"
     if not version:
         return Finding(name, Verdict.WRONG, "Redis has no configuration: redemptions are refused", do)

@@ -10,6 +10,7 @@ import asyncpg
 from engine.cli.connect import plane_on
 from engine.codes import mint_keys
 from engine.control import mint_key_checks, publishing
+from engine.control.configuration_recovery import recover_configuration
 from engine.errors import Refusal, StoreUnavailable
 from persister import migrations
 from persister.front_role import grant_front_role
@@ -42,6 +43,7 @@ async def initialise(settings: Settings) -> None:
     finally:
         await connection.close()
     async with plane_on(settings) as plane:
+        await recover_configuration(plane)
         await publishing.publish(plane.redis, plane.database)
 
 

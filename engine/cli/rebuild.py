@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -16,6 +16,7 @@ from engine.queries import queries
 from persister.rebuild import rebuild as rebuilding
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from pathlib import Path
 
     from engine.settings import Settings
@@ -34,9 +35,16 @@ _NOTHING_LOST: Final = (
     is_flag=True,
     help="Rebuild although the ledger has lost events: codes that only Redis knows as used become good.",
 )
+@click.option(
+    "--replace-other-deployment",
+    is_flag=True,
+    help="Rebuild although Redis belongs to another deployment: what that one has there is lost.",
+)
 @data_option
 @yes_option
-def rebuild(*, force: bool, forget_lost_events: bool, yes: bool, data_dir: Path | None) -> None:
+def rebuild(
+    *, force: bool, forget_lost_events: bool, replace_other_deployment: bool, yes: bool, data_dir: Path | None
+) -> None:
     """Rebuild Redis from PostgreSQL, with the number of shards in REDEEM_SHARDS.
 
     Redemptions are refused while it runs. Stop the persister first, unless Redis is behind the ledger: then
@@ -45,19 +53,25 @@ def rebuild(*, force: bool, forget_lost_events: bool, yes: bool, data_dir: Path 
     """
     if forget_lost_events:
         confirm("Make codes valid again that only Redis knows as used?", yes=yes)
-    forced = force or forget_lost_events
-    events = run_on_servers(
-        data_dir, lambda settings: _rebuild(settings, force=forced, forget_lost=forget_lost_events)
-    )
+    if replace_other_deployment:
+        confirm("Delete what another deployment has in this Redis?", yes=yes)
+    forced = force or forget_lost_events or replace_other_deployment
+
+    def run(settings: Settings) -> Coroutine[Any, Any, int]:
+        return _rebuild(
+            settings, force=forced, forget_lost=forget_lost_events, replace_foreign=replace_other_deployment
+        )
+
+    events = run_on_servers(data_dir, run)
     click.echo(f"rebuilt from {events} events")
 
 
-async def _rebuild(settings: Settings, *, force: bool, forget_lost: bool) -> int:
+async def _rebuild(settings: Settings, *, force: bool, forget_lost: bool, replace_foreign: bool) -> int:
     check_redis_url(settings)
     async with servers_may_fail():
         if not force and not await _is_needed(settings):
             raise Refusal("malformed_request", _NOTHING_LOST)
-        return await rebuild_and_publish(settings, forget_lost=forget_lost)
+        return await rebuild_and_publish(settings, forget_lost=forget_lost, replace_foreign=replace_foreign)
 
 
 async def _is_needed(settings: Settings) -> bool:
@@ -73,14 +87,18 @@ async def _is_needed(settings: Settings) -> bool:
     return False
 
 
-async def rebuild_and_publish(settings: Settings, *, forget_lost: bool = False) -> int:
+async def rebuild_and_publish(
+    settings: Settings, *, forget_lost: bool = False, replace_foreign: bool = False
+) -> int:
     """Rebuild Redis and publish its configuration; return the number of events. Progress goes to stderr.
 
     Raises:
         ShardOwned: a persister is at work.
         RebuildRefused: a rebuild is not possible now; nothing was changed.
     """
-    events = await rebuilding.rebuild(settings, Progress("rebuild"), forget_lost=forget_lost)
+    events = await rebuilding.rebuild(
+        settings, Progress("rebuild"), forget_lost=forget_lost, replace_foreign=replace_foreign
+    )
     async with plane_on(settings) as plane:
         await publishing.publish(plane.redis, plane.database)
     return events

@@ -7,11 +7,14 @@ order. After the commit the change is published (``publishing``). If Redis canno
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from engine.control.publishing import publish
+from redis.exceptions import RedisError
+
+from engine.control.publishing import publish, shard_version
 from engine.errors import StoreUnavailable
 from engine.queries import queries
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SQL: Final = queries(__package__, "control")
+_ASK_TIMEOUT_S: Final = 0.5
 
 T = TypeVar("T")
 
@@ -86,10 +90,31 @@ async def change(plane: ControlPlane, write: Callable[[Change], Awaitable[T]]) -
         deployment = await connection.fetchrow(_SQL["next_version"])
         if deployment is None:
             raise StoreUnavailable("PostgreSQL is not initialised; `redeem init` does it")
+        await _refuse_if_older(plane.redis, deployment["control_version"])
         value = await write(Change(connection, deployment["control_version"], deployment["shards"]))
         if plane.idempotency is not None:
             await plane.idempotency.keep(connection, value)
     return Changed(value, published=await try_publish(plane))
+
+
+async def _refuse_if_older(redis: Redis, version: int) -> None:
+    """Refuse a change while Redis has later ones: PostgreSQL has lost them, and would use numbers again.
+
+    ``republishing`` restores them. Without an answer of Redis in time the change goes on.
+
+    Raises:
+        StoreUnavailable: Redis has this version already, or a later one.
+    """
+    try:
+        async with asyncio.timeout(_ASK_TIMEOUT_S):
+            there = await shard_version(redis, 0)
+    except (RedisError, OSError, TimeoutError):
+        return
+    if there >= version:
+        raise StoreUnavailable(
+            "PostgreSQL has lost changes that Redis still has; a running engine restores them, and so does "
+            "`redeem init`: try again then"
+        )
 
 
 async def try_publish(plane: ControlPlane) -> bool:

@@ -4,7 +4,7 @@
 UPDATE deployment SET control_version = control_version + 1 RETURNING control_version, shards;
 
 -- name: deployment
-SELECT control_version, shards FROM deployment;
+SELECT control_version, shards, id::text AS id FROM deployment;
 
 -- name: ledger_offset
 SELECT stream_ms, stream_seq FROM ledger_offsets WHERE shard = $1;

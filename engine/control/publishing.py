@@ -16,6 +16,7 @@ from redis.exceptions import NoScriptError, RedisError
 from engine.errors import StoreBehind, StoreUnavailable
 from engine.queries import queries
 from engine.store import configuration, keys, stream
+from engine.store.deployment_id import claim, require_own
 from lua import loader
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ async def publish(redis: Redis, database: Database) -> int:
     Raises:
         StoreUnavailable: PostgreSQL or Redis cannot be used; some shards may be up to date.
         StoreBehind: a shard has lost events that the ledger holds; it is left as it is.
+        ForeignStore: a shard belongs to another deployment.
     """
     async with database.transaction(snapshot=True) as connection:
         return await publish_from(redis, connection)
@@ -61,17 +63,21 @@ async def publish_from(redis: Redis, connection: Connection) -> int:
     target, shards = int(deployment["control_version"]), int(deployment["shards"])
     try:
         for shard in range(shards):
-            await _publish_shard(redis, connection, shard, target)
+            await _publish_shard(redis, connection, shard, target, deployment["id"])
     except (RedisError, OSError) as error:
         raise StoreUnavailable(f"Redis does not take the configuration: {error}") from error
     return target
 
 
-async def _publish_shard(redis: Redis, connection: Connection, shard: int, target: int) -> None:
+async def _publish_shard(
+    redis: Redis, connection: Connection, shard: int, target: int, deployment: str
+) -> None:
+    await require_own(redis, shard, deployment)
     await check_kept(redis, connection, shard)
     row = await connection.fetchrow(_SQL["ledger_offset"], shard)
     ledger_offset = f"{row['stream_ms']}-{row['stream_seq']}" if row else _NO_OFFSET
     for _ in range(PUBLISH_TRIES):
+        await claim(redis, shard, deployment)
         base = await shard_version(redis, shard)
         if base >= target:
             return
@@ -117,6 +123,12 @@ async def check_given(redis: Redis, shard: int, persisted: int) -> None:
         raise StoreBehind(
             f"shard {shard} was given {added} events and the ledger holds {persisted}: Redis has lost some"
         )
+
+
+async def deployment_id(connection: Connection) -> str:
+    """Return the id of the deployment that PostgreSQL belongs to; empty before `redeem init`."""
+    row = await connection.fetchrow(_SQL["deployment"])
+    return "" if row is None else str(row["id"])
 
 
 async def missing_in_ledger(redis: Redis, connection: Connection, shard: int) -> int:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Final
 from redis.exceptions import RedisError
 
 from engine.control import idempotency
+from engine.control.configuration_recovery import recover_configuration
 from engine.control.publishing import check_kept, publish_from, shard_version
 from engine.errors import Fault, StoreBehind
 from engine.queries import queries
+from engine.store.deployment_id import ForeignStore, claim
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,14 +38,16 @@ class Health(enum.StrEnum):
     ELSEWHERE = "another process is publishing the configuration"
     AWAY = "cannot compare the configuration in Redis with PostgreSQL"
     STORE_BEHIND = "store_behind: Redis has lost events that the ledger holds; redemptions are refused"
-    DATABASE_BEHIND = "PostgreSQL has lost changes: its configuration is older than the one in Redis"
+    FOREIGN = "Redis belongs to another deployment than PostgreSQL; redemptions are refused"
+    RECOVERED = "PostgreSQL had lost changes of the configuration; they are restored from Redis"
 
 
 _LEVELS: Final = {
     Health.REPUBLISHED: logging.INFO,
     Health.AWAY: logging.WARNING,
     Health.STORE_BEHIND: logging.ERROR,
-    Health.DATABASE_BEHIND: logging.ERROR,
+    Health.FOREIGN: logging.ERROR,
+    Health.RECOVERED: logging.ERROR,
 }
 
 
@@ -81,7 +85,8 @@ async def republish(plane: ControlPlane) -> Health:
     try:
         behind = await _compare(plane)
         if behind is None:
-            return Health.DATABASE_BEHIND
+            await recover_configuration(plane)
+            return Health.RECOVERED
         if not behind:
             return Health.CURRENT
         async with plane.database.transaction(snapshot=True) as connection:
@@ -90,6 +95,8 @@ async def republish(plane: ControlPlane) -> Health:
             await publish_from(plane.redis, connection)
     except StoreBehind:
         return Health.STORE_BEHIND
+    except ForeignStore:
+        return Health.FOREIGN
     except (Fault, RedisError, OSError) as error:
         logger.debug("republishing gave up", extra={"reason": str(error)})
         return Health.AWAY
@@ -105,6 +112,8 @@ async def _compare(plane: ControlPlane) -> bool | None:
         deployment = await connection.fetchrow(_SQL["deployment"])
     if deployment is None:
         return False
+    for shard in range(deployment["shards"]):
+        await claim(plane.redis, shard, deployment["id"])
     versions = [await shard_version(plane.redis, shard) for shard in range(deployment["shards"])]
     async with plane.database.connection() as connection:
         for shard in range(deployment["shards"]):

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
 
-from engine.control.publishing import check_given, persisted
+from engine.control.publishing import check_given, deployment_id, persisted
 from engine.control.republishing import Health
 from engine.errors import Fault, StoreBehind
 from engine.health.redis_checks import StoreUnsafe, require_safe
+from engine.store.deployment_id import ForeignStore, require_own
 from engine.store.stream import read_stream
 
 if TYPE_CHECKING:
@@ -78,12 +79,19 @@ class StoreWatch:
                 _log.debug("Redis cannot be asked", extra={"reason": str(error)})
 
     async def _require_whole_ledger(self, shard: int) -> None:
-        """Refuse a shard whose events the ledger has lost. What is true of it now may be the last answer."""
+        """Refuse a shard of another deployment, or whose events the ledger has lost.
+
+        While PostgreSQL cannot be asked, its last answer counts.
+        """
         try:
             async with asyncio.timeout(_ASK_TIMEOUT_S), self._plane.database.connection() as connection:
+                await require_own(self._plane.redis, shard, await deployment_id(connection))
                 stream = await read_stream(self._plane.redis, shard)
                 self._persisted[shard] = await persisted(connection, shard)
                 self._missing[shard] = stream.missing_from(self._persisted[shard])
+        except ForeignStore as fault:
+            self._note(f"shard {shard}", str(fault))
+            raise StoreUnsafe(str(fault)) from fault
         except (Fault, OSError, TimeoutError) as error:
             if not self._ledger_away:
                 _log.warning(
@@ -128,5 +136,5 @@ class StoreWatch:
         """Take over the result of ``republishing``."""
         if health is Health.STORE_BEHIND:
             self._configuration.store_behind = True
-        elif health in {Health.CURRENT, Health.REPUBLISHED}:
+        elif health in {Health.CURRENT, Health.REPUBLISHED, Health.RECOVERED}:
             self._configuration.store_behind = False

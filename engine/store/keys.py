@@ -77,6 +77,11 @@ def version(shard: int) -> str:
     return f"{{s{shard}}}:version"
 
 
+def deployment(shard: int) -> str:
+    """String: id of the deployment that the shard belongs to (``store.deployment_id``)."""
+    return f"{{s{shard}}}:deployment"
+
+
 def control() -> str:
     """Hash: the configuration, ``key:<id>``, ``campaign:<id>``, ``batch:<id>`` and others -> JSON."""
     return "{s0}:control"

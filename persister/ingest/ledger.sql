@@ -7,7 +7,8 @@ SELECT set_config('synchronous_commit', 'on', false)
 
 -- name: offset
 SELECT o.stream_ms, o.stream_seq, o.seq, o.chain_digest, d.shards,
-       o.seq + o.lost + (SELECT count(*) FROM ledger_rejects AS r WHERE r.shard = o.shard) AS entries
+       o.seq + o.lost + (SELECT count(*) FROM ledger_rejects AS r WHERE r.shard = o.shard) AS entries,
+       d.id::text AS deployment
   FROM ledger_offsets AS o CROSS JOIN deployment AS d
  WHERE o.shard = $1;
 

@@ -71,6 +71,7 @@ class LedgerWriter:
         self._connection = connection
         self._shard = shard
         self._months = MonthPartitions(connection)
+        self.deployment = ""  # its id, as of the last ``offset``
 
     async def own(self) -> bool:
         """Become the shard's only writer while this connection lasts. False: another process is."""
@@ -90,6 +91,7 @@ class LedgerWriter:
             raise NotInitialised(f"the database has no shard {self._shard}")
         if row["shards"] != shards:
             raise NotInitialised(f"the deployment has {row['shards']} shards, the settings say {shards}")
+        self.deployment = row["deployment"]
         return LedgerOffset(
             StreamId(row["stream_ms"], row["stream_seq"]), row["seq"], row["chain_digest"], row["entries"]
         )

@@ -10,6 +10,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from engine.store import keys
+from engine.store.deployment_id import check_owner
 from engine.store.stream import StreamFacts, parse_stream
 from persister.ingest.entries import Entries, StreamId, decode_entries
 from persister.servers import REPLY_TIMEOUT_S
@@ -55,29 +56,35 @@ class StreamReader:
 
     def __init__(self, client: Redis, shard: int, settings: Settings) -> None:
         self._client = client
+        self._shard = shard
         self._key = keys.events(shard)
         self._entries_max = settings.persist_batch_max
         self._block_ms = settings.persist_block_ms
 
-    async def read(self, after: StreamId, count: int | None = None) -> StreamPage:
+    async def read(self, after: StreamId, deployment: str, count: int | None = None) -> StreamPage:
         """The entries after ``after``, at most ``count`` (default ``persist_batch_max``). Does not wait.
 
         Raises:
+            ForeignStore: the shard belongs to another deployment than this one.
             StreamBehind: the stream ends before ``after``, or is gone.
         """
         most = count or self._entries_max
-        page = await self._read_page(after, most)
+        page = await self._read_page(after, deployment, most)
         entries, stream = page.entries, page.stream
         while page.entries and page.entries.size == PAGE_ENTRIES and entries and entries.size < most:
-            page = await self._read_page(entries.last, most - entries.size)
+            page = await self._read_page(entries.last, deployment, most - entries.size)
             entries = entries.followed_by(page.entries) if page.entries else entries
         return StreamPage(entries, stream)
 
-    async def _read_page(self, after: StreamId, count: int) -> StreamPage:
+    async def _read_page(self, after: StreamId, deployment: str, count: int) -> StreamPage:
         pipeline = self._client.pipeline(transaction=False)
+        pipeline.get(keys.deployment(self._shard))
         pipeline.xinfo_stream(self._key)
         pipeline.xrange(self._key, min=f"({after}", count=min(count, PAGE_ENTRIES))
-        reply, entries = await pipeline.execute(raise_on_error=False)
+        owner, reply, entries = await pipeline.execute(raise_on_error=False)
+        if isinstance(owner, Exception):
+            raise owner
+        check_owner(owner, self._shard, deployment)
         stream = parse_stream(reply)
         if isinstance(entries, Exception):
             raise entries

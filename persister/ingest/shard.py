@@ -17,6 +17,7 @@ import asyncpg
 from redis.exceptions import RedisError
 
 from engine.observability.heartbeats import State
+from engine.store.deployment_id import ForeignStore
 from persister import metrics
 from persister.heartbeat import TaskProgress
 from persister.ingest.ledger_writer import NotInitialised, OffsetMoved, open_ledger_writer
@@ -89,7 +90,7 @@ class ShardPersister:
             if _is_cancelled():  # a client may turn a cancellation into an error of its own
                 raise asyncio.CancelledError from error
             self._log_failure(error)
-            return self._stop.is_set() and isinstance(error, StreamBehind | LedgerBehind)
+            return self._stop.is_set() and isinstance(error, StreamBehind | LedgerBehind | ForeignStore)
         return True
 
     async def _serve(self) -> None:
@@ -137,10 +138,10 @@ class ShardPersister:
         """Read the entries after ``after``: the offset, or the end of a write that is under way.
 
         Raises:
-            StreamBehind: as ``StreamReader.read``.
+            StreamBehind, ForeignStore: as ``StreamReader.read``.
             LedgerBehind: entries are missing between ledger and stream.
         """
-        page = await self._reader.read(after)
+        page = await self._reader.read(after, self._writer.deployment if self._writer else "")
         missing = page.stream.missing_from(self._committed.entries) if self._committed else 0
         if missing and self._committed is not None:
             raise LedgerBehind(f"{missing} events are missing after {self._committed.id}")
@@ -256,6 +257,8 @@ def _classify(error: Exception) -> tuple[str, int]:
         return "Redis is behind the ledger: rebuild it", logging.ERROR
     if isinstance(error, LedgerBehind):
         return "the ledger has lost events that Redis had: run `redeem recover`", logging.ERROR
+    if isinstance(error, ForeignStore):
+        return "Redis belongs to another deployment than PostgreSQL: nothing is persisted", logging.ERROR
     if isinstance(error, OffsetMoved):
         return "another writer moved the offset", logging.ERROR
     if isinstance(error, NotInitialised):

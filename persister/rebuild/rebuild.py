@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 
 from engine.queries import queries
 from engine.store import keys
+from engine.store.deployment_id import ForeignStore, require_own
 from engine.store.stream import read_stream
 from persister.ingest.ledger_writer import LedgerWriter
 from persister.ingest.reader import StreamBehind, StreamReader
@@ -46,7 +47,11 @@ class RebuildRefused(Exception):
 
 
 async def rebuild(
-    settings: Settings, report: Callable[[str, int], None], *, forget_lost: bool = False
+    settings: Settings,
+    report: Callable[[str, int], None],
+    *,
+    forget_lost: bool = False,
+    replace_foreign: bool = False,
 ) -> int:
     """Rebuild Redis for ``settings.shards`` shards. Returns the number of events read.
 
@@ -59,10 +64,12 @@ async def rebuild(
         settings: with the URLs of both servers.
         report: called repeatedly with what is being done and how many.
         forget_lost: rebuild although Redis knows codes as used that the ledger does not; they become good.
+        replace_foreign: rebuild although Redis belongs to another deployment; what it has is lost.
 
     Raises:
         ShardOwned: another process writes the ledger.
-        RebuildRefused: the ledger has lost events; or holds are live, and the number of shards is to change.
+        RebuildRefused: the ledger has lost events; or holds are live, and the number of shards is to change;
+            or Redis belongs to another deployment.
         RedisError, OSError, asyncpg.PostgresError: a server cannot be used; run the rebuild again.
     """
     redis = Redis.from_url(settings.redis_url, socket_timeout=REPLY_TIMEOUT_S, decode_responses=False)
@@ -72,14 +79,17 @@ async def rebuild(
         after = settings.shards
         shards = range(max(before, after))
         await own_shards(connection, shards)
-        if not forget_lost:
+        foreign = await _is_foreign(connection, redis, before)
+        if foreign and not replace_foreign:
+            raise RebuildRefused(foreign)
+        if not forget_lost and not foreign:
             await _refuse_holes(connection, redis, before)
         if before != after:
             await _refuse_live_holds(redis, before)
         for shard in shards:
             await redis.set(keys.rebuilding(shard), 1)
             await redis.delete(keys.version(shard))
-        for shard in range(before):
+        for shard in range(0 if foreign else before):
             await _drain(connection, redis, settings, shard, before)
         await _remove_everything(redis, report)
         events = await _write_redis(connection, settings, report)
@@ -94,6 +104,17 @@ async def rebuild(
         await redis.aclose()
         await connection.close()
     return events
+
+
+async def _is_foreign(connection: Connection, redis: Redis, shards: int) -> str:
+    """Say to whom Redis belongs, if that is another deployment; empty if not."""
+    deployment = await connection.fetchval(_DEPLOYMENT["id"])
+    try:
+        for shard in range(shards):
+            await require_own(redis, shard, deployment)
+    except ForeignStore as fault:
+        return str(fault)
+    return ""
 
 
 async def _refuse_holes(connection: Connection, redis: Redis, shards: int) -> None:
@@ -122,7 +143,7 @@ async def _drain(connection: Connection, redis: Redis, settings: Settings, shard
     writer, reader = LedgerWriter(connection, shard), StreamReader(redis, shard, settings)
     offset = await writer.offset(shards)
     with contextlib.suppress(StreamBehind):
-        while entries := (await reader.read(offset.id)).entries:
+        while entries := (await reader.read(offset.id, writer.deployment)).entries:
             offset, _ = await writer.write(entries, offset)
 
 

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from engine.queries import queries
 from engine.store import keys
+from engine.store.deployment_id import require_own
 from engine.store.events import FIELDS, FORMAT_VERSION, HOLD_EVENTS
 from engine.store.stream import read_stream
 from persister.ingest.entries import StreamId, decode_entries
@@ -90,6 +91,7 @@ async def recover(
 
     Raises:
         ShardOwned: another process writes the ledger.
+        ForeignStore: Redis belongs to another deployment.
         NoRoom: the hole is too narrow.
         RedisError, OSError, asyncpg.PostgresError: a server cannot be used; a shard is closed or unchanged.
     """
@@ -98,6 +100,8 @@ async def recover(
     try:
         shards = int(await connection.fetchval(_DEPLOYMENT["shards"]))
         await own_shards(connection, range(shards))
+        for shard in range(shards):
+            await require_own(redis, shard, await connection.fetchval(_DEPLOYMENT["id"]))
         holes = await _holes(connection, redis, shards)
         if not holes:
             return []

@@ -95,7 +95,7 @@ async def test_making_and_revoking_a_key_are_acts_of_whoever_asked(plane: Contro
             assert (await ops.call("DELETE", f"/v1/keys/{made['id']}"))[0] == 200
     found = await recorded(plane, subject=f"key:{made['id']}")
     assert [act.act for act in found] == ["revoke_key", "create_key"]
-    assert found[1].details == {"name": "shop", "scopes": ["read"]}
+    assert found[1].details == {"name": "shop", "scopes": ["read"], "campaigns": None}
     async with plane.database.connection() as connection:
         caller = await connection.fetchval(
             "SELECT id FROM api_keys WHERE digest = $1", api_keys.digest(ops.key)

@@ -5,16 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from redis.asyncio import Redis
 
     from engine.control.change import ControlPlane
 
 
-async def dump_of_database(plane: ControlPlane) -> str:
-    """Return every row of every table as JSON; bytes are hex."""
+async def dump_of_database(plane: ControlPlane, *, but: Collection[str] = ()) -> str:
+    """Return every row of every table as JSON, but for some tables; bytes are hex."""
     async with plane.database.connection() as connection:
         tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-        rows = [await connection.fetch(f'SELECT to_json(t) FROM "{name}" t') for (name,) in tables]  # noqa: S608 - names from the catalogue
+        rows = [
+            await connection.fetch(f'SELECT to_json(t) FROM "{name}" t')  # noqa: S608 - from the catalogue
+            for (name,) in tables
+            if name not in but
+        ]
     return str(rows)
 
 

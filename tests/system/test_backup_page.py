@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from engine.codes import mint_keys
+from engine.observability.heartbeats import BEAT_S
 from engine.settings import Settings
 from persister.migrations import initialise, migrate, migrations_directory
 from tests.support.cli import redeem
@@ -103,6 +104,7 @@ async def back_up_between(deployment: Deployment, before: int, after: int) -> No
 
 
 async def check(deployment: Deployment) -> None:
+    await asyncio.sleep(2 * BEAT_S)  # the workers' last one may be from before they were ready
     assert "everything agrees" in await deployment.shell(BACKUP["Restore PostgreSQL"][2])
 
 
@@ -111,7 +113,7 @@ def test_each_block_of_the_pages_is_run_here() -> None:
         "Back up": 1,
         "Restore PostgreSQL": 3,
         "Events are missing": 1,
-        "The configuration is older": 2,
+        "The configuration is older": 1,
         "Reach the servers yourself": 1,
     }
     assert {heading: len(found) for heading, found in UPGRADE.items()} == {
@@ -159,7 +161,7 @@ async def test_a_restore_without_redis_makes_later_codes_valid_again(own: Settin
         lost = await asyncio.to_thread(deployment.more_codes)
     shutil.rmtree(own.data_dir / "valkey")
     await deployment.shell(UPGRADE["On one machine"][0].replace("before-upgrade.dump", "backup.dump"))
-    await deployment.shell(BACKUP["The configuration is older"][1])
+    await deployment.shell(BACKUP["The configuration is older"][0])
     async with deployment.running() as merchant:
         assert (await merchant.redeem(deployment.codes[2]))[1]["code"] == "already_redeemed"
         assert (await merchant.redeem(deployment.codes[3]))[0] == 200
@@ -169,28 +171,22 @@ async def test_a_restore_without_redis_makes_later_codes_valid_again(own: Settin
         await check(deployment)
 
 
-async def test_what_was_made_after_the_backup_is_gone_and_its_numbers_are_not_used_again(
-    own: Settings,
-) -> None:
+async def test_what_was_made_after_the_backup_comes_back_from_redis(own: Settings) -> None:
     deployment = Deployment(own)
     await back_up_between(deployment, 3, 1)
     async with deployment.running() as merchant:
         lost = await asyncio.to_thread(deployment.more_codes)
         assert (await merchant.redeem(lost[0], key="lost"))[0] == 200
     await deployment.shell(BACKUP["Restore PostgreSQL"][0])
-    async with deployment.running():
-        status, out = await run_block("redeem doctor", deployment.place, own.to_environ())
-        assert status == 1
-        assert "PostgreSQL has lost changes" in out
-    await deployment.shell(BACKUP["The configuration is older"][0])
     async with deployment.running() as merchant:
-        assert (await merchant.redeem(lost[1]))[1]["code"] == "code_not_found"
+        assert (await merchant.redeem(lost[0]))[1]["code"] == "already_redeemed"
+        assert (await merchant.redeem(lost[1]))[0] == 200
         made = await asyncio.to_thread(deployment.more_codes)
         assert not set(made) & set(lost)
         assert (await merchant.redeem(made[0]))[0] == 200
         assert (await merchant.redeem(deployment.codes[3]))[1]["code"] == "already_redeemed"
-        status, out = await run_block("redeem audit", deployment.place, own.to_environ())
-        assert (status, out.count("\ncodes: ")) == (1, 1), out
+        await deployment.all_recorded(merchant, 7)
+        await check(deployment)
 
 
 async def test_the_tables_of_an_older_version_are_brought_up_to_date(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 async def read_all(settings: Settings) -> Entries:
     client = open_stream_client(settings, settings.redis_url)
-    page = await StreamReader(client, 0, settings).read(STREAM_BEGINNING)
+    page = await StreamReader(client, 0, settings).read(STREAM_BEGINNING, "")
     await client.aclose()
     assert page.entries is not None
     return page.entries

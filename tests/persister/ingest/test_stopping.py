@@ -86,12 +86,14 @@ def deaf_reads(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """
     begun, read = asyncio.Event(), StreamReader.read
 
-    async def hang(self: StreamReader, after: StreamId, count: int | None = None) -> reader.StreamPage:
+    async def hang(
+        self: StreamReader, after: StreamId, deployment: str, count: int | None = None
+    ) -> reader.StreamPage:
         begun.set()
         for _ in range(2):
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.Event().wait()
-        return await read(self, after, count)
+        return await read(self, after, deployment, count)
 
     monkeypatch.setattr(StreamReader, "read", hang)
     return begun
@@ -110,14 +112,16 @@ async def test_a_cancellation_that_was_lost_is_heeded_all_the_same(
 ) -> None:
     read, task, lost = StreamReader.read, asyncio.current_task(), asyncio.Event()
 
-    async def lose(self: StreamReader, after: StreamId, count: int | None = None) -> reader.StreamPage:
+    async def lose(
+        self: StreamReader, after: StreamId, deployment: str, count: int | None = None
+    ) -> reader.StreamPage:
         asked = asyncio.current_task()
         if asked is not None and asked is task:
             with contextlib.suppress(asyncio.CancelledError):
                 asked.cancel()
                 await asyncio.sleep(0)
             lost.set()
-        return await read(self, after, count)
+        return await read(self, after, deployment, count)
 
     monkeypatch.setattr(StreamReader, "read", lose)
     persister = ShardPersister(0, settings, settings.redis_url, settings.database_url, asyncio.Event())

@@ -240,6 +240,8 @@ async def test_a_million_redemptions_are_restored(plane: ControlPlane) -> None:
             now_ms + count // 100,
             count,
         )
+        total = "INSERT INTO campaign_totals VALUES ($1, 0, 'redeemed', $2, 0)"
+        await connection.execute(total, campaign, count)
     began = time.perf_counter()
     assert await rebuilt(plane) == count
     seconds = time.perf_counter() - began

@@ -1,0 +1,50 @@
+-- Used by engine/control/configuration_recovery.py. $-values of the upserts end with the version.
+
+-- name: lock
+SELECT control_version, shards, id::text AS id FROM deployment FOR UPDATE;
+
+-- name: versions
+SELECT 'campaign:' || id AS field, version FROM campaigns
+UNION ALL SELECT 'batch:' || id, version FROM batches
+UNION ALL SELECT 'key:' || id, version FROM api_keys
+UNION ALL SELECT 'void:' || id, version FROM voids;
+
+-- name: campaign
+INSERT INTO campaigns (
+    id, name, kind, state, amount, currency, max_uses, stock, per_user_limit, budget, starts_at, ends_at, pinned_shard, version
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+ON CONFLICT (id) DO UPDATE
+SET state = excluded.state, amount = excluded.amount, currency = excluded.currency, max_uses = excluded.max_uses,
+    stock = excluded.stock, per_user_limit = excluded.per_user_limit, budget = excluded.budget,
+    starts_at = excluded.starts_at, ends_at = excluded.ends_at, pinned_shard = excluded.pinned_shard,
+    version = excluded.version;
+
+-- name: mint_key
+INSERT INTO mint_keys (name, check_value) VALUES ($1, $2) ON CONFLICT DO NOTHING;
+
+-- name: batch
+INSERT INTO batches (id, campaign, count, format, prefix, mint_key, created_by, version)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+ON CONFLICT (id) DO UPDATE SET version = excluded.version;
+
+-- name: api_key
+INSERT INTO api_keys (id, name, digest, scopes, campaigns, revoked_at, version)
+VALUES ($1, $2, $3, $4, $5, CASE WHEN $6::boolean THEN now() END, $7)
+ON CONFLICT (id) DO UPDATE
+SET name = excluded.name, scopes = excluded.scopes, campaigns = excluded.campaigns,
+    revoked_at = coalesce(api_keys.revoked_at, excluded.revoked_at), version = excluded.version;
+
+-- name: void
+INSERT INTO voids (id, batch, first_serial, last_serial, void, reason, actor, version)
+VALUES ($1, $2, $3, $4, $5, $6, $6, $7)
+ON CONFLICT DO NOTHING;
+
+-- name: finish
+-- Versions and numbers go on after everything that Redis knows of. A number of a batch may have been used by an import.
+SELECT setval('campaign_ids', greatest(
+           nextval('campaign_ids'), (SELECT coalesce(max(substr(id, 5)::bigint), 0) + 1 FROM campaigns)), false),
+       setval('batch_ids', greatest(nextval('batch_ids'), (SELECT coalesce(max(id), -1) + 1 FROM batches), $1::int), false),
+       setval('voids_id_seq', greatest(nextval('voids_id_seq'), (SELECT coalesce(max(id), 0) + 1 FROM voids)), false);
+
+-- name: raise_version
+UPDATE deployment SET control_version = greatest(control_version, $1);

@@ -1,0 +1,86 @@
+"""Configuration that PostgreSQL has lost comes back from Redis, and no number is used again (P8)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from engine.control import api_keys, campaigns
+from engine.control.campaigns import CampaignChange
+from engine.control.configuration_recovery import recover_configuration
+from engine.control.republishing import Health, republish
+from engine.errors import StoreUnavailable
+from engine.store import keys
+from engine.store.deployment_id import ForeignStore
+from tests.support.backups import Backups
+from tests.support.deployment import engine_in_process, issue, mint_batch
+
+if TYPE_CHECKING:
+    from engine.control.change import ControlPlane
+    from tests.support.servers import Servers
+
+SCOPES = ("redeem", "read", "admin")
+
+
+@pytest.fixture
+def database_url(fresh_database_url: str) -> str:
+    """One that may be replaced."""
+    return fresh_database_url
+
+
+@pytest.fixture
+def backups(servers: Servers, database_url: str) -> Backups:
+    return Backups(servers, database_url)
+
+
+async def configuration(plane: ControlPlane) -> dict[str, Any]:
+    """What Redis has: nothing of it may change by a recovery."""
+    control: Any = await plane.redis.hgetall(keys.control())
+    return {field.decode(): value for field, value in control.items()}
+
+
+async def test_all_kinds_of_changes_come_back(plane: ControlPlane, backups: Backups) -> None:
+    old, (first, *_) = await issue(plane, 3)
+    backup = await backups.take()
+    new, codes = await issue(
+        plane, 5, kind="balance", amount=1000, currency="EUR", budget=9000, ends_at="2099-01-01T00:00:00Z"
+    )
+    batch, more = await mint_batch(plane, new, 5)
+    async with engine_in_process(plane, scopes=SCOPES) as merchant:
+        body = {"batch": batch, "first_serial": 2, "last_serial": 3, "reason": "leaked"}
+        assert (await merchant.call("POST", "/v1/codes/void", json=body))[0] == 200
+        other = (await api_keys.create(plane, "other", ("read",))).value.api_key.id
+        await api_keys.revoke(plane, other)
+        await campaigns.update(plane, old, CampaignChange(state="paused"))
+        before = await configuration(plane)
+        await backups.restore(backup)
+        with pytest.raises(StoreUnavailable, match="lost changes"):
+            await issue(plane, 1)
+        assert await republish(plane) is Health.RECOVERED
+        assert await republish(plane) is Health.CURRENT
+        assert await configuration(plane) == before
+        assert (await campaigns.get(plane, old)).state == "paused"
+        restored = await campaigns.get(plane, new)
+        assert (restored.name, restored.kind, restored.budget) == (new, "balance", 9000)
+        assert str(restored.ends_at) == "2099-01-01 00:00:00+00:00"
+        status, page = await merchant.call("GET", "/v1/audit-log?act=recover_configuration")
+        assert status == 200
+        assert f"campaign:{new}" in page["items"][0]["details"]["restored"]
+        assert (await merchant.redeem(first))[1]["code"] == "campaign_inactive"
+        assert (await merchant.redeem(more[2], amount=5))[1]["code"] == "code_void"
+        assert (await merchant.redeem(codes[0], amount=5))[0] == 200
+    later, made = await mint_batch(plane, new, 2)
+    assert later == batch + 1
+    assert not set(made) & {*codes, *more}
+    another, _ = await issue(plane, 1)
+    assert another not in {old, new}
+
+
+async def test_another_deployments_configuration_is_not_taken(plane: ControlPlane) -> None:
+    await issue(plane, 1)
+    await plane.redis.set(keys.version(0), 100)
+    await plane.redis.set(keys.deployment(0), "another")
+    with pytest.raises(ForeignStore, match="deployment another"):
+        await recover_configuration(plane)
+    assert await republish(plane) is Health.FOREIGN
