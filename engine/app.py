@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from engine.api.headers import durability_headers
+from engine.api.headers import SERVER, durability_headers
 from engine.api.request_ids import HEADER
 from engine.control.change import ControlPlane
 from engine.control.republishing import keep_republishing
@@ -147,8 +147,11 @@ def _adding(
     async def add(request: web.Request, response: web.StreamResponse) -> None:
         """Add the request's id to every answer, and to that of a change that it may be lost."""
         response.headers[HEADER] = id_of(request)
+        response.headers["Server"] = SERVER
         if request.method not in {"GET", "HEAD"}:
             response.headers.update(headers)
+        elif request.path.startswith("/v1/"):
+            response.headers["Cache-Control"] = "no-store"  # it names users
 
     return add
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ def run_program(run: Callable[[Settings], Coroutine[Any, Any, None]], *required:
     ``required`` names the settings that must not be empty. If a setting is wrong, one line goes to stderr and
     the status is ``EXIT_USAGE``.
     """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # memory has names of users, and secrets of webhooks
     try:
         settings = load(os.environ)
         for name in required:

@@ -11,6 +11,8 @@ from engine.encoding import JSON_TYPE
 if TYPE_CHECKING:
     from engine.settings import Settings
 
+SERVER: Final = "redeem"
+"""Without versions, which help only attackers."""
 CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}  # RFC 9110, section 11.6.1
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import resource
 from typing import Any, Final
 
 import click
@@ -95,6 +96,7 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
         """Run a command. With REDEEM_LOG_LEVEL=debug, an unexpected exception keeps its traceback."""
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # memory has mint keys
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.Abort, click.exceptions.Exit):

@@ -37,7 +37,7 @@ _PARAMETERS: Final = ("after", "limit", "wait_s", "type", "campaign")
 _DIGITS_MAX: Final = 10
 _CAMPAIGNS_MAX: Final = 100
 _END_S: Final = 1.0
-_LOOK_S: Final = 1.0  # how often a waiting handler checks whether its reader has gone
+_LOOK_S: Final = 0.5  # how often a waiting handler checks its reader and its reader's key
 
 
 def routes() -> list[Route]:
@@ -81,11 +81,24 @@ async def _awaited(request: web.Request, feed: Feed, asked: _Asked, page: FeedPa
         left_s = deadline - clock()
         if left_s <= 0:
             break
+        await _require_key(request)
         if behind:  # the filter removed all events of the last page
             page = await feed.page(cursor, asked.wanted)
         elif await feed.wait(cursor, min(left_s, _LOOK_S)):
             page = await feed.page(cursor, asked.wanted, shared=True)
+    await _require_key(request)
     return page
+
+
+async def _require_key(request: web.Request) -> None:
+    """Check the reader's key again: nothing is delivered after it was revoked.
+
+    Raises:
+        Refusal: the key was revoked.
+    """
+    with contextlib.suppress(StoreUnavailable):
+        authorization = request.headers.get("Authorization")
+        await services_of(request).authenticator.authorize_change(authorization, SCOPE)
 
 
 class _Stream:
@@ -98,6 +111,7 @@ class _Stream:
         self._settings = settings
         self._clock = asyncio.get_running_loop().time
         self._beat_at = self._clock() + settings.feed_heartbeat_s
+        self._look_at = self._clock() + _LOOK_S
         headers = NO_STORE | {"Content-Type": f"{STREAM_TYPE}; charset=utf-8", "X-Accel-Buffering": "no"}
         self._response = web.StreamResponse(headers=headers)
 
@@ -118,6 +132,7 @@ class _Stream:
         cursor = self._asked.cursor
         while not self._feed.closing:
             if page.items:
+                await _require_key(self._request)
                 await self._write(_blocks(cursor, page.items))
             behind, cursor = page.next != cursor, page.next
             await self._beat(cursor)
@@ -139,15 +154,15 @@ class _Stream:
         return FeedPage([], cursor)
 
     async def _beat(self, cursor: Cursor) -> None:
-        """Check the reader's key and send a heartbeat with the cursor, every ``feed_heartbeat_s``."""
+        """Check the reader's key. Every ``feed_heartbeat_s``, send a heartbeat with the cursor."""
         if _gone(self._request):
             raise ConnectionResetError
+        if self._clock() >= self._look_at:
+            self._look_at = self._clock() + _LOOK_S
+            await _require_key(self._request)
         if self._clock() < self._beat_at:
             return
         self._beat_at = self._clock() + self._settings.feed_heartbeat_s
-        with contextlib.suppress(StoreUnavailable):
-            authorization = self._request.headers.get("Authorization")
-            await services_of(self._request).authenticator.authorize_change(authorization, SCOPE)
         await self._write(b": heartbeat\nid: %b\n\n" % str(cursor).encode())
 
     async def _end(self) -> None:

@@ -7,10 +7,8 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from aiohttp.http import SERVER_SOFTWARE
-
 from engine.api.answers import encode_outcome
-from engine.api.headers import durability_headers, response_headers
+from engine.api.headers import SERVER, durability_headers, response_headers
 from engine.api.request_ids import HEADER
 
 if TYPE_CHECKING:
@@ -45,7 +43,7 @@ class Answers:
         headers = {
             **response_headers(status, retry_after_s),
             "Date": formatdate(self._second, usegmt=True),
-            "Server": SERVER_SOFTWARE,
+            "Server": SERVER,
             **self._always,
             **({"Connection": "close"} if is_last else {}),
         }

@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 
+from engine.api.headers import SERVER
 from engine.api.problems import PROBLEM_TYPE, plain_problem, problem
 from engine.api.request_ids import HEADER, make_request_id
 from engine.lane.head import BLANK, LINE
@@ -267,7 +268,9 @@ def _not_http() -> web.Response:
 
 def _last(status: int, body: bytes) -> web.Response:
     """An answer that closes the connection."""
-    response = web.Response(status=status, body=body, content_type=PROBLEM_TYPE)
+    response = web.Response(
+        status=status, body=body, headers={"Server": SERVER, "Content-Type": PROBLEM_TYPE}
+    )
     response.force_close()
     return response
 

@@ -8,6 +8,7 @@ import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from engine.control import api_keys
+from engine.http import events
 from engine.ledger.feed import Cursor
 from engine.ledger.feed_readers import Feed
 from engine.store.configuration import SCOPES
@@ -84,12 +85,50 @@ async def test_an_idle_stream_beats_and_says_how_far_it_is(plane: ControlPlane, 
 
 async def test_a_stream_ends_when_its_key_is_revoked(plane: ControlPlane) -> None:
     async with (
-        engine_in_process(plane, scopes=SCOPES, feed_heartbeat_s=1) as merchant,
+        engine_in_process(plane, scopes=SCOPES, feed_heartbeat_s=3600) as merchant,
         streaming(merchant) as stream,
     ):
         await api_keys.revoke(plane, "key_" + merchant.key.split("_")[1])
-        while await stream.message():
-            pass
+        async with asyncio.timeout(TIMEOUT_S):
+            while await stream.message():
+                pass
+
+
+async def test_a_stream_delivers_nothing_after_its_key_was_revoked(
+    plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even what comes before the next look at the key."""
+    monkeypatch.setattr(events, "_LOOK_S", 3600)
+    async with (
+        engine_in_process(plane, scopes=SCOPES, feed_heartbeat_s=3600) as merchant,
+        streaming(merchant) as stream,
+    ):
+        await api_keys.revoke(plane, "key_" + merchant.key.split("_")[1])
+        await add_events(redis, 1)
+        await persist(plane.settings)
+        async with asyncio.timeout(TIMEOUT_S):
+            assert await stream.message() is None
+
+
+async def test_a_long_poll_delivers_nothing_after_its_key_was_revoked(
+    plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_LOOK_S", 3600)
+    awaited, waits = events._awaited, asyncio.Event()
+
+    async def wait(*arguments: Any) -> Any:  # noqa: ANN401 - those of the function it stands before
+        waits.set()
+        return await awaited(*arguments)
+
+    monkeypatch.setattr(events, "_awaited", wait)
+    async with engine_in_process(plane, scopes=SCOPES) as merchant:
+        polled = asyncio.create_task(merchant.call("GET", "/v1/events?wait_s=30"))
+        await waits.wait()
+        await api_keys.revoke(plane, "key_" + merchant.key.split("_")[1])
+        await add_events(redis, 1)
+        await persist(plane.settings)
+        status, body = await polled
+        assert (status, body["code"]) == (401, "unauthenticated")
 
 
 async def test_a_stream_lasts_while_postgresql_is_away(
