@@ -38,12 +38,15 @@ if TYPE_CHECKING:
 
     from engine.database import Database
     from engine.http.services import Services
+    from engine.redemption.core import Core
     from engine.settings import Settings
 
 _log = logging.getLogger("engine.worker")  # __name__ is __main__ here
 BACKLOG = 4096
 GC_ALLOCATIONS = 50_000
 SIGN_OFF_TIMEOUT_S = 1.0
+CONNECT_WAIT_S = 5.0
+CONNECT_POLL_S = 0.01
 
 
 @contextlib.asynccontextmanager
@@ -63,6 +66,7 @@ async def serving(settings: Settings, metrics_dir: Path | None, name: str = "") 
         connections = Connections(runner.server, settings, services.core.dispatcher.telemetry)
         redeem = functools.partial(redeem_at_once, services)
         lanes = Lanes(connections, redeem, services.core.contains_code, settings)
+        await _until_connected(services.core)
         listener = await loop.create_server(
             lanes if settings.fast_lane else connections,
             settings.host,
@@ -79,6 +83,17 @@ async def serving(settings: Settings, metrics_dir: Path | None, name: str = "") 
         finally:
             listener.close()
             await asyncio.gather(lanes.close(settings.stop_timeout_s / 2), runner.cleanup())
+
+
+async def _until_connected(core: Core) -> None:
+    """Wait until every shard is connected, so that the first redemptions find one.
+
+    Not for long, and not for a Redis that is unsafe: then the worker serves, and says that it is not ready.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CONNECT_WAIT_S):
+            while not (core.dispatcher.ready or core.configuration.store_unsafe):  # noqa: ASYNC110 - once
+                await asyncio.sleep(CONNECT_POLL_S)
 
 
 async def _run(settings: Settings, ready_file: Path | None) -> None:

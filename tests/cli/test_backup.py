@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from engine.cli.postgres_tools import _without_password, with_database
+from engine.observability.heartbeats import ProcessRole, Sign, State, beat, read_signs
 from tests.support.cli import Cli
 
 if TYPE_CHECKING:
@@ -83,6 +84,21 @@ async def test_a_restore_is_in_the_audit_log_and_the_former_database_stays(
     server = await asyncpg.connect(database_url)
     await server.execute(f'DROP DATABASE "{former}"')
     await server.close()
+
+
+async def test_a_restored_database_knows_no_processes_of_before(cli: Cli, database_url: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    await beat(connection, ProcessRole.WORKER, "before", [Sign(State.ACTIVE)])
+    assert len((await read_signs(connection)).beats) == 1
+    await connection.close()
+    await cli.done("backup", "b.dump")
+    before = await databases(database_url)
+    await cli.done("restore", "b.dump", "--yes")
+    (former,) = await databases(database_url) - before
+    connection = await asyncpg.connect(database_url)
+    assert (await read_signs(connection)).beats == []
+    await connection.execute(f'DROP DATABASE "{former}"')
+    await connection.close()
 
 
 @pytest.mark.parametrize(

@@ -196,3 +196,29 @@ async def test_the_log_of_redeem_up_is_json_with_the_process_of_each_line(
             assert await stopped(process) == 0
     assert {line["process"] for line in lines()} == {"supervisor", "persister", "deliverer", "worker-0"}
     assert all(line["at"] and line["level"] and line["event"] for line in lines())
+
+
+async def test_ready_is_not_said_before_redemptions_are_accepted(
+    settings: Settings, redis: Redis, database: Database
+) -> None:
+    await publish(redis, database)
+    loads = asyncio.Event()
+
+    def hold_scripts(_connection: int, way: Way, data: bytes) -> Fate:
+        if way is Way.TO_SERVER and b"SCRIPT" in data and b"LOAD" in data:
+            loads.set()
+            return Fate.HOLD
+        return Fate.PASS
+
+    async with Proxy(settings.redis_url) as proxy:
+        proxy.rule = hold_scripts
+        through = replace(settings, port=0, workers=1, redis_url=proxy.url)
+        with Process(through, "engine.cli", "serve") as process:
+            await wait_until_async(loads.is_set)
+            with pytest.raises(TimeoutError):
+                await asyncio.to_thread(process.line, 1)
+            proxy.release()
+            url = (await asyncio.to_thread(process.line)).removeprefix("ready ")
+            async with aiohttp.request("GET", f"{url}/readyz") as response:
+                assert response.status == 200
+            assert await stopped(process) == 0
