@@ -111,6 +111,9 @@ class Settings:
     order_length_max: int = _setting(128, "maximum characters of an order", least=1)
     idempotency_key_length_max: int = _setting(255, "maximum characters of an Idempotency-Key", least=1)
     metadata_bytes_max: int = _setting(4096, "maximum size of a request's metadata as JSON", least=2)
+    metadata_kept: bool = _setting(
+        default=False, help_text="keep the metadata of redemptions and holds, and return it in records"
+    )
     page_limit_max: int = _setting(1000, "maximum items on one page of a list", least=1)
     tail_scan_max: int = _setting(
         10_000, "maximum stream entries that a list reads to find redemptions not yet in the ledger", least=1

@@ -17,7 +17,7 @@ local function answer_held(id, hold_amount, expires_at_ms, left)
 end
 
 -- A hold on a balance may be renewed with another amount: the old amount is given back first.
-local function renew(campaign, hold, expires_at_ms)
+local function renew(campaign, hold, expires_at_ms, metadata)
     local taken, left = hold.amount, nil
     if campaign.kind == 'balance' then
         local refusal
@@ -32,11 +32,11 @@ local function renew(campaign, hold, expires_at_ms)
         return ANSWER.invalid_amount
     end
     keep_hold(campaign, hold.id, expires_at_ms, taken)
-    add_event('held', shard .. '-' .. hold.id, campaign, taken)
+    add_event('held', shard .. '-' .. hold.id, campaign, taken, nil, metadata)
     return answer_held(hold.id, taken, expires_at_ms, left)
 end
 
-local function hold_code(ttl_ms)
+local function hold_code(ttl_ms, metadata)
     local campaign = read_campaign()
     local refusal = refusal_of_campaign(campaign)
     if refusal then
@@ -50,7 +50,7 @@ local function hold_code(ttl_ms)
     end
     local hold = find_hold(campaign)
     if hold then
-        return refusal_of_hold(hold) or renew(campaign, hold, expires_at_ms)
+        return refusal_of_hold(hold) or renew(campaign, hold, expires_at_ms, metadata)
     elseif state == HELD then -- prepared for a combined order (lib/prepared.lua)
         return ANSWER.held_by_another_order .. ' 1'
     end
@@ -63,9 +63,9 @@ local function hold_code(ttl_ms)
     if campaign.kind == 'single' then
         set_state(HELD)
     end
-    local id = add_event('held', nil, campaign, taken)
+    local id = add_event('held', nil, campaign, taken, nil, metadata)
     keep_hold(campaign, id, expires_at_ms, taken)
     return answer_held(id, taken, expires_at_ms, left)
 end
 
-return answer_each(hold_code, 1)
+return answer_each(hold_code, 2)

@@ -15,7 +15,7 @@ local function use_up(hold)
     work.held[attempt.batch .. ':' .. attempt.serial] = REMOVED
 end
 
-local function prepare(prepared_at, nonce, transaction)
+local function prepare(metadata, prepared_at, nonce, transaction)
     record_at, record_name, record_transaction = prepared_at, nonce, transaction
     local campaign, field = read_campaign(), prepared_field()
     if campaign.kind == 'single' and prepared_by_us[field] then
@@ -36,12 +36,12 @@ local function prepare(prepared_at, nonce, transaction)
     prepared_by_us[field] = true
     parts[#parts + 1] = {
         campaign.id, attempt.batch, attempt.serial, attempt.last4, attempt.user, text(taken), text(left),
-        hold and hold.id or '', hold and hold.record or '',
+        hold and hold.id or '', hold and hold.record or '', metadata,
     }
     return ANSWER.prepared
 end
 
-local reply = answer_together(prepare, 3, ANSWER.prepared)
+local reply = answer_together(prepare, 4, ANSWER.prepared)
 if string.match(reply[2], '^%S+') == ANSWER.prepared then
     redis.call('HSET', KEYS[record_at], record_name, cmsgpack.pack({ record_transaction, parts }))
 end

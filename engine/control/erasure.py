@@ -65,6 +65,7 @@ async def erase(plane: ControlPlane, user: str, *, actor: str, reason: str | Non
     async with plane.database.transaction() as connection:
         if plane.idempotency is not None:
             await plane.idempotency.claim(connection)
+        await connection.execute(_SQL["erase_metadata"], user, timeout=timeout_s)
         done = await connection.execute(_SQL["erase"], user, pseudonym, timeout=timeout_s)
         of_rejects = await connection.execute(_SQL["erase_rejects"], user.encode(), pseudonym.encode())
         erasure = Erasure(user=pseudonym, events=_rows(done) + _rows(of_rejects))

@@ -1,3 +1,9 @@
+-- name: erase_metadata
+-- Before erase: metadata is found by the name.
+DELETE FROM event_metadata AS m USING ledger AS l
+WHERE l.user_id = $1 AND l.user_id <> ''
+  AND (m.shard, m.stream_ms, m.stream_seq) = (l.shard, l.stream_ms, l.stream_seq);
+
 -- name: erase
 -- The chain (persister/ingest/chain.py) stays valid: user_seal becomes the hash that the chain has of the name.
 UPDATE ledger SET user_id = $2, user_seal = CASE octet_length(user_seal)

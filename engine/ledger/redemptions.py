@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import orjson
+
 from engine.errors import Refusal, StoreUnavailable, not_a_cursor
 from engine.ledger.record import HistoryEntry, Position, RedemptionRecord, given_back_in, record_in
 from engine.ledger.stream_tail import behind, event_at, ledger_offsets, read_tail, with_given_back
@@ -16,6 +18,8 @@ from engine.store import events
 from engine.store.events import REDEMPTIONS, ROLLED_BACK, EventId
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from redis.asyncio import Redis
 
     from engine.database import Database
@@ -88,11 +92,13 @@ class Records:
         if found is None:
             raise Refusal("redemption_not_found")
         (found,) = await with_given_back(self._redis, [found])
+        metadata = {} if ledger_away else await self._metadata([found])
         in_history = given_back_in(history)
         if found.given_back is not None and (in_history is None or in_history < found.given_back):
             history = await self._whole_history(event_id, history, ledger_away=ledger_away)
             found = found.knowing(given_back_in(history))
-        return found.document() | {"history": [since.document() for since in history]}
+        document = found.document() | {"metadata": _metadata_of(found, metadata)}
+        return document | {"history": [since.document() for since in history]}
 
     async def _whole_history(
         self, event_id: EventId, known: list[HistoryEntry], *, ledger_away: bool
@@ -149,8 +155,21 @@ class Records:
             if len(shown) > limit:
                 end = shown[limit - 1].position
                 break
-        items = [item.document() for item in shown[:limit]]
+        metadata = await self._metadata(shown[:limit])
+        items = [item.document() | {"metadata": _metadata_of(item, metadata)} for item in shown[:limit]]
         return RecordPage(items, None if end is None else str(end.event_id))
+
+    async def _metadata(self, found: list[RedemptionRecord]) -> dict[str, str]:
+        """Return the metadata of these redemptions and of the holds that they were, as JSON, by event id."""
+        named = [item.event.id for item in found if item.event.metadata is None]
+        holds = [events.parse_id(item.event.hold) for item in found if item.event.hold is not None]
+        ids = [*named, *(hold for hold in holds if hold is not None)]
+        if not ids:
+            return {}
+        columns = ([getattr(event_id, name) for event_id in ids] for name in EventId._fields)
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(_SQL["metadata"], *columns)
+        return {row["id"]: row["metadata"] for row in rows}
 
     async def _in_streams(self, wanted: RedemptionFilter, before: Position) -> tuple[_Candidates, set[str]]:
         """Read what only the streams have: redemptions; for some states also the ids with new rollbacks."""
@@ -189,6 +208,13 @@ class Records:
         found = [record_in(row) for row in rows]
         more = bool(rows) and (len(rows) == limit + 1 or rows[-1]["number"] == look_at)
         return _Candidates(found, found[-1].position if more else None)
+
+
+def _metadata_of(item: RedemptionRecord, known: Mapping[str, str]) -> Any:  # noqa: ANN401 - JSON
+    """The metadata of a redemption, else that of the hold that was confirmed; None if none is kept."""
+    event = item.event
+    kept = event.metadata or known.get(str(event.id)) or known.get(event.hold or "")
+    return None if kept is None else orjson.loads(kept)
 
 
 async def _history(connection: Connection, event_id: EventId) -> list[HistoryEntry]:

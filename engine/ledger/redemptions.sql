@@ -53,3 +53,8 @@ ORDER BY stream_ms DESC, shard DESC, stream_seq DESC LIMIT $8;
 
 -- name: offsets
 SELECT shard, stream_ms, stream_seq FROM ledger_offsets ORDER BY shard;
+
+-- name: metadata
+SELECT m.shard || '-' || m.stream_ms || '-' || m.stream_seq AS id, m.metadata
+FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) AS named (shard, stream_ms, stream_seq)
+JOIN event_metadata AS m USING (shard, stream_ms, stream_seq);

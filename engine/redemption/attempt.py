@@ -6,9 +6,10 @@ into the script call.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from engine.api.outcomes import Refused, Retry
+from engine.encoding import canonical
 from engine.errors import Fault, Overloaded, StoreUnavailable
 from engine.lookup.decoder import masked
 from engine.lookup.resolver import PendingLookup
@@ -43,8 +44,8 @@ class Attempt(CallFields, PendingLookup):
 
     __slots__ = (
         "actor", "amount", "api_key", "asserted", "batch", "campaign", "configuration", "dispatcher",
-        "fingerprint", "idempotency_name", "key", "key_reserved", "last4", "location", "on_done", "order",
-        "serial", "user",
+        "fingerprint", "idempotency_name", "key", "key_reserved", "last4", "location", "metadata", "on_done",
+        "order", "serial", "user",
     )  # fmt: skip
 
     success: ClassVar[str]
@@ -61,8 +62,11 @@ class Attempt(CallFields, PendingLookup):
         key: str | None = None,
         actor: str = "",
         asserted: Assertions | None = None,
+        metadata: dict[str, Any] | None = None,
     ) -> None:
         self.dispatcher = dispatcher
+        kept = metadata is not None and dispatcher.settings.metadata_kept
+        self.metadata = canonical(metadata).decode() if kept else ""  # as JSON; empty if it is not kept
         self.asserted = asserted
         self.configuration = dispatcher.configuration
         self.api_key = api_key

@@ -52,6 +52,8 @@ class CallFields:
     # Whether the attempt is refused if the code's batch or range is void. If False, only the code's own state
     # counts.
     heeds_voids: ClassVar[bool] = True
+    # Whether the script's first own field is the metadata to keep.
+    sends_metadata: ClassVar[bool] = False
 
     configuration: ConfigurationCache
     campaign: CachedCampaign
@@ -67,9 +69,10 @@ class CallFields:
     idempotency_name: str
     fingerprint: bytes
     key_reserved: bool
+    metadata: str
 
     def write_to(self, call: Call) -> None:
-        """Append the fields that every script takes, in the order of ``_FIELDS``."""
+        """Append the fields that every script takes, in the order of ``_FIELDS``; then perhaps metadata."""
         shard = self.location.shard
         campaign_at = state_at = used_at = users_at = idempotency_at = idempotency_before_at = 0
         used_field = user_digest_at = idempotency_digest_at = fingerprint_at = 0
@@ -113,3 +116,5 @@ class CallFields:
             self.key or "",
             self.actor,
         )
+        if self.sends_metadata:
+            call.fields.append(self.metadata)

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from engine.api.bodies import RedeemRequest
 from engine.api.outcomes import RedeemedTogether, Refused, RefusedTogether
+from engine.encoding import canonical
 from engine.errors import Fault, Refusal, StoreUnavailable
 from engine.redemption.call_fields import load_script
+from engine.redemption.core import strings_in
 from engine.redemption.cross_shard import CombinedOrder, redeem_across_shards
 from engine.redemption.redeem import Redemption, client_context, redeemed
 from engine.store import idempotency
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 class Combined:
     """An attempt to redeem several codes of one shard. The batcher sees one attempt."""
 
-    script = load_script("combined")
+    script = load_script("combined", "metadata")
     on_done: OnDone
 
     def __init__(self, dispatcher: Dispatcher, order: CombinedOrder) -> None:
@@ -98,9 +100,12 @@ async def redeem_together(
     """Redeem all codes of a request, or none. A fault is returned as a ``Refused`` with its code."""
     dispatcher = core.dispatcher
     deadline = dispatcher.deadline()
-    lookups = await asyncio.gather(
-        *(_find(core, item.code, request.user, request.order, key) for item in request.codes)
-    )
+    stored = [request.user, request.order, key]
+    kept = ""
+    if request.metadata is not None and core.settings.metadata_kept:
+        kept = canonical(request.metadata).decode()
+        stored += [kept, *strings_in(request.metadata)]
+    lookups = await asyncio.gather(*(_find(core, item.code, *stored) for item in request.codes))
     lookups = [
         result if isinstance(result, str) or api_key.may_use(result.batch.campaign) else "code_not_found"
         for result in lookups
@@ -108,7 +113,7 @@ async def redeem_together(
     if refusals := {at: result for at, result in enumerate(lookups) if isinstance(result, str)}:
         return _counted(dispatcher, RefusedTogether(refusals))
     try:
-        core.refuse_codes(request.user, request.order, key)
+        core.refuse_codes(request.user, request.order, key, reason=kept)
     except Refusal as refusal:
         return _counted(dispatcher, Refused(refusal.code, refusal.detail))
     if not core.configuration.is_valid(api_key):  # it may have been revoked during the look-ups

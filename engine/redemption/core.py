@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import unicodedata
+from itertools import chain
 from typing import TYPE_CHECKING, Final, Protocol
+
+import orjson
 
 from engine.api.outcomes import Refused
 from engine.codes.formats import all_symbols, normalise
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 
 _REPEATED: Final = "The code must not appear in another field or in the Idempotency-Key."
+_IN_METADATA: Final = "A code must not appear in metadata: this deployment keeps it."
 _ANOTHER: Final = "A code must not appear in user, order, reason or Idempotency-Key."
 
 
@@ -69,8 +73,15 @@ class Core:
             attempt.finish("malformed_request", Refused("malformed_request", _REPEATED))
         elif self._resolver.contains_issued((attempt.user, attempt.order, attempt.key)):
             attempt.finish("malformed_request", Refused("malformed_request", _ANOTHER))
+        elif attempt.metadata and self._keeps_code(attempt.normalised, attempt.metadata):
+            attempt.finish("malformed_request", Refused("malformed_request", _IN_METADATA))
         else:
             self._resolver.find(attempt)
+
+    def _keeps_code(self, normalised: bytes, metadata: str) -> bool:
+        """Whether metadata that is to be kept contains this code, or a minted one."""
+        texts = [metadata, *strings_in(orjson.loads(metadata))]
+        return _repeats_code(normalised, *texts) or self._resolver.contains_issued([metadata], anywhere=True)
 
     async def answer(self, attempt: Attempt, code: str) -> Outcome:
         """Do the same as ``submit``, and return the outcome."""
@@ -172,6 +183,15 @@ class _Lookup(PendingLookup):
     def _raise(self, error: Exception) -> None:
         if not self.answered.done():
             self.answered.set_exception(error)
+
+
+def strings_in(value: object) -> list[str]:
+    """Return all strings in a JSON value, names of fields included."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return [*value, *chain.from_iterable(map(strings_in, value.values()))]
+    return list(chain.from_iterable(map(strings_in, value))) if isinstance(value, list) else []
 
 
 def _repeats_code(normalised: bytes, *texts: str | None) -> bool:

@@ -33,7 +33,7 @@ class Hold(Attempt):
     """An attempt to hold a code for an order, or to renew the hold of that order."""
 
     __slots__ = ("request", "ttl_s")
-    script = load_script("hold", "ttl_ms")
+    script = load_script("hold", "ttl_ms", "metadata")
     success = "held"
 
     def __init__(
@@ -47,6 +47,7 @@ class Hold(Attempt):
             order=request.order,
             key=key,
             asserted=Assertions.of(request),
+            metadata=request.metadata,
         )
         self.request = request
         self.ttl_s = dispatcher.settings.hold_ttl_s if request.ttl_s is None else request.ttl_s
@@ -59,7 +60,7 @@ class Hold(Attempt):
     def write_to(self, call: Call) -> None:
         """Append the fields of ``hold.lua``."""
         super().write_to(call)
-        call.fields.append(self.ttl_s * 1000)
+        call.fields += (self.ttl_s * 1000, self.metadata)
 
     def succeeded(self, words: list[str], *, replayed: bool) -> Held:
         """The hold."""

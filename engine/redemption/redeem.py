@@ -25,8 +25,9 @@ class Redemption(Attempt):
     """An attempt to redeem a code."""
 
     __slots__ = ("request",)
-    script = load_script("redeem")
+    script = load_script("redeem", "metadata")
     success = "redeemed"
+    sends_metadata = True
 
     def __init__(
         self, dispatcher: Dispatcher, request: RedeemRequest, key: str | None, api_key: CachedKey
@@ -39,6 +40,7 @@ class Redemption(Attempt):
             order=request.order or "",
             key=key,
             asserted=Assertions.of(request),
+            metadata=request.metadata,
         )
         self.request = request
 

@@ -35,7 +35,8 @@ FIELDS: Final = (
     "actor",
     "at",
 )
-
+METADATA: Final = b"metadata"
+"""The field that may follow: the request's metadata as JSON, if it is kept."""
 
 RENEWED: Final = "renewed"
 """In totals, a ``held`` that prolongs a hold: its redemption is the hold, not itself."""
@@ -80,7 +81,7 @@ class Event(NamedTuple):
     """One change of state. ``amount`` is in minor units of ``currency``; ``at_ms`` since the epoch.
 
     ``hold``: the hold that the event makes, renews or ends. None if it does not, and in events that were
-    written before events had this field.
+    written before events had this field. ``metadata``: JSON, if it is kept, and only in events of the stream.
     """
 
     id: EventId
@@ -98,6 +99,7 @@ class Event(NamedTuple):
     actor: str
     at_ms: int
     hold: str | None = None
+    metadata: str | None = None
 
 
 def event_of_row(row: Mapping[str, Any]) -> Event:
@@ -133,13 +135,20 @@ def with_hold(values: list[bytes]) -> list[bytes]:
     return values
 
 
+def split_metadata(values: list[bytes]) -> tuple[list[bytes], bytes]:
+    """The values of an entry without the metadata that may follow them, and the metadata; empty for none."""
+    if len(values) == 2 * len(FIELDS) + 2 and values[-2] == METADATA:
+        return values[:-2], values[-1]
+    return values, b""
+
+
 def decode(shard: int, stream_id: bytes, values: list[bytes]) -> Event:
     """Decode a stream entry as Redis returns it: ``[name, value, name, value, …]``.
 
     Raises:
         MalformedEvent: the fields are not the fields of this version.
     """
-    values = with_hold(values)
+    values, metadata = split_metadata(with_hold(values))
     if tuple(values[::2]) != _FIELD_NAMES or values[1] != _FORMAT_VERSION:
         raise MalformedEvent(f"shard {shard}, entry {stream_id.decode('ascii', 'replace')}")
     milliseconds, _, sequence = stream_id.partition(b"-")
@@ -163,6 +172,7 @@ def decode(shard: int, stream_id: bytes, values: list[bytes]) -> Event:
             actor=actor,
             at_ms=int(at),
             hold=hold or None,
+            metadata=metadata.decode() or None,
         )
     except ValueError as error:
         raise MalformedEvent(f"shard {shard}, entry {stream_id.decode('ascii', 'replace')}") from error

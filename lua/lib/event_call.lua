@@ -1,5 +1,5 @@
 -- Builds the XADD command of an event, for redis.call(unpack(…)). The fields are always the same, in the same order
--- (engine/store/events.py).
+-- (engine/store/events.py); only metadata may follow.
 
 local function event_call(
     stream_key, event_id, type, redemption, hold, campaign, batch, serial, last4, user, amount, currency, order, key, actor, at

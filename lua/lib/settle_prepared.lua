@@ -7,7 +7,7 @@ local settled = {} -- of the transaction on this shard: its parts, how many were
 
 -- Settles the attempt's part: the code is no longer prepared.
 -- Returns `absent` if nothing is prepared, or no longer, or `unpublished`; or nil, the campaign, the amount taken, the balance
--- left, and id and record of the hold that is used up.
+-- left, id and record of the hold that is used up, and the metadata to keep.
 local function settle_part(prepared_at, nonce, absent)
     if not settled.number then
         local record = redis.call('HGET', KEYS[prepared_at], nonce)
@@ -21,7 +21,7 @@ local function settle_part(prepared_at, nonce, absent)
     end
     settled.number = settled.number + 1
     change_prepared(-1)
-    return nil, campaign, unpack(settled.parts[settled.number], 6, 9)
+    return nil, campaign, unpack(settled.parts[settled.number], 6, 10)
 end
 
 -- Removes the transaction's record from this shard, if this call has settled its parts with the word `success`.

@@ -6,12 +6,13 @@ decoding each. If one entry is malformed, or of an older version, all of them ar
 
 from __future__ import annotations
 
+import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, count, repeat
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, cast
 
-from engine.store.events import FIELDS, FORMAT_VERSION, with_hold
+from engine.store.events import FIELDS, FORMAT_VERSION, split_metadata, with_hold
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -96,6 +97,7 @@ class Entries:
         columns: their values, one list for each column except ``shard`` and ``seq``.
         rejects: the entries that are no events.
         first, last: the ids of the first and last entry.
+        metadata: of the events that have some, as JSON.
     """
 
     events: list[Entry]
@@ -103,6 +105,7 @@ class Entries:
     rejects: list[Reject]
     first: StreamId
     last: StreamId
+    metadata: list[tuple[StreamId, str]] = field(default_factory=list)
 
     @property
     def size(self) -> int:
@@ -120,7 +123,8 @@ class Entries:
         self.rejects.extend(after.rejects)
         for column, more in zip(self.columns, after.columns, strict=True):
             column.extend(more)
-        return Entries(self.events, self.columns, self.rejects, self.first, after.last)
+        self.metadata.extend(after.metadata)
+        return Entries(self.events, self.columns, self.rejects, self.first, after.last, self.metadata)
 
     def ledger_columns(self, shard: int, first_seq: int) -> list[Sequence[object]]:
         """The rows by column, in the order of ``COLUMNS``, numbered from ``first_seq``."""
@@ -137,8 +141,11 @@ class Entries:
 def decode_entries(entries: list[Entry]) -> Entries:
     """Decode at least one entry. Malformed entries become rejects; nothing is lost or raised."""
     first, last = StreamId.parse(entries[0][0]), StreamId.parse(entries[-1][0])
+    metadata: list[tuple[StreamId, str]] = []
+    if max(len(values) for _, values in entries) > _WIDTH:
+        entries = [_without_metadata(entry, metadata) for entry in entries]
     try:
-        return Entries(entries, _columns(entries), [], first, last)
+        return Entries(entries, _columns(entries), [], first, last, metadata)
     except NotAnEvent:
         good: list[Entry] = []
         whole: list[Entry] = []  # the same entries, each with the field ``hold``
@@ -150,7 +157,16 @@ def decode_entries(entries: list[Entry]) -> Entries:
                 whole.append(completed)
             else:
                 rejects.append(Reject(StreamId.parse(entry[0]), entry[1], REASON_MALFORMED))
-        return Entries(good, _columns(whole), rejects, first, last)
+        return Entries(good, _columns(whole), rejects, first, last, metadata)
+
+
+def _without_metadata(entry: Entry, found: list[tuple[StreamId, str]]) -> Entry:
+    """Take the metadata off an entry, if it has some, and add it to ``found``."""
+    values, metadata = split_metadata(entry[1])
+    with contextlib.suppress(UnicodeDecodeError):
+        if metadata and b"\0" not in metadata:
+            found.append((StreamId.parse(entry[0]), metadata.decode()))
+    return entry[0], values
 
 
 def _is_event(entry: Entry) -> bool:
@@ -174,25 +190,25 @@ def _columns(entries: Sequence[Entry]) -> list[list[object]]:
     if flat[1::_WIDTH].count(_VERSION) != rows:
         raise NotAnEvent
     ids = b"-".join([entry[0] for entry in entries]).split(b"-") if rows else []
-    field = {name: flat[2 * at + 1 :: _WIDTH] for at, name in enumerate(FIELDS)}
+    values = {name: flat[2 * at + 1 :: _WIDTH] for at, name in enumerate(FIELDS)}
     try:
         return [
             _integers(ids[0::2], INT8_MAX),
             _integers(ids[1::2], INT8_MAX),
-            _texts(field["type"]),
-            _texts(field["redemption"]),
-            _texts(field["campaign"]),
-            _integers(field["batch"], INT4_MAX),
-            _integers(field["serial"], INT4_MAX),
-            _texts(field["last4"]),
-            _texts(field["user"]),
-            _optional_integers(field["amount"]),
-            _optional_texts(field["currency"]),
-            _optional_texts(field["order"]),
-            _optional_texts(field["key"]),
-            _texts(field["actor"]),
-            _integers(field["at"], INT8_MAX),
-            _optional_texts(field["hold"]),
+            _texts(values["type"]),
+            _texts(values["redemption"]),
+            _texts(values["campaign"]),
+            _integers(values["batch"], INT4_MAX),
+            _integers(values["serial"], INT4_MAX),
+            _texts(values["last4"]),
+            _texts(values["user"]),
+            _optional_integers(values["amount"]),
+            _optional_texts(values["currency"]),
+            _optional_texts(values["order"]),
+            _optional_texts(values["key"]),
+            _texts(values["actor"]),
+            _integers(values["at"], INT8_MAX),
+            _optional_texts(values["hold"]),
             _salts(rows),
         ]
     except ValueError as error:

@@ -51,3 +51,6 @@ SELECT shard, stream_ms, stream_seq, seq, type, redemption, campaign, batch, ser
  WHERE shard = $1 AND seq <= $2 AND user_seal IS NOT NULL
    AND NOT (stream_ms < $3 AND campaign = ANY ($4::text[]) AND last4 <> '')
  ORDER BY seq;
+
+-- name: insert_metadata
+INSERT INTO event_metadata (shard, stream_ms, stream_seq, metadata) VALUES ($1, $2, $3, $4)

@@ -132,7 +132,7 @@ class LedgerWriter:
                     await linking,
                     begin.entries + entries.size,
                 )
-                await self._finish(entries.rejects, count_totals(columns), begin, end)
+                await self._finish(entries, entries.rejects, count_totals(columns), begin, end)
         finally:
             linking.cancel()
         return end, entries.rejects
@@ -147,7 +147,7 @@ class LedgerWriter:
             columns = list(zip(*written, strict=True))
             digest = await _link(begin.digest, columns)
             end = LedgerOffset(entries.last, begin.seq + len(written), digest, begin.entries + entries.size)
-            await self._finish(rejects, count_totals(columns), begin, end)
+            await self._finish(entries, rejects, count_totals(columns), begin, end)
         return end, rejects
 
     async def _sift(
@@ -174,9 +174,19 @@ class LedgerWriter:
         await self._connection.copy_records_to_table("ledger", records=records, columns=COLUMNS)
 
     async def _finish(
-        self, rejects: list[Reject], totals: Totals, begin: LedgerOffset, end: LedgerOffset
+        self,
+        entries: Entries,
+        rejects: list[Reject],
+        totals: Totals,
+        begin: LedgerOffset,
+        end: LedgerOffset,
     ) -> None:
-        """Finish the transaction: rejects, totals, chain link and offset, if no other writer moved it."""
+        """Finish the transaction: metadata, rejects, totals, chain link and offset, if no other moved it."""
+        if entries.metadata:
+            await self._connection.executemany(
+                _SQL["insert_metadata"],
+                [(self._shard, event.ms, event.sequence, text) for event, text in entries.metadata],
+            )
         if rejects:
             await self._connection.executemany(
                 _SQL["insert_reject"],

@@ -104,7 +104,7 @@ async def test_each_void_is_one_event(plane: ControlPlane) -> None:
     await voids.declare(plane, wanted, void=True, actor="key_1", key="retry-1")
     await declare(plane, void=False)
     voided, unvoided = await told(plane.redis)
-    assert voided[1:-2] == (
+    assert voided[1:-3] == (
         *("voided", "2-4", campaign, 0, 2, "", ""),
         *(None, None, None, "retry-1", "key_1"),
     )

@@ -95,6 +95,7 @@ async def test_a_record_is_the_same_from_the_stream_and_from_the_ledger(plane: C
         "rolled_back": 0,
         "order": "o-1",
         "hold": None,
+        "metadata": None,
         "idempotency_key": "k-1",
         "redeemed_at": redeemed["redeemed_at"],
         "history": [],

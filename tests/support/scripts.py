@@ -49,6 +49,7 @@ class Attempt:
     amount: str = ""
     order: str = ""
     actor: str = "key_1"
+    metadata: str = ""
 
 
 class Shard:

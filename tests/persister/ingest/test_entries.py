@@ -9,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from engine.store import events
-from persister.ingest.entries import SALT_BYTES, decode_entries
+from persister.ingest.entries import SALT_BYTES, StreamId, decode_entries
 
 if TYPE_CHECKING:
     from random import Random
@@ -48,7 +48,7 @@ def test_columns_say_what_the_events_say(drawn: list[tuple[int, int, tuple[str, 
     assert decoded.rejects == []
     for number, (record, (entry_id, raw)) in enumerate(zip(decoded.records(3, 11), entries, strict=True)):
         event = events.decode(3, entry_id, raw)
-        assert record[:-1] == (*event.id, 11 + number, *event[1:])
+        assert record[:-1] == (*event.id, 11 + number, *event[1:-1])
         assert isinstance(record[-1], bytes)
         assert len(record[-1]) == SALT_BYTES
 
@@ -81,3 +81,31 @@ def test_entries_of_an_older_version_are_read_among_others(
         event, as_written = events.decode(3, entry_id, raw), events.decode(3, *written)
         assert event == (as_written if raw == written[1] else as_written._replace(hold=None))
         assert record[-2] == event.hold
+
+
+@UNHURRIED
+@given(ENTRIES, ENTRIES, st.randoms())
+def test_metadata_that_follows_the_fields_is_taken_off(
+    drawn: list[tuple[int, int, tuple[str, ...]]],
+    after: list[tuple[int, int, tuple[str, ...]]],
+    random: Random,
+) -> None:
+    plain = [[entry(*each) for each in part] for part in (drawn, after)]
+    noted = [[with_note(whole) if random.random() < 0.5 else whole for whole in part] for part in plain]
+    decoded = decode_entries(noted[0]).followed_by(decode_entries(noted[1]))
+    expected = decode_entries(plain[0]).followed_by(decode_entries(plain[1]))
+    assert decoded.rejects == []
+    assert decoded.columns[:-1] == expected.columns[:-1]  # the last one is random
+    assert decoded.metadata == [
+        (StreamId.parse(entry_id), f"note of {entry_id.decode()}")
+        for entry_id, raw in (*noted[0], *noted[1])
+        if raw[-2] == events.METADATA
+    ]
+    for entry_id, raw in noted[0]:
+        note = f"note of {entry_id.decode()}" if raw[-2] == events.METADATA else None
+        assert events.decode(3, entry_id, raw).metadata == note
+
+
+def with_note(whole: Entry) -> Entry:
+    entry_id, raw = whole
+    return entry_id, [*raw, events.METADATA, b"note of " + entry_id]
