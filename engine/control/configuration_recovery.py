@@ -73,7 +73,7 @@ async def _recover(plane: ControlPlane) -> list[str]:
         lost.sort(key=lambda item: (_ORDER.index(item[1].partition(":")[0]), item[0]))
         for changed, field, record in lost:
             await _STORE[field.partition(":")[0]](connection, plane.redis, record, changed)
-        await connection.fetchrow(_SQL["finish"], await _next_batch(plane.redis, shards))
+        await _use_up_numbers(connection, await _next_batch(plane.redis, shards))
         await connection.execute(_SQL["raise_version"], version)
         fields = [field for _, field, _ in lost]
         await audit_log.record(
@@ -99,6 +99,13 @@ async def _records(redis: Redis) -> AsyncIterator[tuple[int, str, bytes]]:
         for (field, version), value in zip(some, values, strict=True):
             if value is not None:
                 yield int(version), field.decode(), value
+
+
+async def _use_up_numbers(connection: Connection, next_batch: int) -> None:
+    """Let sequences go on after the numbers in use; an import alone may use a number of a batch."""
+    for row in await connection.fetch(_SQL["next_numbers"], next_batch):
+        used = await connection.fetchval(_SQL["next_value"], row["sequence"])
+        await connection.fetchval(_SQL["use_up"], row["sequence"], max(0, row["number"] - used - 1))
 
 
 async def _next_batch(redis: Redis, shards: range) -> int:

@@ -39,12 +39,18 @@ INSERT INTO voids (id, batch, first_serial, last_serial, void, reason, actor, ve
 VALUES ($1, $2, $3, $4, $5, $6, $6, $7)
 ON CONFLICT DO NOTHING;
 
--- name: finish
--- Versions and numbers go on after everything that Redis knows of. A number of a batch may have been used by an import.
-SELECT setval('campaign_ids', greatest(
-           nextval('campaign_ids'), (SELECT coalesce(max(substr(id, 5)::bigint), 0) + 1 FROM campaigns)), false),
-       setval('batch_ids', greatest(nextval('batch_ids'), (SELECT coalesce(max(id), -1) + 1 FROM batches), $1::int), false),
-       setval('voids_id_seq', greatest(nextval('voids_id_seq'), (SELECT coalesce(max(id), 0) + 1 FROM voids)), false);
+-- name: next_numbers
+-- The first number of each sequence that Redis knows of no use of. $1: that of batches, by the index of imported codes.
+SELECT 'campaign_ids' AS sequence, (SELECT coalesce(max(substr(id, 5)::bigint), 0) + 1 FROM campaigns) AS number
+UNION ALL SELECT 'batch_ids', greatest($1::bigint, (SELECT coalesce(max(id), -1) + 1 FROM batches))
+UNION ALL SELECT 'voids_id_seq', (SELECT coalesce(max(id), 0) + 1 FROM voids);
+
+-- name: next_value
+SELECT nextval($1::text::regclass);
+
+-- name: use_up
+-- Not setval: the front end may only use sequences.
+SELECT count(nextval($1::text::regclass)) FROM generate_series(1, $2::bigint);
 
 -- name: raise_version
 UPDATE deployment SET control_version = greatest(control_version, $1);
