@@ -1,7 +1,8 @@
-"""JSON encoding of the engine."""
+"""JSON encoding of the engine, and the normal form of names."""
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Final
 
 import orjson
@@ -17,3 +18,8 @@ def canonical(value: object) -> bytes:
         orjson.JSONEncodeError: the nesting is too deep, or an integer has more than 64 bits.
     """
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+
+
+def normal_form(name: str) -> str:
+    """Return a name in NFC (UAX #15): the same letters are the same text, however they were typed."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)

@@ -18,6 +18,7 @@ from engine.api.checks import (
     check_customer,
     check_idempotency_key,
     check_text,
+    user_name,
 )
 from engine.errors import Refusal
 
@@ -233,7 +234,7 @@ def parse_check(body: bytes, settings: Settings) -> CheckRequest:
     """Parse and check the body of a check."""
     request = decoded(_decode_check, body)
     if request.user is not None:
-        check_text("user", request.user, settings.user_length_max)
+        request.user = user_name(request.user, settings.user_length_max)
     check_assertions(request.currency, request.campaign)
     return request
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import msgspec
 import orjson
 
-from engine.encoding import canonical
+from engine.encoding import canonical, normal_form
 from engine.errors import Refusal
 
 if TYPE_CHECKING:
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 AMOUNT_MAX: Final = 2**53 - 1  # minor units; the largest integer that JSON numbers and Lua hold exactly
 CLIENT_FIELD_LENGTH_MAX: Final = 256
 CAMPAIGN_LENGTH_MAX: Final = 40
+# Of the characters that Python calls printable: those with Default_Ignorable_Code_Point (UAX #44), and the
+# empty Braille pattern, which looks like a space.
+_INVISIBLE: Final = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 _CURRENCY: Final = re.compile(r"[A-Z]{3}")
 
 
@@ -44,7 +49,7 @@ def check_customer(request: Customer, settings: Settings) -> None:
     Raises:
         Refusal: ``malformed_request``.
     """
-    check_text("user", request.user, settings.user_length_max)
+    request.user = user_name(request.user, settings.user_length_max)
     order = getattr(request, "order", None)
     if order is not None:
         check_text("order", order, settings.order_length_max)
@@ -55,6 +60,22 @@ def check_customer(request: Customer, settings: Settings) -> None:
                 check_text(f"client.{name}", value, CLIENT_FIELD_LENGTH_MAX)
     if request.metadata is not None:
         _check_metadata(request.metadata, settings.metadata_bytes_max)
+
+
+def user_name(user: str, length_max: int) -> str:
+    """Return the name under which a user is known: in NFC (UAX #15), so that one spelling is one user.
+
+    Raises:
+        Refusal: ``malformed_request``: as ``check_text``; or the name has a space at an end, or an invisible
+            character, so that it would look like that of another user.
+    """
+    user = normal_form(user)
+    check_text("user", user, length_max)
+    if user[0] == " " or user[-1] == " ":
+        raise Refusal("malformed_request", "user must not begin or end with a space")
+    if not user.isascii() and _INVISIBLE.search(user):
+        raise Refusal("malformed_request", "user has invisible characters")
+    return user
 
 
 def check_amount(amount: int | str | None) -> None:

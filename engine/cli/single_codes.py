@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from engine.api.bodies import CheckRequest
-from engine.api.checks import check_amount, check_text
+from engine.api.checks import check_amount, check_text, user_name
 from engine.api.outcomes import Refused
 from engine.cli.connect import echo_json, run
 from engine.cli.options import ACTOR, json_option, reason_option
@@ -86,7 +86,8 @@ def check(code: str, user: str | None, *, as_json: bool) -> None:
 
     async def act(plane: ControlPlane) -> dict[str, Any]:
         async with open_core(plane) as core:
-            request = CheckRequest(code=text, user=user)
+            name = None if user is None else user_name(user, plane.settings.user_length_max)
+            request = CheckRequest(code=text, user=name)
             return document_of(await core.answer(Check(core.dispatcher, request, None), text))
 
     checked = run(act)

@@ -15,7 +15,7 @@ from engine.control.change import Changed, ControlPlane
 from engine.control.stored_texts import refuse_codes
 from engine.errors import Refusal, StoreUnavailable
 from engine.ledger.stream_tail import entry_position, ledger_offsets
-from engine.ledger.users import check_name
+from engine.ledger.users import stored_name
 from engine.queries import queries
 from engine.store import keys
 
@@ -56,7 +56,7 @@ async def erase(plane: ControlPlane, user: str, *, actor: str, reason: str | Non
     """
     if reason is not None:
         check_text("reason", reason, plane.settings.reason_length_max)
-    check_name(user)
+    user = stored_name(user)
     async with plane.database.connection() as connection:
         await refuse_codes(connection, plane.settings, reason=reason)
     await _let_ledger_catch_up(plane)

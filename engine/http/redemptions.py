@@ -13,6 +13,7 @@ from engine.api.bodies import parse_batch_item, parse_batch_request, parse_redee
 from engine.api.checks import check_idempotency_key, check_text
 from engine.api.outcomes import Refused
 from engine.api.problems import problem
+from engine.encoding import normal_form
 from engine.errors import Refusal
 from engine.http.auth import API_KEY, Access
 from engine.http.requests import (
@@ -147,7 +148,7 @@ def _filter(query: Mapping[str, str], settings: Settings) -> RedemptionFilter:
         raise Refusal("malformed_request", f"state must be {', '.join(STATES[:-1])} or {STATES[-1]}")
     times = {name: milliseconds(parse_instant(name, query[name])) for name in ("from", "to") if name in query}
     return RedemptionFilter(
-        user=query.get("user"),
+        user=normal_form(query["user"]) if "user" in query else None,
         campaign=query.get("campaign"),
         order=query.get("order"),
         from_ms=times.get("from", 0),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from engine.encoding import normal_form
 from engine.errors import Refusal, StoreUnavailable
 from engine.ledger.record import Position, RedemptionRecord, record_in
 from engine.ledger.stream_tail import behind, ledger_offsets, read_tail
@@ -93,7 +94,7 @@ async def find(
         StoreUnavailable: PostgreSQL or Redis cannot be asked, or the ledger is more than
             ``tail_scan_max`` entries behind a stream.
     """
-    check_name(user)
+    user = stored_name(user)
 
     def counts(campaign: str) -> bool:
         return campaigns is None or campaign in campaigns
@@ -126,14 +127,17 @@ async def find(
     )
 
 
-def check_name(user: str) -> None:
-    """Refuse a name that no event can have: an empty one, or one with characters that do not print.
+def stored_name(user: str) -> str:
+    """Return a name as events have it, and refuse one that no event can have.
+
+    No name is empty or has characters that do not print.
 
     Raises:
         Refusal: ``user_not_found``.
     """
     if not user or not user.isprintable():
         raise Refusal("user_not_found")
+    return normal_form(user)
 
 
 def _given_back(recent: Iterable[Event]) -> dict[str, int]:
