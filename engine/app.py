@@ -115,6 +115,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
             holds=Holds(database, redis, configuration, tail_scan_max=settings.tail_scan_max),
             feed=feed,
             importer=Importer(plane),
+            exports=asyncio.Semaphore(settings.exports_max),
             parts=PartsWatch(database, redis, lambda: configuration.shards),
             metrics_dir=metrics_dir,
         )

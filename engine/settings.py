@@ -145,8 +145,12 @@ class Settings:
     feed_scan_max: int = _setting(
         20_000, "maximum events of a shard that are read for one page of a filtered feed", least=1
     )
-    feed_heartbeat_s: int = _setting(
-        15, "how often an event stream sends a heartbeat and checks its API key again", least=1
+    feed_heartbeat_s: int = _setting(15, "how often an event stream sends a heartbeat", least=1)
+    exports_max: int = _setting(
+        4, "maximum exports of codes that one worker serves at once; more get 503", least=1
+    )
+    export_stall_s_max: int = _setting(
+        60, "an export of codes is ended when its reader takes nothing for this long", least=1
     )
     feed_stall_s_max: int = _setting(
         30, "an event stream is closed when its reader takes nothing for this long", least=1

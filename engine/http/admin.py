@@ -16,7 +16,7 @@ from aiohttp import web
 from engine.api.checks import check_text
 from engine.control import api_keys, audit_log, batches, campaigns, voids
 from engine.control.campaign_numbers import numbers_member, read_numbers
-from engine.errors import Refusal, not_a_cursor
+from engine.errors import Overloaded, Refusal, not_a_cursor
 from engine.http.admin_requests import (
     NO_STORE,
     answer,
@@ -31,6 +31,7 @@ from engine.http.auth import API_KEY
 from engine.http.operations import declare_code
 from engine.http.requests import idempotency_key
 from engine.http.routes import Route
+from engine.http.services import services_of
 from engine.ledger import conflicts
 
 if TYPE_CHECKING:
@@ -145,8 +146,20 @@ async def show_batch(request: web.Request) -> web.Response:
 async def export_codes(request: web.Request) -> web.StreamResponse:
     """Stream the codes of a batch, as CSV with a header or as NDJSON. Memory is constant.
 
-    The export is recorded in the audit log.
+    The export is recorded in the audit log. A reader that takes nothing of it for ``export_stall_s_max`` is
+    cut off.
+
+    Raises:
+        Overloaded: ``exports_max`` exports are running.
     """
+    exports = services_of(request).exports
+    if exports.locked():
+        raise Overloaded("too many exports are running")
+    async with exports:
+        return await _export(request)
+
+
+async def _export(request: web.Request) -> web.StreamResponse:
     as_ndjson, plane = _wants_ndjson(request), plane_of(request)
     batch = await batches.get(plane, _batch_id(request))
     chunks = batches.codes(batch, plane.settings)
@@ -162,14 +175,29 @@ async def export_codes(request: web.Request) -> web.StreamResponse:
         async with batches.exporting(plane, batch, actor=request[API_KEY].id, details={"format": suffix}):
             await response.prepare(request)
             if not as_ndjson:
-                await response.write(batches.CSV_HEADER)
+                await _write(request, response, batches.CSV_HEADER)
             # One chunk at a time, in a thread: the event loop is free, and a slow client slows the minting.
             while chunk := await asyncio.to_thread(_next_chunk, chunks, as_ndjson=as_ndjson):
-                await response.write(chunk)
+                await _write(request, response, chunk)
             await response.write_eof()
     except ConnectionResetError:
-        pass  # the client has gone; it can ask again
+        pass  # the client has gone or was cut off; it can ask again
     return response
+
+
+async def _write(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+    """Send a part of an export. Returns when the reader has taken enough of it.
+
+    Raises:
+        ConnectionResetError: the reader has gone, or took nothing for too long and was cut off.
+    """
+    try:
+        async with asyncio.timeout(plane_of(request).settings.export_stall_s_max):
+            await response.write(data)
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError from None
 
 
 async def list_voids(request: web.Request) -> web.Response:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 if TYPE_CHECKING:
+    import asyncio
     from pathlib import Path
 
     from redis.asyncio import Redis
@@ -29,6 +30,7 @@ class Services:
     """Connections and other objects of one worker. All are open as long as the application runs.
 
     Attributes:
+        exports: a place for each export of codes that may run at once.
         metrics_dir: directory with the metrics of all processes of this deployment; None: only this
             process's own metrics are shown.
     """
@@ -43,6 +45,7 @@ class Services:
     holds: Holds
     feed: Feed
     importer: Importer
+    exports: asyncio.Semaphore
     parts: PartsWatch
     metrics_dir: Path | None
 

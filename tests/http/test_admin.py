@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from dataclasses import replace
@@ -52,7 +53,9 @@ async def client(plane: ControlPlane) -> AsyncIterator[Client]:
     settings = replace(plane.settings, page_limit_max=3, admin_body_bytes_max=BODY_BYTES_MAX)
     authenticator = SimpleNamespace(authorize_change=admitted)
     # Administration needs no more.
-    services = SimpleNamespace(plane=replace(plane, settings=settings), authenticator=authenticator)
+    services = SimpleNamespace(
+        plane=replace(plane, settings=settings), authenticator=authenticator, exports=asyncio.Semaphore(4)
+    )
     app[SERVICES] = cast("Services", services)
     for route in admin.routes():
         app.router.add_route(route.method, route.path, route.handler)
