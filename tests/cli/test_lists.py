@@ -111,6 +111,11 @@ async def test_ended_campaigns_are_listed_only_if_asked_for(cli: Cli, plane: Con
     assert [one["id"] for one in await cli.json("campaigns", "list", "--state", "ended")] == [over]
 
 
+def heed_interrupts() -> None:
+    """For a child: a shell's background job, and so its children, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 async def test_top_shows_the_numbers_as_they_change(
     cli: Cli, plane: ControlPlane, merchant: Merchant
 ) -> None:
@@ -120,6 +125,7 @@ async def test_top_shows_the_numbers_as_they_change(
         *(*COMMAND, "top", campaign, "--interval", "0.1", "--json"),
         env=environment(cli.settings),
         stdout=subprocess.PIPE,
+        preexec_fn=heed_interrupts,
     )
     assert process.stdout
     first = json.loads(await process.stdout.readline())
