@@ -61,4 +61,5 @@ def recorded_row(row: Mapping[str, Any]) -> Recorded:
         row["user_id"] or "",
         row["order_ref"] or "",
         row["amount"],
+        row["hold"] or "",
     )
