@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.parametrize("shards", [1, 2])
 SCOPES = ("redeem", "read", "adjust", "admin")
+NUMBERS = tuple(f"redeem_campaign_{what}" for what in ("codes", "stock_left", "budget_left", "outstanding"))
 
 
 async def numbers(merchant: Merchant, campaign: str) -> dict[str, Any]:
@@ -130,7 +131,7 @@ async def test_the_newest_campaigns_that_have_not_ended_are_metrics(plane: Contr
 async def metric_lines(merchant: Merchant) -> list[str]:
     async with merchant.session.get(f"{merchant.url}/metrics") as response:
         text = await response.text()
-    return [line for line in text.splitlines() if line.startswith("redeem_campaign_")]
+    return [line for line in text.splitlines() if line.startswith(NUMBERS)]
 
 
 async def test_without_redis_a_campaign_is_shown_without_numbers(plane: ControlPlane) -> None:
