@@ -73,6 +73,7 @@ async def test_a_campaign_is_created_shown_and_led_to_its_end(cli: Cli, redis: R
     assert (shown["amount"], shown["currency"], shown["stock"]) == (2500, "EUR", 10)
     assert "Sale" in await cli.done("campaigns", "show", campaign)
     assert await cli.json("campaigns", "list") == [shown]
+    assert shown.pop("numbers")["stock_left"] == 10
     assert campaign in await cli.done("campaigns", "list")
 
     for command, state in (("pause", b"paused"), ("resume", b"active")):
