@@ -25,10 +25,11 @@ from engine.store.configuration import SCOPES
 from persister.front_role import grant_front_role
 from persister.ingest.partitions import end_ms, month_of
 from persister.migrations import initialise, migrate
+from tests.support.backups import Backups
 from tests.support.deployment import engine_in_process
 from tests.support.hanging import pytest_timeout_set_timer  # noqa: F401 - pytest finds hooks by their names
 from tests.support.keyspace import complaints
-from tests.support.servers import RUN_TIMEOUT_S, Servers, run_aside
+from tests.support.servers import RUN_TIMEOUT_S, Servers, own_valkey, run_aside
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from engine.postgres_types import Pool
     from tests.support.deployment import Merchant
+    from tests.support.servers import ValkeyProcess
 
 IN_PROCESSES_OF_THEIR_OWN: Final = tuple(
     Path(__file__).parent / room
@@ -146,9 +148,18 @@ async def database_url(common_database_url: str, shards: int) -> str:
     return common_database_url
 
 
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[ValkeyProcess]:
+    """A Valkey of the module's own, which its tests may stop and misconfigure."""
+    with own_valkey() as process:
+        yield process
+
+
 @pytest.fixture
-def redis_url(servers: Servers) -> str:
-    return servers.redis_url
+def redis_url(request: pytest.FixtureRequest, servers: Servers) -> str:
+    """URL of the test's own Valkey, if it asks for one, else of the server of this pytest process."""
+    own = "valkey" in request.fixturenames
+    return str(request.getfixturevalue("valkey").url if own else servers.redis_url)
 
 
 @pytest.fixture
@@ -170,6 +181,11 @@ async def pool(database_url: str) -> AsyncIterator[Any]:
     yield opened
     async with asyncio.timeout(RUN_TIMEOUT_S):  # closing waits for connections that a test has not released
         await opened.close()
+
+
+@pytest.fixture
+def backups(servers: Servers, database_url: str) -> Backups:
+    return Backups(servers, database_url)
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from tests.conftest import MINT_KEYS
 from tests.support.cli import Cli
 from tests.support.deployment import Process, engine_in_process, issue
 from tests.support.monitoring import NOWHERE
-from tests.support.servers import DURABLE, own_valkey
+from tests.support.servers import DURABLE
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from redis.asyncio import Redis
@@ -28,21 +28,12 @@ if TYPE_CHECKING:
     from engine.settings import Settings
     from tests.support.servers import ValkeyProcess
 
+pytestmark = pytest.mark.usefixtures("valkey")
+
 # The PostgreSQL of the tests does not fsync, which is a warning of its own.
 ALWAYS_WARNED: Final = {"postgresql"}
 NOBODY_RUNS: Final = {"shard 0 persister", "workers"}
 """What is wrong where no process of the engine runs."""
-
-
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[ValkeyProcess]:
-    with own_valkey() as process:
-        yield process
-
-
-@pytest.fixture
-def redis_url(valkey: ValkeyProcess) -> str:
-    return valkey.url
 
 
 @pytest.fixture

@@ -24,13 +24,10 @@ from tests.support.cli import Cli
 from tests.support.deployment import Process, engine_in_process, issue
 from tests.support.endpoints import delivering, receiving
 from tests.support.locks import holding
-from tests.support.servers import own_valkey
 from tests.support.streams import persisting
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from engine.control.change import ControlPlane
     from engine.settings import Settings
     from tests.support.deployment import Merchant
@@ -206,17 +203,6 @@ class Scene:
 
     async def webhook_misconfigured(self) -> None:
         self.receiver.status = 404
-
-
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[ValkeyProcess]:
-    with own_valkey() as process:
-        yield process
-
-
-@pytest.fixture
-def redis_url(valkey: ValkeyProcess) -> str:
-    return valkey.url
 
 
 @pytest.fixture

@@ -13,12 +13,11 @@ from engine.control.republishing import Health, republish
 from engine.errors import StoreUnavailable
 from engine.store import keys
 from engine.store.deployment_id import ForeignStore
-from tests.support.backups import Backups
 from tests.support.deployment import engine_in_process, issue, mint_batch
 
 if TYPE_CHECKING:
     from engine.control.change import ControlPlane
-    from tests.support.servers import Servers
+    from tests.support.backups import Backups
 
 SCOPES = ("redeem", "read", "admin")
 
@@ -27,11 +26,6 @@ SCOPES = ("redeem", "read", "admin")
 def database_url(fresh_database_url: str) -> str:
     """One that may be replaced."""
     return fresh_database_url
-
-
-@pytest.fixture
-def backups(servers: Servers, database_url: str) -> Backups:
-    return Backups(servers, database_url)
 
 
 async def configuration(plane: ControlPlane) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from engine.cli.diagnosis import examine
 from engine.health.redis_checks import Verdict
 from engine.store import keys
 from persister.reconcile.reconcile import reconcile
-from tests.support.backups import Backups
 from tests.support.deployment import engine_in_process, issue
 from tests.support.ledger_rows import persisted, silent
 from tests.support.monitoring import metrics
@@ -21,8 +20,8 @@ from tests.support.waiting import wait_until_async
 if TYPE_CHECKING:
     from engine.control.change import ControlPlane
     from engine.settings import Settings
+    from tests.support.backups import Backups
     from tests.support.deployment import Merchant
-    from tests.support.servers import Servers
 
 SOON: dict[str, Any] = {"republish_interval_s": 1}
 
@@ -31,11 +30,6 @@ SOON: dict[str, Any] = {"republish_interval_s": 1}
 def database_url(fresh_database_url: str) -> str:
     """One that may be replaced."""
     return fresh_database_url
-
-
-@pytest.fixture
-def backups(servers: Servers, database_url: str) -> Backups:
-    return Backups(servers, database_url)
 
 
 async def redeem_all(merchant: Merchant, codes: list[str]) -> None:

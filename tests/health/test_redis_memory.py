@@ -11,32 +11,21 @@ from engine.health import redis_memory
 from engine.store import keys
 from tests.support.deployment import engine_in_process, issue
 from tests.support.monitoring import NOWHERE, metrics
-from tests.support.servers import own_valkey
 from tests.support.streams import persisting
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from redis.asyncio import Redis
 
     from engine.control.change import ControlPlane
     from tests.support.deployment import Merchant
-    from tests.support.servers import ValkeyProcess
+
+pytestmark = pytest.mark.usefixtures("valkey")
 
 REFUSED: Final = (503, "overloaded")
 ROOM_BYTES: Final = 300_000
-
-
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[ValkeyProcess]:
-    with own_valkey() as process:
-        yield process
-
-
-@pytest.fixture
-def redis_url(valkey: ValkeyProcess) -> str:
-    return valkey.url
 
 
 @pytest.fixture(autouse=True)

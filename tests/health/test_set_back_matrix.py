@@ -145,11 +145,6 @@ def valkey() -> Iterator[ValkeyProcess]:
 
 
 @pytest.fixture
-def redis_url(valkey: ValkeyProcess) -> str:
-    return valkey.url
-
-
-@pytest.fixture
 def database_url(fresh_database_url: str) -> str:
     return fresh_database_url
 

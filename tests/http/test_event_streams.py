@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from engine.control import api_keys
@@ -15,9 +14,12 @@ from engine.store.configuration import SCOPES
 from tests.support.deployment import Merchant, client_session, engine_in_process
 from tests.support.feed import add_events, page, streaming, whole_feed
 from tests.support.records import persist
+from tests.support.stalling import stuck_reader
 from tests.support.waiting import TIMEOUT_S, wait_until_async
 
 if TYPE_CHECKING:
+    import socket
+
     import pytest
     from redis.asyncio import Redis
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from engine.database import Database
     from engine.settings import Settings
 
+EVENTS: Final = "/v1/events?limit=1000"
+EVENT_STREAM: Final = "text/event-stream"
 LARGE_EVENTS: Final = 2000
 LARGE_KEY: Final = 8000
 
@@ -39,7 +43,7 @@ async def test_readers_past_the_limit_are_refused_until_one_goes(plane: ControlP
             return status == 503
 
         async with streaming(merchant):
-            assert await refused("text/event-stream")
+            assert await refused(EVENT_STREAM)
             assert await refused("application/json")
             assert await page(merchant), "one who does not wait takes no place"
         await wait_until_async(lambda: waited_again(merchant))
@@ -168,22 +172,6 @@ async def test_a_stream_goes_on_whatever_postgresql_has_answered_meanwhile(
             assert len(await stream.events(1)) == 1
 
 
-async def stuck_reader(merchant: Merchant) -> socket.socket:
-    """A reader that asks for a stream and takes nothing of it."""
-    host, _, port = merchant.url.removeprefix("http://").partition(":")
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.setblocking(False)  # noqa: FBT003 - it takes no keyword
-    loop = asyncio.get_running_loop()
-    await loop.sock_connect(client, (host, int(port)))
-    request = (
-        "GET /v1/events?limit=1000 HTTP/1.1\r\nHost: test\r\nAccept: text/event-stream\r\n"
-        f"Authorization: Bearer {merchant.key}\r\n\r\n"
-    )
-    await loop.sock_sendall(client, request.encode())
-    return client
-
-
 async def add_large_events(redis: Redis, settings: Settings) -> None:
     """More than the buffers between two processes take."""
     await add_events(redis, LARGE_EVENTS, key="x" * LARGE_KEY)
@@ -198,7 +186,7 @@ async def test_readers_who_take_nothing_hold_no_connection_and_are_cut_off(
     async with engine_in_process(
         plane, scopes=SCOPES, database_connections_max=1, feed_readers_max=2, feed_stall_s_max=1
     ) as merchant:
-        clients = [await stuck_reader(merchant) for _ in range(2)]
+        clients = [await stuck_reader(merchant, EVENTS, EVENT_STREAM) for _ in range(2)]
         await wait_until_async(lambda: sum(one.get_write_buffer_size() > 0 for one in writing) == 2)
         assert (await page(merchant, "limit=1"))["items"], "the one connection is free"
         await wait_until_async(lambda: waited_again(merchant))
@@ -235,7 +223,7 @@ async def test_all_readers_end_at_once_when_the_worker_stops(plane: ControlPlane
         async with engine_in_process(plane, scopes=SCOPES, **limits) as engine:
             merchant = Merchant(session, engine.url, engine.key)
             await add_large_events(redis, plane.settings)
-            stack.enter_context(await stuck_reader(merchant))
+            stack.enter_context(await stuck_reader(merchant, EVENTS, EVENT_STREAM))
             stream = await stack.enter_async_context(streaming(merchant, "limit=1000"))
             sent = await stream.events(LARGE_EVENTS)
             query = f"wait_s=600&after={sent[-1].id}"

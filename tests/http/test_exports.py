@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import socket
 from typing import TYPE_CHECKING
 
 from engine.control import batches
 from engine.control.batches import NewBatch
 from tests.support.deployment import engine_in_process, issue
+from tests.support.stalling import stuck_reader
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from engine.control.change import ControlPlane
-    from tests.support.deployment import Merchant
 
 CODES = 1_000_000  # more than sockets buffer
-
-
-async def stuck_reader(merchant: Merchant, path: str) -> socket.socket:
-    """A reader that asks for an export and takes nothing of it."""
-    host, _, port = merchant.url.removeprefix("http://").partition(":")
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.setblocking(False)  # noqa: FBT003 - it takes no keyword
-    loop = asyncio.get_running_loop()
-    await loop.sock_connect(client, (host, int(port)))
-    request = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {merchant.key}\r\n\r\n"
-    await loop.sock_sendall(client, request.encode())
-    return client
 
 
 async def test_a_stalled_export_ends_and_makes_room(plane: ControlPlane) -> None:

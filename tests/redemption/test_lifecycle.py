@@ -48,7 +48,7 @@ from loadtest.lifecycle import UP_TO_BALANCE, Lifecycle, ModelCampaign, ModelCod
 from tests.support.cross_shard import STEPS, dying, let_its_time_pass
 from tests.support.deployment import mint_batch
 from tests.support.lifecycle_world import World
-from tests.support.servers import ValkeyProcess, temporary_directory
+from tests.support.servers import ValkeyProcess, own_valkey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -473,10 +473,8 @@ class CodesMachine(RuleBasedStateMachine):
 
 @pytest.fixture
 def valkey() -> Iterator[ValkeyProcess]:
-    process = ValkeyProcess(temporary_directory() / "data")
-    process.start()
-    yield process
-    process.stop()
+    with own_valkey() as process:
+        yield process
 
 
 NORMAL: Final = pytest.param(10, marks=pytest.mark.timeout(600))

@@ -15,28 +15,17 @@ from engine.store import keys
 from engine.store.batcher import Batcher
 from tests.support.deployment import engine_in_process, issue
 from tests.support.proxy import Calls, Fate, Proxy, Way
-from tests.support.servers import own_valkey
 from tests.support.waiting import TIMEOUT_S, wait_until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from engine.control.change import ControlPlane
     from tests.support.servers import ValkeyProcess
 
+pytestmark = pytest.mark.usefixtures("valkey")
+
 UNKNOWN: Final = "0000-0000-0000-0000"
-
-
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[ValkeyProcess]:
-    """A Valkey of this module's own, which its tests may stop and misconfigure."""
-    with own_valkey() as process:
-        yield process
-
-
-@pytest.fixture
-def redis_url(valkey: ValkeyProcess) -> str:
-    return valkey.url
 
 
 @pytest.fixture

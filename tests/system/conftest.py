@@ -20,7 +20,7 @@ def own_directory() -> Iterator[Path]:
 
 @pytest.fixture
 def valkey(own_directory: Path) -> Iterator[ValkeyProcess]:
-    """A Valkey of the test's own; a module whose ``redis_url`` is this one's works on it."""
+    """A Valkey of the test's own."""
     process = ValkeyProcess(own_directory / "data")
     process.start()
     yield process

@@ -27,11 +27,6 @@ CODES: Final = 60
 TAKES: Final = frozenset({"redeemed", "confirmed"})
 
 
-@pytest.fixture
-def redis_url(valkey: ValkeyProcess) -> str:
-    return valkey.url
-
-
 @pytest.mark.parametrize(
     "cuts", [pytest.param(12), pytest.param(400, marks=[pytest.mark.long, pytest.mark.timeout(1800)])]
 )

@@ -36,11 +36,6 @@ RIVALS: Final = 2
 VICTIMS: Final = ("redis", "persister", "worker", "any")
 
 
-@pytest.fixture
-def redis_url(valkey: ValkeyProcess) -> str:
-    return valkey.url
-
-
 @dataclass
 class Crowd:
     """Clients that redeem, each code for two users at about the same time, and what they were told."""

@@ -23,17 +23,13 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from engine.control.change import ControlPlane
-    from tests.support.servers import ValkeyProcess
+
+pytestmark = pytest.mark.usefixtures("valkey")
 
 SHARDS: Final = 2
 CLIENTS: Final = 12
 TOGETHER: Final = 4
 TIMEOUT_S: Final = 90.0  # what a dead worker held is free after a minute at the latest
-
-
-@pytest.fixture
-def redis_url(valkey: ValkeyProcess) -> str:
-    return valkey.url
 
 
 @pytest.fixture

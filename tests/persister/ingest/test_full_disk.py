@@ -81,11 +81,3 @@ async def test_redis_whose_disk_is_full_stops_before_it_acknowledges_what_it_can
 def valkey() -> Iterator[ValkeyProcess]:
     with own_valkey() as process:
         yield process
-
-
-@pytest.fixture
-def redis_url(request: pytest.FixtureRequest) -> str:
-    """Of the server that the test may fill, where it has one."""
-    name = "valkey" if "valkey" in request.fixturenames else "servers"
-    server = request.getfixturevalue(name)
-    return str(server.url if name == "valkey" else server.redis_url)

@@ -14,7 +14,6 @@ from persister.ownership import ShardOwned
 from persister.rebuild.rebuild import RebuildRefused, rebuild
 from persister.reconcile.reconcile import reconcile
 from persister.recover.recover import recover
-from tests.support.backups import Backups
 from tests.support.deployment import engine_in_process, issue
 from tests.support.ledger_rows import persisted, silent
 from tests.support.shoppers import Shopper, issue_all
@@ -23,15 +22,10 @@ from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from engine.control.change import ControlPlane
+    from tests.support.backups import Backups
     from tests.support.deployment import Merchant
-    from tests.support.servers import Servers
 
 LAST4 = "WXYZ"
-
-
-@pytest.fixture
-def backups(servers: Servers, database_url: str) -> Backups:
-    return Backups(servers, database_url)
 
 
 def last_symbols(_batch: int, _serial: int) -> str:
