@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 from redis.exceptions import RedisError
 
-from engine.ledger.record import Position
-from engine.ledger.stream_tail import behind
+from engine.ledger.stream_tail import behind, decode_entries, ledger_offsets
 from engine.queries import queries
-from engine.store import events, keys
+from engine.store import keys
+from engine.store.code_states import unpack_states
 from engine.store.events import REDEMPTIONS, ROLLED_BACK, counted_type
 from engine.store.void_ranges import VoidRanges
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from engine.control.campaigns import Campaign
     from engine.database import Database
+    from engine.ledger.record import Position
     from engine.postgres_types import Connection
 
 _SQL: Final = queries(__package__, "campaign_numbers")
@@ -94,6 +95,10 @@ class _Counted(msgspec.Struct):
         self.events[kind] += events
         self.amounts[kind] += amount
 
+    def issued(self) -> int:
+        """Codes that exist."""
+        return sum(batch.count for batch in self.batches)
+
     def redeemed_amount(self) -> int:
         """The sum of what was redeemed, less what was given back."""
         return sum(self.amounts[kind] for kind in REDEMPTIONS) - self.amounts[ROLLED_BACK]
@@ -157,8 +162,7 @@ async def _read_ledger(
         for first, last, void in zip(row["first_serials"], row["last_serials"], row["voids"], strict=True):
             ranges.mark(first, last, void=void)
         counted[row["campaign"]].batches.append(_Batch(row["id"], row["count"], ranges))
-    offsets = await connection.fetch(_SQL["offsets"])
-    return [Position(row["stream_ms"], row["shard"], row["stream_seq"]) for row in offsets]
+    return list((await ledger_offsets(connection)).values())
 
 
 async def _read_shard(
@@ -174,11 +178,7 @@ async def _read_shard(
     for campaign_id, (uses, spent) in zip(ids, counters, strict=True):
         counted[campaign_id].uses += int(uses or 0)
         counted[campaign_id].spent += int(spent or 0)
-    for stream_id, values in entries[:TAIL_MAX]:
-        try:
-            event = events.decode(shard, stream_id, [part for pair in values.items() for part in pair])
-        except events.MalformedEvent:
-            continue
+    for event in decode_entries(shard, entries[:TAIL_MAX]):
         kind = counted_type(event.type, str(event.id), event.redemption, event.last4)
         if kind:
             counted[event.campaign].add(kind, 1, event.amount or 0)
@@ -193,7 +193,7 @@ async def _numbers(campaign: Campaign, counted: _Counted, codes: _Codes, *, exac
     redeemed_amount = counted.redeemed_amount()
     void = await codes.count_void(counted)
     return CampaignNumbers(
-        issued=sum(batch.count for batch in counted.batches),
+        issued=counted.issued(),
         redeemed=redeemed,
         rolled_back=max(0, successes - redeemed),
         held=held,
@@ -210,7 +210,7 @@ async def _numbers(campaign: Campaign, counted: _Counted, codes: _Codes, *, exac
 def _outstanding(campaign: Campaign, counted: _Counted, void: _Void) -> int | None:
     if campaign.amount is None or campaign.kind == "multi":
         return None
-    issued = sum(batch.count for batch in counted.batches)
+    issued = counted.issued()
     if campaign.kind == "balance":
         added = counted.amounts["adjusted"] - counted.redeemed_amount()
         return issued * campaign.amount + added - void.balance
@@ -228,7 +228,7 @@ class _Codes:
     async def count_void(self, counted: _Counted) -> _Void:
         """Count codes that are void by themselves or by a range. Reads codes only where that is not known."""
         with_balance = self.campaign.kind == "balance"
-        if not any(map(len, (batch.ranges for batch in counted.batches))):
+        if not any(batch.ranges for batch in counted.batches):
             found = _Void(codes=max(0, counted.voided()))
             if not found.codes or not with_balance:
                 return found
@@ -256,11 +256,7 @@ class _Codes:
 
     async def _states(self, shard: int, batch: int, count: int) -> NDArray[np.uint8]:
         names = [keys.state(shard, batch, at) for at in range(-(-count // keys.SEGMENT_CODES))]
-        packed = np.frombuffer(await self._strings(names, keys.SEGMENT_CODES // _CODES_IN_BYTE), np.uint8)
-        states = np.empty((len(packed), _CODES_IN_BYTE), np.uint8)
-        for at in range(_CODES_IN_BYTE):
-            states[:, at] = packed >> (6 - 2 * at) & 3
-        return states.reshape(-1)[:count]
+        return unpack_states(await self._strings(names, keys.SEGMENT_CODES // _CODES_IN_BYTE))[:count]
 
     async def _balance(self, shard: int, batch: int, void: NDArray[np.bool_]) -> int:
         """The sum of the balances of codes, given as one flag for each code of the shard."""

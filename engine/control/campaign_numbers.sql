@@ -1,8 +1,5 @@
 -- Used by engine/control/campaign_numbers.py. All queries take the ids of campaigns.
 
--- name: offsets
-SELECT shard, stream_ms, stream_seq FROM ledger_offsets ORDER BY shard;
-
 -- name: totals
 SELECT campaign, type, sum(events)::bigint AS events, sum(amount)::bigint AS amount
   FROM campaign_totals

@@ -13,7 +13,7 @@ from engine.queries import queries
 from engine.store import events, keys
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from redis.asyncio import Redis
 
@@ -54,15 +54,19 @@ async def read_tail(redis: Redis, shard: int, count: int, *, oldest: str, newest
         entries: Any = await redis.xrevrange(keys.events(shard), newest, oldest, count=count)
     except (OSError, RedisError) as error:
         raise StoreUnavailable(str(error)) from error
-    found = []
-    for stream_id, values in entries:
-        try:
-            found.append(events.decode(shard, stream_id, [part for pair in values.items() for part in pair]))
-        except events.MalformedEvent:
-            continue
+    found = list(decode_entries(shard, entries))
     if len(entries) < count:
         return Tail(found, cut=None)
     return Tail(found, cut=entry_position(shard, entries[-1][0]))
+
+
+def decode_entries(shard: int, entries: Iterable[Any]) -> Iterator[Event]:
+    """Yield the events of entries as Redis returns them; one that is not a valid event is left out."""
+    for stream_id, values in entries:
+        try:
+            yield events.decode(shard, stream_id, [part for pair in values.items() for part in pair])
+        except events.MalformedEvent:
+            continue
 
 
 def entry_position(shard: int, stream_id: bytes) -> Position:

@@ -10,6 +10,7 @@ import numpy as np
 
 from engine.queries import queries
 from engine.store import idempotency, keys
+from engine.store.code_states import pack_states
 from engine.store.events import REDEMPTIONS
 from engine.store.hold_record import HoldRecord
 from persister.rebuild.from_ledger import balances_after_events, fetch_pages
@@ -52,7 +53,7 @@ async def _write_batch(writer: BulkWriter, batch: RebuiltBatch, shards: int) -> 
     for shard in range(shards) if batch.pinned_shard is None else [batch.pinned_shard]:
         here = slice(None) if batch.pinned_shard is not None else slice(shard, None, shards)
         for segment, part in _segments(states[here], keys.SEGMENT_CODES):
-            await writer.add("SET", keys.state(shard, batch.id, segment), _two_bits(part))
+            await writer.add("SET", keys.state(shard, batch.id, segment), pack_states(part))
         used = batch.used[here]
         if batch.kind == "multi":
             serials = np.arange(len(batch.used))[here]
@@ -71,14 +72,6 @@ def _segments(values: NDArray[Any], size: int) -> Iterator[tuple[int, NDArray[An
         found = np.flatnonzero(part)
         if len(found):
             yield begin // size, part[: found[-1] + 1]
-
-
-def _two_bits(states: NDArray[np.uint8]) -> bytes:
-    """Two bits a code, as BITFIELD stores them: the first code in the highest bits of the first byte."""
-    padded = np.zeros(-(-len(states) // 4) * 4, np.uint8)
-    padded[: len(states)] = states
-    first, second, third, fourth = padded.reshape(-1, 4).T
-    return bytes((first << 6 | second << 4 | third << 2 | fourth).tobytes())
 
 
 async def _write_hold(writer: BulkWriter, hold: LedgerHold, state: RebuiltState, ttl_ms: int) -> None:

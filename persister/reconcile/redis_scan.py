@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from engine.store import keys
+from engine.store.code_states import unpack_states
 from persister.reconcile.comparisons import ComparedValue, expected_value, is_equal, parse_reply
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class RedisScan:
         here = batch.here(shard, self._expected.shards)
         begin = int(segment) * size
         if kind == "state":
-            found: NDArray[Any] = _states(value)
+            found: NDArray[Any] = unpack_states(value)
             mine: NDArray[Any] = batch.states[here][begin : begin + size]
         else:
             found = np.frombuffer(value[: len(value) // 8 * 8], ">i8").astype(np.int64)
@@ -216,9 +217,3 @@ class RedisScan:
             self.differing[
                 ComparedValue(check, shard, (batch.id, self._serial(batch, shard, begin + int(at))))
             ] = 0
-
-
-def _states(value: bytes) -> NDArray[np.uint8]:
-    """Two bits a code, as BITFIELD stores them: the first code in the highest bits of the first byte."""
-    content = np.frombuffer(value, np.uint8)
-    return np.stack([content >> 6, content >> 4 & 3, content >> 2 & 3, content & 3], axis=1).reshape(-1)
