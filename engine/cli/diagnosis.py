@@ -36,6 +36,7 @@ from engine.health.redis_memory import used_percent
 from engine.queries import queries
 from engine.settings import variable
 from engine.store import keys
+from engine.store.deployment_id import ForeignStore, require_own
 from engine.store.stream import read_stream
 from persister import migrations
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
     from engine.health.parts import Ledger
     from engine.health.redis_checks import StoreFacts
-    from engine.postgres_types import Connection
+    from engine.postgres_types import Connection, Row
     from engine.settings import Settings
     from engine.store.stream import StreamFacts
 
@@ -254,8 +255,7 @@ async def _deployment(servers: _Servers) -> list[Finding]:
     for shard in range(shards):
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                version = deployment["control_version"]
-                found += [item async for item in _shard(servers, ledger, shard, version)]
+                found += [item async for item in _shard(servers, ledger, shard, deployment)]
         except _UNREACHABLE as error:
             setting = "REDEEM_REDIS_URL" if isinstance(error, RedisError) else "REDEEM_DATABASE_URL"
             says = f"cannot be compared: {_reason(error)}"
@@ -282,11 +282,17 @@ def _mint_keys(settings: Settings, in_use: list[str], checks: dict[str, bytes]) 
     return Finding("mint keys", Verdict.OK, f"{', '.join(sorted(there))}")
 
 
-async def _shard(servers: _Servers, ledger: Ledger, shard: int, version: int) -> AsyncIterator[Finding]:
+async def _shard(servers: _Servers, ledger: Ledger, shard: int, deployment: Row) -> AsyncIterator[Finding]:
     """Check one shard. PostgreSQL was read first: if Redis has fewer events after that, Redis lost some."""
     database, redis, name = servers.database, servers.redis, f"shard {shard}"
     lag = 0
     if redis is not None:
+        try:
+            await require_own(redis, [shard], deployment["id"])
+        except ForeignStore as fault:
+            do = "correct them; or `redeem rebuild --replace-other-deployment`, which empties this Redis"
+            yield Finding(f"{name} deployment", Verdict.WRONG, str(fault), do)
+            return
         lag_s = 0.0
         offset = ledger.offsets.get(shard, Offset("0-0", 0, 0))
         facts = await read_stream(redis, shard)
@@ -298,7 +304,7 @@ async def _shard(servers: _Servers, ledger: Ledger, shard: int, version: int) ->
             yield _hole(name, missing)
         else:
             yield _ledger(name, lag, lag_s, rebuilding=bool(await redis.exists(keys.rebuilding(shard))))
-        yield _configured(name, int(await redis.get(keys.version(shard)) or 0), version)
+        yield _configured(name, int(await redis.get(keys.version(shard)) or 0), deployment["control_version"])
     yield part_findings.persister(f"{name} persister", ledger.persister(shard), max(0, lag))
 
 

@@ -60,8 +60,7 @@ async def _recover(plane: ControlPlane) -> list[str]:
         if deployment is None:
             return []
         shards = range(deployment["shards"])
-        for shard in shards:
-            await require_own(plane.redis, shard, deployment["id"])
+        await require_own(plane.redis, shards, deployment["id"])
         version = max([await shard_version(plane.redis, shard) for shard in shards])
         if version <= deployment["control_version"]:
             return []

@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError, RedisError
 from engine.errors import StoreBehind, StoreUnavailable
 from engine.queries import queries
 from engine.store import configuration, keys, stream
-from engine.store.deployment_id import claim, require_own
+from engine.store.deployment_id import claim
 from lua import loader
 
 if TYPE_CHECKING:
@@ -72,12 +72,11 @@ async def publish_from(redis: Redis, connection: Connection) -> int:
 async def _publish_shard(
     redis: Redis, connection: Connection, shard: int, target: int, deployment: str
 ) -> None:
-    await require_own(redis, shard, deployment)
+    await claim(redis, shard, deployment)
     await check_kept(redis, connection, shard)
     row = await connection.fetchrow(_SQL["ledger_offset"], shard)
     ledger_offset = f"{row['stream_ms']}-{row['stream_seq']}" if row else _NO_OFFSET
     for _ in range(PUBLISH_TRIES):
-        await claim(redis, shard, deployment)
         base = await shard_version(redis, shard)
         if base >= target:
             return

@@ -15,7 +15,7 @@ from engine.control.configuration_recovery import recover_configuration
 from engine.control.publishing import check_kept, publish_from, shard_version
 from engine.errors import Fault, StoreBehind
 from engine.queries import queries
-from engine.store.deployment_id import ForeignStore, claim
+from engine.store.deployment_id import ForeignStore, require_own
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,11 +112,11 @@ async def _compare(plane: ControlPlane) -> bool | None:
         deployment = await connection.fetchrow(_SQL["deployment"])
     if deployment is None:
         return False
-    for shard in range(deployment["shards"]):
-        await claim(plane.redis, shard, deployment["id"])
-    versions = [await shard_version(plane.redis, shard) for shard in range(deployment["shards"])]
+    shards = range(deployment["shards"])
+    await require_own(plane.redis, shards, deployment["id"])
+    versions = [await shard_version(plane.redis, shard) for shard in shards]
     async with plane.database.connection() as connection:
-        for shard in range(deployment["shards"]):
+        for shard in shards:
             await check_kept(plane.redis, connection, shard)
         target = int((await connection.fetchrow(_SQL["deployment"]))["control_version"])
     return None if max(versions) > target else min(versions) < target

@@ -85,7 +85,7 @@ class StoreWatch:
         """
         try:
             async with asyncio.timeout(_ASK_TIMEOUT_S), self._plane.database.connection() as connection:
-                await require_own(self._plane.redis, shard, await deployment_id(connection))
+                await require_own(self._plane.redis, [shard], await deployment_id(connection))
                 stream = await read_stream(self._plane.redis, shard)
                 self._persisted[shard] = await persisted(connection, shard)
                 self._missing[shard] = stream.missing_from(self._persisted[shard])

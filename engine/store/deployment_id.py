@@ -12,6 +12,8 @@ from engine.errors import StoreUnavailable
 from engine.store import keys
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from redis.asyncio import Redis
 
 
@@ -27,18 +29,19 @@ async def claim(redis: Redis, shard: int, deployment: str) -> None:
         RedisError, OSError: Redis cannot be asked.
     """
     await redis.set(keys.deployment(shard), deployment, nx=True)
-    await require_own(redis, shard, deployment)
+    await require_own(redis, [shard], deployment)
 
 
-async def require_own(redis: Redis, shard: int, deployment: str) -> None:
-    """Check that a shard belongs to this deployment, or to nobody yet.
+async def require_own(redis: Redis, shards: Iterable[int], deployment: str) -> None:
+    """Check that shards belong to this deployment, or to nobody yet.
 
     Raises:
-        ForeignStore: it belongs to another one.
+        ForeignStore: one belongs to another deployment.
         RedisError, OSError: Redis cannot be asked.
     """
-    found: Any = await redis.get(keys.deployment(shard))
-    check_owner(found, shard, deployment)
+    for shard in shards:
+        found: Any = await redis.get(keys.deployment(shard))
+        check_owner(found, shard, deployment)
 
 
 def check_owner(found: bytes | None, shard: int, deployment: str) -> None:

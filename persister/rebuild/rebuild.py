@@ -110,8 +110,7 @@ async def _is_foreign(connection: Connection, redis: Redis, shards: int) -> str:
     """Say to whom Redis belongs, if that is another deployment; empty if not."""
     deployment = await connection.fetchval(_DEPLOYMENT["id"])
     try:
-        for shard in range(shards):
-            await require_own(redis, shard, deployment)
+        await require_own(redis, range(shards), deployment)
     except ForeignStore as fault:
         return str(fault)
     return ""

@@ -100,8 +100,7 @@ async def recover(
     try:
         shards = int(await connection.fetchval(_DEPLOYMENT["shards"]))
         await own_shards(connection, range(shards))
-        for shard in range(shards):
-            await require_own(redis, shard, await connection.fetchval(_DEPLOYMENT["id"]))
+        await require_own(redis, range(shards), await connection.fetchval(_DEPLOYMENT["id"]))
         holes = await _holes(connection, redis, shards)
         if not holes:
             return []

@@ -230,6 +230,13 @@ async def test_a_redis_that_lost_events_is_to_be_rebuilt_and_is_left_as_it_is(
     await redis.delete(keys.rebuilding(0))
 
 
+async def test_a_redis_of_another_deployment_is_named(redis: Redis, cli: Cli) -> None:
+    await redis.set(keys.deployment(0), "another")
+    found = await report(cli)
+    assert found.wrong("shard 0 deployment", "belongs to deployment another", "--replace-other-deployment")
+    await redis.delete(keys.deployment(0))
+
+
 async def test_events_that_nobody_carries_to_the_ledger_are_counted(plane: ControlPlane, cli: Cli) -> None:
     _, codes = await issue(plane, 2)
     assert (await report(cli)).of("wrong") == NOBODY_RUNS
