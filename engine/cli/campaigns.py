@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from engine.cli.connect import all_pages, echo_json, run, run_change
+from engine.cli.connect import echo_json, read_all, run, run_change
 from engine.cli.options import confirm, json_option, yes_option
 from engine.control import campaigns as definitions
 from engine.control.campaign_numbers import numbers_member, read_numbers
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from engine.control.campaign_numbers import CampaignNumbers
-    from engine.control.change import ControlPlane
 
 NONE: Final = "none"
 ENDED: Final = "ended"
@@ -76,14 +75,10 @@ def create(*, active: bool, as_json: bool, **options: Any) -> None:  # noqa: ANN
 @json_option
 def list_campaigns(states: tuple[str, ...], *, with_ended: bool, as_json: bool) -> None:
     """List campaigns, oldest first, with the number of redemptions and of codes."""
-
-    async def read(plane: ControlPlane) -> list[Campaign]:
-        limit = plane.settings.page_limit_max
-        return await all_pages(
-            lambda after: definitions.page(plane, after=after, limit=limit), lambda campaign: campaign.id
-        )
-
-    every_campaign = run(read)
+    every_campaign = read_all(
+        lambda plane, after, limit: definitions.page(plane, after=after, limit=limit),
+        lambda campaign: campaign.id,
+    )
     shown = states or [state for state in STATES if with_ended or state != ENDED]
     all_campaigns = [campaign for campaign in every_campaign if campaign.state in shown]
     if not states and (hidden := len(every_campaign) - len(all_campaigns)):

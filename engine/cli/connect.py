@@ -148,11 +148,17 @@ def echo_json(document: object) -> None:
     click.echo(orjson.dumps(document))
 
 
-async def all_pages(page: Callable[[K | None], Awaitable[list[T]]], id_of: Callable[[T], K]) -> list[T]:
-    """Read all pages of a list and return their items."""
-    all_items: list[T] = []
-    after: K | None = None
-    while items := await page(after):
-        all_items += items
-        after = id_of(items[-1])
-    return all_items
+def read_all(
+    page: Callable[[ControlPlane, K | None, int], Awaitable[list[T]]], id_of: Callable[[T], K]
+) -> list[T]:
+    """Read all pages of a list and return their items. ``page`` takes the id of the last one, and a limit."""
+
+    async def read(plane: ControlPlane) -> list[T]:
+        all_items: list[T] = []
+        after: K | None = None
+        while items := await page(plane, after, plane.settings.page_limit_max):
+            all_items += items
+            after = id_of(items[-1])
+        return all_items
+
+    return run(read)

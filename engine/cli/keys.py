@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
-from engine.cli.connect import all_pages, echo_json, run, run_change
+from engine.cli.connect import echo_json, read_all, run_change
 from engine.cli.options import confirm, yes_option
 from engine.control import api_keys
 from engine.store.configuration import SCOPES
-
-if TYPE_CHECKING:
-    from engine.control.change import ControlPlane
 
 
 @click.group()
@@ -48,14 +43,9 @@ def create(name: str, scopes: str, campaigns: tuple[str, ...], *, as_json: bool)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 def list_keys(*, as_json: bool) -> None:
     """List all API keys, including revoked ones."""
-
-    async def read(plane: ControlPlane) -> list[api_keys.ApiKey]:
-        limit = plane.settings.page_limit_max
-        return await all_pages(
-            lambda after: api_keys.page(plane, after=after, limit=limit), lambda key: key.id
-        )
-
-    all_keys = run(read)
+    all_keys = read_all(
+        lambda plane, after, limit: api_keys.page(plane, after=after, limit=limit), lambda key: key.id
+    )
     if as_json:
         echo_json([key.document() for key in all_keys])
         return

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.cli.connect import all_pages, echo_json, run
+from engine.cli.connect import echo_json, read_all
 from engine.cli.options import json_option
 from engine.control import batches as stored_batches
 from engine.control import voids as declarations
@@ -14,10 +14,8 @@ from engine.imports import records
 from engine.times import shown_instant
 
 if TYPE_CHECKING:
-    from engine.control.batches import Batch
     from engine.control.change import ControlPlane
     from engine.control.voids import Void
-    from engine.imports.records import Import
 
 _campaign = click.argument("campaign_id", metavar="CAMPAIGN")
 
@@ -32,15 +30,10 @@ def batches() -> None:
 @json_option
 def list_batches(campaign_id: str, *, as_json: bool) -> None:
     """List the batches of a campaign, oldest first."""
-
-    async def read(plane: ControlPlane) -> list[Batch]:
-        limit = plane.settings.page_limit_max
-        return await all_pages(
-            lambda after: stored_batches.page(plane, campaign_id, after=after, limit=limit),
-            lambda batch: batch.id,
-        )
-
-    found = run(read)
+    found = read_all(
+        lambda plane, after, limit: stored_batches.page(plane, campaign_id, after=after, limit=limit),
+        lambda batch: batch.id,
+    )
     if as_json:
         echo_json([batch.document() for batch in found])
         return
@@ -61,14 +54,10 @@ def imports() -> None:
 @json_option
 def list_imports(campaign_id: str, *, as_json: bool) -> None:
     """List the imports of a campaign, oldest first."""
-
-    async def read(plane: ControlPlane) -> list[Import]:
-        limit = plane.settings.page_limit_max
-        return await all_pages(
-            lambda after: records.page(plane, campaign_id, after=after, limit=limit), lambda one: one.name
-        )
-
-    found = run(read)
+    found = read_all(
+        lambda plane, after, limit: records.page(plane, campaign_id, after=after, limit=limit),
+        lambda one: one.name,
+    )
     if as_json:
         echo_json([each.document() for each in found])
         return
@@ -92,15 +81,10 @@ def list_voids(batch_id: int, *, as_json: bool) -> None:
     Codes that were made void one by one are not in it: `redeem codes check` shows them.
     """
 
-    async def read(plane: ControlPlane) -> list[Void]:
-        limit = plane.settings.page_limit_max
+    async def page(plane: ControlPlane, after: int | None, limit: int) -> list[Void]:
+        return (await declarations.page(plane, batch_id, after=after, limit=limit))[0]
 
-        async def page(after: int | None) -> list[Void]:
-            return (await declarations.page(plane, batch_id, after=after, limit=limit))[0]
-
-        return await all_pages(page, lambda void: void.id)
-
-    found = run(read)
+    found = read_all(page, lambda void: void.id)
     if as_json:
         echo_json([each.document() for each in found])
         return

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from engine.cli import webhook_tools
-from engine.cli.connect import all_pages, echo_json, run
+from engine.cli.connect import echo_json, read_all, run
 from engine.cli.options import ACTOR, confirm, event_filter_options, json_option, limit_option, yes_option
 from engine.times import shown_instant
 from engine.webhooks import changes, endpoints
-
-if TYPE_CHECKING:
-    from engine.control.change import ControlPlane
 
 _webhook = click.argument("webhook_id", metavar="WEBHOOK")
 
@@ -48,14 +45,9 @@ def create(*, as_json: bool, types: tuple[str, ...], campaigns: tuple[str, ...],
 @json_option
 def list_webhooks(*, as_json: bool) -> None:
     """List all endpoints, oldest first."""
-
-    async def read(plane: ControlPlane) -> list[endpoints.Webhook]:
-        limit = plane.settings.page_limit_max
-        return await all_pages(
-            lambda after: endpoints.page(plane, after=after, limit=limit), lambda one: one.id
-        )
-
-    found = run(read)
+    found = read_all(
+        lambda plane, after, limit: endpoints.page(plane, after=after, limit=limit), lambda one: one.id
+    )
     if as_json:
         echo_json([webhook.document() for webhook in found])
         return
