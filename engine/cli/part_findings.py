@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from engine.health.parts import Liveness
-from engine.health.parts_watch import WORKER_SILENT_S, worker_ages
+from engine.health.parts_watch import worker_ages
 from engine.health.redis_checks import Finding, Verdict
-from engine.observability.heartbeats import ProcessRole, State
+from engine.observability.heartbeats import SILENT_S, ProcessRole, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,9 +87,7 @@ def local_workers(run_dir: Path) -> Finding:
     if not ages:
         says = "none is seen on this machine; others cannot be seen without PostgreSQL"
         return Finding("workers", Verdict.WARNING, says)
-    silent = [
-        f"{name} has no sign of life for {age:.0f} s" for name, age in ages.items() if age >= WORKER_SILENT_S
-    ]
+    silent = [f"{name} has no sign of life for {age:.0f} s" for name, age in ages.items() if age >= SILENT_S]
     says = "; ".join([f"{len(ages) - len(silent)} of {len(ages)} work on this machine", *silent])
     return Finding("workers", Verdict.WRONG if silent else Verdict.OK, says, _END_IT if silent else "")
 

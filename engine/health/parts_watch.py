@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from engine.errors import Fault, Refusal
 from engine.health.parts import Liveness, read_lag, read_ledger
+from engine.observability.heartbeats import SILENT_S
 from engine.store.stream import read_stream
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ INTERVAL_S: Final = 1.0
 REDIS_PATIENCE_S: Final = 0.2
 POSTGRESQL_PATIENCE_S: Final = 0.5
 """With Redis asked twice, an answer takes less than a second."""
-WORKER_SILENT_S: Final = 4.0
 _UNREACHABLE: Final = (Fault, Refusal, RedisError, asyncpg.PostgresError, OSError)
 
 
@@ -109,7 +109,7 @@ def silent_workers(directory: Path) -> dict[str, float]:
 
     Each worker touches its file ``<name>.ready`` once a second (``engine/worker.py``).
     """
-    return {name: age for name, age in worker_ages(directory).items() if age >= WORKER_SILENT_S}
+    return {name: age for name, age in worker_ages(directory).items() if age >= SILENT_S}
 
 
 def worker_ages(directory: Path) -> dict[str, float]:
@@ -131,9 +131,9 @@ def part_metrics(report: PartsReport, directory: Path | None) -> Iterator[Metric
     yield _gauge("redeem_postgresql_up", "1 if PostgreSQL answers this worker, else 0", postgresql_up)
     if directory is not None:
         ages = worker_ages(directory)
-        hung = silent_workers(directory)
-        yield _gauge("redeem_workers", "Front-end workers that work", len(ages) - len(hung))
-        yield _gauge("redeem_workers_hung", "Front-end workers without a sign of life", len(hung))
+        hung = sum(age >= SILENT_S for age in ages.values())
+        yield _gauge("redeem_workers", "Front-end workers that work", len(ages) - hung)
+        yield _gauge("redeem_workers_hung", "Front-end workers without a sign of life", hung)
     yield from _lag_metrics(report.lags)
     if report.ledger is not None:
         yield from _ledger_metrics(report.ledger)
