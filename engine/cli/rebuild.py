@@ -11,6 +11,7 @@ from engine.cli.options import confirm, data_option, yes_option
 from engine.cli.progress import Progress
 from engine.cli.servers import run_on_servers, servers_may_fail
 from engine.control import publishing
+from engine.control.configuration_recovery import recover_configuration
 from engine.errors import Refusal, StoreBehind
 from engine.queries import queries
 from persister.rebuild import rebuild as rebuilding
@@ -71,6 +72,9 @@ async def _rebuild(settings: Settings, *, force: bool, forget_lost: bool, replac
     async with servers_may_fail():
         if not force and not await _is_needed(settings):
             raise Refusal("malformed_request", _NOTHING_LOST)
+        if not replace_foreign:
+            async with plane_on(settings) as plane:
+                await recover_configuration(plane)  # a rebuild empties Redis of it
         return await rebuild_and_publish(settings, forget_lost=forget_lost, replace_foreign=replace_foreign)
 
 

@@ -13,6 +13,7 @@ from engine.control.republishing import Health, republish
 from engine.errors import StoreUnavailable
 from engine.store import keys
 from engine.store.deployment_id import ForeignStore
+from tests.support.cli import Cli
 from tests.support.deployment import engine_in_process, issue, mint_batch
 
 if TYPE_CHECKING:
@@ -69,6 +70,16 @@ async def test_all_kinds_of_changes_come_back(plane: ControlPlane, backups: Back
     assert not set(made) & {*codes, *more}
     another, _ = await issue(plane, 1)
     assert another not in {old, new}
+
+
+async def test_a_rebuild_does_not_lose_it(plane: ControlPlane, backups: Backups) -> None:
+    backup = await backups.take()
+    campaign, codes = await issue(plane, 2)
+    await backups.restore(backup)
+    await Cli(plane.settings).done("rebuild", "--force")
+    async with engine_in_process(plane) as merchant:
+        assert (await merchant.redeem(codes[0]))[0] == 200
+    assert (await campaigns.get(plane, campaign)).kind == "single"
 
 
 async def test_another_deployments_configuration_is_not_taken(plane: ControlPlane) -> None:
