@@ -4,6 +4,10 @@ pytest-timeout's other method raises an exception in a signal handler. That may 
 treats it as the failure of the callback that runs at that moment, and a fixture that joins a thread keeps
 waiting. Exiting the process always works. pytest-xdist reports the test as failed and continues in another
 process; its workers have no terminal, so this module writes to stderr itself.
+
+The thread that does this needs the interpreter's lock. It may never get it: from C code that keeps the lock,
+or, on some machines, beside a thread that computes without a pause. Then faulthandler, which needs no lock,
+exits the process.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import types
 from typing import TYPE_CHECKING, Any, Final
 
 import psutil  # type: ignore[import-untyped] # it has no types
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 from pytest_timeout import is_debugging  # type: ignore[import-untyped] # it has no types
 
 if TYPE_CHECKING:
@@ -28,6 +33,8 @@ if TYPE_CHECKING:
 
 EXIT_STATUS: Final = 1
 STDERR: Final = 2
+WITHOUT_THE_LOCK_S: Final = 10
+"""How much later faulthandler exits the process."""
 _FRAMES: Final = ("cr_frame", "ag_frame", "gi_frame")
 _AWAITED: Final = ("cr_await", "ag_await", "gi_yieldfrom")
 
@@ -40,9 +47,12 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool:  # noqa:
     def cancel() -> None:
         timer.cancel()
         timer.join()
+        faulthandler.cancel_dump_traceback_later()
 
     item.cancel_timeout = cancel  # type: ignore[attr-defined] # where pytest-timeout looks for it
     timer.start()
+    stderr = item.config.stash[fault_handler_stderr_fd_key]
+    faulthandler.dump_traceback_later(settings.timeout + WITHOUT_THE_LOCK_S, exit=True, file=stderr)
     return True
 
 

@@ -16,7 +16,7 @@ SETTINGS: Final = (
     "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\ntimeout = 2\n"
 )
 IMPORTS: Final = """
-import asyncio, signal, subprocess, threading
+import asyncio, ctypes, signal, subprocess, threading, time
 from concurrent.futures import ThreadPoolExecutor
 import pytest
 """
@@ -27,7 +27,7 @@ def test_good():
 async def test_busy():
     loop = asyncio.get_running_loop()
     def again():  # an exception raised in here would be lost
-        sum(range(10_000))
+        time.sleep(0.001)
         loop.call_soon(again)
     again()
     async def wait_busily():
@@ -56,6 +56,12 @@ def test_last(server):
 """
 
 
+KEEPS_THE_LOCK: Final = """
+def test_keeps_the_lock():
+    ctypes.PyDLL(None).sleep(600)
+"""
+
+
 def run(directory: Path, test: str, *options: str) -> subprocess.CompletedProcess[str]:
     (directory / "conftest.py").write_text(CONFTEST)
     (directory / "pytest.ini").write_text(SETTINGS)
@@ -80,6 +86,13 @@ def test_what_hangs_fails_and_says_where_and_the_rest_goes_on(tmp_path: Path) ->
         assert f"test_it.py::test_{test} has not ended within 2 s" in done.stderr
         assert f"in {where}" in done.stderr
     assert "2 failed, 2 passed" in done.stdout  # the second had passed before it hung
+
+
+def test_a_hang_in_c_code_ends_too(tmp_path: Path) -> None:
+    done = run(tmp_path, KEEPS_THE_LOCK, "-n", "1")
+    assert done.returncode == 1
+    assert "in test_keeps_the_lock" in done.stderr
+    assert "1 failed" in done.stdout
 
 
 def test_a_hang_at_the_end_of_a_session_leaves_no_process_behind(tmp_path: Path) -> None:
