@@ -49,9 +49,7 @@ def main() -> None:
         testbed.servers(Path(directory)) as settings,
     ):
         try:
-            measured, versions = uvloop.run(
-                _run(settings, peers, program, how, appendfsync=options.appendfsync)
-            )
+            measured, versions = uvloop.run(_run(settings, peers, program, how))
         except WrongError as error:
             sys.exit(str(error))
     found = report.results(measured)
@@ -65,7 +63,8 @@ def main() -> None:
         "not_run": missing,
     }
     print(f"{result['machine']}; {', '.join(f'{name} {what}' for name, what in versions.items())}")
-    print(f"{how.rounds} rounds of {how.seconds} s; appendfsync of the peers: {options.appendfsync}")
+    fsync = ", ".join(options.appendfsync)
+    print(f"{how.rounds} rounds of {how.seconds} s; appendfsync of the peers: {fsync}")
     for heading, one in found.items():
         print("\n" + report.table(one, list(peers), heading))
     for name, why in missing.items():
@@ -89,9 +88,10 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--appendfsync",
-        choices=("no", "everysec", "always"),
-        default="no",
-        help="appendfsync of Valkey while a peer runs; for the engine it is `always`",
+        type=_names(["no", "everysec", "always"]),
+        default=["no", "always"],
+        help="appendfsync of Valkey while a peer runs, such as no,always: each peer runs once with each; "
+        "the engine always runs with `always`",
     )
     parser.add_argument("--json", type=Path, help="also write the result to this file")
     parser.add_argument("--build", type=Path, default=Path("build/peers"), help="directory for built parts")
@@ -128,15 +128,17 @@ def _install(options: argparse.Namespace) -> tuple[dict[Peer, Path], dict[str, s
         if peer.name not in options.only:
             continue
         try:
-            found[peer] = peer.install(options.build)
+            part = peer.install(options.build)
         except parts.MissingError as error:
             missing[peer.name] = str(error)
             print(f"not run: {peer.name}: {error}", file=sys.stderr)
+        else:
+            found |= dict.fromkeys(contenders.with_appendfsync(peer, options.appendfsync), part)
     return found, missing
 
 
 async def _run(
-    settings: Settings, peers: dict[Peer, Path], program: Path, options: Options, *, appendfsync: str
+    settings: Settings, peers: dict[Peer, Path], program: Path, options: Options
 ) -> tuple[Measured, dict[str, str]]:
     directory = settings.data_dir
     postgres, valkey = Postgres(data_dir=directory), Valkey(data_dir=directory)
@@ -160,9 +162,9 @@ async def _run(
             )
             kept: dict[str, stores.Store] = {
                 "nothing": stores.Nothing(),
-                "engine": stores.Events(redis, valkey_pid, "always"),
-                "engine's keys": stores.Events(redis, valkey_pid, appendfsync),
-                "redis": stores.Marks(redis, valkey_pid, appendfsync),
+                "engine": stores.Events(redis, valkey_pid),
+                "engine's keys": stores.Events(redis, valkey_pid),
+                "redis": stores.Marks(redis, valkey_pid),
                 "postgresql": stores.Rows(connection, postgres_pid),
             }
             versions = {

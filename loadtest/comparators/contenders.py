@@ -6,7 +6,7 @@ import os
 import pwd
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from string import Template
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -15,7 +15,7 @@ from loadtest.comparators import parts
 from loadtest.comparators.stores import CAMPAIGN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from engine.settings import Settings
@@ -49,6 +49,7 @@ class Peer:
         does: short description for the table.
         store: where it stores redemptions.
         codes_per_s: more codes than it can redeem in a second on any machine we know.
+        appendfsync: Valkey's setting meanwhile; with ``always`` it replies after the write is on disk.
         install: finds or builds its program below the build directory; raises MissingError.
         start: returns its command and environment, from the result of `install`.
     """
@@ -59,6 +60,7 @@ class Peer:
     codes_per_s: int
     start: Callable[[Bench, Path], Command]
     install: Callable[[Path], Path] = lambda build: build
+    appendfsync: str = "always"
 
 
 def _ours(arguments: tuple[str, ...]) -> Callable[[Bench, Path], Command]:
@@ -108,6 +110,16 @@ def _openresty(bench: Bench, modules: Path) -> Command:
     nginx = parts.program("nginx", "nginx-light")
     argv = [str(nginx), "-p", str(directory), "-e", str(directory / "nginx.log"), "-c", str(configuration)]
     return argv, _environment(bench, port)
+
+
+def with_appendfsync(peer: Peer, choices: Sequence[str]) -> list[Peer]:
+    """Return a peer once for each appendfsync, if it stores in Valkey; with ``no`` it keeps its name."""
+    if peer.store not in ("redis", "engine's keys"):
+        return [peer]
+    return [
+        replace(peer, appendfsync=one, name=peer.name if one == "no" else f"{peer.name}, fsync {one}")
+        for one in choices
+    ]
 
 
 def free_port() -> int:

@@ -23,8 +23,9 @@ ENGINE: Final = "engine"
 def summary(measured: Mapping[str, Sequence[PeerFigures]]) -> dict[str, dict[str, Any]]:
     """Summarise the rounds of each contender at one number of connections.
 
-    ``engine/it`` is the ratio of redemptions a second. ``its cost/engine's`` is the ratio of the front end's
-    CPU time for one redemption. Both are of the same round, as median, minimum and maximum.
+    ``engine/it`` is the ratio of redemptions a second. ``its front/engine's`` and ``its both/engine's`` are
+    the ratios of the CPU time for one redemption: of the front end, and of front end and store together.
+    All are of the same round, as median, minimum and maximum.
     """
     ours = measured.get(ENGINE)
     found: dict[str, dict[str, Any]] = {}
@@ -42,8 +43,11 @@ def summary(measured: Mapping[str, Sequence[PeerFigures]]) -> dict[str, dict[str
             found[name]["engine/it"] = testbed.spread(
                 (one.per_second / it.per_second for one, it in pairs), 2
             )
-            found[name]["its cost/engine's"] = testbed.spread(
+            found[name]["its front/engine's"] = testbed.spread(
                 (it.front_us / one.front_us for one, it in pairs), 2
+            )
+            found[name]["its both/engine's"] = testbed.spread(
+                (it.both_us / one.both_us for one, it in pairs), 2
             )
     return found
 
@@ -56,7 +60,8 @@ def results(measured: Measured) -> dict[str, dict[str, dict[str, Any]]]:
 def table(found: Mapping[str, Mapping[str, Any]], peers: Sequence[Peer], heading: str) -> str:
     """Return a Markdown table for one number of connections."""
     columns = (
-        *(heading, "redemptions/s", "engine / it", "front end's time for one, µs", "its / engine's"),
+        *(heading, "redemptions/s", "engine / it"),
+        *("processor for one, µs: front end, store", "front end's / engine's", "both / engine's"),
         *("front end's core, the other core", "p50, p99 ms"),
     )
     rows = [columns, ("---",) * len(columns)]
@@ -67,8 +72,9 @@ def table(found: Mapping[str, Mapping[str, Any]], peers: Sequence[Peer], heading
                 f"{peer.name}: {peer.does}",
                 f"{one['per_second']['median']:,.0f}",
                 _ratio(one.get("engine/it")),
-                f"{one['front_us']['median']:.0f}",
-                _ratio(one.get("its cost/engine's")),
+                f"{one['front_us']['median']:.0f}, {one['store_us']:.0f}",
+                _ratio(one.get("its front/engine's")),
+                _ratio(one.get("its both/engine's")),
                 f"{one['front_busy']:.0%}, {one['others_busy']:.0%}",
                 f"{one['p50_ms']:.1f}, {one['p99_ms']:.1f}",
             )

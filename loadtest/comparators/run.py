@@ -50,6 +50,11 @@ class PeerFigures(NamedTuple):
     p50_ms: float
     p99_ms: float
 
+    @property
+    def both_us(self) -> float:
+        """Of front end and store together."""
+        return self.front_us + self.store_us
+
 
 Measured = dict[int, dict[str, list[PeerFigures]]]
 
@@ -211,8 +216,8 @@ class Rounds:
                 for connections, one in (await self._turn(peer)).items():
                     measured[connections][peer.name].append(one)
                     print(
-                        f"round {number + 1}: {peer.name:10} {connections:4} connections "
-                        f"{one.per_second:8,.0f} /s  {one.front_us:6.1f} µs  "
+                        f"round {number + 1}: {peer.name:22} {connections:4} connections "
+                        f"{one.per_second:8,.0f} /s  {one.front_us:6.1f} + {one.store_us:5.1f} µs  "
                         f"busy {one.front_busy:4.0%} and {one.others_busy:4.0%}",
                         file=sys.stderr,
                     )
@@ -225,7 +230,7 @@ class Rounds:
         try:
             path.touch(mode=0o600)
             path.write_text("".join(code + "\n" for code in codes))
-            await store.prepare(codes)
+            await store.prepare(codes, peer.appendfsync)
             with testbed.running(*peer.start(self.bench, self.peers[peer])) as contender:
                 turn = Turn(self.bench, peer, store, self.program, codes, contender)
                 await turn.probe()

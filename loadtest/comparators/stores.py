@@ -45,8 +45,8 @@ class Store(Protocol):
     pid: int
     """The pid of its server, which may have child processes; 0 if there is none."""
 
-    async def prepare(self, codes: Sequence[str]) -> None:
-        """Prepare the store for a contender that will redeem these codes."""
+    async def prepare(self, codes: Sequence[str], appendfsync: str) -> None:
+        """Prepare the store for a contender that will redeem these codes; Valkey with this appendfsync."""
 
     async def redeemed(self) -> int | None:
         """Return the number of redemptions of this contender; None if it stores nothing."""
@@ -60,7 +60,7 @@ class Nothing:
 
     pid = 0
 
-    async def prepare(self, codes: Sequence[str]) -> None:
+    async def prepare(self, codes: Sequence[str], appendfsync: str) -> None:
         """Nothing to do."""
 
     async def redeemed(self) -> int | None:
@@ -74,14 +74,13 @@ class Nothing:
 class Events:
     """The engine's keys in Valkey. No persister runs, so the stream has all redemptions."""
 
-    def __init__(self, redis: Redis, pid: int, appendfsync: str) -> None:
+    def __init__(self, redis: Redis, pid: int) -> None:
         self.pid = pid
         self._redis = redis
-        self._appendfsync = appendfsync
 
-    async def prepare(self, codes: Sequence[str]) -> None:  # noqa: ARG002 - the engine computes codes, it does not store them
+    async def prepare(self, codes: Sequence[str], appendfsync: str) -> None:  # noqa: ARG002 - the engine computes codes
         """Set appendfsync: whether Valkey replies before or after the write is on disk."""
-        await self._redis.config_set("appendfsync", self._appendfsync)
+        await self._redis.config_set("appendfsync", appendfsync)
 
     async def redeemed(self) -> int | None:
         """Return the number of events."""
@@ -96,14 +95,13 @@ class Events:
 class Marks:
     """The peers' keys in Valkey."""
 
-    def __init__(self, redis: Redis, pid: int, appendfsync: str) -> None:
+    def __init__(self, redis: Redis, pid: int) -> None:
         self.pid = pid
         self._redis = redis
-        self._appendfsync = appendfsync
 
-    async def prepare(self, codes: Sequence[str]) -> None:  # noqa: ARG002 - the peers do not check that a code was issued
+    async def prepare(self, codes: Sequence[str], appendfsync: str) -> None:  # noqa: ARG002 - peers do not check that a code was issued
         """Create a campaign without redeemed codes."""
-        await self._redis.config_set("appendfsync", self._appendfsync)
+        await self._redis.config_set("appendfsync", appendfsync)
         await self._redis.delete(*_PEER_KEYS)
         campaign: list[str | int] = ["state", "active", "amount", testbed.AMOUNT]
         campaign += ["currency", testbed.CURRENCY]
@@ -132,7 +130,7 @@ class Rows:
         self.pid = pid
         self._connection = connection
 
-    async def prepare(self, codes: Sequence[str]) -> None:
+    async def prepare(self, codes: Sequence[str], appendfsync: str) -> None:  # noqa: ARG002 - no Valkey
         """Create the campaign and its codes; analyse the tables and write them to disk."""
         await self._connection.execute(_SCHEMA)
         await self._connection.execute(
