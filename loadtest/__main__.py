@@ -90,6 +90,13 @@ def _parser() -> argparse.ArgumentParser:
     capacity.add_argument(
         "--lag", type=_positive, default=5.0, metavar="S", help="a step breaks above this ledger lag"
     )
+    capacity.add_argument(
+        "--response",
+        type=_positive,
+        default=15.0,
+        metavar="S",
+        help="how long to wait for the last responses of a step",
+    )
     _connect_options(capacity)
     capacity.set_defaults(action=_capacity)
 
@@ -157,7 +164,7 @@ def _capacity(options: argparse.Namespace) -> int:
             url,
             key,
             directory,
-            limits=Limits(p99_ms=options.p99_ms, lag_s=options.lag),
+            limits=Limits(p99_ms=options.p99_ms, lag_s=options.lag, response_s=options.response),
             step_s=options.step,
             connections=options.connections,
             generators=options.generators,

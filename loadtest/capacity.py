@@ -167,6 +167,7 @@ class Capacity:
             per_second=rate / self._generators,
             seconds=self._step_s,
             connections=max(1, self._connections // self._generators),
+            response_s=self._limits.response_s,
         )
         argv = [sys.executable, "-m", "loadtest.open_loop", msgspec.json.encode(share).decode()]
         environment = without_settings(os.environ) | {"LOADTEST_KEY": self._key}
@@ -185,7 +186,8 @@ class Capacity:
                 if process.stdin is not None:
                     process.stdin.close()
                     process.stdin = None
-            reports = [process.communicate(timeout=self._step_s + STOP_S_MAX)[0] for process in running]
+            stop_s_max = self._limits.response_s + STOP_S_MAX
+            reports = [process.communicate(timeout=self._step_s + stop_s_max)[0] for process in running]
         except subprocess.TimeoutExpired as error:
             raise RunError("the load generator did not end") from error
         finally:

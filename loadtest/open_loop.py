@@ -28,10 +28,12 @@ from loadtest.api import Api
 from loadtest.scenarios import read_plan
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from loadtest.codes import Code
 
 GRACE_S: Final = 5.0
-"""How long to wait for responses after the last attempt was due."""
+"""How long attempts that still wait for a connection are sent after the last one was due."""
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 _BLANK: Final = b"\r\n\r\n"
 _OK: Final = 200
@@ -39,12 +41,17 @@ _TICK_S: Final = 0.001
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """Input of a process: the directory with its plan, and its load."""
+    """Input of a process: the directory with its plan, and its load.
+
+    Attributes:
+        response_s: how long to wait for the last responses, after the last attempt was sent.
+    """
 
     directory: str
     per_second: float
     seconds: float
     connections: int
+    response_s: float
 
 
 class StepReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +75,12 @@ _BODY: Final = msgspec.json.Decoder(_Body)
 
 
 class Load:
-    """One step: the attempts that are due, the free connections, and the responses."""
+    """One step: the attempts that are due, the free connections, and the responses.
+
+    Attributes:
+        under_way: attempts that were sent and have no response yet.
+        sending: false when no more attempts are sent, and only responses are waited for.
+    """
 
     def __init__(self, step: Step, head: bytes, run: str, codes: list[Code], writer: Writer) -> None:
         self._step = step
@@ -83,9 +95,13 @@ class Load:
         self.free: deque[_Connection] = deque()
         self.late_ms: list[float] = []
         self.under_way = 0
+        self.sending = True
 
     async def run(self) -> None:
-        """Send each attempt at its time, then wait a while for the last responses."""
+        """Send each attempt at its time, then wait for the responses to those that were sent.
+
+        An attempt that is under way when the step ends is not an error: its response counts.
+        """
         begin, every_s = self._clock() + 0.1, 1 / self._step.per_second
         count = round(self._step.per_second * self._step.seconds)
         number = 0
@@ -99,11 +115,16 @@ class Load:
                 number += 1
             self.send_due()
             await asyncio.sleep(max(_TICK_S, begin + number * every_s - self._clock()))
-        deadline = self._clock() + GRACE_S
-        while (self.under_way or self._due) and self._clock() < deadline:  # noqa: ASYNC110 - it runs only once, at the end
-            await asyncio.sleep(0.01)
+        await self._until(lambda: not self._due, GRACE_S)
+        self.sending = False
         self._writer.unsent += len(self._due)
         self._due.clear()
+        await self._until(lambda: not self.under_way, self._step.response_s)
+
+    async def _until(self, done: Callable[[], bool], seconds_max: float) -> None:
+        deadline = self._clock() + seconds_max
+        while not done() and self._clock() < deadline:  # noqa: ASYNC110 - it runs only at the end
+            await asyncio.sleep(0.01)
 
     def send_due(self) -> None:
         """Send the attempts that are due, while connections are free."""
@@ -241,7 +262,7 @@ async def make(step: Step, key: str) -> StepReport:
         await load.run()
         for connection in connections:
             connection.close()
-        await asyncio.sleep(0.05)  # requests under way are logged as without a response
+        await asyncio.sleep(0.05)  # requests without a response until now are logged as such
     late = sorted(load.late_ms)
     return StepReport(sent_late_ms=late[int(len(late) * 0.99)] if late else 0.0)
 

@@ -28,11 +28,16 @@ _SINGLE: Final = ("Valkey", "Redis", "front end", "persister", GENERATOR)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """The limits above which a step counts as broken."""
+    """The limits above which a step counts as broken.
+
+    Attributes:
+        response_s: an attempt without a response this long after the last one was sent has failed.
+    """
 
     p99_ms: float = 50.0
     error_share: float = 0.001
     lag_s: float = 5.0
+    response_s: float = 15.0
 
 
 class StepFigures(msgspec.Struct, kw_only=True):

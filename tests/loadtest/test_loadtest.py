@@ -4,62 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from loadtest.scenarios import SCENARIOS, read_plan
-from tests.support.cli import Cli
-from tests.support.deployment import Process
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from redis.asyncio import Redis
-
     from engine.postgres_types import Pool
-    from engine.settings import Settings
-
-PEAK, SECONDS = "20", "2"
-THRESHOLDS = "[default]\nerror_share = 0.0\n"  # nothing that depends on how fast this machine is
-
-
-class LoadTests(Cli):
-    """Runs the command against one engine."""
-
-    def __init__(self, settings: Settings, url: str, directory: Path) -> None:
-        super().__init__(settings)
-        self.url = url
-        self.directory = directory
-        self.thresholds = directory / "thresholds.toml"
-        self.thresholds.write_text(THRESHOLDS)
-
-    async def run(self, scenario: str, *arguments: str) -> tuple[int, dict[str, Any], str]:
-        """Exit status, result and stderr of a short run."""
-        status, out, err = await self(
-            *("loadtest", "run", scenario, "--json", "--peak", PEAK, "--seconds", SECONDS),
-            *("--url", self.url, "--thresholds", str(self.thresholds)),
-            *("--out", str(self.directory / scenario), *arguments),
-        )
-        return status, json.loads(out) if out else {}, err
-
-    async def verify(self, scenario: str) -> tuple[int, dict[str, Any]]:
-        """Exit status and findings of another look at a run."""
-        at = str(self.directory / scenario)
-        status, out, err = await self("loadtest", "verify", at, "--url", self.url, "--json", "--settle", "0")
-        assert out, err
-        return status, json.loads(out)
-
-
-@pytest.fixture
-async def load(settings: Settings, redis: Redis, tmp_path: Path) -> AsyncIterator[LoadTests]:  # noqa: ARG001 - emptied
-    with Process(replace(settings, port=0, workers=1), "engine.cli", "up") as process:
-        word, _, url = (await asyncio.to_thread(process.line)).partition(" ")
-        assert word == "ready"
-        yield LoadTests(settings, url, tmp_path)
-        await asyncio.to_thread(process.stop)
+    from tests.support.load_tests import LoadTests
 
 
 @pytest.mark.long

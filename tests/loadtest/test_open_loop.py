@@ -69,10 +69,16 @@ def codes(count: int) -> list[Code]:
 
 
 async def made(
-    directory: Path, server: Server, seconds: float, *, stalls: bool
+    directory: Path, server: Server, seconds: float, *, stalls: bool, response_s: float = 30.0
 ) -> tuple[list[LoggedAnswer], int]:
     """The answers of one step over one connection, and how many were never sent."""
-    step = Step(directory=str(directory), per_second=PER_SECOND, seconds=seconds, connections=1)
+    step = Step(
+        directory=str(directory),
+        per_second=PER_SECOND,
+        seconds=seconds,
+        connections=1,
+        response_s=response_s,
+    )
     async with server.running():
         with Writer(directory) as writer:
             load = Load(step, HEAD, "run", codes(round(PER_SECOND * seconds)), writer)
@@ -108,7 +114,7 @@ async def test_unanswered_and_unsent_requests_are_counted_separately(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(open_loop, "GRACE_S", 0.1)
-    answers, unsent = await made(tmp_path, Server(), 0.1, stalls=False)
+    answers, unsent = await made(tmp_path, Server(), 0.1, stalls=False, response_s=0.1)
     assert [(answer.status, answer.expected) for answer in answers] == [(NO_ANSWER, False)]
     assert unsent == 19
 
