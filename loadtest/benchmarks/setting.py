@@ -24,7 +24,6 @@ from redis.asyncio import Redis
 from engine.control import api_keys
 from engine.control.change import ControlPlane
 from engine.database import open_database
-from engine.store import keys
 from loadtest import client
 from loadtest.benchmarks import redemptions, testbed
 
@@ -86,7 +85,7 @@ async def _compare(settings: Settings, engines: dict[str, Contender], rounds: in
                         f"{connections:3} connections: {value:8} {one.per_second:8,.0f}/s {one.cost_us:6.1f}",
                         file=sys.stderr,
                     )
-                    await redis.xtrim(keys.events(0), maxlen=0)  # no persister runs here
+                    await testbed.persist(settings)
             result[f"{connections} connections"] = _summary(measured)
     return result
 

@@ -28,6 +28,7 @@ from engine.control import batches, campaigns
 from engine.control.batches import NewBatch
 from engine.control.campaigns import NewCampaign
 from engine.settings import Settings, without_settings
+from persister.main import run_persister
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -90,6 +91,18 @@ def module(settings: Settings, arguments: tuple[str, ...]) -> tuple[list[str], d
     """Return command and environment of one of our modules, with the engine's settings."""
     quiet = replace(settings, log_level="warning")
     return [sys.executable, "-m", *arguments], quiet.to_environ()
+
+
+async def persist(settings: Settings) -> None:
+    """Write all events into the ledger, and empty the stream.
+
+    It must not just be trimmed: an engine refuses to redeem if events are neither in the stream nor in the
+    ledger.
+    """
+    stop = asyncio.Event()
+    stop.set()  # the persister ends once the stream is empty
+    settings = replace(settings, stream_kept_min=0, stream_kept_s=0, metrics_port=0, stop_timeout_s=600)
+    await run_persister(settings, settings.redis_url, settings.database_url, stop)
 
 
 @contextlib.contextmanager

@@ -162,8 +162,8 @@ async def _run(
             )
             kept: dict[str, stores.Store] = {
                 "nothing": stores.Nothing(),
-                "engine": stores.Events(redis, valkey_pid),
-                "engine's keys": stores.Events(redis, valkey_pid),
+                "engine": stores.Events(redis, valkey_pid, settings),
+                "engine's keys": stores.Events(redis, valkey_pid, settings),
                 "redis": stores.Marks(redis, valkey_pid),
                 "postgresql": stores.Rows(connection, postgres_pid),
             }

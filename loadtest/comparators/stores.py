@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from engine.postgres_types import Connection
+    from engine.settings import Settings
 
 CAMPAIGN: Final = "cmp_1"
 AOF_BYTES_MAX: Final = 256 * 1024 * 1024
@@ -72,11 +73,12 @@ class Nothing:
 
 
 class Events:
-    """The engine's keys in Valkey. No persister runs, so the stream has all redemptions."""
+    """The engine's keys in Valkey. No persister runs meanwhile, so the stream has all redemptions."""
 
-    def __init__(self, redis: Redis, pid: int) -> None:
+    def __init__(self, redis: Redis, pid: int, settings: Settings) -> None:
         self.pid = pid
         self._redis = redis
+        self._settings = settings
 
     async def prepare(self, codes: Sequence[str], appendfsync: str) -> None:  # noqa: ARG002 - the engine computes codes
         """Set appendfsync: whether Valkey replies before or after the write is on disk."""
@@ -87,8 +89,8 @@ class Events:
         return int(await self._redis.xlen(keys.events(0)))
 
     async def clear(self) -> None:
-        """Delete the events and shorten the append-only file."""
-        await self._redis.xtrim(keys.events(0), maxlen=0, approximate=False)
+        """Write the events into the ledger, and shorten the append-only file."""
+        await testbed.persist(self._settings)
         await shorten(self._redis)
 
 
