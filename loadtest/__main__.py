@@ -80,6 +80,12 @@ def _parser() -> argparse.ArgumentParser:
         "--to", dest="most", type=_positive, default=50_000.0, metavar="N", help="highest rate, per second"
     )
     capacity.add_argument("--step", type=_positive, default=10.0, metavar="S", help="seconds at each rate")
+    capacity.add_argument(
+        "--confirm", type=_count, default=2, metavar="N", help="runs that must hold before a rate is claimed"
+    )
+    capacity.add_argument(
+        "--confirm-step", type=_positive, metavar="S", help="seconds of such a run; default: twice --step"
+    )
     capacity.add_argument("--connections", type=_count, default=256, metavar="N", help="connections in total")
     capacity.add_argument(
         "--generators", type=_count, default=1, metavar="N", help="load generator processes"
@@ -166,6 +172,8 @@ def _capacity(options: argparse.Namespace) -> int:
             directory,
             limits=Limits(p99_ms=options.p99_ms, lag_s=options.lag, response_s=options.response),
             step_s=options.step,
+            confirmations=options.confirm,
+            confirmation_s=options.confirm_step or 2 * options.step,
             connections=options.connections,
             generators=options.generators,
             say=_say,
@@ -177,8 +185,9 @@ def _capacity(options: argparse.Namespace) -> int:
     if options.json:
         print(document)
     else:
-        print(report.headline, *map(str, report.findings.listed), directory / "capacity.html", sep="\n")
-    return 1 if report.findings.counts else 0
+        listed = map(str, report.findings.listed)
+        print(report.headline, report.evidence, *listed, directory / "capacity.html", sep="\n")
+    return 1 if report.findings.counts or not report.confirmed else 0
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -2,7 +2,8 @@
 
 Each attempt has its own code; the load comes from a cheap generator (``open_loop``). Each step holds one
 rate; between steps the ledger catches up. When a step breaks, a few more steps search between it and the last
-good rate: the highest rate that holds is the knee. Latency is then measured again at fractions of the knee.
+good rate. A rate that held once proves little: the highest one is run again, longer, then fractions of it.
+If one of these runs breaks, a lower rate is confirmed instead. The report claims only a confirmed rate.
 """
 
 from __future__ import annotations
@@ -21,10 +22,19 @@ from loadtest.answers import AnswerLog
 from loadtest.api import Api
 from loadtest.machine import GENERATOR, engine_processes
 from loadtest.open_loop import Step, StepReport
+from loadtest.rates import confirm, search
 from loadtest.run import RunError, end_campaign
 from loadtest.sampling import LAG_EVENTS, Sampler
 from loadtest.scenarios import prepare
-from loadtest.steps import SHARES, Limits, Report, StepFigures, broken, first_to_give, others_cores
+from loadtest.steps import (
+    CONFIRMATION,
+    Limits,
+    Report,
+    StepFigures,
+    broken,
+    first_to_give,
+    others_cores,
+)
 from loadtest.thresholds import percentiles
 from loadtest.verifier import verify
 
@@ -35,10 +45,6 @@ if TYPE_CHECKING:
 STOP_S_MAX: Final = 30.0
 DRAIN_S_MAX: Final = 120.0
 WARM_UP_S: Final = 1.0
-GROWTH: Final = 1.5
-HALVINGS: Final = 3
-TRIES: Final = 2
-STEPS_MAX: Final = 30
 
 
 class Capacity:
@@ -52,6 +58,8 @@ class Capacity:
         *,
         limits: Limits,
         step_s: float,
+        confirmations: int,
+        confirmation_s: float,
         connections: int,
         generators: int,
         say: Callable[[str], object],
@@ -59,6 +67,8 @@ class Capacity:
         self._url, self._key, self._directory = url, key, directory
         self._limits = limits
         self._step_s = step_s
+        self._confirmations = confirmations
+        self._confirmation_s = confirmation_s
         self._connections = connections
         self._generators = generators
         self._say = say
@@ -73,16 +83,19 @@ class Capacity:
         with Api(self._url, self._key) as api:
             plan = prepare(api, run, "unique-codes", peak_per_s=most, seconds=self._step_s)
             plan.write(self._directory)
-            report = Report(plan, self._limits)
+            report = Report(plan, self._limits, self._confirmations)
             processes = engine_processes(self._url)
             if not processes:
                 self._say("the engine's processes are not visible from here: their CPU time is not measured")
             try:
                 with Sampler(self._url, self._key, processes=processes, interval_s=0.5) as sampler:
-                    self._climb(api, report, sampler, first, most)
-                    if report.knee is not None:
-                        for share in SHARES:
-                            report.below.append(self._held(api, report.knee.per_second * share, sampler))
+
+                    def hold(rate: float, purpose: str) -> StepFigures:
+                        report.steps.append(self._held(api, rate, purpose, sampler))
+                        return report.steps[-1]
+
+                    search(hold, first, most)
+                    confirm(hold, report, first, self._say)
                     self._say("comparing the responses with the ledger")
                     report.findings = verify(api, plan, self._directory, say=self._say)
             finally:
@@ -93,41 +106,18 @@ class Capacity:
             report.first_to_give = first_to_give(report.broke, sampler.samples, self._limits)
         return report
 
-    def _climb(self, api: Api, report: Report, sampler: Sampler, first: float, most: float) -> None:
-        """Raise the rate until it breaks. A rate that breaks is tried again: it may have been disturbed."""
-        rate, good, bad, halvings, tries = first, 0.0, float("inf"), 0, 0
-        while len(report.steps) < STEPS_MAX:
-            step = self._held(api, rate, sampler)
-            report.steps.append(step)
-            tries += 1
-            if step.broken and tries < TRIES:
-                continue
-            tries = 0
-            if step.broken:
-                bad = rate
-            else:
-                good = rate
-            if bad < float("inf"):
-                halvings += 1
-                rate = (good + bad) / 2
-            elif good >= most:
-                return
-            else:
-                rate = min(most, rate * GROWTH)
-            if halvings > HALVINGS or (not good and halvings):
-                return
-
-    def _held(self, api: Api, rate: float, sampler: Sampler) -> StepFigures:
+    def _held(self, api: Api, rate: float, purpose: str, sampler: Sampler) -> StepFigures:
         """Run one step, print it, and wait until the ledger has all of it."""
-        step = self._step(rate, sampler)
+        step = self._step(rate, purpose, sampler)
         line = f"{rate:8,.0f}/s: {step.done_per_s:8,.0f} done, p99 {step.latency_ms[1]:8.1f} ms"
         self._say(line + (f"  {'; '.join(step.broken)}" if step.broken else ""))
         self._drain(api)
         return step
 
-    def _step(self, rate: float, sampler: Sampler) -> StepFigures:
+    def _step(self, rate: float, purpose: str, sampler: Sampler) -> StepFigures:
         """Hold one rate for the duration of a step and return its figures."""
-        reports, pids = self._generate(rate, sampler)
+        step_s = self._confirmation_s if purpose == CONFIRMATION else self._step_s
+        reports, pids = self._generate(rate, step_s, sampler)
         latencies: list[float] = []
         errors: dict[str, int] = {}
         first, last, done = float("inf"), 0.0, 0
@@ -135,8 +125,9 @@ class Capacity:
         answers = AnswerLog(self._directory, pids)
         for answer in answers:
             first, last = min(first, answer.at), max(last, answer.at)
+        last = max(last, first + step_s)  # some may be unsent
         for answer in answers:
-            if answer.at < first + min(WARM_UP_S, self._step_s / 4):
+            if answer.at < first + min(WARM_UP_S, step_s / 4):
                 continue
             latencies.append(answer.ms)
             done += answer.expected and answer.at + answer.ms / 1000 <= last + grace_s
@@ -145,11 +136,12 @@ class Capacity:
                 errors[name] = errors.get(name, 0) + 1
         if not latencies:
             raise RunError(f"no attempt was made at {rate:g}/s")
-        seconds = last - first - min(WARM_UP_S, self._step_s / 4) + 1 / rate
         lags = [sample.lag_s for sample in sampler.samples if sample.at >= first and sample.lag_s is not None]
         step = StepFigures(
+            purpose=purpose,
             per_second=rate,
-            done_per_s=done / seconds,
+            seconds=step_s,
+            done_per_s=rate * done / (len(latencies) + answers.unsent),
             latency_ms=percentiles(latencies),
             errors=errors,
             unsent=answers.unsent,
@@ -161,11 +153,11 @@ class Capacity:
         step.broken = broken(step, len(latencies), self._limits)
         return step
 
-    def _generate(self, rate: float, sampler: Sampler) -> tuple[list[StepReport], list[int]]:
+    def _generate(self, rate: float, step_s: float, sampler: Sampler) -> tuple[list[StepReport], list[int]]:
         share = Step(
             directory=str(self._directory),
             per_second=rate / self._generators,
-            seconds=self._step_s,
+            seconds=step_s,
             connections=max(1, self._connections // self._generators),
             response_s=self._limits.response_s,
         )
@@ -187,7 +179,7 @@ class Capacity:
                     process.stdin.close()
                     process.stdin = None
             stop_s_max = self._limits.response_s + STOP_S_MAX
-            reports = [process.communicate(timeout=self._step_s + stop_s_max)[0] for process in running]
+            reports = [process.communicate(timeout=step_s + stop_s_max)[0] for process in running]
         except subprocess.TimeoutExpired as error:
             raise RunError("the load generator did not end") from error
         finally:

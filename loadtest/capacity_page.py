@@ -123,7 +123,7 @@ def _path(one: Series, x_scale: Scale, y_scale: Scale) -> str:
 
 def page(report: Report) -> str:
     """Return the whole HTML page."""
-    steps = sorted((*report.steps, *report.below), key=lambda step: step.per_second)
+    steps = sorted(report.steps, key=lambda step: step.per_second)
     latency = [
         Series(f"p{at:g}", [(step.per_second, step.latency_ms[number]) for step in steps])
         for number, at in enumerate(PERCENTILES)
@@ -154,6 +154,7 @@ def page(report: Report) -> str:
     return "".join(
         (
             f'<!doctype html><html lang="en">{head}<h1>{title}</h1>',
+            f"<p>{html.escape(report.evidence)}</p>",
             f"<p>{_machine()}. {how}</p>",
             verdict,
             "<h2>Latency against load</h2>",
@@ -174,7 +175,7 @@ def page(report: Report) -> str:
 def _asked(report: Report, begin: float) -> list[tuple[float, float | None]]:
     """Return the requested rate over time, as steps with gaps."""
     drawn: list[tuple[float, float | None]] = []
-    for step in (*report.steps, *report.below):
+    for step in report.steps:
         first, last = max(0.0, step.began - begin), max(0.0, step.ended - begin)
         drawn += [(first, 0.0), (first, step.per_second), (last, step.per_second), (last, 0.0), (last, None)]
     return drawn
@@ -191,6 +192,7 @@ def _table(steps: Sequence[StepFigures]) -> str:
         "unsent",
         "lag s",
         "generator late ms",
+        "for",
         "",
     )
     rows = [f"<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>"]
@@ -203,6 +205,7 @@ def _table(steps: Sequence[StepFigures]) -> str:
             f"{step.unsent:,}",
             "" if step.lag_s is None else f"{step.lag_s:.2f}",
             f"{step.sent_late_ms:.1f}",
+            step.purpose,
             html.escape("; ".join(step.broken) or "held"),
         )
         kind = ' class="broken"' if step.broken else ""

@@ -1,4 +1,4 @@
-"""Evaluates the steps of a capacity measurement: which broke, the knee, and the bottleneck."""
+"""Evaluates the steps of a capacity measurement: which broke, which rate is confirmed, and the bottleneck."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from loadtest.sampling import Sample
     from loadtest.scenarios import Plan
 
+SEARCH: Final = "search"
+CONFIRMATION: Final = "confirmation"
+SHARE: Final = "share"
 SHARES: Final = (0.25, 0.5, 0.75)
-"""Shares of the knee at which latency is measured again: an ordinary day, and the hour of the sale."""
+"""Shares of the confirmed rate at which latency is measured: an ordinary day, and the hour of the sale."""
 KEPT_UP: Final = 0.97
 FULL: Final = 0.85
 """Share of a core from which a single-threaded process counts as being at its limit."""
@@ -44,7 +47,9 @@ class StepFigures(msgspec.Struct, kw_only=True):
     """One step.
 
     Attributes:
+        purpose: SEARCH, CONFIRMATION or SHARE.
         per_second: the requested rate.
+        seconds: for how long.
         done_per_s: successes a second. A success counts if its response came before the last attempt was due,
             or within the allowed response time after that.
         latency_ms: at the percentiles 50, 99 and 99.9, counted from when an attempt was due.
@@ -53,7 +58,9 @@ class StepFigures(msgspec.Struct, kw_only=True):
         broken: why it counts as broken, one line for each reason; empty if it held.
     """
 
+    purpose: str
     per_second: float
+    seconds: float
     done_per_s: float
     latency_ms: list[float]
     errors: dict[str, int]
@@ -70,57 +77,127 @@ class Report:
     """All steps of a measurement.
 
     Attributes:
-        first_to_give: the bottleneck: what was at its limit in the lowest step that broke.
+        confirmations: how many runs must hold before a rate is confirmed.
+        steps: in the order of time.
+        first_to_give: the bottleneck: what was at its limit in the lowest step that broke above the capacity.
         others_cores: cores that were used by processes of neither the engine nor the generator.
-        below: steps at shares of the knee (``SHARES``), measured after it was found.
     """
 
     plan: Plan
     limits: Limits
+    confirmations: int
     steps: list[StepFigures] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     findings: Findings = field(default_factory=Findings)
     first_to_give: str = ""
     others_cores: float = 0.0
-    below: list[StepFigures] = field(default_factory=list)
 
     @property
-    def knee(self) -> StepFigures | None:
-        """The highest step that held, below every rate that broke."""
-        lowest = self.broke
-        limit = lowest.per_second if lowest else float("inf")
-        held = [step for step in self.steps if not step.broken and step.per_second < limit]
-        return max(held, key=lambda step: step.per_second, default=None)
+    def found(self) -> StepFigures | None:
+        """The highest step of the search that held, below every rate that broke each time. Not confirmed."""
+        steps = [step for step in self.steps if step.purpose == SEARCH]
+        held = {step.per_second for step in steps if not step.broken}
+        broke = min((step.per_second for step in steps if step.per_second not in held), default=float("inf"))
+        below = [step for step in steps if not step.broken and step.per_second < broke]
+        return max(below, key=lambda step: step.per_second, default=None)
+
+    @property
+    def confirmed(self) -> list[StepFigures]:
+        """The runs that confirm the capacity: the highest confirmed rate. Empty if no rate is confirmed.
+
+        A run that breaks refutes its own rate and every higher one. They are confirmed only by runs after it.
+        """
+        rates = {step.per_second for step in self.steps if step.purpose == CONFIRMATION}
+        for rate in sorted(rates, reverse=True):
+            runs: list[StepFigures] = []
+            for step in self.steps:
+                if step.broken and step.per_second <= rate:
+                    runs = []
+                elif step.purpose == CONFIRMATION and step.per_second == rate:
+                    runs.append(step)
+            if len(runs) >= self.confirmations:
+                return runs
+        return []
+
+    @property
+    def capacity(self) -> float:
+        """The confirmed rate; 0 if there is none."""
+        runs = self.confirmed
+        return runs[0].per_second if runs else 0.0
+
+    @property
+    def below(self) -> list[StepFigures]:
+        """The steps at shares of the capacity, by rate."""
+        rates = {self.capacity * share for share in SHARES}
+        steps = [step for step in self.steps if step.purpose == SHARE and step.per_second in rates]
+        return sorted(steps, key=lambda step: step.per_second)
+
+    @property
+    def broke_below(self) -> list[StepFigures]:
+        """The steps that broke at the capacity or below. All came before the runs that confirm it."""
+        return [step for step in self.steps if step.broken and step.per_second <= self.capacity]
 
     @property
     def broke(self) -> StepFigures | None:
-        """The step with the lowest rate that broke."""
-        held = {step.per_second for step in self.steps if not step.broken}
-        broken = [step for step in self.steps if step.per_second not in held]
+        """The step with the lowest rate above the capacity that broke."""
+        broken = [step for step in self.steps if step.broken and step.per_second > self.capacity]
         return min(broken, key=lambda step: step.per_second, default=None)
 
     @property
     def headline(self) -> str:
         """The result in one sentence."""
-        knee = self.knee
-        if knee is None:
-            return f"This box does not take {self.steps[0].per_second:g} redemptions/s: {self.first_to_give}."
-        others = self.others_cores
-        box = "This box" + (
-            f", while everything else on it took {others:.1f} cores," if others > _OTHERS else ""
-        )
-        took = f"{box} takes {knee.done_per_s:,.0f} redemptions/s at p99 {knee.latency_ms[1]:.1f} ms"
-        if not self.first_to_give:
-            return f"{took}, and more was not asked of it."
-        return f"{took}; the first thing to give is {self.first_to_give}."
+        runs, found = self.confirmed, self.found
+        if runs:
+            done, p99_ms = min(run.done_per_s for run in runs), max(run.latency_ms[1] for run in runs)
+            how = f"{len(runs)} run{'s' if len(runs) > 1 else ''} of {runs[0].seconds:g} s"
+            others = self.others_cores
+            load = f", while everything else on it took {others:.1f} cores," if others > _OTHERS else ""
+            rate = f"{done:,.0f} redemptions/s at p99 {p99_ms:.1f} ms, confirmed by {how}"
+            claim = f"This box{load} takes {rate}"
+        elif found:
+            broke = f"even at {self.broke.per_second:,.0f}/s" if self.broke else ""
+            held = f"{found.per_second:,.0f} redemptions/s held in the search"
+            claim = f"No rate was confirmed: {held}, but later runs broke, {broke}"
+        else:
+            rate = f"{self.steps[0].per_second:,.0f} redemptions/s, the lowest rate that was tried"
+            claim = f"This box does not take {rate}"
+        if self.first_to_give:
+            return f"{claim}; the first thing to give is {self.first_to_give}."
+        return f"{claim}; a higher rate was not tried."
+
+    @property
+    def evidence(self) -> str:
+        """How often the capacity and lower rates held and broke, in a few sentences."""
+        if not self.confirmed:
+            tried = [step for step in self.steps if step.purpose == CONFIRMATION]
+            held = sum(not step.broken for step in tried)
+            return (
+                f"A rate is confirmed if {self.confirmations} runs of it hold after the search, and no run "
+                f"of it or of a lower rate breaks later. {len(tried)} runs were made for this; {held} held."
+            )
+        steps, broke = [step for step in self.steps if step.per_second <= self.capacity], self.broke_below
+        held = len(steps) - len(broke)
+        if not broke:
+            return f"All {len(steps)} runs at this rate or below held."
+        listed = "; ".join(f"{step.per_second:,.0f}/s ({', '.join(step.broken)})" for step in broke)
+        came = "These broke, and the runs that confirm it came later"
+        return f"Of {len(steps)} runs at this rate or below, {held} held. {came}: {listed}."
 
     def document(self) -> dict[str, object]:
         """Return the report as a JSON document."""
+        runs = self.confirmed
+        capacity = {
+            "per_second": self.capacity,
+            "done_per_s": min((run.done_per_s for run in runs), default=0.0),
+            "p99_ms": max((run.latency_ms[1] for run in runs), default=0.0),
+            "runs": len(runs),
+        }
         return {
             "headline": self.headline,
+            "evidence": self.evidence,
+            "capacity": capacity if runs else None,
             "limits": msgspec.structs.asdict(self.limits),
             "steps": [msgspec.structs.asdict(step) for step in self.steps],
-            "below": [msgspec.structs.asdict(step) for step in self.below],
             "samples": [msgspec.structs.asdict(sample) for sample in self.samples],
             "verifier": self.findings.document(),
         }

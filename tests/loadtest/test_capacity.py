@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 from xml.dom import minidom
 
-import msgspec
 import pytest
 
 from loadtest.capacity_page import HEIGHT, WIDTH, page
 from loadtest.machine import GENERATOR
 from loadtest.sampling import Sample
-from loadtest.steps import Limits, Report, StepFigures, broken, first_to_give, others_cores
+from loadtest.steps import (
+    CONFIRMATION,
+    SEARCH,
+    SHARE,
+    Limits,
+    Report,
+    StepFigures,
+    broken,
+    first_to_give,
+    others_cores,
+)
 from loadtest.thresholds import Figures, Thresholds, judge
-from loadtest.verifier import Findings
 from tests.support.load_plan import PLAN
 
 LIMITS = Limits()
+CONFIRMATIONS = 2
 
 
-def step(rate: float, p99_ms: float = 5.0, **others: object) -> StepFigures:
+def step(rate: float, p99_ms: float = 5.0, *, purpose: str = SEARCH, **others: object) -> StepFigures:
     made = StepFigures(
+        purpose=purpose,
         per_second=rate,
+        seconds=10.0,
         done_per_s=rate,
         latency_ms=[1.0, p99_ms, p99_ms * 2],
         errors={},
@@ -35,6 +47,14 @@ def step(rate: float, p99_ms: float = 5.0, **others: object) -> StepFigures:
         setattr(made, name, value)
     made.broken = broken(made, 1000, LIMITS)
     return made
+
+
+def confirmation(rate: float, p99_ms: float = 5.0) -> StepFigures:
+    return step(rate, p99_ms, purpose=CONFIRMATION)
+
+
+def report_of(*steps: StepFigures) -> Report:
+    return Report(PLAN, LIMITS, CONFIRMATIONS, list(steps))
 
 
 def sample(at: float, machine: float = 0.5, fsync: float = 0.1, **cores: float) -> Sample:
@@ -51,23 +71,70 @@ def sample(at: float, machine: float = 0.5, fsync: float = 0.1, **cores: float) 
         ({"lag_s": 5.1}, "5.1 s behind"),
     ],
 )
-def test_a_step_breaks_by_any_of_its_limits(others: dict[str, float], why: str) -> None:
+def test_a_step_breaks_by_any_of_its_limits(others: dict[str, Any], why: str) -> None:
     assert not step(100, errors={"overloaded": 1}).broken
     assert why in "; ".join(step(100, **others).broken)
 
 
-def test_the_knee_is_the_highest_rate_that_held_below_the_lowest_that_did_not() -> None:
-    report = Report(
-        PLAN, LIMITS, [step(100), step(200), step(400, 90), step(300, 60), step(300, 61), step(350)]
-    )
-    assert report.knee is not None
-    assert (report.knee.per_second, report.broke and report.broke.per_second) == (200, 300)
+def test_the_search_finds_the_highest_rate_that_held_below_the_lowest_that_did_not() -> None:
+    report = report_of(step(100), step(200), step(400, 90), step(300, 60), step(300, 61), step(350))
+    assert report.found is not None
+    assert (report.found.per_second, report.broke and report.broke.per_second) == (200, 300)
 
 
 def test_a_rate_that_held_when_it_was_tried_again_has_held() -> None:
-    report = Report(PLAN, LIMITS, [step(100), step(200, 90), step(200), step(400, 90), step(400, 90)])
-    assert report.knee is not None
-    assert report.knee.per_second == 200
+    report = report_of(step(100), step(200, 90), step(200), step(400, 90), step(400, 90))
+    assert report.found is not None
+    assert report.found.per_second == 200
+
+
+@pytest.mark.parametrize(
+    ("later", "capacity"),
+    [
+        ([], 0),
+        ([confirmation(200)], 0),
+        ([confirmation(200), confirmation(200)], 200),
+        ([confirmation(200), confirmation(200), step(100, 51, purpose=SHARE)], 0),
+        ([confirmation(200), confirmation(200), step(100, 51, purpose=SHARE), confirmation(200)], 0),
+        ([*[confirmation(200)] * 2, step(100, 51, purpose=SHARE), *[confirmation(200)] * 2], 200),
+        ([confirmation(200), confirmation(200, 51), confirmation(180), confirmation(180)], 180),
+        ([*[confirmation(180)] * 2, confirmation(200, 51)], 180),
+    ],
+)
+def test_a_rate_is_confirmed_by_runs_after_the_last_that_broke_at_it_or_below(
+    later: list[StepFigures], capacity: float
+) -> None:
+    report = report_of(step(100), step(200), step(400, 90), step(400, 90), *later)
+    assert report.capacity == capacity
+    assert (f"takes {capacity} redemptions/s" in report.headline) == bool(capacity)
+    assert report.headline.startswith("No rate was confirmed: 200 ") == (not capacity)
+
+
+def test_the_report_says_which_runs_broke_at_the_capacity_or_below() -> None:
+    later = [*[confirmation(200)] * 2, step(100, 51, purpose=SHARE), *[confirmation(200)] * 2]
+    report = report_of(step(100), step(200), step(400, 90), step(400, 90), *later)
+    assert report.evidence.startswith("Of 7 runs at this rate or below, 6 held.")
+    assert report.evidence.endswith("100/s (p99 51 ms).")
+    assert report.evidence in page(report)
+
+
+def test_the_claim_is_the_worst_of_the_runs_that_confirm_it() -> None:
+    slower = confirmation(200, 40.0)
+    slower.done_per_s = 197.0
+    report = report_of(step(200), confirmation(200), slower)
+    assert report.headline.startswith(
+        "This box takes 197 redemptions/s at p99 40.0 ms, confirmed by 2 runs of 10 s;"
+    )
+
+
+def test_the_report_says_plainly_that_nothing_held() -> None:
+    report = report_of(step(100, 90), step(100, 80))
+    report.first_to_give = "the disk"
+    assert report.headline == (
+        "This box does not take 100 redemptions/s, the lowest rate that was tried; "
+        "the first thing to give is the disk."
+    )
+    assert report.document()["capacity"] is None
 
 
 @pytest.mark.parametrize(
@@ -84,7 +151,7 @@ def test_a_rate_that_held_when_it_was_tried_again_has_held() -> None:
     ],
 )
 def test_the_first_to_give_is_what_was_at_its_limit(
-    seen: dict[str, float], others: dict[str, float], gives: str
+    seen: dict[str, float], others: dict[str, Any], gives: str
 ) -> None:
     bad = step(100, 90.0, **others)
     idle = sample(99.0, Valkey=1.0)  # before it began
@@ -92,11 +159,14 @@ def test_the_first_to_give_is_what_was_at_its_limit(
 
 
 def test_the_page_says_it_in_one_sentence_and_its_plots_stay_within_their_frames() -> None:
-    report = Report(PLAN, LIMITS, [step(100, 0.7), step(200), step(400, 9_000)])
+    report = report_of(step(100, 0.7), step(200), step(400, 9_000), *[confirmation(200)] * 2)
     report.samples = [sample(100.0 + number, **{"front end": 0.1 * number}) for number in range(9)]
     report.first_to_give = "the <disk>"
     text = page(report)
-    sentence = "This box takes 200 redemptions/s at p99 5.0 ms; the first thing to give is the &lt;disk&gt;."
+    sentence = (
+        "This box takes 200 redemptions/s at p99 5.0 ms, confirmed by 2 runs of 10 s; "
+        "the first thing to give is the &lt;disk&gt;."
+    )
     assert f"<h1>{sentence}</h1>" in text
     assert "no difference" in text
     assert not re.search(r"(?:src|href)=|url\(|@import", text)
@@ -109,28 +179,26 @@ def test_the_page_says_it_in_one_sentence_and_its_plots_stay_within_their_frames
             assert 0 <= float(y) <= HEIGHT
 
 
-def test_what_is_measured_below_the_knee_is_shown_and_does_not_move_it() -> None:
-    report = Report(PLAN, LIMITS, [step(100), step(200), step(400, 9_000)], below=[step(50, 77.5)])
-    assert report.knee is not None
-    assert report.broke is not None
-    assert (report.knee.per_second, report.broke.per_second) == (200, 400)
-    assert "<td>77.50</td>" in page(report)
-    assert [
-        one["per_second"] for one in msgspec.json.decode(msgspec.json.encode(report.document()))["below"]
-    ] == [50]
+def test_the_steps_at_shares_of_the_capacity_are_shown() -> None:
+    report = report_of(
+        step(200), *[confirmation(200)] * 2, step(50, 47.5, purpose=SHARE), step(45, 5, purpose=SHARE)
+    )
+    assert [one.per_second for one in report.below] == [50]
+    assert "<td>47.50</td>" in page(report)
 
 
 def test_the_sentence_says_when_the_machine_was_not_the_engines_alone() -> None:
     seen = [sample(100.0 + number, **{"front end": 0.3, "everything else": 1.25}) for number in range(3)]
-    report = Report(PLAN, LIMITS, [step(100)], seen, others_cores=others_cores(seen))
+    report = report_of(step(100), *[confirmation(100)] * 2)
+    assert report.headline.startswith("This box takes 100 ")
+    report.others_cores = others_cores(seen)
     assert report.headline.startswith("This box, while everything else on it took 1.2 cores, takes 100 ")
-    assert Report(PLAN, LIMITS, [step(100)]).headline.startswith("This box takes 100 ")
 
 
 def test_the_page_does_not_hide_that_answers_and_ledger_differ() -> None:
-    findings = Findings()
-    findings.add("lost", "0-1-0", "it is gone")
-    assert "1 differences" in page(Report(PLAN, LIMITS, [step(100)], findings=findings))
+    report = report_of(step(100))
+    report.findings.add("lost", "0-1-0", "it is gone")
+    assert "1 differences" in page(report)
 
 
 def test_thresholds_that_were_not_measured_are_not_met() -> None:

@@ -123,9 +123,14 @@ async def test_a_capacity_report_climbs_until_its_end_and_is_one_page(load: Load
     )
     assert status == 0, err
     report = json.loads(text)
-    assert [step["per_second"] for step in report["steps"]] == [20, 30, 40]
-    assert report["verifier"]["acknowledged"] == report["verifier"]["events"] == 150
+    steps = [(step["per_second"], step["purpose"], step["seconds"]) for step in report["steps"]]
+    assert steps == [
+        *((rate, "search", 1) for rate in (20, 30, 40)),
+        *[(40, "confirmation", 2)] * 2,
+        *((rate, "share", 1) for rate in (10, 20, 30)),
+    ]
+    assert (report["capacity"]["per_second"], report["capacity"]["runs"]) == (40, 2)
+    assert report["verifier"]["acknowledged"] == report["verifier"]["events"] == 310
     watched = {name for sample in report["samples"] for name in sample["cores"]}
     assert {"front end", "persister", "load generator", "everything else"} <= watched
-    assert [one["per_second"] for one in report["below"]] == [10, 20, 30]
     assert "<h1>This box" in (out / "capacity.html").read_text()
