@@ -180,7 +180,7 @@ class Report:
         if not broke:
             return f"All {len(steps)} runs at this rate or below held."
         listed = "; ".join(f"{step.per_second:,.0f}/s ({', '.join(step.broken)})" for step in broke)
-        came = "These broke, and the runs that confirm it came later"
+        came = "The runs that confirm it came after the ones that broke"
         return f"Of {len(steps)} runs at this rate or below, {held} held. {came}: {listed}."
 
     def document(self) -> dict[str, object]:

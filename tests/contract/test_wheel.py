@@ -12,7 +12,7 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[2]
 PACKAGES: Final = ("engine", "lua", "persister", "loadtest")
 NOT_CARRIED: Final = ("loadtest/benchmarks/", "loadtest/comparators/")
-CARRIED: Final = {".py", ".lua", ".sql", ".toml", ".json"}
+CARRIED: Final = {".py", ".lua", ".sql", ".toml", ".json", ".css"}
 
 
 def test_a_wheel_has_every_module_script_and_query_but_no_benchmark(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from xml.dom import minidom
 
 import pytest
 
-from loadtest.capacity_page import HEIGHT, WIDTH, page
+from loadtest.capacity_page import page
 from loadtest.machine import GENERATOR
+from loadtest.plots import FRAMES
 from loadtest.sampling import Sample
 from loadtest.steps import (
     CONFIRMATION,
@@ -170,13 +171,43 @@ def test_the_page_says_it_in_one_sentence_and_its_plots_stay_within_their_frames
     assert f"<h1>{sentence}</h1>" in text
     assert "no difference" in text
     assert not re.search(r"(?:src|href)=|url\(|@import", text)
-    plots = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    assert len(plots) == 4
+    for frame in FRAMES:
+        plots = re.findall(rf'<svg class="{frame.name}".*?</svg>', text, re.DOTALL)
+        assert len(plots) == 4
+        for drawn in plots:
+            minidom.parseString(drawn)  # noqa: S318 - ours
+            for x, y in re.findall(r"[ML]([\d.-]+) ([\d.-]+)", drawn):
+                assert 0 <= float(x) <= frame.width
+                assert 0 <= float(y) <= frame.height
+
+
+def test_the_line_of_a_plot_goes_from_left_to_right_and_every_run_has_its_mark() -> None:
+    searched = [step(100), step(400, 90), step(400, 70), step(250), step(325, 60), step(325, 61)]
+    report = report_of(*searched, confirmation(250), confirmation(250, 9), step(125, purpose=SHARE))
+    plots = re.findall(r"<svg.*?</svg>", page(report).partition("<h2>Load")[0], re.DOTALL)
+    assert len(plots) == len(FRAMES)
     for drawn in plots:
-        minidom.parseString(drawn)  # noqa: S318 - ours
-        for x, y in re.findall(r"[ML]([\d.-]+) ([\d.-]+)", drawn):
-            assert 0 <= float(x) <= WIDTH
-            assert 0 <= float(y) <= HEIGHT
+        lines = re.findall(r'class="line" d="([^"]+)"', drawn)
+        assert len(lines) == 3
+        for line in lines:
+            xs = [float(x) for x in re.findall(r"[ML]([\d.-]+) ", line)]
+            assert len(xs) == len({one.per_second for one in report.steps})
+            assert xs == sorted(set(xs))
+        assert drawn.count("<circle") == 3 * sum(not one.broken for one in report.steps)
+        assert drawn.count('class="cross"') == 3 * sum(bool(one.broken) for one in report.steps)
+        assert drawn.count('class="bar"') == 3 * len((250, 325, 400))
+
+
+def test_the_table_shows_the_runs_by_rate_and_names_the_ones_that_confirm() -> None:
+    report = report_of(step(100), step(400, 90), step(400, 70), step(250), *[confirmation(250)] * 2)
+    table = page(report).rpartition("<table>")[2]
+    rates = re.findall(r'<tr class="(\w*)"><td>(\d+)</td>', table)
+    assert rates == [
+        ("", "100"),
+        ("", "250"),
+        *[("claim", "250")] * 2,
+        *[("broken", "400")] * 2,
+    ]
 
 
 def test_the_steps_at_shares_of_the_capacity_are_shown() -> None:
