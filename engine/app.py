@@ -18,11 +18,14 @@ from engine.control.change import ControlPlane
 from engine.control.republishing import keep_republishing
 from engine.database import open_database
 from engine.errors import StoreUnavailable
+from engine.guard.block_table import BlockTable
+from engine.guard.guard import Guard
 from engine.health.parts_watch import PartsWatch
 from engine.health.redis_memory import keep_watching_memory
 from engine.health.redis_watch import StoreWatch
 from engine.http import (
     admin,
+    blocks,
     documents,
     events,
     holds,
@@ -79,15 +82,18 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         stack.push_async_callback(redis.aclose)
         database = await stack.enter_async_context(open_database(settings, settings.database_url))
         plane = ControlPlane(database=database, redis=redis, settings=settings)
-        configuration = ConfigurationCache(redis, timeout_s=timeout_s)
+        block_table = BlockTable()
+        configuration = ConfigurationCache(redis, timeout_s=timeout_s, on_block=block_table.take)
         watch = StoreWatch(plane, configuration)
         await stack.enter_async_context(in_background(lambda: keep_republishing(plane, watch.found)))
         await stack.enter_async_context(in_background(lambda: keep_index_repaired(plane)))
         await _first_configuration(configuration)
-        core = make_core(settings, configuration, redis, telemetry, watch.verify)
+        core = make_core(settings, configuration, redis, telemetry, watch.verify, guard=Guard(block_table))
         core.dispatcher.open()
         stack.push_async_callback(core.close)
         await stack.enter_async_context(in_background(lambda: keep_expiring(core)))
+        poll_s = settings.configuration_poll_ms / 1000
+        await stack.enter_async_context(in_background(lambda: configuration.keep_current(poll_s)))
         await stack.enter_async_context(in_background(lambda: watch.keep_asking(core.dispatcher.reconnect)))
         percent_max = settings.redis_memory_percent_max
         await stack.enter_async_context(
@@ -126,6 +132,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
             operations,
             holds,
             admin,
+            blocks,
             events,
             imports,
             users,

@@ -185,6 +185,13 @@ class Settings:
     republish_interval_s: int = _setting(
         5, "how often the configuration in Redis is compared with PostgreSQL", least=1
     )
+    configuration_poll_ms: int = _setting(
+        100, "how often a worker looks for new blocks and other changes of the configuration", least=10
+    )
+    blocks_max: int = _setting(10_000, "maximum blocks and allows in force at a time", least=1)
+    block_history_days: int = _setting(
+        7, "days for which a block that was lifted or has expired can be listed", least=0
+    )
     persist_batch_max: int = _setting(5000, "maximum events in one transaction of the persister", least=1)
     persist_block_ms: int = _setting(1000, "how long one read of the persister waits for new events", least=1)
     persist_interval_ms: int = _setting(

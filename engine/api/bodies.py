@@ -15,6 +15,7 @@ from engine.api.checks import (
     Client,
     check_amount,
     check_assertions,
+    check_client,
     check_customer,
     check_idempotency_key,
     check_text,
@@ -98,6 +99,7 @@ class CheckRequest(msgspec.Struct, forbid_unknown_fields=True):
     user: str | None = None
     currency: str | None = None
     campaign: str | None = None
+    client: Client | None = None
 
 
 class AdjustRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -235,6 +237,7 @@ def parse_check(body: bytes, settings: Settings) -> CheckRequest:
     request = decoded(_decode_check, body)
     if request.user is not None:
         request.user = user_name(request.user, settings.user_length_max)
+    check_client(request.client)
     check_assertions(request.currency, request.campaign)
     return request
 

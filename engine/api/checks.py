@@ -53,13 +53,22 @@ def check_customer(request: Customer, settings: Settings) -> None:
     order = getattr(request, "order", None)
     if order is not None:
         check_text("order", order, settings.order_length_max)
-    if request.client is not None:
-        for name in ("ip", "device"):
-            value = getattr(request.client, name)
-            if value is not None:
-                check_text(f"client.{name}", value, CLIENT_FIELD_LENGTH_MAX)
+    check_client(request.client)
     if request.metadata is not None:
         _check_metadata(request.metadata, settings.metadata_bytes_max)
+
+
+def check_client(client: Client | None) -> None:
+    """Refuse a client whose fields cannot be compared.
+
+    Raises:
+        Refusal: ``malformed_request``.
+    """
+    if client is not None:
+        for name in ("ip", "device"):
+            value = getattr(client, name)
+            if value is not None:
+                check_text(f"client.{name}", value, CLIENT_FIELD_LENGTH_MAX)
 
 
 def user_name(user: str, length_max: int) -> str:

@@ -19,6 +19,7 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "invalid_amount": (400, "The amount does not fit this code."),
     "unauthenticated": (401, "The API key is missing, unknown or revoked."),
     "forbidden": (403, "This API key does not have the scope that this call needs."),
+    "blocked": (403, "This source is blocked."),
     "not_found": (404, "There is no such resource."),
     "code_not_found": (404, "There is no such code."),
     "redemption_not_found": (404, "There is no such redemption."),

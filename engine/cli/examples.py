@@ -32,6 +32,14 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "keys list": ("redeem keys list",),
     "keys revoke": ("redeem keys revoke key_7Q2M", "redeem keys revoke key_7Q2M --yes"),
+    "blocks add": (
+        'redeem blocks add network 203.0.113.0/24 --reason "made-up codes" --ttl-s 3600',
+        'redeem blocks add user ann --reason "stolen codes, ticket 7"',
+        'redeem blocks add network 198.51.100.7 --allow --reason "our call centre"',
+    ),
+    "blocks list": ("redeem blocks list --state active", "redeem blocks list --kind user --subject ann"),
+    "blocks show": ("redeem blocks show blk_1",),
+    "blocks remove": ("redeem blocks remove blk_1",),
     "campaigns create": (
         'redeem campaigns create --name "Black Friday" --amount 1000 --currency EUR --stock 5000 --active',
         'redeem campaigns create --name "Gift cards" --kind balance --amount 5000 --currency EUR',

@@ -1,8 +1,8 @@
 """Brings back configuration that PostgreSQL has lost and Redis still has.
 
 A PostgreSQL that comes back older (a restored backup, a standby that lacked transactions) lacks the latest
-campaigns, batches, API keys and voids. Redis has a copy of them, but for names, reasons and authors. Without
-them a number could be used again: a new batch would have the codes of a lost one.
+campaigns, batches, API keys, voids and blocks. Redis has a copy of them, but for names, reasons and authors.
+Without them a number could be used again: a new batch would have the codes of a lost one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from engine.control.publishing import shard_version
 from engine.errors import StoreUnavailable
 from engine.queries import queries
 from engine.store import keys
-from engine.store.configuration import CachedBatch, CachedCampaign, CachedKey, CachedVoid
+from engine.store.configuration import CachedBatch, CachedBlock, CachedCampaign, CachedKey, CachedVoid
 from engine.store.deployment_id import require_own
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _SQL: Final = queries(__package__, "configuration_recovery")
 ACTOR: Final = "recover"
 _REASON: Final = "recovered from Redis"
 _READ_FIELDS: Final = 500
-_ORDER: Final = ("campaign", "batch", "key", "void")  # a batch names its campaign, a void its batch
+_ORDER: Final = ("campaign", "batch", "key", "void", "block")  # a batch names its campaign, a void its batch
 
 
 async def recover_configuration(plane: ControlPlane) -> list[str]:
@@ -170,7 +170,21 @@ async def _store_void(connection: Connection, _redis: Redis, record: bytes, vers
     )
 
 
-_STORE: Final = {"campaign": _store_campaign, "batch": _store_batch, "key": _store_key, "void": _store_void}
+async def _store_block(connection: Connection, _redis: Redis, record: bytes, version: int) -> None:
+    block = msgspec.json.decode(record, type=CachedBlock)
+    ends = (block.expires_ms, block.lifted)
+    await connection.execute(
+        _SQL["block"], block.id, block.action, block.kind, block.subject, _REASON, ACTOR, *ends, version
+    )
+
+
+_STORE: Final = {
+    "campaign": _store_campaign,
+    "batch": _store_batch,
+    "key": _store_key,
+    "void": _store_void,
+    "block": _store_block,
+}
 
 
 def _number(text: str) -> int | None:

@@ -7,7 +7,8 @@ SELECT control_version, shards, id::text AS id FROM deployment FOR UPDATE;
 SELECT 'campaign:' || id AS field, version FROM campaigns
 UNION ALL SELECT 'batch:' || id, version FROM batches
 UNION ALL SELECT 'key:' || id, version FROM api_keys
-UNION ALL SELECT 'void:' || id, version FROM voids;
+UNION ALL SELECT 'void:' || id, version FROM voids
+UNION ALL SELECT 'block:' || id, version FROM blocks;
 
 -- name: campaign
 INSERT INTO campaigns (
@@ -39,11 +40,20 @@ INSERT INTO voids (id, batch, first_serial, last_serial, void, reason, actor, ve
 VALUES ($1, $2, $3, $4, $5, $6, $6, $7)
 ON CONFLICT DO NOTHING;
 
+-- name: block
+INSERT INTO blocks (id, action, kind, subject, reason, actor, expires_at, lifted_at, lifted_by, version)
+VALUES ($1, $2, $3, $4, $5, $6, to_timestamp($7::bigint / 1000.0), CASE WHEN $8::boolean THEN now() END,
+        CASE WHEN $8::boolean THEN $6 END, $9)
+ON CONFLICT (id) DO UPDATE
+SET lifted_at = coalesce(blocks.lifted_at, excluded.lifted_at), lifted_by = coalesce(blocks.lifted_by, excluded.lifted_by),
+    subject = excluded.subject, version = excluded.version;
+
 -- name: next_numbers
 -- The first number of each sequence that Redis knows of no use of. $1: that of batches, by the index of imported codes.
 SELECT 'campaign_ids' AS sequence, (SELECT coalesce(max(substr(id, 5)::bigint), 0) + 1 FROM campaigns) AS number
 UNION ALL SELECT 'batch_ids', greatest($1::bigint, (SELECT coalesce(max(id), -1) + 1 FROM batches))
-UNION ALL SELECT 'voids_id_seq', (SELECT coalesce(max(id), 0) + 1 FROM voids);
+UNION ALL SELECT 'voids_id_seq', (SELECT coalesce(max(id), 0) + 1 FROM voids)
+UNION ALL SELECT 'blocks_id_seq', (SELECT coalesce(max(id), 0) + 1 FROM blocks);
 
 -- name: next_value
 SELECT nextval($1::text::regclass);

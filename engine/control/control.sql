@@ -45,5 +45,12 @@ FROM numbered AS v JOIN batches AS b ON b.id = v.batch
 WHERE v.version > $1
 ORDER BY v.version;
 
+-- name: blocks_since
+-- What has ended before is no news to a shard without a configuration.
+SELECT id, action, kind, subject, (extract(epoch FROM expires_at) * 1000)::bigint AS expires_ms,
+       lifted_at IS NOT NULL AS lifted, version
+FROM blocks
+WHERE version > $1 AND ($1 > 0 OR (lifted_at IS NULL AND (expires_at IS NULL OR expires_at > now())));
+
 -- name: try_republish
 SELECT pg_try_advisory_xact_lock($1, 0);

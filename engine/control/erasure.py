@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from engine.api.checks import check_text
 from engine.control import audit_log
-from engine.control.change import Changed, ControlPlane
+from engine.control.change import Changed, ControlPlane, try_publish
 from engine.control.stored_texts import refuse_codes
 from engine.errors import Refusal, StoreUnavailable
 from engine.ledger.stream_tail import entry_position, ledger_offsets
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from engine.ledger.record import Position
+    from engine.postgres_types import Connection
 
 PSEUDONYM_BYTES: Final = 8
 _POLL_S: Final = 0.05
@@ -42,6 +43,8 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
 
 async def erase(plane: ControlPlane, user: str, *, actor: str, reason: str | None = None) -> Changed[Erasure]:
     """Replace a user's name with a random pseudonym everywhere in the ledger. Sums do not change.
+
+    Blocks of the user are lifted: without the name they cannot be applied.
 
     First waits until the ledger has every entry that the streams hold now, so that no older entry brings
     the name back. ``actor`` is the id of an API key, or ``cli``. The audit log has the pseudonym only, so
@@ -69,7 +72,8 @@ async def erase(plane: ControlPlane, user: str, *, actor: str, reason: str | Non
         done = await connection.execute(_SQL["erase"], user, pseudonym, timeout=timeout_s)
         of_rejects = await connection.execute(_SQL["erase_rejects"], user.encode(), pseudonym.encode())
         erasure = Erasure(user=pseudonym, events=_rows(done) + _rows(of_rejects))
-        if not erasure.events:
+        was_blocked = await _erase_blocks(connection, user, pseudonym, actor)
+        if not (erasure.events or was_blocked):
             raise Refusal("user_not_found")
         await audit_log.record(
             connection,
@@ -81,7 +85,16 @@ async def erase(plane: ControlPlane, user: str, *, actor: str, reason: str | Non
         )
         if plane.idempotency is not None:
             await plane.idempotency.keep(connection, erasure)
-    return Changed(erasure, published=True)
+    return Changed(erasure, published=await try_publish(plane) if was_blocked else True)
+
+
+async def _erase_blocks(connection: Connection, user: str, pseudonym: str, actor: str) -> bool:
+    """Lift the blocks of a user, and replace the name in them. Return whether there were any."""
+    if not await connection.fetchval(_SQL["has_blocks"], user):
+        return False
+    version = await connection.fetchval(_SQL["next_version"])
+    await connection.execute(_SQL["erase_blocks"], user, pseudonym, actor, version)
+    return True
 
 
 async def _let_ledger_catch_up(plane: ControlPlane) -> None:

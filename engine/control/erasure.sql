@@ -21,3 +21,14 @@ SET raw = (
 WHERE EXISTS (
     SELECT FROM generate_subscripts(l.raw, 1) AS at WHERE at % 2 = 0 AND l.raw[at - 1] = 'user' AND l.raw[at] = $1
 );
+
+-- name: has_blocks
+SELECT EXISTS (SELECT FROM blocks WHERE kind = 'user' AND subject = $1);
+
+-- name: next_version
+UPDATE deployment SET control_version = control_version + 1 RETURNING control_version;
+
+-- name: erase_blocks
+UPDATE blocks SET subject = $2, evidence = NULL, version = $4,
+    lifted_at = coalesce(lifted_at, now()), lifted_by = coalesce(lifted_by, $3)
+WHERE kind = 'user' AND subject = $1;

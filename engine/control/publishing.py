@@ -227,6 +227,16 @@ async def _rows(connection: Connection, shard: int, base: int) -> AsyncGenerator
             yield _Row(row["version"], f"batch:{batch.id}", msgspec.json.encode(batch))
         async for row in connection.cursor(_SQL["voids_since"], base, prefetch=CHUNK_ROWS):
             yield _void_row(row)
+        async for row in connection.cursor(_SQL["blocks_since"], base, prefetch=CHUNK_ROWS):
+            block = configuration.CachedBlock(
+                id=row["id"],
+                action=row["action"],
+                kind=row["kind"],
+                subject=row["subject"],
+                expires_ms=row["expires_ms"],
+                lifted=row["lifted"],
+            )
+            yield _Row(row["version"], f"block:{block.id}", msgspec.json.encode(block))
 
 
 def _campaign_row(row: Row, *, here: bool) -> _Row:

@@ -1,4 +1,4 @@
-"""Background task of each worker: publishes changes that Redis missed, removes old idempotency records."""
+"""Background task of each worker: publishes changes that Redis missed, removes old records."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
 
-from engine.control import idempotency
+from engine.control import blocks, idempotency
 from engine.control.configuration_recovery import recover_configuration
 from engine.control.publishing import check_kept, publish_from, shard_version
 from engine.errors import Fault, StoreBehind
@@ -54,7 +54,8 @@ _LEVELS: Final = {
 async def keep_republishing(plane: ControlPlane, report: Callable[[Health], None]) -> None:
     """Publish whenever Redis is behind, until cancelled. Calls ``report`` with each result.
 
-    A result is logged when it differs from the one before. Old idempotency records are removed on the way.
+    A result is logged when it differs from the one before. Old idempotency records and blocks are removed on
+    the way.
     """
     before = Health.CURRENT
     while True:
@@ -76,8 +77,9 @@ async def keep_republishing(plane: ControlPlane, report: Callable[[Health], None
 async def _forget_records(plane: ControlPlane) -> None:
     try:
         await idempotency.forget_old(plane.database)
+        await blocks.forget_old(plane)
     except Exception as error:  # noqa: BLE001 - of any kind: the records only stay longer
-        logger.debug("cannot remove old idempotency records", extra={"reason": str(error)})
+        logger.debug("cannot remove old records", extra={"reason": str(error)})
 
 
 async def republish(plane: ControlPlane) -> Health:

@@ -22,6 +22,7 @@ from engine.times import instant
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from engine.api.checks import Client
     from engine.api.outcomes import Outcome, Success
     from engine.lookup.decoder import Issued
     from engine.redemption.assertions import Assertions
@@ -49,6 +50,7 @@ class Attempt(CallFields, PendingLookup):
     )  # fmt: skip
 
     success: ClassVar[str]
+    is_guarded: ClassVar[bool] = False  # whether the guard judges it
     on_done: OnDone
 
     def __init__(
@@ -79,6 +81,11 @@ class Attempt(CallFields, PendingLookup):
         self.idempotency_name = idempotency.name(self.actor, key) if key else ""
         self.key_reserved = False
         self.campaign = NO_CAMPAIGN  # until a code is bound
+
+    @property
+    def client(self) -> Client | None:
+        """The customer's device, as the request describes it."""
+        return None
 
     def fingerprint_fields(self) -> list[object]:
         """The fields that two requests with the same idempotency key must share."""

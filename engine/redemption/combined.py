@@ -100,6 +100,8 @@ async def redeem_together(
     """Redeem all codes of a request, or none. A fault is returned as a ``Refused`` with its code."""
     dispatcher = core.dispatcher
     deadline = dispatcher.deadline()
+    if core.guard.watches and (refused := core.guard.judge(api_key, request.user, request.client)):
+        return _counted(dispatcher, refused)
     stored = [request.user, request.order, key]
     kept = ""
     if request.metadata is not None and core.settings.metadata_kept:

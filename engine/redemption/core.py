@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from engine.api.outcomes import Outcome
+    from engine.guard.guard import Guard
     from engine.lookup.decoder import Issued
     from engine.redemption.attempt import Attempt, OnDone
     from engine.store.dispatcher import Dispatcher, Sendable
@@ -45,8 +46,9 @@ class Core:
         redis: a client for reads that need no script.
     """
 
-    def __init__(self, dispatcher: Dispatcher, redis: Redis) -> None:
+    def __init__(self, dispatcher: Dispatcher, redis: Redis, guard: Guard) -> None:
         self.dispatcher = dispatcher
+        self.guard = guard
         self.redis = redis
         self.settings = dispatcher.settings
         self.configuration = dispatcher.configuration
@@ -67,7 +69,9 @@ class Core:
 
         The caller has checked the fields of the attempt and the scope of its API key.
         """
-        if not self._resolver.read(code, attempt):
+        if self.guard.watches and (refusal := self._judged(attempt)):
+            attempt.finish(refusal.code, refusal)
+        elif not self._resolver.read(code, attempt):
             attempt.refused("code_malformed")
         elif _repeats_code(attempt.normalised, attempt.user, attempt.order, attempt.key):
             attempt.finish("malformed_request", Refused("malformed_request", _REPEATED))
@@ -77,6 +81,11 @@ class Core:
             attempt.finish("malformed_request", Refused("malformed_request", _IN_METADATA))
         else:
             self._resolver.find(attempt)
+
+    def _judged(self, attempt: Attempt) -> Refused | None:
+        if not attempt.is_guarded or attempt.api_key is None:
+            return None
+        return self.guard.judge(attempt.api_key, attempt.user, attempt.client)
 
     def _keeps_code(self, normalised: bytes, metadata: str) -> bool:
         """Whether metadata that is to be kept contains this code, or a minted one."""

@@ -22,6 +22,7 @@ from engine.times import instant
 
 if TYPE_CHECKING:
     from engine.api.bodies import HoldRequest
+    from engine.api.checks import Client
     from engine.api.outcomes import Redeemed
     from engine.store.call import Call
     from engine.store.configuration import CachedKey
@@ -35,6 +36,7 @@ class Hold(Attempt):
     __slots__ = ("request", "ttl_s")
     script = load_script("hold", "ttl_ms", "metadata")
     success = "held"
+    is_guarded = True
 
     def __init__(
         self, dispatcher: Dispatcher, request: HoldRequest, key: str | None, api_key: CachedKey
@@ -51,6 +53,11 @@ class Hold(Attempt):
         )
         self.request = request
         self.ttl_s = dispatcher.settings.hold_ttl_s if request.ttl_s is None else request.ttl_s
+
+    @property
+    def client(self) -> Client | None:
+        """The customer's device, as the request describes it."""
+        return self.request.client
 
     def fingerprint_fields(self) -> list[object]:
         """What is held, for whom, and how long."""

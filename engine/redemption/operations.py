@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Final
 
+from engine.guard.block_table import BlockTable
+from engine.guard.guard import Guard
 from engine.redemption.check import Check
 from engine.redemption.combined import Combined
 from engine.redemption.core import Core
@@ -50,13 +52,16 @@ def make_core(
     redis: Redis,
     telemetry: Telemetry,
     verify: Callable[[int], Awaitable[None]] | None = None,
+    *,
+    guard: Guard | None = None,
 ) -> Core:
     """Build the core of one process. ``core.dispatcher.open()`` connects it.
 
-    ``verify`` is awaited with a shard's number before a new connection to it is used.
+    ``verify`` is awaited with a shard's number before a new connection to it is used. Without a ``guard``
+    nobody is blocked.
     """
     dispatcher = Dispatcher(settings, configuration, telemetry, OPERATIONS, verify)
-    core = Core(dispatcher, redis)
+    core = Core(dispatcher, redis, guard or Guard(BlockTable()))
     dispatcher.reserve_key = functools.partial(KeyReservation, dispatcher)
     dispatcher.expire_holds = functools.partial(expire_holds, core)
     return core

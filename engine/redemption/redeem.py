@@ -14,7 +14,7 @@ from engine.redemption.call_fields import load_script
 
 if TYPE_CHECKING:
     from engine.api.bodies import RedeemRequest
-    from engine.api.checks import Customer
+    from engine.api.checks import Client, Customer
     from engine.store.configuration import CachedKey
     from engine.store.dispatcher import Dispatcher
 
@@ -28,6 +28,7 @@ class Redemption(Attempt):
     script = load_script("redeem", "metadata")
     success = "redeemed"
     sends_metadata = True
+    is_guarded = True
 
     def __init__(
         self, dispatcher: Dispatcher, request: RedeemRequest, key: str | None, api_key: CachedKey
@@ -43,6 +44,11 @@ class Redemption(Attempt):
             metadata=request.metadata,
         )
         self.request = request
+
+    @property
+    def client(self) -> Client | None:
+        """The customer's device, as the request describes it."""
+        return self.request.client
 
     def fingerprint_fields(self) -> list[object]:
         """The code's batch and serial, not its text: the same code may be typed in lower case."""

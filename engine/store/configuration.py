@@ -9,7 +9,7 @@ the next redemption.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 from redis.exceptions import RedisError
@@ -20,7 +20,7 @@ from engine.store import keys
 from engine.store.void_ranges import VoidRanges
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from redis.asyncio import Redis
 
@@ -93,6 +93,24 @@ class CachedVoid(msgspec.Struct, frozen=True):
     void: bool
 
 
+class CachedBlock(msgspec.Struct, frozen=True):
+    """A block or an allow of a source (``engine.guard``).
+
+    Attributes:
+        subject: the source, as it is compared: a network in CIDR notation or an address, the name of a user
+            or of a device, or the id of an API key.
+        expires_ms: when it ends, in milliseconds since the epoch; None for never.
+        lifted: it has been ended before.
+    """
+
+    id: int
+    action: Literal["block", "allow"]
+    kind: str
+    subject: str
+    expires_ms: int | None
+    lifted: bool
+
+
 def _retrieve_exception(task: asyncio.Task[None]) -> None:
     """Mark an exception of the task as seen, so that asyncio does not log it."""
     if not task.cancelled():
@@ -108,8 +126,16 @@ class Deployment(msgspec.Struct, frozen=True):
 class ConfigurationCache:
     """A worker's copy of the configuration, and how it is kept current. Reading it never waits."""
 
-    def __init__(self, redis: Redis, *, timeout_s: float = REFRESH_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        timeout_s: float = REFRESH_TIMEOUT_S,
+        on_block: Callable[[CachedBlock], None] = lambda _: None,
+    ) -> None:
+        """``on_block`` gets each block when it is new, and again when it is lifted."""
         self._redis = redis
+        self._on_block = on_block
         self._timeout_s = timeout_s
         self._one_at_a_time = asyncio.Lock()
         self._confirming: asyncio.Task[None] | None = None
@@ -173,6 +199,22 @@ class ConfigurationCache:
                 await self._refresh()
         except TimeoutError:
             raise StoreUnavailable("Redis does not answer") from None
+
+    async def keep_current(self, interval_s: float) -> None:
+        """Refresh whenever shard 0 has a later version, until cancelled. Redis is asked for nothing else.
+
+        Redemptions notice a change by themselves. What the front end decides without Redis, such as a
+        block, needs this.
+        """
+        while True:
+            await asyncio.sleep(interval_s)
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    version = await self._redis.get(keys.version(0))
+                if version is not None and int(version) != self.version:
+                    await self.refresh()
+            except (OSError, RedisError, TimeoutError, StoreUnavailable):
+                continue  # the copy stays as it is
 
     async def confirm(self) -> None:
         """Refresh, at most once in ``CONFIRM_INTERVAL_S``, so that guessing cannot load Redis.
@@ -239,3 +281,5 @@ class ConfigurationCache:
             void = msgspec.json.decode(record, type=CachedVoid)
             ranges = self._voids.setdefault(void.batch, VoidRanges())
             ranges.mark(void.first_serial, void.last_serial, void=void.void)
+        elif kind == b"block":
+            self._on_block(msgspec.json.decode(record, type=CachedBlock))

@@ -62,6 +62,21 @@ async def test_a_key_is_printed_alone_and_works_at_once(cli: Cli, redis: Redis) 
     assert "revoked" in await cli.done("keys", "list")
 
 
+async def test_a_source_is_blocked_shown_and_free_again(cli: Cli) -> None:
+    made = await cli.done(
+        *("blocks", "add", "network", "2001:db8::1", "--reason", "made-up codes", "--ttl-s", "60"),
+        *("--evidence", '{"unknown": 9}'),
+    )
+    assert made == "blk_1\n"
+    assert await cli.done("blocks", "add", "user", "ann", "--allow", "--reason", "ours") == "blk_2\n"
+    shown = await cli.json("blocks", "show", "blk_1")
+    assert (shown["subject"], shown["evidence"], shown["actor"]) == ("2001:db8::/64", {"unknown": 9}, "cli")
+    (found,) = await cli.json("blocks", "list", "--kind", "network", "--subject", "2001:db8::2")
+    assert found == shown
+    assert await cli.done("blocks", "remove", "blk_1") == "blk_1\n"
+    assert [one["action"] for one in await cli.json("blocks", "list", "--state", "active")] == ["allow"]
+
+
 async def test_a_campaign_is_created_shown_and_led_to_its_end(cli: Cli, redis: Redis) -> None:
     value = ("--kind", "single", "--amount", "2500", "--currency", "EUR")
     limits = ("--stock", "10", "--per-user-limit", "1", "--ends-at", "2090-01-01T00:00:00+01:00")
@@ -217,6 +232,8 @@ async def test_rotating_adds_a_key_that_new_batches_use(cli: Cli) -> None:
     "arguments",
     [
         "keys create --name a --scopes root",
+        "blocks add network nowhere --reason a",
+        "blocks remove blk_9",
         "keys create --name a --scopes ,",
         "keys revoke key_9 --yes",
         "campaigns create --name a --kind multi",

@@ -176,6 +176,10 @@ async def administer(caller: Caller) -> None:
     await call("exportCodes", id=0, headers={"Accept": "application/x-ndjson"})
     key = await call("createKey", {"name": "shop", "scopes": ["redeem"]})
     assert len((await call("listKeys"))["items"]) == 2
+    block = await call("createBlock", {"kind": "device", "subject": "d-1", "reason": "guessing"}, key="b")
+    assert (await call("listBlocks", query="?kind=device&state=active"))["items"]
+    await call("liftBlock", id=block["id"])
+    assert (await call("showBlock", id=block["id"]))["state"] == "lifted"
     await call("revokeKey", id=key["id"])
     assert (await call("listAuditLog", query="?act=revoke_key"))["items"]
     assert (await call("listConflicts"))["items"] == []

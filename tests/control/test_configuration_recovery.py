@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engine.control import api_keys, campaigns
+from engine.control import api_keys, blocks, campaigns
+from engine.control.blocks import NewBlock
 from engine.control.campaigns import CampaignChange
 from engine.control.configuration_recovery import recover_configuration
 from engine.control.republishing import Health, republish
@@ -48,6 +49,11 @@ async def test_all_kinds_of_changes_come_back(plane: ControlPlane, backups: Back
         other = (await api_keys.create(plane, "other", ("read",))).value.api_key.id
         await api_keys.revoke(plane, other)
         await campaigns.update(plane, old, CampaignChange(state="paused"))
+        for name in ("ann", "bob"):
+            await blocks.create(
+                plane, NewBlock(kind="user", subject=name, reason="test", ttl_s=60), actor="cli"
+            )
+        await blocks.lift(plane, "blk_1", actor="cli")
         before = await configuration(plane)
         await backups.restore(backup)
         with pytest.raises(StoreUnavailable, match="lost changes"):
@@ -56,6 +62,10 @@ async def test_all_kinds_of_changes_come_back(plane: ControlPlane, backups: Back
         assert await republish(plane) is Health.CURRENT
         assert await configuration(plane) == before
         assert (await campaigns.get(plane, old)).state == "paused"
+        kept = [(one.subject, one.state) for one in await blocks.page(plane, after=None, limit=9)]
+        assert kept == [("bob", "active"), ("ann", "lifted")]
+        third = NewBlock(kind="user", subject="cid", reason="test")
+        assert (await blocks.create(plane, third, actor="cli")).value.shown_id == "blk_3"
         restored = await campaigns.get(plane, new)
         assert (restored.name, restored.kind, restored.budget) == (new, "balance", 9000)
         assert str(restored.ends_at) == "2099-01-01 00:00:00+00:00"

@@ -19,6 +19,8 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from engine.control import blocks
+from engine.control.blocks import NewBlock
 from engine.http import redemptions
 from engine.http.services import services_of
 from engine.store import keys
@@ -236,6 +238,17 @@ def plain() -> dict[str, bytes]:
     }
 
 
+def blocked() -> dict[str, bytes]:
+    """Redemptions of sources that are blocked."""
+    return {
+        "a user": request(b'{"code": "0000-0000-0000-0000", "user": "mallory"}'),
+        "a user in escapes": request(b'{"code": "0000-0000-0000-0000", "user": "\\u006dallory"}'),
+        "an address": request(b'{"code": "?", "user": "ann", "client": {"ip": "203.0.113.9"}}'),
+        "a mapped address": request(b'{"code": "?", "user": "ann", "client": {"ip": "::ffff:203.0.113.9"}}'),
+        "a device": request(b'{"code": "?", "user": "ann", "client": {"ip": null, "device": "d-9"}}'),
+    }
+
+
 def odd() -> dict[str, bytes]:
     """What goes to aiohttp, or begins in the one lane and ends in the other."""
     length = len(BODY) + CODE_BYTES - len(CODE)
@@ -326,7 +339,17 @@ def odd() -> dict[str, bytes]:
 async def test_both_lanes_answer_what_is_well_formed_alike(
     plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for new in (
+        NewBlock(kind="user", subject="mallory", reason="test"),
+        NewBlock(kind="network", subject="203.0.113.0/24", reason="test"),
+        NewBlock(kind="device", subject="d-9", reason="test"),
+    ):
+        await blocks.create(plane, new, actor="cli")
     async with both_lanes(plane, redis, monkeypatch, 60) as both:
+        for name, data in blocked().items():
+            ((status, _, problem),) = await both.check(data)
+            assert (status, problem["code"]) == ("HTTP/1.1 403 Forbidden", "blocked"), name
+            assert both.by_aiohttp["requests"] == 0, name
         for name, data in plain().items():
             assert await both.check(data), name
             assert both.by_aiohttp["requests"] == 0, name
