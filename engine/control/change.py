@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from engine.control.publishing import publish, shard_version
 from engine.errors import StoreUnavailable
 from engine.queries import queries
+from engine.store.deployment_id import ForeignStore
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from engine.control.idempotency import IdempotencyRecord
     from engine.database import Database
+    from engine.postgres_types import Connection
     from engine.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -92,9 +94,28 @@ async def change(plane: ControlPlane, write: Callable[[Change], Awaitable[T]]) -
             raise StoreUnavailable("PostgreSQL is not initialised; `redeem init` does it")
         await _refuse_if_older(plane.redis, deployment["control_version"])
         value = await write(Change(connection, deployment["control_version"], deployment["shards"]))
-        if plane.idempotency is not None:
-            await plane.idempotency.keep(connection, value)
+        await keep_answer(plane, connection, value)
     return Changed(value, published=await try_publish(plane))
+
+
+async def keep_answer(plane: ControlPlane, connection: Connection, value: object) -> None:
+    """Store the answer to a change under its Idempotency-Key, if it has one. Call it last in the transaction.
+
+    The key is also reserved in Redis, where the scripts see it. So of a change and an operation on a code
+    that come with one key at once, at most one is made. Without Redis the change goes on.
+
+    Raises:
+        Refusal: ``idempotency_key_reused``: an operation on a code used the key; roll back.
+    """
+    record = plane.idempotency
+    if record is None:
+        return
+    try:
+        async with asyncio.timeout(_ASK_TIMEOUT_S):
+            await record.reserve(plane.redis, connection)
+    except (RedisError, OSError, TimeoutError, ForeignStore) as error:
+        logger.warning("the key of a change is not reserved in Redis", extra={"reason": str(error)})
+    await record.keep(connection, value)
 
 
 async def _refuse_if_older(redis: Redis, version: int) -> None:

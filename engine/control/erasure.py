@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from engine.api.checks import check_text
 from engine.control import audit_log
-from engine.control.change import Changed, ControlPlane, try_publish
+from engine.control.change import Changed, ControlPlane, keep_answer, try_publish
 from engine.control.stored_texts import refuse_codes
 from engine.errors import Refusal, StoreUnavailable
 from engine.ledger.stream_tail import entry_position, ledger_offsets
@@ -83,8 +83,7 @@ async def erase(plane: ControlPlane, user: str, *, actor: str, reason: str | Non
             reason=reason,
             details={"events": erasure.events},
         )
-        if plane.idempotency is not None:
-            await plane.idempotency.keep(connection, erasure)
+        await keep_answer(plane, connection, erasure)
     return Changed(erasure, published=await try_publish(plane) if was_blocked else True)
 
 

@@ -20,9 +20,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from engine.errors import ContractViolation, Refusal
 from engine.queries import queries
+from engine.store import idempotency as store_records
+from engine.store.deployment_id import require_own
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from redis.asyncio import Redis
 
     from engine.database import Database
     from engine.postgres_types import Connection
@@ -86,6 +90,20 @@ class IdempotencyRecord:
                 raise Refusal("idempotency_key_reused")
             raise Replayed(row["status"], self._open(row["answer"]))
         raise ContractViolation("an idempotency record can be neither reserved nor read")
+
+    async def reserve(self, redis: Redis, connection: Connection) -> None:
+        """Reserve the Idempotency-Key on its home shard, too, where operations on codes see it.
+
+        Raises:
+            Refusal: ``idempotency_key_reused``: an operation on a code used the key.
+            ForeignStore, RedisError, OSError: Redis cannot be used; the key is not reserved.
+        """
+        deployment = await connection.fetchrow(_SQL["deployment"])
+        name = store_records.name(self.actor, self.key)
+        home = store_records.home_shard(name, deployment["shards"])
+        await require_own(redis, [home], deployment["id"])
+        if not await store_records.reserve(redis, deployment["shards"], name, self.fingerprint):
+            raise Refusal("idempotency_key_reused")
 
     async def keep(self, connection: Connection, value: object) -> None:
         """Store the answer; ``value`` is the result of the change."""

@@ -14,3 +14,6 @@ DELETE FROM admin_receipts WHERE (actor, key) IN (
     SELECT actor, key FROM admin_receipts WHERE at < now() - $1 * interval '1 second'
     ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED
 );
+
+-- name: deployment
+SELECT id::text AS id, shards FROM deployment;

@@ -17,11 +17,10 @@ from engine.api.bodies import decoded
 from engine.api.checks import check_text
 from engine.control.change import try_publish
 from engine.control.idempotency import IdempotencyRecord, Replayed, fingerprint
-from engine.errors import ContractViolation, Refusal, not_a_cursor
+from engine.errors import ContractViolation, not_a_cursor
 from engine.http.auth import API_KEY, admit_again, secret_of
 from engine.http.requests import check_parameters, idempotency_key, json_response, page_limit, read_json
 from engine.http.services import services_of
-from engine.store import idempotency
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -85,9 +84,6 @@ async def answer_change(
     plane = plane_of(request)
     key = idempotency_key(request, plane.settings)
     if key is not None:
-        name = idempotency.name(request[API_KEY].id, key)
-        if await idempotency.is_used(plane.redis, plane.settings.shards, name):
-            raise Refusal("idempotency_key_reused")
         plane = replace(plane, idempotency=_idempotency_record(request, key, status))
     try:
         made = await make(plane)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError
 
 from engine.encoding import canonical
 from engine.store import keys
+from lua import loader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +24,12 @@ _HALF: Final = 4
 REBUILT: Final = bytes(_HALF)
 UNKNOWN: Final = bytes(_HALF)
 """First half of the fingerprint of a request that does not name its code."""
+
+_RESERVE: Final = loader.load(
+    "reserve_key",
+    keys=("records_key", "before_key", "events_key"),
+    arguments=("digest", "fingerprint", "idempotency_epoch", "idempotency_window_s"),
+)
 
 CodeIdentity = tuple[int, int]
 """Batch and serial."""
@@ -44,18 +51,36 @@ def home_shard(idempotency_name: str, shards: int) -> int:
     return bucketed(idempotency_name, keys.IDEMPOTENCY_BUCKETS)[0] % shards
 
 
-async def is_used(redis: Redis, shards: int, idempotency_name: str) -> bool:
-    """Whether an operation on a code used this key. False while Redis is unreachable."""
+async def reserve(redis: Redis, shards: int, idempotency_name: str, change: bytes) -> bool:
+    """Reserve a key for a change that is made in PostgreSQL. Return False if another request has used it.
+
+    From then on the scripts refuse every operation on a code with this key: they read the record anyway.
+    ``change`` is equal for two requests that are the same.
+
+    Raises:
+        RedisError, OSError: Redis cannot be asked.
+    """
     bucket, digest = bucketed(idempotency_name, keys.IDEMPOTENCY_BUCKETS)
-    epoch, field = int(time.time()) // keys.IDEMPOTENCY_WINDOW_S, cast("str", digest)
     home = home_shard(idempotency_name, shards)
-    try:
-        for then in (epoch, epoch - 1):
-            if await redis.hexists(keys.idempotency_records(home, then, bucket), field):
-                return True
-    except (OSError, RedisError):
-        return False
-    return False
+    epoch, seen = (
+        int(time.time()) // keys.IDEMPOTENCY_WINDOW_S,
+        fingerprint(_digest("change"), [change.hex()]),
+    )
+    while True:
+        names = (
+            keys.idempotency_records(home, epoch, bucket),
+            keys.idempotency_records(home, epoch - 1, bucket),
+            keys.events(home),
+        )
+        arguments = (digest, seen, epoch, keys.IDEMPOTENCY_WINDOW_S)
+        try:
+            answer = await redis.evalsha(_RESERVE.sha, len(names), *names, *arguments)
+        except NoScriptError:
+            await redis.script_load(_RESERVE.source.decode())
+            continue
+        if answer[0] != b"epoch":
+            return bool(answer[0] == b"claimed")
+        epoch = int(answer[1])
 
 
 def known_half(user: str, order: str, codes: Sequence[CodeIdentity]) -> bytes:

@@ -15,7 +15,7 @@ from msgspec import UNSET, UnsetType
 
 from engine.api.checks import check_text
 from engine.control import audit_log
-from engine.control.change import Changed, ControlPlane
+from engine.control.change import Changed, ControlPlane, keep_answer
 from engine.control.stored_texts import refuse_codes
 from engine.errors import Refusal
 from engine.ledger.feed import BEGINNING, FROM_BEGINNING, Cursor, newest, parse_cursor
@@ -234,8 +234,7 @@ async def _change(plane: ControlPlane, write: Callable[[Any], Awaitable[T]]) -> 
         if plane.idempotency is not None:
             await plane.idempotency.claim(connection)
         value = await write(connection)
-        if plane.idempotency is not None:
-            await plane.idempotency.keep(connection, value)
+        await keep_answer(plane, connection, value)
     return Changed(value, published=True)
 
 

@@ -18,10 +18,12 @@ from engine.errors import Refusal, StoreUnavailable
 from engine.processes.background import in_background
 from tests.support.deployment import engine_in_process, issue
 from tests.support.dumps import dump_of_database, dump_of_redis
+from tests.support.streams import persisting
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from engine.control.change import Change, ControlPlane
+    from engine.postgres_types import Pool
     from tests.support.deployment import Merchant
 
 CALLS: list[tuple[str, str, dict[str, object] | None, str]] = [
@@ -121,6 +123,72 @@ async def test_a_key_is_bound_to_one_call(
         status, answer = await send(ops, method, path, body)
         assert (status, answer["code"]) == (422, "idempotency_key_reused")
     assert await dump_of_database(plane, but=["heartbeats"]) == before
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+async def test_of_a_change_and_a_redemption_with_one_key_at_once_one_is_made(
+    plane: ControlPlane, pool: Pool
+) -> None:
+    """The redemptions arrive while the changes are under way: they wait for another change."""
+    _, codes = await issue(plane, 4)
+    async with engine_in_process(plane, scopes=("admin", "redeem")) as ops:
+
+        def changes() -> list[asyncio.Task[tuple[int, Any]]]:
+            called = [
+                send(ops, "POST", "/v1/campaigns", {"name": "Sale"}, key=f"k{number}") for number in range(4)
+            ]
+            return [asyncio.create_task(call) for call in called]
+
+        async def redeemed() -> list[tuple[int, Any]]:
+            calls = [ops.redeem(code, key=f"k{number}") for number, code in enumerate(codes)]
+            return list(await asyncio.gather(*calls))
+
+        async def wait() -> bool:
+            waiting = await pool.fetchval("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted")
+            return int(waiting) >= len(codes)
+
+        async with pool.acquire() as other, other.transaction():
+            await other.execute("SELECT FROM deployment FOR UPDATE")
+            under_way = changes()
+            await wait_until_async(wait)
+            first = await redeemed()
+        refused = await asyncio.gather(*under_way)
+        assert [status for status, _ in first] == [200] * 4
+        assert [(status, answer["code"]) for status, answer in refused] == [
+            (422, "idempotency_key_reused")
+        ] * 4
+        assert [answer["replayed"] for _, answer in await redeemed()] == [True] * 4
+        assert [status for status, _ in await asyncio.gather(*changes())] == [422] * 4
+    assert (await state(plane, "campaigns"))[0] == 1
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/v1/campaigns", {"name": "Other"}),
+        ("POST", "/v1/webhooks", {"url": "https://example.com/"}),
+        ("POST", "/v1/users/ann/erasure", {}),
+    ],
+)
+async def test_the_key_of_a_change_is_seen_by_redemptions_and_theirs_by_changes(
+    plane: ControlPlane, method: str, path: str, body: dict[str, object]
+) -> None:
+    _, codes = await issue(plane, 8)
+    async with engine_in_process(plane, scopes=("admin", "redeem")) as ops:
+        assert (await ops.redeem(codes[0], "ann", key="redemption"))[0] == 200
+        async with persisting(plane.settings):
+            status, answer = await send(ops, method, path, body, key="redemption")
+            assert (status, answer["code"]) == (422, "idempotency_key_reused")
+            assert (await send(ops, method, path, body, key="change"))[0] in {200, 201}
+        for code in codes[1:]:
+            for route in ("/v1/redemptions", "/v1/holds"):
+                asked = {"code": code, "user": "bob", **({"order": "o"} if route == "/v1/holds" else {})}
+                status, answer = await send(ops, "POST", route, asked, key="change")
+                assert (status, answer["code"]) == (422, "idempotency_key_reused")
+        status, answer = await send(ops, method, path, body, key="change")
+        assert (status, answer["replayed"]) == (status, True)
+        assert (await ops.redeem(codes[1], "bob", key="new"))[0] == 200
 
 
 async def test_keys_of_different_callers_do_not_meet(plane: ControlPlane) -> None:
