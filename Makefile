@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
-SOURCES := engine lua persister loadtest tests examples deploy docs/conf.py
+SOURCES := engine lua persister loadtest tests examples deploy docs/conf.py setup.py
 TOUCH_REDIS := $(addprefix tests/,lua store redemption lookup control ledger imports http lane health persister)
 # Tests for every Python of the machine: they need only Valkey, and show differences between Python versions.
 TESTS_ON_EACH_PYTHON := $(addprefix tests/,test_settings.py codes imports/test_parser.py observability \
@@ -109,14 +109,19 @@ graph:  ## the import graph: circles, imports that run back up, floors
 
 other-python:
 
+EXPRESS := engine/lane/_express.pyx
+
+# Without a compiler or Python.h the express lane is left out, and a line says so.
 # Written last: an interrupted installation does not count as installed.
-$(VENV)/.installed: requirements-dev.lock pyproject.toml $(OTHER_PYTHON)
+$(VENV)/.installed: requirements-dev.lock pyproject.toml setup.py $(EXPRESS) $(OTHER_PYTHON)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is %s" % sys.version.split()[0])'
 	@echo "installing into $(VENV)$(if $(OTHER_PYTHON), anew: it is of another Python), a minute or two" >&2
 	$(PYTHON) -m venv $(if $(OTHER_PYTHON),--clear )$(VENV)
 	$(INSTALL_LOCKED) requirements-dev.lock
+	rm -f engine/lane/_express$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	$(PIP) check
+	@$(BIN)/python -c 'import importlib.util as u; u.find_spec("engine.lane._express") or print("the express lane was left out (no C compiler or no Python.h): plain redemptions run in the python lane")' >&2
 	touch $@
 
 COMPILE := $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes \
@@ -136,4 +141,4 @@ pip-audit: $(VENV)/.installed  ## known vulnerabilities of the locked packages, 
 	$(BIN)/python deploy/dependencies.py audit requirements.lock
 
 clean:  ## remove .venv and everything that was built
-	rm -rf $(VENV) build .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .hypothesis *.egg-info engine/lane/_express.c engine/lane/_express.*.so

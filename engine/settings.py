@@ -24,6 +24,7 @@ PORT_MAX = 65_535
 LOG_LEVELS = ("debug", "info", "warning", "error")
 DEFAULT = "default"
 DURABILITIES = ("disk", "memory")
+LANES = ("express", "python", "aiohttp")
 OTHER_PREFIXES = ("REDEEM_TEST_",)
 
 
@@ -81,9 +82,10 @@ class Settings:
     )
     attempt_deadline_ms: int = _setting(2000, "time limit for the response to an attempt", least=1)
     retry_after_s: int = _setting(1, "value of Retry-After in a 503", least=1)
-    fast_lane: bool = _setting(
-        True,  # noqa: FBT003 - its default
-        "the fast lane answers plain redemptions; aiohttp serves only the other requests",
+    lane: str = _setting(
+        "",
+        "what answers plain redemptions: express, python or aiohttp; empty means express where it was built, "
+        "else python",
     )
     connections_max: int = _setting(10_000, "maximum open connections of one worker", least=1)
     keepalive_s: int = _setting(75, "an idle connection is closed after this time", least=1)
@@ -296,6 +298,8 @@ def load(environ: Mapping[str, str], overrides: Mapping[str, object] | None = No
             raise SettingsError(f"{variable(name)} must be one of {', '.join(LOG_LEVELS)}")
         if name == "durability" and parsed[name] not in DURABILITIES:
             raise SettingsError(f"{variable(name)} must be {' or '.join(DURABILITIES)}")
+        if name == "lane" and parsed[name] not in ("", *LANES):
+            raise SettingsError(f"{variable(name)} must be one of {', '.join(LANES)}, or empty")
         if name.endswith("port") and parsed[name] > PORT_MAX:
             raise SettingsError(f"{variable(name)} must be at most {PORT_MAX}")
     return Settings(**parsed)

@@ -26,10 +26,12 @@ from engine.errors import Fault
 from engine.http.monitoring import own_parts
 from engine.http.redemptions import redeem_at_once
 from engine.http.services import SERVICES
+from engine.lane.choice import chosen_lane, express_lanes
 from engine.lane.connection import Connections
 from engine.lane.lanes import Lanes
 from engine.observability.heartbeats import BEAT_S, ProcessRole, Sign, State, beat, instance_name, sign_off
 from engine.observability.logs import log_to_stderr
+from engine.observability.metrics import LANE_WORKERS
 from engine.processes.background import in_background
 from engine.settings import SettingsError
 
@@ -65,10 +67,15 @@ async def serving(settings: Settings, metrics_dir: Path | None, name: str = "") 
         services = app[SERVICES]
         connections = Connections(runner.server, settings, services.core.dispatcher.telemetry)
         redeem = functools.partial(redeem_at_once, services)
-        lanes = Lanes(connections, redeem, services.core.contains_code, settings)
+        lane = chosen_lane(settings)
+        LANE_WORKERS.labels(lane).set(1)
+        express = None
+        if lane == "express":
+            express = express_lanes(services.authenticator.known_with, services.core)
+        lanes = Lanes(connections, redeem, services.core.contains_code, settings, express)
         await _until_connected(services.core)
         listener = await loop.create_server(
-            lanes if settings.fast_lane else connections,
+            connections if lane == "aiohttp" else lanes,
             settings.host,
             settings.port,
             reuse_port=hasattr(socket, "SO_REUSEPORT"),
@@ -107,7 +114,10 @@ async def _run(settings: Settings, ready_file: Path | None) -> None:
         if ready_file:
             ready_file.write_text(str(os.getpid()))  # noqa: ASYNC240 - once, before anything else
         async with in_background(functools.partial(_keep_beating, ready_file)):
-            _log.info("worker serves", extra={"host": settings.host, "port": settings.port})
+            _log.info(
+                "worker serves",
+                extra={"host": settings.host, "port": settings.port, "lane": chosen_lane(settings)},
+            )
             await stop.wait()
     _log.info("worker stopped")
 
@@ -155,6 +165,7 @@ def main() -> int:
     try:
         settings = settings_module.load(os.environ)
         log_to_stderr(settings.log_level)
+        chosen_lane(settings)
     except (SettingsError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -24,6 +24,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from engine.cli import part_findings
 from engine.cli.connect import server_urls
+from engine.cli.lane_finding import check_lane
 from engine.codes import mint_keys
 from engine.control import mint_key_checks
 from engine.control.publishing import missing_in_ledger
@@ -90,7 +91,7 @@ class _Servers:
 
 async def examine(settings: Settings) -> list[Finding]:
     """Run all checks and return their findings."""
-    findings = [*_durability(settings), _disk(settings), check_open_files(settings)]
+    findings = [*_durability(settings), _disk(settings), check_open_files(settings), check_lane(settings)]
     try:
         redis_url, database_url = server_urls(settings)
     except StoreUnavailable as fault:

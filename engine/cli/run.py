@@ -29,6 +29,7 @@ from engine.control.publishing import missing_in_ledger
 from engine.errors import StoreBehind, StoreUnavailable
 from engine.health.open_files import check_open_files
 from engine.health.redis_checks import Verdict, require_safe
+from engine.lane.choice import HOW_TO_BUILD, chosen_lane
 from engine.observability.logs import log_to_stderr
 from engine.processes.process import Child
 from engine.processes.reservations import DataDirectoryLock, reserve_port
@@ -66,6 +67,7 @@ _data = click.option("--data", "data_dir", type=Path, help="Data directory of th
 def up(**options: Any) -> None:  # noqa: ANN401 - options of several types
     """Run everything; print `ready http://HOST:PORT` once it accepts redemptions."""
     settings = _settings(options, SUPERVISOR)
+    _log_lane(settings)
 
     async def plan(supervisor: Supervisor) -> None:
         complete = await start_servers(supervisor, settings)
@@ -92,6 +94,7 @@ def up(**options: Any) -> None:  # noqa: ANN401 - options of several types
 def serve(**options: Any) -> None:  # noqa: ANN401 - options of several types
     """Run the front end alone, on servers that run and are initialised."""
     given = _settings(options, SUPERVISOR)
+    _log_lane(given)
     settings = replace(_with_urls(given), database_url=front_database_url(given))
 
     async def plan(supervisor: Supervisor) -> None:
@@ -141,6 +144,19 @@ def _settings(options: dict[str, Any], process: str = "") -> Settings:
     settings = all_settings.load(os.environ, options)
     log_to_stderr(settings.log_level, process)
     return replace(settings, data_dir=settings.data_dir.resolve())
+
+
+def _log_lane(settings: Settings) -> None:
+    """Log which lane the workers will run.
+
+    Raises:
+        SettingsError: the setting asks for a lane that was not built.
+    """
+    lane = chosen_lane(settings)
+    if settings.lane or lane == "express":
+        _log.info("lane of plain redemptions", extra={"lane": lane})
+    else:
+        _log.warning("the express lane was not built: the python lane runs", extra={"do": HOW_TO_BUILD})
 
 
 async def _require_safe(settings: Settings) -> None:

@@ -28,6 +28,12 @@ class Answers:
     def of(self, outcome: Outcome, request_id: str, *, is_last: bool) -> tuple[int, bytes]:
         """Status, and head and body of the answer. ``is_last``: the connection is closed after it."""
         status, body, retry_after_s = encode_outcome(outcome, self._fault_retry_after_s)
+        head = self.head(status, retry_after_s, is_last=is_last)
+        answer = b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (head, request_id.encode(), len(body), body)
+        return status, answer
+
+    def head(self, status: int, retry_after_s: int, *, is_last: bool) -> bytes:
+        """The head of an answer, up to the value of Request-Id; Content-Length follows."""
         second = int(time.time())
         if second != self._second:
             self._second = second
@@ -36,8 +42,7 @@ class Answers:
         head = self._heads.get(kind)
         if head is None:
             head = self._heads[kind] = self._head(*kind)
-        answer = b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (head, request_id.encode(), len(body), body)
-        return status, answer
+        return head
 
     def _head(self, status: int, retry_after_s: int, is_last: bool) -> bytes:
         headers = {

@@ -32,8 +32,8 @@ _NOT_PLAIN: Final = frozenset(
     )
 )
 # The characters of ``request_ids``. A head without a Request-Id is remembered as it is, so it costs no more.
-_REQUEST_ID: Final = re.compile(rb"\r\nrequest-id: ?([A-Za-z0-9._~+/=:@-]{1,128})(?=\r\n)", re.IGNORECASE)
-_KEY: Final = re.compile(rb"\r\nidempotency-key: ?([!-~](?:[\t -~]*[!-~])?)(?=\r\n)", re.IGNORECASE)
+REQUEST_ID: Final = re.compile(rb"\r\nrequest-id: ?([A-Za-z0-9._~+/=:@-]{1,128})(?=\r\n)", re.IGNORECASE)
+KEY: Final = re.compile(rb"\r\nidempotency-key: ?([!-~](?:[\t -~]*[!-~])?)(?=\r\n)", re.IGNORECASE)
 
 
 class PlainHead(NamedTuple):
@@ -58,7 +58,7 @@ class Heads:
     """
 
     def __init__(self, body_bytes_max: int) -> None:
-        self._body_bytes_max = body_bytes_max
+        self.body_bytes_max = body_bytes_max
         self._remembered: dict[bytes, PlainHead] = {}
 
     def read(self, head: bytes) -> tuple[PlainHead, str | None, str | None] | None:
@@ -69,13 +69,13 @@ class Heads:
         None: the fast lane does not answer this request.
         """
         key = request_id = None
-        match = _KEY.search(head)
+        match = KEY.search(head)
         if match is not None:
             key = match[1].decode()
             head = head[: match.start()] + head[match.end() :]
         plain = self._remembered.get(head)
         if plain is None:
-            match = _REQUEST_ID.search(head)
+            match = REQUEST_ID.search(head)
             if match is not None:
                 request_id = match[1].decode()
                 head = head[: match.start()] + head[match.end() :]
@@ -117,7 +117,7 @@ class Heads:
             return None
         if not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX:
             return None
-        if not 0 < int(length) <= self._body_bytes_max:
+        if not 0 < int(length) <= self.body_bytes_max:
             return None
         if named.get(b"content-type", b"").lower() not in _JSON_TYPES:
             return None

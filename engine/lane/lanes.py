@@ -1,15 +1,18 @@
-"""Makes the fast lanes of a worker, checks their time limits with one timer, and closes them."""
+"""Makes the lanes of a worker, checks their time limits with one timer, and closes them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from typing import TYPE_CHECKING, Final
 
 from engine.lane.protocol import FastLane
 from engine.lane.shared import Shared
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from engine.lane.connection import Connections
     from engine.lane.shared import ContainsCode, Redeem
     from engine.settings import Settings
@@ -18,10 +21,15 @@ TICK_S: Final = 0.25
 
 
 class Lanes:
-    """Makes a fast lane for each client that connects."""
+    """Makes a lane for each client that connects: a fast lane, or what ``express`` makes."""
 
     def __init__(
-        self, connections: Connections, redeem: Redeem, contains_code: ContainsCode, settings: Settings
+        self,
+        connections: Connections,
+        redeem: Redeem,
+        contains_code: ContainsCode,
+        settings: Settings,
+        express: Callable[[Shared], Callable[[], FastLane]] | None = None,
     ) -> None:
         self._shared = Shared(connections, redeem, contains_code, settings)
         self._shared.on_enter = self._start_timer
@@ -29,10 +37,11 @@ class Lanes:
         self._empty = asyncio.Event()
         self._shared.on_empty = self._empty.set
         self._timer: asyncio.TimerHandle | None = None
+        self._make = express(self._shared) if express else functools.partial(FastLane, self._shared)
 
     def __call__(self) -> FastLane:
         """A protocol for a client that has just connected."""
-        return FastLane(self._shared)
+        return self._make()
 
     async def close(self, timeout_s: float) -> None:
         """Wait at most ``timeout_s`` for the requests in flight, and close all connections."""

@@ -187,16 +187,19 @@ class FastLane(asyncio.Protocol):
         self._in_flight = False
         if self._transport is None:
             return
-        is_last = self._head.is_last
         request_id = self._shared.request_id(self._request_id)
         if type(outcome) is Refused and outcome.code == ContractViolation.code:
             log_internal_error(request_id)
-        status, answer = self._shared.answers.of(outcome, request_id, is_last=is_last)
+        status, answer = self._shared.answers.of(outcome, request_id, is_last=self._head.is_last)
         self._transport.write(answer)
+        self._sent(status)
+
+    def _sent(self, status: int) -> None:
+        """Count the answer that was sent, and go on."""
         self._shared.telemetry.request(ROUTE, status, perf_counter() - self._began)
         self._has_answered = True
         self._since = self._shared.now()
-        if is_last or self._shared.stopping:
+        if self._head.is_last or self._shared.stopping:
             self._close()
         elif self._received or self._says_no_more or self._reading_paused:
             self._go_on()

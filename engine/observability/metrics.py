@@ -47,6 +47,12 @@ CALL_SECONDS: Final = Histogram(
     buckets=_SECONDS,
 )
 REDIS_ERRORS: Final = Counter("redeem_redis_errors", "Error replies from Redis, by kind", ["kind"])
+LANE_WORKERS: Final = Gauge(
+    "redeem_lane_workers",
+    "Workers, by the lane that answers plain redemptions: express, python or aiohttp",
+    ["lane"],
+    multiprocess_mode="livesum",
+)
 MEMORY_SHORT: Final = Gauge(
     "redeem_redis_memory_short",
     "1 while new redemptions and holds are refused because Redis is short of memory",

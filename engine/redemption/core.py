@@ -44,6 +44,7 @@ class Core:
 
     Attributes:
         redis: a client for reads that need no script.
+        resolver: finds the codes of its attempts.
     """
 
     def __init__(self, dispatcher: Dispatcher, redis: Redis, guard: Guard) -> None:
@@ -52,16 +53,16 @@ class Core:
         self.redis = redis
         self.settings = dispatcher.settings
         self.configuration = dispatcher.configuration
-        self._resolver = Resolver(dispatcher.settings, dispatcher.configuration)
+        self.resolver = Resolver(dispatcher.settings, dispatcher.configuration)
         self._loop = asyncio.get_running_loop()
 
     def mint_key_problem(self) -> str:
         """What is wrong with the mint keys of this process; empty if nothing is."""
-        return self._resolver.mint_key_problem()
+        return self.resolver.mint_key_problem()
 
     async def close(self) -> None:
         """Wait for the attempts in flight, then disconnect."""
-        await self._resolver.close()
+        await self.resolver.close()
         await self.dispatcher.close()
 
     def submit(self, attempt: Attempt, code: str) -> None:
@@ -71,16 +72,16 @@ class Core:
         """
         if self.guard.watches and (refusal := self._judged(attempt)):
             attempt.finish(refusal.code, refusal)
-        elif not self._resolver.read(code, attempt):
+        elif not self.resolver.read(code, attempt):
             attempt.refused("code_malformed")
         elif _repeats_code(attempt.normalised, attempt.user, attempt.order, attempt.key):
             attempt.finish("malformed_request", Refused("malformed_request", _REPEATED))
-        elif self._resolver.contains_issued((attempt.user, attempt.order, attempt.key)):
+        elif self.resolver.contains_issued((attempt.user, attempt.order, attempt.key)):
             attempt.finish("malformed_request", Refused("malformed_request", _ANOTHER))
         elif attempt.metadata and self._keeps_code(attempt.normalised, attempt.metadata):
             attempt.finish("malformed_request", Refused("malformed_request", _IN_METADATA))
         else:
-            self._resolver.find(attempt)
+            self.resolver.find(attempt)
 
     def _judged(self, attempt: Attempt) -> Refused | None:
         if not attempt.is_guarded or attempt.api_key is None:
@@ -90,7 +91,7 @@ class Core:
     def _keeps_code(self, normalised: bytes, metadata: str) -> bool:
         """Whether metadata that is to be kept contains this code, or a minted one."""
         texts = [metadata, *strings_in(orjson.loads(metadata))]
-        return _repeats_code(normalised, *texts) or self._resolver.contains_issued([metadata], anywhere=True)
+        return _repeats_code(normalised, *texts) or self.resolver.contains_issued([metadata], anywhere=True)
 
     async def answer(self, attempt: Attempt, code: str) -> Outcome:
         """Do the same as ``submit``, and return the outcome."""
@@ -128,16 +129,16 @@ class Core:
             Fault: the code cannot be looked up now.
         """
         lookup = _Lookup(self._loop.create_future())
-        if not self._resolver.read(code, lookup):
+        if not self.resolver.read(code, lookup):
             raise Refusal("code_malformed")
         if _repeats_code(lookup.normalised, *stored):
             raise Refusal("malformed_request", _REPEATED)
-        self._resolver.find(lookup)
+        self.resolver.find(lookup)
         return await lookup.answered
 
     def contains_code(self, text: str) -> bool:
         """Whether a text is a minted code, or contains one that is written as it was issued."""
-        return self._resolver.contains_issued((text,))
+        return self.resolver.contains_issued((text,))
 
     def refuse_codes(self, *stored: str | None, reason: str | None = None) -> None:
         """Refuse texts to be stored that contain a minted code; in a reason, anywhere.
@@ -145,7 +146,7 @@ class Core:
         Raises:
             Refusal: ``malformed_request``.
         """
-        if self._resolver.contains_issued(stored) or self._resolver.contains_issued([reason], anywhere=True):
+        if self.resolver.contains_issued(stored) or self.resolver.contains_issued([reason], anywhere=True):
             raise Refusal("malformed_request", _ANOTHER)
 
     async def refuse_code_of(self, batch: int, serial: int, *stored: str | None) -> None:
@@ -161,9 +162,9 @@ class Core:
         texts = [text for text in stored if text]
         if not texts:
             return
-        code = self._resolver.code_of(batch, serial)
+        code = self.resolver.code_of(batch, serial)
         if code is None:
-            repeated = await self._resolver.names_imported(texts, batch, serial)
+            repeated = await self.resolver.names_imported(texts, batch, serial)
         else:
             repeated = _repeats_code(code, *texts)
         if repeated:

@@ -1,4 +1,4 @@
-"""Compares several values of one setting: ``python -m loadtest.benchmarks.setting fast_lane true false``.
+"""Compares several values of one setting: ``python -m loadtest.benchmarks.setting lane python aiohttp``.
 
 Engines that differ only in that setting take turns on the same servers, at each number of connections.
 The result is the median of the ratios to the first value in each round, as in ``redemptions``. It also

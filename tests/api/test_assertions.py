@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.deployment import engine_in_process, issue
+from tests.support.lanes import LANES
 
 if TYPE_CHECKING:
     from engine.control.change import ControlPlane
@@ -19,13 +20,11 @@ async def state_of(merchant: Merchant, code: str) -> str:
     return str(body["state"])
 
 
-@pytest.mark.parametrize("fast_lane", [True, False])
-async def test_a_code_of_another_currency_or_campaign_stays_fresh(
-    plane: ControlPlane, *, fast_lane: bool
-) -> None:
+@pytest.mark.parametrize("lane", LANES)
+async def test_a_code_of_another_currency_or_campaign_stays_fresh(plane: ControlPlane, *, lane: str) -> None:
     euros, (euro, other) = await issue(plane, 2, amount=500, currency="EUR")
     words, (word,) = await issue(plane, 1)
-    async with engine_in_process(plane, fast_lane=fast_lane) as merchant:
+    async with engine_in_process(plane, lane=lane) as merchant:
         for code, asserted, refusal, told in (
             (euro, {"currency": "USD"}, "currency_mismatch", "EUR"),
             (word, {"currency": "USD"}, "currency_mismatch", "no currency"),

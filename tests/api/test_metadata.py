@@ -10,6 +10,7 @@ from engine.control import erasure
 from engine.store import keys
 from tests.support.deployment import engine_in_process, issue
 from tests.support.dumps import dump_of_database, dump_of_redis
+from tests.support.lanes import LANES
 from tests.support.records import persist
 
 if TYPE_CHECKING:
@@ -26,12 +27,10 @@ async def kept_of(merchant: Merchant, redemption: str) -> tuple[Any, Any]:
     return record["metadata"], {item["id"]: item["metadata"] for item in page["items"]}[redemption]
 
 
-@pytest.mark.parametrize("fast_lane", [True, False])
-async def test_it_is_in_records_before_and_after_the_ledger_has_it(
-    plane: ControlPlane, *, fast_lane: bool
-) -> None:
+@pytest.mark.parametrize("lane", LANES)
+async def test_it_is_in_records_before_and_after_the_ledger_has_it(plane: ControlPlane, *, lane: str) -> None:
     _, codes = await issue(plane, 4)
-    async with engine_in_process(plane, metadata_kept=True, fast_lane=fast_lane) as merchant:
+    async with engine_in_process(plane, metadata_kept=True, lane=lane) as merchant:
         _, with_note = await merchant.redeem(codes[0], order="o-1", metadata=NOTE, key="k")
         _, without = await merchant.redeem(codes[1], order="o-1")
         items = [{"code": codes[2], "user": "ann", "order": "o-1", "metadata": {}}]

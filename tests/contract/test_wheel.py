@@ -9,16 +9,18 @@ import zipfile
 from pathlib import Path
 from typing import Final
 
+from engine.lane.choice import is_built
+
 ROOT: Final = Path(__file__).parents[2]
 PACKAGES: Final = ("engine", "lua", "persister", "loadtest")
 NOT_CARRIED: Final = ("loadtest/benchmarks/", "loadtest/comparators/")
-CARRIED: Final = {".py", ".lua", ".sql", ".toml", ".json", ".css"}
+CARRIED: Final = {".py", ".pyi", ".lua", ".sql", ".toml", ".json", ".css"}
 
 
 def test_a_wheel_has_every_module_script_and_query_but_no_benchmark(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for package in PACKAGES:
         shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -34,6 +36,7 @@ def test_a_wheel_has_every_module_script_and_query_but_no_benchmark(tmp_path: Pa
     )
     subprocess.run((*build, "--wheel-dir", str(tmp_path), str(source)), check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
+    assert any(name.endswith(".so") for name in zipfile.ZipFile(wheel).namelist()) == is_built()
     carried = {name for name in zipfile.ZipFile(wheel).namelist() if Path(name).suffix in CARRIED}
     expected = {
         str(path.relative_to(ROOT))

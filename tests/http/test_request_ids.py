@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import logging
 import re
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from engine.http import redemptions
+from engine.lane.choice import MODULE
 from engine.redemption.redeem import Redemption
 from tests.support.bad_input import Raw, malformed_http
 from tests.support.deployment import engine_in_process, issue
+from tests.support.lanes import LANES
 
 if TYPE_CHECKING:
     from engine.control.change import ControlPlane
@@ -22,12 +25,10 @@ MADE: Final = re.compile(r"req-[0-9a-f]{12}-[0-9a-f]+")
 GIVEN: Final = "0b9d2a7e-58a1-4a6f-9d0b-0f6f1f3a2c11"
 
 
-@pytest.mark.parametrize("fast_lane", [True, False])
-async def test_each_answer_has_an_id_of_its_own_or_that_of_the_client(
-    plane: ControlPlane, fast_lane: bool
-) -> None:
+@pytest.mark.parametrize("lane", LANES)
+async def test_each_answer_has_an_id_of_its_own_or_that_of_the_client(plane: ControlPlane, lane: str) -> None:
     _, codes = await issue(plane, 3)
-    async with engine_in_process(plane, fast_lane=fast_lane, scopes=("redeem", "events")) as merchant:
+    async with engine_in_process(plane, lane=lane, scopes=("redeem", "events")) as merchant:
         raw = Raw(merchant)
         made = set()
         for body in (*(json.dumps({"code": code, "user": "ann"}) for code in codes[:2]), "{}"):
@@ -68,23 +69,28 @@ async def test_answers_from_outside_of_the_handlers_have_one_too(plane: ControlP
             one.transport.abort()
 
 
-@pytest.mark.parametrize("fast_lane", [True, False])
+@pytest.mark.parametrize("lane", LANES)
 async def test_a_failure_is_logged_with_the_id_of_its_request(
-    plane: ControlPlane, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, fast_lane: bool
+    plane: ControlPlane, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, lane: str
 ) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    _, (code,) = await issue(plane, 1)
-    body = json.dumps({"code": code, "user": "ann"}).encode()
-    async with engine_in_process(plane, fast_lane=fast_lane) as merchant:
+    campaign, (code,) = await issue(plane, 1)
+    body = json.dumps({"code": code, "user": "ann", "campaign": campaign}).encode()
+    at_once: tuple[object, str] = (redemptions, "parse_redeem_request")
+    later: tuple[object, str] = (Redemption, "bind_code")
+    if lane == "express":
+        express = importlib.import_module(MODULE)
+        at_once, later = (express, "Assertions"), (express, "locate_code")
+    async with engine_in_process(plane, lane=lane) as merchant:
         raw = Raw(merchant)
-        await merchant.redeem("0000-0000-0000-0000")  # so that its key is known
-        monkeypatch.setattr(redemptions, "parse_redeem_request", fail)
+        await raw.post(body.replace(code.encode(), b"0000"), "Request-Id: a")  # so that both are known
+        monkeypatch.setattr(*at_once, fail)
         answer = await raw.post(body, "Request-Id: at-once")
         assert answer.code == "internal_error"
         monkeypatch.undo()
-        monkeypatch.setattr(Redemption, "bind_code", fail)
+        monkeypatch.setattr(*later, fail)
         async with asyncio.timeout(30):
             answer = await raw.post(body, "Request-Id: later")
         assert answer.code == "internal_error"

@@ -16,6 +16,7 @@ from engine.webhooks import changes
 from engine.webhooks.changes import NewWebhook
 from tests.support.deployment import Process, engine_in_process, issue
 from tests.support.endpoints import receiving
+from tests.support.lanes import LANES
 from tests.support.monitoring import metrics
 from tests.support.waiting import wait_until_async
 
@@ -53,10 +54,10 @@ class Growth:
         }
 
 
-@pytest.mark.parametrize("fast_lane", [True, False])
-async def test_requests_count_with_route_and_status(plane: ControlPlane, *, fast_lane: bool) -> None:
+@pytest.mark.parametrize("lane", LANES)
+async def test_requests_count_with_route_and_status(plane: ControlPlane, *, lane: str) -> None:
     _, codes = await issue(plane, 3)
-    async with engine_in_process(plane, fast_lane=fast_lane) as merchant:
+    async with engine_in_process(plane, lane=lane) as merchant:
         growth = Growth(merchant)
         await growth.begin()
         for code in (*codes, codes[0]):

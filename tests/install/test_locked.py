@@ -29,6 +29,7 @@ TREE: Final = (
     "Makefile",
     "Dockerfile",
     "pyproject.toml",
+    "setup.py",
     "README.md",
     "LICENSE",
     "engine",
@@ -105,7 +106,7 @@ def by_peers(tree: Path, home: Path, python: Path, environ: dict[str, str]) -> N
 
 WAYS: Final = {
     "make": Way(Path("requirements-dev.lock"), by_make),
-    "Dockerfile": Way(Path("requirements.lock"), by_dockerfile, frozenset({"pip", "setuptools"})),
+    "Dockerfile": Way(Path("requirements.lock"), by_dockerfile, frozenset({"cython", "pip", "setuptools"})),
     "peers": Way(PEERS, by_peers),
 }
 
@@ -173,7 +174,7 @@ def small_tree(tree: Path, way: Way) -> None:
     assert "coverage" in asking["pytest-cov"]
     lock = (tree / "requirements-dev.lock").read_text(encoding="utf-8")
     (tree / way.lock).write_text(
-        part_of(lock, with_all_they_need(set(asking)) | {"setuptools"}), encoding="utf-8"
+        part_of(lock, with_all_they_need(set(asking)) | {"cython", "setuptools"}), encoding="utf-8"
     )
     project = SMALL_PROJECT.replace("{dependencies}", json.dumps(sorted(asking)))
     (tree / "pyproject.toml").write_text(project, encoding="utf-8")

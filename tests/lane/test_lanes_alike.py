@@ -1,7 +1,8 @@
-"""Both lanes answer the same requests with the same answers, and the same comes of it in Redis.
+"""All lanes answer the same requests with the same answers, and the same comes of it in Redis.
 
-Two workers on one Redis, one with the fast lane and one without; each is sent the same bytes but
-for the codes, which are those of a campaign of its own, and the keys.
+Workers on one Redis, one for each lane: express, python and aiohttp. Each is sent the same bytes but
+for the codes, which are those of a campaign of its own, and the keys. Where the express lane was not
+built, the other two are compared.
 """
 
 from __future__ import annotations
@@ -15,29 +16,34 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import pytest
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from engine.control import blocks
+from engine import worker
+from engine.codes.formats import FORMATS
+from engine.control import blocks, campaigns, voids
 from engine.control.blocks import NewBlock
+from engine.control.campaigns import CampaignChange
+from engine.control.voids import VoidDeclaration
 from engine.http import redemptions
 from engine.http.services import services_of
 from engine.store import keys
 from engine.store.events import FIELDS
 from tests.support.bad_input import Raw, malformed_http, wrong_bodies
-from tests.support.deployment import engine_in_process, issue
-from tests.support.lanes import Read
+from tests.support.deployment import engine_in_process, issue, mint_batch
+from tests.support.lanes import LANES, Read
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    import pytest
     from aiohttp import web
     from redis.asyncio import Redis
 
     from engine.control.change import ControlPlane
+    from engine.http.services import Services
 
 LIMIT_S: Final = 60.0
 BLANK: Final = b"\r\n\r\n"
@@ -46,15 +52,17 @@ AGAIN: Final = b"<same>"  # stands for the latest of them
 KEY: Final = b"<key>"  # stands for the API key
 BODY: Final = b'{"code": "<code>", "user": "ann"}'
 CODE_BYTES: Final = 19
-VARIES: Final = {"id", "campaign", "code", "redeemed_at"}  # between any two redemptions
+# What differs between any two redemptions; the rest of a body is compared byte for byte.
+VARIES: Final = re.compile(rb'"(id|code)":"[^"_]*[0-9\xe2][^"_]*"|"redeemed_at":"[^"]*"|cmp_[0-9]+')
 MADE: Final = re.compile(r"req-[0-9a-f]{12}-[0-9a-f]+")  # an id that the engine made
 SAME: Final = ("type", "serial", "user", "amount", "currency", "order", "key")
 
 
 @dataclass
 class Lane:
-    """A worker, and the codes that are redeemed there, one for each request."""
+    """A worker with one of the lanes, and the codes that are redeemed there, one for each request."""
 
+    name: str
     raw: Raw
     campaign: str
     codes: list[str]
@@ -113,70 +121,76 @@ def answers(stream: bytes) -> list[tuple[Any, ...]]:
         if not status_line.endswith("Continue"):
             assert headers.pop("date")
             headers["request-id"] = MADE.sub("made", headers["request-id"])
-        document = json.loads(body) if body else None
-        if isinstance(document, dict) and "campaign" in document:
-            document = {name: value for name, value in document.items() if name not in VARIES}
-        found.append((status_line, headers, document))
+        body = VARIES.sub(b"", body)
+        found.append((status_line, headers, body))
     return found
 
 
 @dataclass
-class Both:
-    """The two lanes; ``by_aiohttp`` counts what the first did not answer itself."""
+class AllLanes:
+    """The lanes to compare.
 
-    fast: Lane
-    slow: Lane
+    Attributes:
+        by_aiohttp: how many plain redemptions the other lanes have handed over to aiohttp.
+        by_python: how many the express lane has handed over to the python lane.
+    """
+
+    lanes: list[Lane]
     redis: Redis
-    by_aiohttp: dict[str, int]
+    by_aiohttp: int = 0
+    by_python: int = 0
 
     async def check(self, template: bytes, cuts: Sequence[int] = ()) -> list[tuple[Any, ...]]:
         """Their answers, which are alike."""
-        fast = await self.fast.exchange(template, cuts)
-        slow = await self.slow.exchange(template, cuts)
-        assert fast == slow, template
-        return fast
+        first, *others = [await lane.exchange(template, cuts) for lane in self.lanes]
+        for lane, other in zip(self.lanes[1:], others, strict=True):
+            assert first == other, (lane.name, template)
+        return first
 
     async def check_effects(self) -> int:
         """What has come of it, which is alike; how many events."""
         events: Any = await self.redis.xrange(keys.events(0))
-        seen: dict[bytes, list[list[bytes]]] = {lane.campaign.encode(): [] for lane in (self.fast, self.slow)}
+        seen: dict[bytes, list[list[bytes]]] = {lane.campaign.encode(): [] for lane in self.lanes}
         assert len(FIELDS) >= len(SAME)
         for _, event in events:
             seen[event[b"campaign"]].append([event[name.encode()] for name in SAME])
-        fast, slow = seen.values()
-        assert fast == slow
-        assert len(self.fast.codes) == len(self.slow.codes)
-        return len(fast)
+        first, *others = seen.values()
+        assert others == [first] * len(others)
+        assert {len(lane.codes) for lane in self.lanes} == {len(self.lanes[0].codes)}
+        return len(first)
 
 
 @contextlib.asynccontextmanager
-async def both_lanes(
+async def all_lanes(
     plane: ControlPlane,
     redis: Redis,
     monkeypatch: pytest.MonkeyPatch,
     count: int,
     **changes: Any,  # noqa: ANN401 - settings, by name
-) -> AsyncIterator[Both]:
+) -> AsyncIterator[AllLanes]:
     read = Read(monkeypatch)
-    redeem = redemptions.redeem
-    counted = {"requests": 0}
+    redeem, redeem_at_once = redemptions.redeem, redemptions.redeem_at_once
+    found = AllLanes([], redis)
 
     async def counting(request: web.Request) -> web.Response:
-        counted["requests"] += services_of(request).settings.fast_lane
+        found.by_aiohttp += services_of(request).settings.lane != "aiohttp"
         return await redeem(request)
 
+    def counting_at_once(services: Services, *arguments: Any) -> bool:  # noqa: ANN401 - passed on
+        found.by_python += services.settings.lane == "express"
+        return redeem_at_once(services, *arguments)
+
     monkeypatch.setattr(redemptions, "redeem", counting)
-    campaign, codes = await issue(plane, count, amount=500, currency="EUR")
-    other_campaign, other_codes = await issue(plane, count, amount=500, currency="EUR")
-    async with (
-        engine_in_process(plane, **changes) as fast,
-        engine_in_process(plane, fast_lane=False, **changes) as slow,
-    ):
-        lanes = Lane(Raw(fast), campaign, codes, read), Lane(Raw(slow), other_campaign, other_codes, read)
-        for lane in lanes:  # so that its key is known
+    monkeypatch.setattr(worker, "redeem_at_once", counting_at_once)
+    async with contextlib.AsyncExitStack() as stack:
+        for name in LANES:
+            campaign, codes = await issue(plane, count, amount=500, currency="EUR")
+            merchant = await stack.enter_async_context(engine_in_process(plane, lane=name, **changes))
+            found.lanes.append(Lane(name, Raw(merchant), campaign, codes, read))
+        for lane in found.lanes:  # so that its key is known
             assert await lane.exchange(request(b'{"code": "nothing", "user": "ann"}'))
-        counted["requests"] = 0
-        yield Both(*lanes, redis, counted)
+        found.by_aiohttp = found.by_python = 0
+        yield found
 
 
 def request(
@@ -336,7 +350,7 @@ def odd() -> dict[str, bytes]:
     }
 
 
-async def test_both_lanes_answer_what_is_well_formed_alike(
+async def test_all_lanes_answer_what_is_well_formed_alike(
     plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for new in (
@@ -345,82 +359,172 @@ async def test_both_lanes_answer_what_is_well_formed_alike(
         NewBlock(kind="device", subject="d-9", reason="test"),
     ):
         await blocks.create(plane, new, actor="cli")
-    async with both_lanes(plane, redis, monkeypatch, 60) as both:
+    async with all_lanes(plane, redis, monkeypatch, 60) as lanes:
         for name, data in blocked().items():
-            ((status, _, problem),) = await both.check(data)
-            assert (status, problem["code"]) == ("HTTP/1.1 403 Forbidden", "blocked"), name
-            assert both.by_aiohttp["requests"] == 0, name
+            ((status, _, problem),) = await lanes.check(data)
+            assert (status, b'"code":"blocked"' in problem) == ("HTTP/1.1 403 Forbidden", True), name
+            assert lanes.by_aiohttp == 0, name
         for name, data in plain().items():
-            assert await both.check(data), name
-            assert both.by_aiohttp["requests"] == 0, name
-        assert await both.check_effects() >= len(plain()) - 8
+            assert await lanes.check(data), name
+            assert lanes.by_aiohttp == 0, name
+        assert await lanes.check_effects() >= len(plain()) - 8
 
 
-async def test_both_lanes_answer_what_is_odd_alike(
+# What the express lane leaves to the python lane, of all that is plain: bodies with more than it reads, and
+# what is refused before a code is looked up.
+FOR_THE_PYTHON_LANE: Final = frozenset(
+    (
+        *("all fields", "no code at all", "the code as a user", "a long key", "a key that does not print"),
+        *("the last", "the code as a request id"),
+    )
+)
+
+
+@pytest.mark.skipif(LANES[0] != "express", reason="the express lane was not built")
+async def test_the_express_lane_answers_what_is_plain_itself(
     plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with both_lanes(plane, redis, monkeypatch, 400, request_timeout_s=5) as both:
+    async with all_lanes(plane, redis, monkeypatch, 60) as lanes:
+        left = set()
+        for name, data in plain().items():
+            await lanes.check(data)  # from here on its head is known
+            before = lanes.by_python
+            assert await lanes.check(data), name
+            if lanes.by_python != before:
+                left.add(name)
+        assert left <= FOR_THE_PYTHON_LANE
+        assert lanes.by_aiohttp == 0
+
+
+FORMS: Final[dict[str, dict[str, Any]]] = {
+    "no amount": {},
+    "an amount": {"amount": 500, "currency": "EUR"},
+    "several uses": {"kind": "multi", "max_uses": 2},
+    "a balance": {"kind": "balance", "amount": 1000, "currency": "JPY"},
+    "a limit for each user": {"per_user_limit": 1, "stock": 100},
+    "a budget": {"amount": 300, "currency": "EUR", "budget": 700},
+    "not begun": {"starts_at": "2999-01-01T00:00:00Z"},
+    "a prefix": {"prefix": "SPRING-SALE"},
+    **{f"codes of {name}": {"format_name": name} for name in FORMATS},
+}
+BODIES_OF_FORMS: Final = (
+    b'{"code": "<code>", "user": "ann"}',
+    b'{"code": "<same>", "user": "ann", "amount": 400, "order": "o-1"}',
+    b'{"code": "<same>", "user": "a~!#$%&\'()*+/;<=>?@[]^`{|}", "amount": "up_to_balance", "order": "/"}',
+    b'{"code": "<same>", "user": "bob", "amount": 500, "currency": "EUR"}',
+    b'{"code": "<code>", "user": "bob", "amount": 0}',
+    b'{"code": "<code>", "user": "bob", "amount": 500, "order": "ab"}',
+    b'{"code": "<code>", "user": "cy", "campaign": "cmp_1"}',
+    b'{"code": "<code>", "user": "dan", "order": "for <same>"}',
+    b'{"code": "<code>", "user": "eve"}',
+)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+async def test_all_lanes_answer_alike_for_every_form_of_code(
+    plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with all_lanes(plane, redis, monkeypatch, 1) as lanes:
+        for name, form in FORMS.items():
+            for lane in lanes.lanes:
+                lane.campaign, lane.codes = await issue(plane, 12, **form)
+            size = len(lanes.lanes[0].codes[0])
+            for turn, body in enumerate(BODIES_OF_FORMS):
+                for key in ((), (b"Idempotency-Key: %b-%d" % (name.encode(), turn % 4),)):
+                    places = body.count(CODE) + body.count(AGAIN)
+                    length = len(body) + places * (size - len(CODE))
+                    assert await lanes.check(request(body, *key, length=length)), (name, body)
+        assert lanes.by_aiohttp == 0
+
+
+async def test_all_lanes_refuse_alike_what_became_void_or_paused(
+    plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with all_lanes(plane, redis, monkeypatch, 1) as lanes:
+        made = []
+        for lane in lanes.lanes:
+            lane.campaign, _ = await issue(plane, 1)
+            batch, lane.codes = await mint_batch(plane, lane.campaign, 8)
+            made.append((lane.campaign, batch))
+        assert await lanes.check(request())
+        for _, batch in made:  # the workers learn of it from the script, in the middle of a call
+            void = VoidDeclaration(batch=batch, first_serial=1, last_serial=3, reason="stolen")
+            await voids.declare(plane, void, void=True, actor="cli")
+        for expected in (b"code_void", b"code_void", b"code_void", b"redeemed"):
+            ((_, _, body),) = await lanes.check(request())
+            assert expected in body
+        for campaign, _ in made:
+            await campaigns.update(plane, campaign, CampaignChange(state="paused"), actor="cli")
+        ((_, _, body),) = await lanes.check(request())
+        assert b"campaign_inactive" in body
+        assert await lanes.check_effects() == 3
+
+
+async def test_all_lanes_answer_what_is_odd_alike(
+    plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with all_lanes(plane, redis, monkeypatch, 400, request_timeout_s=5) as lanes:
         for data in odd().values():
-            await both.check(data)
-            await both.check(request() + data)  # found in the middle of a connection
-        assert await both.check_effects() > len(odd())
+            await lanes.check(data)
+            await lanes.check(request() + data)  # found in the middle of a connection
+        assert await lanes.check_effects() > len(odd())
 
 
-async def test_both_lanes_answer_what_is_hostile_alike(
+async def test_all_lanes_answer_what_is_hostile_alike(
     plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with both_lanes(plane, redis, monkeypatch, 500) as both:
+    async with all_lanes(plane, redis, monkeypatch, 500) as lanes:
         code = "0000-0000-0000-0000"
         for body, _ in wrong_bodies(code).values():
-            await both.check(request(body.replace(code.encode(), AGAIN), length=len(body)))
-        assert both.by_aiohttp["requests"] <= 3  # too large, or empty
-        raw = both.fast.raw
+            await lanes.check(request(body.replace(code.encode(), AGAIN), length=len(body)))
+        assert lanes.by_aiohttp <= 3  # too large, or empty
+        raw = lanes.lanes[0].raw
         for data in malformed_http(raw, code).values():
-            await both.check(data.replace(raw.merchant.key.encode(), KEY))
-        assert await both.check_effects() == 0
+            await lanes.check(data.replace(raw.merchant.key.encode(), KEY))
+        assert await lanes.check_effects() == 0
 
 
-async def test_both_lanes_say_alike_that_nothing_is_on_disk(
+async def test_all_lanes_say_alike_that_nothing_is_on_disk(
     plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with both_lanes(plane, redis, monkeypatch, 4, durability="memory") as both:
+    async with all_lanes(plane, redis, monkeypatch, 4, durability="memory") as lanes:
         for body in (BODY, b"{}"):
-            ((_, headers, _),) = await both.check(request(body))
+            ((_, headers, _),) = await lanes.check(request(body))
             assert headers["redeem-durability"] == "memory"
-        assert both.by_aiohttp["requests"] == 0
+        assert lanes.by_aiohttp == 0
 
 
-async def test_both_lanes_say_alike_when_to_come_again(
+async def test_all_lanes_say_alike_when_to_come_again(
     plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with both_lanes(plane, redis, monkeypatch, 4, attempt_deadline_ms=1000, retry_after_s=7) as both:
-        await redis.client_pause(1500)
-        ((status, headers, _),) = await both.check(request())
+    async with all_lanes(plane, redis, monkeypatch, 4, attempt_deadline_ms=1000, retry_after_s=7) as lanes:
+        await redis.client_pause(4000)
+        ((status, headers, _),) = await lanes.check(request())
         assert (status, headers["retry-after"]) == ("HTTP/1.1 503 Service Unavailable", "7")
-        assert both.by_aiohttp["requests"] == 0
+        assert lanes.by_aiohttp == 0
         await wait_until_async(redis.ping)
 
 
 async def test_a_client_that_disconnects_has_redeemed_once_and_its_retry_says_so(
     plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with both_lanes(plane, redis, monkeypatch, 4) as both:
-        for lane in (both.fast, both.slow):
+    async with all_lanes(plane, redis, monkeypatch, 4) as lanes:
+        for lane in lanes.lanes:
             merchant = lane.raw.merchant
             code = lane.codes.pop()
             body = json.dumps({"code": code, "user": "ann"}).encode()
             await redis.client_pause(300)
             _, writer = await lane.raw.connect()
-            both.fast.read.bytes = 0
+            lanes.lanes[0].read.bytes = 0
             writer.write(lane.raw.request(body, "Idempotency-Key: once"))
-            await wait_until_async(lambda: both.fast.read.bytes > 0)
+            await wait_until_async(lambda: lanes.lanes[0].read.bytes > 0)
             reset = struct.pack("ii", 1, 0)
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
             writer.transport.abort()
             status, answer = await merchant.redeem(code, key="once")
             assert (status, answer["replayed"]) == (200, True)
-        assert both.by_aiohttp["requests"] == 0
-        assert await both.check_effects() == 1
+        assert lanes.by_aiohttp == 0
+        assert await lanes.check_effects() == 1
 
 
 NAMES: Final = st.sampled_from(
@@ -467,10 +571,10 @@ def damaged(data: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
     return data
 
 
-async def test_both_lanes_answer_anything_alike_however_it_is_cut(
+async def test_all_lanes_answer_anything_alike_however_it_is_cut(
     plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with both_lanes(plane, redis, monkeypatch, 4000, request_timeout_s=5) as both:
+    async with all_lanes(plane, redis, monkeypatch, 4000, request_timeout_s=5) as lanes:
         loop = asyncio.get_running_loop()
 
         @hypothesis_settings(
@@ -480,7 +584,7 @@ async def test_both_lanes_answer_anything_alike_however_it_is_cut(
         @example([request(), request(line=b"GET /healthz HTTP/1.1", body=b""), request()], [], [])
         def alike(parts: list[bytes], edits: list[tuple[int, int, bytes]], cuts: list[int]) -> None:
             data = damaged(b"".join(parts), edits)
-            asyncio.run_coroutine_threadsafe(both.check(data, cuts), loop).result(2 * LIMIT_S)
+            asyncio.run_coroutine_threadsafe(lanes.check(data, cuts), loop).result(2 * LIMIT_S)
 
         await asyncio.to_thread(alike)
-        assert await both.check_effects() > 20
+        assert await lanes.check_effects() > 20

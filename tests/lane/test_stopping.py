@@ -13,7 +13,7 @@ from engine.control import api_keys
 from engine.worker import serving
 from tests.support.bad_input import Raw, read_answer
 from tests.support.deployment import Merchant, client_session, issue, wait_until_ready
-from tests.support.lanes import Read
+from tests.support.lanes import LANES, Read
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from engine.control.change import ControlPlane
 
 
-@pytest.mark.parametrize("fast_lane", [True, False])
+@pytest.mark.parametrize("lane", LANES)
 async def test_what_is_in_flight_when_a_worker_stops_is_answered(
-    plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch, *, fast_lane: bool
+    plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch, *, lane: str
 ) -> None:
     _, (code,) = await issue(plane, 1)
-    settings = replace(plane.settings, port=0, fast_lane=fast_lane)
+    settings = replace(plane.settings, port=0, lane=lane)
     key = (await api_keys.create(plane, "merchant", ["redeem"])).value.key
     read = Read(monkeypatch)
     async with client_session() as session, serving(settings, None) as port:

@@ -440,9 +440,9 @@ async def test_a_code_minted_while_a_guess_is_looked_up_is_found(plane: ControlP
     async with worker.configuration._one_at_a_time:  # as if Redis took its time
         guessed = asyncio.create_task(redeem_in_one_turn(both, worker, [guess]))
         await wait_until_async(
-            lambda: worker._resolver._confirming is not None and not worker._resolver._unresolved
+            lambda: worker.resolver._confirming is not None and not worker.resolver._unresolved
         )
         redeemed = asyncio.create_task(redeem_in_one_turn(both, worker, [guess._replace(text=text)]))
-        await wait_until_async(lambda: worker._resolver._unresolved)
+        await wait_until_async(lambda: worker.resolver._unresolved)
     assert [status for status, _ in (*await guessed, *await redeemed)] == [404, 200]
     await both.close()

@@ -78,7 +78,7 @@ class Follower:
 
 async def test_a_redemption_goes_the_way_that_is_drawn_and_enters_no_file_twice(plane: ControlPlane) -> None:
     _, codes = await issue(plane, 2)
-    async with engine_in_process(plane) as merchant:
+    async with engine_in_process(plane, lane="python") as merchant:
         assert (await merchant.redeem(codes[0]))[0] == 200  # from here on its key and its heads are known
         host, port = merchant.url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))

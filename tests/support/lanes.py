@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import json
 import socket
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from aiohttp import web
 from engine.api.answers import encode_outcome
 from engine.api.outcomes import Redeemed
 from engine.lane import protocol
+from engine.lane.choice import MODULE, is_built
 from engine.lane.connection import ClientConnection, Connections
 from engine.lane.lanes import Lanes
 from engine.lane.protocol import FastLane
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
     from engine.redemption.attempt import OnDone
 
+LANES: Final = ("express", "python", "aiohttp") if is_built() else ("python", "aiohttp")
+"""The lanes of this installation."""
 LIMIT_S: Final = 30.0
 OTHER: Final = b"GET /other HTTP/1.1\r\nHost: localhost\r\n\r\n"
 SLOW: Final = "/slow"  # answered when ``Front.may_answer`` is set
@@ -171,8 +175,11 @@ class Read:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.bytes = 0
         self._depth = 0
+        protocols = [FastLane, ClientConnection]
+        if is_built():
+            protocols.append(importlib.import_module(MODULE).ExpressLane)
         for owner, name in (
-            *((FastLane, "data_received"), (ClientConnection, "data_received")),
+            *((one, "data_received") for one in protocols),
             *((FastLane, "resume"), (ClientConnection, "take_over")),  # in which the same bytes are passed on
         ):
             monkeypatch.setattr(owner, name, self._counting(getattr(owner, name), name == "data_received"))

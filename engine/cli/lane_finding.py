@@ -1,0 +1,28 @@
+"""What ``redeem doctor`` says about the lane of plain redemptions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.health.redis_checks import Finding, Verdict
+from engine.lane.choice import HOW_TO_BUILD, chosen_lane
+from engine.settings import SettingsError
+
+if TYPE_CHECKING:
+    from engine.settings import Settings
+
+_CHECK = "lane"
+
+
+def check_lane(settings: Settings) -> Finding:
+    """Say which lane the workers run with this installation and these settings."""
+    try:
+        lane = chosen_lane(settings)
+    except SettingsError as error:
+        return Finding(_CHECK, Verdict.WRONG, str(error), "unset REDEEM_LANE")
+    if lane == "express":
+        return Finding(_CHECK, Verdict.OK, "the express lane answers plain redemptions")
+    if settings.lane:
+        return Finding(_CHECK, Verdict.OK, f"REDEEM_LANE={lane}: the express lane is not used")
+    says = f"the express lane was not built, so the python lane runs, at more cost: {HOW_TO_BUILD}"
+    return Finding(_CHECK, Verdict.OK, says)

@@ -1,0 +1,854 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+"""The express lane: the fast lane with its usual case compiled.
+
+A whole redemption with a known head and a plain body is read, started and answered here. For anything else the
+methods of ``FastLane`` and ``Redemption`` run, which this module only stands in front of: they are the
+reference, and both lanes share admission, time limits, batches and links. ``_express.pyi`` has the types.
+"""
+
+import functools
+import re
+import string
+from time import perf_counter
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_DecodeASCII
+from libc.string cimport memcmp, memcpy
+from libc.time cimport time as unix_time
+
+import msgspec
+
+from engine.api.bodies import UP_TO_BALANCE, RedeemRequest
+from engine.api.checks import CAMPAIGN_LENGTH_MAX
+from engine.codes.formats import FORMATS, normalise, split
+from engine.codes.texts import SHORTEST_CODE
+from engine.lane.head import HEAD_BYTES_MAX, KEY, REQUEST_ID
+from engine.lane.protocol import FastLane
+from engine.lookup.decoder import masked
+from engine.redemption.assertions import Assertions
+from engine.redemption.attempt import Attempt
+from engine.redemption.call_fields import CallFields
+from engine.redemption.redeem import Redemption
+from engine.store import idempotency
+from engine.store.keys import locate_code
+from engine.times import instant
+
+cdef enum Hole:  # the values in a head that differ from request to request
+    LENGTH
+    IDEMPOTENCY_KEY
+    REQUEST_ID_GIVEN
+
+cdef enum:
+    HOLES_MAX = 3
+    LENGTH_DIGITS_MAX = 9
+    REQUEST_ID_MAX = 128
+    AMOUNT_DIGITS_MAX = 15  # below AMOUNT_MAX, whatever the digits
+    SYMBOLS_MAX = 256
+    ENDING = 12  # SHORTEST_CODE
+
+if ENDING != SHORTEST_CODE or REQUEST_ID_MAX != 128:
+    raise ImportError("the express lane was built for other limits")
+
+cdef int _head_bytes_max = HEAD_BYTES_MAX
+cdef Py_ssize_t _campaign_length_max = CAMPAIGN_LENGTH_MAX
+cdef object _plain_received = FastLane.data_received
+cdef object _plain_read = FastLane._read
+cdef object _write_to = CallFields.write_to
+cdef object _mismatch = Attempt.mismatch
+cdef object _find_length = re.compile(rb"\r\ncontent-length: ?([1-9][0-9]{0,8})(?=\r\n)", re.IGNORECASE).search
+cdef object _find_key = KEY.search
+cdef object _find_request_id = REQUEST_ID.search
+cdef object _to_json = msgspec.json.Encoder().encode
+
+_REQUEST_ID_CHARACTERS = frozenset(string.ascii_letters + string.digits + "._~+/=:@-")
+# Of each byte: the symbol that ``formats.normalise`` makes of it; 0 for a separator, 255 for what is refused.
+cdef unsigned char _symbols[256]
+# Whether a byte may stand in a request id (``request_ids``).
+cdef unsigned char _in_request_id[256]
+
+
+def _fill_tables():
+    cdef int at
+    for at in range(256):
+        _symbols[at] = 255
+        _in_request_id[at] = chr(at) in _REQUEST_ID_CHARACTERS
+    for at in map(ord, " -_."):
+        _symbols[at] = 0
+    for letter in string.digits + string.ascii_letters:
+        _symbols[<int>ord(letter)] = ord(normalise(letter))
+
+
+_fill_tables()
+
+
+# heads
+
+
+cdef struct Found:
+    Py_ssize_t body_at
+    Py_ssize_t length
+    Py_ssize_t key_at
+    Py_ssize_t key_length
+    Py_ssize_t id_at
+    Py_ssize_t id_length
+
+
+cdef class Template:
+    """A head that the fast lane has read: what it has in common with the client's next one.
+
+    Between the literal bytes are holes: length of the body, idempotency key, request id. A head that differs
+    only there is as plain as the first one.
+    """
+
+    cdef list literals  # one more than holes
+    cdef int holes
+    cdef int kinds[HOLES_MAX]
+    cdef readonly object head
+    cdef object api_key
+    cdef object api_key_version
+
+    def __init__(self, list literals, list kinds, object head):
+        cdef int at
+        self.literals = literals
+        self.holes = len(kinds)
+        for at in range(self.holes):
+            self.kinds[at] = kinds[at]
+        self.head = head
+        self.api_key_version = None
+
+    cdef bint fits(self, const unsigned char *data, Py_ssize_t size, Found *found) noexcept:
+        """Whether the data begin with such a head; then say where its parts are."""
+        cdef Py_ssize_t at = 0, begin, length
+        cdef int hole, kind
+        cdef bytes literal
+        found.key_at = found.id_at = 0
+        for hole in range(self.holes + 1):
+            literal = <bytes>self.literals[hole]
+            length = PyBytes_GET_SIZE(literal)
+            if size - at < length or memcmp(data + at, PyBytes_AS_STRING(literal), length) != 0:
+                return False
+            at += length
+            if hole == self.holes:
+                break
+            kind = self.kinds[hole]
+            begin = at
+            if kind == LENGTH:
+                found.length = 0
+                while at < size and 48 <= data[at] <= 57 and at - begin < LENGTH_DIGITS_MAX:
+                    found.length = 10 * found.length + data[at] - 48
+                    at += 1
+                if data[begin] == 48 or at == begin:
+                    return False
+            elif kind == REQUEST_ID_GIVEN:
+                while at < size and _in_request_id[data[at]] and at - begin < REQUEST_ID_MAX:
+                    at += 1
+                if at == begin:
+                    return False
+                found.id_at, found.id_length = begin, at - begin
+            else:
+                while at < size and 32 <= data[at] < 127:
+                    at += 1
+                if at == begin or data[begin] == 32 or data[at - 1] == 32:
+                    return False
+                found.key_at, found.key_length = begin, at - begin
+        found.body_at = at
+        return at <= _head_bytes_max
+
+
+cdef class Templates:
+    """The templates of all connections of a worker, up to a limit."""
+
+    cdef dict remembered
+    cdef Template latest
+
+    def __cinit__(self):
+        self.remembered = {}
+
+    cdef Template of(self, bytes head, object plain):
+        """Return the template of a head that was read; None if its length cannot be found again."""
+        holes = []
+        for kind, found in (
+            (LENGTH, _find_length(head)),
+            (IDEMPOTENCY_KEY, _find_key(head)),
+            (REQUEST_ID_GIVEN, _find_request_id(head)),
+        ):
+            if found is not None:
+                holes.append((found.start(1), found.end(1), kind))
+            elif kind == LENGTH:
+                return None
+        holes.sort()
+        literals, at = [], 0
+        for begin, end, _ in holes:
+            literals.append(head[at:begin])
+            at = end
+        literals.append(head[at:])
+        kinds = [kind for _, _, kind in holes]
+        name = (*literals, *kinds)
+        known = self.remembered.get(name)
+        if known is None:
+            if len(self.remembered) >= 1024:
+                self.remembered.clear()
+            known = self.remembered[name] = Template(literals, kinds, plain)
+        self.latest = known
+        return known
+
+
+# bodies
+
+
+cdef struct Text:
+    Py_ssize_t at  # 0: there is none
+    Py_ssize_t length
+
+
+cdef struct Body:
+    Text code
+    Text user
+    Text order
+    Text currency
+    Text campaign
+    bint has_amount
+    bint up_to_balance
+    long long amount
+
+
+cdef inline Py_ssize_t _skip(const unsigned char *data, Py_ssize_t at, Py_ssize_t size) noexcept:
+    while at < size and (data[at] == 32 or data[at] == 10 or data[at] == 13 or data[at] == 9):
+        at += 1
+    return at
+
+
+cdef inline Py_ssize_t _text(
+    const unsigned char *data, Py_ssize_t at, Py_ssize_t size, Text *text
+) noexcept:
+    """Read a string of printable ASCII without escapes. Returns what is behind it; 0 if it is another."""
+    cdef Py_ssize_t begin
+    if at >= size or data[at] != 34:
+        return 0
+    at += 1
+    begin = at
+    while at < size and data[at] != 34:
+        if data[at] < 32 or data[at] > 126 or data[at] == 92:
+            return 0
+        at += 1
+    if at >= size:
+        return 0
+    text.at, text.length = begin, at - begin
+    return at + 1
+
+
+cdef inline bint _is(const unsigned char *data, Text *text, const char *word, Py_ssize_t length) noexcept:
+    return text.length == length and memcmp(data + text.at, word, length) == 0
+
+
+cdef bint _read_body(const unsigned char *data, Py_ssize_t at, Py_ssize_t size, Body *body) noexcept:
+    """Read a JSON object with known members that are strings, integers or null, each at most once.
+
+    False: it is something else, valid or not. ``at`` must be above 0.
+    """
+    cdef Text name, value
+    cdef Text *target
+    cdef Py_ssize_t begin
+    body.code.at = body.user.at = body.order.at = body.currency.at = body.campaign.at = 0
+    body.has_amount = body.up_to_balance = False
+    cdef int seen = 0, bit
+    at = _skip(data, at, size)
+    if at >= size or data[at] != 123:
+        return False
+    at = _skip(data, at + 1, size)
+    while True:
+        at = _text(data, at, size, &name)
+        if not at:
+            return False
+        at = _skip(data, at, size)
+        if at >= size or data[at] != 58:
+            return False
+        at = _skip(data, at + 1, size)
+        target = NULL
+        if _is(data, &name, b"code", 4):
+            bit, target = 1, &body.code
+        elif _is(data, &name, b"user", 4):
+            bit, target = 2, &body.user
+        elif _is(data, &name, b"order", 5):
+            bit, target = 4, &body.order
+        elif _is(data, &name, b"amount", 6):
+            bit = 8
+        elif _is(data, &name, b"currency", 8):
+            bit, target = 16, &body.currency
+        elif _is(data, &name, b"campaign", 8):
+            bit, target = 32, &body.campaign
+        else:
+            return False
+        if seen & bit:
+            return False
+        seen |= bit
+        if size - at >= 4 and memcmp(data + at, b"null", 4) == 0:
+            if bit & 3:
+                return False
+            at += 4
+        elif target is not NULL:
+            at = _text(data, at, size, target)
+            if not at:
+                return False
+        elif at < size and data[at] == 34:
+            at = _text(data, at, size, &value)
+            if not at or not _is(data, &value, b"up_to_balance", 13):
+                return False
+            body.up_to_balance = True
+        else:
+            begin = at
+            body.amount = 0
+            while at < size and 48 <= data[at] <= 57:
+                if at - begin == AMOUNT_DIGITS_MAX:
+                    return False
+                body.amount = 10 * body.amount + data[at] - 48
+                at += 1
+            if at == begin or (data[begin] == 48 and at - begin > 1):
+                return False
+            body.has_amount = True
+        at = _skip(data, at, size)
+        if at >= size:
+            return False
+        if data[at] == 125:
+            break
+        if data[at] != 44:
+            return False
+        at = _skip(data, at + 1, size)
+    return seen & 3 == 3 and _skip(data, at + 1, size) == size
+
+
+cdef inline str _str(const unsigned char *data, Text *text):
+    return PyUnicode_DecodeASCII(<const char *>data + text.at, text.length, NULL)
+
+
+cdef class Limits:
+    """The limits of a plain body, from the settings."""
+
+    cdef Py_ssize_t user, order, code, symbols_min, key
+
+    def __init__(self, settings):
+        self.user = settings.user_length_max
+        self.order = settings.order_length_max
+        self.code = min(settings.code_length_max, SYMBOLS_MAX)
+        self.symbols_min = settings.import_code_symbols_min
+        self.key = settings.idempotency_key_length_max
+
+    cdef bint keeps(self, const unsigned char *data, Body *body) noexcept:
+        """Whether the checks of ``parse_redeem_request`` would find nothing."""
+        cdef Py_ssize_t at
+        if not 0 < body.user.length <= self.user:
+            return False
+        if data[body.user.at] == 32 or data[body.user.at + body.user.length - 1] == 32:
+            return False
+        if body.order.at and not 0 < body.order.length <= self.order:
+            return False
+        if body.campaign.at and not 0 < body.campaign.length <= _campaign_length_max:
+            return False
+        if body.currency.at:
+            if body.currency.length != 3:
+                return False
+            for at in range(body.currency.at, body.currency.at + 3):
+                if not 65 <= data[at] <= 90:
+                    return False
+        return True
+
+
+def parse(bytes data, settings):
+    """Parse a body as the express lane does, for tests: its fields; None if the fast lane must read it."""
+    cdef Body body
+    cdef bytes whole = b"{" + data  # no body begins at 0
+    cdef const unsigned char *bytes_of = <const unsigned char *>PyBytes_AS_STRING(whole)
+    if not _read_body(bytes_of, 1, len(whole), &body) or not Limits(settings).keeps(bytes_of, &body):
+        return None
+    amount = body.amount if body.has_amount else UP_TO_BALANCE if body.up_to_balance else None
+    return (
+        _str(bytes_of, &body.code),
+        _str(bytes_of, &body.user),
+        amount,
+        _str(bytes_of, &body.order) if body.order.at else None,
+        _str(bytes_of, &body.currency) if body.currency.at else None,
+        _str(bytes_of, &body.campaign) if body.campaign.at else None,
+    )
+
+
+cdef bint _repeats(
+    const unsigned char *ending, const unsigned char *text, Py_ssize_t length
+) noexcept:
+    """Whether a text of ASCII contains these last symbols of a code, in any spelling."""
+    cdef unsigned char window[SYMBOLS_MAX + ENDING]
+    cdef Py_ssize_t at, count = 0
+    cdef unsigned char symbol
+    if length < ENDING:
+        return False
+    for at in range(length):
+        symbol = _symbols[text[at]]
+        if symbol == 0 or symbol == 255:
+            continue
+        window[count] = symbol
+        count += 1
+        if count >= ENDING and memcmp(window + count - ENDING, ending, ENDING) == 0:
+            return True
+        if count == SYMBOLS_MAX + ENDING:
+            memcpy(window, window + count - ENDING, ENDING)
+            count = ENDING
+    return False
+
+
+def repeats(bytes code, bytes text):
+    """Whether a text of ASCII contains a code of at least ``SHORTEST_CODE`` symbols, for tests."""
+    cdef const char *ending = PyBytes_AS_STRING(code) + PyBytes_GET_SIZE(code) - ENDING
+    return _repeats(<const unsigned char *>ending, <const unsigned char *>PyBytes_AS_STRING(text), len(text))
+
+
+# redemptions
+
+
+cdef class Answer:
+    """The parts of the answers for one batch that do not differ between redemptions."""
+
+    cdef object batch, campaign
+    cdef bytes to_code  # from behind the id to the last symbols of the code
+    cdef bytes to_balance  # from behind the amount to the balance
+
+    def __init__(self, batch, campaign, last4):
+        shown = _to_json(masked(batch, last4))[: -1 - len(last4)]
+        self.batch, self.campaign = batch, campaign
+        self.to_code = b'","status":"redeemed","campaign":' + _to_json(campaign.id) + b',"code":' + shown
+        self.to_balance = b',"currency":' + _to_json(campaign.currency)
+
+
+cdef inline char *_put(char *to, const char *data, Py_ssize_t size) noexcept:
+    memcpy(to, data, size)
+    return to + size
+
+
+cdef inline char *_put_bytes(char *to, bytes data) noexcept:
+    return _put(to, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+
+cdef inline char *_put_number(char *to, Py_ssize_t number) noexcept:
+    cdef char digits[20]
+    cdef int count = 0
+    while True:
+        digits[count] = 48 + number % 10
+        count += 1
+        number //= 10
+        if number == 0:
+            break
+    while count:
+        count -= 1
+        to[0] = digits[count]
+        to += 1
+    return to
+
+
+cdef class Desk:
+    """Starts the redemptions of all express lanes of a worker, and writes their answers."""
+
+    cdef object known_with, guard, configuration, dispatcher, contains_issued, find
+    cdef object answers, count_outcome, now, shared
+    cdef Limits limits
+    cdef Py_ssize_t body_bytes_max
+    cdef double deadline_s
+    cdef dict by_batch
+    cdef long second
+    cdef bytes head
+    cdef Py_ssize_t at_ms
+    cdef bytes at_text
+    cdef list formats
+    cdef readonly Templates templates
+
+    def __init__(self, known_with, core, shared):
+        resolver = core.resolver
+        self.known_with, self.guard = known_with, core.guard
+        self.configuration, self.dispatcher = core.configuration, core.dispatcher
+        self.find, self.contains_issued = resolver.find, resolver.contains_issued
+        self.shared = shared
+        self.answers = shared.answers
+        self.count_outcome = core.dispatcher.telemetry.outcome
+        self.body_bytes_max = shared.heads.body_bytes_max
+        self.now = shared.now
+        self.limits = Limits(core.settings)
+        self.deadline_s = core.settings.attempt_deadline_ms / 1000
+        self.by_batch = {}
+        self.head, self.second = b"", 0
+        self.at_text, self.at_ms = b"", -1
+        self.formats = [None] * SYMBOLS_MAX
+        for fmt in FORMATS.values():
+            self.formats[fmt.length] = fmt
+        self.templates = Templates()
+
+    cdef object _api_key(self, Template template):
+        version = self.configuration.version
+        if template.api_key_version is not version and template.api_key_version != version:
+            template.api_key = self.known_with(template.head.authorization, "redeem")
+            template.api_key_version = None if template.api_key is None else version
+        return template.api_key
+
+    cdef ExpressRedemption begin(
+        self, Template template, const unsigned char *data, Py_ssize_t size, Found *found, str key
+    ):
+        """Make the redemption that the request asks for; None if the fast lane must look at it."""
+        cdef Body body
+        cdef unsigned char symbols[SYMBOLS_MAX]
+        cdef unsigned char symbol
+        cdef Py_ssize_t at, count = 0
+        if not _read_body(data, found.body_at, size, &body) or not self.limits.keeps(data, &body):
+            return None
+        if body.code.length > self.limits.code:
+            return None
+        for at in range(body.code.at, body.code.at + body.code.length):
+            symbol = _symbols[data[at]]
+            if symbol == 255:
+                return None
+            if symbol:
+                symbols[count] = symbol
+                count += 1
+        if count < ENDING or count < self.limits.symbols_min:
+            return None
+        cdef bytes normalised = PyBytes_FromStringAndSize(<char *>symbols, count)
+        prefixes = self.configuration.prefixes
+        fmt = self.formats[count]
+        if prefixes:
+            readings = split(normalised, prefixes)
+            if not readings:
+                return None
+        elif fmt is None or not fmt.accepts(normalised):
+            return None
+        else:
+            readings = [(fmt, normalised, b"")]
+        api_key = self._api_key(template)
+        if api_key is None:
+            return None
+        cdef const unsigned char *ending = symbols + count - ENDING
+        if _repeats(ending, data + body.user.at, body.user.length) or (
+            body.order.at and _repeats(ending, data + body.order.at, body.order.length)
+        ):
+            return None
+        if found.key_at and (
+            found.key_length > self.limits.key
+            or _repeats(ending, data + found.key_at, found.key_length)
+        ):
+            return None
+        cdef str user = _str(data, &body.user)
+        if self.guard.watches and self.guard.judge(api_key, user, None) is not None:
+            return None
+        cdef str order = _str(data, &body.order) if body.order.at else ""
+        if (
+            body.user.length >= ENDING
+            or (body.order.at and body.order.length >= ENDING)
+            or (key is not None and found.key_length >= ENDING)
+        ) and self.contains_issued((user, order, key)):
+            return None
+        cdef ExpressRedemption made = ExpressRedemption.__new__(ExpressRedemption)
+        made.desk = self
+        made.dispatcher, made.configuration = self.dispatcher, self.configuration
+        made.api_key = api_key
+        made.actor = api_key.id
+        made.user, made.order, made.key = user, order, key
+        if body.has_amount:
+            made.amount = body.amount
+        else:
+            made.amount = UP_TO_BALANCE if body.up_to_balance else ""
+        if body.currency.at or body.campaign.at:
+            made.asserted = Assertions(
+                _str(data, &body.currency) if body.currency.at else None,
+                _str(data, &body.campaign) if body.campaign.at else None,
+            )
+        made.idempotency_name = idempotency.name(made.actor, key) if key is not None else ""
+        made.fingerprint, made.metadata = b"", ""
+        made.key_reserved = False
+        made.normalised, made.readings = normalised, readings
+        made.version = self.configuration.version
+        made.deadline = <double>self.now() + self.deadline_s
+        return made
+
+    cdef Answer answer_of(self, ExpressRedemption redemption):
+        batch = self.configuration.batches[redemption.batch]
+        cdef Answer known = self.by_batch.get(redemption.batch)
+        if known is None or known.batch is not batch or known.campaign is not redemption.campaign:
+            known = self.by_batch[redemption.batch] = Answer(batch, redemption.campaign, redemption.last4)
+        return known
+
+    cdef bytes instant_of(self, Py_ssize_t at_ms):
+        if at_ms != self.at_ms:
+            self.at_text, self.at_ms = instant(at_ms).encode(), at_ms
+        return self.at_text
+
+    cdef bytes head_of_now(self):
+        cdef long second = unix_time(NULL)
+        if second != self.second:
+            self.head, self.second = self.answers.head(200, 0, is_last=False), second
+        return self.head
+
+
+cdef class ExpressRedemption:
+    """A plain redemption, as resolver, dispatcher and batcher see it (``PendingLookup``, ``Queued``).
+
+    Whatever but a success happens, it becomes a ``Redemption``, and that one answers.
+    """
+
+    script = Redemption.script
+    heeds_voids = Redemption.heeds_voids
+    sends_metadata = Redemption.sends_metadata
+
+    cdef Desk desk
+    cdef object lane
+    cdef object lane_number
+    cdef readonly object dispatcher, configuration, api_key, actor, key, metadata, asserted, campaign
+    cdef readonly object amount, idempotency_name, fingerprint, batch, serial, last4, location
+    cdef readonly str user, order
+    cdef readonly bytes normalised
+    cdef public object readings
+    cdef readonly object version
+    cdef readonly double deadline
+    cdef public bint key_reserved
+
+    cdef object as_redemption(self):
+        """The same redemption, for the fast lane's code."""
+        currency, campaign = (None, None) if self.asserted is None else self.asserted
+        request = RedeemRequest(
+            code=self.normalised.decode(),
+            user=self.user,
+            amount=None if self.amount == "" else self.amount,
+            order=self.order or None,
+            currency=currency,
+            campaign=campaign,
+        )
+        made = Redemption(self.dispatcher, request, self.key, self.api_key)
+        made.normalised, made.readings = self.normalised, self.readings
+        made.version, made.deadline = self.version, self.deadline
+        made.on_done = functools.partial(self.lane._answered, self.lane_number)
+        if self.location is not None:
+            made.bind_record(self.campaign.id, self.batch, self.serial, self.last4)
+            made.fingerprint = self.fingerprint
+        return made
+
+    # PendingLookup
+
+    def found(self, code):
+        """Bind to the code, and send the attempt to its shard."""
+        if self.key is not None:
+            self.as_redemption().found(code)
+            return
+        batch = code.batch
+        configuration = self.configuration
+        self.campaign = configuration.campaigns[batch.campaign]
+        self.batch, self.serial = batch.id, code.serial
+        self.last4 = code.last4
+        self.location = locate_code(self.serial, configuration.shards, self.campaign.pinned_shard)
+        if (self.asserted is not None or self.api_key.campaigns is not None) and (refusal := _mismatch(self)):
+            self.as_redemption().refused(refusal)
+        else:
+            self.dispatcher.send(self)
+
+    def refused(self, outcome, *, replayed=False):
+        """Take a refusal."""
+        self.as_redemption().refused(outcome, replayed=replayed)
+
+    def failed(self, fault):
+        """Take a fault."""
+        self.as_redemption().failed(fault)
+
+    def still_allowed(self):
+        """Whether its API key is still valid. If not, it is refused."""
+        if self.configuration.is_valid(self.api_key):
+            return True
+        self.refused("unauthenticated")
+        return False
+
+    # Queued
+
+    def write_to(self, call):
+        """Append the fields of the script's attempt."""
+        _write_to(self, call)
+
+    def answered(self, bytes answer):
+        """Answer the client, if this is a success that was not replayed."""
+        cdef const char *word = PyBytes_AS_STRING(answer)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(answer), at, id_at = 9, id_end, amount_at, amount_end
+        cdef Py_ssize_t balance_at = 0, at_ms = 0
+        at = id_at
+        if size < 12 or memcmp(word, b"redeemed ", 9) != 0:
+            self.as_redemption().answered(answer)
+            return
+        while at < size and 48 <= word[at] <= 57:
+            at_ms = 10 * at_ms + word[at] - 48
+            at += 1
+        if 0 < at - id_at < 16 and at < size and word[at] == 45:
+            at += 1
+            while at < size and 48 <= word[at] <= 57:
+                at += 1
+            id_end = at
+            if at < size and word[at] == 32:
+                at += 1
+                amount_at = at
+                while at < size and 48 <= word[at] <= 57:
+                    at += 1
+                amount_end = at
+                if at < size and word[at] == 32:
+                    at += 1
+                    balance_at = at
+                    while at < size and 48 <= word[at] <= 57:
+                        at += 1
+                if at == size:
+                    self._redeemed(word, id_end, at_ms, amount_at, amount_end, balance_at, size)
+                    return
+        self.as_redemption().answered(answer)
+
+    cdef _redeemed(
+        self, const char *word, Py_ssize_t id_end, Py_ssize_t at_ms, Py_ssize_t amount_at,
+        Py_ssize_t amount_end, Py_ssize_t balance_at, Py_ssize_t size
+    ):
+        cdef Desk desk = self.desk
+        cdef Answer parts = desk.answer_of(self)
+        cdef object lane = self.lane
+        desk.count_outcome("redeem", "redeemed", self.campaign.id)
+        if self.lane_number != lane._number or not lane._in_flight:
+            return
+        lane._in_flight = False
+        transport = lane._transport
+        if transport is None:
+            return
+        cdef bytes shard = b"%d" % self.location.shard
+        cdef bytes last4 = (<str>self.last4).encode()
+        cdef bytes at_text = desk.instant_of(at_ms)
+        cdef bytes request_id = (<str>desk.shared.request_id(lane._request_id)).encode()
+        cdef bytes head = desk.head_of_now()
+        cdef bytes user = self.user.encode()
+        cdef bytes order = self.order.encode()
+        cdef Py_ssize_t order_size = PyBytes_GET_SIZE(order) + 2 if self.order else 4
+        cdef Py_ssize_t amount_size = amount_end - amount_at if amount_end > amount_at else 4
+        cdef Py_ssize_t balance_size = size - balance_at if balance_at else 0
+        cdef Py_ssize_t body_size = (
+            7 + PyBytes_GET_SIZE(shard) + 1 + id_end - 9 + PyBytes_GET_SIZE(parts.to_code)
+            + PyBytes_GET_SIZE(last4) + 10 + PyBytes_GET_SIZE(user) + 11 + amount_size
+            + PyBytes_GET_SIZE(parts.to_balance) + (11 + balance_size if balance_size else 0)
+            + 9 + order_size + 16 + PyBytes_GET_SIZE(at_text) + 19
+        )
+        cdef char number[20]
+        cdef Py_ssize_t number_size = _put_number(number, body_size) - number
+        cdef bytes answer = PyBytes_FromStringAndSize(
+            NULL,
+            PyBytes_GET_SIZE(head) + PyBytes_GET_SIZE(request_id) + 18 + number_size + 4 + body_size,
+        )
+        cdef char *to = PyBytes_AS_STRING(answer)
+        to = _put_bytes(to, head)
+        to = _put_bytes(to, request_id)
+        to = _put(to, b"\r\nContent-Length: ", 18)
+        to = _put(to, number, number_size)
+        to = _put(to, b"\r\n\r\n", 4)
+        to = _put(to, b'{"id":"', 7)
+        to = _put_bytes(to, shard)
+        to = _put(to, b"-", 1)
+        to = _put(to, word + 9, id_end - 9)
+        to = _put_bytes(to, parts.to_code)
+        to = _put_bytes(to, last4)
+        to = _put(to, b'","user":"', 10)
+        to = _put_bytes(to, user)
+        to = _put(to, b'","amount":', 11)
+        if amount_end > amount_at:
+            to = _put(to, word + amount_at, amount_size)
+        else:
+            to = _put(to, b"null", 4)
+        to = _put_bytes(to, parts.to_balance)
+        if balance_size:
+            to = _put(to, b',"balance":', 11)
+            to = _put(to, word + balance_at, balance_size)
+        to = _put(to, b',"order":', 9)
+        if not self.order:
+            to = _put(to, b"null", 4)
+        else:
+            to = _put(to, b'"', 1)
+            to = _put_bytes(to, order)
+            to = _put(to, b'"', 1)
+        to = _put(to, b',"redeemed_at":"', 16)
+        to = _put_bytes(to, at_text)
+        to = _put(to, b'","replayed":false}', 19)
+        transport.write(answer)
+        lane._sent(200)
+
+
+# the lane
+
+
+class ExpressLane(FastLane):
+    """A fast lane that starts a plain redemption without running the fast lane's code."""
+
+    __slots__ = ("_desk", "_template")
+
+    def __init__(self, shared, Desk desk):
+        FastLane.__init__(self, shared)
+        self._desk = desk
+        self._template = desk.templates.latest
+
+    def data_received(self, data):
+        """Start the request if it is plain and whole, and nothing else waits; else let the fast lane look."""
+        cdef Template template = self._template
+        if (
+            template is None
+            or self._received
+            or self._in_flight
+            or self._writing_paused
+            or self._closing
+            or type(data) is not bytes
+            or not _start(self, template, <bytes>data)
+        ):
+            _plain_received(self, data)
+
+    def _read(self, head):
+        if not _plain_read(self, head):
+            return False
+        cdef Desk desk = self._desk
+        if not self._head.is_last:
+            self._template = desk.templates.of(head, self._head)
+        return True
+
+
+def express_lanes(known_with, core):
+    """Return what makes the express lanes of a worker, once it has what they share.
+
+    ``known_with`` finds the API key of an Authorization header with a scope, without waiting.
+    """
+
+    def of(shared):
+        desk = Desk(known_with, core, shared)
+        return lambda: ExpressLane(shared, desk)
+
+    return of
+
+
+cdef bint _start(lane, Template template, bytes data) except -1:
+    """Start the redemption that the data are. False if nothing was done and the fast lane must look."""
+    cdef const unsigned char *at = <const unsigned char *>PyBytes_AS_STRING(data)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+    cdef Found found
+    cdef ExpressRedemption redemption
+    cdef Desk desk = lane._desk
+    cdef str key = None
+    if (
+        not template.fits(at, size, &found)
+        or found.body_at + found.length != size
+        or found.length > desk.body_bytes_max
+    ):
+        return False
+    if found.key_at:
+        key = PyUnicode_DecodeASCII(<const char *>at + found.key_at, found.key_length, NULL)
+    number = lane._number + 1
+    lane._number = number
+    lane._head = template.head
+    lane._request_id = (
+        PyUnicode_DecodeASCII(<const char *>at + found.id_at, found.id_length, NULL) if found.id_at else None
+    )
+    lane._began = perf_counter()
+    lane._in_flight = True
+    try:
+        redemption = desk.begin(template, at, size, &found, key)
+        if redemption is None:
+            lane._in_flight = False
+            return False
+        redemption.lane, redemption.lane_number = lane, number
+        desk.find(redemption)
+    except Exception as error:  # a bug of ours gets the same answer as in the fast lane
+        lane._fail(error)
+    return True
