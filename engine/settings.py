@@ -118,7 +118,7 @@ class Settings:
     )
     page_limit_max: int = _setting(1000, "maximum items on one page of a list", least=1)
     tail_scan_max: int = _setting(
-        10_000, "maximum stream entries that a list reads to find redemptions not yet in the ledger", least=1
+        10_000, "how many events of a stream a list reads to find redemptions not yet in the ledger", least=1
     )
     state_scan_max: int = _setting(
         50_000, "maximum redemptions that a list by state reads for one page", least=1
@@ -206,19 +206,19 @@ class Settings:
     )
     stream_kept_min: int = _setting(
         10_000,
-        "newest stream entries that are kept although the ledger has them, for a PostgreSQL that comes back "
+        "newest events that stay in a stream although the ledger has them, for a PostgreSQL that comes back "
         "older",
         least=0,
     )
     stream_kept_s: int = _setting(
         60,
-        "seconds for which a stream entry is kept although the ledger has it, up to stream_retained_max",
+        "seconds for which an event stays in a stream although the ledger has it, up to stream_retained_max",
         least=0,
     )
     stream_retained_max: int = _setting(
         500_000,
-        "maximum stream entries that are in the ledger and kept, for consumer groups or for the two settings "
-        "above; older ones are trimmed",
+        "maximum events that are in the ledger and stay in a stream, for consumer groups or for the two "
+        "settings above; older ones are trimmed",
         least=0,
     )
     ledger_detach_days_min: int = _setting(

@@ -6,15 +6,17 @@ Run it beside ``make run``::
     .venv/bin/python examples/points.py --once     # ends when it has caught up
 
 A redemption gives one point for each minor unit (500 points for five euros), or 100 for a code without an
-amount; a rollback takes the points back. Each event counts once, even if any process is killed at any time:
-its id and its points are one row, and the event is acknowledged after that transaction. Several workers may
-run at once, each with its own ``--name``; a worker takes over events that another one left unacknowledged.
+amount; a rollback takes the points back. A stream entry has all events of one call. Each event counts once,
+even if any process is killed at any time: its id and its points are one row, and the entry is acknowledged
+after that transaction. Several workers may run at once, each with its own ``--name``; a worker takes over
+entries that another one left unacknowledged.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import sqlite3
 import time
@@ -34,8 +36,14 @@ POINTS_WITHOUT_AMOUNT: Final = 100
 PAGE_ENTRIES: Final = 200
 BLOCK_MS: Final = 2000
 TAKE_OVER_MS: Final = 60_000
-"""An event that another worker has not acknowledged for this long is taken over."""
+"""An entry that another worker has not acknowledged for this long is taken over."""
 AWAY_S: Final = 1.0
+
+FIELDS: Final = (
+    *("type", "id", "redemption", "hold", "campaign", "batch", "serial", "last4", "user", "amount"),
+    *("currency", "order", "key", "actor", "at"),
+)
+"""The values of an event, in their order. More may follow."""
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS grants (
@@ -84,7 +92,7 @@ def bundled_redis() -> str:
 
 
 def work(redis: Redis, points: sqlite3.Connection, streams: list[str], name: str, *, once: bool) -> None:
-    """Read events, grant points, acknowledge. Begin with the events that an earlier run has left."""
+    """Read entries, grant points, acknowledge. Begin with the entries that an earlier run has left."""
     mine = True
     while True:
         try:
@@ -134,27 +142,30 @@ def handle(redis: Redis, points: sqlite3.Connection, stream: str, entries: list[
     with points:  # one transaction: on disk before anything is acknowledged
         for entry, fields in entries:
             if fields:  # no fields: the entry was trimmed before we read it
-                grant(points, f"{shard}-{entry.decode()}", text(fields))
+                for event in events_of(f"{shard}-{entry.decode()}", fields):
+                    grant(points, event)
     redis.xack(stream, GROUP, *(entry for entry, _ in entries))
     return len(entries)
 
 
-def text(fields: dict[bytes, bytes]) -> dict[str, str]:
-    """Return the fields of an entry as text."""
-    return {name.decode(): value.decode() for name, value in fields.items()}
+def events_of(entry: str, fields: dict[bytes, bytes]) -> list[dict[str, Any]]:
+    """Return the events of an entry: one JSON array a line. In version 1, the entry was the event."""
+    if fields[b"v"] == b"1":
+        event = {name.decode(): value.decode() for name, value in fields.items()}
+        return [event | {"id": entry, "amount": int(event["amount"]) if event["amount"] else None}]
+    return [dict(zip(FIELDS, json.loads(line), strict=False)) for line in fields[b"events"].split(b"\n")]
 
 
-def grant(points: sqlite3.Connection, event: str, fields: dict[str, str]) -> None:
+def grant(points: sqlite3.Connection, event: dict[str, Any]) -> None:
     """Store the points of one event, unless they are stored already."""
-    if fields["type"] in {"redeemed", "confirmed"}:
-        worth = int(fields["amount"] or POINTS_WITHOUT_AMOUNT)
-    elif fields["type"] == "rolled_back":
-        worth = -int(fields["amount"] or POINTS_WITHOUT_AMOUNT)
-    else:
+    worth = POINTS_WITHOUT_AMOUNT if event["amount"] is None else event["amount"]
+    if event["type"] == "rolled_back":
+        worth = -worth
+    elif event["type"] not in {"redeemed", "confirmed"}:
         return
-    done = points.execute(INSERT, (event, fields["user"], fields["campaign"], worth))
+    done = points.execute(INSERT, (event["id"], event["user"], event["campaign"], worth))
     if done.rowcount:
-        print(f"{worth:+} points for {fields['user']}: {fields['type']} {event}", flush=True)
+        print(f"{worth:+} points for {event['user']}: {event['type']} {event['id']}", flush=True)
 
 
 if __name__ == "__main__":

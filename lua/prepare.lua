@@ -4,6 +4,7 @@
 -- Answers {'ok', answer} as lib/answer_together, with `prepared` or a refusal for each code.
 
 -- @include lib/answer_together
+-- @include lib/description
 -- @include lib/prepared
 -- @include lib/redeem
 
@@ -12,7 +13,7 @@ local record_at, record_name, record_transaction
 
 local function use_up(hold)
     work.holds[hold.id], work.expiries[hold.id] = PREPARED, REMOVED
-    work.held[attempt.batch .. ':' .. attempt.serial] = REMOVED
+    work.held[code_name()] = REMOVED
 end
 
 local function prepare(metadata, prepared_at, nonce, transaction)
@@ -34,8 +35,9 @@ local function prepare(metadata, prepared_at, nonce, transaction)
     end
     change_prepared(1)
     prepared_by_us[field] = true
+    local code = describe()
     parts[#parts + 1] = {
-        campaign.id, attempt.batch, attempt.serial, attempt.last4, attempt.user, text(taken), text(left),
+        campaign.id, code.batch, code.serial, code.last4, code.user, text(taken), text(left),
         hold and hold.id or '', hold and hold.record or '', metadata,
     }
     return ANSWER.prepared

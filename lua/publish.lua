@@ -9,16 +9,19 @@ local version_key, events_key, rebuilding_key = KEYS[1], KEYS[2], KEYS[3]
 local base, target, ledger_offset, last, records = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 -- These arguments follow:
 --   `records` times: version, field, record, event. They go to KEYS[4], the control hash, and KEYS[5], its index of versions.
---   The event is JSON, or empty for none. Only the call that writes the record adds the event to the stream.
+--   The event is JSON, or empty for none; `about` and `cause` in it are as in lib/event_line. Only the call that writes the
+--   record adds the event to the stream.
 --   Then, up to the end, campaigns: each has its position in KEYS and its fields.
 local first_record, record_width = 6, 4
+local SHARD = '0' -- records, and so their events, are on no other shard
 local CAMPAIGN_FIELDS = {
     'version', 'id', 'state', 'kind', 'starts_at_ms', 'ends_at_ms', 'max_uses', 'stock', 'per_user_limit', 'budget',
     'amount', 'currency',
 }
 
 -- @include lib/clock
--- @include lib/event_call
+-- @include lib/append_events
+-- @include lib/event_line
 
 local function stream_ends_before(offset)
     local last_ms, last_seq = read_last_id(events_key)
@@ -65,12 +68,17 @@ for _, news in ipairs(record_news) do
     redis.call('HSET', control_key, news[2], news[3])
     redis.call('ZADD', changed_key, news[1], news[2])
 end
+local event_at, lines, last_event_id = string.format('%.0f', event_ms), {}, nil
 for _, event in ipairs(event_news) do
-    redis.call(unpack(event_call(
-        events_key, string.format('%.0f-%.0f', event_ms, event_seq), event.type, event.redemption, '', event.campaign,
-        event.batch, event.serial, '', '', '', '', '', event.key, event.actor, string.format('%.0f', event_ms)
-    )))
+    last_event_id = event_at .. '-' .. string.format('%.0f', event_seq)
     event_seq = event_seq + 1
+    lines[#lines + 1] = event_line(
+        event.type, SHARD .. '-' .. last_event_id, event.redemption, nil, event.campaign, event.about, nil, nil, event.cause,
+        event_at
+    )
+end
+if last_event_id then
+    append_events(events_key, last_event_id, lines)
 end
 for campaign_key, row in pairs(campaign_news) do
     redis.call('HSET', campaign_key, unpack(row))

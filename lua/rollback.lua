@@ -8,6 +8,7 @@
 -- @include lib/add_event
 -- @include lib/campaign
 -- @include lib/code_state
+-- @include lib/description
 -- @include lib/prepared
 -- @include lib/usage
 
@@ -61,7 +62,7 @@ local function roll_back(rolled_at, redemption, redeemed_amount, and_void)
     local event_id = add_event('rolled_back', redemption, campaign, returned)
     if and_void == 1 and state ~= VOID then
         set_state(VOID)
-        add_event('voided', attempt.serial .. '-' .. attempt.serial, campaign)
+        add_event('voided', range_of_code(), campaign)
     end
     return ANSWER.rolled_back .. ' ' .. event_id .. ' ' .. text(returned) .. ' ' .. text(total)
         .. ' ' .. text(read_left(campaign))

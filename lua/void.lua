@@ -8,6 +8,7 @@
 -- @include lib/add_event
 -- @include lib/campaign
 -- @include lib/code_state
+-- @include lib/description
 -- @include lib/holds
 -- @include lib/prepared
 
@@ -28,7 +29,7 @@ local function change_void(make_void, void_by_range)
     else
         set_state(campaign.kind == 'single' and find_hold(campaign) and HELD or FRESH)
     end
-    local event_id = add_event(done, attempt.serial .. '-' .. attempt.serial, campaign)
+    local event_id = add_event(done, range_of_code(), campaign)
     return done .. ' ' .. event_id .. ' ' .. void_by_range
 end
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from engine.postgres_types import Connection
 
 _SQL: Final = queries(__package__, "campaign_numbers")
-TAIL_MAX: Final = 20_000
-"""Entries of one stream that are counted beyond the ledger."""
+TAIL_MAX: Final = 4000
+"""Entries of one stream that are counted beyond the ledger. Each has the events of a script call."""
 _CODES_IN_BYTE: Final = 4
 _SPENT_BYTES: Final = 8
 _READ_KEYS: Final = 16
@@ -54,7 +54,7 @@ class CampaignNumbers(msgspec.Struct, frozen=True, kw_only=True):
         held_amount: the sum of the holds.
         outstanding: what customers may still redeem: the balances left, or the face value of codes that
             were not used; None where codes have no amount, or several uses.
-        exact: False while the ledger is more than ``TAIL_MAX`` events behind: then ``held`` and
+        exact: False while the ledger is more than ``TAIL_MAX`` script calls behind: then ``held`` and
             ``rolled_back`` lag behind the rest.
     """
 

@@ -17,6 +17,7 @@ from engine.errors import StoreBehind, StoreUnavailable
 from engine.queries import queries
 from engine.store import configuration, keys, stream
 from engine.store.deployment_id import claim
+from engine.store.event_lines import about_json, cause_json
 from lua import loader
 
 if TYPE_CHECKING:
@@ -264,10 +265,8 @@ def _void_row(row: Row) -> _Row:
         "type": "voided" if record.void else "unvoided",
         "redemption": f"{record.first_serial}-{record.last_serial}",
         "campaign": row["campaign"],
-        "batch": str(record.batch),
-        "serial": str(record.first_serial),
-        "key": row["idempotency_key"] or "",
-        "actor": row["actor"],
+        "about": about_json(record.batch, record.first_serial, "", ""),
+        "cause": cause_json(None, row["idempotency_key"], row["actor"]),
     }
     return _Row(
         row["version"],

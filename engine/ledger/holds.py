@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from engine.errors import Refusal, StoreUnavailable, not_a_cursor
 from engine.ledger.record import Position
 from engine.ledger.redemptions import RecordPage
-from engine.ledger.stream_tail import behind, ledger_offsets, read_tail
+from engine.ledger.stream_tail import StreamRange, ledger_offsets, read_tail
 from engine.queries import queries
 from engine.store import events, keys
 from engine.store.events import HOLD_EVENTS, Event, EventId, event_of_row
@@ -94,7 +94,7 @@ class HoldView(NamedTuple):
 
 
 class Holds:
-    """Reads holds. ``tail_scan_max``: maximum of stream entries in one read."""
+    """Reads holds. ``tail_scan_max``: about how many events of a stream one call reads."""
 
     def __init__(
         self, database: Database, redis: Redis, configuration: ConfigurationCache, *, tail_scan_max: int
@@ -215,8 +215,8 @@ class Holds:
             offsets: Mapping[int, Position] = await ledger_offsets(connection)
         found: list[Event] = []
         for shard in offsets if shards is None else shards:
-            oldest = behind(offsets[shard])
-            found += (await read_tail(self._redis, shard, self._tail_scan_max, oldest=oldest)).events
+            within = StreamRange(after=offsets[shard])
+            found += (await read_tail(self._redis, shard, self._tail_scan_max, within)).events
         return found
 
 

@@ -12,7 +12,7 @@ import orjson
 
 from engine.errors import Refusal, StoreUnavailable, not_a_cursor
 from engine.ledger.record import HistoryEntry, Position, RedemptionRecord, given_back_in, record_in
-from engine.ledger.stream_tail import behind, event_at, ledger_offsets, read_tail, with_given_back
+from engine.ledger.stream_tail import StreamRange, event_at, ledger_offsets, read_tail, with_given_back
 from engine.queries import queries
 from engine.store import events
 from engine.store.events import REDEMPTIONS, ROLLED_BACK, EventId
@@ -53,8 +53,8 @@ class _Candidates(NamedTuple):
 class Records:
     """Reads redemptions.
 
-    ``tail_scan_max``: maximum of stream entries in one read. ``state_scan_max``: maximum of redemptions
-    that are read for one page of a list by state.
+    ``tail_scan_max``: about how many events of a stream one read takes. ``state_scan_max``: maximum of
+    redemptions that are read for one page of a list by state.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Records:
             async with self._database.connection() as connection:
                 offsets = await ledger_offsets(connection)
             begin = max(begin, offsets.get(event_id.shard, begin))
-        tail = await read_tail(self._redis, event_id.shard, self._tail_scan_max, oldest=behind(begin))
+        tail = await read_tail(self._redis, event_id.shard, self._tail_scan_max, StreamRange(after=begin))
         redemption = str(event_id)
         found = [
             HistoryEntry.of(event)
@@ -179,14 +179,13 @@ class Records:
         end: Position | None = None
         rolled_back: set[str] = set()
         for shard, offset in offsets.items():
-            oldest = behind(offset) if offset.stream_ms >= wanted.from_ms else f"{wanted.from_ms}-0"
-            newest = _last_before(before, shard)
-            tail = await read_tail(self._redis, shard, self._tail_scan_max, oldest=oldest, newest=newest)
+            after = max(offset, Position(wanted.from_ms, -1, 0))
+            tail = await read_tail(self._redis, shard, self._tail_scan_max, StreamRange(after, before))
             found += [RedemptionRecord(event) for event in tail.events if wanted.takes(event)]
             if tail.cut is not None:
                 end = tail.cut if end is None else max(end, tail.cut)
             if wanted.state not in {None, "redeemed"}:  # the ledger does not know this state of them yet
-                tail = await read_tail(self._redis, shard, self._tail_scan_max, oldest=oldest)
+                tail = await read_tail(self._redis, shard, self._tail_scan_max, StreamRange(after))
                 rolled_back |= {event.redemption for event in tail.events if event.type == ROLLED_BACK}
         return _Candidates(found, end), rolled_back
 
@@ -220,10 +219,3 @@ def _metadata_of(item: RedemptionRecord, known: Mapping[str, str]) -> Any:  # no
 async def _history(connection: Connection, event_id: EventId) -> list[HistoryEntry]:
     rows = await connection.fetch(_SQL["history"], str(event_id))
     return sorted(map(HistoryEntry.from_row, rows))
-
-
-def _last_before(before: Position, shard: int) -> str:
-    """Return the newest stream id of a shard before a position, as an argument of XREVRANGE."""
-    if shard == before.shard:
-        return f"({before.stream_ms}-{before.stream_seq}"
-    return f"({before.stream_ms + (shard < before.shard)}-0"

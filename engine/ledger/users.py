@@ -15,7 +15,7 @@ import msgspec
 from engine.encoding import normal_form
 from engine.errors import Refusal, StoreUnavailable
 from engine.ledger.record import Position, RedemptionRecord, record_in
-from engine.ledger.stream_tail import behind, ledger_offsets, read_tail
+from engine.ledger.stream_tail import StreamRange, ledger_offsets, read_tail
 from engine.queries import queries
 from engine.store import events
 from engine.store.events import REDEMPTIONS, ROLLED_BACK, EventId
@@ -85,14 +85,14 @@ async def find(
     tail_scan_max: int,
     campaigns: Collection[str] | None = None,
 ) -> User:
-    """Return a user with totals. ``tail_scan_max``: maximum of stream entries that are read per shard.
+    """Return a user with totals. ``tail_scan_max``: about how many events of a stream are read.
 
     ``campaigns``: only their events count; None: all events.
 
     Raises:
         Refusal: ``user_not_found``: no event names the user.
         StoreUnavailable: PostgreSQL or Redis cannot be asked, or the ledger is more than
-            ``tail_scan_max`` entries behind a stream.
+            ``tail_scan_max`` events behind a stream.
     """
     user = stored_name(user)
 
@@ -103,7 +103,7 @@ async def find(
         offsets = await ledger_offsets(connection)
     read: list[Event] = []
     for shard, offset in offsets.items():
-        tail = await read_tail(redis, shard, tail_scan_max, oldest=behind(offset))
+        tail = await read_tail(redis, shard, tail_scan_max, StreamRange(after=offset))
         if tail.cut is not None:
             raise StoreUnavailable(f"the ledger is too far behind the stream of shard {shard}")
         read += [event for event in tail.events if event.user == user and counts(event.campaign)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from engine.store import keys
 from engine.store.call import SIGNATURE
 from engine.store.configuration import NO_CAMPAIGN
+from engine.store.event_lines import about_json, cause_json
 from engine.store.idempotency import bucketed
 from lua import loader
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _FIELDS: Final = (
     *("campaign_at", "state_at", "used_at", "users_at", "idempotency_at", "idempotency_before_at"),
     *("offset", "used_field", "user_digest_at", "idempotency_digest_at", "fingerprint_at"),
-    *("batch", "serial", "last4", "user", "amount", "order", "key", "actor"),
+    *("about", "amount", "cause"),
 )
 
 
@@ -107,14 +108,9 @@ class CallFields:
             user_digest_at,
             idempotency_digest_at,
             fingerprint_at,
-            self.batch,
-            self.serial,
-            self.last4,
-            self.user,
+            about_json(self.batch, self.serial, self.last4, self.user),
             str(self.amount),
-            self.order,
-            self.key or "",
-            self.actor,
+            cause_json(self.order or None, self.key or None, self.actor),
         )
         if self.sends_metadata:
             call.fields.append(self.metadata)

@@ -1,6 +1,7 @@
 """Reads entries of the event stream, and the ids of events (docs/events.md).
 
-Every script writes the same fields in the same order, so Redis stores the field names once.
+An entry has the events of one script call (version 2, ``event_lines``). Version 1 had one event an entry, as
+fields; such entries are still read.
 """
 
 from __future__ import annotations
@@ -8,8 +9,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from engine.store.event_lines import decode_line, packed_text
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from engine.store.event_lines import EventLine
 
 REDEMPTIONS: Final = frozenset(("redeemed", "confirmed"))
 """Types of the events that are redemptions: each has the redemption's id."""
@@ -18,7 +23,7 @@ HOLD_EVENTS: Final = frozenset(("held", "released", "expired"))
 ROLLED_BACK: Final = "rolled_back"
 EVENT_TYPES: Final = REDEMPTIONS | HOLD_EVENTS | {ROLLED_BACK, "voided", "unvoided", "adjusted"}
 FORMAT_VERSION: Final = "1"
-FIELDS: Final = (
+FIELDS: Final = (  # of version 1
     "v",
     "type",
     "redemption",
@@ -142,11 +147,56 @@ def split_metadata(values: list[bytes]) -> tuple[list[bytes], bytes]:
     return values, b""
 
 
-def decode(shard: int, stream_id: bytes, values: list[bytes]) -> Event:
-    """Decode a stream entry as Redis returns it: ``[name, value, name, value, …]``.
+def decode_entry(shard: int, stream_id: bytes, values: list[bytes]) -> list[Event]:
+    """Decode a stream entry of either version as Redis returns it: ``[name, value, name, value, …]``.
+
+    An event that is malformed is left out; the persister reports it.
+    """
+    text = packed_text(values)
+    if text is None:
+        try:
+            return [_decode_first_version(shard, stream_id, values)]
+        except MalformedEvent:
+            return []
+    lines = text.split(b"\n")
+    ids = ids_of_entry(shard, stream_id, len(lines))
+    decoded = [(at, decode_line(line, at.stream_id)) for at, line in zip(ids, lines, strict=True)]
+    return [_event_of_line(at, line) for at, line in decoded if line is not None]
+
+
+def ids_of_entry(shard: int, stream_id: bytes, count: int) -> list[EventId]:
+    """The ids of the ``count`` events of an entry: consecutive, and the entry has the last one."""
+    milliseconds, _, sequence = stream_id.partition(b"-")
+    last = int(sequence)
+    return [EventId(shard, int(milliseconds), at) for at in range(last - count + 1, last + 1)]
+
+
+def _event_of_line(event_id: EventId, line: EventLine) -> Event:
+    return Event(
+        id=event_id,
+        type=line.type,
+        redemption=line.redemption,
+        campaign=line.campaign,
+        batch=line.batch,
+        serial=line.serial,
+        last4=line.last4,
+        user=line.user,
+        amount=line.amount,
+        currency=line.currency,
+        order=line.order,
+        key=line.key,
+        actor=line.actor,
+        at_ms=line.at,
+        hold=line.hold,
+        metadata=line.kept_metadata,
+    )
+
+
+def _decode_first_version(shard: int, stream_id: bytes, values: list[bytes]) -> Event:
+    """Decode an entry of version 1.
 
     Raises:
-        MalformedEvent: the fields are not the fields of this version.
+        MalformedEvent: the fields are not the fields of that version.
     """
     values, metadata = split_metadata(with_hold(values))
     if tuple(values[::2]) != _FIELD_NAMES or values[1] != _FORMAT_VERSION:

@@ -15,7 +15,7 @@ import asyncio
 import gc
 import statistics
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 import uvloop
@@ -23,43 +23,44 @@ from redis.asyncio import Redis
 
 from engine.settings import Settings
 from engine.store import keys
-from engine.store.events import FIELDS
+from engine.store.event_lines import EventLine, encode_line, packed_entry
 from persister.ingest.entries import COLUMNS, decode_entries
 from persister.main import run_persister
 from persister.migrations import initialise, migrate
 
 if TYPE_CHECKING:
     from engine.postgres_types import Connection
-    from persister.ingest.entries import Entry, LedgerRow
+    from engine.store.event_lines import Entry
+    from persister.ingest.entries import LedgerRow
 
 SHARD: Final = 0
-FILL_BATCH: Final = 2000
+CALL_EVENTS: Final = 100
+"""Events of one script call."""
 
 
 async def fill(client: Redis, rows: int) -> list[Entry]:
-    """Write events as the engine would; return the stream entries."""
+    """Write events as the engine would; return the stream entries. The stream is new in each millisecond."""
     entries: list[Entry] = []
-    for start in range(0, rows, FILL_BATCH):
-        pipeline = client.pipeline(transaction=False)
-        values = [_event(number) for number in range(start, min(start + FILL_BATCH, rows))]
-        for fields in values:
-            pipeline.xadd(keys.events(SHARD), dict(zip(FIELDS, fields, strict=True)))
-        ids = await pipeline.execute()
-        entries += [(entry, _flat(fields)) for entry, fields in zip(ids, values, strict=True)]
+    newest: Any = await client.xrevrange(keys.events(SHARD), count=1)
+    stream_ms = max(int(time.time() * 1000), int(newest[0][0].partition(b"-")[0]) + 1 if newest else 0)
+    for start in range(0, rows, CALL_EVENTS):
+        numbers = range(start, min(start + CALL_EVENTS, rows))
+        stream_ms += 1
+        raw = packed_entry(*(_event(stream_ms, at, number) for at, number in enumerate(numbers)))
+        fields: Any = dict(zip(raw[::2], raw[1::2], strict=True))
+        entry_id: Any = await client.xadd(keys.events(SHARD), fields, id=f"{stream_ms}-{len(numbers) - 1}")
+        entries.append((entry_id, raw))
     return entries
 
 
-def _event(number: int) -> tuple[str, ...]:
+def _event(stream_ms: int, sequence: int, number: int) -> bytes:
     user, key = f"user-{number * 7919 % 1_000_000:07}", f"7f3c8e5a-{number:08x}"
-    redemption, code = f"0-1795376794500-{number}", f"{number % 32768:04X}"
-    return (
-        *("1", "redeemed", redemption, "", "cmp_1", "17", str(number), code, user),
-        *("2500", "EUR", f"order-{number}", key, "key_demo", "1795376794500"),
+    event_id = f"{SHARD}-{stream_ms}-{sequence}"
+    line = EventLine(
+        *("redeemed", event_id, event_id, None, "cmp_1", 17, number, f"{number % 32768:04X}", user),
+        *(2500, "EUR", f"order-{number}", key, "key_demo", stream_ms),
     )
-
-
-def _flat(values: tuple[str, ...]) -> list[bytes]:
-    return [part.encode() for pair in zip(FIELDS, values, strict=True) for part in pair]
+    return encode_line(line)
 
 
 async def bare_copy(connection: Connection, records: list[LedgerRow], batch: int) -> float:

@@ -1,7 +1,9 @@
 """Measures time and memory of a redemption in Redis, by batch size: ``python -m loadtest.benchmarks.redis``.
 
-An engine core calls its own Valkey. The figures come from Redis: the time of the script (INFO commandstats,
-which includes neither reading the call nor the append-only file), and the memory that it has allocated.
+An engine core calls its own Valkey. The figures are: the processor time of Valkey (of all its threads, from
+Linux's schedstat); the time of the script as Redis measures it (INFO commandstats, which includes neither
+reading the call nor the append-only file); the bytes of the append-only file; and the memory that Redis has
+allocated. With ``--existing`` it uses the servers of the settings, so that two versions can take turns.
 ``plain`` is a code and a user. ``all checks`` is a campaign with a time window, stock, budget and per-user
 limit, and requests with an order and an idempotency key.
 """
@@ -10,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
+import os
 import tempfile
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -29,6 +33,7 @@ from engine.database import open_database
 from engine.observability.metrics import Telemetry
 from engine.redemption.operations import make_core
 from engine.redemption.redeem import Redemption
+from engine.settings import load
 from engine.store import keys
 from engine.store.configuration import ConfigurationCache
 from loadtest.benchmarks import testbed
@@ -95,8 +100,14 @@ def main() -> None:
     parser.add_argument(
         "--memory-codes", type=int, default=200_000, help="codes to redeem for the memory figures"
     )
+    parser.add_argument("--existing", action="store_true", help="use the servers of the settings (REDEEM_…)")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory, testbed.servers(Path(directory)) as settings:
+    with contextlib.ExitStack() as stack:
+        if options.existing:
+            settings = load(os.environ)
+        else:
+            directory = stack.enter_context(tempfile.TemporaryDirectory())
+            settings = stack.enter_context(testbed.servers(Path(directory)))
         result = uvloop.run(_measure(settings, options))
     print(json.dumps(result, indent=2))
 
@@ -142,19 +153,30 @@ async def _connected(
 async def _script_us(
     bench: RedisBench, plane: ControlPlane, campaign: NewCampaign, count: int, *, with_keys: bool
 ) -> dict[str, float]:
-    """Return the microseconds of the script for one call, and for one redemption."""
+    """Return microseconds and append-only bytes, of the script for one call and for one redemption."""
     size = bench.core.settings.batch_max
     codes = await testbed.mint(plane, (count // size + 1) * size, campaign)
     await bench.redeem(codes[:size], with_keys=with_keys)  # the core loads the campaign
     await bench.redis.config_resetstat()
+    pid = int((await bench.redis.info("server"))["process_id"])
+    written, seconds = await _append_only_bytes(bench.redis), testbed.processor_seconds(pid)
     await bench.redeem(codes[size:], with_keys=with_keys)
+    seconds = testbed.processor_seconds(pid) - seconds
+    written = await _append_only_bytes(bench.redis) - written
     calls = (await bench.redis.info("commandstats"))["cmdstat_evalsha"]
     await bench.redis.xtrim(keys.events(_SHARD), maxlen=0, approximate=False)
     return {
         "batch": round((len(codes) - size) / calls["calls"], 1),
         "call": round(calls["usec"] / calls["calls"], 1),
         "redemption": round(calls["usec"] / (len(codes) - size), 2),
+        "processor of a redemption": round(seconds * 1e6 / (len(codes) - size), 2),
+        "append-only bytes of a redemption": round(written / (len(codes) - size), 1),
     }
+
+
+async def _append_only_bytes(redis: Redis) -> int:
+    """Return the size of the append-only file; 0 if there is none."""
+    return int((await redis.info("persistence")).get("aof_current_size", 0))
 
 
 async def _bytes(

@@ -1,6 +1,7 @@
 -- Decides whether the attempt's code can be used now, and for which amount.
 
 -- @include lib/campaign
+-- @include lib/description
 -- @include lib/usage
 -- @include lib/holds_have_expired
 
@@ -37,9 +38,9 @@ local function decide_use(campaign)
             refusal = ANSWER.sold_out
         elseif campaign.spent + campaign.added_amount + (taken or 0) > campaign.budget then
             refusal = ANSWER.budget_exceeded
-        elseif campaign.per_user_limit and attempt.user ~= '' and not counted then
+        elseif campaign.per_user_limit and not counted and describe().user ~= '' then
             return ANSWER.unpublished -- the limit was removed: the caller knows it, this shard does not yet
-        elseif campaign.per_user_limit and attempt.user ~= '' and counted >= campaign.per_user_limit then
+        elseif campaign.per_user_limit and counted and counted >= campaign.per_user_limit then
             refusal = ANSWER.customer_limit_exceeded
         end
     end

@@ -3,6 +3,7 @@
 -- For a day after the hold has expired, EXPIRED replaces the record, so that late calls get `hold_expired`. While a combined
 -- order over several shards uses the hold up, its record is elsewhere (lib/prepared.lua).
 
+-- @include lib/description
 -- @include lib/text
 -- @include lib/unit_of_work
 
@@ -12,9 +13,9 @@ local EXPIRED_KEPT_MS = 86400000
 -- The field for a hold in the hash of held codes. A single code has one hold at most; other codes have one for each order.
 local function held_field(campaign)
     if campaign.kind == 'single' then
-        return attempt.batch .. ':' .. attempt.serial
+        return code_name()
     end
-    return attempt.batch .. ':' .. attempt.serial .. ':' .. attempt.order
+    return code_name() .. ':' .. describe().order
 end
 
 -- Returns the record of a hold; EXPIRED; or nil.
@@ -46,9 +47,10 @@ local function find_hold(campaign)
 end
 
 local function keep_hold(campaign, id, expires_at_ms, hold_amount)
+    local code = describe()
     work.holds[id] = table.concat({
-        text(expires_at_ms), attempt.order, attempt.user, text(hold_amount), campaign.id,
-        attempt.batch, attempt.serial, attempt.last4, attempt.actor, '',
+        text(expires_at_ms), code.order, code.user, text(hold_amount), campaign.id,
+        code.batch, code.serial, code.last4, code.actor, '',
     }, '\n')
     work.expiries[id] = expires_at_ms
     work.held[held_field(campaign)] = id

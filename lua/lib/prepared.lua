@@ -4,13 +4,14 @@
 --   in the hash of held codes: how many parts of all transactions the code is prepared for (`prepared_field`)
 --   in the hash of holds: PREPARED in place of the record of a hold that the transaction uses up
 
+-- @include lib/description
 -- @include lib/holds
 
 local PREPARED = 'prepared'
 local MARK = '\31' -- no order contains it
 
 local function prepared_field()
-    return attempt.batch .. ':' .. attempt.serial .. ':' .. MARK
+    return code_name() .. ':' .. MARK
 end
 
 -- Returns for how many parts of transactions the attempt's code is prepared.

@@ -1,5 +1,6 @@
 -- Writes the unit of work: everything that this call has decided.
 
+-- @include lib/append_events
 -- @include lib/text
 -- @include lib/unit_of_work
 
@@ -95,7 +96,7 @@ local function write_work()
             redis.call('EXPIREAT', KEYS[at], expires_at_s, 'NX')
         end
     end
-    for _, event in ipairs(work.events) do
-        redis.call(unpack(event))
+    if work.last_event_id then
+        append_events(events_key, work.last_event_id, work.events)
     end
 end

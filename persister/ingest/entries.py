@@ -1,24 +1,31 @@
 """Converts stream entries, as Redis returns them, to rows of the ledger.
 
-It works on columns: all values of a field are joined, decoded and split at once, which costs a fraction of
-decoding each. If one entry is malformed, or of an older version, all of them are checked one by one.
+Consecutive entries of one version are decoded together, into columns: that costs a fraction of decoding
+each. If one of them is malformed, all of them are checked one by one. Entries of version 2 are decoded here,
+those of version 1 in ``first_version``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import dataclass, field
-from itertools import chain, count, repeat
+from itertools import count, groupby, repeat
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, cast
 
-from engine.store.events import FIELDS, FORMAT_VERSION, split_metadata, with_hold
+import msgspec
+
+from engine.store.event_lines import LINE, decode_line, packed_entry, packed_text
+from persister.ingest import first_version
+from persister.ingest.first_version import NotAnEvent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-Entry: TypeAlias = "tuple[bytes, list[bytes]]"
-"""A stream entry: its id and ``[name, value, name, value, …]``."""
+    from engine.store.event_lines import Entry, EventLine
+
+_Ids: TypeAlias = "tuple[list[int], list[int]]"
+"""The two halves of the stream ids of events."""
 
 LedgerRow: TypeAlias = "tuple[object, ...]"
 """A row of the ledger, in the order of ``COLUMNS``."""
@@ -46,13 +53,14 @@ COLUMNS: Final = (
 )
 SALT_BYTES: Final = 16
 """Length of a row's ``user_seal`` (see ``chain``)."""
-INT4_MAX: Final = 2**31 - 1
-INT8_MAX: Final = 2**63 - 1
 REASON_MALFORMED: Final = "malformed"
 
-_NAMES: Final = b"\0".join(name.encode() for name in FIELDS)
-_VERSION: Final = FORMAT_VERSION.encode()
-_WIDTH: Final = 2 * len(FIELDS)
+NUL_IN_JSON: Final = b"\\u0000"
+_VALUE_NAMES: Final = (
+    *("type", "redemption", "campaign", "batch", "serial", "last4", "user", "amount", "currency"),
+    *("order", "key", "actor", "at", "hold"),
+)
+_VALUES: Final = attrgetter(*_VALUE_NAMES)
 
 
 class StreamId(NamedTuple):
@@ -84,23 +92,19 @@ class Reject:
     reason: str
 
 
-class NotAnEvent(Exception):
-    """At least one entry has other fields than an event, or values that the ledger cannot hold."""
-
-
 @dataclass(frozen=True, slots=True)
 class Entries:
     """Consecutive entries of one shard's stream, ready for the ledger.
 
     Attributes:
-        events: the entries that are events.
-        columns: their values, one list for each column except ``shard`` and ``seq``.
-        rejects: the entries that are no events.
+        sources: the entries.
+        columns: the values of the events, one list for each column except ``shard`` and ``seq``.
+        rejects: what the ledger cannot hold: single events, or entries that have none.
         first, last: the ids of the first and last entry.
         metadata: of the events that have some, as JSON.
     """
 
-    events: list[Entry]
+    sources: list[Entry]
     columns: list[list[object]]
     rejects: list[Reject]
     first: StreamId
@@ -109,8 +113,8 @@ class Entries:
 
     @property
     def size(self) -> int:
-        """Number of entries, rejects included."""
-        return len(self.events) + len(self.rejects)
+        """Number of events, rejects included."""
+        return len(self.times_ms) + len(self.rejects)
 
     @property
     def times_ms(self) -> list[int]:
@@ -119,12 +123,18 @@ class Entries:
 
     def followed_by(self, after: Entries) -> Entries:
         """Join these entries with those after them. Both objects are consumed."""
-        self.events.extend(after.events)
+        self.sources.extend(after.sources)
         self.rejects.extend(after.rejects)
         for column, more in zip(self.columns, after.columns, strict=True):
             column.extend(more)
         self.metadata.extend(after.metadata)
-        return Entries(self.events, self.columns, self.rejects, self.first, after.last, self.metadata)
+        return Entries(self.sources, self.columns, self.rejects, self.first, after.last, self.metadata)
+
+    def raw_events(self) -> list[Entry]:
+        """Each event that is not a reject, as an entry of its own: its id and ``[name, value, …]``."""
+        rejected = {reject.id for reject in self.rejects}
+        found = [event for entry in self.sources for event in _split(entry)]
+        return [event for event in found if StreamId.parse(event[0]) not in rejected]
 
     def ledger_columns(self, shard: int, first_seq: int) -> list[Sequence[object]]:
         """The rows by column, in the order of ``COLUMNS``, numbered from ``first_seq``."""
@@ -138,113 +148,98 @@ class Entries:
         return zip(repeat(shard), ms, sequence, count(first_seq), *fields, strict=False)
 
 
+def event_count(entry: Entry) -> int:
+    """Number of events in an entry; 1 if it is malformed."""
+    text = packed_text(entry[1])
+    return 1 if text is None else text.count(b"\n") + 1
+
+
+def first_event(entry: Entry) -> StreamId:
+    """The id of the first event of an entry."""
+    last = StreamId.parse(entry[0])
+    return StreamId(last.ms, last.sequence + 1 - event_count(entry))
+
+
 def decode_entries(entries: list[Entry]) -> Entries:
-    """Decode at least one entry. Malformed entries become rejects; nothing is lost or raised."""
+    """Decode at least one entry. What is malformed becomes a reject; nothing is lost or raised."""
+    found: Entries | None = None
+    for packed, run in groupby(entries, lambda entry: packed_text(entry[1]) is not None):
+        decode = _decode_packed if packed else _decode_first_version
+        decoded = decode(list(run))
+        found = decoded if found is None else found.followed_by(decoded)
+    if found is None:
+        raise ValueError("there are no entries")
+    return found
+
+
+def _decode_first_version(entries: list[Entry]) -> Entries:
+    columns, rejected, metadata = first_version.decode(entries)
+    rejects = [Reject(StreamId.parse(entry_id), raw, REASON_MALFORMED) for entry_id, raw in rejected]
     first, last = StreamId.parse(entries[0][0]), StreamId.parse(entries[-1][0])
-    metadata: list[tuple[StreamId, str]] = []
-    if max(len(values) for _, values in entries) > _WIDTH:
-        entries = [_without_metadata(entry, metadata) for entry in entries]
+    noted = [(StreamId.parse(entry_id), text) for entry_id, text in metadata]
+    return Entries(entries, [*columns, _salts(len(columns[0]))], rejects, first, last, noted)
+
+
+def _decode_packed(entries: list[Entry]) -> Entries:
+    first, last = StreamId.parse(entries[0][0]), StreamId.parse(entries[-1][0])
+    rejects: list[Reject] = []
     try:
-        return Entries(entries, _columns(entries), [], first, last, metadata)
-    except NotAnEvent:
-        good: list[Entry] = []
-        whole: list[Entry] = []  # the same entries, each with the field ``hold``
-        rejects: list[Reject] = []
+        ids, lines = _decode_together(entries)
+    except (msgspec.DecodeError, UnicodeDecodeError, NotAnEvent):
+        ids, lines = ([], []), []
         for entry in entries:
-            completed = entry[0], with_hold(entry[1])
-            if _is_event(completed):
-                good.append(entry)
-                whole.append(completed)
-            else:
-                rejects.append(Reject(StreamId.parse(entry[0]), entry[1], REASON_MALFORMED))
-        return Entries(good, _columns(whole), rejects, first, last, metadata)
+            for event_id, raw in _split(entry):
+                at, line = StreamId.parse(event_id), decode_line(raw[-1], event_id.decode())
+                if line is None or "\0" in "".join(map(str, _VALUES(line))):
+                    rejects.append(Reject(at, raw, REASON_MALFORMED))
+                else:
+                    ids[0].append(at.ms)
+                    ids[1].append(at.sequence)
+                    lines.append(line)
+    columns: list[list[object]] = [list(ids[0]), list(ids[1])]
+    columns += map(list, zip(*map(_VALUES, lines), strict=True)) if lines else ([] for _ in _VALUE_NAMES)
+    metadata = [
+        (StreamId(*at), kept) for *at, line in zip(*ids, lines, strict=True) if (kept := line.kept_metadata)
+    ]
+    return Entries(entries, [*columns, _salts(len(lines))], rejects, first, last, metadata)
 
 
-def _without_metadata(entry: Entry, found: list[tuple[StreamId, str]]) -> Entry:
-    """Take the metadata off an entry, if it has some, and add it to ``found``."""
-    values, metadata = split_metadata(entry[1])
-    with contextlib.suppress(UnicodeDecodeError):
-        if metadata and b"\0" not in metadata:
-            found.append((StreamId.parse(entry[0]), metadata.decode()))
-    return entry[0], values
-
-
-def _is_event(entry: Entry) -> bool:
-    try:
-        _columns([entry])
-    except NotAnEvent:
-        return False
-    return True
-
-
-def _columns(entries: Sequence[Entry]) -> list[list[object]]:
-    """The ledger's columns except ``shard`` and ``seq``.
+def _decode_together(entries: list[Entry]) -> tuple[_Ids, list[EventLine]]:
+    """Decode the lines of all entries at once, and check the ids of the first and last line of each.
 
     Raises:
-        NotAnEvent: any of the entries is malformed.
+        msgspec.DecodeError, UnicodeDecodeError, NotAnEvent: at least one line must be looked at alone.
     """
-    flat = list(chain.from_iterable([entry[1] for entry in entries]))
-    rows = len(entries)
-    if len(flat) != _WIDTH * rows or b"\0".join(flat[::2]) != b"\0".join([_NAMES] * rows):
+    text = b"\n".join([raw[-1] for _, raw in entries])
+    if NUL_IN_JSON in text:  # PostgreSQL's text has no NUL
         raise NotAnEvent
-    if flat[1::_WIDTH].count(_VERSION) != rows:
+    lines = LINE.decode_lines(text)
+    times: list[int] = []
+    sequences: list[int] = []
+    for entry in entries:
+        (ms, begin), (_, end) = first_event(entry), StreamId.parse(entry[0])
+        here = range(begin, end + 1)
+        times += [ms] * len(here)
+        sequences += here
+        for sequence, at in ((begin, len(times) - len(here)), (end, len(times) - 1)):
+            if at >= len(lines) or lines[at].id.partition("-")[2] != f"{ms}-{sequence}":
+                raise NotAnEvent
+    if len(times) != len(lines):
         raise NotAnEvent
-    ids = b"-".join([entry[0] for entry in entries]).split(b"-") if rows else []
-    values = {name: flat[2 * at + 1 :: _WIDTH] for at, name in enumerate(FIELDS)}
-    try:
-        return [
-            _integers(ids[0::2], INT8_MAX),
-            _integers(ids[1::2], INT8_MAX),
-            _texts(values["type"]),
-            _texts(values["redemption"]),
-            _texts(values["campaign"]),
-            _integers(values["batch"], INT4_MAX),
-            _integers(values["serial"], INT4_MAX),
-            _texts(values["last4"]),
-            _texts(values["user"]),
-            _optional_integers(values["amount"]),
-            _optional_texts(values["currency"]),
-            _optional_texts(values["order"]),
-            _optional_texts(values["key"]),
-            _texts(values["actor"]),
-            _integers(values["at"], INT8_MAX),
-            _optional_texts(values["hold"]),
-            _salts(rows),
-        ]
-    except ValueError as error:
-        raise NotAnEvent from error
+    return (times, sequences), lines
+
+
+def _split(entry: Entry) -> list[Entry]:
+    """Each event of an entry as an entry of its own."""
+    text = packed_text(entry[1])
+    if text is None:
+        return [entry]
+    ms, sequence = first_event(entry)
+    return [
+        (b"%d-%d" % (ms, at), packed_entry(line)) for at, line in enumerate(text.split(b"\n"), start=sequence)
+    ]
 
 
 def _salts(rows: int) -> list[object]:
     salts = os.urandom(rows * SALT_BYTES)
     return [salts[at : at + SALT_BYTES] for at in range(0, len(salts), SALT_BYTES)]
-
-
-def _texts(values: list[bytes]) -> list[object]:
-    """Decode all values at once. PostgreSQL's text has no NUL; one would appear as an extra value."""
-    if not values:
-        return []
-    texts: list[object] = list(b"\0".join(values).decode().split("\0"))
-    if len(texts) != len(values):
-        raise ValueError("text contains NUL")
-    return texts
-
-
-def _optional_texts(values: list[bytes]) -> list[object]:
-    return [text or None for text in _texts(values)]
-
-
-def _integers(values: list[bytes], most: int) -> list[object]:
-    if b"".join(values).translate(None, b"0123456789-"):  # int() takes spaces, underscores and more
-        raise ValueError("not an integer")
-    numbers = list(map(int, values))
-    if numbers and not -most - 1 <= min(numbers) <= max(numbers) <= most:
-        raise ValueError("integer out of range")
-    return list[object](numbers)
-
-
-def _optional_integers(values: list[bytes]) -> list[object]:
-    if values.count(b"") == len(values):
-        return [None] * len(values)
-    numbers = iter(_integers([value for value in values if value], INT8_MAX))
-    return [next(numbers) if value else None for value in values]

@@ -6,6 +6,7 @@ SELECT set_config('synchronous_commit', 'on', false)
  WHERE current_setting('synchronous_commit') = 'off';
 
 -- name: offset
+-- `entries`: so many entries of the stream are in the ledger. Rows and rejects are events; `lost` is the difference.
 SELECT o.stream_ms, o.stream_seq, o.seq, o.chain_digest, d.shards,
        o.seq + o.lost + (SELECT count(*) FROM ledger_rejects AS r WHERE r.shard = o.shard) AS entries,
        d.id::text AS deployment
@@ -13,10 +14,10 @@ SELECT o.stream_ms, o.stream_seq, o.seq, o.chain_digest, d.shards,
  WHERE o.shard = $1;
 
 -- name: advance_offset
--- Moves only from where the writer began. If another writer moved the offset, no row is updated.
+-- Moves only from where the writer began. If another writer moved the offset, no row is updated. $14: entries less events.
 WITH moved AS (
     UPDATE ledger_offsets
-       SET stream_ms = $2, stream_seq = $3, seq = $4, chain_digest = $5, updated_at = now()
+       SET stream_ms = $2, stream_seq = $3, seq = $4, chain_digest = $5, lost = lost + $14, updated_at = now()
      WHERE shard = $1 AND stream_ms = $6 AND stream_seq = $7 AND seq = $8 AND chain_digest = $9
     RETURNING seq
 ), linked AS (

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from engine.postgres_types import Connection
     from engine.settings import Settings
-    from persister.ingest.entries import Entries, Entry
+    from engine.store.event_lines import Entry
+    from persister.ingest.entries import Entries
 
 logger = logging.getLogger(__name__)
 _SQL: Final = queries(__package__, "ledger")
@@ -55,7 +56,7 @@ class LedgerOffset(NamedTuple):
         id: of the last stream entry.
         seq: number of the last row.
         digest: newest of the chain.
-        entries: number of stream entries, among them those that became no row.
+        entries: number of stream entries, among them those that became no row. One may have several rows.
     """
 
     id: StreamId
@@ -97,15 +98,15 @@ class LedgerWriter:
         )
 
     async def write(self, entries: Entries, begin: LedgerOffset) -> tuple[LedgerOffset, list[Reject]]:
-        """Write the entries that follow ``begin``. Returns the new offset and the rejected entries.
+        """Write the entries that follow ``begin``. Returns the new offset and the rejects.
 
-        Row numbers go on from ``begin`` without a gap. An entry that PostgreSQL refuses goes to
+        Row numbers go on from ``begin`` without a gap. An event that PostgreSQL refuses goes to
         ``ledger_rejects`` and gets no number.
 
         Raises:
             OffsetMoved: another writer wrote; none of these entries is written.
         """
-        if entries.events:
+        if entries.times_ms:
             await self._months.ensure(entries.times_ms)
         try:
             try:
@@ -124,13 +125,13 @@ class LedgerWriter:
         linking = asyncio.create_task(_link(begin.digest, columns))
         try:
             async with self._connection.transaction():
-                if entries.events:
+                if entries.times_ms:
                     await self._copy(entries.records(self._shard, begin.seq + 1))
                 end = LedgerOffset(
                     entries.last,
-                    begin.seq + len(entries.events),
+                    begin.seq + len(entries.times_ms),
                     await linking,
-                    begin.entries + entries.size,
+                    begin.entries + len(entries.sources),
                 )
                 await self._finish(entries, entries.rejects, count_totals(columns), begin, end)
         finally:
@@ -138,7 +139,7 @@ class LedgerWriter:
         return end, entries.rejects
 
     async def _write_sifted(self, entries: Entries, begin: LedgerOffset) -> tuple[LedgerOffset, list[Reject]]:
-        rows = list(zip(entries.events, entries.records(self._shard, 0), strict=True))
+        rows = list(zip(entries.raw_events(), entries.records(self._shard, 0), strict=True))
         async with self._connection.transaction():
             written: list[LedgerRow] = []
             refused: list[Reject] = []
@@ -146,7 +147,8 @@ class LedgerWriter:
             rejects = sorted([*entries.rejects, *refused], key=lambda reject: reject.id)
             columns = list(zip(*written, strict=True))
             digest = await _link(begin.digest, columns)
-            end = LedgerOffset(entries.last, begin.seq + len(written), digest, begin.entries + entries.size)
+            count = begin.entries + len(entries.sources)
+            end = LedgerOffset(entries.last, begin.seq + len(written), digest, count)
             await self._finish(entries, rejects, count_totals(columns), begin, end)
         return end, rejects
 
@@ -205,6 +207,7 @@ class LedgerWriter:
             begin.seq,
             begin.digest,
             *totals,
+            (end.entries - begin.entries) - (end.seq - begin.seq) - len(rejects),
         )
         if not moved:
             raise OffsetMoved(f"the offset of shard {self._shard} is no longer {begin.id}")

@@ -131,7 +131,7 @@ class ShardPersister:
                 self._log_recovery()
                 page = await self._idle(writer, offset)
             else:
-                offset, page = await self._write(writer, page.entries, offset)
+                offset, page = await self._write(writer, page.entries, offset, full=page.full)
         await self._trimmer.trim(offset)
 
     async def _read(self, after: StreamId) -> StreamPage:
@@ -144,7 +144,7 @@ class ShardPersister:
         page = await self._reader.read(after, self._writer.deployment if self._writer else "")
         missing = page.stream.missing_from(self._committed.entries) if self._committed else 0
         if missing and self._committed is not None:
-            raise LedgerBehind(f"{missing} events are missing after {self._committed.id}")
+            raise LedgerBehind(f"{missing} entries of the stream are missing after {self._committed.id}")
         return page
 
     async def _idle(self, writer: LedgerWriter, offset: LedgerOffset) -> StreamPage:
@@ -163,14 +163,13 @@ class ShardPersister:
         return page
 
     async def _write(
-        self, writer: LedgerWriter, entries: Entries, begin: LedgerOffset
+        self, writer: LedgerWriter, entries: Entries, begin: LedgerOffset, *, full: bool
     ) -> tuple[LedgerOffset, StreamPage]:
         """Write entries and read the next ones, both at once if the batch is full.
 
         A batch that is not full waits for ``persist_interval_ms``: each commit costs both servers a flush.
         """
         began = time.monotonic()
-        full = entries.size >= self._settings.persist_batch_max
         ahead = asyncio.create_task(self._trim_and_read(begin, entries.last)) if full else None
         try:
             end, rejects = await writer.write(entries, begin)
@@ -195,7 +194,7 @@ class ShardPersister:
         metrics.REJECTED.labels(self._label).inc(len(rejects))
         for reject in rejects:
             logger.error(
-                "stream entry kept in ledger_rejects",
+                "event kept in ledger_rejects",
                 extra={"shard": self._shard, "entry": str(reject.id), "reason": reject.reason},
             )
 

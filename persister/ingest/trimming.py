@@ -44,16 +44,16 @@ class GroupFloor(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """A committed offset of the past: how many entries the ledger had, and the id of the last of them."""
+    """A committed offset of the past: how many events the ledger had, and the id of the last of them."""
 
-    entries: int
+    events: int
     id: StreamId
 
 
 class Trimmer:
     """Trims one shard's stream, on a client of the shard's Redis.
 
-    Entries that the ledger has are kept as well: the newest ``stream_kept_min``, and those of the last
+    Events that the ledger has are kept as well: the newest ``stream_kept_min``, and those of the last
     ``stream_kept_s`` seconds. A PostgreSQL that comes back older gets them again.
     """
 
@@ -65,19 +65,19 @@ class Trimmer:
         self._kept_min = settings.stream_kept_min
         self._kept_s = settings.stream_kept_s
         self._retained_max = settings.stream_retained_max
-        self._trimmed_at = 0  # entries in the ledger when it was last trimmed
+        self._trimmed_at = 0  # events in the ledger when it was last trimmed
         self._checkpoints: deque[Checkpoint] = deque()
         self._warned = False
 
     def is_due(self, committed: LedgerOffset) -> bool:
         """Whether to trim now, without waiting for an idle moment."""
-        return committed.entries - self._trimmed_at >= self._every
+        return committed.seq - self._trimmed_at >= self._every
 
     async def trim(self, committed: LedgerOffset) -> int:
         """Remove entries up to the committed one that nobody needs. Returns their number."""
         if committed.id == STREAM_BEGINNING:
             return 0  # nothing is committed, so nothing can be removed
-        self._trimmed_at = committed.entries
+        self._trimmed_at = committed.seq
         oldest = self._oldest_kept(committed)
         floor = await self._floor()
         if floor is None or floor.id >= oldest:
@@ -88,39 +88,44 @@ class Trimmer:
     def _oldest_kept(self, committed: LedgerOffset) -> StreamId:
         """The first id that stays, if there are no groups. Up to the first checkpoint everything stays."""
         after = next_stream_id(committed.id)
+        self._remember(committed)
         if not (self._kept_min or self._kept_s):
             return after
-        if not self._checkpoints or (
-            committed.entries - self._checkpoints[-1].entries >= max(1, self._kept_min // CHECKPOINTS)
-        ):
-            self._checkpoints.append(Checkpoint(committed.entries, committed.id))
         by_time = StreamId(max(0, int((time.time() - self._kept_s) * 1000)), 0) if self._kept_s else after
-        kept = max(
+        return max(
             min(self._after_all_but(self._kept_min, committed), by_time),
             self._after_all_but(self._retained_max, committed),
         )
-        while len(self._checkpoints) > 1 and next_stream_id(self._checkpoints[1].id) <= kept:
-            self._checkpoints.popleft()
-        return kept
+
+    def _remember(self, committed: LedgerOffset) -> None:
+        """Add a checkpoint, if there is none close by, and forget those that are too old to matter."""
+        points = self._checkpoints
+        apart = max(1, min(self._kept_min or self._retained_max, self._retained_max) // CHECKPOINTS)
+        if not points or committed.seq - points[-1].events >= apart:
+            points.append(Checkpoint(committed.seq, committed.id))
+        while len(points) > 1 and committed.seq - points[1].events >= max(self._kept_min, self._retained_max):
+            points.popleft()
 
     def _after_all_but(self, newest: int, committed: LedgerOffset) -> StreamId:
-        """The id after the last checkpoint that at least ``newest`` committed entries follow."""
+        """The id after the last checkpoint that at least ``newest`` committed events follow."""
         if not newest:
             return next_stream_id(committed.id)
-        past = [point.id for point in self._checkpoints if committed.entries - point.entries >= newest]
+        past = [point.id for point in self._checkpoints if committed.seq - point.events >= newest]
         return next_stream_id(past[-1]) if past else STREAM_BEGINNING
 
     async def _trim_behind(self, floor: GroupFloor, committed: LedgerOffset) -> int:
         """Remove entries below the floor, then the oldest beyond ``stream_retained_max``."""
         removed = await self._remove_below(floor.id)
         stream = parse_stream(await self._client.xinfo_stream(self._key))
+        beyond = self._after_all_but(self._retained_max, committed)  # by events, where they are known
         excess = committed.entries - stream.removed - self._retained_max
-        if excess <= 0:
-            self._warned = False
-            return removed
-        lost = await self._remove_below(await self._place(excess, committed.id))
+        if excess > 0:
+            beyond = max(beyond, await self._place(excess, committed.id))
+        lost = await self._remove_below(beyond)
         metrics.UNREAD_TRIMMED.labels(str(self._shard)).inc(lost)
-        if lost and not self._warned:
+        if not lost:
+            self._warned = False
+        elif not self._warned:
             self._warned = True
             logger.warning(
                 "a consumer group is too far behind: entries it still needs are trimmed",

@@ -2,7 +2,6 @@
 
 -- name: offsets
 SELECT o.shard, o.stream_ms, o.stream_seq, o.seq, o.chain_digest, o.chain_after,
-       o.lost + (SELECT count(*) FROM ledger_rejects AS r WHERE r.shard = o.shard) AS rejects,
        coalesce(k.until_seq, 0) AS kept_until, k.rows AS kept_rows, k.digest AS kept_digest
   FROM ledger_offsets AS o LEFT JOIN ledger_kept AS k USING (shard)
  ORDER BY o.shard;
@@ -159,10 +158,9 @@ SELECT amount FROM ledger
  WHERE shard = $1 AND stream_ms = $2 AND stream_seq = $3 AND batch = $4 AND serial = $5
    AND type IN ('redeemed', 'confirmed');
 
--- name: rejects
--- Entries up to one that are in no row: those set aside, and those that a recovery could not name.
-SELECT (SELECT lost FROM ledger_offsets WHERE shard = $1)
-     + (SELECT count(*) FROM ledger_rejects WHERE shard = $1 AND (stream_ms, stream_seq) <= ($2, $3));
-
 -- name: written
-SELECT stream_ms, stream_seq FROM ledger_offsets WHERE shard = $1;
+-- How far the ledger is, and how many entries of the stream those are.
+SELECT o.stream_ms, o.stream_seq,
+       o.seq + o.lost + (SELECT count(*) FROM ledger_rejects AS r WHERE r.shard = o.shard) AS entries
+  FROM ledger_offsets AS o
+ WHERE o.shard = $1;

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from engine.queries import queries
 from engine.store import keys
+from engine.store.event_lines import flat_entry
 from engine.store.events import REDEMPTIONS
+from engine.store.stream import read_stream
 from persister.ingest.entries import StreamId, decode_entries
 from persister.reconcile.code_state import CodeEvent
 from persister.reconcile.expected_state import FETCH_ROWS, code_event
@@ -21,7 +23,16 @@ if TYPE_CHECKING:
 
 _SQL: Final = queries(__package__, "audit")
 _POLL_S: Final = 0.05
-_PAGE_ENTRIES: Final = 1000
+_PAGE_ENTRIES: Final = 200
+COUNTS_MAX: Final = 100
+"""Most attempts to count a stream between two writes of the persister."""
+
+
+class EntryCounts(NamedTuple):
+    """How many entries a stream was given: as Redis says, and as ledger and stream show."""
+
+    given: int
+    known: int
 
 
 class CatchUp:
@@ -59,20 +70,42 @@ class CatchUp:
         row = await self._connection.fetchrow(_SQL["written"], shard)
         return StreamId(row["stream_ms"], row["stream_seq"])
 
+    async def count_entries(self, shard: int) -> EntryCounts:
+        """Count the entries that a stream was given: as Redis counts them, and as ledger and stream show."""
+        counts, certain = await self._try_to_count(shard)
+        for _ in range(COUNTS_MAX):
+            if certain:
+                break
+            counts, certain = await self._try_to_count(shard)
+        return counts
+
+    async def _try_to_count(self, shard: int) -> tuple[EntryCounts, bool]:
+        """Count once. It is not certain if the ledger was written: then the stream may have been trimmed."""
+        row = await self._connection.fetchrow(_SQL["written"], shard)
+        stream = await read_stream(self._redis, shard)
+        known = int(row["entries"])
+        begin, end = f"({row['stream_ms']}-{row['stream_seq']}", stream.last.decode()
+        while page := await self._page(shard, begin, end):
+            known += len(page)
+            begin = f"({page[-1][0].decode()}"
+        same = await self._written(shard) == (row["stream_ms"], row["stream_seq"])
+        return EntryCounts(stream.added, known), same
+
+    async def _page(self, shard: int, begin: str, end: str) -> list[Any]:
+        page: Any = await self._redis.xrange(keys.events(shard), begin, end, count=_PAGE_ENTRIES)
+        return list(page)
+
     async def _apply_ledger(self, shard: int, end: StreamId) -> None:
         expected = self.expected
         async with self._connection.transaction():
             async for row in self._connection.cursor(
                 _SQL["events_between"], shard, *expected.at[shard], *end, prefetch=FETCH_ROWS
             ):
-                expected.seqs[shard] = row["seq"]
                 if row["last4"]:
                     event = code_event(row)
                     if event.type == "rolled_back" and not event.known:
                         event = await self._with_redemption(event, row["batch"], row["serial"])
                     expected.apply_events(row["batch"], row["serial"], [(f"{shard}:{row['seq']}", event)])
-        rejects = await self._connection.fetchval(_SQL["rejects"], shard, *end)
-        expected.entries[shard] = expected.seqs[shard] + rejects
         expected.at[shard] = end
 
     async def _apply_stream(self, shard: int, end: StreamId) -> None:
@@ -84,19 +117,15 @@ class CatchUp:
         written = await self._written(shard)
         while expected.at[shard] < end and expected.at[shard] >= written:
             begin = f"({expected.at[shard]}"
-            page: Any = await self._redis.xrange(keys.events(shard), begin, str(end), count=_PAGE_ENTRIES)
+            page = await self._page(shard, begin, str(end))
             if await self._written(shard) != written:
                 return
             if not page:
                 expected.at[shard] = end
                 return
-            flat = [
-                (entry_id, [part for pair in fields.items() for part in pair]) for entry_id, fields in page
-            ]
-            entries = decode_entries(flat)
+            entries = decode_entries([flat_entry(*entry) for entry in page])
             for record in entries.records(shard, 0):
                 await self._apply_row(shard, record)
-            expected.entries[shard] += entries.size
             expected.at[shard] = entries.last
 
     async def _apply_row(self, shard: int, record: tuple[Any, ...]) -> None:

@@ -86,8 +86,7 @@ class ExpectedState:
     """What Redis must hold.
 
     Attributes:
-        at, entries: by shard, the last entry applied, and how many entries the stream had had by then.
-        seqs: by shard, the last row of the ledger that was applied.
+        at: by shard, the last entry applied.
         uses, spent: by shard and campaign.
         users: successes by campaign and user, for campaigns with a per-user limit.
         names: users by campaign and digest (Redis stores the digest).
@@ -104,11 +103,9 @@ class ExpectedState:
     pseudonyms: set[str] = field(default_factory=set)
     batches: dict[int, ExpectedBatch] = field(default_factory=dict)
     at: dict[int, StreamId] = field(default_factory=dict)
-    seqs: dict[int, int] = field(default_factory=dict)
     limited: dict[str, int] = field(default_factory=dict)
     archived: set[int] = field(default_factory=set)
     archived_campaigns: set[str] = field(default_factory=set)
-    entries: dict[int, int] = field(default_factory=dict)
     uses: Counter[tuple[int, str]] = field(default_factory=Counter)
     spent: Counter[tuple[int, str]] = field(default_factory=Counter)
     users: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -259,8 +256,6 @@ async def read_expected_state(connection: Connection, shards: int) -> ExpectedSt
     await expected.read_pseudonyms(connection)
     for row in await connection.fetch(_SQL["offsets"]):
         expected.at[row["shard"]] = StreamId(row["stream_ms"], row["stream_seq"])
-        expected.seqs[row["shard"]] = row["seq"]
-        expected.entries[row["shard"]] = row["seq"] + row["rejects"]
     await expected.read_batches(connection)
     await connection.execute(_SQL["create_odd_codes"])
     await connection.execute("ANALYZE odd_codes")

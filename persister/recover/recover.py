@@ -18,9 +18,10 @@ from redis.exceptions import RedisError
 from engine.queries import queries
 from engine.store import keys
 from engine.store.deployment_id import require_own
-from engine.store.events import FIELDS, FORMAT_VERSION, HOLD_EVENTS
+from engine.store.event_lines import EventLine, encode_line, flat_entry, packed_entry
+from engine.store.events import HOLD_EVENTS
 from engine.store.stream import read_stream
-from persister.ingest.entries import StreamId, decode_entries
+from persister.ingest.entries import StreamId, decode_entries, first_event
 from persister.ingest.ledger_writer import LedgerWriter
 from persister.ingest.trimming import next_stream_id
 from persister.ownership import own_shards
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from engine.postgres_types import Connection
     from engine.settings import Settings
-    from persister.ingest.entries import Entry
+    from engine.store.event_lines import Entry
     from persister.ingest.ledger_writer import LedgerOffset
     from persister.reconcile.comparisons import Difference
     from persister.reconcile.expected_state import ExpectedState
@@ -117,7 +118,7 @@ async def recover(
 
 
 class _Hole(NamedTuple):
-    """``removed``: entries that the stream no longer has. ``first``: the oldest id that may be in it."""
+    """``removed``: entries that the stream no longer has. ``first``: the oldest event behind it."""
 
     shard: int
     missing: int
@@ -133,7 +134,9 @@ async def _holes(connection: Connection, redis: Redis, shards: int) -> list[_Hol
         stream = await read_stream(redis, shard)
         if missing := stream.missing_from(begin.entries):
             oldest: Any = await redis.xrange(keys.events(shard), count=1)
-            first = StreamId.parse(oldest[0][0]) if oldest else next_stream_id(StreamId.parse(stream.last))
+            first = next_stream_id(StreamId.parse(stream.last))
+            if oldest:
+                first = first_event(flat_entry(*oldest[0]))
             holes.append(_Hole(shard, missing, stream.removed, begin, first))
     return holes
 
@@ -208,15 +211,21 @@ def _ids(hole: _Hole) -> Iterator[StreamId]:
 def _entry(event: RecoveredEvent) -> Entry:
     """The event as an entry of the stream."""
     stream_id = event.id.partition("-")[2]
-    values: dict[str, object] = {
-        **event._asdict(),
-        "v": FORMAT_VERSION,
-        "hold": event.redemption if event.type in HOLD_EVENTS else "",
-        "amount": "" if event.amount is None else event.amount,
-        "currency": event.currency or "",
-        "key": "",
-        "actor": ACTOR,
-        "at": stream_id.partition("-")[0],
-    }
-    pairs = [str(part).encode() for name in FIELDS for part in (name, values[name])]
-    return stream_id.encode(), pairs
+    line = EventLine(
+        type=event.type,
+        id=event.id,
+        redemption=event.redemption,
+        hold=event.redemption if event.type in HOLD_EVENTS else None,
+        campaign=event.campaign,
+        batch=event.batch,
+        serial=event.serial,
+        last4=event.last4,
+        user=event.user,
+        amount=event.amount,
+        currency=event.currency,
+        order=event.order or None,
+        key=None,
+        actor=ACTOR,
+        at=int(stream_id.partition("-")[0]),
+    )
+    return stream_id.encode(), packed_entry(encode_line(line))

@@ -14,7 +14,8 @@ from engine.control.publishing import publish
 from engine.control.republishing import Health, republish
 from engine.control.voids import VoidDeclaration
 from engine.errors import Refusal
-from engine.store import events, keys
+from engine.ledger.stream_tail import decode_entries
+from engine.store import keys
 from engine.store.configuration import ConfigurationCache
 from tests.support.deployment import Process, engine_in_process, engine_of_processes, issue
 from tests.support.waiting import wait_until_async
@@ -49,10 +50,7 @@ async def declare(
 async def told(redis: Redis) -> list[Event]:
     """All events there are."""
     entries: Any = await redis.xrange(keys.events(0))
-    return [
-        events.decode(0, stream_id, [part for pair in values.items() for part in pair])
-        for stream_id, values in entries
-    ]
+    return list(decode_entries(0, entries))
 
 
 async def void_in(configuration: ConfigurationCache, batch: int = 0, count: int = 10) -> list[int]:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from engine.health import redis_memory
-from engine.store import keys
 from tests.support.deployment import engine_in_process, issue
 from tests.support.monitoring import NOWHERE, metrics
-from tests.support.streams import persisting
+from tests.support.streams import count_events, persisting
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ async def test_nothing_new_is_begun_and_what_is_under_way_ends(plane: ControlPla
         holds = [(await post("/v1/holds", json=hold(code)))[1]["id"] for code in codes[1:3]]
         await make_short(redis, merchant)
         assert (await metrics(merchant))["redeem_redis_memory_short"] == 1
-        events = await redis.xlen(keys.events(0))
+        events = await count_events(redis, 0)
 
         status, body = await merchant.redeem(codes[3])
         assert (status, body["code"]) == REFUSED
@@ -84,7 +83,7 @@ async def test_nothing_new_is_begun_and_what_is_under_way_ends(plane: ControlPla
         assert (status, body["code"]) == REFUSED
         _, batch = await post("/v1/redemptions/batch", json={"items": [{"code": codes[3], "user": "ann"}]})
         assert batch["results"][0]["body"]["code"] == "overloaded"
-        assert await redis.xlen(keys.events(0)) == events  # nothing was done
+        assert await count_events(redis, 0) == events  # nothing was done
 
         assert (await post(f"/v1/holds/{holds[0]}/confirm", json={}))[0] == 200
         assert (await post(f"/v1/holds/{holds[1]}/release"))[0] == 200
@@ -165,7 +164,7 @@ async def test_while_postgresql_is_away_for_long_it_is_redeemed_up_to_the_bound_
             if set(statuses) == {503}:
                 break
         assert 100 < done < len(codes), "the bound was never met"
-        assert await redis.xlen(keys.events(0)) == done + 1
+        assert await count_events(redis, 0) == done + 1
         assert (await merchant.call("POST", f"/v1/holds/{held_as['id']}/confirm", json={}))[0] == 200
 
         async def redeemed() -> bool:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from engine.store import keys
 from tests.support.deployment import engine_in_process, issue
+from tests.support.streams import count_events
 
 if TYPE_CHECKING:
     import pytest
@@ -123,7 +123,7 @@ async def test_chunked_bodies_are_taken_while_they_are_small(plane: ControlPlane
         check(answer, other)
         assert answer is not None
         assert answer.code == "body_too_large"
-    assert await redis.xlen(keys.events(0)) == 1
+    assert await count_events(redis, 0) == 1
 
 
 async def test_a_body_that_ends_too_soon_does_nothing(

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from engine.control import api_keys
 from engine.http import redemptions
 from engine.processes.reservations import reserve_port
-from engine.store import keys
 from tests.support.bad_input import (
     ANSWER_TIMEOUT_S,
     BLANK,
@@ -31,6 +30,7 @@ from tests.support.bad_input import (
     wrong_bodies,
 )
 from tests.support.deployment import Merchant, Process, engine_in_process, issue
+from tests.support.streams import count_events
 from tests.support.waiting import wait_until, wait_until_async
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ async def check_slow_second_request(raw: Raw, code: str) -> None:
 
 
 async def check_untouched_but_one(redis: Redis) -> None:
-    assert await redis.xlen(keys.events(0)) == 1
+    assert await count_events(redis, 0) == 1
 
 
 async def test_connections_past_the_limit_are_answered_so(plane: ControlPlane) -> None:

@@ -29,11 +29,11 @@ from engine.control.campaigns import CampaignChange
 from engine.control.voids import VoidDeclaration
 from engine.http import redemptions
 from engine.http.services import services_of
-from engine.store import keys
 from engine.store.events import FIELDS
 from tests.support.bad_input import Raw, malformed_http, wrong_bodies
 from tests.support.deployment import engine_in_process, issue, mint_batch
 from tests.support.lanes import LANES, Read
+from tests.support.streams import read_events
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class AllLanes:
 
     async def check_effects(self) -> int:
         """What has come of it, which is alike; how many events."""
-        events: Any = await self.redis.xrange(keys.events(0))
+        events = await read_events(self.redis, 0)
         seen: dict[bytes, list[list[bytes]]] = {lane.campaign.encode(): [] for lane in self.lanes}
         assert len(FIELDS) >= len(SAME)
         for _, event in events:

@@ -11,9 +11,10 @@ import pytest
 
 from engine.ledger.record import Position, RedemptionFilter
 from engine.ledger.redemptions import Records
-from engine.store import events, keys
+from engine.store import events
 from tests.support.deployment import engine_in_process, issue
 from tests.support.records import Moving, ids, persist, whole_list
+from tests.support.streams import count_events
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -374,7 +375,7 @@ async def test_a_redemption_of_the_stream_is_whole_without_postgresql(
     async with engine_in_process(plane) as merchant:
         _, redeemed = await merchant.redeem(code, amount=900)
         await roll_back(merchant, redeemed["id"], amount=100)
-        assert await redis.xlen(keys.events(0)) == 2
+        assert await count_events(redis, 0) == 2
     async with engine_in_process(plane, database_url="postgresql://127.0.0.1:1/none") as merchant:
         shown = await record(merchant, redeemed["id"])
         assert (shown["status"], shown["rolled_back"]) == ("partly_rolled_back", 100)

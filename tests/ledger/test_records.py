@@ -17,6 +17,7 @@ from persister.main import run_persister
 from tests.support.deployment import engine_in_process, issue
 from tests.support.proxy import Proxy
 from tests.support.records import Moving, ids, persist, whole_list
+from tests.support.streams import count_events
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -152,7 +153,7 @@ async def test_lists_are_complete_however_little_of_the_stream_is_read_at_once(
     async with engine_in_process(plane, tail_scan_max=tail_scan_max) as merchant:
         answers = await asyncio.gather(*(merchant.redeem(code) for code in codes))  # many in a millisecond
         made = {body["id"] for _, body in answers}
-        assert sum([await redis.xlen(keys.events(shard)) for shard in range(shards)]) == 60
+        assert sum([await count_events(redis, shard) for shard in range(shards)]) == 60
         for limit in (1, 4, 1000):
             shown = ids(await whole_list(merchant, f"campaign={campaign}", limit))
             assert len(shown) == 60

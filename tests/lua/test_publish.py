@@ -9,7 +9,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from engine.store import keys
-from engine.store.events import decode
+from engine.store.event_lines import about_json, cause_json
 from lua import loader
 from tests.support.keyspace import snapshot
 from tests.support.scripts import evaluate
@@ -26,10 +26,8 @@ EVENT: Final = {
     "type": "voided",
     "redemption": "0-9",
     "campaign": "cmp_1",
-    "batch": "3",
-    "serial": "0",
-    "key": "",
-    "actor": "cli",
+    "about": about_json(3, 0, "", ""),
+    "cause": cause_json(None, None, "cli"),
 }
 Row = tuple[int, str, str] | tuple[int, str, str, str]
 
@@ -136,21 +134,26 @@ async def test_nothing_is_written_where_it_may_not_be_published(
 
 
 async def test_the_event_of_a_record_is_appended_by_the_call_that_takes_the_record_over(redis: Redis) -> None:
-    later = EVENT | {"type": "unvoided", "serial": "7", "redemption": "7-7", "key": "k", "actor": "key_1"}
+    later = EVENT | {"type": "unvoided", "redemption": "7-7"}
+    later |= {"about": about_json(3, 7, "", ""), "cause": cause_json(None, "k", "key_1")}
     await redis.xadd(keys.events(0), {"v": "1"}, id="9999999999999-5")  # of a clock that went backwards since
     records = ((2, "void:1", "{}", json.dumps(EVENT)), (3, "void:2", "{}", json.dumps(later)))
     for _ in range(2):  # the first publisher dies before the version moves, the second repeats it
         assert await publish(redis, 0, 3, last=False, records=records) == "published"
     assert await publish(redis, 0, 3, records=records) == "published"
     entries: Any = await redis.xrange(keys.events(0))
-    found = entries[1:]
-    assert [stream_id for stream_id, _ in found] == [b"9999999999999-6", b"9999999999999-7"]
-    for (stream_id, values), event in zip(found, (EVENT, later), strict=True):
-        read = decode(0, stream_id, [part for pair in values.items() for part in pair])
-        shown = {**event, "batch": 3, "serial": int(event["serial"]), "key": event["key"] or None}
-        assert {name: getattr(read, name) for name in event} == shown
-        assert (read.last4, read.user, read.amount, read.currency, read.order) == ("", "", None, None, None)
-        assert read.at_ms == 9_999_999_999_999
+    ((stream_id, values),) = entries[1:]
+    assert stream_id == b"9999999999999-7"
+    assert [json.loads(line) for line in values[b"events"].split(b"\n")] == [
+        _voided("voided", "0-9999999999999-6", "0-9", 0, None, "cli"),
+        _voided("unvoided", "0-9999999999999-7", "7-7", 7, "k", "key_1"),
+    ]
+
+
+def _voided(*what: str | int | None) -> list[str | int | None]:
+    kind, event_id, serials, serial, key, actor = what
+    head: list[str | int | None] = [kind, event_id, serials, None, "cmp_1", 3, serial, "", ""]
+    return [*head, None, None, None, key, actor, 9_999_999_999_999]
 
 
 async def test_an_event_that_cannot_be_read_fails_the_call_and_nothing_is_written(redis: Redis) -> None:

@@ -6,6 +6,7 @@ where an edge must be met to the millisecond, one call asks many campaigns with 
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +14,6 @@ import pytest
 from redis.exceptions import ResponseError
 
 from engine.store import keys
-from engine.store.events import FIELDS
 from engine.store.keys import FRESH, HELD, REDEEMED, VOID
 from tests.support.keyspace import snapshot
 from tests.support.scripts import FAR_MS, VERSION, Attempt, Shard, digest, stream_id
@@ -58,7 +58,6 @@ async def test_a_success_is_written_to_every_key_and_nowhere_else(redis: Redis, 
         (
             event_id,
             {
-                "v": "1",
                 "type": "redeemed",
                 "redemption": f"{number}-{event_id}",
                 "hold": "",
@@ -81,14 +80,41 @@ async def test_a_success_is_written_to_every_key_and_nowhere_else(redis: Redis, 
     assert {name.decode() async for name in redis.scan_iter()} == names
 
 
-async def test_every_event_has_the_fields_of_the_contract_in_their_order(shard: Shard) -> None:
+async def test_the_events_of_a_call_are_one_entry_as_the_contract_has_it(shard: Shard) -> None:
+    await shard.add_campaign("cmp_1", amount=500, currency="EUR")
+    await shard.add_campaign("cmp_2")
+    nasty = 'Zoë "\\\n\x7f\u2028'
+    first = Attempt(user=nasty, order="o/1", key="k", metadata='{"n":1}')
+    others = (Attempt(offset=6), Attempt(offset=5), Attempt(campaign="cmp_2", offset=7, user="bob"))
+    answers = [answer for answer in await shard.redeem(first, *others) if answer != "already_redeemed"]
+    ids = [stream_id(answer) for answer in answers]
+    at_ms, begin = ids[0]
+    assert ids == [(at_ms, begin), (at_ms, begin + 1), (at_ms, begin + 2)]
+    entries: Any = await shard.redis.xrange(keys.events(0))
+    ((entry_id, fields),) = entries
+    assert entry_id == b"%d-%d" % ids[-1]
+    assert (list(fields), fields[b"v"]) == ([b"v", b"events"], b"2")
+    events = [f"0-{at_ms}-{begin + number}" for number in range(3)]
+    assert [json.loads(line) for line in fields[b"events"].split(b"\n")] == [
+        _redeemed(events[0], "cmp_1", 5, nasty, 500, "EUR", "o/1", "k", at_ms, {"n": 1}),
+        _redeemed(events[1], "cmp_1", 6, "ann", 500, "EUR", None, None, at_ms),
+        _redeemed(events[2], "cmp_2", 7, "bob", None, None, None, None, at_ms),
+    ]
+
+
+def _redeemed(event: str, campaign: str, serial: int, user: str, *others: Any) -> list[Any]:  # noqa: ANN401 - JSON
+    amount, currency, order, key, at_ms, *metadata = others
+    head = ["redeemed", event, event, None, campaign, 7, serial, "WXYZ", user, amount, currency]
+    return [*head, order, key, "key_1", at_ms, *metadata]
+
+
+async def test_what_follows_an_event_is_read_from_its_id_even_within_its_entry(shard: Shard) -> None:
     await shard.add_campaign()
-    await shard.redeem(Attempt(), Attempt(offset=6, key="k", amount="", user="bob"))
-    events = await shard.events()
-    assert len(events) == 2
-    for _, fields in events:
-        assert tuple(fields) == FIELDS
-        assert [fields["amount"], fields["currency"], fields["order"]] == ["", "", ""]
+    answers = await shard.redeem(*(Attempt(offset=offset) for offset in range(4)))
+    ids = ["-".join(map(str, stream_id(answer))) for answer in answers]
+    for number, event_id in enumerate(ids):
+        found: Any = await shard.redis.xread({keys.events(0): event_id})
+        assert bool(found) == (number < len(ids) - 1)
 
 
 async def test_without_key_and_limit_there_is_no_record_and_no_count(shard: Shard) -> None:

@@ -32,6 +32,7 @@ from engine.codes.formats import DEFAULT_FORMAT, mask
 from engine.control import campaigns
 from engine.control.campaigns import LIMITS, TRANSITIONS, CampaignChange, NewCampaign
 from engine.database import open_database
+from engine.ledger.stream_tail import decode_entries
 from engine.redemption.redeem import Redemption
 from engine.store import events, keys
 from engine.store.idempotency import bucketed
@@ -395,10 +396,7 @@ class BatchesMachine(RuleBasedStateMachine):
     async def compare_events(self, shard: int) -> None:
         """The stream holds what succeeded, in the order in which it did, under the ids that were answered."""
         entries: Any = await self.redis.xrange(keys.events(shard), min=b"(" + self.begin[shard])
-        found = [
-            events.decode(shard, stream_id, list(itertools.chain.from_iterable(fields.items())))
-            for stream_id, fields in entries
-        ]
+        found = list(decode_entries(shard, entries))
         expected, actor = [], self.both.api_key(self.both.workers[0]).id
         for attempt, code, sent in self.model.successes:
             redemption_id = self.ids[attempt]

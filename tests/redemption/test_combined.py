@@ -11,6 +11,7 @@ from redis.asyncio import Redis  # noqa: TC002 - the fixtures' type is read
 from engine.control.change import ControlPlane  # noqa: TC001 - likewise
 from engine.store import keys
 from tests.support.deployment import issue
+from tests.support.streams import count_events
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +36,7 @@ async def combined(
 
 
 async def event_count(redis: Redis) -> int:
-    return int(await redis.xlen(keys.events(0)))
+    return int(await count_events(redis, 0))
 
 
 async def test_codes_of_several_campaigns_are_redeemed_together(

@@ -12,6 +12,7 @@ from engine.control import campaigns
 from engine.control.change import ControlPlane  # noqa: TC001 - likewise
 from engine.store import keys
 from tests.support.deployment import engine_in_process, issue
+from tests.support.streams import count_events, read_events
 
 if TYPE_CHECKING:
     from tests.support.deployment import Merchant
@@ -67,7 +68,7 @@ async def test_a_rollback_that_voids_leaves_a_code_nobody_can_use(
     assert (await roll_back(merchant, redeemed["id"], void=True))[0] == 200
     assert (await merchant.redeem(code))[1]["code"] == "code_void"
     assert await counters(redis, campaign) == [0, 0]
-    entries: Any = await redis.xrange(keys.events(0))
+    entries = await read_events(redis, 0)
     assert [fields[b"type"] for _, fields in entries] == [b"redeemed", b"rolled_back", b"voided"]
 
 
@@ -212,7 +213,7 @@ async def test_a_check_tells_what_a_redemption_would_be_answered(
         "starts_at": None,
         "ends_at": "2999-01-01T00:00:00.000Z",
     }
-    before = await redis.xlen(keys.events(0))
+    before = await count_events(redis, 0)
     await merchant.redeem(one)
     found = await check(merchant, one)
     assert (found["redeemable"], found["refusal"], found["state"]) == (False, "already_redeemed", "redeemed")
@@ -220,7 +221,7 @@ async def test_a_check_tells_what_a_redemption_would_be_answered(
     assert (await check(merchant, two, "bob"))["redeemable"]
     assert (await check(merchant, two))["redeemable"]
     assert (await merchant.redeem(two, "bob"))[0] == 200
-    assert await redis.xlen(keys.events(0)) == before + 2
+    assert await count_events(redis, 0) == before + 2
 
 
 async def test_a_check_of_other_kinds(merchant: Merchant, plane: ControlPlane) -> None:

@@ -19,6 +19,7 @@ from persister.reconcile.reconcile import reconcile
 from tests.support.cross_shard import STEPS, combined, dying, let_its_time_pass, nothing_is_left, types
 from tests.support.deployment import issue
 from tests.support.records import persist
+from tests.support.streams import read_events
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ async def test_the_order_s_own_hold_is_used_up(merchant: Merchant, plane: Contro
     assert status == 200, body
     assert [item["amount"] for item in body["redemptions"]] == [100] * 4
     assert await types(redis) == ["confirmed", "held", "redeemed", "redeemed", "redeemed"]
-    events: Any = await redis.xrange(keys.events(int(held["id"].partition("-")[0])))
+    events = await read_events(redis, int(held["id"].partition("-")[0]))
     confirmed = [fields for _, fields in events if fields[b"type"] == b"confirmed"]
     assert [fields[b"hold"].decode() for fields in confirmed] == [held["id"]]
     assert await nothing_is_left(redis)

@@ -14,6 +14,7 @@ from engine.control import campaigns
 from engine.control.change import ControlPlane  # noqa: TC001 - likewise
 from engine.store import keys
 from tests.support.deployment import engine_in_process, issue
+from tests.support.streams import read_events
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ async def end(
 
 
 async def events_of(redis: Redis, shard: int = 0) -> list[dict[str, str]]:
-    entries: Any = await redis.xrange(keys.events(shard))
+    entries = await read_events(redis, shard)
     return [{name.decode(): value.decode() for name, value in fields.items()} for _, fields in entries]
 
 

@@ -13,6 +13,7 @@ from engine.store import keys
 from loadtest import client
 from tests.support.deployment import Process, engine_of_processes, issue
 from tests.support.ledger_rows import ledger_after_stop
+from tests.support.streams import count_events
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -115,4 +116,4 @@ async def test_one_idempotency_key_sent_by_everybody_at_once_has_one_effect(
             assert {status for status, _ in answers} == {200}
             assert len({body["id"] for _, body in answers}) == 1
             assert [body["replayed"] for _, body in answers].count(False) == 1
-    assert await redis.xlen(keys.events(0)) == len(codes)
+    assert await count_events(redis, 0) == len(codes)

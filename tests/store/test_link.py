@@ -11,10 +11,10 @@ import pytest
 from redis.asyncio import Redis
 
 from engine.redemption.redeem import Redemption
-from engine.store import keys
 from engine.store.batcher import Batcher
 from tests.support.deployment import engine_in_process, issue
 from tests.support.proxy import Calls, Fate, Proxy, Way
+from tests.support.streams import count_events
 from tests.support.waiting import TIMEOUT_S, wait_until_async
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ async def proxy(redis_url: str) -> AsyncIterator[Proxy]:
 
 
 async def successes(redis: Redis) -> int:
-    return int(await redis.xlen(keys.events(0)))
+    return int(await count_events(redis, 0))
 
 
 async def test_cut_before_the_send_nothing_is_done(plane: ControlPlane, redis: Redis, proxy: Proxy) -> None:

@@ -12,6 +12,7 @@ from engine.errors import OutcomeUnknown
 from engine.redemption import cross_shard
 from engine.redemption.prepared import Commit, Prepare
 from engine.store import keys
+from tests.support.streams import read_events
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -36,7 +37,7 @@ async def types(redis: Redis) -> list[str]:
     """Return the types of all events on all shards, sorted."""
     found = []
     for shard in range(3):
-        entries: Any = await redis.xrange(keys.events(shard))
+        entries = await read_events(redis, shard)
         found += [fields[b"type"].decode() for _, fields in entries]
     return sorted(found)
 

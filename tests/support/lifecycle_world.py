@@ -15,6 +15,7 @@ from engine.store import keys
 from engine.store.events import EventId
 from engine.store.idempotency import bucketed
 from persister.rebuild.rebuild import rebuild
+from tests.support.streams import read_events
 from tests.support.two_workers import TwoWorkers
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class World:
     async def _in_streams(self, campaign: ModelCampaign) -> Counter[tuple[str, int, int]]:
         found: Counter[tuple[str, int, int]] = Counter()
         for shard in range(self.settings.shards):
-            entries: Any = await self.redis.xrange(keys.events(shard))
+            entries = await read_events(self.redis, shard)
             for _, event in entries:
                 by_range = event[b"type"] in {b"voided", b"unvoided"} and not event[b"last4"]
                 if event[b"campaign"].decode() == campaign.id and not by_range:

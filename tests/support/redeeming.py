@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engine.store import keys
+from tests.support.streams import read_events
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -66,5 +66,5 @@ def check_code_absent(code: str, text: str) -> None:
 
 async def redeemed_codes(redis: Redis, batch_and_serial: bool = False) -> list[Any]:
     """Return the successful redemptions in the stream."""
-    entries: Any = await redis.xrange(keys.events(0))
+    entries = await read_events(redis, 0)
     return [(int(e[b"batch"]), int(e[b"serial"])) if batch_and_serial else e for _, e in entries]

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from engine.redemption.redeem import Redemption
 from engine.store import keys
 from engine.store.call import SIGNATURE, pack_fields
+from engine.store.event_lines import about_json, cause_json
+from tests.support.streams import read_events
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,7 +115,8 @@ class Shard:
                 "user_digest_at": raw_at(digest(attempt.user)) if attempt.counted else 0,
                 "idempotency_digest_at": raw_at(digest(attempt.key)) if attempt.key else 0,
                 "fingerprint_at": raw_at(attempt.fingerprint) if attempt.key else 0,
-                "serial": serial(attempt),
+                "about": about_json(attempt.batch, serial(attempt), attempt.last4, attempt.user),
+                "cause": cause_json(attempt.order or None, attempt.key or None, attempt.actor),
             }
             fields += [values[name] if name in values else getattr(attempt, name) for name in script.attempt]
         arguments = (self.number, version, epoch, self.window_s, pack_fields(fields))
@@ -128,7 +131,7 @@ class Shard:
         return [answer.decode() for answer in answers]
 
     async def events(self) -> list[tuple[str, dict[str, str]]]:
-        entries: Any = await self.redis.xrange(keys.events(self.number))
+        entries = await read_events(self.redis, self.number)
         return [
             (stream_id.decode(), {name.decode(): value.decode() for name, value in fields.items()})
             for stream_id, fields in entries

@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engine.ledger.stream_tail import decode_entries
 from engine.processes.process import _leash
 from engine.store import keys
-from engine.store.events import FIELDS
+from engine.store.event_lines import EventLine, encode_line
+from engine.store.events import FIELDS, METADATA
 from persister.main import run_persister
 from tests.support.running import STOP_TIMEOUT_S, running
 from tests.support.waiting import wait_until_async
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from engine.settings import Settings
+    from engine.store.events import Event
 
 
 def values(number: int, **changes: str) -> dict[str, str]:
@@ -50,6 +54,54 @@ def values(number: int, **changes: str) -> dict[str, str]:
     return {name: changes.get(name, event[name]) for name in FIELDS}
 
 
+def packed(*ids_and_values: tuple[str, Mapping[str, str]], shard: int = 0) -> dict[str, bytes]:
+    """Return the fields of one entry, version 2, for events given as stream id and fields of version 1."""
+    lines = []
+    for stream_id, event in ids_and_values:
+        line = EventLine(
+            type=event["type"],
+            id=f"{shard}-{stream_id}",
+            redemption=event["redemption"],
+            hold=event["hold"] or None,
+            campaign=event["campaign"],
+            batch=int(event["batch"]),
+            serial=int(event["serial"]),
+            last4=event["last4"],
+            user=event["user"],
+            amount=int(event["amount"]) if event["amount"] else None,
+            currency=event["currency"] or None,
+            order=event["order"] or None,
+            key=event["key"] or None,
+            actor=event["actor"],
+            at=int(event["at"]),
+        )
+        lines.append(encode_line(line))
+    return {"v": b"2", "events": b"\n".join(lines)}
+
+
+async def read_events(
+    redis: Redis, shard: int = 0, after: str = ""
+) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """Return the events of a stream, of entries of both versions: stream ids, and the fields of version 1."""
+    entries: Any = await redis.xrange(keys.events(shard), f"({after}" if after else "-")
+    return [(event.id.stream_id.encode(), _fields(event)) for event in decode_entries(shard, entries)]
+
+
+async def count_events(redis: Redis, shard: int = 0) -> int:
+    return len(await read_events(redis, shard))
+
+
+def _fields(event: Event) -> dict[bytes, bytes]:
+    given = (event.type, event.redemption, event.hold, event.campaign, event.batch, event.serial, event.last4)
+    caused = (event.order, event.key, event.actor, event.at_ms)
+    texts = (*given, event.user, event.amount, event.currency, *caused)
+    found = {
+        name.encode(): b"" if text is None else str(text).encode()
+        for name, text in zip(FIELDS[1:], texts, strict=True)
+    }
+    return found | ({METADATA: event.metadata.encode()} if event.metadata else {})
+
+
 @dataclass
 class Stream:
     """One shard's stream, and the ids written to it."""
@@ -64,9 +116,22 @@ class Stream:
     def key(self) -> str:
         return keys.events(self.shard)
 
-    async def add(self, count: int) -> None:
-        for number in range(len(self.ids), len(self.ids) + count):
-            self.ids.append(await self.add_raw(dict(values(number))))
+    async def add(self, count: int, *, together: int = 0) -> None:
+        """Add events: each as an entry of version 1, or ``together`` as entries of version 2."""
+        end = len(self.ids) + count
+        for number in range(len(self.ids), end, together or 1):
+            if together:
+                await self.add_packed(number, min(together, end - number))
+            else:
+                self.ids.append(await self.add_raw(dict(values(number))))
+
+    async def add_packed(self, first: int, count: int) -> None:
+        """Add one entry of version 2, as a script call of ``count`` attempts does."""
+        end = max([(int(time.time() * 1000), -1), *self.ids[-1:]])
+        ids = [(end[0], end[1] + number) for number in range(1, count + 1)]
+        events = [(f"{ms}-{at}", values(number)) for number, (ms, at) in enumerate(ids, start=first)]
+        await self.add_raw(packed(*events, shard=self.shard), f"{ids[-1][0]}-{ids[-1][1]}")
+        self.ids += ids
 
     async def add_raw(self, fields: Mapping[Any, str | bytes], entry_id: str = "*") -> tuple[int, int]:
         entry = await self.redis.xadd(self.key, dict(fields), id=entry_id)

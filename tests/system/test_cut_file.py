@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import random
 import shutil
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from redis.asyncio import Redis
 
-from engine.store import events, keys
+from engine.ledger.stream_tail import decode_entries
+from engine.store import keys
 from tests.support.deployment import engine_in_process, issue
 from tests.support.killing import marked_as_redeemed
 from tests.support.servers import ValkeyProcess
@@ -82,8 +82,7 @@ async def compare(valkey: ValkeyProcess, campaign: str) -> int:
             entries: Any = await redis.xrange(keys.events(0))
             redeemed: set[int] = set()
             held = 0
-            for stream_id, fields in entries:
-                event = events.decode(0, stream_id, list(chain.from_iterable(fields.items())))
+            for event in decode_entries(0, entries):
                 if event.type in TAKES:
                     redeemed.add(event.serial)
                 redeemed -= {event.serial} if event.type == "rolled_back" else set()

@@ -17,6 +17,7 @@ import pytest
 from engine.store import keys
 from tests.support.deployment import Merchant, issue, worker_pids
 from tests.support.killing import front_end
+from tests.support.streams import read_events
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ async def test_each_order_has_all_its_codes_or_none_however_workers_die(
     print(shop.told)  # noqa: T201 - shown when the test fails
     redeemed: dict[str, list[str]] = {}
     for shard in range(SHARDS):
-        entries: Any = await redis.xrange(keys.events(shard))
+        entries = await read_events(redis, shard)
         for stream_id, event in entries:
             if event[b"type"] in {b"confirmed", b"redeemed"}:  # of several shards; of one
                 redeemed.setdefault(event[b"order"].decode(), []).append(f"{shard}-{stream_id.decode()}")

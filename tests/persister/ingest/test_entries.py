@@ -14,7 +14,7 @@ from persister.ingest.entries import SALT_BYTES, StreamId, decode_entries
 if TYPE_CHECKING:
     from random import Random
 
-    from persister.ingest.entries import Entry
+    from engine.store.event_lines import Entry
 
 TEXT = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=20)
 INT4 = st.integers(0, 2**31 - 1).map(str)
@@ -47,7 +47,7 @@ def test_columns_say_what_the_events_say(drawn: list[tuple[int, int, tuple[str, 
     decoded = decode_entries(entries)
     assert decoded.rejects == []
     for number, (record, (entry_id, raw)) in enumerate(zip(decoded.records(3, 11), entries, strict=True)):
-        event = events.decode(3, entry_id, raw)
+        (event,) = events.decode_entry(3, entry_id, raw)
         assert record[:-1] == (*event.id, 11 + number, *event[1:-1])
         assert isinstance(record[-1], bytes)
         assert len(record[-1]) == SALT_BYTES
@@ -63,7 +63,8 @@ def test_no_entry_among_others_is_lost(
     entries = good + bad
     random.shuffle(entries)
     decoded = decode_entries(entries)
-    assert decoded.events == [each for each in entries if each in good]
+    assert decoded.raw_events() == [each for each in entries if each in good]
+    assert decoded.sources == entries
     assert [reject.raw for reject in decoded.rejects] == [raw for _, raw in entries if raw in strange]
     assert len(list(decoded.records(0, 1))) == len(good)
 
@@ -76,9 +77,9 @@ def test_entries_of_an_older_version_are_read_among_others(
     whole = [entry(*each) for each in drawn]
     entries = [before_holds(each) if random.random() < 0.5 else each for each in whole]
     decoded = decode_entries(entries)
-    assert (decoded.events, decoded.rejects) == (entries, [])
+    assert (decoded.raw_events(), decoded.rejects) == (entries, [])
     for record, (entry_id, raw), written in zip(decoded.records(3, 1), entries, whole, strict=True):
-        event, as_written = events.decode(3, entry_id, raw), events.decode(3, *written)
+        (event,), (as_written,) = events.decode_entry(3, entry_id, raw), events.decode_entry(3, *written)
         assert event == (as_written if raw == written[1] else as_written._replace(hold=None))
         assert record[-2] == event.hold
 
@@ -103,7 +104,7 @@ def test_metadata_that_follows_the_fields_is_taken_off(
     ]
     for entry_id, raw in noted[0]:
         note = f"note of {entry_id.decode()}" if raw[-2] == events.METADATA else None
-        assert events.decode(3, entry_id, raw).metadata == note
+        assert events.decode_entry(3, entry_id, raw)[0].metadata == note
 
 
 def with_note(whole: Entry) -> Entry:

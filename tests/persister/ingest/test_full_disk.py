@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.store import keys
 from tests.support.deployment import engine_in_process, issue
 from tests.support.servers import own_valkey
-from tests.support.streams import Ledger, Stream, persisting
+from tests.support.streams import Ledger, Stream, count_events, persisting
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ async def test_redis_whose_disk_is_full_stops_before_it_acknowledges_what_it_can
                 return status != 503
 
             await wait_until_async(settled)
-        assert await redis.xlen(keys.events(0)) == len(codes)
+        assert await count_events(redis, 0) == len(codes)
 
 
 @pytest.fixture

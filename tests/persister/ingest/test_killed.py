@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 
 from tests.support.locks import holding, until_waits_for_lock
+from tests.support.streams import count_events
 from tests.support.waiting import wait_until, wait_until_async
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ async def between_commit_and_trim(_: str, ledger: Ledger, stream: Stream) -> Asy
 
         yield lambda: wait_until_async(trims)
         assert (await ledger.offset())[2] > 0
-        assert await stream.length() == EVENTS
+        assert await count_events(stream.redis) == EVENTS
     finally:
         await stream.redis.client_unpause()
 
@@ -97,21 +98,24 @@ async def after_trim(_: str, ledger: Ledger, stream: Stream) -> AsyncIterator[Bl
     [before_copy, between_copy_and_offset, between_offset_and_commit, between_commit_and_trim, after_trim],
     ids=lambda step: step.__name__,
 )
+@pytest.mark.parametrize("together", [0, 7])
 async def test_kill_9_at_any_step_neither_loses_nor_doubles_an_event(
     step: Any,  # noqa: ANN401 - a context manager of this module
     start_persister: StartPersister,
     database_url: str,
     ledger: Ledger,
     stream: Stream,
+    *,
+    together: int,  # events of an entry; 0: entries of version 1
 ) -> None:
-    await stream.add(EVENTS)
+    await stream.add(EVENTS, together=together)
     async with step(database_url, ledger, stream) as blocked:
         persister = start_persister(**BATCH)
         await blocked()
         persister.kill()
     persister = start_persister(**BATCH)
     await ledger.reaches(stream)
-    await stream.add(3)
+    await stream.add(3, together=together)
     await ledger.reaches(stream)
     assert persister.terminate() == 0
 
@@ -124,14 +128,14 @@ async def test_kill_9_at_random_moments_neither_loses_nor_doubles_an_event(
     chance = random.Random(seed)
     for _ in range(6):
         persister = start_persister(REDEEM_PERSIST_BATCH_MAX=str(chance.randint(1, 40)))
-        await stream.add(chance.randint(20, 60))
+        await stream.add(chance.randint(20, 60), together=chance.randint(0, 9))
         enough = stream.ids[-chance.randint(1, 20)]
 
         async def written(enough: tuple[int, int] = enough) -> bool:
             return (await ledger.offset())[:2] >= enough
 
         await wait_until_async(written)
-        await stream.add(chance.randint(0, 20))
+        await stream.add(chance.randint(0, 20), together=chance.randint(0, 9))
         persister.kill()
     start_persister()
     await ledger.reaches(stream)

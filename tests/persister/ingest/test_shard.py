@@ -236,7 +236,7 @@ async def test_an_entry_that_is_no_event_is_set_aside_and_the_rest_goes_on(
         await ledger.reaches(stream)
     assert await ledger.rejects() == {entry: raw}
     assert persister_metric("redeem_persister_rejects_total") == before + 1
-    assert logged(caplog, "stream entry kept in ledger_rejects") == 1
+    assert logged(caplog, "event kept in ledger_rejects") == 1
 
 
 async def test_entries_that_are_no_events_are_set_aside_at_both_ends_as_well(

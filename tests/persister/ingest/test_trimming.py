@@ -208,3 +208,14 @@ async def test_a_persister_does_not_wait_for_a_group_past_its_bound(
     async with persisting(settings):
         await ledger.reaches(stream)
     assert await left(stream) == stream.ids[-5:]
+
+
+async def test_the_bound_counts_the_events_of_packed_entries(
+    client: Redis, settings: Settings, stream: Stream
+) -> None:
+    trimmer = trimmer_of(client, settings, stream_retained_max=12)
+    await stream.redis.xgroup_create(stream.key, GROUP, id="0", mkstream=True)
+    for entries in range(1, 9):
+        await stream.add(5, together=5)
+        await trimmer.trim(LedgerOffset(StreamId(*stream.ids[-1]), 5 * entries, entries=entries))
+        assert len(await left(stream)) == min(entries, 3), "as few entries as have the newest twelve events"
