@@ -20,6 +20,7 @@ from engine.database import open_database
 from engine.errors import StoreUnavailable
 from engine.guard.block_table import BlockTable
 from engine.guard.guard import Guard
+from engine.guard.shared_limits import keep_sharing
 from engine.health.parts_watch import PartsWatch
 from engine.health.redis_memory import keep_watching_memory
 from engine.health.redis_watch import StoreWatch
@@ -88,13 +89,21 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         await stack.enter_async_context(in_background(lambda: keep_republishing(plane, watch.found)))
         await stack.enter_async_context(in_background(lambda: keep_index_repaired(plane)))
         await _first_configuration(configuration)
-        core = make_core(settings, configuration, redis, telemetry, watch.verify, guard=Guard(block_table))
+        guard = Guard(settings, block_table)
+        core = make_core(settings, configuration, redis, telemetry, watch.verify, guard=guard)
         core.dispatcher.open()
         stack.push_async_callback(core.close)
         await stack.enter_async_context(in_background(lambda: keep_expiring(core)))
         poll_s = settings.configuration_poll_ms / 1000
         await stack.enter_async_context(in_background(lambda: configuration.keep_current(poll_s)))
         await stack.enter_async_context(in_background(lambda: watch.keep_asking(core.dispatcher.reconnect)))
+        if guard.tables:
+            share_s = settings.guard_share_ms / 1000
+            await stack.enter_async_context(
+                in_background(
+                    lambda: keep_sharing(redis, guard.tables, interval_s=share_s, timeout_s=timeout_s)
+                )
+            )
         percent_max = settings.redis_memory_percent_max
         await stack.enter_async_context(
             in_background(lambda: keep_watching_memory(redis, configuration, percent_max))

@@ -194,6 +194,28 @@ class Settings:
     block_history_days: int = _setting(
         7, "days for which a block that was lifted or has expired can be listed", least=0
     )
+    guard_attempts_per_min: int = _setting(
+        0,
+        "codes that one source may redeem, hold or check in a minute, found or not; 0 means no limit",
+        least=0,
+    )
+    guard_attempts_burst: int = _setting(
+        10, "how many of these a source may try at once before REDEEM_GUARD_ATTEMPTS_PER_MIN counts", least=1
+    )
+    guard_checks_per_min: int = _setting(
+        0, "codes that one source may check in a minute; 0 means no limit", least=0
+    )
+    guard_checks_burst: int = _setting(
+        5, "how many codes a source may check at once before REDEEM_GUARD_CHECKS_PER_MIN counts", least=1
+    )
+    guard_sources_max: int = _setting(
+        100_000,
+        "maximum sources that a worker counts; beyond it the one seen longest ago is forgotten",
+        least=1,
+    )
+    guard_share_ms: int = _setting(
+        100, "how often a worker tells the others what sources have tried", least=10
+    )
     persist_batch_max: int = _setting(5000, "maximum events in one transaction of the persister", least=1)
     persist_block_ms: int = _setting(1000, "how long one read of the persister waits for new events", least=1)
     persist_interval_ms: int = _setting(

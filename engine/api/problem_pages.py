@@ -23,7 +23,8 @@ def page_of(code: str) -> str:
         KeyError: there is no such code.
     """
     status, meaning = PROBLEMS[code]
-    retry = "yes" if status == RETRYABLE_STATUS else "only if the cause is gone"
+    may_retry = status in {RETRYABLE_STATUS, HTTPStatus.TOO_MANY_REQUESTS}
+    retry = "yes" if may_retry else "only if the cause is gone"
     rows = {
         "Status": f"{status} {HTTPStatus(status).phrase}",
         "Meaning": meaning,

@@ -50,6 +50,7 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "body_too_large": (413, "The body is larger than this call accepts."),
     "unsupported_media_type": (415, "The body must be application/json."),
     "idempotency_key_reused": (422, "This Idempotency-Key was used with another body."),
+    "too_many_attempts": (429, "This source has tried too many codes; nothing was done."),
     "internal_error": (500, "The engine failed. Its log has the error."),
     "overloaded": (503, "The engine is at its limit; nothing was done."),
     "store_unavailable": (503, "The store cannot be reached; nothing was done."),

@@ -49,6 +49,16 @@ def parse_address(text: str) -> Network | None:
     return Network(6, 64, int.from_bytes(packed[:8]))
 
 
+def one_spelling(text: str) -> str:
+    """Return one text for all spellings of what an address stands for; empty if the text is no address."""
+    try:
+        socket.inet_pton(socket.AF_INET, text)
+    except (OSError, ValueError):
+        network = parse_address(text)
+        return "" if network is None else str(network)
+    return text  # of an IPv4 address only one spelling is read
+
+
 def parse_network(text: str) -> Network | None:
     """Return the network of an address or of CIDR notation; None if the text is neither.
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import TYPE_CHECKING, Final
 
 from engine.api.outcomes import Refused
-from engine.guard.addresses import parse_address
+from engine.guard.addresses import one_spelling, parse_address
+from engine.guard.limits import Limit, LimitTable
 
 if TYPE_CHECKING:
     from engine.api.checks import Client
     from engine.guard.block_table import BlockTable
+    from engine.guard.limits import Source
+    from engine.settings import Settings
     from engine.store.configuration import CachedKey
 
 BLOCKED: Final = "blocked"
+TOO_MANY: Final = "too_many_attempts"
+ATTEMPTS: Final = "attempts"
+CHECKS: Final = "checks"
+_GO_ON: Final = Refused("")
 
 
 class Guard:
@@ -20,26 +29,70 @@ class Guard:
 
     Attributes:
         watches: whether there is anything to judge by. While it is False, ``judge`` need not be called.
+        tables: what sources have tried, by the name of the limit.
     """
 
-    def __init__(self, blocks: BlockTable) -> None:
+    def __init__(self, settings: Settings, blocks: BlockTable) -> None:
         self._blocks = blocks
-        self.watches = False
+        limits = {
+            ATTEMPTS: Limit(settings.guard_attempts_per_min, settings.guard_attempts_burst),
+            CHECKS: Limit(settings.guard_checks_per_min, settings.guard_checks_burst),
+        }
+        self.tables = {
+            name: LimitTable(limit, settings.guard_sources_max)
+            for name, limit in limits.items()
+            if limit.per_minute
+        }
+        self._of_attempts = [table for name, table in self.tables.items() if name == ATTEMPTS]
+        self._of_checks = list(self.tables.values())
+        self.watches = self._has_blocks = False
         self._look()
         blocks.on_change = self._look
 
     def _look(self) -> None:
-        self.watches = len(self._blocks) > 0
+        self._has_blocks = len(self._blocks) > 0
+        self.watches = self._has_blocks or bool(self.tables)
 
-    def judge(self, api_key: CachedKey, user: str, client: Client | None) -> Refused | None:
-        """Return the refusal of an attempt; None if it may go on.
+    def judge(
+        self, api_key: CachedKey, user: str, client: Client | None, *, units: int = 1, is_check: bool = False
+    ) -> Refused | None:
+        """Return the refusal of an attempt on ``units`` codes; None if it may go on, and then it is charged.
 
         The source is what the caller says about its customer. The address of the caller itself is that of a
         merchant's backend, so it does not count.
         """
+        if self._has_blocks and (refused := self._blocked(api_key, user, client)) is not _GO_ON:
+            return refused
+        tables = self._of_checks if is_check else self._of_attempts
+        if not tables:
+            return None
+        sources = _sources(api_key.id, user, client)
+        now = time.monotonic()
+        for table in tables:
+            wait_s = table.wait_s(sources, units, now)
+            if wait_s:
+                return Refused(TOO_MANY, retry_after_s=math.ceil(wait_s))
+        for table in tables:
+            table.charge(sources, units, now)
+        return None
+
+    def _blocked(self, api_key: CachedKey, user: str, client: Client | None) -> Refused | None:
+        """Return the refusal by a block, None for an allow, and ``_GO_ON`` if there is neither."""
         address = None if client is None or client.ip is None else parse_address(client.ip)
         device = None if client is None else client.device
         verdict = self._blocks.verdict(api_key.id, user, address, device)
-        if verdict is None or verdict.action == "allow":
+        if verdict is None:
+            return _GO_ON
+        if verdict.action == "allow":
             return None
         return Refused(BLOCKED, f"The {verdict.kind} is blocked: blk_{verdict.id}.")
+
+
+def _sources(key: str, user: str, client: Client | None) -> list[Source]:
+    sources = [(key, "user", user)] if user else []
+    if client is not None:
+        if client.ip is not None and (address := one_spelling(client.ip)):
+            sources.append((key, "network", address))
+        if client.device is not None:
+            sources.append((key, "device", client.device))
+    return sources

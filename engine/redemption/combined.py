@@ -100,8 +100,10 @@ async def redeem_together(
     """Redeem all codes of a request, or none. A fault is returned as a ``Refused`` with its code."""
     dispatcher = core.dispatcher
     deadline = dispatcher.deadline()
-    if core.guard.watches and (refused := core.guard.judge(api_key, request.user, request.client)):
-        return _counted(dispatcher, refused)
+    if core.guard.watches:
+        units = len(request.codes)
+        if refused := core.guard.judge(api_key, request.user, request.client, units=units):
+            return _counted(dispatcher, refused)
     stored = [request.user, request.order, key]
     kept = ""
     if request.metadata is not None and core.settings.metadata_kept:

@@ -58,10 +58,10 @@ def make_core(
     """Build the core of one process. ``core.dispatcher.open()`` connects it.
 
     ``verify`` is awaited with a shard's number before a new connection to it is used. Without a ``guard``
-    nobody is blocked.
+    nobody is blocked, but limits hold.
     """
     dispatcher = Dispatcher(settings, configuration, telemetry, OPERATIONS, verify)
-    core = Core(dispatcher, redis, guard or Guard(BlockTable()))
+    core = Core(dispatcher, redis, guard or Guard(settings, BlockTable()))
     dispatcher.reserve_key = functools.partial(KeyReservation, dispatcher)
     dispatcher.expire_holds = functools.partial(expire_holds, core)
     return core

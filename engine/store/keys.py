@@ -190,6 +190,11 @@ def expiry_owner() -> str:
     return "{s0}:sweeper"
 
 
+def guard_limit(shard: int, limit: str, source: str) -> str:
+    """String with a TTL: when the bucket of a source is full again, in microseconds (lua/guard.lua)."""
+    return f"{{s{shard}}}:guard:{limit}:{source}"
+
+
 def of_every_script(shard: int) -> list[str]:
     """The keys that every script about codes takes first, in this order."""
     return [events(shard), version(shard), holds(shard), holds_expiry(shard), held(shard)]

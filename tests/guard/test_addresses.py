@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.guard.addresses import parse_address, parse_network
+from engine.guard.addresses import one_spelling, parse_address, parse_network
 
 if TYPE_CHECKING:
     import ipaddress
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     ],
 )
 def test_an_address_stands_for_its_network(text: str, shown: str) -> None:
-    assert str(parse_address(text)) == shown
+    assert str(parse_address(text)) == one_spelling(text) == shown
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,7 @@ def test_an_address_stands_for_its_network(text: str, shown: str) -> None:
 def test_other_texts_are_no_address(text: str) -> None:
     assert parse_address(text) is None
     assert parse_network(text) is None
+    assert not one_spelling(text)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,7 @@ def test_an_ipv4_address_is_read_as_the_standard_library_reads_it(address: ipadd
     network = parse_address(str(address))
     assert network is not None
     assert network.prefix == int(address)
+    assert one_spelling(str(address)) == str(network)
     assert parse_address(f"::ffff:{address}") == network
 
 

@@ -9,6 +9,7 @@ import pytest
 from engine.guard.addresses import parse_address, parse_network
 from engine.guard.block_table import BlockTable
 from engine.guard.guard import Guard
+from engine.settings import Settings
 from engine.store.configuration import CachedBlock
 
 KEY = "key_000000000000"
@@ -84,7 +85,7 @@ def test_each_kind_of_source_is_found_and_no_other() -> None:
 
 def test_an_expired_block_ends_by_itself_and_leaves_the_table_idle() -> None:
     table = BlockTable()
-    guard = Guard(table)
+    guard = Guard(Settings(), table)
     seen = [guard.watches]
     table.take(block(1, "user", "ann", expires_ms=now_ms() - 1))
     seen.append(guard.watches)

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 # The kinds of keys that expire, within two idempotency record windows; all others must have no TTL.
-TEMPORARY: Final[frozenset[Callable[..., str]]] = frozenset((keys.idempotency_records, keys.expiry_owner))
+TEMPORARY: Final[frozenset[Callable[..., str]]] = frozenset(
+    (keys.idempotency_records, keys.expiry_owner, keys.guard_limit)
+)
 _NO_EXPIRY: Final = -1
 SCAN_COUNT: Final = 1000
 _FIRST_NUMBER: Final = 7_000_001  # placeholders start here: no real name contains such a number

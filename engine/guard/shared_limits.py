@@ -1,0 +1,80 @@
+"""Brings the limits of all workers together: each sends what it has charged, and learns what the others have.
+
+One call of ``lua/guard.lua`` for each limit and up to 500 sources. No redemption waits for it. While Redis is
+slow or away, each worker goes on with what it knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.exceptions import NoScriptError, RedisError
+
+from engine.store import keys
+from lua import loader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redis.asyncio import Redis
+
+    from engine.guard.limits import LimitTable, Source
+
+_log = logging.getLogger(__name__)
+SOURCES_MAX: Final = 500  # in one call, which is short then
+_DIGEST_BYTES: Final = 12
+_MICROSECONDS: Final = 1_000_000
+_SCRIPT: Final = loader.load("guard", keys=("first_source",), arguments=("first_charge",))
+
+
+async def keep_sharing(
+    redis: Redis, tables: dict[str, LimitTable], *, interval_s: float, timeout_s: float
+) -> None:
+    """Share the charges of the tables, by the names of their limits, until cancelled."""
+    loop = asyncio.get_running_loop()
+    failing = False
+    while True:
+        await asyncio.sleep(interval_s)
+        try:
+            async with asyncio.timeout(timeout_s):
+                for name, table in tables.items():
+                    await share(redis, name, table, loop.time)
+            failing = False
+        except (OSError, RedisError, TimeoutError) as error:
+            if not failing:
+                _log.warning("limits are not shared with other workers", extra={"reason": str(error)})
+            failing = True
+
+
+async def share(redis: Redis, name: str, table: LimitTable, now: Callable[[], float]) -> None:
+    """Send the charges of one table, and take over the sums of all workers.
+
+    If the call fails, its charges are not sent again: they may have been counted. The worker itself still
+    knows them.
+
+    Raises:
+        RedisError, OSError: Redis does not take them.
+    """
+    while charges := table.take_unshared(SOURCES_MAX):
+        names = [keys.guard_limit(0, name, _digest(source)) for source in charges]
+        amounts = [str(round(charge_s * _MICROSECONDS)) for charge_s in charges.values()]
+        fills: list[Any] = await _call(redis, names, amounts)
+        answered_at = now()
+        for source, fills_us in zip(charges, fills, strict=True):
+            table.learn(source, fills_us / _MICROSECONDS, answered_at)
+
+
+async def _call(redis: Redis, names: list[str], amounts: list[str]) -> Any:  # noqa: ANN401 - the script's answer
+    try:
+        return await redis.evalsha(_SCRIPT.sha, len(names), *names, *amounts)
+    except NoScriptError:
+        await redis.script_load(_SCRIPT.source.decode())
+        return await redis.evalsha(_SCRIPT.sha, len(names), *names, *amounts)
+
+
+def _digest(source: Source) -> str:
+    """Name a source without naming anybody: it rests in Redis."""
+    return hashlib.blake2b("\0".join(source).encode(), digest_size=_DIGEST_BYTES).hexdigest()
