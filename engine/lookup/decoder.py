@@ -32,6 +32,7 @@ Reading = tuple["Format", bytes, bytes]
 
 
 _HIDDEN: Final = "••••"
+_NONE_SHOWN: Final = "?"
 _SHOWN_PART: Final = 3  # an imported code may be short, so at most a third of its symbols is shown
 
 
@@ -45,9 +46,12 @@ class Issued(msgspec.Struct, frozen=True):
 
     @property
     def last4(self) -> str:
-        """The symbols that may be shown: the last four, or fewer of a short imported code."""
+        """The symbols that may be shown: the last four, or fewer of a short imported code.
+
+        Never empty: an event without it is that of a range of codes.
+        """
         shown = min(LAST_SYMBOLS, len(self.symbols) // (1 if self.format else _SHOWN_PART))
-        return self.symbols[len(self.symbols) - shown :].decode()
+        return self.symbols[len(self.symbols) - shown :].decode() or _NONE_SHOWN
 
 
 def masked(batch: CachedBatch, last4: str) -> str:
