@@ -24,6 +24,7 @@ PORT_MAX = 65_535
 LOG_LEVELS = ("debug", "info", "warning", "error")
 DEFAULT = "default"
 DURABILITIES = ("disk", "memory")
+LIMITS_MODES = ("enforce", "observe")
 LANES = ("express", "python", "aiohttp")
 OTHER_PREFIXES = ("REDEEM_TEST_",)
 
@@ -194,6 +195,9 @@ class Settings:
     block_history_days: int = _setting(
         7, "days for which a block that was lifted or has expired can be listed", least=0
     )
+    guard_limits_mode: str = _setting(
+        "enforce", "enforce: attempts beyond a limit get 429; observe: they are only counted"
+    )
     guard_attempts_per_min: int = _setting(
         0,
         "codes that one source may redeem, hold or check in a minute, found or not; 0 means no limit",
@@ -320,6 +324,8 @@ def load(environ: Mapping[str, str], overrides: Mapping[str, object] | None = No
             raise SettingsError(f"{variable(name)} must be one of {', '.join(LOG_LEVELS)}")
         if name == "durability" and parsed[name] not in DURABILITIES:
             raise SettingsError(f"{variable(name)} must be {' or '.join(DURABILITIES)}")
+        if name == "guard_limits_mode" and parsed[name] not in LIMITS_MODES:
+            raise SettingsError(f"{variable(name)} must be {' or '.join(LIMITS_MODES)}")
         if name == "lane" and parsed[name] not in ("", *LANES):
             raise SettingsError(f"{variable(name)} must be one of {', '.join(LANES)}, or empty")
         if name.endswith("port") and parsed[name] > PORT_MAX:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from engine.api.outcomes import Refused
 from engine.guard.addresses import one_spelling, parse_address
 from engine.guard.limits import Limit, LimitTable
+from engine.observability.metrics import GUARD_OBSERVED
 
 if TYPE_CHECKING:
     from engine.api.checks import Client
@@ -43,8 +44,9 @@ class Guard:
             for name, limit in limits.items()
             if limit.per_minute
         }
-        self._of_attempts = [table for name, table in self.tables.items() if name == ATTEMPTS]
-        self._of_checks = list(self.tables.values())
+        self._of_checks = list(self.tables.items())
+        self._of_attempts = [(name, table) for name, table in self._of_checks if name == ATTEMPTS]
+        self._enforces = settings.guard_limits_mode == "enforce"
         self.watches = self._has_blocks = False
         self._look()
         blocks.on_change = self._look
@@ -58,6 +60,9 @@ class Guard:
     ) -> Refused | None:
         """Return the refusal of an attempt on ``units`` codes; None if it may go on, and then it is charged.
 
+        Where limits are only observed, what they would refuse is counted, goes on and is not charged: so the
+        count is that of the refusals which enforcing would make.
+
         The source is what the caller says about its customer. The address of the caller itself is that of a
         merchant's backend, so it does not count.
         """
@@ -68,11 +73,14 @@ class Guard:
             return None
         sources = _sources(api_key.id, user, client)
         now = time.monotonic()
-        for table in tables:
+        for name, table in tables:
             wait_s = table.wait_s(sources, units, now)
             if wait_s:
-                return Refused(TOO_MANY, retry_after_s=math.ceil(wait_s))
-        for table in tables:
+                if self._enforces:
+                    return Refused(TOO_MANY, retry_after_s=math.ceil(wait_s))
+                GUARD_OBSERVED.labels(name).inc()
+                return None
+        for _, table in tables:
             table.charge(sources, units, now)
         return None
 

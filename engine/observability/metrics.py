@@ -47,6 +47,9 @@ CALL_SECONDS: Final = Histogram(
     buckets=_SECONDS,
 )
 REDIS_ERRORS: Final = Counter("redeem_redis_errors", "Error replies from Redis, by kind", ["kind"])
+GUARD_OBSERVED: Final = Counter(
+    "redeem_guard_observed", "Attempts that a limit would refuse if it were enforced, by limit", ["limit"]
+)
 LANE_WORKERS: Final = Gauge(
     "redeem_lane_workers",
     "Workers, by the lane that answers plain redemptions: express, python or aiohttp",

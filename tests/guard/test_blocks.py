@@ -11,6 +11,7 @@ import pytest
 from engine.control import blocks, erasure
 from engine.control.blocks import NewBlock
 from engine.errors import Refusal
+from engine.settings import LANES
 from engine.store import keys
 from tests.support.deployment import engine_in_process, engine_of_processes, issue
 from tests.support.dumps import dump_of_database, dump_of_redis
@@ -97,12 +98,21 @@ async def _on_new_connection(merchant: Merchant) -> str:
 async def test_both_lanes_and_all_spellings_of_an_address_are_blocked(plane: ControlPlane) -> None:
     await add(plane, "network", "203.0.113.7")
     await add(plane, "network", "2001:db8:1:2::9")
-    for fast_lane in (True, False):
-        async with engine_in_process(plane, fast_lane=fast_lane) as merchant:
+    for lane in LANES:
+        async with engine_in_process(plane, lane=lane) as merchant:
             for ip in ("203.0.113.7", "::ffff:203.0.113.7", "2001:db8:1:2:ffff::1"):
                 assert await refusal(merchant, client={"ip": ip}) == "blocked", ip
             for ip in ("203.0.113.8", "2001:db8:1:3::9", "unknown"):
                 assert await refusal(merchant, client={"ip": ip}) == "code_not_found", ip
+
+
+@pytest.mark.parametrize("lane", LANES)
+async def test_a_blocked_user_redeems_in_no_lane(plane: ControlPlane, lane: str) -> None:
+    _, codes = await issue(plane, 1)
+    await add(plane, "user", "ann")
+    async with engine_in_process(plane, lane=lane) as merchant:
+        assert (await merchant.redeem(codes[0], "ann"))[0] == 403
+        assert (await merchant.redeem(codes[0], "bob"))[0] == 200
 
 
 async def test_a_block_survives_the_loss_of_redis(plane: ControlPlane) -> None:

@@ -15,8 +15,9 @@ from engine.guard.block_table import BlockTable
 from engine.guard.guard import Guard
 from engine.guard.limits import Limit, LimitTable, Source
 from engine.guard.shared_limits import SOURCES_MAX, keep_sharing, share
+from engine.observability.metrics import GUARD_OBSERVED
 from engine.processes.background import in_background
-from engine.settings import Settings
+from engine.settings import LANES, Settings
 from engine.store import keys
 from engine.store.configuration import CachedKey
 from tests.support.deployment import engine_in_process, issue
@@ -104,6 +105,28 @@ def test_a_source_is_limited_for_one_api_key_by_itself() -> None:
     assert 1 <= refused.retry_after_s <= 60
 
 
+def test_what_is_observed_is_what_enforcing_refuses() -> None:
+    def observed() -> float:
+        return sum(
+            sample.value
+            for sample in next(iter(GUARD_OBSERVED.collect())).samples
+            if sample.name.endswith("_total")
+        )
+
+    chance = random.Random(7)
+    tried = [(chance.choice(["ann", "bob", "cid"]), chance.random() < 0.3) for _ in range(200)]
+    limits: dict[str, Any] = {"guard_attempts_per_min": 1, "guard_attempts_burst": 9}
+    limits |= {"guard_checks_per_min": 1, "guard_checks_burst": 3}
+    enforcing = Guard(Settings(**limits), BlockTable())
+    observing = Guard(Settings(**limits, guard_limits_mode="observe"), BlockTable())
+    before, refused = observed(), 0
+    for user, is_check in tried:
+        refused += enforcing.judge(SHOP, user, None, is_check=is_check) is not None
+        assert observing.judge(SHOP, user, None, is_check=is_check) is None
+    assert refused > 100
+    assert observed() - before == refused
+
+
 async def test_workers_learn_what_a_source_has_tried_elsewhere(redis: Redis) -> None:
     limit = Limit(per_minute=1, burst=6)
     first, second = LimitTable(limit, 9999), LimitTable(limit, 9999)
@@ -152,12 +175,12 @@ async def answer(merchant: Merchant, path: str, **body: object) -> tuple[int, st
         )
 
 
-@pytest.mark.parametrize("fast_lane", [True, False])
-async def test_a_guesser_is_slowed_and_others_are_not(plane: ControlPlane, fast_lane: bool) -> None:
+@pytest.mark.parametrize("lane", LANES)
+async def test_a_guesser_is_slowed_and_others_are_not(plane: ControlPlane, lane: str) -> None:
     _, codes = await issue(plane, 1)
     guesser = {"code": UNKNOWN, "user": "ann", "client": {"ip": "203.0.113.7"}}
     async with engine_in_process(
-        plane, guard_attempts_per_min=1, guard_attempts_burst=3, fast_lane=fast_lane
+        plane, guard_attempts_per_min=1, guard_attempts_burst=3, lane=lane
     ) as merchant:
         seen = [(await answer(merchant, "/v1/redemptions", **guesser))[:2] for _ in range(5)]
         assert seen == [(404, "code_not_found")] * 3 + [(429, "too_many_attempts")] * 2
@@ -167,6 +190,17 @@ async def test_a_guesser_is_slowed_and_others_are_not(plane: ControlPlane, fast_
         same_address = guesser | {"user": "other", "code": codes[0]}
         assert (await answer(merchant, "/v1/redemptions", **same_address))[0] == 429
         assert (await answer(merchant, "/v1/redemptions", code=codes[0], user="bob"))[0] == 200
+
+
+@pytest.mark.parametrize("lane", LANES)
+async def test_each_lane_charges_a_redemption_once(plane: ControlPlane, lane: str) -> None:
+    _, codes = await issue(plane, 6)
+    changes: dict[str, Any] = {"guard_attempts_per_min": 1, "guard_attempts_burst": 5, "lane": lane}
+    async with engine_in_process(plane, **changes) as merchant:
+        plain = [(await merchant.redeem(code, "ann"))[0] for code in codes]
+        assert plain == [200] * 5 + [429]
+        unknown = [(await merchant.redeem(UNKNOWN, "bob"))[0] for _ in range(6)]
+        assert unknown == [404] * 5 + [429]
 
 
 async def test_holds_checks_items_and_combined_codes_count(plane: ControlPlane) -> None:
