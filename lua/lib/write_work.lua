@@ -6,13 +6,16 @@
 
 local CALL_ARGUMENTS_MAX = 1000
 
-local function write_holds()
-    if next(work.holds) == nil and next(work.held) == nil then
-        return
+-- A key of another type raises here, before anything is written.
+local function check_holds()
+    if next(work.holds) ~= nil or next(work.held) ~= nil then
+        redis.call('HLEN', holds_key)
+        redis.call('HLEN', held_key)
+        redis.call('ZCARD', expiry_key)
     end
-    redis.call('HLEN', holds_key) -- a key of another type raises here, before anything is written
-    redis.call('HLEN', held_key)
-    redis.call('ZCARD', expiry_key)
+end
+
+local function write_holds()
     for id, record in pairs(work.holds) do
         if record == REMOVED then
             redis.call('HDEL', holds_key, id)
@@ -52,8 +55,13 @@ local function write_states(at, offsets)
     end
 end
 
--- Every key below was read in this call, so no write can fail because of a key's type.
+-- Every key below was read in this call, so no write can fail because of a key's type. The events are first: if somebody else
+-- has deleted the newest entry of the stream, their ids may be too small, and then nothing at all is written.
 local function write_work()
+    check_holds()
+    if work.last_event_id then
+        append_events(events_key, work.last_event_id, work.events)
+    end
     write_holds()
     for at, campaign in pairs(work.campaigns) do
         if campaign.added ~= 0 then
@@ -95,8 +103,5 @@ local function write_work()
             redis.call('HSET', KEYS[at], digest, record)
             redis.call('EXPIREAT', KEYS[at], expires_at_s, 'NX')
         end
-    end
-    if work.last_event_id then
-        append_events(events_key, work.last_event_id, work.events)
     end
 end

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from redis.exceptions import ResponseError
 
 from engine.store import keys
 from tests.support.keyspace import snapshot
@@ -113,3 +114,15 @@ async def test_windows_go_by_the_clock_even_where_the_stream_is_ahead_of_it(shar
     not_started, answer = await shard.redeem(Attempt(), Attempt(campaign="cmp_2"))
     assert not_started == "campaign_not_started"
     assert stream_id(answer) == (ahead_ms, 1)
+
+
+async def test_where_others_have_deleted_the_newest_entry_nothing_is_written(shard: Shard) -> None:
+    """Only the stream knows which ids were given: the call fails as a whole, until the clock is there."""
+    await shard.add_campaign()
+    for entry_id in ("1000-5", f"{FAR_MS}-0"):
+        await shard.redis.xadd(keys.events(0), {"v": "1"}, id=entry_id)
+    await shard.redis.xdel(keys.events(0), f"{FAR_MS}-0")
+    before = await snapshot(shard.redis)
+    with pytest.raises(ResponseError, match="equal or smaller"):
+        await shard.redeem(Attempt(key="k"))
+    assert await snapshot(shard.redis) == before
