@@ -14,7 +14,7 @@ TESTS_ON_EACH_PYTHON := $(addprefix tests/,test_settings.py codes imports/test_p
 SLOW := $(addprefix tests/,system cli bundled processes examples install loadtest/test_bench_peers.py \
 	loadtest/test_comparators.py support/test_hanging.py)
 
-.PHONY: other-python run help test test-fast test-long test-calendar install-test test-pythons test-this-python image-test client-test chaos test-redis \
+.PHONY: other-python run help test test-fast test-long test-calendar sanitize install-test test-pythons test-this-python image-test client-test chaos test-redis \
 	bench bench-peers check lint types luacheck imports graph lock sbom pip-audit clean
 
 # A .venv of another Python than the one that is asked for is made anew.
@@ -42,6 +42,17 @@ test-fast: $(VENV)/.installed  ## quick: tests without servers, and the tests of
 
 test-long: $(VENV)/.installed  ## the long versions of the slow tests
 	$(PYTEST) -m long
+
+# The express lane once more, with AddressSanitizer in it; leaks of the interpreter itself are not looked for.
+SANITIZED := build/sanitized
+sanitize: $(VENV)/.installed  ## a million bodies and the tests of all lanes, with AddressSanitizer in the express lane; needs gcc
+	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
+	cp -r engine lua persister loadtest tests docs pyproject.toml setup.py README.md LICENSE $(SANITIZED)
+	rm -f $(SANITIZED)/engine/lane/_express.*.so
+	cd $(SANITIZED) && CFLAGS="-O1 -g -fsanitize=address" $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
+	cd $(SANITIZED) && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc $(CURDIR)/$(BIN)/python -m pytest --timeout 3000 \
+	  tests/lane/test_express_bodies.py tests/lane/test_lanes_alike.py
 
 test-calendar: $(VENV)/.installed  ## date-dependent tests, with the clock at the ends of months and years; slow
 	$(BIN)/python -m tests.support.other_clocks -n 4 tests/lua tests/persister tests/cli/test_ledger.py tests/cli/test_doctor.py

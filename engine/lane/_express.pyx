@@ -20,7 +20,7 @@ import msgspec
 
 from engine.api.bodies import UP_TO_BALANCE, RedeemRequest
 from engine.api.checks import CAMPAIGN_LENGTH_MAX
-from engine.codes.formats import FORMATS, normalise, split
+from engine.codes.formats import BASE32, DIGITS, FORMATS, LAST_SYMBOLS, normalise, split
 from engine.codes.texts import SHORTEST_CODE
 from engine.lane.head import HEAD_BYTES_MAX, KEY, REQUEST_ID
 from engine.lane.protocol import FastLane
@@ -46,7 +46,7 @@ cdef enum:
     SYMBOLS_MAX = 256
     ENDING = 12  # SHORTEST_CODE
 
-if ENDING != SHORTEST_CODE or REQUEST_ID_MAX != 128:
+if ENDING != SHORTEST_CODE or LAST_SYMBOLS != 4 or {fmt.alphabet for fmt in FORMATS.values()} != {BASE32, DIGITS}:
     raise ImportError("the express lane was built for other limits")
 
 cdef int _head_bytes_max = HEAD_BYTES_MAX
@@ -55,6 +55,7 @@ cdef object _plain_received = FastLane.data_received
 cdef object _plain_read = FastLane._read
 cdef object _write_to = CallFields.write_to
 cdef object _mismatch = Attempt.mismatch
+cdef object _fingerprint_fields = Redemption.fingerprint_fields
 cdef object _find_length = re.compile(rb"\r\ncontent-length: ?([1-9][0-9]{0,8})(?=\r\n)", re.IGNORECASE).search
 cdef object _find_key = KEY.search
 cdef object _find_request_id = REQUEST_ID.search
@@ -105,7 +106,7 @@ cdef class Template:
     cdef int kinds[HOLES_MAX]
     cdef readonly object head
     cdef object api_key
-    cdef object api_key_version
+    cdef long api_key_version
 
     def __init__(self, list literals, list kinds, object head):
         cdef int at
@@ -114,7 +115,7 @@ cdef class Template:
         for at in range(self.holes):
             self.kinds[at] = kinds[at]
         self.head = head
-        self.api_key_version = None
+        self.api_key_version = -1
 
     cdef bint fits(self, const unsigned char *data, Py_ssize_t size, Found *found) noexcept:
         """Whether the data begin with such a head; then say where its parts are."""
@@ -317,6 +318,15 @@ cdef bint _read_body(const unsigned char *data, Py_ssize_t at, Py_ssize_t size, 
     return seen & 3 == 3 and _skip(data, at + 1, size) == size
 
 
+cdef bint _accepts(const unsigned char *symbols, Py_ssize_t count, bint digits) noexcept:
+    """As ``Format.accepts``, for symbols that are normalised: all are capital letters or digits."""
+    cdef Py_ssize_t at
+    for at in range(count):
+        if symbols[at] == 85 or (digits and symbols[at] > 57):  # U is in no alphabet
+            return False
+    return True
+
+
 cdef inline str _str(const unsigned char *data, Text *text):
     return PyUnicode_DecodeASCII(<const char *>data + text.at, text.length, NULL)
 
@@ -445,10 +455,12 @@ cdef inline char *_put_number(char *to, Py_ssize_t number) noexcept:
 cdef class Desk:
     """Starts the redemptions of all express lanes of a worker, and writes their answers."""
 
-    cdef object known_with, guard, configuration, dispatcher, contains_issued, find
+    cdef object known_with, guard, configuration, dispatcher, contains_issued, shortest_code, find
     cdef object answers, count_outcome, now, shared
     cdef Limits limits
     cdef Py_ssize_t body_bytes_max
+    cdef long version  # of the configuration that the next value is of
+    cdef Py_ssize_t shortest  # symbols of a minted code
     cdef double deadline_s
     cdef dict by_batch
     cdef long second
@@ -463,6 +475,7 @@ cdef class Desk:
         self.known_with, self.guard = known_with, core.guard
         self.configuration, self.dispatcher = core.configuration, core.dispatcher
         self.find, self.contains_issued = resolver.find, resolver.contains_issued
+        self.shortest_code, self.version, self.shortest = resolver.shortest_code, -1, 0
         self.shared = shared
         self.answers = shared.answers
         self.count_outcome = core.dispatcher.telemetry.outcome
@@ -478,12 +491,16 @@ cdef class Desk:
             self.formats[fmt.length] = fmt
         self.templates = Templates()
 
-    cdef object _api_key(self, Template template):
-        version = self.configuration.version
-        if template.api_key_version is not version and template.api_key_version != version:
+    cdef object _api_key(self, Template template, long version):
+        if template.api_key_version != version:
             template.api_key = self.known_with(template.head.authorization, "redeem")
-            template.api_key_version = None if template.api_key is None else version
+            template.api_key_version = -1 if template.api_key is None else version
         return template.api_key
+
+    cdef Py_ssize_t _shortest(self, long version) except -1:
+        if self.version != version or self.shortest == 0:
+            self.shortest, self.version = self.shortest_code(), version
+        return self.shortest
 
     cdef ExpressRedemption begin(
         self, Template template, const unsigned char *data, Py_ssize_t size, Found *found, str key
@@ -513,11 +530,12 @@ cdef class Desk:
             readings = split(normalised, prefixes)
             if not readings:
                 return None
-        elif fmt is None or not fmt.accepts(normalised):
+        elif fmt is None or not _accepts(symbols, count, fmt.radix == 10):
             return None
         else:
             readings = [(fmt, normalised, b"")]
-        api_key = self._api_key(template)
+        cdef long version = self.configuration.version
+        api_key = self._api_key(template, version)
         if api_key is None:
             return None
         cdef const unsigned char *ending = symbols + count - ENDING
@@ -531,14 +549,16 @@ cdef class Desk:
         ):
             return None
         cdef str user = _str(data, &body.user)
-        if self.guard.watches and self.guard.judge(api_key, user, None) is not None:
-            return None
         cdef str order = _str(data, &body.order) if body.order.at else ""
+        cdef Py_ssize_t shortest = self._shortest(version)
         if (
-            body.user.length >= ENDING
-            or (body.order.at and body.order.length >= ENDING)
-            or (key is not None and found.key_length >= ENDING)
+            body.user.length >= shortest
+            or (body.order.at and body.order.length >= shortest)
+            or (key is not None and found.key_length >= shortest)
         ) and self.contains_issued((user, order, key)):
+            return None
+        # Last: an attempt that may go on is charged, and the fast lane would charge it again.
+        if self.guard.watches and self.guard.judge(api_key, user, None) is not None:
             return None
         cdef ExpressRedemption made = ExpressRedemption.__new__(ExpressRedemption)
         made.desk = self
@@ -559,7 +579,7 @@ cdef class Desk:
         made.fingerprint, made.metadata = b"", ""
         made.key_reserved = False
         made.normalised, made.readings = normalised, readings
-        made.version = self.configuration.version
+        made.version = version
         made.deadline = <double>self.now() + self.deadline_s
         return made
 
@@ -604,10 +624,11 @@ cdef class ExpressRedemption:
     cdef readonly double deadline
     cdef public bint key_reserved
 
-    cdef object as_redemption(self):
-        """The same redemption, for the fast lane's code."""
+    @property
+    def request(self):
+        """The request as the other lanes read it."""
         currency, campaign = (None, None) if self.asserted is None else self.asserted
-        request = RedeemRequest(
+        return RedeemRequest(
             code=self.normalised.decode(),
             user=self.user,
             amount=None if self.amount == "" else self.amount,
@@ -615,7 +636,10 @@ cdef class ExpressRedemption:
             currency=currency,
             campaign=campaign,
         )
-        made = Redemption(self.dispatcher, request, self.key, self.api_key)
+
+    cdef object as_redemption(self):
+        """The same redemption, for the fast lane's code."""
+        made = Redemption(self.dispatcher, self.request, self.key, self.api_key)
         made.normalised, made.readings = self.normalised, self.readings
         made.version, made.deadline = self.version, self.deadline
         made.on_done = functools.partial(self.lane._answered, self.lane_number)
@@ -628,14 +652,17 @@ cdef class ExpressRedemption:
 
     def found(self, code):
         """Bind to the code, and send the attempt to its shard."""
-        if self.key is not None:
-            self.as_redemption().found(code)
-            return
         batch = code.batch
         configuration = self.configuration
+        if self.key is not None and configuration.shards > 1:  # the key may have its home on another shard
+            self.as_redemption().found(code)
+            return
         self.campaign = configuration.campaigns[batch.campaign]
         self.batch, self.serial = batch.id, code.serial
-        self.last4 = code.last4
+        self.last4 = code.last4 if code.format is None else (<bytes>code.symbols)[len(<bytes>code.symbols) - 4 :].decode()
+        if self.key is not None:
+            known = idempotency.known_half(self.user, self.order, [(self.batch, self.serial)])
+            self.fingerprint = idempotency.fingerprint(known, _fingerprint_fields(self))
         self.location = locate_code(self.serial, configuration.shards, self.campaign.pinned_shard)
         if (self.asserted is not None or self.api_key.campaigns is not None) and (refusal := _mismatch(self)):
             self.as_redemption().refused(refusal)

@@ -110,6 +110,14 @@ class Decoder:
         if self._taken_version != self._configuration.version or self.missing:
             self._take_configuration()
 
+    def shortest_code(self) -> int:
+        """An ASCII text with fewer characters contains no minted code; 0 while mint keys are missing.
+
+        Valid as long as the configuration has the same version.
+        """
+        self.refresh()
+        return 0 if self.missing else self._scanner.shortest
+
     def code_of(self, batch: int, serial: int) -> bytes | None:
         """The symbols of a minted code, without prefix; None if imported, or if its mint key is missing."""
         cached = self._configuration.batches.get(batch)

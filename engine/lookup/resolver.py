@@ -110,6 +110,10 @@ class Resolver:
         """Whether one of the texts contains a minted code (``Decoder.contains_issued``)."""
         return self._decoder.contains_issued(texts, anywhere=anywhere)
 
+    def shortest_code(self) -> int:
+        """An ASCII text with fewer characters contains no minted code (``Decoder.shortest_code``)."""
+        return self._decoder.shortest_code()
+
     def code_of(self, batch: int, serial: int) -> bytes | None:
         """The symbols of a minted code, without prefix; None if imported, or if its mint key is missing."""
         return self._decoder.code_of(batch, serial)

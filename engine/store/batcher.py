@@ -106,7 +106,7 @@ class Batcher:
             Overloaded: the queue is full.
             StoreUnavailable: Redis has been unreachable for longer than a reconnect takes.
         """
-        if self._link.down_s > AWAY_S:
+        if not self._link.ready and self._link.down_s > AWAY_S:
             raise StoreUnavailable("Redis is unreachable")
         if len(self._queue) >= self._settings.queue_max:
             raise Overloaded(f"the queue is full: {self._settings.queue_max} attempts")

@@ -460,6 +460,24 @@ async def test_all_lanes_refuse_alike_what_became_void_or_paused(
         assert await lanes.check_effects() == 3
 
 
+async def test_all_lanes_charge_a_source_alike_and_once(
+    plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = {"guard_attempts_per_min": 1, "guard_attempts_burst": 9}
+    async with all_lanes(plane, redis, monkeypatch, 20, **limits) as lanes:
+        code_in_order = b'{"code": "<code>", "user": "ann", "order": "for <code>"}'
+        bodies = (
+            b'{"code": "<code>", "user": "ann"}',
+            code_in_order,
+            b'{"code": "0123456789ABCDEF", "user": "ann"}',
+        )
+        statuses = []
+        for body in bodies * 4:  # one attempt of ann was made before
+            ((status, _, _),) = await lanes.check(request(body))
+            statuses.append(status.split(" ")[1])
+        assert statuses == ["200", "400", "404"] * 2 + ["200", "400"] + ["429"] * 4
+
+
 async def test_all_lanes_answer_what_is_odd_alike(
     plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
