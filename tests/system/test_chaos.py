@@ -16,8 +16,10 @@ import pytest
 
 from engine.bundled import run_directory
 from engine.cli.connect import plane_on
+from engine.control.publishing import persisted
 from engine.ledger.conflicts import page
 from engine.store import keys
+from engine.store.stream import read_stream
 from loadtest.replay import LedgerReplay
 from persister.reconcile.reconcile import reconcile
 from tests.support.chaos import ONCE, SHARDS, Acknowledged, Deployment, Reader, Shop, Trouble, open_shops
@@ -107,12 +109,9 @@ async def everything(plane: ControlPlane) -> list[Any]:
         return not await plane.redis.exists(*names) and not any(ending)
 
     async def caught_up() -> bool:
-        given = 0
-        for shard in range(SHARDS):
-            stream: Any = await plane.redis.xinfo_stream(keys.events(shard))
-            given += int(stream["entries-added"])
+        given = [(await read_stream(plane.redis, shard)).added for shard in range(SHARDS)]
         async with plane.database.connection() as connection:
-            return int(await connection.fetchval("SELECT count(*) FROM ledger")) == given
+            return [await persisted(connection, shard) for shard in range(SHARDS)] == given
 
     await wait_until_async(settled, 120)
     await wait_until_async(caught_up)
