@@ -67,13 +67,14 @@ _data = click.option("--data", "data_dir", type=Path, help="Data directory of th
 def up(**options: Any) -> None:  # noqa: ANN401 - options of several types
     """Run everything; print `ready http://HOST:PORT` once it accepts redemptions."""
     settings = _settings(options, SUPERVISOR)
-    _log_lane(settings)
+    lane = chosen_lane(settings)
 
     async def plan(supervisor: Supervisor) -> None:
         complete = await start_servers(supervisor, settings)
         await _require_safe(complete)
         await _initialise(complete)
         lesser = replace(complete, database_url=front_database_url(settings))
+        _log_lane(lane, settings)
         background = [_persister(complete, front_end), _deliverer(lesser, front_end)]
         await supervisor.start([*background, *_workers(supervisor, lesser, front_end)])
         click.echo(f"ready {front_end.url}")
@@ -94,12 +95,13 @@ def up(**options: Any) -> None:  # noqa: ANN401 - options of several types
 def serve(**options: Any) -> None:  # noqa: ANN401 - options of several types
     """Run the front end alone, on servers that run and are initialised."""
     given = _settings(options, SUPERVISOR)
-    _log_lane(given)
+    lane = chosen_lane(given)
     settings = replace(_with_urls(given), database_url=front_database_url(given))
 
     async def plan(supervisor: Supervisor) -> None:
         await _require_safe(settings)
         await _require_mint_keys(settings)
+        _log_lane(lane, settings)
         await supervisor.start(_workers(supervisor, settings, front_end))
         click.echo(f"ready {front_end.url}")
 
@@ -146,13 +148,7 @@ def _settings(options: dict[str, Any], process: str = "") -> Settings:
     return replace(settings, data_dir=settings.data_dir.resolve())
 
 
-def _log_lane(settings: Settings) -> None:
-    """Log which lane the workers will run.
-
-    Raises:
-        SettingsError: the setting asks for a lane that was not built.
-    """
-    lane = chosen_lane(settings)
+def _log_lane(lane: str, settings: Settings) -> None:
     if settings.lane or lane == "express":
         _log.info("lane of plain redemptions", extra={"lane": lane})
     else:
