@@ -69,7 +69,8 @@ def test_ratios_are_of_the_same_round() -> None:
     }
     found = report.summary(measured)
     assert found["other"]["engine/it"] == {"median": 2, "least": 1, "most": 4}
-    assert found["other"]["its cost/engine's"] == {"median": 3, "least": 2, "most": 8}
+    assert found["other"]["its front/engine's"] == {"median": 3, "least": 2, "most": 8}
+    assert found["other"]["its both/engine's"] == {"median": 2.98, "least": 1.99, "most": 7.86}
     assert found["engine"]["per_second"]["median"] == 20
     assert "engine/it" not in found["engine"]
 

@@ -59,6 +59,9 @@ class Moving:
     async def xrevrange(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - by their names
         return await self._around(self._plane.redis.xrevrange(*arguments, **options))
 
+    async def xrange(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - by their names
+        return await self._around(self._plane.redis.xrange(*arguments, **options))
+
     async def _around(self, reading: Awaitable[Any]) -> Any:  # noqa: ANN401 - by their names
         self.reads_left -= 1
         moves = self.reads_left < 0
