@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import RedisError
 
 from engine.errors import StoreBehind, StoreUnavailable
 from engine.queries import queries
 from engine.store import configuration, keys, stream
 from engine.store.deployment_id import claim
 from engine.store.event_lines import about_json, cause_json
+from engine.store.scripts import run_script
 from lua import loader
 
 if TYPE_CHECKING:
@@ -186,11 +187,7 @@ async def _call(redis: Redis, shard: int, chunk: list[_Row], *head: str) -> byte
         if row.campaign:
             names.append(keys.campaign(shard, row.campaign[0]))
             arguments += (str(len(names)), str(row.version), *row.campaign)
-    try:
-        answer = await redis.evalsha(_PUBLISH.sha, len(names), *names, *arguments)
-    except NoScriptError:
-        await redis.script_load(_PUBLISH.source.decode())
-        answer = await redis.evalsha(_PUBLISH.sha, len(names), *names, *arguments)
+    answer = await run_script(redis, _PUBLISH, names, arguments)
     status: bytes = answer[0]
     return status
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import RedisError
 
 from engine.store import keys
+from engine.store.scripts import run_script
 from lua import loader
 
 if TYPE_CHECKING:
@@ -61,18 +62,10 @@ async def share(redis: Redis, name: str, table: LimitTable, now: Callable[[], fl
     while charges := table.take_unshared(SOURCES_MAX):
         names = [keys.guard_limit(0, name, _digest(source)) for source in charges]
         amounts = [str(round(charge_s * _MICROSECONDS)) for charge_s in charges.values()]
-        fills: list[Any] = await _call(redis, names, amounts)
+        fills: list[int] = await run_script(redis, _SCRIPT, names, amounts)
         answered_at = now()
         for source, fills_us in zip(charges, fills, strict=True):
             table.learn(source, fills_us / _MICROSECONDS, answered_at)
-
-
-async def _call(redis: Redis, names: list[str], amounts: list[str]) -> Any:  # noqa: ANN401 - the script's answer
-    try:
-        return await redis.evalsha(_SCRIPT.sha, len(names), *names, *amounts)
-    except NoScriptError:
-        await redis.script_load(_SCRIPT.source.decode())
-        return await redis.evalsha(_SCRIPT.sha, len(names), *names, *amounts)
 
 
 def _digest(source: Source) -> str:

@@ -6,10 +6,9 @@ import hashlib
 import time
 from typing import TYPE_CHECKING, Final
 
-from redis.exceptions import NoScriptError
-
 from engine.encoding import canonical
 from engine.store import keys
+from engine.store.scripts import run_script
 from lua import loader
 
 if TYPE_CHECKING:
@@ -62,10 +61,8 @@ async def reserve(redis: Redis, shards: int, idempotency_name: str, change: byte
     """
     bucket, digest = bucketed(idempotency_name, keys.IDEMPOTENCY_BUCKETS)
     home = home_shard(idempotency_name, shards)
-    epoch, seen = (
-        int(time.time()) // keys.IDEMPOTENCY_WINDOW_S,
-        fingerprint(_digest("change"), [change.hex()]),
-    )
+    epoch = int(time.time()) // keys.IDEMPOTENCY_WINDOW_S
+    seen = fingerprint(_digest("change"), [change.hex()])
     while True:
         names = (
             keys.idempotency_records(home, epoch, bucket),
@@ -73,11 +70,7 @@ async def reserve(redis: Redis, shards: int, idempotency_name: str, change: byte
             keys.events(home),
         )
         arguments = (digest, seen, epoch, keys.IDEMPOTENCY_WINDOW_S)
-        try:
-            answer = await redis.evalsha(_RESERVE.sha, len(names), *names, *arguments)
-        except NoScriptError:
-            await redis.script_load(_RESERVE.source.decode())
-            continue
+        answer = await run_script(redis, _RESERVE, names, arguments)
         if answer[0] != b"epoch":
             return bool(answer[0] == b"claimed")
         epoch = int(answer[1])
