@@ -44,9 +44,9 @@ class Attempt(CallFields, PendingLookup):
     """
 
     __slots__ = (
-        "actor", "amount", "api_key", "asserted", "batch", "campaign", "configuration", "dispatcher",
-        "fingerprint", "idempotency_name", "key", "key_reserved", "last4", "location", "metadata", "on_done",
-        "order", "serial", "user",
+        "actor", "amount", "api_key", "asserted", "batch", "campaign", "client", "configuration",
+        "dispatcher", "fingerprint", "idempotency_name", "key", "key_reserved", "last4", "location",
+        "metadata", "on_done", "order", "serial", "user",
     )  # fmt: skip
 
     success: ClassVar[str]
@@ -65,11 +65,13 @@ class Attempt(CallFields, PendingLookup):
         actor: str = "",
         asserted: Assertions | None = None,
         metadata: dict[str, Any] | None = None,
+        client: Client | None = None,
     ) -> None:
         self.dispatcher = dispatcher
         kept = metadata is not None and dispatcher.settings.metadata_kept
         self.metadata = canonical(metadata).decode() if kept else ""  # as JSON; empty if it is not kept
         self.asserted = asserted
+        self.client = client
         self.configuration = dispatcher.configuration
         self.api_key = api_key
         self.actor = api_key.id if api_key else actor
@@ -81,11 +83,6 @@ class Attempt(CallFields, PendingLookup):
         self.idempotency_name = idempotency.name(self.actor, key) if key else ""
         self.key_reserved = False
         self.campaign = NO_CAMPAIGN  # until a code is bound
-
-    @property
-    def client(self) -> Client | None:
-        """The customer's device, as the request describes it."""
-        return None
 
     def fingerprint_fields(self) -> list[object]:
         """The fields that two requests with the same idempotency key must share."""

@@ -15,7 +15,6 @@ from engine.times import instant
 
 if TYPE_CHECKING:
     from engine.api.bodies import CheckRequest
-    from engine.api.checks import Client
     from engine.lookup.decoder import Issued
     from engine.store.configuration import CachedCampaign, CachedKey
     from engine.store.dispatcher import Dispatcher
@@ -24,21 +23,19 @@ if TYPE_CHECKING:
 class Check(Attempt):
     """An attempt that only reads. It has no idempotency key."""
 
-    __slots__ = ("request",)
+    __slots__ = ()
     script = load_script("check")
     success = "redeemable"
     is_guarded = True
 
     def __init__(self, dispatcher: Dispatcher, request: CheckRequest, api_key: CachedKey | None) -> None:
         super().__init__(
-            dispatcher, api_key=api_key, user=request.user or "", asserted=Assertions.of(request)
+            dispatcher,
+            api_key=api_key,
+            user=request.user or "",
+            asserted=Assertions.of(request),
+            client=request.client,
         )
-        self.request = request
-
-    @property
-    def client(self) -> Client | None:
-        """The customer's device, as the request describes it."""
-        return self.request.client
 
     def found(self, code: Issued) -> None:
         """Check for the whole balance, so that an empty ``balance`` code is not redeemable."""

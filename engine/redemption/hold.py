@@ -22,7 +22,6 @@ from engine.times import instant
 
 if TYPE_CHECKING:
     from engine.api.bodies import HoldRequest
-    from engine.api.checks import Client
     from engine.api.outcomes import Redeemed
     from engine.store.call import Call
     from engine.store.configuration import CachedKey
@@ -50,14 +49,10 @@ class Hold(Attempt):
             key=key,
             asserted=Assertions.of(request),
             metadata=request.metadata,
+            client=request.client,
         )
         self.request = request
         self.ttl_s = dispatcher.settings.hold_ttl_s if request.ttl_s is None else request.ttl_s
-
-    @property
-    def client(self) -> Client | None:
-        """The customer's device, as the request describes it."""
-        return self.request.client
 
     def fingerprint_fields(self) -> list[object]:
         """What is held, for whom, and how long."""

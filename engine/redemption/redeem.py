@@ -14,7 +14,7 @@ from engine.redemption.call_fields import load_script
 
 if TYPE_CHECKING:
     from engine.api.bodies import RedeemRequest
-    from engine.api.checks import Client, Customer
+    from engine.api.checks import Customer
     from engine.store.configuration import CachedKey
     from engine.store.dispatcher import Dispatcher
 
@@ -42,13 +42,9 @@ class Redemption(Attempt):
             key=key,
             asserted=Assertions.of(request),
             metadata=request.metadata,
+            client=request.client,
         )
         self.request = request
-
-    @property
-    def client(self) -> Client | None:
-        """The customer's device, as the request describes it."""
-        return self.request.client
 
     def fingerprint_fields(self) -> list[object]:
         """The code's batch and serial, not its text: the same code may be typed in lower case."""
