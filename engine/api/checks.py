@@ -15,6 +15,8 @@ from engine.encoding import canonical, normal_form
 from engine.errors import Refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from engine.settings import Settings
 
 AMOUNT_MAX: Final = 2**53 - 1  # minor units; the largest integer that JSON numbers and Lua hold exactly
@@ -69,6 +71,16 @@ def check_client(client: Client | None) -> None:
             value = getattr(client, name)
             if value is not None:
                 check_text(f"client.{name}", value, CLIENT_FIELD_LENGTH_MAX)
+
+
+def check_choice(name: str, value: str | None, choices: Sequence[str]) -> None:
+    """Refuse a value that is not among at least two choices; None is accepted.
+
+    Raises:
+        Refusal: ``malformed_request``.
+    """
+    if value is not None and value not in choices:
+        raise Refusal("malformed_request", f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}")
 
 
 def user_name(user: str, length_max: int) -> str:

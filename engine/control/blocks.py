@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 import orjson
 
-from engine.api.checks import CLIENT_FIELD_LENGTH_MAX, check_text, user_name
+from engine.api.checks import CLIENT_FIELD_LENGTH_MAX, check_choice, check_text, user_name
 from engine.control import audit_log
 from engine.control.change import Change, Changed, ControlPlane, change
 from engine.control.stored_texts import refuse_codes
@@ -170,10 +170,8 @@ async def page(
     Raises:
         Refusal: ``malformed_request``.
     """
-    if kind is not None and kind not in KINDS:
-        raise Refusal("malformed_request", f"kind must be {', '.join(KINDS[:-1])} or {KINDS[-1]}")
-    if state is not None and state not in STATES:
-        raise Refusal("malformed_request", f"state must be {', '.join(STATES[:-1])} or {STATES[-1]}")
+    check_choice("kind", kind, KINDS)
+    check_choice("state", state, STATES)
     if subject is not None and kind is not None:
         subject = normal_subject(kind, subject, plane.settings)
     before = ID_MAX if after is None else after

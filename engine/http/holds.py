@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from engine.api import bodies
-from engine.api.checks import check_text
+from engine.api.checks import check_choice, check_text
 from engine.api.outcomes import Refused
 from engine.errors import Refusal
 from engine.http.auth import API_KEY, Access
@@ -59,10 +59,7 @@ async def list_holds(request: web.Request) -> web.Response:
         raise Refusal("malformed_request", "order is required: name the order whose holds to list.")
     check_text("order", query["order"], services.settings.order_length_max)
     state = query.get("state")
-    if state is not None and state not in HOLD_STATES:
-        raise Refusal(
-            "malformed_request", f"state must be {', '.join(HOLD_STATES[:-1])} or {HOLD_STATES[-1]}"
-        )
+    check_choice("state", state, HOLD_STATES)
     page = await services.holds.page(
         HoldFilter(query["order"], state), request[API_KEY], after=query.get("after"), limit=limit
     )

@@ -10,7 +10,7 @@ import orjson
 
 from engine.api.answers import encode_outcome
 from engine.api.bodies import parse_batch_item, parse_batch_request, parse_redeem_request
-from engine.api.checks import check_idempotency_key, check_text
+from engine.api.checks import check_choice, check_idempotency_key, check_text
 from engine.api.outcomes import Refused
 from engine.api.problems import problem
 from engine.encoding import normal_form
@@ -144,8 +144,7 @@ def _filter(query: Mapping[str, str], settings: Settings) -> RedemptionFilter:
     state = query.get("state")
     if state == "held":
         raise Refusal("malformed_request", "Holds have a list of their own: GET /v1/holds?order=…&state=held")
-    if state is not None and state not in STATES:
-        raise Refusal("malformed_request", f"state must be {', '.join(STATES[:-1])} or {STATES[-1]}")
+    check_choice("state", state, STATES)
     times = {name: milliseconds(parse_instant(name, query[name])) for name in ("from", "to") if name in query}
     return RedemptionFilter(
         user=normal_form(query["user"]) if "user" in query else None,
