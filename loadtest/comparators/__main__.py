@@ -1,7 +1,8 @@
 """``make bench-peers``: compares the engine with other implementations, in one run, on one machine.
 
-All serve the same request to the same client (wrk). Each is one process on one processor; the client, Valkey
-and PostgreSQL use the other processors. A peer that is not installed is left out, and a line says so.
+All serve the same request to the same client (wrk; for a constant rate our own). Each is one process on one
+processor; the client, Valkey and PostgreSQL use the other processors. A peer that is not installed is left
+out, and a line says so.
 docs/performance.md says what each peer does and does not do.
 """
 
@@ -23,7 +24,7 @@ from engine.control.change import ControlPlane
 from engine.database import open_database
 from loadtest.benchmarks import testbed
 from loadtest.comparators import contenders, parts, report, stores
-from loadtest.comparators.run import Measured, Options, Rounds, WrongError
+from loadtest.comparators.run import Measured, Options, PeerLoad, Rounds, WrongError
 
 if TYPE_CHECKING:
     from engine.settings import Settings
@@ -42,7 +43,9 @@ def main() -> None:
     peers, missing = _install(options)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)  # fail now, not after the whole run
-    how = Options(rounds=options.rounds, seconds=options.seconds, connections=tuple(options.connections))
+    connections = max(options.connections)
+    loads = (*map(PeerLoad, options.connections), *(PeerLoad(connections, rate) for rate in options.rates))
+    how = Options(rounds=options.rounds, seconds=options.seconds, loads=loads)
     with (
         tempfile.TemporaryDirectory() as directory,
         testbed.pinned(testbed.processors()[1]),
@@ -82,6 +85,13 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--connections", type=_positives, default=CONNECTIONS, help="numbers of connections, such as 16,256"
+    )
+    parser.add_argument(
+        "--rates",
+        type=_positives,
+        default=(),
+        help="also loads with a constant rate (open loop) over the most connections: redemptions a second, "
+        "such as 2000,4000",
     )
     parser.add_argument(
         "--only", type=_names(names), default=names, help=f"measure only these of {','.join(names)}"

@@ -21,11 +21,11 @@ ENGINE: Final = "engine"
 
 
 def summary(measured: Mapping[str, Sequence[PeerFigures]]) -> dict[str, dict[str, Any]]:
-    """Summarise the rounds of each contender at one number of connections.
+    """Summarise the rounds of each contender with one load.
 
     ``engine/it`` is the ratio of redemptions a second. ``its front/engine's`` and ``its both/engine's`` are
     the ratios of the CPU time for one redemption: of the front end, and of front end and store together.
-    All are of the same round, as median, minimum and maximum.
+    ``its p99/engine's`` is the ratio of latencies. All are of the same round, as median, minimum and maximum.
     """
     ours = measured.get(ENGINE)
     found: dict[str, dict[str, Any]] = {}
@@ -46,6 +46,7 @@ def summary(measured: Mapping[str, Sequence[PeerFigures]]) -> dict[str, dict[str
             found[name]["its front/engine's"] = testbed.spread(
                 (it.front_us / one.front_us for one, it in pairs), 2
             )
+            found[name]["its p99/engine's"] = testbed.spread((it.p99_ms / one.p99_ms for one, it in pairs), 2)
             found[name]["its both/engine's"] = testbed.spread(
                 (it.both_us / one.both_us for one, it in pairs), 2
             )
@@ -53,12 +54,12 @@ def summary(measured: Mapping[str, Sequence[PeerFigures]]) -> dict[str, dict[str
 
 
 def results(measured: Measured) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the summary for each number of connections."""
-    return {f"{number} connections": summary(found) for number, found in measured.items()}
+    """Return the summary for each load."""
+    return {load: summary(found) for load, found in measured.items()}
 
 
 def table(found: Mapping[str, Mapping[str, Any]], peers: Sequence[Peer], heading: str) -> str:
-    """Return a Markdown table for one number of connections."""
+    """Return a Markdown table for one load."""
     columns = (
         *(heading, "redemptions/s", "engine / it"),
         *("processor for one, µs: front end, store", "front end's / engine's", "both / engine's"),

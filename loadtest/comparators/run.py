@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import resource
 import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from loadtest import client
 from loadtest.benchmarks import testbed
 from loadtest.comparators import wrk
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 WARM_UP_S: Final = 1
 SETTLE_S_MAX: Final = 30.0
-_OK, _UNAUTHORISED, _CONFLICT = 200, 401, 409
+_OK, _REFUSED, _UNAUTHORISED, _CONFLICT = 200, 400, 401, 409
 
 
 class WrongError(Exception):
@@ -56,20 +58,45 @@ class PeerFigures(NamedTuple):
         return self.front_us + self.store_us
 
 
-Measured = dict[int, dict[str, list[PeerFigures]]]
+Measured = dict[str, dict[str, list[PeerFigures]]]
+"""Figures of each round, by load (`PeerLoad.name`) and contender."""
+
+
+class PeerLoad(NamedTuple):
+    """A load: wrk over so many connections; with ``per_second``, a constant rate over them (open loop)."""
+
+    connections: int
+    per_second: int = 0
+
+    @property
+    def name(self) -> str:
+        """Heading of its table."""
+        if self.per_second:
+            return f"{self.per_second:,} a second"
+        return f"{self.connections} connections"
+
+    def codes(self, peer: Peer, seconds: float) -> int:
+        """Return how many codes a contender needs."""
+        return int((self.per_second or peer.codes_per_s) * seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Duration, connections and number of rounds."""
+    """Number of rounds, duration of each load, and the loads."""
 
     rounds: int
     seconds: int
-    connections: tuple[int, ...]
+    loads: tuple[PeerLoad, ...]
+
+    @property
+    def warm_up(self) -> PeerLoad:
+        """The load before those that are measured."""
+        return PeerLoad(max(load.connections for load in self.loads))
 
     def codes(self, peer: Peer) -> int:
         """Return how many codes a contender needs for its turn."""
-        return int(peer.codes_per_s * (WARM_UP_S + (self.seconds + 0.5) * len(self.connections)))
+        loads = sum(load.codes(peer, self.seconds + 0.5) for load in self.loads)
+        return loads + self.warm_up.codes(peer, WARM_UP_S)
 
 
 @dataclass(slots=True)
@@ -84,29 +111,21 @@ class Turn:
     contender: testbed.Contender
     used: int = 0
 
-    async def load(self, connections: int, seconds: int) -> PeerFigures:
+    async def load(self, load: PeerLoad, seconds: int) -> PeerFigures:
         """Load the contender and return its figures.
 
         Raises:
             WrongError: a response was not a success, or the store has a different number of redemptions.
         """
         before, front, store = await self._redeemed(), self.contender.seconds(), self._store_s()
-        outcome = await wrk.run(
-            self.program,
-            f"http://{self.bench.settings.host}:{self.contender.port}/v1/redemptions",
-            self.bench.key,
-            self.bench.directory / "codes",
-            first=self.used,
-            connections=connections,
-            seconds=seconds,
-        )
+        outcome = await (self._at_rate(load, seconds) if load.per_second else self._wrk(load, seconds))
         after = await self._redeemed()
         front, store = self.contender.seconds() - front, self._store_s() - store
         done = None if before is None or after is None else after - before
-        if self.used + outcome.requests + connections >= len(self.codes):
+        if self.used + outcome.requests + load.connections >= len(self.codes):
             raise WrongError(f"{self.peer.name} ran out of its {len(self.codes)} codes")
-        self.used += outcome.requests + connections + 1
-        check(self.peer.name, outcome, done, connections)
+        self.used += outcome.requests + load.connections + 1
+        check(self.peer.name, outcome, done, load.connections)
         count = done or outcome.requests
         return PeerFigures(
             per_second=outcome.per_second,
@@ -117,6 +136,45 @@ class Turn:
             others_busy=(store + outcome.client_s) / outcome.seconds,
             p50_ms=outcome.p50_ms,
             p99_ms=outcome.p99_ms,
+        )
+
+    async def _wrk(self, load: PeerLoad, seconds: int) -> WrkOutcome:
+        return await wrk.run(
+            self.program,
+            f"http://{self.bench.settings.host}:{self.contender.port}/v1/redemptions",
+            self.bench.key,
+            self.bench.directory / "codes",
+            first=self.used,
+            connections=load.connections,
+            seconds=seconds,
+        )
+
+    async def _at_rate(self, load: PeerLoad, seconds: int) -> WrkOutcome:
+        """Wrk has no open loop. This client's latencies count from the time when a request was due."""
+        codes = self.codes[self.used : self.used + load.per_second * seconds]
+        requests = [
+            client.request(
+                "/v1/redemptions",
+                self.bench.key,
+                json.dumps({"code": code, "user": f"user-{number:07}"}).encode(),
+            )
+            for number, code in enumerate(codes)
+        ]
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        seen = await client.run_at(
+            *(self.bench.settings.host, self.contender.port, requests),
+            connections=load.connections,
+            per_second=load.per_second,
+        )
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        return wrk.WrkOutcome(
+            requests=seen.statuses.total(),
+            refused=sum(count for status, count in seen.statuses.items() if status >= _REFUSED),
+            broken=0,  # a lost connection ends the run
+            seconds=seen.seconds,
+            p50_ms=seen.percentile_ms(0.5),
+            p99_ms=seen.percentile_ms(0.99),
+            client_s=after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime,
         )
 
     async def probe(self) -> None:
@@ -208,22 +266,23 @@ class Rounds:
         Raises:
             WrongError: a contender's responses are wrong.
         """
-        measured: Measured = {number: defaultdict(list) for number in self.options.connections}
+        measured: Measured = {load.name: defaultdict(list) for load in self.options.loads}
         order = list(self.peers)
         for number in range(self.options.rounds):
             shift = number % len(order)
             for peer in order[shift:] + order[:shift]:
-                for connections, one in (await self._turn(peer)).items():
-                    measured[connections][peer.name].append(one)
+                for load, one in (await self._turn(peer)).items():
+                    measured[load.name][peer.name].append(one)
                     print(
-                        f"round {number + 1}: {peer.name:22} {connections:4} connections "
+                        f"round {number + 1}: {peer.name:22} {load.name:16} "
                         f"{one.per_second:8,.0f} /s  {one.front_us:6.1f} + {one.store_us:5.1f} µs  "
-                        f"busy {one.front_busy:4.0%} and {one.others_busy:4.0%}",
+                        f"busy {one.front_busy:4.0%} and {one.others_busy:4.0%}  "
+                        f"p50 {one.p50_ms:.1f} p99 {one.p99_ms:.1f} ms",
                         file=sys.stderr,
                     )
         return measured
 
-    async def _turn(self, peer: Peer) -> dict[int, PeerFigures]:
+    async def _turn(self, peer: Peer) -> dict[PeerLoad, PeerFigures]:
         store, how = self.stores[peer.store], self.options
         codes = await testbed.mint(self.plane, how.codes(peer))
         path = self.bench.directory / "codes"
@@ -234,8 +293,8 @@ class Rounds:
             with testbed.running(*peer.start(self.bench, self.peers[peer])) as contender:
                 turn = Turn(self.bench, peer, store, self.program, codes, contender)
                 await turn.probe()
-                await turn.load(max(how.connections), WARM_UP_S)
-                found = {number: await turn.load(number, how.seconds) for number in how.connections}
+                await turn.load(how.warm_up, WARM_UP_S)
+                found = {load: await turn.load(load, how.seconds) for load in how.loads}
             await store.clear()
             return found
         finally:

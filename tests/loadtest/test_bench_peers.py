@@ -47,21 +47,21 @@ async def compare(
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not on this machine (Debian: wrk)")
 async def test_contenders_are_measured_and_their_answers_are_true(tmp_path: Path) -> None:
     status, found, out, err = await compare(
-        tmp_path, "--only", "engine,bare,naive,aiohttp", "--connections", "4,16"
+        tmp_path, "--only", "engine,bare,naive,aiohttp", "--connections", "4,16", "--rates", "200"
     )
     assert status == 0, err
     assert found["not_run"] == {}
-    for connections in ("4 connections", "16 connections"):
-        measured = found["results"][connections]
+    for load in ("4 connections", "16 connections", "200 a second"):
+        measured = found["results"][load]
         fsynced = ["naive, fsync always", "aiohttp, fsync always"]
         assert set(measured) == {"engine", "bare", "naive", "aiohttp", *fsynced}
         for one in measured.values():
             assert one["per_second"]["median"] > 0
             assert one["front_us"]["median"] > 0
-        for ratio in ("engine/it", "its front/engine's", "its both/engine's"):
+        for ratio in ("engine/it", "its front/engine's", "its both/engine's", "its p99/engine's"):
             assert measured["bare"][ratio]["median"] > 0
         assert measured["engine"]["store_us"] > 0
-        assert f"| {connections} |" in out
+        assert f"| {load} |" in out
 
 
 async def test_without_wrk_nothing_is_measured_and_one_line_says_so(tmp_path: Path) -> None:

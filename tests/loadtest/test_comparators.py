@@ -6,7 +6,7 @@ import pytest
 
 from loadtest.comparators import report, wrk
 from loadtest.comparators.contenders import PEERS
-from loadtest.comparators.run import Options, PeerFigures, WrongError, check
+from loadtest.comparators.run import Options, PeerFigures, PeerLoad, WrongError, check
 from loadtest.comparators.wrk import WrkOutcome
 
 RESULT = 'result {"requests":1200,"refused":0,"broken":0,"seconds":2.000000,"p50_ms":1.250,"p99_ms":9.000}'
@@ -87,6 +87,6 @@ def test_the_table_has_a_row_for_each_contender() -> None:
 
 
 def test_a_turn_has_codes_for_its_warm_up_and_all_its_loads() -> None:
-    how = Options(rounds=1, seconds=2, connections=(16, 256))
+    how = Options(rounds=1, seconds=2, loads=(PeerLoad(16), PeerLoad(256)))
     for peer in PEERS:
         assert how.codes(peer) >= peer.codes_per_s * 5

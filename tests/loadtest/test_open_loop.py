@@ -3,65 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING, Final
 
 from loadtest import open_loop
 from loadtest.answers import NO_ANSWER, AnswerLog, LoggedAnswer, Writer
 from loadtest.codes import Code
 from loadtest.open_loop import Load, Step
+from tests.support.stalling_server import StallingServer
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     import pytest
 
 HEAD: Final = b"POST /v1/redemptions HTTP/1.1\r\nHost: test\r\n"
-BODY: Final = b'{"id":"0-1-0","replayed":false}'
-ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 PER_SECOND, QUEUED = 200.0, 40
-
-
-class Server:
-    """Answers each request once ``go`` is set; hangs up instead where it shall."""
-
-    def __init__(self) -> None:
-        self.go = asyncio.Event()
-        self.hang_up = False
-        self.bodies: list[bytes] = []
-        self.address = ("", 0)
-        self._serving: set[asyncio.Task[None]] = set()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if task := asyncio.current_task():
-            self._serving.add(task)
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0])
-                self.bodies.append(await reader.readexactly(length))
-                await self.go.wait()
-                if self.hang_up:
-                    break
-                writer.write(ANSWER[:20])
-                await writer.drain()
-                writer.write(ANSWER[20:])
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.address = server.sockets[0].getsockname()[:2]
-        try:
-            yield
-        finally:
-            server.close()
-            self.go.set()
-            await asyncio.gather(*self._serving)
 
 
 def codes(count: int) -> list[Code]:
@@ -69,7 +26,7 @@ def codes(count: int) -> list[Code]:
 
 
 async def made(
-    directory: Path, server: Server, seconds: float, *, stalls: bool, response_s: float = 30.0
+    directory: Path, server: StallingServer, seconds: float, *, stalls: bool, response_s: float = 30.0
 ) -> tuple[list[LoggedAnswer], int]:
     """The answers of one step over one connection, and how many were never sent."""
     step = Step(
@@ -96,7 +53,7 @@ async def made(
 
 
 async def test_a_stall_counts_for_all_that_were_due_meanwhile(tmp_path: Path) -> None:
-    server = Server()
+    server = StallingServer()
     answers, unsent = await made(tmp_path, server, 0.4, stalls=True)
     assert (len(answers), unsent) == (80, 0)
     assert {answer.status for answer in answers} == {200}
@@ -114,13 +71,13 @@ async def test_unanswered_and_unsent_requests_are_counted_separately(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(open_loop, "GRACE_S", 0.1)
-    answers, unsent = await made(tmp_path, Server(), 0.1, stalls=False, response_s=0.1)
+    answers, unsent = await made(tmp_path, StallingServer(), 0.1, stalls=False, response_s=0.1)
     assert [(answer.status, answer.expected) for answer in answers] == [(NO_ANSWER, False)]
     assert unsent == 19
 
 
 async def test_a_connection_that_is_lost_is_made_again_and_its_attempt_has_no_answer(tmp_path: Path) -> None:
-    server = Server()
+    server = StallingServer()
     server.hang_up = True
     server.go.set()
     answers, unsent = await made(tmp_path, server, 0.05, stalls=False)
@@ -131,7 +88,7 @@ async def test_a_connection_that_is_lost_is_made_again_and_its_attempt_has_no_an
 
 
 async def test_no_code_is_written_down(tmp_path: Path) -> None:
-    server = Server()
+    server = StallingServer()
     server.go.set()
     answers, _ = await made(tmp_path, server, 0.05, stalls=False)
     assert b"CODE-3" in b"".join(server.bodies)

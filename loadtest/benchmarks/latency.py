@@ -1,0 +1,199 @@
+"""How long a redemption takes: ``python -m loadtest.benchmarks.latency``.
+
+One client with one connection: a redemption, beside ``/healthz`` and a ``SET`` on the same Valkey, which
+writes each command to the disk before it answers. A redemption needs one of each at least. Then the same
+client with a persister at work, and with none. Then a load with a constant rate (open loop), as shares of the
+highest rate of a closed loop. Everything takes turns on the same servers, and results are medians of the
+rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import statistics
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import uvloop
+from redis.asyncio import Redis
+
+from engine.control import api_keys
+from engine.control.change import ControlPlane
+from engine.database import open_database
+from engine.settings import without_settings
+from loadtest import client
+from loadtest.benchmarks import redemptions, testbed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from engine.settings import Settings
+    from loadtest.benchmarks.testbed import Contender
+
+SHARES: Final = (0.25, 0.5, 0.75)
+SATURATION_REQUESTS: Final = 20_000
+OPEN_LOOP_S: Final = 4.0
+HEALTH: Final = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+SET: Final = b"*3\r\n$3\r\nSET\r\n$9\r\nbenchmark\r\n$1\r\n1\r\n"
+OK: Final = b"+OK\r\n"
+
+
+def main() -> None:
+    """Parse the options and run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--requests", type=int, default=1000, help="requests of the single client in each round"
+    )
+    parser.add_argument("--connections", type=int, default=256, help="connections of the open loop")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory, testbed.servers(Path(directory)) as settings:
+        argv, environment = testbed.module(settings, testbed.ENGINE)
+        with testbed.running(argv, environment) as engine:
+            result = uvloop.run(_Latency(settings, engine, options).measure())
+    print(json.dumps(result, indent=2))
+
+
+class _Latency:
+    """The measurement of one engine."""
+
+    def __init__(self, settings: Settings, engine: Contender, options: argparse.Namespace) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._options = options
+
+    async def measure(self) -> dict[str, object]:
+        settings = self._settings
+        async with (
+            open_database(settings, settings.database_url) as database,
+            Redis.from_url(settings.redis_url) as redis,
+        ):
+            plane = ControlPlane(database, redis, settings)
+            key = (await api_keys.create(plane, "bench", ["redeem"])).value.key
+            await self._redeem(plane, key, self._options.requests)  # warms up
+            return {
+                "one client": await self._beside_its_parts(plane, key),
+                "one client, persister": await self._beside_a_persister(plane, key),
+                "open loop": await self._at_rates(plane, key),
+            }
+
+    async def _beside_its_parts(self, plane: ControlPlane, key: str) -> dict[str, object]:
+        seen: dict[str, list[float]] = {"redemption": [], "healthz": [], "SET": []}
+        p99s = []
+        for _ in range(self._options.rounds):
+            count = self._options.requests
+            health = await client.run(
+                self._settings.host, self._engine.port, iter([HEALTH] * count), connections=1
+            )
+            seen["healthz"].append(health.percentile_ms(0.5))
+            seen["SET"].append(await self._set_ms(count))
+            redeemed = await self._redeem(plane, key, count)
+            seen["redemption"].append(redeemed.percentile_ms(0.5))
+            p99s.append(redeemed.percentile_ms(0.99))
+            await testbed.persist(self._settings)
+        rounds = zip(seen["redemption"], seen["healthz"], seen["SET"], strict=True)
+        ratios = (one / (http + put) for one, http, put in rounds)
+        return {
+            **{f"{name}, ms": round(statistics.median(found), 3) for name, found in seen.items()},
+            "redemption p99, ms": round(statistics.median(p99s), 3),
+            "redemption / (healthz + SET)": testbed.spread(ratios, 2),
+        }
+
+    async def _beside_a_persister(self, plane: ControlPlane, key: str) -> dict[str, object]:
+        seen: dict[str, list[float]] = {"stopped": [], "at work": []}
+        for number in range(self._options.rounds):
+            for name in ("stopped", "at work") if number % 2 else ("at work", "stopped"):
+                async with _persister(self._settings) if name == "at work" else contextlib.nullcontext():
+                    load = await self._redeem(plane, key, self._options.requests)
+                seen[name].append(load.percentile_ms(0.99))
+                await testbed.persist(self._settings)
+        pairs = zip(seen["at work"], seen["stopped"], strict=True)
+        return {
+            **{f"p99 with it {name}, ms": round(statistics.median(found), 3) for name, found in seen.items()},
+            "p99 at work / stopped": testbed.spread((one / other for one, other in pairs), 2),
+        }
+
+    async def _at_rates(self, plane: ControlPlane, key: str) -> dict[str, object]:
+        connections = self._options.connections
+        full = await self._redeem(plane, key, SATURATION_REQUESTS, connections=connections)
+        await testbed.persist(self._settings)
+        found: dict[str, list[tuple[float, float]]] = {f"{share:.0%}": [] for share in SHARES}
+        for _ in range(self._options.rounds):
+            for share, name in zip(SHARES, found, strict=True):
+                rate = full.per_second * share
+                load = await self._redeem(
+                    plane, key, int(rate * OPEN_LOOP_S), connections=connections, per_second=rate
+                )
+                found[name].append((load.percentile_ms(0.5), load.percentile_ms(0.99)))
+                await testbed.persist(self._settings)
+        return {
+            "saturation, redemptions/s": round(full.per_second),
+            **{
+                f"at {name}": {
+                    "p50_ms": testbed.spread((p50 for p50, _ in rounds), 2),
+                    "p99_ms": testbed.spread((p99 for _, p99 in rounds), 2),
+                }
+                for name, rounds in found.items()
+            },
+        }
+
+    async def _redeem(
+        self, plane: ControlPlane, key: str, count: int, *, connections: int = 1, per_second: float = 0
+    ) -> client.LoadRun:
+        requests = await redemptions.redemptions(plane, key, count)
+        host, port = self._settings.host, self._engine.port
+        if per_second:
+            load = await client.run_at(host, port, requests, connections=connections, per_second=per_second)
+        else:
+            load = await client.run(host, port, iter(requests), connections=connections)
+        if set(load.statuses) != {200}:
+            raise RuntimeError(f"answered {dict(load.statuses)}")
+        rate = f"{load.per_second:8,.0f}/s {'due' if per_second else ''}"
+        print(
+            f"{connections:3} connections: {rate} p50 {load.percentile_ms(0.5):7.2f} ms, "
+            f"p99 {load.percentile_ms(0.99):7.2f} ms",
+            file=sys.stderr,
+        )
+        return load
+
+    async def _set_ms(self, count: int) -> float:
+        """Return the median of SET commands, one after another."""
+        reader, writer = await asyncio.open_unix_connection(self._socket())
+        loop, seen = asyncio.get_running_loop(), []
+        for _ in range(count):
+            started = loop.time()
+            writer.write(SET)
+            if await reader.readexactly(len(OK)) != OK:
+                raise RuntimeError("Valkey refused a SET")
+            seen.append(loop.time() - started)
+        writer.close()
+        await writer.wait_closed()
+        return statistics.median(seen) * 1000
+
+    def _socket(self) -> str:
+        return self._settings.redis_url.partition("://")[2].partition("?")[0]
+
+
+@contextlib.asynccontextmanager
+async def _persister(settings: Settings) -> AsyncIterator[None]:
+    """Run a persister as a process of its own; in this one it would slow the client."""
+    argv, environment = testbed.module(replace(settings, metrics_port=0), ("engine.cli", "persist"))
+    _, others = testbed.processors()
+    with testbed.pinned(others):
+        process = await asyncio.create_subprocess_exec(*argv, env=without_settings(os.environ) | environment)
+    try:
+        yield
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+if __name__ == "__main__":
+    main()
