@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import asyncpg
-import psutil  # type: ignore[import-untyped] # it has no types
 from redis.asyncio import Redis
 
 from engine.control import batches, campaigns
@@ -48,16 +47,16 @@ _RECENT_MS: Final = 3_600_000
 _PER_MS: Final = 100  # redemptions of one millisecond
 _PER_USER: Final = 3
 _FILL_TIMEOUT_S: Final = 600.0
-_REAPED_S: Final = 0.3  # a backend needs this long to end after its connection
-# Runs in any checkout that has `rebuild`. Prints seconds, events, and CPU seconds of its own process.
+# Runs in any checkout that has `rebuild`. Prints seconds, events, and CPU seconds, with those of processes
+# that it started.
 _ONCE: Final = """
 import asyncio, os, sys, time
 from engine import settings
-from persister.rebuild import rebuild
+from persister.rebuild.rebuild import rebuild
 before, began = os.times(), time.perf_counter()
 events = asyncio.run(rebuild(settings.load(os.environ, {}), lambda *_: None))
 seconds, after = time.perf_counter() - began, os.times()
-print(seconds, events, after.user + after.system - before.user - before.system)
+print(seconds, events, sum(after[:4]) - sum(before[:4]))
 """
 _FILL: Final = """
 INSERT INTO ledger (shard, stream_ms, stream_seq, seq, type, redemption, campaign, batch, serial, last4,
@@ -86,7 +85,7 @@ def main() -> None:
     parser.add_argument("--beside", type=Path, help="another checkout to compare with")
     parser.add_argument("--shape", choices=SHAPES, action="append", help="measure only this shape")
     options = parser.parse_args()
-    checkouts = {"this": Path(__file__).resolve().parents[1]}
+    checkouts = {"this": Path(__file__).resolve().parents[2]}
     if options.beside:
         checkouts["beside"] = options.beside.resolve()
     results = {}
@@ -142,34 +141,21 @@ def _compare(
 
 def _once(settings: Settings, checkout: Path, count: int) -> RebuildRound:
     environment = without_settings(os.environ) | settings.to_environ() | {"PYTHONPATH": str(checkout)}
-    before = _server_seconds()
+    before = testbed.server_seconds()
     done = subprocess.run(  # noqa: S603 - a program of ours
         [sys.executable, "-c", _ONCE],
         env=environment,
         cwd=checkout,
         check=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
     )
-    after = _server_seconds()
+    after = testbed.server_seconds()
     seconds, events, own = map(float, done.stdout.split())
     if events != count:
         raise RuntimeError(f"restored from {events:.0f} events of {count}")
     postgres, valkey = (later - sooner for later, sooner in zip(after, before, strict=True))
     return RebuildRound(count / seconds, *(each / count * 1e6 for each in (own, postgres, valkey)))
-
-
-def _server_seconds() -> tuple[float, float]:
-    """Return the CPU time of PostgreSQL and Valkey so far; PostgreSQL's includes its ended backends."""
-    time.sleep(_REAPED_S)
-    seconds = {"postgres": 0.0, "valkey-server": 0.0}
-    for server in psutil.Process().children():
-        name = next((name for name in seconds if name in server.name()), None)
-        if name is not None:
-            times = server.cpu_times()
-            ended = times.children_user + times.children_system
-            seconds[name] += ended + testbed.processor_seconds(server.pid)
-    return seconds["postgres"], seconds["valkey-server"]
 
 
 def _summary(measured: dict[str, list[RebuildRound]]) -> dict[str, object]:

@@ -43,6 +43,7 @@ PLAIN: Final = NewCampaign(name="Bench", state="active", amount=AMOUNT, currency
 _PROCESSORS: Final = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 _START_S_MAX: Final = 60.0
 _STOP_S_MAX: Final = 30.0
+_REAPED_S: Final = 0.3  # a backend needs this long to end after its connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +174,19 @@ def processor_seconds(*pids: int) -> float:
             with contextlib.suppress(psutil.NoSuchProcess):  # the process has ended
                 found += _seconds(one)
     return found
+
+
+def server_seconds() -> tuple[float, float]:
+    """Return the CPU time of PostgreSQL and Valkey so far; PostgreSQL's includes its ended backends."""
+    time.sleep(_REAPED_S)
+    seconds = {"postgres": 0.0, "valkey-server": 0.0}
+    for server in psutil.Process().children():
+        name = next((name for name in seconds if name in server.name()), None)
+        if name is not None:
+            times = server.cpu_times()
+            ended = times.children_user + times.children_system
+            seconds[name] += ended + processor_seconds(server.pid)
+    return seconds["postgres"], seconds["valkey-server"]
 
 
 def _seconds(process: psutil.Process) -> float:
