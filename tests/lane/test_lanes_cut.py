@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+import pytest
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -12,7 +13,6 @@ from hypothesis import strategies as st
 from tests.support.all_lanes import BODY, LIMIT_S, all_lanes, request
 
 if TYPE_CHECKING:
-    import pytest
     from redis.asyncio import Redis
 
     from engine.control.change import ControlPlane
@@ -61,6 +61,7 @@ def damaged(data: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
     return data
 
 
+@pytest.mark.timeout(600)  # a failure is made smaller for 5 minutes
 async def test_all_lanes_answer_anything_alike_however_it_is_cut(
     plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
