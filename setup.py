@@ -1,24 +1,28 @@
-"""Builds the express lane. All else about the distribution is in pyproject.toml.
+"""Builds the compiled modules. All else about the distribution is in pyproject.toml.
 
-Without a compiler or Python.h it is left out, and plain redemptions run in the python lane.
+Without a compiler or Python.h they are left out: plain redemptions run in the python lane, and numpy decrypts
+codes.
 """
 
 from pathlib import Path
 
 from setuptools import Extension, setup
 
-NAME = "engine.lane._express"
-SOURCE = Path("engine/lane/_express.pyx")
+SOURCES = {
+    "engine.codes._ff1": Path("engine/codes/_ff1.pyx"),
+    "engine.lane._express": Path("engine/lane/_express.pyx"),
+}
 
 
 def extensions() -> list[Extension]:
-    """Return the express lane; none if its source cannot be turned into C here."""
+    """Return the compiled modules; none if their sources cannot be turned into C here."""
     try:
         from Cython.Build import cythonize  # noqa: PLC0415 - it may be missing
     except ImportError:  # from the source distribution, which has the generated C
-        generated = SOURCE.with_suffix(".c")
-        return [Extension(NAME, [str(generated)], optional=True)] if generated.exists() else []
-    made: list[Extension] = cythonize([Extension(NAME, [str(SOURCE)])], quiet=True, force=True)
+        generated = {name: source.with_suffix(".c") for name, source in SOURCES.items()}
+        return [Extension(name, [str(c)], optional=True) for name, c in generated.items() if c.exists()]
+    sources = [Extension(name, [str(source)]) for name, source in SOURCES.items()]
+    made: list[Extension] = cythonize(sources, quiet=True, force=True)
     for one in made:
         one.optional = True  # cythonize() does not keep it
     return made

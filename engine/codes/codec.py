@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 CHUNK_CODES: Final = 65_536
 
-_SCALAR_CODES_MAX: Final = 8  # up to here one at a time is faster
+_SCALAR_CODES_MAX: Final = 8  # up to here one at a time is faster than numpy
+_NO_SYMBOL: Final = b"\xff"  # as in ``_ff1``
 _PYTHON_DIGITS: Final = b"0123456789abcdefghijklmnopqrstuv"  # what int() reads
 _NO_DIGIT: Final = b"!"
 _ZERO: Final = np.uint8(ord("0"))
@@ -53,8 +54,10 @@ class _Coder:
         self.to_digits: Final = bytes.maketrans(
             fmt.alphabet + others, _PYTHON_DIGITS[: fmt.radix] + _NO_DIGIT * len(others)
         )
-        self.to_values: Final = bytes.maketrans(fmt.alphabet, bytes(range(fmt.radix)))
         self.weights: Final = self._weights()
+        self.to_values: Final = bytes.maketrans(
+            fmt.alphabet + others, bytes(range(fmt.radix)) + _NO_SYMBOL * len(others)
+        )
 
     def _weights(self) -> Halves:
         """The weight of each symbol in the high half (column 0) and in the low half (column 1)."""
@@ -217,6 +220,10 @@ class Codec:
             UnknownKeyError: there is no such key.
         """
         coder = self._coder(key_name, fmt)
+        if coder.ff1.decryptor is not None:
+            return coder.ff1.decryptor.decode_many(
+                symbols, coder.to_values, fmt.radix, fmt.length, coder.check
+            )
         joined = b"".join(symbols)
         if (
             len(symbols) <= _SCALAR_CODES_MAX

@@ -3,7 +3,7 @@
 Minting encrypts (batch, serial) with it, and the front end decrypts every code with it (see the decision in
 docs/decisions/0001-computed-codes.md).
 There are two forms: one number at a time in plain integers, and many numbers at once in numpy, with one AES
-call per round for all of them.
+call per round for all of them. Where there was a C compiler, ``_ff1`` decrypts instead of both.
 
 Two facts keep a round at one AES block. First, the CBC-MAC is AES of the XOR of the chain value and the
 block. All blocks before the last one (P, and the front of Q) are the same for a given radix, length and
@@ -14,6 +14,7 @@ more AES calls are needed to extend it.
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -24,6 +25,11 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cryptography.utils import Buffer
+
+    from engine.codes._ff1 import Decryptor
+
+MODULE: Final = "engine.codes._ff1"
 Halves: TypeAlias = npt.NDArray[np.uint64]
 
 ROUNDS: Final = 10
@@ -72,8 +78,24 @@ def _column(blocks: memoryview, at: int, kind: str) -> npt.NDArray[Any]:
     return np.ndarray((_STRIDE_CODES,), kind, blocks, at, (_BLOCK_BYTES,))
 
 
+def _decryptor(
+    update_into: Callable[[Buffer, Buffer], int],
+    rounds: tuple[tuple[int, int], ...],
+    sum_bytes: int,
+    is_binary: bool,
+) -> Decryptor | None:
+    try:
+        form: type[Decryptor] = importlib.import_module(MODULE).Decryptor
+    except ModuleNotFoundError:  # not ImportError: one that is there but cannot be loaded is a fault to show
+        return None
+    return form(update_into, rounds, sum_bytes, is_binary)
+
+
 class FF1:
     """FF1 for one key, radix, length and tweak. A string is given as an integer.
+
+    Attributes:
+        decryptor: the compiled form; None where it was not built.
 
     The most significant symbol comes first. An instance has buffers and an AES context, so two threads must
     not use it at once.
@@ -124,6 +146,9 @@ class FF1:
         self._rounds: Final = tuple(map(_round, chains, moduli))
         self._rounds_reversed: Final = self._rounds[::-1]
         self._block: _Block | None = None
+        self.decryptor: Final[Decryptor | None] = _decryptor(
+            self._update_into, tuple(zip(chains, moduli, strict=True)), sum_bytes, self._is_binary
+        )
 
     def _chain(self, blocks: bytes) -> int:
         """The CBC-MAC state after XOR with the last block, before its encryption."""

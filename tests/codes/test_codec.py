@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from engine.codes import ff1
 from engine.codes.codec import Codec, UnknownKeyError
 from engine.codes.formats import (
     BASE32,
@@ -33,8 +34,11 @@ ALL_FORMATS = pytest.mark.parametrize("fmt", FORMATS.values(), ids=FORMATS)
 DIGITS_15, BASE32_12 = FORMATS["digits-15"], FORMATS["base32-12"]
 
 
-@pytest.fixture
-def codec() -> Codec:
+@pytest.fixture(params=["compiled", "numpy"])
+def codec(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Codec:
+    """Decrypt by the compiled form, where it was built, or as where nothing could be compiled."""
+    if request.param == "numpy":
+        monkeypatch.setattr(ff1, "MODULE", f"{ff1.MODULE}_of_nobody")
     return Codec({"k1": bytes(range(32)), "k2": bytes(range(32, 64))})
 
 
