@@ -8,7 +8,7 @@
 -- @include lib/code_state
 -- @include lib/usage
 
-local function adjust()
+local function adjust(ending)
     local campaign = read_campaign()
     if not campaign.id then
         return ANSWER.unpublished
@@ -25,7 +25,8 @@ local function adjust()
         return ANSWER.invalid_amount
     end
     set_used(campaign, spent)
-    return ANSWER.adjusted .. ' ' .. add_event('adjusted', nil, campaign, tonumber(attempt.amount)) .. ' ' .. text(left)
+    local event_id = add_event('adjusted', nil, campaign, tonumber(attempt.amount), nil, ending)
+    return ANSWER.adjusted .. ' ' .. event_id .. ' ' .. text(left)
 end
 
-return answer_each(adjust)
+return answer_each(adjust, 1)

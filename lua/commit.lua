@@ -11,7 +11,7 @@
 -- @include lib/settle_prepared
 
 local function redeem_prepared(prepared_at, nonce)
-    local refusal, campaign, taken, left, hold_id, _, metadata = settle_part(prepared_at, nonce, ANSWER.lost)
+    local refusal, campaign, taken, left, hold_id, _, ending = settle_part(prepared_at, nonce, ANSWER.lost)
     if refusal then
         return refusal
     end
@@ -21,9 +21,9 @@ local function redeem_prepared(prepared_at, nonce)
     local event_id
     if hold_id ~= '' then
         work.holds[hold_id] = REMOVED
-        event_id = add_event('confirmed', nil, campaign, tonumber(taken), hold_id, metadata)
+        event_id = add_event('confirmed', nil, campaign, tonumber(taken), hold_id, ending)
     else
-        event_id = add_event('redeemed', nil, campaign, tonumber(taken), nil, metadata)
+        event_id = add_event('redeemed', nil, campaign, tonumber(taken), nil, ending)
     end
     return ANSWER.redeemed .. ' ' .. event_id .. ' ' .. taken .. (left ~= '' and ' ' .. left or '')
 end

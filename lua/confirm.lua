@@ -20,7 +20,7 @@ local function refusal_of(hold, campaign)
     return nil
 end
 
-local function confirm(hold_id, hold_record)
+local function confirm(ending, hold_id, hold_record)
     local record = read_hold_record(hold_id)
     if not record then
         return ANSWER.hold_not_found
@@ -37,8 +37,8 @@ local function confirm(hold_id, hold_record)
     elseif taken ~= hold.amount and (campaign.kind ~= 'balance' or taken <= 0 or taken > hold.amount) then
         return ANSWER.invalid_amount
     end
-    local event_id, left = confirm_hold(campaign, hold, taken)
+    local event_id, left = confirm_hold(campaign, hold, taken, ending)
     return ANSWER.redeemed .. ' ' .. event_id .. ' ' .. text(taken) .. ' ' .. text(left) .. '\n' .. record
 end
 
-return answer_each(confirm, 2)
+return answer_each(confirm, 3)

@@ -17,7 +17,7 @@ local function answer_held(id, hold_amount, expires_at_ms, left)
 end
 
 -- A hold on a balance may be renewed with another amount: the old amount is given back first.
-local function renew(campaign, hold, expires_at_ms, metadata)
+local function renew(campaign, hold, expires_at_ms, ending)
     local taken, left = hold.amount, nil
     if campaign.kind == 'balance' then
         local refusal
@@ -32,11 +32,11 @@ local function renew(campaign, hold, expires_at_ms, metadata)
         return ANSWER.invalid_amount
     end
     keep_hold(campaign, hold.id, expires_at_ms, taken)
-    add_event('held', shard .. '-' .. hold.id, campaign, taken, nil, metadata)
+    add_event('held', shard .. '-' .. hold.id, campaign, taken, nil, ending)
     return answer_held(hold.id, taken, expires_at_ms, left)
 end
 
-local function hold_code(ttl_ms, metadata)
+local function hold_code(ending, ttl_ms)
     local campaign = read_campaign()
     local refusal = refusal_of_campaign(campaign)
     if refusal then
@@ -50,7 +50,7 @@ local function hold_code(ttl_ms, metadata)
     end
     local hold = find_hold(campaign)
     if hold then
-        return refusal_of_hold(hold) or renew(campaign, hold, expires_at_ms, metadata)
+        return refusal_of_hold(hold) or renew(campaign, hold, expires_at_ms, ending)
     elseif state == HELD then -- prepared for a combined order (lib/prepared.lua)
         return ANSWER.held_by_another_order .. ' 1'
     end
@@ -63,7 +63,7 @@ local function hold_code(ttl_ms, metadata)
     if campaign.kind == 'single' then
         set_state(HELD)
     end
-    local id = add_event('held', nil, campaign, taken, nil, metadata)
+    local id = add_event('held', nil, campaign, taken, nil, ending)
     keep_hold(campaign, id, expires_at_ms, taken)
     return answer_held(id, taken, expires_at_ms, left)
 end

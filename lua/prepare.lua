@@ -16,7 +16,7 @@ local function use_up(hold)
     work.held[code_name()] = REMOVED
 end
 
-local function prepare(metadata, prepared_at, nonce, transaction)
+local function prepare(ending, prepared_at, nonce, transaction)
     record_at, record_name, record_transaction = prepared_at, nonce, transaction
     local campaign, field = read_campaign(), prepared_field()
     if campaign.kind == 'single' and prepared_by_us[field] then
@@ -38,7 +38,7 @@ local function prepare(metadata, prepared_at, nonce, transaction)
     local code = describe()
     parts[#parts + 1] = {
         campaign.id, code.batch, code.serial, code.last4, code.user, text(taken), text(left),
-        hold and hold.id or '', hold and hold.record or '', metadata,
+        hold and hold.id or '', hold and hold.record or '', ending,
     }
     return ANSWER.prepared
 end

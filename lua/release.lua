@@ -12,7 +12,7 @@
 -- @include lib/holds
 -- @include lib/usage
 
-local function release(hold_id, hold_record, event_type)
+local function release(ending, hold_id, hold_record, event_type)
     local record = read_hold_record(hold_id)
     if not record then
         return ANSWER.hold_not_found
@@ -43,8 +43,8 @@ local function release(hold_id, hold_record, event_type)
     else
         remove_hold(campaign, hold_id)
     end
-    local event_id = add_event(event_type, shard .. '-' .. hold_id, campaign, hold.amount, hold_id)
+    local event_id = add_event(event_type, shard .. '-' .. hold_id, campaign, hold.amount, hold_id, ending)
     return ANSWER.released .. ' ' .. event_id .. '\n' .. record
 end
 
-return answer_each(release, 3)
+return answer_each(release, 4)

@@ -34,7 +34,7 @@ local function decide_amount(campaign, redeemed_amount, given_back)
     return nil, redeemed_amount, true
 end
 
-local function roll_back(rolled_at, redemption, redeemed_amount, and_void)
+local function roll_back(ending, rolled_at, redemption, redeemed_amount, and_void)
     local campaign = read_campaign()
     redeemed_amount = tonumber(redeemed_amount)
     if not campaign.id then
@@ -59,13 +59,13 @@ local function roll_back(rolled_at, redemption, redeemed_amount, and_void)
     if campaign.kind == 'single' and state == REDEEMED then
         set_state(FRESH)
     end
-    local event_id = add_event('rolled_back', redemption, campaign, returned)
+    local event_id = add_event('rolled_back', redemption, campaign, returned, nil, ending)
     if and_void == 1 and state ~= VOID then
         set_state(VOID)
-        add_event('voided', range_of_code(), campaign)
+        add_event('voided', range_of_code(), campaign, nil, nil, ending)
     end
     return ANSWER.rolled_back .. ' ' .. event_id .. ' ' .. text(returned) .. ' ' .. text(total)
         .. ' ' .. text(read_left(campaign))
 end
 
-return answer_each(roll_back, 4)
+return answer_each(roll_back, 5)

@@ -12,7 +12,7 @@
 -- @include lib/holds
 -- @include lib/prepared
 
-local function change_void(make_void, void_by_range)
+local function change_void(ending, make_void, void_by_range)
     local campaign, state = read_campaign(), read_state()
     make_void = make_void == 1
     local done = make_void and ANSWER.voided or ANSWER.unvoided -- the answer's word, and the event's type
@@ -29,8 +29,8 @@ local function change_void(make_void, void_by_range)
     else
         set_state(campaign.kind == 'single' and find_hold(campaign) and HELD or FRESH)
     end
-    local event_id = add_event(done, range_of_code(), campaign)
+    local event_id = add_event(done, range_of_code(), campaign, nil, nil, ending)
     return done .. ' ' .. event_id .. ' ' .. void_by_range
 end
 
-return answer_each(change_void, 2)
+return answer_each(change_void, 3)

@@ -5,8 +5,9 @@ WHERE l.user_id = $1 AND l.user_id <> ''
   AND (m.shard, m.stream_ms, m.stream_seq) = (l.shard, l.stream_ms, l.stream_seq);
 
 -- name: erase
--- The chain (persister/ingest/chain.py) stays valid: user_seal becomes the hash that the chain has of the name.
-UPDATE ledger SET user_id = $2, user_seal = CASE octet_length(user_seal)
+-- The chain (persister/ingest/chain.py) stays valid: user_seal becomes the hash that the chain has of the name. A fingerprint
+-- would tell whether a name was the erased one.
+UPDATE ledger SET user_id = $2, fingerprint = NULL, user_seal = CASE octet_length(user_seal)
     WHEN 32 THEN user_seal
     ELSE sha256(user_seal || convert_to(user_id, 'UTF8')) END
 WHERE user_id = $1 AND user_id <> '';

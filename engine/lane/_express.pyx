@@ -610,7 +610,7 @@ cdef class ExpressRedemption:
 
     script = Redemption.script
     heeds_voids = Redemption.heeds_voids
-    sends_metadata = Redemption.sends_metadata
+    sends_ending = Redemption.sends_ending
 
     cdef Desk desk
     cdef object lane

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from engine.store import keys
 from engine.store.call import SIGNATURE
 from engine.store.configuration import NO_CAMPAIGN
-from engine.store.event_lines import about_json, cause_json
+from engine.store.event_lines import about_json, cause_json, ending_json
 from engine.store.idempotency import bucketed
 from lua import loader
 
@@ -53,8 +53,8 @@ class CallFields:
     # Whether the attempt is refused if the code's batch or range is void. If False, only the code's own state
     # counts.
     heeds_voids: ClassVar[bool] = True
-    # Whether the script's first own field is the metadata to keep.
-    sends_metadata: ClassVar[bool] = False
+    # Whether the script's first own field is the ending of the attempt's events.
+    sends_ending: ClassVar[bool] = False
 
     configuration: ConfigurationCache
     campaign: CachedCampaign
@@ -73,7 +73,7 @@ class CallFields:
     metadata: str
 
     def write_to(self, call: Call) -> None:
-        """Append the fields that every script takes, in the order of ``_FIELDS``; then perhaps metadata."""
+        """Append the fields that every script takes, in the order of ``_FIELDS``; then perhaps the ending."""
         shard = self.location.shard
         campaign_at = state_at = used_at = users_at = idempotency_at = idempotency_before_at = 0
         used_field = user_digest_at = idempotency_digest_at = fingerprint_at = 0
@@ -112,5 +112,5 @@ class CallFields:
             str(self.amount),
             cause_json(self.order or None, self.key or None, self.actor),
         )
-        if self.sends_metadata:
-            call.fields.append(self.metadata)
+        if self.sends_ending:
+            call.fields.append(ending_json(self.metadata, self.fingerprint))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class Combined:
     """An attempt to redeem several codes of one shard. The batcher sees one attempt."""
 
-    script = load_script("combined", "metadata")
+    script = load_script("combined", "ending")
     on_done: OnDone
 
     def __init__(self, dispatcher: Dispatcher, order: CombinedOrder) -> None:
@@ -135,10 +135,9 @@ async def redeem_together(
         key=key,
         api_key=api_key,
         idempotency_name=parts[0].idempotency_name,
-        fingerprint=_fingerprint(request, parts) if key else b"",
+        fingerprint=_share_fingerprint(request, parts) if key else b"",
         deadline=deadline,
     )
-    parts[0].fingerprint = order.fingerprint  # the script stores the common record under the first part's key
     if len({part.location.shard for part in parts}) == 1:
         return await core.answer_bound(Combined(dispatcher, order), deadline)
     try:
@@ -185,11 +184,18 @@ def _part(
     return part
 
 
-def _fingerprint(request: CombinedRequest, parts: list[Redemption]) -> bytes:
+def _share_fingerprint(request: CombinedRequest, parts: list[Redemption]) -> bytes:
+    """Make the fingerprint of the whole request, and give it to every part.
+
+    The script stores the common record under the first part's key, and every event has the fingerprint.
+    """
     known = idempotency.known_half(request.user, request.order, [(part.batch, part.serial) for part in parts])
     codes = [[part.batch, part.serial, part.amount] for part in parts]
     context = [*(client_context(request) or [None, None, None]), *(parts[0].asserted or ())]
-    return idempotency.fingerprint(known, ["combined", request.user, request.order, codes, *context])
+    shared = idempotency.fingerprint(known, ["combined", request.user, request.order, codes, *context])
+    for part in parts:
+        part.fingerprint = shared
+    return shared
 
 
 def _counted(dispatcher: Dispatcher, outcome: Outcome) -> Outcome:

@@ -25,9 +25,10 @@ class Rollback(Attempt):
     """An attempt to undo a redemption: completely or, for a ``balance`` code, in part."""
 
     __slots__ = ("_and_void", "_record", "_redemption", "reason")
-    script = load_script("rollback", "rolled_at", "redemption", "redeemed_amount", "and_void")
+    script = load_script("rollback", "ending", "rolled_at", "redemption", "redeemed_amount", "and_void")
     success = "rolled_back"
     act = "rollback"
+    sends_ending = True
     heeds_voids = False
 
     def __init__(
@@ -106,6 +107,7 @@ class Correction(Attempt):
     """An attempt of operations staff on a typed code. It needs a reason."""
 
     __slots__ = ("reason",)
+    sends_ending = True
 
     act: ClassVar[str]  # its name in the audit log
     reason: str
@@ -115,7 +117,7 @@ class Adjustment(Correction):
     """An attempt to raise or lower a balance."""
 
     __slots__ = ()
-    script = load_script("adjust")
+    script = load_script("adjust", "ending")
     success = "adjusted"
     act = "adjust"
 
@@ -164,7 +166,7 @@ class Voiding(Correction):
     """An attempt to make one code void."""
 
     __slots__ = ()
-    script = load_script("void", "make_void", "void_by_range")
+    script = load_script("void", "ending", "make_void", "void_by_range")
     success = "voided"
     act = "void"
     heeds_voids = False

@@ -33,8 +33,9 @@ class Hold(Attempt):
     """An attempt to hold a code for an order, or to renew the hold of that order."""
 
     __slots__ = ("request", "ttl_s")
-    script = load_script("hold", "ttl_ms", "metadata")
+    script = load_script("hold", "ending", "ttl_ms")
     success = "held"
+    sends_ending = True
     is_guarded = True
 
     def __init__(
@@ -62,7 +63,7 @@ class Hold(Attempt):
     def write_to(self, call: Call) -> None:
         """Append the fields of ``hold.lua``."""
         super().write_to(call)
-        call.fields += (self.ttl_s * 1000, self.metadata)
+        call.fields.append(self.ttl_s * 1000)
 
     def succeeded(self, words: list[str], *, replayed: bool) -> Held:
         """The hold."""
@@ -85,6 +86,7 @@ class HoldEnd(Attempt):
     """An attempt to end a hold. ``record`` is the hold's record as it was read; None if there was none."""
 
     __slots__ = ("_record", "hold_id")
+    sends_ending = True
 
     def __init__(
         self,
@@ -125,7 +127,7 @@ class Confirmation(HoldEnd):
     """An attempt to turn a hold into a redemption."""
 
     __slots__ = ()
-    script = load_script("confirm", "hold_id", "hold_record")
+    script = load_script("confirm", "ending", "hold_id", "hold_record")
     success = "redeemed"
 
     def amount_expected(self) -> str:
@@ -146,7 +148,7 @@ class Release(HoldEnd):
     """An attempt to release a hold."""
 
     __slots__ = ()
-    script = load_script("release", "hold_id", "hold_record", "event_type")
+    script = load_script("release", "ending", "hold_id", "hold_record", "event_type")
     success = "released"
     heeds_voids = False
     event_type: ClassVar[str] = "released"

@@ -105,7 +105,7 @@ class Prepare(_CodesOfShard):
     ``version`` is the version of the configuration under which the codes were prepared.
     """
 
-    script = load_script("prepare", "metadata", "prepared_at", "nonce", "transaction")
+    script = load_script("prepare", "ending", "prepared_at", "nonce", "transaction")
 
     def __init__(
         self, dispatcher: Dispatcher, parts: Sequence[Redemption], nonce: str, transaction: TransactionId

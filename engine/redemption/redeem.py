@@ -25,9 +25,9 @@ class Redemption(Attempt):
     """An attempt to redeem a code."""
 
     __slots__ = ("request",)
-    script = load_script("redeem", "metadata")
+    script = load_script("redeem", "ending")
     success = "redeemed"
-    sends_metadata = True
+    sends_ending = True
     is_guarded = True
 
     def __init__(

@@ -20,6 +20,8 @@ PACKED_VERSION: Final = b"2"
 FIELD_NAMES: Final = (b"v", b"events")
 INT4_MAX: Final = 2**31 - 1
 INT8_MAX: Final = 2**63 - 1
+FINGERPRINT_HALF: Final = 4
+"""Bytes of each half of a fingerprint (``idempotency``)."""
 
 _Int4 = Annotated[int, msgspec.Meta(ge=-INT4_MAX - 1, le=INT4_MAX)]
 _Int8 = Annotated[int, msgspec.Meta(ge=-INT8_MAX - 1, le=INT8_MAX)]
@@ -27,7 +29,13 @@ _NO_METADATA: Final = msgspec.Raw(b"null")
 
 
 class EventLine(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
-    """The values of a line, in their order. ``metadata``: JSON, only there if it is kept."""
+    """The values of a line, in their order. The last two are not always there.
+
+    Attributes:
+        metadata: JSON, only if it is kept.
+        fingerprint: second half of the request's fingerprint, if it has an idempotency key
+            (engine/store/idempotency.py).
+    """
 
     type: str
     id: str
@@ -45,11 +53,12 @@ class EventLine(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=
     actor: str
     at: _Int8
     metadata: msgspec.Raw = _NO_METADATA
+    fingerprint: _Int4 | None = None
 
     @property
     def kept_metadata(self) -> str | None:
         """The metadata as JSON; None if there is none."""
-        return None if self.metadata is _NO_METADATA else bytes(self.metadata).decode()
+        return None if self.metadata == _NO_METADATA else bytes(self.metadata).decode()
 
 
 LINE: Final = msgspec.json.Decoder(EventLine)
@@ -64,6 +73,13 @@ def about_json(batch: int, serial: int, last4: str, user: str) -> str:
 def cause_json(order: str | None, key: str | None, actor: str) -> str:
     """Return the values of an event that say which call caused it, for a script."""
     return _ENCODER.encode((order, key, actor))[1:-1].decode()
+
+
+def ending_json(metadata: str, fingerprint: bytes) -> str:
+    """Return the last values of an event, for a script: metadata as JSON, and the half of a fingerprint."""
+    if not fingerprint:
+        return metadata
+    return f"{metadata or 'null'},{int.from_bytes(fingerprint[FINGERPRINT_HALF:], signed=True)}"
 
 
 def packed_text(values: list[bytes]) -> bytes | None:
@@ -84,8 +100,8 @@ def packed_entry(*lines: bytes) -> list[bytes]:
 
 
 def encode_line(line: EventLine) -> bytes:
-    """Encode a line without metadata."""
-    return _ENCODER.encode(msgspec.structs.astuple(line)[:-1])
+    """Encode a line without metadata and fingerprint."""
+    return _ENCODER.encode(msgspec.structs.astuple(line)[:-2])
 
 
 def decode_line(line: bytes, stream_id: str) -> EventLine | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from engine.encoding import canonical
 from engine.store import keys
+from engine.store.event_lines import FINGERPRINT_HALF
 from engine.store.scripts import run_script
 from lua import loader
 
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 # The first half of a fingerprint is a digest of the fields that the ledger has as well. The second half is a
-# digest of the whole request. A record that was rebuilt from the ledger has REBUILT as its second half. Then
-# only the first half is compared (lua/lib/idempotency.lua).
-_HALF: Final = 4
+# digest of the whole request; events have it as a number. A record that was rebuilt from an event without it
+# has REBUILT as its second half. Then only the first half is compared (lua/lib/idempotency.lua).
+_HALF: Final = FINGERPRINT_HALF
 REBUILT: Final = bytes(_HALF)
 UNKNOWN: Final = bytes(_HALF)
 """First half of the fingerprint of a request that does not name its code."""
@@ -89,6 +90,11 @@ def fingerprint(known: bytes, fields: list[object]) -> bytes:
     """
     digest = _digest(fields)
     return known + (digest if digest != REBUILT else b"\1" * _HALF)
+
+
+def rebuilt_fingerprint(known: bytes, of_event: int | None) -> bytes:
+    """The fingerprint of a record that is rebuilt; ``of_event`` is what the event has of it, if anything."""
+    return known + (REBUILT if of_event is None else of_event.to_bytes(_HALF, signed=True))
 
 
 def _digest(value: object) -> bytes:

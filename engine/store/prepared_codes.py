@@ -14,7 +14,8 @@ class PreparedCode(msgspec.Struct, frozen=True, array_like=True):
         amount, left: the amount taken, and the balance left; empty if the code has none.
         hold: stream id of the order's own hold that is used up, or empty.
         hold_record: that hold's record.
-        metadata: the metadata to keep; empty for none, and in records of an earlier version.
+        ending: of the code's event (lua/lib/event_line.lua); empty for none, and in records of an earlier
+            version.
     """
 
     campaign: str
@@ -26,7 +27,7 @@ class PreparedCode(msgspec.Struct, frozen=True, array_like=True):
     left: str
     hold: str
     hold_record: str
-    metadata: str = ""
+    ending: str = ""
 
 
 class PreparedCodes(msgspec.Struct, frozen=True, array_like=True):

@@ -5,8 +5,8 @@
 -- @include lib/unit_of_work
 
 -- Returns the event's id. If `redemption` is nil, the event is itself a redemption or a hold, and its id is used. `hold_id` is
--- the stream id of the hold that the event renews or ends. `metadata` is JSON; empty or nil for none.
-local function add_event(type, redemption, campaign, event_amount, hold_id, metadata)
+-- the stream id of the hold that the event renews or ends. `ending` is as in lib/event_line.
+local function add_event(type, redemption, campaign, event_amount, hold_id, ending)
     local event_at = text(event_ms)
     local stream_id = event_at .. '-' .. text(event_seq)
     local id = shard .. '-' .. stream_id
@@ -15,7 +15,7 @@ local function add_event(type, redemption, campaign, event_amount, hold_id, meta
     local hold = hold_id and shard .. '-' .. hold_id or type == 'held' and redemption
     work.events[#work.events + 1] = event_line(
         type, id, redemption, hold, campaign.id, attempt.about, event_amount and text(event_amount), campaign.currency,
-        attempt.cause, event_at, metadata
+        attempt.cause, event_at, ending
     )
     work.last_event_id = stream_id
     return stream_id

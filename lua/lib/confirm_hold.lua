@@ -6,7 +6,7 @@
 -- @include lib/usage
 
 -- Returns the event's id, and the balance left.
-local function confirm_hold(campaign, hold, taken, metadata)
+local function confirm_hold(campaign, hold, taken, ending)
     if campaign.kind == 'single' then
         set_state(REDEEMED)
     end
@@ -14,5 +14,5 @@ local function confirm_hold(campaign, hold, taken, metadata)
         count_use(campaign, 0, taken - hold.amount)
     end
     remove_hold(campaign, hold.id)
-    return add_event('confirmed', nil, campaign, taken, hold.id, metadata), read_left(campaign)
+    return add_event('confirmed', nil, campaign, taken, hold.id, ending), read_left(campaign)
 end

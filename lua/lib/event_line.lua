@@ -1,13 +1,13 @@
 -- Writes one event as a line of a stream entry: a JSON array, whose values are always in the same order
 -- (engine/store/events.py). Only the caller's parts can hold text that needs escapes, so they come as JSON: `about` (batch,
--- serial, last4, user) and `cause` (order, key, actor). `metadata` is JSON as well; empty or nil for none.
+-- serial, last4, user), `cause` (order, key, actor) and `ending` (metadata, fingerprint; empty or nil for neither).
 
 local function quoted(word)
     return word and word ~= '' and '"' .. word .. '"' or 'null'
 end
 
-local function event_line(type, id, redemption, hold, campaign, about, amount, currency, cause, at, metadata)
+local function event_line(type, id, redemption, hold, campaign, about, amount, currency, cause, at, ending)
     return '["' .. type .. '","' .. id .. '","' .. redemption .. '",' .. quoted(hold) .. ',"' .. campaign .. '",' .. about
         .. ',' .. (amount or 'null') .. ',' .. quoted(currency) .. ',' .. cause .. ',' .. at
-        .. (metadata and metadata ~= '' and ',' .. metadata .. ']' or ']')
+        .. (ending and ending ~= '' and ',' .. ending .. ']' or ']')
 end

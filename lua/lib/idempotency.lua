@@ -7,17 +7,16 @@ local FINGERPRINT_LENGTH, HALF = 8, 4
 local REBUILT, UNKNOWN = '\0\0\0\0', '\0\0\0\0' -- engine/store/idempotency.py
 local NOT_KEPT = ANSWERS.not_kept
 
--- A record that was rebuilt from the ledger has only the first half of the fingerprint. A request that does not name its code
--- has UNKNOWN as its first half, and matches every rebuilt record.
+-- A request that does not name its code has UNKNOWN as its first half, but its record may have been rebuilt with a known one.
+-- A record that was rebuilt from an event without a fingerprint has REBUILT as its second half.
 local function is_of_this_request(record)
     local fingerprint = string.sub(record, 1, FINGERPRINT_LENGTH)
     if fingerprint == attempt.fingerprint then
         return true
-    elseif string.sub(fingerprint, HALF + 1) ~= REBUILT then
-        return false
     end
-    local known, asked = string.sub(fingerprint, 1, HALF), string.sub(attempt.fingerprint, 1, HALF)
-    return known == asked or asked == UNKNOWN
+    local known, digest = string.sub(fingerprint, 1, HALF), string.sub(fingerprint, HALF + 1)
+    local asked, asked_digest = string.sub(attempt.fingerprint, 1, HALF), string.sub(attempt.fingerprint, HALF + 1)
+    return (asked == known or asked == UNKNOWN) and (asked_digest == digest or digest == REBUILT)
 end
 
 -- Returns `replayed <the first answer>`, or `idempotency_key_reused`; nil if the key is new or has no answer yet, or if there

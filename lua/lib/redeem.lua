@@ -46,17 +46,17 @@ local function decide_redemption(campaign)
     return decide_use(campaign)
 end
 
-local function redeem(metadata)
+local function redeem(ending)
     local campaign = read_campaign()
     local refusal, taken, left, hold = decide_redemption(campaign)
     if refusal then
         return refusal
     elseif hold then
-        return answer_redeemed(confirm_hold(campaign, hold, taken, metadata), taken)
+        return answer_redeemed(confirm_hold(campaign, hold, taken, ending), taken)
     end
     count_use(campaign, 1, taken or 0)
     if campaign.kind == 'single' then
         set_state(REDEEMED)
     end
-    return answer_redeemed(add_event('redeemed', nil, campaign, taken, nil, metadata), taken, left)
+    return answer_redeemed(add_event('redeemed', nil, campaign, taken, nil, ending), taken, left)
 end

@@ -7,7 +7,7 @@ local settled = {} -- of the transaction on this shard: its parts, how many were
 
 -- Settles the attempt's part: the code is no longer prepared.
 -- Returns `absent` if nothing is prepared, or no longer, or `unpublished`; or nil, the campaign, the amount taken, the balance
--- left, id and record of the hold that is used up, and the metadata to keep.
+-- left, id and record of the hold that is used up, and the event's ending.
 local function settle_part(prepared_at, nonce, absent)
     if not settled.number then
         local record = redis.call('HGET', KEYS[prepared_at], nonce)

@@ -4,7 +4,7 @@ A link covers the rows of one transaction of the persister, ``first_seq`` to ``l
 
     digest = SHA-256("redeem ledger 1" ‖ digest before ‖ column ‖ column ‖ …)
 
-For the first link, the digest before is 32 zero bytes. The columns are those of ``entries.COLUMNS`` in order,
+For the first link, the digest before is 32 zero bytes. The columns are ``entries.CHAINED_COLUMNS`` in order,
 without ``user_seal``, and without ``hold`` if it is null in all rows. Each column is its length in bytes
 (8 bytes, big-endian), then the values of all rows:
 
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from engine.queries import queries
-from persister.ingest.entries import COLUMNS, SALT_BYTES
+from persister.ingest.entries import CHAINED_COLUMNS, SALT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,10 +44,10 @@ _NULLABLE: Final = frozenset({"amount", "currency", "order_ref", "idempotency_ke
 
 
 def link_digest(before: bytes, columns: Sequence[Sequence[Any]]) -> bytes:
-    """The digest of a link. ``columns``: for each of ``COLUMNS`` the values of all rows."""
-    named = dict(zip(COLUMNS, columns, strict=True))
+    """The digest of a link. ``columns``: all rows' values of ``CHAINED_COLUMNS``, and perhaps others."""
+    named = dict(zip(CHAINED_COLUMNS, columns, strict=False))
     digest = hashlib.sha256(_HEAD + before)
-    for name in COLUMNS[:-1]:
+    for name in CHAINED_COLUMNS[:-1]:
         if name == "hold" and all(hold is None for hold in named[name]):
             continue  # links that are older than the column have the same digest as before
         if name == "user_id":

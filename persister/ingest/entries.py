@@ -30,7 +30,7 @@ _Ids: TypeAlias = "tuple[list[int], list[int]]"
 LedgerRow: TypeAlias = "tuple[object, ...]"
 """A row of the ledger, in the order of ``COLUMNS``."""
 
-COLUMNS: Final = (
+CHAINED_COLUMNS: Final = (
     "shard",
     "stream_ms",
     "stream_seq",
@@ -51,6 +51,9 @@ COLUMNS: Final = (
     "hold",
     "user_seal",
 )
+"""The columns that ``chain`` takes."""
+
+COLUMNS: Final = (*CHAINED_COLUMNS, "fingerprint")
 SALT_BYTES: Final = 16
 """Length of a row's ``user_seal`` (see ``chain``)."""
 REASON_MALFORMED: Final = "malformed"
@@ -58,7 +61,7 @@ REASON_MALFORMED: Final = "malformed"
 NUL_IN_JSON: Final = b"\\u0000"
 _VALUE_NAMES: Final = (
     *("type", "redemption", "campaign", "batch", "serial", "last4", "user", "amount", "currency"),
-    *("order", "key", "actor", "at", "hold"),
+    *("order", "key", "actor", "at", "hold", "fingerprint"),
 )
 _VALUES: Final = attrgetter(*_VALUE_NAMES)
 
@@ -177,7 +180,8 @@ def _decode_first_version(entries: list[Entry]) -> Entries:
     rejects = [Reject(StreamId.parse(entry_id), raw, REASON_MALFORMED) for entry_id, raw in rejected]
     first, last = StreamId.parse(entries[0][0]), StreamId.parse(entries[-1][0])
     noted = [(StreamId.parse(entry_id), text) for entry_id, text in metadata]
-    return Entries(entries, [*columns, _salts(len(columns[0]))], rejects, first, last, noted)
+    rows = len(columns[0])
+    return Entries(entries, [*columns, _salts(rows), [None] * rows], rejects, first, last, noted)
 
 
 def _decode_packed(entries: list[Entry]) -> Entries:
@@ -201,7 +205,8 @@ def _decode_packed(entries: list[Entry]) -> Entries:
     metadata = [
         (StreamId(*at), kept) for *at, line in zip(*ids, lines, strict=True) if (kept := line.kept_metadata)
     ]
-    return Entries(entries, [*columns, _salts(len(lines))], rejects, first, last, metadata)
+    columns.insert(-1, _salts(len(lines)))  # after ``hold``
+    return Entries(entries, columns, rejects, first, last, metadata)
 
 
 def _decode_together(entries: list[Entry]) -> tuple[_Ids, list[EventLine]]:

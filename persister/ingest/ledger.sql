@@ -44,7 +44,7 @@ SELECT create_ledger_month($1)
        );
 
 -- name: remaining_rows
--- Columns in the order of COLUMNS (persister/ingest/entries.py). Rows without a seal are older than the chain.
+-- Columns in the order of CHAINED_COLUMNS (persister/ingest/entries.py). Rows without a seal are older than the chain.
 -- Leaves out the rows that an archive takes.
 SELECT shard, stream_ms, stream_seq, seq, type, redemption, campaign, batch, serial, last4, user_id, amount, currency,
        order_ref, idempotency_key, actor, at_ms, hold, user_seal

@@ -171,7 +171,9 @@ def _put_idempotency_record(
             answer = "\n".join(_redeemed(row["event"], row["amount"], left) for row in redemptions)
         else:
             answer = _answer(rows[0], left, hold_ttl_ms)
-    record = idempotency.known_half(user, order, codes) + idempotency.REBUILT
+    record = idempotency.rebuilt_fingerprint(
+        idempotency.known_half(user, order, codes), rows[0]["fingerprint"]
+    )
     bucket, digest = idempotency.bucketed(name, keys.IDEMPOTENCY_BUCKETS)
     epoch = stream_ms // 1000 // keys.IDEMPOTENCY_WINDOW_S
     ends_at_s = (epoch + 2) * keys.IDEMPOTENCY_WINDOW_S

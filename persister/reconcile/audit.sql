@@ -26,7 +26,7 @@ SELECT shard, seq, before, disorder
 SELECT first_seq, last_seq, digest FROM ledger_chain WHERE shard = $1 ORDER BY last_seq;
 
 -- name: rows
--- Columns in the order of COLUMNS (persister/ingest/entries.py).
+-- Columns in the order of CHAINED_COLUMNS (persister/ingest/entries.py).
 SELECT shard, stream_ms, stream_seq, seq, type, redemption, campaign, batch, serial, last4, user_id, amount, currency,
        order_ref, idempotency_key, actor, at_ms, hold, user_seal
   FROM ledger

@@ -84,7 +84,7 @@ async def test_the_events_of_a_call_are_one_entry_as_the_contract_has_it(shard: 
     await shard.add_campaign("cmp_1", amount=500, currency="EUR")
     await shard.add_campaign("cmp_2")
     nasty = 'Zoë "\\\n\x7f\u2028'
-    first = Attempt(user=nasty, order="o/1", key="k", metadata='{"n":1}')
+    first = Attempt(user=nasty, order="o/1", key="k", ending='{"n":1},7')
     others = (Attempt(offset=6), Attempt(offset=5), Attempt(campaign="cmp_2", offset=7, user="bob"))
     answers = [answer for answer in await shard.redeem(first, *others) if answer != "already_redeemed"]
     ids = [stream_id(answer) for answer in answers]
@@ -96,16 +96,16 @@ async def test_the_events_of_a_call_are_one_entry_as_the_contract_has_it(shard: 
     assert (list(fields), fields[b"v"]) == ([b"v", b"events"], b"2")
     events = [f"0-{at_ms}-{begin + number}" for number in range(3)]
     assert [json.loads(line) for line in fields[b"events"].split(b"\n")] == [
-        _redeemed(events[0], "cmp_1", 5, nasty, 500, "EUR", "o/1", "k", at_ms, {"n": 1}),
+        _redeemed(events[0], "cmp_1", 5, nasty, 500, "EUR", "o/1", "k", at_ms, {"n": 1}, 7),
         _redeemed(events[1], "cmp_1", 6, "ann", 500, "EUR", None, None, at_ms),
         _redeemed(events[2], "cmp_2", 7, "bob", None, None, None, None, at_ms),
     ]
 
 
 def _redeemed(event: str, campaign: str, serial: int, user: str, *others: Any) -> list[Any]:  # noqa: ANN401 - JSON
-    amount, currency, order, key, at_ms, *metadata = others
+    amount, currency, order, key, at_ms, *ending = others
     head = ["redeemed", event, event, None, campaign, 7, serial, "WXYZ", user, amount, currency]
-    return [*head, order, key, "key_1", at_ms, *metadata]
+    return [*head, order, key, "key_1", at_ms, *ending]
 
 
 async def test_what_follows_an_event_is_read_from_its_id_even_within_its_entry(shard: Shard) -> None:

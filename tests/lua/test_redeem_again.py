@@ -62,6 +62,32 @@ async def test_a_record_of_the_window_before_is_honoured_and_not_moved(shard: Sh
     assert await snapshot(shard.redis) == before
 
 
+REBUILT = bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("of_record", "of_request", "same"),
+    [
+        (b"code" + REBUILT, b"codebody", True),
+        (b"card" + REBUILT, b"codebody", False),
+        (b"codebody", bytes(4) + b"body", True),
+        (b"code" + REBUILT, bytes(4) + b"body", True),
+        (b"codebuy!", bytes(4) + b"body", False),
+        (b"codebuy!", b"codebody", False),
+        (bytes(4) + b"body", b"codebody", False),
+    ],
+)
+async def test_a_rebuilt_record_is_compared_as_far_as_it_is_known(
+    shard: Shard, of_record: bytes, of_request: bytes, *, same: bool
+) -> None:
+    await shard.add_campaign()
+    records = shard.idempotency_records(shard.epoch)
+    await shard.redis.hset(records, mapping={digest("k"): of_record + b"redeemed 5-6 70"})
+    await shard.redis.expireat(records, (shard.epoch + 2) * shard.window_s)
+    (answer,) = await shard.redeem(Attempt(key="k", fingerprint=of_request))
+    assert answer == ("replayed redeemed 5-6 70" if same else "idempotency_key_reused")
+
+
 async def test_records_of_one_bucket_are_kept_together_and_end_together(shard: Shard) -> None:
     await shard.add_campaign()
     await shard.redeem(Attempt(key="k1"))

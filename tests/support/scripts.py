@@ -51,7 +51,7 @@ class Attempt:
     amount: str = ""
     order: str = ""
     actor: str = "key_1"
-    metadata: str = ""
+    ending: str = ""
 
 
 class Shard:

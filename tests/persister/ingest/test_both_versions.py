@@ -98,13 +98,21 @@ async def test_an_event_that_postgresql_refuses_is_set_aside_alone(
     await nothing_is_missing(stream.redis, ledger)
 
 
-def test_metadata_of_a_packed_event_is_kept_as_it_was_written() -> None:
-    fields = packed(("5-0", values(0)), ("5-1", values(1)))
-    plain, noted = fields["events"].split(b"\n")
-    lines = b"\n".join((plain, noted[:-1] + b',{"b":1,"a":[2.50]}]'))
-    decoded = decode_entries([(b"5-1", [b"v", b"2", b"events", lines])])
-    assert decoded.metadata == [((5, 1), '{"b":1,"a":[2.50]}')]
+def test_metadata_and_fingerprint_of_a_packed_event_are_kept_as_they_were_written() -> None:
+    fields = packed(*((f"5-{at}", values(at)) for at in range(4)))
+    plain, noted, keyed, both = fields["events"].split(b"\n")
+    ends = (b',{"b":1,"a":[2.50]}]', b",null,-2147483648]", b',{"b":2},7]')
+    lines = [line[:-1] + end for line, end in zip((noted, keyed, both), ends, strict=True)]
+    decoded = decode_entries([(b"5-3", [b"v", b"2", b"events", b"\n".join((plain, *lines))])])
+    assert decoded.metadata == [((5, 1), '{"b":1,"a":[2.50]}'), ((5, 3), '{"b":2}')]
+    assert decoded.columns[-1] == [None, None, -(2**31), 7]
     assert decoded.rejects == []
+
+
+@pytest.mark.parametrize("end", [b",null,2147483648]", b',null,"7"]', b",null,7,8]"])
+def test_a_packed_event_with_another_fingerprint_than_a_number_is_set_aside(end: bytes) -> None:
+    line = packed(("5-0", values(0)))["events"][:-1] + end
+    assert len(decode_entries([(b"5-0", [b"v", b"2", b"events", line])]).rejects) == 1
 
 
 async def test_a_part_of_the_stream_may_begin_and_end_within_an_entry(stream: Stream) -> None:

@@ -8,7 +8,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from persister.ingest import chain
-from persister.ingest.entries import COLUMNS, SALT_BYTES
+from persister.ingest.entries import CHAINED_COLUMNS, SALT_BYTES
 from persister.migrations import initialise, migrate, migrations_directory
 from persister.reconcile.reconcile import reconcile
 from tests.support.streams import Ledger, Stream, persisting, values
@@ -42,7 +42,7 @@ async def verify(ledger: Ledger, after: int = 0) -> int:
         )
         assert len(rows) == link["last_seq"] - seq
         content = b"redeem ledger 1" + digest
-        for column in COLUMNS:
+        for column in CHAINED_COLUMNS:
             part = b"".join(as_documented(column, [dict(row) for row in rows]))
             left_out = column == "user_seal" or (column == "hold" and not part.strip(b"\0"))
             content += b"" if left_out else len(part).to_bytes(8) + part
@@ -182,7 +182,7 @@ async def make_anew(ledger: Ledger) -> None:
     digest = chain.CHAIN_BEGINNING
     for link in await links(ledger):
         rows = await ledger.connection.fetch(
-            f"SELECT {', '.join(COLUMNS)} FROM ledger WHERE seq BETWEEN $1 AND $2 ORDER BY seq",  # noqa: S608 - its columns
+            f"SELECT {', '.join(CHAINED_COLUMNS)} FROM ledger WHERE seq BETWEEN $1 AND $2 ORDER BY seq",  # noqa: S608 - its columns
             link["first_seq"],
             link["last_seq"],
         )
@@ -225,7 +225,7 @@ def test_no_two_contents_have_one_digest() -> None:
     tables = [[variant] for variant in variants]
     tables += [[row, row], [row | {"order_ref": None}, row], [row, row | {"order_ref": None}]]
     digests = [
-        chain.link_digest(before, [[line[name] for line in table] for name in COLUMNS])
+        chain.link_digest(before, [[line[name] for line in table] for name in CHAINED_COLUMNS])
         for table, before in itertools.product(tables, (bytes(32), b"\1" * 32))
     ]
     assert len(set(digests)) == 2 * len(tables)

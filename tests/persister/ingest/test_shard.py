@@ -69,6 +69,7 @@ async def test_a_row_says_what_its_event_says(settings: Settings, stream: Stream
         "last4": "JK4M",
         "actor": "key_1",
         "hold": None,
+        "fingerprint": None,
     }
     assert rows == [
         common

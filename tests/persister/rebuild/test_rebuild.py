@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,99 @@ async def test_what_was_redeemed_stays_so_and_a_retry_gets_its_answer(plane: Con
         assert (await merchant.redeem(codes[1], order="o1", key="k1"))[1]["code"] == "idempotency_key_reused"
         assert (await merchant.redeem(codes[0], key="k2"))[1]["code"] == "already_redeemed"
         assert [(await merchant.redeem(code))[0] for code in codes[1:]] == [200, 200, 409]  # of a stock of 3
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "amount": {"amount": 400},
+    "user": {"user": "bob"},
+    "order": {"order": "o2"},
+    "client": {"client": {"ip": "192.0.2.1"}},
+    "metadata": {"metadata": {"till": 8}},
+    "currency": {"currency": "EUR"},
+}
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.usefixtures("shards")
+async def test_after_a_flush_an_old_key_with_another_request_is_refused_and_the_same_is_replayed(
+    plane: ControlPlane,
+) -> None:
+    _, codes = await issue(plane, 8, kind="balance", amount=500, currency="EUR")
+    async with engine_in_process(plane, scopes=("redeem", "admin"), metadata_kept=True) as merchant:
+        paths = {
+            "redeem": "/v1/redemptions",
+            "hold": "/v1/holds",
+            "combined": "/v1/redemptions/combined",
+        }
+        common = {"user": "ann", "order": "o1", "metadata": {"till": 7}}
+        bodies: dict[str, dict[str, Any]] = {
+            "redeem": common | {"code": codes[0], "amount": 300},
+            "hold": common | {"code": codes[1], "amount": 300},
+            "combined": common | {"codes": [{"code": codes[2], "amount": 1}]},
+            "adjust": {"code": codes[3], "amount": 5, "reason": "goodwill"},
+        }
+
+        async def send(name: str, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+            return await merchant.call("POST", path, json=body, headers={"Idempotency-Key": name})
+
+        first = {name: await send(name, path, bodies[name]) for name, path in paths.items()}
+        paths["adjust"] = "/v1/codes/adjust"
+        first["adjust"] = await send("adjust", paths["adjust"], bodies["adjust"])
+        redeemed, held = first["redeem"][1]["id"], first["hold"][1]["id"]
+        paths |= {"rollback": f"/v1/redemptions/{redeemed}/rollback", "confirm": f"/v1/holds/{held}/confirm"}
+        bodies |= {"rollback": {"amount": 100, "reason": "returned"}, "confirm": {"amount": 200}}
+        first |= {name: await send(name, paths[name], bodies[name]) for name in ("rollback", "confirm")}
+        assert {status for status, _ in first.values()} == {200}, first
+
+        await persist(plane.settings)
+        await plane.redis.flushall()
+        await rebuilt(plane)
+        for name, (_, answer) in first.items():
+            status, again = await send(name, paths[name], bodies[name])
+            assert (status, json.dumps(again)) == (200, json.dumps(answer).replace("false", "true")), name
+        others = [("redeem", change) for change in CHANGES.values()] + [
+            ("hold", {"amount": 400}),
+            ("hold", {"metadata": None}),
+            ("combined", {"client": {"ip": "192.0.2.1"}}),
+            ("combined", {"codes": [{"code": codes[2], "amount": 2}]}),
+            ("adjust", {"amount": 6}),
+            ("adjust", {"reason": "another"}),
+            ("rollback", {"amount": 200}),
+            ("rollback", {"reason": "another"}),
+            ("confirm", {"amount": 300}),
+        ]
+        for name, change in others:
+            status, answer = await send(name, paths[name], bodies[name] | change)
+            assert (status, answer["code"]) == (422, "idempotency_key_reused"), (name, change)
+
+
+async def test_a_key_of_an_event_without_a_fingerprint_is_replayed_as_before(plane: ControlPlane) -> None:
+    _, (code, other) = await issue(plane, 2, kind="balance", amount=500, currency="EUR")
+    async with engine_in_process(plane) as merchant:
+        status, first = await merchant.redeem(code, amount=300, key="k")
+        assert status == 200
+        await persist(plane.settings)
+        async with plane.database.connection() as connection:
+            await connection.execute("UPDATE ledger SET fingerprint = NULL")
+        await plane.redis.flushall()
+        await rebuilt(plane)
+        for amount in (300, 200):
+            again = await merchant.redeem(code, amount=amount, key="k")
+            assert again == (200, first | {"replayed": True})
+        assert (await merchant.redeem(other, amount=300, key="k"))[0] == 422
+
+
+async def test_an_erasure_deletes_what_tells_whose_request_it_was(plane: ControlPlane) -> None:
+    _, codes = await issue(plane, 2)
+    async with engine_in_process(plane) as merchant:
+        await merchant.redeem(codes[0], "ann", key="k1")
+        await merchant.redeem(codes[1], "bob", key="k2")
+        await persist(plane.settings)
+        await erasure.erase(plane, "ann", actor="cli")
+    async with plane.database.connection() as connection:
+        found = await connection.fetch("SELECT user_id, fingerprint FROM ledger ORDER BY seq")
+    assert [row["fingerprint"] is None for row in found] == [True, False]
+    assert found[1]["user_id"] == "bob"
 
 
 async def test_an_interrupted_rebuild_lets_nobody_redeem_and_is_begun_again(

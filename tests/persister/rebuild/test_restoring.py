@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from engine.settings import Settings
 
 SHOPPERS, STEPS = 3, 40
-_KNOWN, _FINGERPRINT = 4, 8  # bytes of an idempotency record
+_KNOWN, _FINGERPRINT = 4, 8  # bytes of a fingerprint, with which an idempotency record begins
 _SHARD = re.compile(rb"\b\d-(?=\d{13}-)")
 _END_OF_HOLD = re.compile(rb"(held \S+ \d* |\n)(?:\d{13}|0)(?=[\n ]|$)")
 _OF_AN_EVENT = re.compile(rb"[a-z_]+ \d{13}-")
@@ -81,14 +81,17 @@ async def endings(redis: Redis) -> dict[str, int]:
     }
 
 
-def idempotency_records(found: dict[str, dict[bytes, bytes]]) -> dict[tuple[str, bytes], tuple[bytes, bytes]]:
-    """Of each the half of the fingerprint that the ledger knows, and of the answer what it knows.
+def idempotency_records(
+    found: dict[str, dict[bytes, bytes]],
+) -> dict[tuple[str, bytes], tuple[bytes, bytes, bytes]]:
+    """Of each both halves of the fingerprint, and of the answer what the ledger knows.
 
     It does not know when a hold was to end, and it knows the shard of an event, which a script may leave out.
     """
     return {
         (name, field): (
             record[:_KNOWN],
+            record[_KNOWN:_FINGERPRINT],
             _END_OF_HOLD.sub(rb"\1", _SHARD.sub(b"", record[_FINGERPRINT:])),
         )
         for name, fields in found.items()
@@ -126,11 +129,11 @@ async def test_whatever_was_done_is_restored_as_the_scripts_had_written_it(plane
     await publish(plane.redis, plane.database)
     assert {name: ends[name] for name in ends_after} == ends_after
     records_before, records_after = idempotency_records(before), idempotency_records(after)
-    for name, (known, answer) in records_after.items():
-        known_before, answer_before = records_before[name]
-        assert answer == answer_before
+    for name, (known, *others) in records_after.items():
+        known_before, *others_before = records_before[name]
+        assert others == others_before
         assert known_before in {known, UNKNOWN}
-    lost = [answer for name, (_, answer) in records_before.items() if name not in records_after]
+    lost = [answer for name, (_, _, answer) in records_before.items() if name not in records_after]
     assert not [answer for answer in lost if _OF_AN_EVENT.match(answer)]
     assert successes(after) == successes(before)
     assert not (await reconcile(plane.settings, {}, silent)).findings
