@@ -1,9 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 """The express lane: the fast lane with its usual case compiled.
 
-A whole redemption with a known head and a plain body is read, started and answered here. For anything else the
-methods of ``FastLane`` and ``Redemption`` run, which this module only stands in front of: they are the
-reference, and both lanes share admission, time limits, batches and links. ``_express.pyi`` has the types.
+A redemption whose head is plain is started and answered here; if its body is plain as well, it is also read
+here, else by msgspec. For anything else the methods of ``FastLane`` and ``Redemption`` run, which this module
+only stands in front of: they are the reference, and both lanes share admission, time limits, batches and
+links. ``redeem_express_left`` counts what was left to them, by reason. ``_express.pyi`` has the types.
 """
 
 import functools
@@ -12,22 +13,25 @@ import string
 from time import perf_counter
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.unicode cimport PyUnicode_DecodeASCII
+from cpython.unicode cimport PyUnicode_DATA, PyUnicode_DecodeASCII
 from libc.string cimport memcmp, memcpy
 from libc.time cimport time as unix_time
 
 import msgspec
 
-from engine.api.bodies import UP_TO_BALANCE, RedeemRequest
+from engine.api.bodies import UP_TO_BALANCE, RedeemRequest, parse_redeem_request
 from engine.api.checks import CAMPAIGN_LENGTH_MAX
 from engine.codes.formats import BASE32, DIGITS, FORMATS, LAST_SYMBOLS, normalise, split
 from engine.codes.texts import SHORTEST_CODE
+from engine.encoding import canonical
+from engine.errors import Refusal
 from engine.lane.head import HEAD_BYTES_MAX, KEY, REQUEST_ID
 from engine.lane.protocol import FastLane
 from engine.lookup.decoder import masked
 from engine.redemption.assertions import Assertions
 from engine.redemption.attempt import Attempt
 from engine.redemption.call_fields import CallFields
+from engine.redemption.core import _repeats_code
 from engine.redemption.redeem import Redemption
 from engine.store import idempotency
 from engine.store.keys import locate_code
@@ -53,6 +57,7 @@ cdef int _head_bytes_max = HEAD_BYTES_MAX
 cdef Py_ssize_t _campaign_length_max = CAMPAIGN_LENGTH_MAX
 cdef object _plain_received = FastLane.data_received
 cdef object _plain_read = FastLane._read
+cdef object _plain_redeem = FastLane._redeem
 cdef object _write_to = CallFields.write_to
 cdef object _mismatch = Attempt.mismatch
 cdef object _fingerprint_fields = Redemption.fingerprint_fields
@@ -343,6 +348,21 @@ cdef class Limits:
         self.symbols_min = settings.import_code_symbols_min
         self.key = settings.idempotency_key_length_max
 
+    cdef Py_ssize_t symbols_of(self, const unsigned char *data, Text *code, unsigned char *symbols) noexcept:
+        """Normalise a code. Returns how many symbols it has; 0 if others must look at it."""
+        cdef Py_ssize_t at, count = 0
+        cdef unsigned char symbol
+        if code.length > self.code:
+            return 0
+        for at in range(code.at, code.at + code.length):
+            symbol = _symbols[data[at]]
+            if symbol == 255:
+                return 0
+            if symbol:
+                symbols[count] = symbol
+                count += 1
+        return count if count >= self.symbols_min else 0
+
     cdef bint keeps(self, const unsigned char *data, Body *body) noexcept:
         """Whether the checks of ``parse_redeem_request`` would find nothing."""
         cdef Py_ssize_t at
@@ -456,7 +476,7 @@ cdef class Desk:
     """Starts the redemptions of all express lanes of a worker, and writes their answers."""
 
     cdef object known_with, guard, configuration, dispatcher, contains_issued, shortest_code, find
-    cdef object answers, count_outcome, now, shared
+    cdef object answers, count_outcome, now, shared, settings, keeps_code, count_left
     cdef Limits limits
     cdef Py_ssize_t body_bytes_max
     cdef long version  # of the configuration that the next value is of
@@ -481,6 +501,8 @@ cdef class Desk:
         self.count_outcome = core.dispatcher.telemetry.outcome
         self.body_bytes_max = shared.heads.body_bytes_max
         self.now = shared.now
+        self.settings, self.keeps_code = core.settings, core._keeps_code
+        self.count_left = core.dispatcher.telemetry.left_by_express
         self.limits = Limits(core.settings)
         self.deadline_s = core.settings.attempt_deadline_ms / 1000
         self.by_batch = {}
@@ -503,69 +525,58 @@ cdef class Desk:
         return self.shortest
 
     cdef ExpressRedemption begin(
-        self, Template template, const unsigned char *data, Py_ssize_t size, Found *found, str key
+        self, Template template, const unsigned char *data, Py_ssize_t body_at, Py_ssize_t size, str key
     ):
-        """Make the redemption that the request asks for; None if the fast lane must look at it."""
+        """Make the redemption that the request asks for; None if the fast lane must look at it: counted."""
         cdef Body body
         cdef unsigned char symbols[SYMBOLS_MAX]
-        cdef unsigned char symbol
-        cdef Py_ssize_t at, count = 0
-        if not _read_body(data, found.body_at, size, &body) or not self.limits.keeps(data, &body):
-            return None
-        if body.code.length > self.limits.code:
-            return None
-        for at in range(body.code.at, body.code.at + body.code.length):
-            symbol = _symbols[data[at]]
-            if symbol == 255:
-                return None
-            if symbol:
-                symbols[count] = symbol
-                count += 1
-        if count < ENDING or count < self.limits.symbols_min:
-            return None
+        cdef Py_ssize_t count
+        cdef long version = self.configuration.version
+        api_key = self._api_key(template, version)
+        if api_key is None:
+            return self.left("api_key")
+        if key is not None and (len(key) > self.limits.key or not key.isprintable()):
+            return self.left("idempotency_key")
+        if not _read_body(data, body_at, size, &body) or not self.limits.keeps(data, &body):
+            return self.begin_parsed(api_key, version, data[body_at:size], key)
+        count = self.limits.symbols_of(data, &body.code, symbols)
+        if count < ENDING:
+            return self.begin_parsed(api_key, version, data[body_at:size], key)
         cdef bytes normalised = PyBytes_FromStringAndSize(<char *>symbols, count)
         prefixes = self.configuration.prefixes
         fmt = self.formats[count]
         if prefixes:
             readings = split(normalised, prefixes)
-            if not readings:
-                return None
         elif fmt is None or not _accepts(symbols, count, fmt.radix == 10):
-            return None
+            readings = []  # it may be an imported code
         else:
             readings = [(fmt, normalised, b"")]
-        cdef long version = self.configuration.version
-        api_key = self._api_key(template, version)
-        if api_key is None:
-            return None
         cdef const unsigned char *ending = symbols + count - ENDING
-        if _repeats(ending, data + body.user.at, body.user.length) or (
-            body.order.at and _repeats(ending, data + body.order.at, body.order.length)
-        ):
-            return None
-        if found.key_at and (
-            found.key_length > self.limits.key
-            or _repeats(ending, data + found.key_at, found.key_length)
-        ):
-            return None
         cdef str user = _str(data, &body.user)
         cdef str order = _str(data, &body.order) if body.order.at else ""
+        cdef Py_ssize_t key_length = 0 if key is None else len(key)
         cdef Py_ssize_t shortest = self._shortest(version)
         if (
-            body.user.length >= shortest
-            or (body.order.at and body.order.length >= shortest)
-            or (key is not None and found.key_length >= shortest)
-        ) and self.contains_issued((user, order, key)):
-            return None
+            _repeats(ending, data + body.user.at, body.user.length)
+            or (body.order.at and _repeats(ending, data + body.order.at, body.order.length))
+            or (
+                key_length >= ENDING
+                and _repeats(ending, <const unsigned char *>PyUnicode_DATA(key), key_length)
+            )
+            or (
+                (
+                    body.user.length >= shortest
+                    or (body.order.at and body.order.length >= shortest)
+                    or key_length >= shortest
+                )
+                and self.contains_issued((user, order, key))
+            )
+        ):
+            return self.left("code_in_text")
         # Last: an attempt that may go on is charged, and the fast lane would charge it again.
         if self.guard.watches and self.guard.judge(api_key, user, None) is not None:
-            return None
-        cdef ExpressRedemption made = ExpressRedemption.__new__(ExpressRedemption)
-        made.desk = self
-        made.dispatcher, made.configuration = self.dispatcher, self.configuration
-        made.api_key = api_key
-        made.actor = api_key.id
-        made.user, made.order, made.key = user, order, key
+            return self.left("guard")
+        cdef ExpressRedemption made = self.make(api_key, version, user, order, key, normalised, readings)
         if body.has_amount:
             made.amount = body.amount
         else:
@@ -575,6 +586,46 @@ cdef class Desk:
                 _str(data, &body.currency) if body.currency.at else None,
                 _str(data, &body.campaign) if body.campaign.at else None,
             )
+        return made
+
+    cdef ExpressRedemption begin_parsed(self, api_key, long version, bytes body, str key):
+        """Do the same for a body that msgspec reads, with the checks of ``Core.submit``."""
+        try:
+            asked = parse_redeem_request(body, self.settings)
+        except Refusal:
+            return self.left("body")
+        normalised = normalise(asked.code, characters_max=self.settings.code_length_max)
+        if normalised is None or len(normalised) < self.limits.symbols_min:
+            return self.left("code")
+        keeps = asked.metadata is not None and self.settings.metadata_kept
+        cdef str metadata = canonical(asked.metadata).decode() if keeps else ""
+        texts = asked.user, asked.order, key
+        if (
+            _repeats_code(normalised, *texts)
+            or self.contains_issued(texts)
+            or (metadata and self.keeps_code(normalised, metadata))
+        ):
+            return self.left("code_in_text")
+        if self.guard.watches and self.guard.judge(api_key, asked.user, asked.client) is not None:
+            return self.left("guard")
+        readings = split(normalised, self.configuration.prefixes)
+        cdef ExpressRedemption made = self.make(
+            api_key, version, asked.user, asked.order or "", key, normalised, readings
+        )
+        made.asked, made.metadata = asked, metadata
+        made.amount = "" if asked.amount is None else asked.amount
+        made.asserted = Assertions.of(asked)
+        return made
+
+    cdef ExpressRedemption make(
+        self, api_key, long version, str user, str order, str key, bytes normalised, list readings
+    ):
+        cdef ExpressRedemption made = ExpressRedemption.__new__(ExpressRedemption)
+        made.desk = self
+        made.dispatcher, made.configuration = self.dispatcher, self.configuration
+        made.api_key = api_key
+        made.actor = api_key.id
+        made.user, made.order, made.key = user, order, key
         made.idempotency_name = idempotency.name(made.actor, key) if key is not None else ""
         made.fingerprint, made.metadata = b"", ""
         made.key_reserved = False
@@ -582,6 +633,11 @@ cdef class Desk:
         made.version = version
         made.deadline = <double>self.now() + self.deadline_s
         return made
+
+    cdef ExpressRedemption left(self, str reason):
+        """Count a request that the fast lane must look at."""
+        self.count_left(reason)
+        return None
 
     cdef Answer answer_of(self, ExpressRedemption redemption):
         batch = self.configuration.batches[redemption.batch]
@@ -615,6 +671,7 @@ cdef class ExpressRedemption:
     cdef Desk desk
     cdef object lane
     cdef object lane_number
+    cdef object asked  # the request, if msgspec has read it; its strings may need escapes in the answer
     cdef readonly object dispatcher, configuration, api_key, actor, key, metadata, asserted, campaign
     cdef readonly object amount, idempotency_name, fingerprint, batch, serial, last4, location
     cdef readonly str user, order
@@ -627,6 +684,8 @@ cdef class ExpressRedemption:
     @property
     def request(self):
         """The request as the other lanes read it."""
+        if self.asked is not None:
+            return self.asked
         currency, campaign = (None, None) if self.asserted is None else self.asserted
         return RedeemRequest(
             code=self.normalised.decode(),
@@ -645,7 +704,7 @@ cdef class ExpressRedemption:
         made.on_done = functools.partial(self.lane._answered, self.lane_number)
         if self.location is not None:
             made.bind_record(self.campaign.id, self.batch, self.serial, self.last4)
-            made.fingerprint = self.fingerprint
+            made.fingerprint, made.key_reserved = self.fingerprint, self.key_reserved
         return made
 
     # PendingLookup
@@ -654,9 +713,6 @@ cdef class ExpressRedemption:
         """Bind to the code, and send the attempt to its shard."""
         batch = code.batch
         configuration = self.configuration
-        if self.key is not None and configuration.shards > 1:  # the key may have its home on another shard
-            self.as_redemption().found(code)
-            return
         self.campaign = configuration.campaigns[batch.campaign]
         self.batch, self.serial = batch.id, code.serial
         self.last4 = code.last4 if code.format is None else (<bytes>code.symbols)[len(<bytes>code.symbols) - 4 :].decode()
@@ -723,6 +779,13 @@ cdef class ExpressRedemption:
                     return
         self.as_redemption().answered(answer)
 
+    cdef bytes _in_json(self, str text):
+        """A text of the request as it stands between the quotes of a JSON string."""
+        if self.asked is None:
+            return text.encode()
+        cdef bytes quoted = _to_json(text)
+        return quoted[1 : len(quoted) - 1]
+
     cdef _redeemed(
         self, const char *word, Py_ssize_t id_end, Py_ssize_t at_ms, Py_ssize_t amount_at,
         Py_ssize_t amount_end, Py_ssize_t balance_at, Py_ssize_t size
@@ -742,8 +805,8 @@ cdef class ExpressRedemption:
         cdef bytes at_text = desk.instant_of(at_ms)
         cdef bytes request_id = (<str>desk.shared.request_id(lane._request_id)).encode()
         cdef bytes head = desk.head_of_now()
-        cdef bytes user = self.user.encode()
-        cdef bytes order = self.order.encode()
+        cdef bytes user = self._in_json(self.user)
+        cdef bytes order = self._in_json(self.order)
         cdef Py_ssize_t order_size = PyBytes_GET_SIZE(order) + 2 if self.order else 4
         cdef Py_ssize_t amount_size = amount_end - amount_at if amount_end > amount_at else 4
         cdef Py_ssize_t balance_size = size - balance_at if balance_at else 0
@@ -799,29 +862,50 @@ cdef class ExpressRedemption:
 # the lane
 
 
+cdef enum Progress:  # of a request
+    UNREAD  # nothing was looked at but the head
+    LEFT  # it was looked at, and is for the fast lane
+    STARTED
+
+
 class ExpressLane(FastLane):
     """A fast lane that starts a plain redemption without running the fast lane's code."""
 
-    __slots__ = ("_desk", "_template")
+    __slots__ = ("_desk", "_is_left", "_template")
 
     def __init__(self, shared, Desk desk):
         FastLane.__init__(self, shared)
         self._desk = desk
+        self._is_left = False  # the request that is being received must be looked at by the fast lane
         self._template = desk.templates.latest
 
     def data_received(self, data):
         """Start the request if it is plain and whole, and nothing else waits; else let the fast lane look."""
         cdef Template template = self._template
-        if (
+        cdef Progress progress = UNREAD
+        if not (
             template is None
             or self._received
             or self._in_flight
             or self._writing_paused
             or self._closing
             or type(data) is not bytes
-            or not _start(self, template, <bytes>data)
         ):
+            progress = _start_whole(self, template, <bytes>data)
+        if progress != STARTED:
+            self._is_left = progress == LEFT
             _plain_received(self, data)
+            self._is_left = False
+
+    def _redeem(self, body):
+        """Start a request whose head the fast lane has read: it came in pieces, or the head is new."""
+        cdef Template template = self._template
+        if self._is_left or template is None or self._head.is_last:
+            return _plain_redeem(self, body)
+        progress = _start(
+            self, template, <const unsigned char *>PyBytes_AS_STRING(body), 0, len(body), self._key
+        )
+        return progress == STARTED or _plain_redeem(self, body)
 
     def _read(self, head):
         if not _plain_read(self, head):
@@ -845,12 +929,11 @@ def express_lanes(known_with, core):
     return of
 
 
-cdef bint _start(lane, Template template, bytes data) except -1:
-    """Start the redemption that the data are. False if nothing was done and the fast lane must look."""
+cdef Progress _start_whole(lane, Template template, bytes data) except? UNREAD:
+    """Start the redemption that the data are, if they have the head of the template."""
     cdef const unsigned char *at = <const unsigned char *>PyBytes_AS_STRING(data)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
     cdef Found found
-    cdef ExpressRedemption redemption
     cdef Desk desk = lane._desk
     cdef str key = None
     if (
@@ -858,24 +941,33 @@ cdef bint _start(lane, Template template, bytes data) except -1:
         or found.body_at + found.length != size
         or found.length > desk.body_bytes_max
     ):
-        return False
+        return UNREAD
     if found.key_at:
         key = PyUnicode_DecodeASCII(<const char *>at + found.key_at, found.key_length, NULL)
-    number = lane._number + 1
-    lane._number = number
     lane._head = template.head
     lane._request_id = (
         PyUnicode_DecodeASCII(<const char *>at + found.id_at, found.id_length, NULL) if found.id_at else None
     )
+    return _start(lane, template, at, found.body_at, size, key)
+
+
+cdef Progress _start(
+    lane, Template template, const unsigned char *data, Py_ssize_t body_at, Py_ssize_t size, str key
+) except? UNREAD:
+    """Start the redemption with this body, which ends at ``size``."""
+    cdef ExpressRedemption redemption
+    cdef Desk desk = lane._desk
+    number = lane._number + 1
+    lane._number = number
     lane._began = perf_counter()
     lane._in_flight = True
     try:
-        redemption = desk.begin(template, at, size, &found, key)
+        redemption = desk.begin(template, data, body_at, size, key)
         if redemption is None:
             lane._in_flight = False
-            return False
+            return LEFT
         redemption.lane, redemption.lane_number = lane, number
         desk.find(redemption)
     except Exception as error:  # a bug of ours gets the same answer as in the fast lane
         lane._fail(error)
-    return True
+    return STARTED

@@ -56,6 +56,11 @@ LANE_WORKERS: Final = Gauge(
     ["lane"],
     multiprocess_mode="livesum",
 )
+EXPRESS_LEFT: Final = Counter(
+    "redeem_express_left",
+    "Plain redemptions that the express lane left to the fast lane, by reason",
+    ["reason"],
+)
 MEMORY_SHORT: Final = Gauge(
     "redeem_redis_memory_short",
     "1 while new redemptions and holds are refused because Redis is short of memory",
@@ -75,6 +80,7 @@ class Telemetry:
         self._outcomes: Tally[tuple[str, str, str]] = Tally()
         self._requests: dict[tuple[str, int], list[float]] = {}
         self._refused: Tally[str] = Tally()
+        self._left: Tally[str] = Tally()
 
     def outcome(self, operation: str, code: str, campaign: str = "") -> None:
         """Count an answered attempt. ``code``: its success, ``replayed``, or a refusal or fault code."""
@@ -91,6 +97,10 @@ class Telemetry:
     def refused_request(self, code: str) -> None:
         """Count a request that was refused without an attempt on a code."""
         self._refused[code] += 1
+
+    def left_by_express(self, reason: str) -> None:
+        """Count a request that the express lane left to the fast lane."""
+        self._left[reason] += 1
 
     def batch_size(self, attempts: int) -> None:
         """Count a batch that is sent to Redis."""
@@ -117,6 +127,9 @@ class Telemetry:
         refused, self._refused = self._refused, Tally()
         for code, count in refused.items():
             REFUSED_REQUESTS.labels(code).inc(count)
+        left, self._left = self._left, Tally()
+        for reason, count in left.items():
+            EXPRESS_LEFT.labels(reason).inc(count)
 
     def _campaign_label(self, campaign: str) -> str:
         if campaign not in self._campaigns:

@@ -8,6 +8,7 @@ built, the other two are compared.
 from __future__ import annotations
 
 import json
+import re
 import socket
 import struct
 from typing import TYPE_CHECKING, Any, Final
@@ -19,9 +20,10 @@ from engine.control import blocks, campaigns, voids
 from engine.control.blocks import NewBlock
 from engine.control.campaigns import CampaignChange
 from engine.control.voids import VoidDeclaration
-from tests.support.all_lanes import AGAIN, BODY, CODE, CODE_BYTES, KEY, all_lanes, request
+from tests.support.all_lanes import AGAIN, BLANK, BODY, CODE, CODE_BYTES, KEY, all_lanes, request
 from tests.support.bad_input import malformed_http, wrong_bodies
 from tests.support.deployment import issue, mint_batch
+from tests.support.importing import a_campaign, bring, lines_of
 from tests.support.lanes import LANES
 from tests.support.waiting import wait_until_async
 
@@ -42,6 +44,14 @@ def plain() -> dict[str, bytes]:
             b'{"code": "<code>", "user": "ann", "amount": 500, "order": "o-1",'
             b' "client": {"ip": "::1", "device": "d"}, "metadata": {"a": [1, {"b": null}]}}'
         ),
+        "other letters": request('{"code": "<code>", "user": "Zoë", "order": "№ 1 ü"}'.encode()),
+        "other letters and a key": request(
+            '{"code": "<code>", "user": "李"}'.encode(), b"Idempotency-Key: k-2"
+        ),
+        "escapes": request(b'{"code": "<code>", "user": "Zo\\u00eb", "order": "a\\"b\\\\c/\\/"}'),
+        "letters that are put together": request('{"code": "<code>", "user": "Zoe\u0308"}'.encode()),
+        "an empty client": request(b'{"code": "<code>", "user": "ann", "client": {}, "metadata": {}}'),
+        "the code in other letters": request('{"code": "<code>", "user": "ü <same>"}'.encode()),
         "another amount": request(b'{"code": "<code>", "user": "ann", "amount": 7}'),
         "an unknown code": request(b'{"code": "0000-0000-0000-0000", "user": "ann"}'),
         "no code at all": request(b'{"code": "?", "user": "ann"}'),
@@ -190,30 +200,88 @@ async def test_all_lanes_answer_what_is_well_formed_alike(
         assert await lanes.check_effects() >= len(plain()) - 8
 
 
-# What the express lane leaves to the python lane, of all that is plain: bodies with more than it reads, and
-# what is refused before a code is looked up.
-FOR_THE_PYTHON_LANE: Final = frozenset(
-    (
-        *("all fields", "no code at all", "the code as a user", "a long key", "a key that does not print"),
-        *("the last", "the code as a request id"),
-    )
-)
+# What the express lane leaves to the python lane, of all that is plain: what is refused before its code is
+# looked up, and the last request of a connection.
+FOR_THE_PYTHON_LANE: Final = {
+    *("no code at all", "a long key", "a key that does not print", "the last", "the code in other letters"),
+}
 
 
 @pytest.mark.skipif(LANES[0] != "express", reason="the express lane was not built")
+@pytest.mark.parametrize("shards", [1, 2])
 async def test_the_express_lane_answers_what_is_plain_itself(
     plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with all_lanes(plane, redis, monkeypatch, 60) as lanes:
-        left = set()
+    async with all_lanes(plane, redis, monkeypatch, 100) as lanes:
+        whole, in_pieces = set[str](), set[str]()
         for name, data in plain().items():
-            await lanes.check(data)  # from here on its head is known
-            before = lanes.by_python
-            assert await lanes.check(data), name
-            if lanes.by_python != before:
-                left.add(name)
-        assert left <= FOR_THE_PYTHON_LANE
+            behind_head = data.index(BLANK) + len(BLANK)  # many clients send head and body apart
+            for left, cuts in ((whole, ()), (in_pieces, (behind_head,))):
+                before = lanes.by_python
+                assert await lanes.check(data, cuts), name
+                if lanes.by_python != before:
+                    left.add(name)
+        assert whole == in_pieces == FOR_THE_PYTHON_LANE
         assert lanes.by_aiohttp == 0
+
+
+LEFT: Final = {
+    "body": request(b'{"code": "<code>"}'),
+    "code": request(b'{"code": "?", "user": "ann"}'),
+    "code_in_text": request(b'{"code": "<code>", "user": "ann", "order": "<same>"}'),
+    "guard": request(b'{"code": "<code>", "user": "mallory"}'),
+    "idempotency_key": request(BODY, b"Idempotency-Key: " + b"k" * 300),
+    "api_key": request(BODY).replace(KEY, b"nobody"),
+}
+
+
+@pytest.mark.skipif(LANES[0] != "express", reason="the express lane was not built")
+async def test_what_the_express_lane_leaves_is_counted_once_by_reason(
+    plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await blocks.create(plane, NewBlock(kind="user", subject="mallory", reason="test"), actor="cli")
+    async with all_lanes(plane, redis, monkeypatch, 10) as lanes:
+        merchant = lanes.lanes[0].raw.merchant
+
+        async def counts() -> dict[str, int]:
+            async with merchant.session.get(merchant.url + "/metrics") as response:
+                text = await response.text()
+            found = re.findall(r'^redeem_express_left_total\{reason="(\w+)"\} (\d+)', text, re.MULTILINE)
+            return {reason: int(count) for reason, count in found}
+
+        for reason, data in LEFT.items():
+            before = await counts()
+            assert await lanes.check(data), reason
+            after = await counts()
+            assert {
+                name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name)
+            } == {reason: 1}
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+async def test_all_lanes_redeem_imported_codes_alike(
+    plane: ControlPlane, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with all_lanes(plane, redis, monkeypatch, 1, metadata_kept=True) as lanes:
+        for at, lane in enumerate(lanes.lanes):
+            lane.campaign = await a_campaign(plane)
+            lane.codes = [f"BRAND-{lane.name[:2].upper()}{at}-{number:0>11}" for number in range(12)]
+            await bring(plane, lane.campaign, lines_of(lane.codes))
+        for body in (
+            BODY,
+            b'{"code": "<same>", "user": "ann"}',
+            b'{"code": "<code>", "user": "bob", "order": "o", "metadata": {"b": "Z\xc3\xbcrich", "a": 7}}',
+            b'{"code": "<code>", "user": "bob", "metadata": {"note": "of <same>"}}',
+            b'{"code": "<code>", "user": "<same>"}',
+        ):
+            for key in ((), (b"Idempotency-Key: i-%d" % len(body),)):
+                size = len(lanes.lanes[0].codes[0])
+                assert {len(lane.codes[0]) for lane in lanes.lanes} == {size}
+                places = body.count(CODE) + body.count(AGAIN)
+                length = len(body) + places * (size - len(CODE))
+                assert await lanes.check(request(body, *key, length=length)), body
+        assert lanes.by_aiohttp == 0
+        assert await lanes.check_effects() > 0
 
 
 FORMS: Final[dict[str, dict[str, Any]]] = {
