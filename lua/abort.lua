@@ -24,6 +24,6 @@ local function give_back(prepared_at, nonce)
     return ANSWER.aborted
 end
 
-local reply = answer_together(give_back, 2, ANSWER.aborted)
+local reply = answer_together(give_back, ANSWER.aborted)
 remove_settled(reply, ANSWER.aborted)
 return reply

@@ -17,7 +17,7 @@ local function adjust(ending)
     elseif read_state() == VOID then
         return ANSWER.code_void
     end
-    local spent = read_used(campaign) - tonumber(attempt.amount)
+    local spent = read_used(campaign) - tonumber(amount[attempt])
     local left = tonumber(campaign.amount) - spent
     if left < 0 then
         return ANSWER.insufficient_balance
@@ -25,8 +25,8 @@ local function adjust(ending)
         return ANSWER.invalid_amount
     end
     set_used(campaign, spent)
-    local event_id = add_event('adjusted', nil, campaign, tonumber(attempt.amount), nil, ending)
+    local event_id = add_event('adjusted', nil, campaign, tonumber(amount[attempt]), nil, ending)
     return ANSWER.adjusted .. ' ' .. event_id .. ' ' .. text(left)
 end
 
-return answer_each(adjust, 1)
+return answer_each(adjust)

@@ -5,4 +5,4 @@
 -- @include lib/answer_together
 -- @include lib/redeem
 
-return answer_together(redeem, 1)
+return answer_together(redeem)

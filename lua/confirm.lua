@@ -30,7 +30,7 @@ local function confirm(ending, hold_id, hold_record)
         return ANSWER.stale_hold
     end
     local hold, campaign = parse_hold(hold_id, record), read_campaign()
-    local taken = attempt.amount == '' and hold.amount or tonumber(attempt.amount)
+    local taken = tonumber(amount[attempt]) or hold.amount
     local refusal = not campaign.id and ANSWER.unpublished or refusal_of(hold, campaign)
     if refusal then
         return refusal
@@ -41,4 +41,4 @@ local function confirm(ending, hold_id, hold_record)
     return ANSWER.redeemed .. ' ' .. event_id .. ' ' .. text(taken) .. ' ' .. text(left) .. '\n' .. record
 end
 
-return answer_each(confirm, 3)
+return answer_each(confirm)

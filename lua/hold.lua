@@ -28,7 +28,7 @@ local function renew(campaign, hold, expires_at_ms, ending)
             return refusal
         end
         count_use(campaign, 1, taken)
-    elseif attempt.amount ~= '' and tonumber(attempt.amount) ~= hold.amount then
+    elseif amount[attempt] and tonumber(amount[attempt]) ~= hold.amount then
         return ANSWER.invalid_amount
     end
     keep_hold(campaign, hold.id, expires_at_ms, taken)
@@ -68,4 +68,4 @@ local function hold_code(ending, ttl_ms)
     return answer_held(id, taken, expires_at_ms, left)
 end
 
-return answer_each(hold_code, 2)
+return answer_each(hold_code)

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 _INCLUDE = re.compile(r"^-- @include (\S+)$", re.MULTILINE)
 _BINDING = re.compile(r"^local ([\w, ]+) = ((?:KEYS|ARGV)\[1\].*)$", re.MULTILINE)
-_COMMON_FIELDS = re.compile(r"^\s*local ([\w,\s]+?) = unpack\(fields, at, last\)$", re.MULTILINE)
-_LAST_COMMON = re.compile(r"^\s*local last = at \+ (\d+)$", re.MULTILINE)
+_COMMON_FIELDS = re.compile(r"^local ([\w,\s]+?) = unpack\(columns\)$", re.MULTILINE)
+_OWN_FIRST = re.compile(r"^local OWN_FIRST, OWN_LAST = (\d+), #columns", re.MULTILINE)
 _ANSWER_EACH = re.compile(
-    r"^(?:return|local \w+ =) answer_(?:each|together)\((\w+)(?:, (\d+))?(?:, ['\w]+)?\)$", re.MULTILINE
+    r"^(?:return|local \w+ =) answer_(?:each|together)\((\w+)(?:, ['\w]+)?\)$", re.MULTILINE
 )
 _ANSWERS_FILE = "lib/answers"
 _GROUP = re.compile(r"^    (\w+) = \{.*\n((?:        .*\n)*)    \},$", re.MULTILINE)
@@ -52,7 +52,7 @@ class Script:
         sha: its SHA-1, the name of the script in Redis. Another content has another SHA-1, so two versions
             can be in use during a deploy.
         keys, arguments: the names bound to the first KEYS and ARGV.
-        attempt: the names of the fields of one attempt. They repeat in the array ``fields`` for each attempt.
+        attempt: the names of the fields of an attempt. Each is a column in the array ``columns``.
     """
 
     name: str
@@ -168,10 +168,10 @@ def _bound(source: str, table: str) -> tuple[str, ...]:
 def _fields_of_attempt(name: str, source: str) -> tuple[str, ...]:
     """The fields that every script takes, then the script's own fields."""
     fields = _names(match[1]) if (match := _COMMON_FIELDS.search(source)) else ()
-    last = _LAST_COMMON.search(source)
-    if (int(last[1]) + 1 if last else 0) != len(fields):
+    own_first = _OWN_FIRST.search(source)
+    if (int(own_first[1]) - 1 if own_first else 0) != len(fields):
         raise ScriptError(
-            f"{name}.lua unpacks {len(fields)} fields of every attempt, but its `last` is for another number"
+            f"{name}.lua has {len(fields)} fields of every script, but its `OWN_FIRST` is for another number"
         )
     call = _ANSWER_EACH.search(source)
     if not call:
@@ -179,12 +179,7 @@ def _fields_of_attempt(name: str, source: str) -> tuple[str, ...]:
     decide = re.search(rf"^local function {call[1]}\(([\w, ]*)\)$", source, re.MULTILINE)
     if not decide:
         raise ScriptError(f"{name}.lua has no function {call[1]} to answer each attempt")
-    own = _names(decide[1])
-    if int(call[2] or 0) != len(own):
-        raise ScriptError(
-            f"{call[1]} in {name}.lua takes {len(own)} fields, but answer_each gets another number"
-        )
-    return fields + own
+    return fields + _names(decide[1])
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ local function prepare(ending, prepared_at, nonce, transaction)
     return ANSWER.prepared
 end
 
-local reply = answer_together(prepare, 4, ANSWER.prepared)
+local reply = answer_together(prepare, ANSWER.prepared)
 if string.match(reply[2], '^%S+') == ANSWER.prepared then
     redis.call('HSET', KEYS[record_at], record_name, cmsgpack.pack({ record_transaction, parts }))
 end

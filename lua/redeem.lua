@@ -6,4 +6,4 @@
 -- @include lib/answer_each
 -- @include lib/redeem
 
-return answer_each(redeem, 1)
+return answer_each(redeem)

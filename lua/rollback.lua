@@ -1,5 +1,5 @@
 #!lua
--- Undoes redemptions, completely or in part. The attempt's `amount` is the amount to give back; empty means all that is left.
+-- Undoes redemptions, completely or in part. The attempt's `amount` is the amount to give back; without one, all that is left.
 -- The total given back is stored for each redemption, for ever, so a rollback has no age limit.
 -- Answers, one for each attempt: `rolled_back <event id> <amount> <given back so far> <balance left>`, a refusal,
 -- `in_use` as in void.lua, or `replayed <the first answer>`.
@@ -16,7 +16,7 @@
 local function decide_amount(campaign, redeemed_amount, given_back)
     if campaign.kind == 'balance' then
         local left = redeemed_amount - (given_back or 0)
-        local asked = attempt.amount == '' and left or tonumber(attempt.amount)
+        local asked = tonumber(amount[attempt]) or left
         if left <= 0 then
             return ANSWER.already_rolled_back
         elseif asked <= 0 then
@@ -27,8 +27,8 @@ local function decide_amount(campaign, redeemed_amount, given_back)
         return nil, asked, asked == left
     elseif given_back then
         return ANSWER.already_rolled_back
-    elseif attempt.amount ~= '' and tonumber(attempt.amount) ~= redeemed_amount then
-        local exceeds = tonumber(attempt.amount) > (redeemed_amount or 0)
+    elseif amount[attempt] and tonumber(amount[attempt]) ~= redeemed_amount then
+        local exceeds = tonumber(amount[attempt]) > (redeemed_amount or 0)
         return exceeds and ANSWER.rollback_exceeds_redeemed or ANSWER.invalid_amount
     end
     return nil, redeemed_amount, true
@@ -68,4 +68,4 @@ local function roll_back(ending, rolled_at, redemption, redeemed_amount, and_voi
         .. ' ' .. text(read_left(campaign))
 end
 
-return answer_each(roll_back, 5)
+return answer_each(roll_back)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar
 
 from engine.store import keys
-from engine.store.call import SIGNATURE
+from engine.store.call import COLUMNS, SIGNATURE
 from engine.store.configuration import NO_CAMPAIGN
 from engine.store.event_lines import about_json, cause_json, ending_json
 from engine.store.idempotency import bucketed
@@ -16,12 +16,6 @@ if TYPE_CHECKING:
     from engine.store.configuration import CachedCampaign, ConfigurationCache
     from engine.store.keys import CodeLocation
     from lua.loader import Script
-
-_FIELDS: Final = (
-    *("campaign_at", "state_at", "used_at", "users_at", "idempotency_at", "idempotency_before_at"),
-    *("offset", "used_field", "user_digest_at", "idempotency_digest_at", "fingerprint_at"),
-    *("about", "amount", "cause"),
-)
 
 
 def load_script(name: str, *more: str) -> Script:
@@ -34,7 +28,7 @@ def load_script(name: str, *more: str) -> Script:
         name,
         keys=("events_key", "version_key", "holds_key", "expiry_key", "held_key"),
         arguments=SIGNATURE,
-        attempt=(*_FIELDS, *more),
+        attempt=(*COLUMNS, *more),
     )
 
 
@@ -73,10 +67,12 @@ class CallFields:
     metadata: str
 
     def write_to(self, call: Call) -> None:
-        """Append the fields that every script takes, in the order of ``_FIELDS``; then perhaps the ending."""
+        """Append the fields that every script takes; then perhaps the ending."""
         shard = self.location.shard
-        campaign_at = state_at = used_at = users_at = idempotency_at = idempotency_before_at = 0
-        used_field = user_digest_at = idempotency_digest_at = fingerprint_at = 0
+        campaign_at = state_at = 0
+        call.about.append(about_json(self.batch, self.serial, self.last4, self.user))
+        call.cause.append(cause_json(self.order or None, self.key or None, self.actor))
+        number = len(call.about)
         if self.campaign is not NO_CAMPAIGN:
             configuration = self.configuration
             campaign = configuration.campaigns[self.campaign.id]
@@ -84,33 +80,25 @@ class CallFields:
             if not (self.heeds_voids and configuration.is_void(self.batch, self.serial)):
                 state_at = call.key(keys.state(shard, self.batch, self.location.segment))
             if campaign.kind == "multi":
-                used_at, used_field = call.key(keys.uses(shard, self.batch)), self.serial
+                call.used_at[number] = call.key(keys.uses(shard, self.batch))
+                call.used_field[number] = self.serial
             elif campaign.kind == "balance":
-                segment, used_field = keys.spent_location(self.location)
-                used_at = call.key(keys.spent(shard, self.batch, segment))
+                segment, call.used_field[number] = keys.spent_location(self.location)
+                call.used_at[number] = call.key(keys.spent(shard, self.batch, segment))
             if campaign.per_user_limited and self.user:
                 bucket, digest = bucketed(self.user, keys.USER_BUCKETS)
-                users_at, user_digest_at = call.key(keys.users(shard, campaign.id, bucket)), call.raw(digest)
+                call.users_at[number] = call.key(keys.users(shard, campaign.id, bucket))
+                call.user_digest_at[number] = call.raw(digest)
+        call.campaign_at.append(campaign_at)
+        call.state_at.append(state_at)
+        call.offset.append(self.location.offset)
+        if self.amount != "":
+            call.amount[number] = str(self.amount)
         if self.idempotency_name:
             bucket, digest = bucketed(self.idempotency_name, keys.IDEMPOTENCY_BUCKETS)
-            idempotency_at = call.key(keys.idempotency_records(shard, call.epoch, bucket))
-            idempotency_before_at = call.key(keys.idempotency_records(shard, call.epoch - 1, bucket))
-            idempotency_digest_at, fingerprint_at = call.raw(digest), call.raw(self.fingerprint)
-        call.fields += (
-            campaign_at,
-            state_at,
-            used_at,
-            users_at,
-            idempotency_at,
-            idempotency_before_at,
-            self.location.offset,
-            used_field,
-            user_digest_at,
-            idempotency_digest_at,
-            fingerprint_at,
-            about_json(self.batch, self.serial, self.last4, self.user),
-            str(self.amount),
-            cause_json(self.order or None, self.key or None, self.actor),
-        )
+            call.idempotency_at[number] = call.key(keys.idempotency_records(shard, call.epoch, bucket))
+            call.key(keys.idempotency_records(shard, call.epoch - 1, bucket))  # directly after it
+            call.idempotency_digest_at[number] = call.raw(digest)
+            call.raw(self.fingerprint)  # directly after it
         if self.sends_ending:
-            call.fields.append(ending_json(self.metadata, self.fingerprint))
+            call.own_fields.append(ending_json(self.metadata, self.fingerprint))

@@ -66,7 +66,7 @@ class Rollback(Attempt):
         """Append the fields of ``rollback.lua``."""
         super().write_to(call)
         amount = self._record["amount"]
-        call.fields += (
+        call.own_fields += (
             call.key(keys.rolled_back(self.location.shard, self.batch)),
             str(self._redemption),
             "" if amount is None else amount,
@@ -191,7 +191,7 @@ class Voiding(Correction):
         """Append the fields of ``void.lua``."""
         super().write_to(call)
         by_range = self.configuration.is_void(self.batch, self.serial)
-        call.fields += (int(self.success == Voiding.success), int(by_range))
+        call.own_fields += (int(self.success == Voiding.success), int(by_range))
 
     def succeeded(self, words: list[str], *, replayed: bool) -> Voided:
         """Whether this changed anything, and whether the code is void now: it may be void by its batch."""

@@ -76,7 +76,7 @@ class CrossShardStep(Attempt):
     def write_to(self, call: Call) -> None:
         """Append the fields of ``cross_shard.lua``."""
         super().write_to(call)
-        call.fields += (
+        call.own_fields += (
             call.key(keys.commit_records(self.location.shard)),
             *self._step,
             self._prepared_version,

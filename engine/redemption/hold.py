@@ -63,7 +63,7 @@ class Hold(Attempt):
     def write_to(self, call: Call) -> None:
         """Append the fields of ``hold.lua``."""
         super().write_to(call)
-        call.fields.append(self.ttl_s * 1000)
+        call.own_fields.append(self.ttl_s * 1000)
 
     def succeeded(self, words: list[str], *, replayed: bool) -> Held:
         """The hold."""
@@ -120,7 +120,7 @@ class HoldEnd(Attempt):
     def write_to(self, call: Call) -> None:
         """Append the fields that ``confirm.lua`` and ``release.lua`` share."""
         super().write_to(call)
-        call.fields += (self.hold_id.stream_id, self._record)
+        call.own_fields += (self.hold_id.stream_id, self._record)
 
 
 class Confirmation(HoldEnd):
@@ -156,7 +156,7 @@ class Release(HoldEnd):
     def write_to(self, call: Call) -> None:
         """Append the fields of ``release.lua``."""
         super().write_to(call)
-        call.fields.append(self.event_type)
+        call.own_fields.append(self.event_type)
 
     def succeeded(self, words: list[str], *, replayed: bool) -> Released:
         """The hold that ended."""

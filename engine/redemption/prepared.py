@@ -63,7 +63,7 @@ class _CodesOfShard:
         """Append the fields of every part."""
         for part in self._parts:
             part.write_to(call)
-            call.fields += (call.key(keys.prepared(self.location.shard)), *self._own_fields)
+            call.own_fields += (call.key(keys.prepared(self.location.shard)), *self._own_fields)
 
     def answered(self, answer: bytes) -> None:
         """Set the answer as the result. If expired holds are in the way, end them and retry."""

@@ -14,8 +14,14 @@ if TYPE_CHECKING:
 
 SIGNATURE: Final = ("shard", "version", "idempotency_epoch", "idempotency_window_s", "packed")
 """The arguments of every script that takes attempts. The bytes that fields point to come after them."""
-pack_fields: Final = msgspec.msgpack.Encoder().encode
-"""Packs the fields of all attempts into one array: much cheaper than one argument for each field."""
+COLUMNS: Final = (
+    *("campaign_at", "state_at", "offset", "about", "cause"),
+    *("amount", "used_at", "used_field", "users_at", "user_digest_at"),
+    *("idempotency_at", "idempotency_digest_at"),
+)
+"""The fields of an attempt in every script: each is a column (lua/lib/attempt.lua)."""
+pack_columns: Final = msgspec.msgpack.Encoder().encode
+"""Packs all columns into one array: much cheaper than one argument for each field."""
 
 
 class Call:
@@ -23,14 +29,29 @@ class Call:
 
     Attributes:
         epoch: the epoch of idempotency records written by this call.
-        fields: the fields of the attempts so far: integers and text.
+        campaign_at, state_at, offset, about, cause: the fields that each attempt has, in their order.
+        amount, used_at, used_field, users_at, user_digest_at, idempotency_at, idempotency_digest_at: the
+            fields that some attempts have, by the attempt's number.
+        own_fields: the fields that only this script has: those of the first attempt, those of the next, …
     """
 
-    __slots__ = ("_names", "_positions", "_raw", "epoch", "fields")
+    __slots__ = ("_names", "_positions", "_raw", "epoch", "own_fields", *COLUMNS)
 
     def __init__(self, shard: int, epoch: int) -> None:
         self.epoch = epoch
-        self.fields: list[str | int] = []
+        self.campaign_at: list[int] = []
+        self.state_at: list[int] = []
+        self.offset: list[int] = []
+        self.about: list[str] = []
+        self.cause: list[str] = []
+        self.amount: dict[int, str] = {}
+        self.used_at: dict[int, int] = {}
+        self.used_field: dict[int, int] = {}
+        self.users_at: dict[int, int] = {}
+        self.user_digest_at: dict[int, int] = {}
+        self.idempotency_at: dict[int, int] = {}
+        self.idempotency_digest_at: dict[int, int] = {}
+        self.own_fields: list[str | int] = []
         self._names = keys.of_every_script(shard)
         self._positions = {name: number for number, name in enumerate(self._names, start=1)}
         self._raw: list[bytes] = []
@@ -51,5 +72,21 @@ class Call:
     def command(self, script: Script, shard: int, version: int) -> bytes:
         """The EVALSHA command in the Redis protocol."""
         names = self._names
-        arguments = (shard, version, self.epoch, keys.IDEMPOTENCY_WINDOW_S, pack_fields(self.fields))
+        width = len(script.attempt) - len(COLUMNS)
+        columns = (
+            self.campaign_at,
+            self.state_at,
+            self.offset,
+            self.about,
+            self.cause,
+            self.amount,
+            self.used_at,
+            self.used_field,
+            self.users_at,
+            self.user_digest_at,
+            self.idempotency_at,
+            self.idempotency_digest_at,
+            *(self.own_fields[own::width] for own in range(width)),
+        )
+        arguments = (shard, version, self.epoch, keys.IDEMPOTENCY_WINDOW_S, pack_columns(columns))
         return pack("EVALSHA", script.sha, len(names), *names, *arguments, *self._raw)

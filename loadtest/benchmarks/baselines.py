@@ -27,8 +27,9 @@ from engine.encoding import JSON_TYPE
 from engine.lookup.decoder import Decoder
 from engine.redemption.redeem import Redemption
 from engine.store import keys
-from engine.store.call import pack_fields
+from engine.store.call import pack_columns
 from engine.store.configuration import ConfigurationCache
+from engine.store.event_lines import about_json, cause_json
 from engine.times import instant
 
 if TYPE_CHECKING:
@@ -99,26 +100,20 @@ class Naive:
             keys.campaign(place.shard, campaign),
             keys.state(place.shard, code.batch.id, place.segment),
         ]
-        attempt: dict[str, str | int] = {
-            **{
-                name: 0 if name.endswith("_at") else "" for name in SCRIPT.attempt
-            },  # fields that a plain redemption does not use
-            "campaign_at": 6,
-            "state_at": 7,
-            "offset": place.offset,
-            "used_field": 0,
-            "batch": code.batch.id,
-            "serial": code.serial,
-            "last4": code.symbols[-4:].decode(),
-            "user": user,
-            "actor": "key",
+        attempt: dict[str, list[int] | list[str]] = {
+            "campaign_at": [6],
+            "state_at": [7],
+            "offset": [place.offset],
+            "about": [about_json(code.batch.id, code.serial, code.symbols[-4:].decode(), user)],
+            "cause": [cause_json(None, None, "key")],
+            "ending": [""],
         }
         arguments: dict[str, int | bytes] = {
             "shard": place.shard,
             "version": self._configuration.version,
             "idempotency_epoch": int(time.time()) // keys.IDEMPOTENCY_WINDOW_S,
             "idempotency_window_s": keys.IDEMPOTENCY_WINDOW_S,
-            "packed": pack_fields([attempt[name] for name in SCRIPT.attempt]),
+            "packed": pack_columns([attempt.get(name, ()) for name in SCRIPT.attempt]),
         }
         reply = await self._redis.evalsha(
             SCRIPT.sha,

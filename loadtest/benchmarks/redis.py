@@ -98,8 +98,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--codes", type=int, default=20_000, help="codes to redeem for each batch size")
     parser.add_argument(
-        "--memory-codes", type=int, default=200_000, help="codes to redeem for the memory figures"
+        "--memory-codes", type=int, default=200_000, help="codes to redeem for the memory figures; 0 for none"
     )
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="attempts of a call")
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--existing", action="store_true", help="use the servers of the settings (REDEEM_…)")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
@@ -123,17 +125,19 @@ async def _measure(settings: Settings, options: argparse.Namespace) -> dict[str,
         await configuration.refresh()
         api_key = configuration.api_keys[api_keys.digest(key).hex()]
         results: dict[str, Any] = {"allocator": (await redis.info("memory"))["mem_allocator"]}
-        for kind, campaign in KINDS.items():
-            with_keys, script_us = kind == "all checks", {}
-            for size in SIZES:
+        for kind in options.kinds:
+            campaign, with_keys, script_us = KINDS[kind], kind == "all checks", {}
+            for size in options.sizes:
                 async with _connected(replace(settings, batch_max=size), configuration, redis) as core:
                     bench = RedisBench(core, redis, api_key)
                     script_us[str(size)] = await _script_us(
                         bench, plane, campaign, options.codes, with_keys=with_keys
                     )
-            async with _connected(settings, configuration, redis) as core:
-                bench = RedisBench(core, redis, api_key)
-                weighed = await _bytes(bench, plane, campaign, options.memory_codes, with_keys=with_keys)
+            weighed = {}
+            if options.memory_codes:
+                async with _connected(settings, configuration, redis) as core:
+                    bench = RedisBench(core, redis, api_key)
+                    weighed = await _bytes(bench, plane, campaign, options.memory_codes, with_keys=with_keys)
             results[kind] = {"script_us": script_us, "bytes": weighed}
         return results
 

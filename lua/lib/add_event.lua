@@ -14,8 +14,8 @@ local function add_event(type, redemption, campaign, event_amount, hold_id, endi
     redemption = redemption or id
     local hold = hold_id and shard .. '-' .. hold_id or type == 'held' and redemption
     work.events[#work.events + 1] = event_line(
-        type, id, redemption, hold, campaign.id, attempt.about, event_amount and text(event_amount), campaign.currency,
-        attempt.cause, event_at, ending
+        type, id, redemption, hold, campaign.id, about[attempt], event_amount and text(event_amount), campaign.currency,
+        cause[attempt], event_at, ending
     )
     work.last_event_id = stream_id
     return stream_id

@@ -6,17 +6,18 @@
 -- @include lib/write_work
 
 -- Returns the answer, and what to store of it as the idempotency record, if anything.
-local function decide_all(decide, own_fields, success)
+local function decide_all(decide, success)
     local answers, refused, is_final = {}, false, true
-    for last in next_attempt, own_fields, 0 do
-        local answer = decide(unpack(fields, last - own_fields + 1, last))
+    for number = 1, #about do
+        attempt = number
+        local answer = decide(own_fields())
         local word = string.match(answer, '^%S+')
         if word == ANSWER.holds_expired or word == ANSWER.unpublished then
             begin_work()
             return word
         end
         refused, is_final = refused or word ~= success, is_final and not NOT_KEPT[word]
-        answers[#answers + 1] = answer
+        answers[number] = answer
     end
     if refused then
         begin_work()
@@ -26,18 +27,16 @@ local function decide_all(decide, own_fields, success)
     return answer, is_final and answer or ANSWER.claimed
 end
 
--- `decide` and `own_fields` are as in answer_each. `success` is the word of an attempt that succeeds. Returns {'ok', answer}.
+-- `decide` is as in answer_each. `success` is the word of an attempt that succeeds. Returns {'ok', answer}.
 -- The answer has one line for each attempt. If an attempt did not succeed, nothing was done, and the first line is `refused`.
 -- Or the answer is `holds_expired`, `unpublished` or `replayed <the first answer>`.
-local function answer_together(decide, own_fields, success)
-    own_fields = own_fields or 0
-    next_attempt(own_fields, 0)
+local function answer_together(decide, success)
     local answer = read_idempotency_record()
     if not answer then
         local kept
-        answer, kept = decide_all(decide, own_fields, success or ANSWER.redeemed)
+        answer, kept = decide_all(decide, success or ANSWER.redeemed)
         if kept then
-            next_attempt(own_fields, 0)
+            attempt = 1
             keep_idempotency_record(kept)
         end
     end

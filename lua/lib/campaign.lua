@@ -5,10 +5,11 @@
 local AMOUNT_MAX = 9007199254740991 -- 2^53 - 1: the largest integer that numbers in Lua and JSON hold exactly
 
 local function read_campaign()
-    local campaign = work.campaigns[attempt.campaign_at]
+    local at = campaign_at[attempt]
+    local campaign = work.campaigns[at]
     if not campaign then
         local values = redis.call(
-            'HMGET', KEYS[attempt.campaign_at], 'id', 'kind', 'state', 'starts_at_ms', 'ends_at_ms', 'amount', 'currency',
+            'HMGET', KEYS[at], 'id', 'kind', 'state', 'starts_at_ms', 'ends_at_ms', 'amount', 'currency',
             'max_uses', 'stock', 'per_user_limit', 'budget', 'uses', 'spent'
         )
         campaign = {
@@ -19,7 +20,7 @@ local function read_campaign()
             uses = tonumber(values[12]) or 0, spent = tonumber(values[13]) or 0,
             added = 0, added_amount = 0, -- by this call
         }
-        work.campaigns[attempt.campaign_at] = campaign
+        work.campaigns[at] = campaign
     end
     return campaign
 end

@@ -7,17 +7,17 @@
 
 -- Checks the code alone. Returns a refusal; or nil, the amount taken (nil if the code has none), and the balance left.
 local function take_from_code(campaign)
-    local used_before = read_used(campaign)
+    local used_before, asked = read_used(campaign), amount[attempt]
     if campaign.kind == 'balance' then
         local left = tonumber(campaign.amount) - used_before
-        local taken = attempt.amount == 'up_to_balance' and left or tonumber(attempt.amount)
-        if attempt.amount == '' or attempt.amount == '0' then
+        local taken = asked == 'up_to_balance' and left or tonumber(asked)
+        if not asked or asked == '0' then
             return ANSWER.invalid_amount
         elseif taken > left or taken <= 0 then
             return ANSWER.insufficient_balance
         end
         return nil, taken, left - taken
-    elseif attempt.amount ~= '' and attempt.amount ~= campaign.amount then
+    elseif asked and asked ~= campaign.amount then
         return ANSWER.invalid_amount
     elseif campaign.kind == 'multi' and used_before >= campaign.max_uses then
         return ANSWER.uses_exceeded

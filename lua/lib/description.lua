@@ -2,16 +2,18 @@
 
 -- @include lib/unit_of_work
 
+local descriptions = {}
+
 -- Returns batch, serial, last4, user, order and actor of the attempt. The order is empty for none.
 local function describe()
-    local description = attempt.description
+    local description = descriptions[attempt]
     if not description then
-        local values = cjson.decode('[' .. attempt.about .. ',' .. attempt.cause .. ']')
+        local values = cjson.decode('[' .. about[attempt] .. ',' .. cause[attempt] .. ']')
         description = {
             batch = values[1], serial = values[2], last4 = values[3], user = values[4],
             order = values[5] ~= cjson.null and values[5] or '', actor = values[7],
         }
-        attempt.description = description
+        descriptions[attempt] = description
     end
     return description
 end

@@ -1,11 +1,11 @@
 -- The beginning of every script about codes: binds the keys and arguments that all of them take, and checks the call.
 -- If a check fails, nothing is done, and the reply to the whole call is {'unpublished'}: this shard has no configuration;
 -- {'stale'}: this shard has a later configuration than the caller; or {'epoch', n}: idempotency records now belong to epoch n.
--- `packed` is one MessagePack array with the fields of all attempts: one argument for each field would cost more on both
+-- `packed` is one MessagePack array with the columns of lib/attempt: one argument for each field would cost more on both
 -- sides. A successful call replies {'ok', answer…}, with one answer for each attempt.
 local events_key, version_key, holds_key, expiry_key, held_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local shard, version, idempotency_epoch, idempotency_window_s, packed = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local fields = cmsgpack.unpack(packed)
+local columns = cmsgpack.unpack(packed)
 
 -- @include lib/clock
 

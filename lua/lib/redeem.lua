@@ -25,7 +25,7 @@ local function decide_held(campaign)
     local refusal = not hold and refusal_of_state(HELD) or refusal_of_hold(hold)
     if refusal then
         return refusal
-    elseif attempt.amount ~= '' and tonumber(attempt.amount) ~= hold.amount then
+    elseif amount[attempt] and tonumber(amount[attempt]) ~= hold.amount then
         return ANSWER.invalid_amount
     end
     return nil, hold.amount, nil, hold

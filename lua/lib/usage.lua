@@ -3,26 +3,29 @@
 -- @include lib/text
 -- @include lib/unit_of_work
 
+local used_read, counted_read = {}, {} -- what Redis had of an attempt's code and of its user
+
 -- Returns the number of uses (multi) or the amount spent (balance) of the code so far; 0 for a single code.
 local function read_used(campaign)
-    if attempt.used_at == 0 then
+    local at, field = used_at[attempt], used_field[attempt]
+    if not at then
         return 0
     end
-    local known = slots(work.used, attempt.used_at)[attempt.used_field] or attempt.used_read
+    local known = slots(work.used, at)[field] or used_read[attempt]
     if not known then
         if campaign.kind == 'multi' then
-            known = tonumber(redis.call('HGET', KEYS[attempt.used_at], attempt.used_field)) or 0
+            known = tonumber(redis.call('HGET', KEYS[at], field)) or 0
         else
-            known = redis.call('BITFIELD_RO', KEYS[attempt.used_at], 'GET', 'i64', '#' .. attempt.used_field)[1]
+            known = redis.call('BITFIELD_RO', KEYS[at], 'GET', 'i64', '#' .. field)[1]
         end
-        attempt.used_read = known
+        used_read[attempt] = known
     end
     return known
 end
 
 local function set_used(campaign, value)
-    slots(work.used, attempt.used_at)[attempt.used_field] = value
-    work.used_kind[attempt.used_at] = campaign.kind
+    slots(work.used, used_at[attempt])[used_field[attempt]] = value
+    work.used_kind[used_at[attempt]] = campaign.kind
 end
 
 -- Returns the balance left on the code; nil if the code is not of kind balance.
@@ -32,13 +35,15 @@ end
 
 -- Returns the number of successes of the user; nil if the campaign does not count them.
 local function read_counted()
-    if attempt.users_at == 0 then
+    local at = users_at[attempt]
+    if not at then
         return nil
     end
-    local known = slots(work.users, attempt.users_at)[attempt.user_digest] or attempt.counted_read
+    local digest = ARGV[user_digest_at[attempt]]
+    local known = slots(work.users, at)[digest] or counted_read[attempt]
     if not known then
-        known = tonumber(redis.call('HGET', KEYS[attempt.users_at], attempt.user_digest)) or 0
-        attempt.counted_read = known
+        known = tonumber(redis.call('HGET', KEYS[at], digest)) or 0
+        counted_read[attempt] = known
     end
     return known
 end
@@ -54,6 +59,6 @@ local function count_use(campaign, uses, taken)
     end
     local counted = uses ~= 0 and read_counted()
     if counted then
-        slots(work.users, attempt.users_at)[attempt.user_digest] = math.max(0, counted + uses)
+        slots(work.users, users_at[attempt])[ARGV[user_digest_at[attempt]]] = math.max(0, counted + uses)
     end
 end

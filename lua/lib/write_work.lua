@@ -42,17 +42,15 @@ end
 -- Sets all states of one string, in several calls if there are many: Lua can unpack only a limited number of arguments.
 local function write_states(at, offsets)
     local call = { 'BITFIELD', KEYS[at] }
-    for code, state in pairs(offsets) do
+    for position, state in pairs(offsets) do
         if #call >= CALL_ARGUMENTS_MAX then
             redis.call(unpack(call))
             call = { 'BITFIELD', KEYS[at] }
         end
         local size = #call
-        call[size + 1], call[size + 2], call[size + 3], call[size + 4] = 'SET', 'u2', '#' .. code, state
+        call[size + 1], call[size + 2], call[size + 3], call[size + 4] = 'SET', 'u2', 2 * position, state
     end
-    if #call > 2 then -- states that were only read are not here
-        redis.call(unpack(call))
-    end
+    redis.call(unpack(call))
 end
 
 -- Every key below was read in this call, so no write can fail because of a key's type. The events are first: if somebody else

@@ -16,15 +16,10 @@ if TYPE_CHECKING:
 WELL_SIGNED = """#!lua
 local events_key, version_key = KEYS[1], KEYS[2]
 local shard, limit = ARGV[1], ARGV[2]
-local fields = cmsgpack.unpack(ARGV[3])
-
-local function next_attempt(own_fields, last_before)
-    local at = last_before + 1
-    local last = at + 2
-    local code, user,
-        amount = unpack(fields, at, last)
-    return last + own_fields
-end
+local columns = cmsgpack.unpack(ARGV[3])
+local code, user,
+    amount = unpack(columns)
+local OWN_FIRST, OWN_LAST = 4, #columns -- of this script
 
 local function refuse()
     return 'no'
@@ -34,7 +29,7 @@ local function redeem(order, actor)
     return order .. actor
 end
 
-return answer_each(redeem, 2)
+return answer_each(redeem)
 """
 
 
@@ -130,56 +125,39 @@ def test_a_caller_that_passes_something_else_is_refused(
 
 @pytest.mark.parametrize(
     "call",
-    ["return answer_each(redeem, 2, true)", "local answers = answer_each(redeem, 2, KEEPS_OWN_RECORDS)"],
+    ["return answer_each(redeem, true)", "local answers = answer_each(redeem, KEEPS_OWN_RECORDS)"],
 )
 def test_a_script_may_see_to_its_records_and_do_something_afterwards(folder: Path, call: str) -> None:
-    write(folder, main=WELL_SIGNED.replace("return answer_each(redeem, 2)", call))
+    write(folder, main=WELL_SIGNED.replace("return answer_each(redeem)", call))
     assert loader.load("main", folder=folder).attempt == ("code", "user", "amount", "order", "actor")
 
 
 @pytest.mark.parametrize(
-    "ending", ["return answer_each(refuse)", "return answer_each(refuse, 0)", "return { 'ok' }"]
+    "ending", ["return answer_each(refuse)", "return answer_together(refuse)", "return { 'ok' }"]
 )
 def test_a_script_may_have_no_fields_of_its_own(folder: Path, ending: str) -> None:
-    write(folder, main=WELL_SIGNED.replace("return answer_each(redeem, 2)", ending))
+    write(folder, main=WELL_SIGNED.replace("return answer_each(redeem)", ending))
     assert loader.load("main", folder=folder).attempt == ("code", "user", "amount")
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("local last = at + 2", "local last = at + 3"),
-        ("local last = at + 2", "local last = at + 1"),
-        ("    local last = at + 2\n", ""),
-        ("user,\n        amount", "user"),
+        ("OWN_LAST = 4", "OWN_LAST = 5"),
+        ("OWN_LAST = 4", "OWN_LAST = 3"),
+        ("local OWN_FIRST, OWN_LAST = 4, #columns -- of this script\n", ""),
+        ("user,\n    amount", "user"),
     ],
 )
-def test_fields_of_every_attempt_end_where_the_script_says(folder: Path, old: str, new: str) -> None:
+def test_the_fields_of_a_script_begin_where_it_says(folder: Path, old: str, new: str) -> None:
     assert old in WELL_SIGNED
     write(folder, main=WELL_SIGNED.replace(old, new))
-    with pytest.raises(ScriptError, match="but its `last` is for another number"):
-        loader.load("main", folder=folder)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("answer_each(redeem, 2)", "answer_each(redeem, 3)"),
-        ("answer_each(redeem, 2)", "answer_each(redeem)"),
-        ("answer_each(redeem, 2)", "answer_each(refuse, 2)"),
-        ("redeem(order, actor)", "redeem(order)"),
-        ("redeem(order, actor)", "redeem()"),
-    ],
-)
-def test_an_answer_takes_as_many_fields_as_there_are(folder: Path, old: str, new: str) -> None:
-    assert old in WELL_SIGNED
-    write(folder, main=WELL_SIGNED.replace(old, new))
-    with pytest.raises(ScriptError, match="but answer_each gets another number"):
+    with pytest.raises(ScriptError, match="but its `OWN_FIRST` is for another number"):
         loader.load("main", folder=folder)
 
 
 def test_an_answer_comes_from_a_function_that_is_there(folder: Path) -> None:
-    write(folder, main=WELL_SIGNED.replace("answer_each(redeem, 2)", "answer_each(hold, 2)"))
+    write(folder, main=WELL_SIGNED.replace("answer_each(redeem)", "answer_each(hold)"))
     with pytest.raises(ScriptError, match=r"main\.lua has no function hold"):
         loader.load("main", folder=folder)
 

@@ -134,6 +134,23 @@ async def test_only_the_two_bits_of_the_code_change(shard: Shard) -> None:
         assert await shard.get_state(Attempt(offset=offset)) == state
 
 
+async def test_the_states_of_a_call_are_each_codes_own_wherever_they_are_in_the_string(shard: Shard) -> None:
+    await shard.add_campaign()
+    states = {0: FRESH, 3: REDEEMED, 4: VOID, 1027: HELD, 1028: REDEEMED, 1029: FRESH, 65_535: FRESH}
+    for offset, state in states.items():
+        await shard.set_state(Attempt(offset=offset), state)
+    await shard.set_state(Attempt(segment=1, offset=9), VOID)
+    asked = [Attempt(offset=offset) for offset in (1028, 65_535, 4, 0, 1029, 3, 65_534, 1027)]
+    others = [
+        Attempt(segment=1, offset=offset) for offset in (9, 40_000, 8)
+    ]  # the string ends before the second
+    answers = await shard.redeem(*asked, *others)
+    assert [answer.split(" ")[0] for answer in answers] == [
+        *("already_redeemed", "redeemed", "code_void", "redeemed", "redeemed", "already_redeemed"),
+        *("redeemed", "held_by_another_order", "code_void", "redeemed", "redeemed"),
+    ]
+
+
 async def test_codes_at_the_same_place_of_other_batches_and_segments_are_other_codes(shard: Shard) -> None:
     await shard.add_campaign()
     places = [(batch, segment) for batch in (7, 8) for segment in (0, 1)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from engine.redemption.redeem import Redemption
 from engine.store import keys
-from engine.store.call import SIGNATURE, pack_fields
+from engine.store.call import COLUMNS, SIGNATURE, pack_columns
 from engine.store.event_lines import about_json, cause_json
 from tests.support.streams import read_events
 
@@ -24,6 +24,7 @@ BUCKET: Final = 11
 UNSET: Final = ("starts_at_ms", "ends_at_ms", "stock", "per_user_limit", "amount", "currency")
 EDGE_MARGIN_S: Final = 60
 FAR_MS: Final = 10**14
+SPARSE: Final = COLUMNS[COLUMNS.index("amount") :]  # columns of fields that some attempts have
 
 
 async def evaluate(
@@ -91,7 +92,7 @@ class Shard:
         """The answer as it is."""
         epoch = self.epoch if epoch is None else epoch
         names = keys.of_every_script(self.number)
-        fields: list[str | int] = []
+        columns: dict[str, dict[int, str | int | None]] = {name: {} for name in script.attempt}
         raw: list[bytes] = []
 
         def place_of(name: str) -> int:
@@ -103,23 +104,28 @@ class Shard:
             raw.append(data)
             return len(SIGNATURE) + len(raw)
 
-        for attempt in attempts:
-            values: dict[str, str | int] = {
+        for number, attempt in enumerate(attempts, start=1):
+            values: dict[str, str | int | None] = {
                 "campaign_at": place_of(self.campaign(attempt.campaign)),
                 "state_at": place_of(self.state(attempt)),
-                "used_at": place_of(self.used(attempt)) if attempt.kind != "single" else 0,
+                "used_at": place_of(self.used(attempt)) if attempt.kind != "single" else None,
                 "used_field": serial(attempt) if attempt.kind == "multi" else attempt.offset,
-                "users_at": place_of(self.users(attempt)) if attempt.counted else 0,
-                "idempotency_at": place_of(self.idempotency_records(epoch)) if attempt.key else 0,
-                "idempotency_before_at": place_of(self.idempotency_records(epoch - 1)) if attempt.key else 0,
-                "user_digest_at": raw_at(digest(attempt.user)) if attempt.counted else 0,
-                "idempotency_digest_at": raw_at(digest(attempt.key)) if attempt.key else 0,
-                "fingerprint_at": raw_at(attempt.fingerprint) if attempt.key else 0,
+                "users_at": place_of(self.users(attempt)) if attempt.counted else None,
+                "idempotency_at": place_of(self.idempotency_records(epoch)) if attempt.key else None,
+                "user_digest_at": raw_at(digest(attempt.user)) if attempt.counted else None,
+                "idempotency_digest_at": raw_at(digest(attempt.key)) if attempt.key else None,
                 "about": about_json(attempt.batch, serial(attempt), attempt.last4, attempt.user),
                 "cause": cause_json(attempt.order or None, attempt.key or None, attempt.actor),
             }
-            fields += [values[name] if name in values else getattr(attempt, name) for name in script.attempt]
-        arguments = (self.number, version, epoch, self.window_s, pack_fields(fields))
+            if attempt.key:
+                place_of(self.idempotency_records(epoch - 1))
+                raw_at(attempt.fingerprint)
+            for name, column in columns.items():
+                value = values[name] if name in values else getattr(attempt, name)
+                if name not in SPARSE or value not in {None, ""}:
+                    column[number] = value
+        packed = [column if name in SPARSE else list(column.values()) for name, column in columns.items()]
+        arguments = (self.number, version, epoch, self.window_s, pack_columns(packed))
         answer: list[Any] = await evaluate(self.redis, script, names, (*arguments, *raw))
         return answer
 
