@@ -202,10 +202,17 @@ async def on_loopback(socket_path: str) -> AsyncIterator[int]:
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         behind, ahead = await asyncio.open_unix_connection(socket_path)
+        open_now[asyncio.current_task()] = (writer, ahead)
         await asyncio.gather(pump(reader, ahead), pump(behind, writer))
+        del open_now[asyncio.current_task()]
 
+    open_now: dict[asyncio.Task[None] | None, tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = {}
     async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
         yield server.sockets[0].getsockname()[1]
+        for writers in list(open_now.values()):  # a process that was ended may not have closed its own
+            for writer in writers:
+                writer.close()
+        await asyncio.gather(*(task for task in open_now if task))
 
 
 async def free_port() -> int:
