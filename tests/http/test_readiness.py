@@ -74,7 +74,12 @@ async def test_a_worker_says_that_it_lives_and_is_ready(plane: ControlPlane) -> 
         names = ("redis", "configuration", "mint_keys", "postgresql", "memory", "durability")
         others = {"persister": "shard 0: does not run; events that wait: 0", "workers": "ok"}
         parts = dict.fromkeys(names, "ok") | others
-        assert await merchant.call("GET", "/readyz") == (200, {"status": "ready", "parts": parts})
+        expected = (200, {"status": "ready", "parts": parts})
+
+        async def ready() -> bool:  # a busy machine's PostgreSQL may not answer within the second that it has
+            return await merchant.call("GET", "/readyz") == expected
+
+        await wait_until_async(ready)
         for path in ("/healthz", "/readyz", "/metrics"):
             async with merchant.session.get(merchant.url + path) as response:  # without a key
                 assert response.status == 200
@@ -91,12 +96,12 @@ async def test_without_redis_a_worker_lives_but_is_not_ready_and_says_why(plane:
 
         async def unready() -> Any:  # noqa: ANN401 - JSON
             status, body = await merchant.call("GET", "/readyz")
-            return body if status == 503 and body["parts"]["redis"] != "ok" else None
+            parts = body["parts"]
+            return body if status == 503 and parts["redis"] != "ok" == parts["postgresql"] else None
 
         body = await wait_until_async(unready)
         assert body["status"] == "not ready"
         assert body["parts"]["configuration"] != "ok"
-        assert body["parts"]["postgresql"] == "ok"
         assert (await merchant.call("GET", "/healthz"))[0] == 200
         assert attempts(await metrics(merchant)) is not None
         proxy.refusing = False
