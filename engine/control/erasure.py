@@ -71,7 +71,8 @@ async def erase(plane: ControlPlane, user: str, *, actor: str, reason: str | Non
         await connection.execute(_SQL["erase_metadata"], user, timeout=timeout_s)
         done = await connection.execute(_SQL["erase"], user, pseudonym, timeout=timeout_s)
         of_rejects = await connection.execute(_SQL["erase_rejects"], user.encode(), pseudonym.encode())
-        erasure = Erasure(user=pseudonym, events=_rows(done) + _rows(of_rejects))
+        of_packed = await _erase_packed_rejects(connection, user, pseudonym)
+        erasure = Erasure(user=pseudonym, events=_rows(done) + _rows(of_rejects) + of_packed)
         was_blocked = await _erase_blocks(connection, user, pseudonym, actor)
         if not (erasure.events or was_blocked):
             raise Refusal("user_not_found")
@@ -85,6 +86,16 @@ async def erase(plane: ControlPlane, user: str, *, actor: str, reason: str | Non
         )
         await keep_answer(plane, connection, erasure)
     return Changed(erasure, published=await try_publish(plane) if was_blocked else True)
+
+
+async def _erase_packed_rejects(connection: Connection, user: str, pseudonym: str) -> int:
+    """Replace the name wherever it is a JSON string of the line. Return how many rejects had it."""
+    name, replacement = msgspec.json.encode(user), msgspec.json.encode(pseudonym)
+    rejects = await connection.fetch(_SQL["packed_rejects"], name)
+    for reject in rejects:
+        *position, line = reject
+        await connection.execute(_SQL["erase_packed_reject"], *position, line.replace(name, replacement))
+    return len(rejects)
 
 
 async def _erase_blocks(connection: Connection, user: str, pseudonym: str, actor: str) -> bool:

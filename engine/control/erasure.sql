@@ -13,7 +13,7 @@ UPDATE ledger SET user_id = $2, fingerprint = NULL, user_seal = CASE octet_lengt
 WHERE user_id = $1 AND user_id <> '';
 
 -- name: erase_rejects
--- A reject is a stream entry that is not a valid event: raw holds its field names and values in turn.
+-- Of a stream entry of version 1, raw holds the field names and values in turn.
 UPDATE ledger_rejects AS l
 SET raw = (
     SELECT array_agg(CASE WHEN at % 2 = 0 AND l.raw[at - 1] = 'user' AND l.raw[at] = $1 THEN $2 ELSE l.raw[at] END ORDER BY at)
@@ -22,6 +22,15 @@ SET raw = (
 WHERE EXISTS (
     SELECT FROM generate_subscripts(l.raw, 1) AS at WHERE at % 2 = 0 AND l.raw[at - 1] = 'user' AND l.raw[at] = $1
 );
+
+-- name: packed_rejects
+-- Of version 2, the last of them is one event as JSON, which may not be valid. $1 is the name as a JSON string.
+SELECT shard, stream_ms, stream_seq, raw[4] AS line FROM ledger_rejects
+WHERE raw[2] = '2' AND position($1::bytea IN raw[4]) > 0
+FOR UPDATE;
+
+-- name: erase_packed_reject
+UPDATE ledger_rejects SET raw[4] = $4 WHERE (shard, stream_ms, stream_seq) = ($1, $2, $3);
 
 -- name: has_blocks
 SELECT EXISTS (SELECT FROM blocks WHERE kind = 'user' AND subject = $1);

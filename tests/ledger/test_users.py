@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 from yarl import URL
@@ -17,6 +18,7 @@ from engine.control.change import ControlPlane  # noqa: TC001 - likewise
 from engine.errors import Refusal, StoreUnavailable
 from engine.ledger import users
 from engine.store import keys
+from engine.store.event_lines import PACKED_VERSION
 from engine.store.events import FIELDS
 from persister.main import run_persister
 from tests.support.deployment import engine_in_process, issue
@@ -249,6 +251,8 @@ async def test_erasure_replaces_the_name_everywhere_and_keeps_every_sum(
     values = dict.fromkeys(FIELDS, "1") | {"user": NAME, "batch": "no number"}
     reject: Any = values | {"v": "1"}
     await redis.xadd(keys.events(0), reject)
+    line = msgspec.json.encode(["redeemed", "no id", NAME, 1, NAME])
+    await redis.xadd(keys.events(0), {"v": PACKED_VERSION, "events": line})
     await persist(plane.settings)
     account, listed = await show(merchant, NAME), await whole_list(merchant, f"campaign={campaign}")
     bob = await show(merchant, "bob")
@@ -261,7 +265,7 @@ async def test_erasure_replaces_the_name_everywhere_and_keeps_every_sum(
     assert erased == {
         "user": pseudonym,
         "status": "erased",
-        "events": 2 + 1 + 2 + 2 + 1,
+        "events": 2 + 1 + 2 + 2 + 1 + 1,
         "published": True,
         "replayed": False,
     }
@@ -284,7 +288,7 @@ async def test_erasure_replaces_the_name_everywhere_and_keeps_every_sum(
         assert (await merchant.call("GET", f"/v1/redemptions/{redemption}"))[1]["user"] == pseudonym
     _, acts = await merchant.call("GET", f"/v1/audit-log?subject=user:{pseudonym}")
     (act,) = acts["items"]
-    assert (act["act"], act["reason"], act["details"]) == ("erase_user", "ticket 7", {"events": 8})
+    assert (act["act"], act["reason"], act["details"]) == ("erase_user", "ticket 7", {"events": 9})
 
 
 async def test_an_erasure_waits_for_what_the_streams_hold(plane: ControlPlane, pool: Pool) -> None:
