@@ -214,7 +214,7 @@ class Settings:
     )
     guard_sources_max: int = _setting(
         100_000,
-        "maximum sources that a worker counts; beyond it the one seen longest ago is forgotten",
+        "maximum sources that a worker counts for each limit; beyond it only the latest half is surely kept",
         least=1,
     )
     guard_share_ms: int = _setting(

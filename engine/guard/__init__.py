@@ -1,1 +1,4 @@
-"""The guard: decides who may redeem, hold and check codes. It never waits and never asks Redis."""
+"""The guard: decides who may redeem, hold and check codes, without waiting.
+
+Off that path, workers share what sources have tried, through Redis.
+"""

@@ -16,13 +16,12 @@ if TYPE_CHECKING:
     from engine.guard.block_table import BlockTable
     from engine.guard.limits import Source
     from engine.settings import Settings
-    from engine.store.configuration import CachedKey
+    from engine.store.configuration import CachedBlock, CachedKey
 
 BLOCKED: Final = "blocked"
 TOO_MANY: Final = "too_many_attempts"
 ATTEMPTS: Final = "attempts"
 CHECKS: Final = "checks"
-_GO_ON: Final = Refused("")
 
 
 class Guard:
@@ -48,10 +47,10 @@ class Guard:
         self._of_attempts = [(name, table) for name, table in self._of_checks if name == ATTEMPTS]
         self._enforces = settings.guard_limits_mode == "enforce"
         self.watches = self._has_blocks = False
-        self._look()
-        blocks.on_change = self._look
+        self._update_watches()
+        blocks.on_change = self._update_watches
 
-    def _look(self) -> None:
+    def _update_watches(self) -> None:
         self._has_blocks = len(self._blocks) > 0
         self.watches = self._has_blocks or bool(self.tables)
 
@@ -66,8 +65,10 @@ class Guard:
         The source is what the caller says about its customer. The address of the caller itself is that of a
         merchant's backend, so it does not count.
         """
-        if self._has_blocks and (refused := self._blocked(api_key, user, client)) is not _GO_ON:
-            return refused
+        if self._has_blocks and (verdict := self._verdict(api_key, user, client)):
+            if verdict.action == "allow":
+                return None
+            return Refused(BLOCKED, f"The {verdict.kind} is blocked: blk_{verdict.id}.")
         tables = self._of_checks if is_check else self._of_attempts
         if not tables:
             return None
@@ -84,16 +85,10 @@ class Guard:
             table.charge(sources, units, now)
         return None
 
-    def _blocked(self, api_key: CachedKey, user: str, client: Client | None) -> Refused | None:
-        """Return the refusal by a block, None for an allow, and ``_GO_ON`` if there is neither."""
+    def _verdict(self, api_key: CachedKey, user: str, client: Client | None) -> CachedBlock | None:
         address = None if client is None or client.ip is None else parse_address(client.ip)
         device = None if client is None else client.device
-        verdict = self._blocks.verdict(api_key.id, user, address, device)
-        if verdict is None:
-            return _GO_ON
-        if verdict.action == "allow":
-            return None
-        return Refused(BLOCKED, f"The {verdict.kind} is blocked: blk_{verdict.id}.")
+        return self._blocks.verdict(api_key.id, user, address, device)
 
 
 def _sources(key: str, user: str, client: Client | None) -> list[Source]:

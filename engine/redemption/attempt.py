@@ -51,6 +51,7 @@ class Attempt(CallFields, PendingLookup):
 
     success: ClassVar[str]
     is_guarded: ClassVar[bool] = False  # whether the guard judges it
+    is_check: ClassVar[bool] = False  # whether it also counts for the limit of checks
     on_done: OnDone
 
     def __init__(

@@ -27,6 +27,7 @@ class Check(Attempt):
     script = load_script("check")
     success = "redeemable"
     is_guarded = True
+    is_check = True
 
     def __init__(self, dispatcher: Dispatcher, request: CheckRequest, api_key: CachedKey | None) -> None:
         super().__init__(

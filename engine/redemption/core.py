@@ -18,7 +18,6 @@ from engine.codes.formats import all_symbols, normalise
 from engine.codes.texts import SHORTEST_CODE
 from engine.errors import Fault, Refusal
 from engine.lookup.resolver import PendingLookup, Resolver
-from engine.redemption.check import Check
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -87,8 +86,7 @@ class Core:
     def _judged(self, attempt: Attempt) -> Refused | None:
         if not attempt.is_guarded or attempt.api_key is None:
             return None
-        is_check = isinstance(attempt, Check)
-        return self.guard.judge(attempt.api_key, attempt.user, attempt.client, is_check=is_check)
+        return self.guard.judge(attempt.api_key, attempt.user, attempt.client, is_check=attempt.is_check)
 
     def _keeps_code(self, normalised: bytes, metadata: str) -> bool:
         """Whether metadata that is to be kept contains this code, or a minted one."""

@@ -11,10 +11,10 @@ import pytest
 from engine.control import blocks, erasure
 from engine.control.blocks import NewBlock
 from engine.errors import Refusal
-from engine.settings import LANES
 from engine.store import keys
 from tests.support.deployment import engine_in_process, engine_of_processes, issue
 from tests.support.dumps import dump_of_database, dump_of_redis
+from tests.support.lanes import LANES
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ async def _on_new_connection(merchant: Merchant) -> str:
         return str((await response.json(content_type=None))["code"])
 
 
-async def test_both_lanes_and_all_spellings_of_an_address_are_blocked(plane: ControlPlane) -> None:
+async def test_all_lanes_block_every_spelling_of_an_address(plane: ControlPlane) -> None:
     await add(plane, "network", "203.0.113.7")
     await add(plane, "network", "2001:db8:1:2::9")
     for lane in LANES:

@@ -17,10 +17,11 @@ from engine.guard.limits import Limit, LimitTable, Source
 from engine.guard.shared_limits import SOURCES_MAX, keep_sharing, share
 from engine.observability.metrics import GUARD_OBSERVED
 from engine.processes.background import in_background
-from engine.settings import LANES, Settings
+from engine.settings import Settings
 from engine.store import keys
 from engine.store.configuration import CachedKey
 from tests.support.deployment import engine_in_process, issue
+from tests.support.lanes import LANES
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 from typing import Final
 
 import pytest
@@ -32,6 +31,7 @@ async def test_at_a_constant_rate_a_stall_counts_for_all_that_were_due() -> None
     waited = [latency for latency in found.latencies_s if latency > 1 / PER_SECOND]
     assert len(waited) >= STALL_S * PER_SECOND / 2
     assert found.latencies_s[0] >= STALL_S
+    assert sum(found.latencies_s) > found.seconds
 
 
 async def test_in_a_closed_loop_it_counts_once() -> None:
@@ -41,7 +41,7 @@ async def test_in_a_closed_loop_it_counts_once() -> None:
         found = await after_a_stall(server, asyncio.create_task(load))
     assert found.statuses == {200: COUNT}
     assert found.latencies_s[0] >= STALL_S
-    assert statistics.median(found.latencies_s) < STALL_S
+    assert sum(found.latencies_s) <= found.seconds  # nothing overlaps on one connection
 
 
 @pytest.mark.parametrize("at_a_rate", [False, True])
