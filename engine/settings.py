@@ -81,6 +81,12 @@ class Settings:
         "seconds after which a worker that hangs is killed and replaced; 0 means never",
         least=0,
     )
+    hung_timeout_s: int = _setting(
+        60,
+        "seconds after which `redeem up` kills and replaces a persister or deliverer that hangs; 0 means "
+        "never",
+        least=0,
+    )
     attempt_deadline_ms: int = _setting(2000, "time limit for the response to an attempt", least=1)
     retry_after_s: int = _setting(1, "value of Retry-After in a 503", least=1)
     lane: str = _setting(

@@ -29,7 +29,16 @@ from engine.http.services import SERVICES
 from engine.lane.choice import chosen_lane, express_lanes
 from engine.lane.connection import Connections
 from engine.lane.lanes import Lanes
-from engine.observability.heartbeats import BEAT_S, ProcessRole, Sign, State, beat, instance_name, sign_off
+from engine.observability.heartbeats import (
+    BEAT_S,
+    ProcessRole,
+    Sign,
+    State,
+    beat,
+    instance_name,
+    sign_off,
+    touch_file,
+)
 from engine.observability.logs import log_to_stderr
 from engine.observability.metrics import LANE_WORKERS
 from engine.processes.background import in_background
@@ -113,21 +122,13 @@ async def _run(settings: Settings, ready_file: Path | None) -> None:
         _collect_rarely()
         if ready_file:
             ready_file.write_text(str(os.getpid()))  # noqa: ASYNC240 - once, before anything else
-        async with in_background(functools.partial(_keep_beating, ready_file)):
+        async with in_background(functools.partial(touch_file, ready_file)):
             _log.info(
                 "worker serves",
                 extra={"host": settings.host, "port": settings.port, "lane": chosen_lane(settings)},
             )
             await stop.wait()
     _log.info("worker stopped")
-
-
-async def _keep_beating(ready_file: Path | None) -> None:
-    """Touch the ready file once a second: the supervisor replaces a worker that no longer does."""
-    while True:
-        await asyncio.sleep(BEAT_S)
-        if ready_file:
-            os.utime(ready_file)
 
 
 async def _keep_signing(services: Services, instance: str) -> None:

@@ -8,10 +8,12 @@ import resource
 import signal
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
+from engine.observability.heartbeats import touch_file
 from engine.observability.logs import log_to_stderr
 from engine.settings import SettingsError, load, variable
 
@@ -26,8 +28,9 @@ EXIT_USAGE: Final = 2
 def run_program(run: Callable[[Settings], Coroutine[Any, Any, None]], *required: str) -> int:
     """Run until SIGTERM or SIGINT and return the exit status.
 
-    ``required`` names the settings that must not be empty. If a setting is wrong, one line goes to stderr and
-    the status is ``EXIT_USAGE``.
+    ``required`` names the settings that must not be empty. The first argument, if there is one, is a file
+    that the program touches while it works: the supervisor replaces it if it hangs. If a setting is wrong,
+    one line goes to stderr and the status is ``EXIT_USAGE``.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # memory has names of users, and secrets of webhooks
     try:
@@ -41,8 +44,17 @@ def run_program(run: Callable[[Settings], Coroutine[Any, Any, None]], *required:
         sys.stderr.write(f"{error}\n")
         return EXIT_USAGE
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(program)
+        runner.run(_beating(program, Path(sys.argv[1])) if sys.argv[1:] else program)
     return 0
+
+
+async def _beating(program: Coroutine[Any, Any, None], file: Path) -> None:
+    file.write_text(str(os.getpid()))  # noqa: ASYNC240 - once, before anything else
+    touching = asyncio.create_task(touch_file(file))
+    try:
+        await program
+    finally:
+        touching.cancel()
 
 
 @contextmanager

@@ -37,7 +37,7 @@ from engine.processes.supervisor import Supervisor
 from engine.settings import PORT_MAX, Settings, without_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _log = logging.getLogger(__name__)
 # Stages start in this order and stop in reverse. The first stage is `servers.SERVERS`.
@@ -47,6 +47,8 @@ SUPERVISOR: Final = "supervisor"
 """The name of `redeem up` and `redeem serve` in their log."""
 PERSISTER_STOP_SHARE: Final = 4
 """Persister and deliverer get a quarter of the stop timeout: workers stop before them, servers after."""
+
+BACKGROUND_BACKOFF_S_MAX: Final = 30.0
 
 _host = click.option("--host", help="Address to listen on.")
 _port = click.option(
@@ -75,7 +77,10 @@ def up(**options: Any) -> None:  # noqa: ANN401 - options of several types
         await _initialise(complete)
         lesser = replace(complete, database_url=front_database_url(settings))
         _log_lane(lane, settings)
-        background = [_persister(complete, front_end), _deliverer(lesser, front_end)]
+        background = [
+            _background_child(supervisor, "persister", "persister", complete, front_end),
+            _background_child(supervisor, "deliverer", "persister.webhooks", lesser, front_end),
+        ]
         await supervisor.start([*background, *_workers(supervisor, lesser, front_end)])
         click.echo(f"ready {front_end.url}")
         if complete.demo:
@@ -249,19 +254,20 @@ def _reserved(settings: Settings) -> Iterator[_FrontEnd]:
             shutil.rmtree(front_end.directory, ignore_errors=True)
 
 
-def _persister(settings: Settings, front_end: _FrontEnd) -> Child:
-    return _background_child("persister", "persister", settings, front_end)
-
-
-def _deliverer(settings: Settings, front_end: _FrontEnd) -> Child:
-    return _background_child("deliverer", "persister.webhooks", settings, front_end)
-
-
-def _background_child(name: str, module: str, settings: Settings, front_end: _FrontEnd) -> Child:
+def _background_child(
+    supervisor: Supervisor, name: str, module: str, settings: Settings, front_end: _FrontEnd
+) -> Child:
+    """Describe a child that redemptions do not need: it is started again, however often it ends."""
+    alive_file = front_end.directory / f"{name}.alive"
     stop_timeout_s = max(1, settings.stop_timeout_s // PERSISTER_STOP_SHARE)
     return Child(
         name=name,
-        argv=_program(module),
+        argv=_program(module, str(alive_file)),
+        beat=_beat_of(supervisor, name, alive_file),
+        hung_after_s=settings.hung_timeout_s,
+        ready_timeout_s=settings.start_timeout_s,
+        failures_max=0,
+        backoff_max_s=BACKGROUND_BACKOFF_S_MAX,
         stage=PERSISTER,
         env=_environment(replace(settings, stop_timeout_s=stop_timeout_s), front_end),
     )
@@ -282,23 +288,28 @@ def _worker(supervisor: Supervisor, settings: Settings, front_end: _FrontEnd, na
         except FileNotFoundError:
             return False
 
-    def beat() -> object:
-        """When a worker last touched its ready file: once a second while its event loop runs."""
-        try:
-            return ready_file.stat().st_mtime_ns
-        except FileNotFoundError:
-            return None
-
     return Child(
         name=name,
         argv=_program("engine.worker", str(ready_file)),
-        beat=beat,
+        beat=_beat_of(supervisor, name, ready_file),
         hung_after_s=settings.worker_hung_s,
         stage=WORKERS,
         env=_environment(settings, front_end),
         ready=ready,
         ready_timeout_s=settings.start_timeout_s,
     )
+
+
+def _beat_of(supervisor: Supervisor, name: str, file: Path) -> Callable[[], object]:
+    """Return when a child last touched its file: once a second while its event loop runs."""
+
+    def beat() -> object:
+        try:
+            return file.stat().st_mtime_ns if file.read_text() == str(supervisor.pid(name)) else None
+        except FileNotFoundError:
+            return None
+
+    return beat
 
 
 def _environment(settings: Settings, front_end: _FrontEnd) -> dict[str, str]:

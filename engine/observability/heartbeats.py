@@ -6,6 +6,7 @@ A persister and a deliverer also hold an advisory lock while they work.
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import os
 import socket
@@ -15,6 +16,7 @@ from engine.queries import queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from engine.postgres_types import Connection
 
@@ -97,6 +99,14 @@ class Signs(NamedTuple):
 def instance_name(name: str = "") -> str:
     """Return the name of this process: its machine, and its pid or another name."""
     return f"{socket.gethostname()}/{name or os.getpid()}"
+
+
+async def touch_file(file: Path | None) -> None:
+    """Touch a file once a second: a supervisor on this machine replaces a process that no longer does."""
+    while True:
+        await asyncio.sleep(BEAT_S)
+        if file:
+            os.utime(file)
 
 
 async def beat(connection: Connection, part: ProcessRole, instance: str, signs: Sequence[Sign]) -> None:

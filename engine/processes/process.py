@@ -55,7 +55,10 @@ class Child:
     a second, and return False instead of raising. A child without `ready` counts as ready at once.
 
     `beat` returns something that changes while the child works. If it stays the same for
-    `hung_after_s` looks, one a second, the child hangs: it is killed and started again.
+    `hung_after_s` looks, one a second, the child hangs: it is killed and started again. While the
+    child has not begun to work, `beat` returns None; then it has `ready_timeout_s`, if that is longer.
+
+    With `failures_max` 0, a child is started again however often it ends before it works.
     """
 
     name: str

@@ -194,7 +194,10 @@ async def _until_hung(process: Process) -> None:
         beat = child.beat()
         same = same + 1 if beat == before else 0
         before = beat
-        if same >= child.hung_after_s:
+        patience_s = (
+            child.hung_after_s if beat is not None else max(child.hung_after_s, child.ready_timeout_s)
+        )
+        if same >= patience_s:
             logger.error("child hangs, killing it", extra={"child": child.name, "seconds": same})
             process.kill()
             return
@@ -205,7 +208,7 @@ def _check_restart(process: Process, failures: int) -> None:
     child, status = process.child, process.status
     if status in child.fatal_exit_codes:
         raise StartError(f"{child.name} refused to run (exit status {status})")
-    if failures >= child.failures_max:
+    if child.failures_max and failures >= child.failures_max:
         line = f"{child.name} ended {failures} times in a row before it was ready (exit status {status})"
         if child.log_path is not None:
             line += f"; {child.log_path} ends with: {last_line(child.log_path)}"
