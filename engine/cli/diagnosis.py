@@ -92,6 +92,7 @@ class _Servers:
 async def examine(settings: Settings) -> list[Finding]:
     """Run all checks and return their findings."""
     findings = [*_durability(settings), _disk(settings), check_open_files(settings), check_lane(settings)]
+    findings += part_findings.restarts(settings.run_dir)
     try:
         redis_url, database_url = server_urls(settings)
     except StoreUnavailable as fault:

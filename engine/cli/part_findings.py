@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 from engine.health.parts import Liveness
 from engine.health.parts_watch import worker_ages
 from engine.health.redis_checks import Finding, Verdict
+from engine.health.restarts import read_restarts
 from engine.observability.heartbeats import SILENT_S, ProcessRole, State
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from engine.observability.heartbeats import Beat
 
 WAIT_S_WARNING: Final = 30.0
+REMEMBERED_S: Final = 3600.0
 _END_IT: Final = "end it by its pid (kill -9); `redeem up`, `redeem serve` or a standby starts another"
 _READ_LOG: Final = "read its log, and correct what it names"
 
@@ -78,6 +81,22 @@ def _worker_trouble(beat: Beat) -> str:
     if not beat.is_fresh:
         return f"{process} is stopped, hangs or was killed: no sign of life for {beat.age_s:.0f} s"
     return "" if beat.state == State.ACTIVE else f"{process} fails: {beat.trouble}"
+
+
+def restarts(run_dir: Path) -> Iterator[Finding]:
+    """Yield a finding if processes of this machine end again and again, or were killed because they hung."""
+    found = [each for place in run_dir.glob("*") for each in read_restarts(place).items()]
+    loops = [f"{name} {restarts.says()}" for name, restarts in found if restarts.loops]
+    hung = [
+        f"{name} was killed {restarts.hung} times because it hung, and started again"
+        for name, restarts in found
+        if restarts.hung and time.time() - restarts.at < REMEMBERED_S
+    ]
+    if loops:
+        yield Finding("restarts", Verdict.WRONG, "; ".join([*loops, *hung]), _READ_LOG)
+    elif hung:
+        do = "look in its log for what it did last; is the machine short of processor time or memory?"
+        yield Finding("restarts", Verdict.WARNING, "; ".join(hung), do)
 
 
 def local_workers(run_dir: Path) -> Finding:

@@ -29,6 +29,7 @@ from engine.control.publishing import missing_in_ledger
 from engine.errors import StoreBehind, StoreUnavailable
 from engine.health.open_files import check_open_files
 from engine.health.redis_checks import Verdict, require_safe
+from engine.health.restarts import RestartFile
 from engine.lane.choice import HOW_TO_BUILD, chosen_lane
 from engine.observability.logs import log_to_stderr
 from engine.processes.process import Child
@@ -89,7 +90,7 @@ def up(**options: Any) -> None:  # noqa: ANN401 - options of several types
     if not settings.data_dir.exists():
         reserve_port(settings.host, settings.port).close()  # a port in use leaves no new directory behind
     with DataDirectoryLock(settings.data_dir), _reserved(settings) as front_end:
-        sys.exit(uvloop.run(_supervisor(settings).run(plan)))
+        sys.exit(uvloop.run(_supervisor(settings, front_end).run(plan)))
 
 
 @click.command()
@@ -111,7 +112,7 @@ def serve(**options: Any) -> None:  # noqa: ANN401 - options of several types
         click.echo(f"ready {front_end.url}")
 
     with _reserved(settings) as front_end:
-        sys.exit(uvloop.run(_supervisor(settings).run(plan)))
+        sys.exit(uvloop.run(_supervisor(settings, front_end).run(plan)))
 
 
 @click.command()
@@ -210,11 +211,12 @@ async def _initialise(settings: Settings) -> None:
                 )
 
 
-def _supervisor(settings: Settings) -> Supervisor:
+def _supervisor(settings: Settings, front_end: _FrontEnd) -> Supervisor:
     found = check_open_files(settings)
     if found.verdict is not Verdict.OK:
         _log.warning("too few files may be open", extra={"reason": found.says, "do": found.do})
-    return Supervisor(stop_timeout_s=settings.stop_timeout_s, ends_process=True)
+    restarts = RestartFile(front_end.directory)
+    return Supervisor(stop_timeout_s=settings.stop_timeout_s, ends_process=True, on_restart=restarts.add)
 
 
 def _with_urls(settings: Settings) -> Settings:

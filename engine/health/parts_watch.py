@@ -10,11 +10,12 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import asyncpg
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from redis.exceptions import RedisError
 
 from engine.errors import Fault, Refusal
 from engine.health.parts import Liveness, read_lag, read_ledger
+from engine.health.restarts import read_restarts
 from engine.observability.heartbeats import SILENT_S
 from engine.store.stream import read_stream
 
@@ -134,9 +135,22 @@ def part_metrics(report: PartsReport, directory: Path | None) -> Iterator[Metric
         hung = sum(age >= SILENT_S for age in ages.values())
         yield _gauge("redeem_workers", "Front-end workers that work", len(ages) - hung)
         yield _gauge("redeem_workers_hung", "Front-end workers without a sign of life", hung)
+    yield from _restart_metrics(directory)
     yield from _lag_metrics(report.lags)
     if report.ledger is not None:
         yield from _ledger_metrics(report.ledger)
+
+
+def _restart_metrics(directory: Path | None) -> Iterator[Metric]:
+    restarts = CounterMetricFamily(
+        "redeem_restarts", "Restarts of a process of this front end", labels=["process", "reason"]
+    )
+    loops = _family("redeem_crash_loop", "1 while a process ends soon after each start, else 0", "process")
+    for name, found in read_restarts(directory).items():
+        restarts.add_metric([name, "died"], found.died)
+        restarts.add_metric([name, "hung"], found.hung)
+        loops.add_metric([name], found.loops)
+    yield from (restarts, loops)
 
 
 def _lag_metrics(lags: dict[int, StreamLag]) -> Iterator[Metric]:

@@ -12,7 +12,7 @@ import logging
 import signal
 import subprocess
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from engine.processes.process import Child, Process, StartError, last_line
 
@@ -28,11 +28,27 @@ STAGE_RESERVE: Final = 0.1
 """Share of the stop timeout that is reserved for each stage that stops later."""
 
 
+class Restart(NamedTuple):
+    """A child is started again. `failures`: how often in a row it ended soon after its start."""
+
+    child: str
+    hung: bool
+    failures: int
+    pause_s: float
+
+
 class Supervisor:
     """Runs children until it is asked to stop, or until it gives up on a child."""
 
-    def __init__(self, *, stop_timeout_s: float, ends_process: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        stop_timeout_s: float,
+        ends_process: bool = False,
+        on_restart: Callable[[Restart], None] | None = None,
+    ) -> None:
         """Create a supervisor without children. `ends_process`: the process ends after `run`."""
+        self._on_restart = on_restart
         self._stop_timeout_s = stop_timeout_s
         self._ends_process = ends_process
         self._processes: dict[str, Process] = {}
@@ -123,9 +139,10 @@ class Supervisor:
             process = self._processes[child.name] = _start(child)
             ready = await _until_ready(process)
             ready_at = time.monotonic()
+            hung = False
             if ready:
                 started.set()
-                await _until_hung(process)
+                hung = await _until_hung(process)
             await process.wait()
             await process.close()
             healthy = ready and time.monotonic() - ready_at >= child.healthy_after_s
@@ -136,6 +153,8 @@ class Supervisor:
             _check_restart(process, 0 if served else failures)
             fields = {"child": child.name, "status": process.status, "restart_in_s": delay_s}
             logger.warning("child died", extra=fields)
+            if self._on_restart is not None:
+                self._on_restart(Restart(child.name, hung, failures, delay_s))
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, child.backoff_max_s)
 
@@ -187,8 +206,11 @@ async def _until_ready(process: Process) -> bool:
     return False
 
 
-async def _until_hung(process: Process) -> None:
-    """Wait until a child has ended; kill it if it hangs. Looks are counted, so that our own pauses do not."""
+async def _until_hung(process: Process) -> bool:
+    """Wait until a child has ended; return True if it hung and was killed.
+
+    Looks are counted, so that our own pauses do not matter.
+    """
     child, before, same = process.child, None, 0
     while child.beat is not None and child.hung_after_s and not await process.wait(BEAT_POLL_S):
         beat = child.beat()
@@ -200,7 +222,8 @@ async def _until_hung(process: Process) -> None:
         if same >= patience_s:
             logger.error("child hangs, killing it", extra={"child": child.name, "seconds": same})
             process.kill()
-            return
+            return True
+    return False
 
 
 def _check_restart(process: Process, failures: int) -> None:

@@ -12,9 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import psutil  # type: ignore[import-untyped] # it has no types
 import pytest
 
+from tests.support.cli import Cli
 from tests.support.deployment import Process
 from tests.support.waiting import wait_until_async
 
@@ -60,6 +62,16 @@ def told(log: Path, event: str, child: str) -> list[dict[str, Any]]:
     return [line for line in lines(log) if (line["event"], line.get("child")) == (event, child)]
 
 
+async def shows(url: str, path: str, text: str) -> bool:
+    async with aiohttp.request("GET", url + path) as response:
+        return text in await response.text()
+
+
+async def findings(settings: Settings) -> dict[str, Any]:
+    _, out, _ = await Cli(settings)("doctor", "--json")
+    return {check["check"]: check for check in json.loads(out)["checks"]}
+
+
 def died(log: Path, child: str, times: int) -> bool:
     return len(told(log, "child died", child)) >= times
 
@@ -69,7 +81,7 @@ async def test_a_part_that_is_stopped_is_killed_and_replaced(
     settings: Settings, tmp_path: Path, name: str
 ) -> None:
     log = tmp_path / "log"
-    async with running(replace(settings, hung_timeout_s=3), log) as (up, _):
+    async with running(replace(settings, hung_timeout_s=3), log) as (up, url):
         await wait_until_async(lambda: any(settings.run_dir.glob(f"*/{name}.alive")))
         victim = pid_of(up, PROGRAMS[name])
         assert victim is not None
@@ -77,6 +89,9 @@ async def test_a_part_that_is_stopped_is_killed_and_replaced(
         await wait_until_async(lambda: pid_of(up, PROGRAMS[name]) not in {None, victim})
         (line,) = told(log, "child hangs, killing it", name)
         assert line["level"] == "error"
+        sample = f'redeem_restarts_total{{process="{name}",reason="hung"}} 1.0'
+        await wait_until_async(lambda: shows(url, "/metrics", sample))
+        assert (await findings(settings))["restarts"]["says"].startswith(f"{name} was killed 1 times")
 
 
 async def test_a_part_that_is_stopped_stays_if_the_setting_says_so(
@@ -102,10 +117,18 @@ async def test_the_engine_goes_on_without_a_part_that_ends_at_each_start(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), str(ROOT))))
     log, ends = tmp_path / "log", tmp_path / "ends"
     ends.write_text("persister persister.webhooks")
-    async with running(settings, log) as (up, _):
+    async with running(settings, log) as (up, url):
         for name in PROGRAMS:
             await wait_until_async(functools.partial(died, log, name, 7))
             pauses = [line["restart_in_s"] for line in told(log, "child died", name)]
             assert pauses[:7] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4]
+            await wait_until_async(functools.partial(shows, url, "/readyz", f"{name} ended "))
+            sample = f'redeem_crash_loop{{process="{name}"}} 1.0'
+            await wait_until_async(functools.partial(shows, url, "/metrics", sample))
+        found = (await findings(settings))["restarts"]
+        assert found["verdict"] == "wrong"
+        assert all(f"{name} ended " in found["says"] for name in PROGRAMS)
         ends.unlink()
         await wait_until_async(lambda: all(pid_of(up, program) for program in PROGRAMS.values()))
+        await wait_until_async(lambda: shows(url, "/readyz", '"restarts":"ok"'))
+        assert "restarts" not in await findings(settings)

@@ -72,7 +72,11 @@ async def test_a_worker_says_that_it_lives_and_is_ready(plane: ControlPlane) -> 
     async with engine_in_process(plane) as merchant:
         assert await merchant.call("GET", "/healthz") == (200, {"status": "ok"})
         names = ("redis", "configuration", "mint_keys", "postgresql", "memory", "durability")
-        others = {"persister": "shard 0: does not run; events that wait: 0", "workers": "ok"}
+        others = {
+            "persister": "shard 0: does not run; events that wait: 0",
+            "workers": "ok",
+            "restarts": "ok",
+        }
         parts = dict.fromkeys(names, "ok") | others
         expected = (200, {"status": "ready", "parts": parts})
 
