@@ -23,6 +23,7 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from engine.cli import part_findings
+from engine.cli.append_only_file import check_append_only_file
 from engine.cli.connect import server_urls
 from engine.cli.lane_finding import check_lane
 from engine.codes import mint_keys
@@ -107,6 +108,8 @@ async def examine(settings: Settings) -> list[Finding]:
             findings.append(Finding("engine", Verdict.WRONG, says, "redeem up"))
         else:
             findings += [*redis, *database]
+        if servers.redis is None and "redis_url" in unset:
+            findings += check_append_only_file(settings.data_dir)
         findings += await _deployment(servers)
         findings += _clocks(servers.clocks)
     return findings

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from redis.asyncio import Redis
 
+from engine.settings import Settings
+from tests.support.cli import Cli
 from tests.support.servers import ValkeyProcess
 
 if TYPE_CHECKING:
@@ -60,3 +63,37 @@ def test_the_steps_of_the_page_bring_back_everything_before_the_garbage(
         )
     valkey.start()
     assert asyncio.run(count(valkey.url)) == KEYS
+
+
+async def test_doctor_names_the_damaged_file_and_its_command_repairs_it(
+    valkey: ValkeyProcess, tmp_path: Path
+) -> None:
+    async def found() -> dict[str, Any] | None:
+        _, out, err = await Cli(Settings(data_dir=tmp_path / "data"))("doctor", "--json")
+        assert err == ""
+        checks = {check["check"]: check for check in json.loads(out)["checks"]}
+        found: dict[str, Any] | None = checks.get("append-only file")
+        return found
+
+    valkey.start()
+    await fill(valkey.url)
+    assert await found() is None
+    valkey.kill()
+    assert await found() is None
+    (file,) = (tmp_path / "data" / "valkey" / "appendonlydir").glob("*.incr.aof")
+    with file.open("ab") as written:
+        written.write(b"\0garbage" * 4)
+    with pytest.raises(RuntimeError, match="Bad file format"):
+        valkey.start()
+    damaged = await found()
+    assert damaged is not None
+    assert (damaged["verdict"], damaged["says"].partition(" ")[0]) == ("wrong", file.name)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    shell = await asyncio.create_subprocess_shell(
+        damaged["do"], cwd=tmp_path, env=os.environ | {"PATH": path}, stdout=asyncio.subprocess.DEVNULL
+    )
+    assert await shell.wait() == 0
+    assert file.parent.with_name("appendonlydir.copy").is_dir()
+    valkey.start()
+    assert await count(valkey.url) == KEYS
+    assert await found() is None
