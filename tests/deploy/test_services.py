@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -60,6 +61,17 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     ours = [line for line in done.stderr.splitlines() if "redeem" in line]
     assert (done.returncode, ours) == (0, [])
+
+
+def test_compose_is_as_the_specification_has_it() -> None:
+    """Checked by `compose-spec` (PyPI), where it is installed. Variables and merges are resolved first."""
+    compose_spec = pytest.importorskip("compose_spec", reason="compose-spec is not installed")
+    document = re.sub(r"\$\{[^}]*\}", "1", json.dumps(compose()))
+    compose_spec.PyCompose.from_json(document).validate()
+    strange = json.loads(document)
+    strange["services"]["serve"]["restarts"] = "always"
+    with pytest.raises(ValueError, match="restarts"):
+        compose_spec.PyCompose.from_json(json.dumps(strange))
 
 
 def test_compose_runs_commands_that_there_are_with_settings_that_there_are() -> None:
