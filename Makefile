@@ -43,16 +43,17 @@ test-fast: $(VENV)/.installed  ## quick: tests without servers, and the tests of
 test-long: $(VENV)/.installed  ## the long versions of the slow tests
 	$(PYTEST) -m long
 
-# The express lane once more, with AddressSanitizer in it; leaks of the interpreter itself are not looked for.
+# What is compiled once more, with AddressSanitizer in it; leaks of the interpreter itself are not looked for.
 SANITIZED := build/sanitized
-sanitize: $(VENV)/.installed  ## a million bodies and the tests of all lanes, with AddressSanitizer in the express lane; needs gcc
+sanitize: $(VENV)/.installed  ## a million bodies, the tests of all lanes and of the reader of events, with AddressSanitizer; needs gcc
 	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
 	cp -r engine lua persister loadtest tests docs pyproject.toml setup.py README.md LICENSE $(SANITIZED)
-	rm -f $(SANITIZED)/engine/*/_*.so
+	rm -f $(SANITIZED)/engine/*/_*.so $(SANITIZED)/persister/*/_*.so
 	cd $(SANITIZED) && CFLAGS="-O1 -g -fsanitize=address" $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
 	cd $(SANITIZED) && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc $(CURDIR)/$(BIN)/python -m pytest --timeout 3000 \
-	  tests/codes/test_ff1.py tests/lane/test_express_bodies.py tests/lane/test_lanes_alike.py
+	  tests/codes/test_ff1.py tests/lane/test_express_bodies.py tests/lane/test_lanes_alike.py \
+	  tests/persister/ingest/test_packed_rows.py
 
 test-calendar: $(VENV)/.installed  ## date-dependent tests, with the clock at the ends of months and years; slow
 	$(BIN)/python -m tests.support.other_clocks -n 4 tests/lua tests/persister tests/cli/test_ledger.py tests/cli/test_doctor.py
@@ -120,11 +121,11 @@ graph:  ## the import graph: circles, imports that run back up, floors
 
 other-python:
 
-COMPILED := engine/codes/_ff1.pyx engine/lane/_express.pyx
+COMPILED := engine/codes/_ff1.pyx engine/lane/_express.pyx persister/ingest/_packed_rows.pyx
 
 # Without a compiler or Python.h the compiled modules are left out, and a line says so.
 # Written last: an interrupted installation does not count as installed.
-$(VENV)/.installed: requirements-dev.lock pyproject.toml setup.py $(COMPILED) $(OTHER_PYTHON)
+$(VENV)/.installed: requirements-dev.lock pyproject.toml setup.py $(COMPILED) persister/digests.h $(OTHER_PYTHON)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is %s" % sys.version.split()[0])'
 	@echo "installing into $(VENV)$(if $(OTHER_PYTHON), anew: it is of another Python), a minute or two" >&2
 	$(PYTHON) -m venv $(if $(OTHER_PYTHON),--clear )$(VENV)
@@ -132,7 +133,7 @@ $(VENV)/.installed: requirements-dev.lock pyproject.toml setup.py $(COMPILED) $(
 	suffix=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))'); rm -f $(COMPILED:.pyx="$$suffix")
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	$(PIP) check
-	@$(BIN)/python -c 'import importlib.util as u; u.find_spec("engine.lane._express") or print("the express lane was left out (no C compiler or no Python.h): plain redemptions run in the python lane")' >&2
+	@$(BIN)/python -c 'import importlib.util as u; u.find_spec("engine.lane._express") or print("the express lane was left out (no C compiler or no Python.h): plain redemptions run in the python lane"); u.find_spec("persister.ingest._packed_rows") or print("the compiled reader of events was left out: the persister reads them in Python, at more cost")' >&2
 	touch $@
 
 COMPILE := $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes \
@@ -152,4 +153,4 @@ pip-audit: $(VENV)/.installed  ## known vulnerabilities of the locked packages, 
 	$(BIN)/python deploy/dependencies.py audit requirements.lock
 
 clean:  ## remove .venv and everything that was built
-	rm -rf $(VENV) build .mypy_cache .ruff_cache .hypothesis *.egg-info engine/lane/_express.c engine/lane/_express.*.so
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .hypothesis *.egg-info $(COMPILED:.pyx=.c) $(COMPILED:.pyx=.*.so)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from engine.observability.heartbeats import ProcessRole
 from persister import metrics
 from persister.heartbeat import beating
+from persister.ingest.entries import COMPILED
 from persister.ingest.shard import ShardPersister
 from persister.program import stop_on_signals
 from persister.reconcile.conflicts import ConflictWatch
@@ -41,6 +42,7 @@ async def run_persister(
         with stop_on_signals(stop):
             await run_persister(settings, redis_url, database_url, stop)
         return
+    logger.info("reading events", extra={"reader": "compiled" if COMPILED else "python"})
     with metrics.serve_metrics(settings.host, settings.metrics_port), _rare_collection():
         await _run_shards(settings, redis_url, database_url, stop)
 

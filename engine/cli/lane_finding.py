@@ -1,4 +1,4 @@
-"""What ``redeem doctor`` says about the lane of plain redemptions."""
+"""What ``redeem doctor`` says about the parts that may be compiled."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from engine.health.redis_checks import Finding, Verdict
 from engine.lane.choice import HOW_TO_BUILD, chosen_lane
 from engine.settings import SettingsError
+from persister.ingest import entries
 
 if TYPE_CHECKING:
     from engine.settings import Settings
@@ -26,3 +27,13 @@ def check_lane(settings: Settings) -> Finding:
         return Finding(_CHECK, Verdict.OK, f"REDEEM_LANE={lane}: the express lane is not used")
     says = f"the express lane was not built, so the python lane runs, at more cost: {HOW_TO_BUILD}"
     return Finding(_CHECK, Verdict.OK, says)
+
+
+def check_event_reader() -> Finding:
+    """Say which code reads the events for the ledger."""
+    if entries.COMPILED:
+        return Finding("event reader", Verdict.OK, "compiled code reads the events for the ledger")
+    says = (
+        f"the compiled reader was not built, so the persister reads in Python, at more cost: {HOW_TO_BUILD}"
+    )
+    return Finding("event reader", Verdict.OK, says)

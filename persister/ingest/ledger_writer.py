@@ -13,14 +13,15 @@ import asyncpg
 from engine.observability.heartbeats import SHARD_LOCK_CLASS
 from engine.queries import queries
 from persister.ingest import chain
-from persister.ingest.entries import COLUMNS, LedgerRow, Reject, StreamId
+from persister.ingest.entries import LedgerRow, Reject, StreamId
 from persister.ingest.partitions import MonthPartitions
-from persister.ingest.totals import Totals, count_totals
+from persister.ingest.rows import DecodedRows, NumberedRows, number_rows
+from persister.ingest.totals import NO_TOTALS
 from persister.ownership import try_lock
 from persister.servers import KEEPALIVES, describe_error
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator
 
     from engine.postgres_types import Connection
     from engine.settings import Settings
@@ -121,35 +122,35 @@ class LedgerWriter:
         self._connection.terminate()
 
     async def _write_whole(self, entries: Entries, begin: LedgerOffset) -> tuple[LedgerOffset, list[Reject]]:
-        columns = entries.ledger_columns(self._shard, begin.seq + 1)
-        linking = asyncio.create_task(_link(begin.digest, columns))
+        rows = number_rows(entries, self._shard, begin.seq + 1)
+        linking = asyncio.create_task(_link(begin.digest, rows))
         try:
             async with self._connection.transaction():
-                if entries.times_ms:
-                    await self._copy(entries.records(self._shard, begin.seq + 1))
+                if rows is not None:
+                    await rows.copy(self._connection)
                 end = LedgerOffset(
                     entries.last,
-                    begin.seq + len(entries.times_ms),
+                    begin.seq + entries.rows,
                     await linking,
                     begin.entries + len(entries.sources),
                 )
-                await self._finish(entries, entries.rejects, count_totals(columns), begin, end)
+                await self._finish(entries, entries.rejects, rows, begin, end)
         finally:
             linking.cancel()
         return end, entries.rejects
 
     async def _write_sifted(self, entries: Entries, begin: LedgerOffset) -> tuple[LedgerOffset, list[Reject]]:
-        rows = list(zip(entries.raw_events(), entries.records(self._shard, 0), strict=True))
+        found = list(zip(entries.raw_events(), entries.records(self._shard, 0), strict=True))
         async with self._connection.transaction():
             written: list[LedgerRow] = []
             refused: list[Reject] = []
-            await self._sift(rows, begin.seq, written, refused)
+            await self._sift(found, begin.seq, written, refused)
             rejects = sorted([*entries.rejects, *refused], key=lambda reject: reject.id)
-            columns = list(zip(*written, strict=True))
-            digest = await _link(begin.digest, columns)
+            rows = DecodedRows(list(zip(*written, strict=True))) if written else None
+            digest = await _link(begin.digest, rows)
             count = begin.entries + len(entries.sources)
             end = LedgerOffset(entries.last, begin.seq + len(written), digest, count)
-            await self._finish(entries, rejects, count_totals(columns), begin, end)
+            await self._finish(entries, rejects, rows, begin, end)
         return end, rejects
 
     async def _sift(
@@ -160,7 +161,7 @@ class LedgerWriter:
         records = [(*record[:3], number, *record[4:]) for number, (_, record) in enumerate(rows, first)]
         try:
             async with self._connection.transaction():  # a savepoint
-                await self._copy(records)
+                await DecodedRows(list(zip(*records, strict=True))).copy(self._connection)
         except UNSTORABLE as error:
             if len(rows) == 1:
                 (entry_id, raw), _ = rows[0]
@@ -172,14 +173,11 @@ class LedgerWriter:
             return
         written += records
 
-    async def _copy(self, records: Iterable[LedgerRow]) -> None:
-        await self._connection.copy_records_to_table("ledger", records=records, columns=COLUMNS)
-
     async def _finish(
         self,
         entries: Entries,
         rejects: list[Reject],
-        totals: Totals,
+        rows: NumberedRows | None,
         begin: LedgerOffset,
         end: LedgerOffset,
     ) -> None:
@@ -206,18 +204,16 @@ class LedgerWriter:
             *begin.id,
             begin.seq,
             begin.digest,
-            *totals,
+            *(rows.totals() if rows is not None else NO_TOTALS),
             (end.entries - begin.entries) - (end.seq - begin.seq) - len(rejects),
         )
         if not moved:
             raise OffsetMoved(f"the offset of shard {self._shard} is no longer {begin.id}")
 
 
-async def _link(before: bytes, columns: Sequence[Sequence[object]]) -> bytes:
+async def _link(before: bytes, rows: NumberedRows | None) -> bytes:
     """The newest digest, computed in a thread because hashing is slow."""
-    return (
-        await asyncio.to_thread(chain.link_digest, before, columns) if columns and len(columns[0]) else before
-    )
+    return before if rows is None else await asyncio.to_thread(rows.link_digest, before)
 
 
 @asynccontextmanager

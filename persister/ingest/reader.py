@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 from engine.store import keys
 from engine.store.deployment_id import check_owner
 from engine.store.stream import StreamFacts, parse_stream
-from persister.ingest.entries import Entries, StreamId, decode_entries, event_count
+from persister.ingest.entries import Entries, StreamId, event_count, read_entries
 from persister.servers import REPLY_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class StreamReader:
             left, expected = left - events, -(-events // max(1, len(page)))
             if len(page) < page_entries:
                 break
-        return StreamPage(decode_entries(raw) if raw else None, stream or StreamFacts(), left <= 0)
+        return StreamPage(read_entries(raw) if raw else None, stream or StreamFacts(), left <= 0)
 
     async def _read_page(
         self, after: StreamId, deployment: str, count: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from engine.store.events import EventId, counted_type
 
@@ -18,6 +18,9 @@ class Totals(NamedTuple):
     types: list[str]
     events: list[int]
     amounts: list[int]
+
+
+NO_TOTALS: Final = Totals([], [], [], [])
 
 
 def count_totals(columns: Sequence[Sequence[object]]) -> Totals:

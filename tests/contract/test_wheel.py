@@ -22,7 +22,7 @@ NOT_CARRIED: Final = ("loadtest/benchmarks/", "loadtest/comparators/")
 CARRIED: Final = {".py", ".pyi", ".lua", ".sql", ".toml", ".json", ".css"}
 
 
-COMPILED: Final = ("engine/codes/_ff1", "engine/lane/_express")
+COMPILED: Final = ("engine/codes/_ff1", "engine/lane/_express", "persister/ingest/_packed_rows")
 # As where Cython cannot be imported: only the sources that were generated before can be compiled.
 WITHOUT_CYTHON: Final = (
     "import sys; sys.modules['Cython'] = None; from setuptools.build_meta import build_wheel; "

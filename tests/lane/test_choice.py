@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.cli.lane_finding import check_lane
+from engine.cli.lane_finding import check_event_reader, check_lane
 from engine.health.redis_checks import Verdict
 from engine.lane import choice
 from engine.lane.choice import MODULE, chosen_lane, is_built
 from engine.settings import Settings, SettingsError, load
+from persister.ingest import entries
 from tests.support.deployment import engine_in_process
 from tests.support.lanes import LANES
 
@@ -48,6 +49,14 @@ def test_an_express_lane_that_was_asked_for_and_was_not_built_is_an_error() -> N
     with pytest.raises(SettingsError, match="was not built"):
         chosen_lane(settings)
     assert check_lane(settings).verdict is Verdict.WRONG
+
+
+def test_the_doctor_says_which_code_reads_the_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entries, "COMPILED", True)
+    assert "compiled code reads" in check_event_reader().says
+    monkeypatch.setattr(entries, "COMPILED", False)
+    assert "reads in Python" in check_event_reader().says
+    assert "gcc" in check_event_reader().says
 
 
 def test_another_name_is_refused() -> None:
