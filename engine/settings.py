@@ -233,6 +233,9 @@ class Settings:
     )
     persist_timeout_s: int = _setting(10, "time limit for a statement of the persister", least=1)
     persist_backoff_s_max: int = _setting(5, "longest pause before the persister tries again", least=1)
+    rebuild_processes: int = _setting(
+        0, "processes that write idempotency records in a rebuild; 0 means one per core, at most 4", least=0
+    )
     conflict_interval_ms: int = _setting(
         500, "how often new rows of the ledger are searched for conflicts", least=1
     )

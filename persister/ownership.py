@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _SQL: Final = queries(__package__, "ownership")
 CONFLICTS_LOCK: Final = (SHARD_LOCK_CLASS, -1)
 """One process looks for the conflicts of all shards."""
+REBUILD_PARTS_LOCK: Final = (SHARD_LOCK_CLASS, -2)
+"""Shared by the processes that write parts of Redis in a rebuild."""
 OWN_TIMEOUT_S: Final = 15.0
 OWN_POLL_S: Final = 0.2
 
@@ -45,3 +47,13 @@ async def own_shards(connection: Connection, shards: range) -> None:
 async def try_lock(connection: Connection, lock: tuple[int, int]) -> bool:
     """Take the lock for as long as the connection lasts. False: another connection has it."""
     return bool(await connection.fetchval(_SQL["try_lock"], *lock))
+
+
+async def share_lock(connection: Connection, lock: tuple[int, int]) -> None:
+    """Take the lock together with others, for as long as the connection lasts."""
+    await connection.execute(_SQL["share_lock"], *lock)
+
+
+async def wait_until_free(connection: Connection, lock: tuple[int, int]) -> None:
+    """Wait until nobody has the lock."""
+    await connection.execute(_SQL["wait_for_lock"], *lock)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
@@ -36,6 +36,11 @@ _COUNTED: Final = {
     _ADJUSTMENTS: _SQL["adjusted"],
 }
 _FETCH_ROWS: Final = 5000
+
+Part: TypeAlias = "tuple[int, int]"
+"""Number of a part of the idempotency keys, and how many parts there are."""
+WHOLE: Final[Part] = (0, 1)
+
 _COLUMNS: Final = (("batch", 4), ("serial", 4), ("amount", 8))
 
 
@@ -168,6 +173,21 @@ async def read_rebuilt_state(
         shards: the new number. A campaign pinned to a higher shard moves to that shard modulo ``shards``.
         report: called with the number of events read so far.
     """
+    state = await read_batches(connection, shards)
+    for kind in _COUNTED:
+        await _count(connection, state, kind, report)
+    async for row in connection.cursor(_SQL["rollbacks"], prefetch=_FETCH_ROWS):
+        state.take_rollback(row)
+    async for row in connection.cursor(_SQL["voids"], prefetch=_FETCH_ROWS):
+        if batch := state.batches.get(row["batch"]):
+            batch.void.append(row["serial"])
+    for hold in [hold async for hold in _live_holds(connection, state.names_erased)]:
+        state.take_hold(hold)
+    return state
+
+
+async def read_batches(connection: Connection, shards: int) -> RebuiltState:
+    """Read the batches alone, without the state of their codes."""
     state = RebuiltState(shards, await read_pseudonyms(connection))
     for row in await connection.fetch(_SQL["batches"]):
         pinned = row["pinned_shard"]
@@ -180,16 +200,6 @@ async def read_rebuilt_state(
             per_user_limited=row["per_user_limited"],
             used=np.zeros(row["count"], np.int8 if row["kind"] == "single" else np.int64),
         )
-
-    for kind in _COUNTED:
-        await _count(connection, state, kind, report)
-    async for row in connection.cursor(_SQL["rollbacks"], prefetch=_FETCH_ROWS):
-        state.take_rollback(row)
-    async for row in connection.cursor(_SQL["voids"], prefetch=_FETCH_ROWS):
-        if batch := state.batches.get(row["batch"]):
-            batch.void.append(row["serial"])
-    for hold in [hold async for hold in _live_holds(connection, state.names_erased)]:
-        state.take_hold(hold)
     return state
 
 
@@ -266,15 +276,19 @@ def _as_holds(live: dict[str, Any]) -> Iterator[LedgerHold]:
         )
 
 
-async def balances_after_events(connection: Connection, state: RebuiltState, since_ms: int) -> dict[str, int]:
-    """The balance after each event, for codes used under an idempotency key since ``since_ms``."""
+async def balances_after_events(
+    connection: Connection, state: RebuiltState, since_ms: int, part: Part = WHOLE
+) -> dict[str, int]:
+    """The balance after each event, for codes used since ``since_ms`` under a key of the part."""
     batches = [batch.id for batch in state.batches.values() if batch.kind == "balance"]
     left: dict[str, int] = {}
     used: defaultdict[tuple[int, int], int] = defaultdict(int)
     live: defaultdict[tuple[int, int], dict[str, Any]] = defaultdict(dict)
     if not batches:
         return left
-    async for row in connection.cursor(_SQL["balance_events"], since_ms, batches, prefetch=_FETCH_ROWS):
+    async for row in connection.cursor(
+        _SQL["balance_events"], since_ms, batches, *part, prefetch=_FETCH_ROWS
+    ):
         code = row["batch"], row["serial"]
         before = track_hold(live[code], row, state.names_erased)
         amount = row["amount"] or 0

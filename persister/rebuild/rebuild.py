@@ -7,9 +7,11 @@ rebuild starts from the beginning.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,9 +24,10 @@ from engine.store.deployment_id import ForeignStore, require_own
 from engine.store.stream import read_stream
 from persister.ingest.ledger_writer import LedgerWriter
 from persister.ingest.reader import StreamBehind, StreamReader
-from persister.ownership import own_shards
+from persister.ownership import REBUILD_PARTS_LOCK, own_shards, wait_until_free
 from persister.rebuild import from_ledger, to_redis
 from persister.rebuild.bulk_writer import open_bulk_writer
+from persister.rebuild.parts import parts_needed, write_parts
 from persister.servers import REPLY_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -79,6 +82,7 @@ async def rebuild(
         after = settings.shards
         shards = range(max(before, after))
         await own_shards(connection, shards)
+        await wait_until_free(connection, REBUILD_PARTS_LOCK)  # of a rebuild that was killed just now
         foreign = await _is_foreign(connection, redis, before)
         if foreign and not replace_foreign:
             raise RebuildRefused(foreign)
@@ -164,23 +168,39 @@ async def _write_redis(
     report: Callable[[str, int], None],
 ) -> int:
     hold_ttl_ms = settings.hold_ttl_s * 1000
-    async with (
-        connection.transaction(isolation="repeatable_read", readonly=True),
-        open_bulk_writer(settings.redis_url) as writer,
-    ):
+    since_ms = int(time.time() * 1000) - IDEMPOTENCY_KEPT_MS
+    keyed = partial(report, "events under a key read")
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(connection.transaction(isolation="repeatable_read", readonly=True))
+        writer = await stack.enter_async_context(open_bulk_writer(settings.redis_url))
+        parts = await parts_needed(connection, settings, since_ms)
+        beside = None
+        if parts > 1:
+            snapshot = await connection.fetchval(_SQL["export_snapshot"])
+            beside = asyncio.create_task(write_parts(settings, snapshot, since_ms, parts, keyed))
+            stack.push_async_callback(_end, beside)
         state = await from_ledger.read_rebuilt_state(
             connection, settings.shards, partial(report, "events read")
         )
         await to_redis.write_state(writer, state, hold_ttl_ms)
         await to_redis.write_users(writer, connection, state, partial(report, "users counted"))
-        since_ms = int(time.time() * 1000) - IDEMPOTENCY_KEPT_MS
-        read = partial(report, "events under a key read")
-        await to_redis.write_idempotency_records(
-            writer, connection, state, since_ms, hold_ttl_ms, report=read
-        )
+        if beside is None:
+            await to_redis.write_idempotency_records(
+                writer, connection, state, since_ms, hold_ttl_ms, report=keyed
+            )
+        else:
+            await beside
     if state.unknown:
         logger.warning("events of unknown batches are not counted", extra={"events": state.unknown})
     return state.events
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """End a task that may have failed already; its error is of no interest beside the first one."""
+    task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.exception()
 
 
 async def _begin_stream(redis: Redis, row: Row) -> None:

@@ -71,7 +71,7 @@ SELECT campaign, user_id, count(*) AS redemptions
  GROUP BY campaign, user_id;
 
 -- name: keyed_events
--- Events under an Idempotency-Key since a time, key by key. An event's stream id is never before its time, and the
+-- Events under an Idempotency-Key since a time, key by key: those of part $2 of $3 parts. An event's stream id is never before its time, and the
 -- ledger is partitioned and indexed by stream id.
 SELECT actor || ' ' || idempotency_key AS name, type, batch, serial, user_id, coalesce(order_ref, '') AS order_ref, amount,
        shard || '-' || stream_ms || '-' || stream_seq AS event, stream_ms, redemption, campaign, last4, actor, fingerprint,
@@ -82,17 +82,28 @@ SELECT actor || ' ' || idempotency_key AS name, type, batch, serial, user_id, co
        ) END AS given_back
   FROM ledger AS l
  WHERE idempotency_key IS NOT NULL AND at_ms >= $1 AND stream_ms >= $1 AND last4 <> ''
+   AND ($3 = 1 OR (hashtext(idempotency_key) & 2147483647) % $3 = $2)
  ORDER BY l.actor, l.idempotency_key, shard, l.stream_ms, stream_seq;
 
+-- name: keyed_count
+-- How many events `keyed_events` finds in all its parts; not more than $2.
+SELECT count(*)
+  FROM (SELECT FROM ledger
+         WHERE idempotency_key IS NOT NULL AND at_ms >= $1 AND stream_ms >= $1 AND last4 <> '' LIMIT $2) AS found;
+
 -- name: balance_events
--- All events of each code with an amount that was used under an idempotency key since a time.
+-- All events of each code with an amount that was used under an idempotency key since a time, of part $3 of $4 parts.
 SELECT shard || '-' || stream_ms || '-' || stream_seq AS event, type, redemption, hold, batch, serial, user_id, amount,
        order_ref
   FROM ledger
  WHERE batch = ANY ($2::int[])
    AND (batch, serial) IN (SELECT batch, serial FROM ledger
-                            WHERE idempotency_key IS NOT NULL AND at_ms >= $1 AND batch = ANY ($2::int[]))
+                            WHERE idempotency_key IS NOT NULL AND at_ms >= $1 AND batch = ANY ($2::int[])
+                              AND ($4 = 1 OR (hashtext(idempotency_key) & 2147483647) % $4 = $3))
  ORDER BY batch, serial, stream_ms, stream_seq, shard;
+
+-- name: export_snapshot
+SELECT pg_export_snapshot();
 
 -- name: change_shards
 -- Pinned campaigns move to their shard modulo the new number; what names a shard gets a new version.

@@ -13,7 +13,7 @@ from engine.store import idempotency, keys
 from engine.store.code_states import pack_states
 from engine.store.events import REDEMPTIONS
 from engine.store.hold_record import HoldRecord
-from persister.rebuild.from_ledger import balances_after_events, fetch_pages
+from persister.rebuild.from_ledger import WHOLE, balances_after_events, fetch_pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from engine.postgres_types import Connection, Row
     from persister.rebuild.bulk_writer import BulkWriter
-    from persister.rebuild.from_ledger import LedgerHold, RebuiltBatch, RebuiltState
+    from persister.rebuild.from_ledger import LedgerHold, Part, RebuiltBatch, RebuiltState
 
 _SQL: Final = queries(__package__, "rebuild")
 _NAME: Final = itemgetter("name")
@@ -134,12 +134,13 @@ async def write_idempotency_records(
     hold_ttl_ms: int,
     *,
     report: Callable[[int], None],
+    part: Part = WHOLE,
 ) -> None:
     """Write the idempotency records since ``since_ms``, as far as the ledger has them."""
-    left = await balances_after_events(connection, state, since_ms)
+    left = await balances_after_events(connection, state, since_ms, part)
     latest: list[Any] = []  # rows of one key, which may continue on the next page
     read = 0
-    async for page in fetch_pages(connection, _SQL["keyed_events"], since_ms):
+    async for page in fetch_pages(connection, _SQL["keyed_events"], since_ms, *part):
         calls, latest = groupby(latest + page, _NAME), []
         for _, rows in calls:
             if latest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,7 @@ from engine.control.publishing import publish
 from engine.store import keys
 from engine.store.idempotency import UNKNOWN
 from persister import copy_format
-from persister.rebuild import bulk_writer, from_ledger
+from persister.rebuild import bulk_writer, from_ledger, parts
 from persister.rebuild.bulk_writer import open_bulk_writer
 from persister.rebuild.rebuild import rebuild
 from persister.reconcile.reconcile import reconcile
@@ -111,7 +112,10 @@ def successes(found: dict[str, dict[bytes, bytes]]) -> dict[tuple[str, bytes], b
 
 
 @pytest.mark.usefixtures("small_pieces")
-async def test_whatever_was_done_is_restored_as_the_scripts_had_written_it(plane: ControlPlane) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_whatever_was_done_is_restored_as_the_scripts_had_written_it(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
     """The audit compares each code; the test compares users, rollbacks and idempotency records."""
     codes = await issue_all(plane, 7)
     _, together = await issue(plane, 3, amount=500, currency="EUR", stock=10)
@@ -123,7 +127,8 @@ async def test_whatever_was_done_is_restored_as_the_scripts_had_written_it(plane
     exact = {"users", "rolled_back", "uses", "held"}
     before = await hashes(plane.redis, exact | {"receipt"})
     ends = await endings(plane.redis)
-    await rebuild(plane.settings, silent)
+    monkeypatch.setattr(parts, "EVENTS_MIN", 0)
+    await rebuild(replace(plane.settings, rebuild_processes=processes), silent)
     after = await hashes(plane.redis, exact | {"receipt"})
     ends_after = await endings(plane.redis)
     await publish(plane.redis, plane.database)
