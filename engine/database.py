@@ -28,6 +28,7 @@ AWAY: Final[tuple[type[Exception], ...]] = (
     asyncpg.InsufficientResourcesError,
     asyncpg.ReadOnlySQLTransactionError,  # a standby; or a managed server whose disk is full
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection that breaks between two steps of a statement
 )
 # While a connection is opened, every error of PostgreSQL means that there is no connection.
 _NO_CONNECTION: Final = (*AWAY, asyncpg.PostgresError)
