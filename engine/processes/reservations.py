@@ -7,11 +7,12 @@ import errno
 import fcntl
 import os
 import socket
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from engine.processes.process import StartError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -23,13 +24,14 @@ def make_data_directory(path: Path) -> None:
 class DataDirectoryLock:
     """Locks a data directory, so that no second engine runs on it; a context manager.
 
-    The kernel holds the lock (flock) and releases it when the process ends, however it ends.
+    The kernel holds the lock (flock) and releases it when the process ends, however it ends. It is on the
+    file ``lock`` and on the directory itself: so whoever removes the file frees nothing.
     The file stays; the pid in it is only for the error message.
     """
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
-        self._file: IO[str] | None = None
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         """Take the lock; create the directory if it is missing.
@@ -40,8 +42,12 @@ class DataDirectoryLock:
         make_data_directory(self._data_dir)
         with contextlib.ExitStack() as undo:
             lock = undo.enter_context((self._data_dir / "lock").open("a+", encoding="ascii"))
+            directory = os.open(self._data_dir, os.O_RDONLY)
+            undo.callback(os.close, directory)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with _where_directories_can_be_locked():
+                    fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 lock.seek(0)
                 line = f"another engine (pid {lock.read().strip() or 'unknown'}) runs on {self._data_dir}"
@@ -49,15 +55,22 @@ class DataDirectoryLock:
             lock.truncate(0)
             lock.write(f"{os.getpid()}\n")
             lock.flush()
-            self._file = lock
-            undo.pop_all()
+            self._held = undo.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Release the lock."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._held.close()
+
+
+@contextlib.contextmanager
+def _where_directories_can_be_locked() -> Iterator[None]:
+    """Go on with the file's lock alone where the file system cannot lock directories, such as NFS."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOTSUP}:
+            raise
 
 
 def reserve_port(host: str, port: int) -> socket.socket:

@@ -286,6 +286,15 @@ def test_second_engine_on_a_data_directory_is_refused(tmp_path: Path) -> None:
         assert (data / "lock").read_text() == f"{os.getpid()}\n"
 
 
+def test_who_removes_the_lock_file_frees_nothing(tmp_path: Path) -> None:
+    with DataDirectoryLock(tmp_path):
+        (tmp_path / "lock").unlink()
+        with pytest.raises(StartError, match="another engine"), DataDirectoryLock(tmp_path):
+            pass
+    with DataDirectoryLock(tmp_path):
+        pass
+
+
 def test_lock_of_a_killed_engine_is_free(tmp_path: Path) -> None:
     script = (
         "import pathlib, signal, sys; from engine.processes.reservations import DataDirectoryLock\n"
