@@ -315,7 +315,7 @@ async def _shard(servers: _Servers, ledger: Ledger, shard: int, deployment: Row)
 
 
 def _hole(name: str, missing: int) -> Finding:
-    says = f"the ledger has lost {missing} events that Redis had: redemptions are refused"
+    says = f"the ledger has lost {missing} stream entries that Redis had: redemptions are refused"
     return Finding(f"{name} ledger", Verdict.WRONG, says, "redeem recover")
 
 
@@ -325,7 +325,7 @@ def _ledger(name: str, lag: int, lag_s: float, *, rebuilding: bool) -> Finding:
         says = "a rebuild is running or was interrupted: redemptions are refused"
         return Finding(name, Verdict.WRONG, says, "wait for `redeem rebuild`, or run it again")
     if lag < 0:
-        says = f"Redis has lost {-lag} events that the ledger holds: redemptions are refused"
+        says = f"Redis has lost {-lag} stream entries that the ledger holds: redemptions are refused"
         return Finding(name, Verdict.WRONG, says, "redeem rebuild")
     says = f"{lag} events are not in the ledger yet"
     if lag_s > LAG_S_WARNING:

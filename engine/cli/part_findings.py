@@ -25,10 +25,10 @@ _READ_LOG: Final = "read its log, and correct what it names"
 
 
 def persister(name: str, state: PartState, waiting: int) -> Finding:
-    """Return the finding about the persister of a shard. ``waiting``: events that are not in the ledger."""
+    """Return the finding about the persister of a shard. ``waiting``: stream entries still to be written."""
     says = state.says()
     if state.liveness is not Liveness.ACTIVE and waiting:
-        says += f"; events that wait: {waiting}"
+        says += f"; stream entries that wait: {waiting}"
     if state.liveness is Liveness.SILENT and state.beat is None:
         return Finding(name, Verdict.WARNING, says, "wait until it has ended")
     verdict, do = _judged(state, "redeem persist (`redeem up` runs one)")

@@ -45,8 +45,8 @@ def recover(*, as_json: bool, data_dir: Path | None) -> None:
         for event in shard.events:
             click.echo(_line(event))
         click.echo(
-            f"shard {shard.shard}: {shard.missing} events were missing; "
-            f"{len(shard.events)} were written from what Redis knows"
+            f"shard {shard.shard}: {shard.missing} stream entries were missing; "
+            f"{len(shard.events)} events were written from what Redis knows"
         )
     if not shards:
         click.echo(_NOTHING)

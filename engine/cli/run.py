@@ -207,7 +207,7 @@ async def _initialise(settings: Settings) -> None:
         for shard in range(settings.shards):
             if missing := await missing_in_ledger(plane.redis, connection, shard):
                 raise StoreUnavailable(
-                    f"the ledger of shard {shard} has lost {missing} events; run `redeem recover`"
+                    f"the ledger of shard {shard} has lost {missing} stream entries; run `redeem recover`"
                 )
 
 

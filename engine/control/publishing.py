@@ -122,7 +122,8 @@ async def check_given(redis: Redis, shard: int, persisted: int) -> None:
     if added < persisted:
         await redis.delete(keys.version(shard))
         raise StoreBehind(
-            f"shard {shard} was given {added} events and the ledger holds {persisted}: Redis has lost some"
+            f"shard {shard} was given {added} stream entries and the ledger holds {persisted}: "
+            "Redis has lost some"
         )
 
 

@@ -97,13 +97,13 @@ class StreamLag(NamedTuple):
 
     Attributes:
         length: entries that are in the stream now.
-        events: entries that are not in the ledger yet.
+        entries: stream entries that are not in the ledger yet.
         seconds: age of the oldest of them; 0 if there is none.
         missing: entries that are in neither; None: not known, because PostgreSQL does not answer.
     """
 
     length: int
-    events: int
+    entries: int
     seconds: float
     missing: int | None
 

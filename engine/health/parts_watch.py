@@ -52,8 +52,8 @@ class PartsReport(NamedTuple):
             state = self.ledger.persister(shard)
             if state.liveness in {Liveness.ACTIVE, Liveness.STARTING}:
                 continue
-            waiting = self.lags[shard].events if shard in self.lags else 0
-            troubles.append(f"shard {shard}: {state.says()}; events that wait: {waiting}")
+            waiting = self.lags[shard].entries if shard in self.lags else 0
+            troubles.append(f"shard {shard}: {state.says()}; stream entries that wait: {waiting}")
         return "; ".join(troubles) or "ok"
 
 
@@ -167,7 +167,7 @@ def _lag_metrics(lags: dict[int, StreamLag]) -> Iterator[Metric]:
     for shard, lag in lags.items():
         label = [str(shard)]
         length.add_metric(label, lag.length)
-        events.add_metric(label, lag.events)
+        events.add_metric(label, lag.entries)
         seconds.add_metric(label, lag.seconds)
         if lag.missing is not None:
             missing.add_metric(label, lag.missing)

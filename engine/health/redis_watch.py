@@ -37,9 +37,11 @@ class StoreWatch:
     def __init__(self, plane: ControlPlane, configuration: ConfigurationCache) -> None:
         self._plane = plane
         self._configuration = configuration
-        self._persisted: dict[int, int] = {}  # by shard: how many events PostgreSQL last reported
+        self._persisted: dict[int, int] = {}  # by shard: how many stream entries PostgreSQL last reported
         self._unsafe: dict[str, str] = {}  # by part, why; empty if it is safe
-        self._missing: dict[int, int] = {}  # by shard: how many events the ledger lacked at the last answer
+        self._missing: dict[
+            int, int
+        ] = {}  # by shard: how many stream entries the ledger lacked at the last answer
         self._unknown: list[str] = []
         self._ledger_away = False
 
@@ -104,7 +106,7 @@ class StoreWatch:
                 _log.info("the ledger answers again")
             self._ledger_away = False
         missing = self._missing.get(shard, 0)
-        says = f"the ledger of shard {shard} has lost {missing} events; run `redeem recover`"
+        says = f"the ledger of shard {shard} has lost {missing} stream entries; run `redeem recover`"
         self._note(f"shard {shard}", says if missing else "")
         if missing:
             raise StoreUnsafe(says)

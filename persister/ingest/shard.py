@@ -255,7 +255,7 @@ def _classify(error: Exception) -> tuple[str, int]:
     if isinstance(error, StreamBehind):
         return "Redis is behind the ledger: rebuild it", logging.ERROR
     if isinstance(error, LedgerBehind):
-        return "the ledger has lost events that Redis had: run `redeem recover`", logging.ERROR
+        return "the ledger has lost stream entries that Redis had: run `redeem recover`", logging.ERROR
     if isinstance(error, ForeignStore):
         return "Redis belongs to another deployment than PostgreSQL: nothing is persisted", logging.ERROR
     if isinstance(error, OffsetMoved):

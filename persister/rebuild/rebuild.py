@@ -126,8 +126,8 @@ async def _refuse_holes(connection: Connection, redis: Redis, shards: int) -> No
         offset = await LedgerWriter(connection, shard).offset(shards)
         if missing := (await read_stream(redis, shard)).missing_from(offset.entries):
             raise RebuildRefused(
-                f"the ledger of shard {shard} has lost {missing} events whose effect Redis still has; "
-                "run `redeem recover` first"
+                f"the ledger of shard {shard} has lost {missing} stream entries "
+                "whose effect Redis still has; run `redeem recover` first"
             )
 
 

@@ -71,7 +71,7 @@ class RecoveredEvent(NamedTuple):
 
 
 class RecoveredShard(NamedTuple):
-    """A shard whose hole was closed: how many events were missing, and what was written instead."""
+    """A shard whose hole was closed: how many stream entries were missing, and what was written instead."""
 
     shard: int
     missing: int

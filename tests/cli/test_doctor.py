@@ -223,7 +223,7 @@ async def test_a_redis_that_lost_events_is_to_be_rebuilt_and_is_left_as_it_is(
     async with plane.database.connection() as connection:
         await connection.execute("UPDATE ledger_offsets SET stream_ms = 1, seq = 3")
     found = await report(cli)
-    assert found.wrong("shard 0 ledger", "lost 3 events", "redeem rebuild")
+    assert found.wrong("shard 0 ledger", "lost 3 stream entries", "redeem rebuild")
     assert await redis.get(keys.version(0)), "it has changed something"
     await redis.set(keys.rebuilding(0), 1)
     assert (await report(cli)).wrong("shard 0 ledger", "a rebuild is running", "redeem rebuild")
@@ -243,7 +243,7 @@ async def test_events_that_nobody_carries_to_the_ledger_are_counted(plane: Contr
     async with engine_in_process(plane) as merchant:
         assert [(await merchant.redeem(code))[0] for code in codes] == [200, 200]
     found = await report(cli)
-    assert found.wrong("shard 0 persister", "does not run; events that wait: 2", "redeem persist")
+    assert found.wrong("shard 0 persister", "does not run; stream entries that wait: 2", "redeem persist")
     assert found.checks["shard 0 ledger"]["says"].startswith("2 events")
 
 

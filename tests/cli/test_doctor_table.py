@@ -249,7 +249,7 @@ async def test_each_part_in_each_condition_is_told_as_the_page_says(
         async with contextlib.AsyncExitStack() as stack:
             scene = Scene(plane, servers, valkey, receiver, tmp_path, stack)
             await scene.arrange(row.part, row.condition)
-            if "events that wait: 1" in row.says and merchant is not None:
+            if " that wait: 1" in row.says and merchant is not None:
                 assert (await merchant.redeem(code))[0] == 200
             found: dict[str, Any] = {}
 

@@ -99,15 +99,17 @@ async def test_a_hole_is_said_at_once_and_nothing_is_redeemed(
 
             await wait_until_async(missed)
             _, body = await merchant.call("GET", "/readyz")
-            assert "29 events" in body["parts"]["redis"]
+            assert "29 stream entries" in body["parts"]["redis"]
             assert "redeem recover" in body["parts"]["redis"]
             status, body = await merchant.redeem(codes[39])
             assert (status, body["code"]) == (503, "store_unavailable")
         (found,) = await ledger_findings(plane.settings)
         assert found == (
             Verdict.WRONG,
-            "the ledger has lost 29 events that Redis had: redemptions are refused",
+            "the ledger has lost 29 stream entries that Redis had: redemptions are refused",
             "redeem recover",
         )
-    said = [record for record in caplog.records if "the ledger has lost events" in record.getMessage()]
+    said = [
+        record for record in caplog.records if "the ledger has lost stream entries" in record.getMessage()
+    ]
     assert [record.levelname for record in said] == ["ERROR"]

@@ -78,7 +78,7 @@ async def test_a_persister_that_is_stopped_or_gone_is_seen_by_workers(plane: Con
                 await shows(merchant, **{OWNER: 0, LAG: 3})
                 assert (await metrics(merchant))[LAG_S] > 0
                 await says(merchant, "persister", "shard 0: stopped or hanging: no sign of life for")
-                await says(merchant, "persister", "events that wait: 3")
+                await says(merchant, "persister", "stream entries that wait: 3")
             await shows(merchant, **{OWNER: 1, LAG: 0, LAG_S: 0})
             persister.kill()
             await says(merchant, "persister", "does not run: its process ended")

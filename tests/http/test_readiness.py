@@ -73,7 +73,7 @@ async def test_a_worker_says_that_it_lives_and_is_ready(plane: ControlPlane) -> 
         assert await merchant.call("GET", "/healthz") == (200, {"status": "ok"})
         names = ("redis", "configuration", "mint_keys", "postgresql", "memory", "durability")
         others = {
-            "persister": "shard 0: does not run; events that wait: 0",
+            "persister": "shard 0: does not run; stream entries that wait: 0",
             "workers": "ok",
             "restarts": "ok",
         }

@@ -367,11 +367,11 @@ async def test_it_is_seen_how_far_the_ledger_is_behind_and_who_writes_it(
             async with holding(database_url, "LOCK TABLE ledger IN SHARE MODE"):
                 await stream.add(30)
                 lag = await ledger_lag(stream.redis, ledger.connection)
-                assert (lag.length >= 30, lag.events, lag.missing) == (True, 30, 0)
+                assert (lag.length >= 30, lag.entries, lag.missing) == (True, 30, 0)
                 assert lag.seconds > 0
             await ledger.reaches(stream)
             lag = await ledger_lag(stream.redis, ledger.connection)
-            assert (lag.events, lag.seconds) == (0, 0)
+            assert (lag.entries, lag.seconds) == (0, 0)
         assert persister_metric("redeem_persisted_events_total") == before + 60
     assert not await persister_works(ledger.connection)
 
