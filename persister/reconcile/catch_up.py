@@ -11,7 +11,7 @@ from engine.store import keys
 from engine.store.event_lines import flat_entry
 from engine.store.events import REDEMPTIONS
 from engine.store.stream import read_stream
-from persister.ingest.entries import StreamId, decode_entries
+from persister.ingest.entries import COLUMNS, StreamId, decode_entries
 from persister.reconcile.code_state import CodeEvent
 from persister.reconcile.expected_state import FETCH_ROWS, code_event
 
@@ -125,20 +125,27 @@ class CatchUp:
                 return
             entries = decode_entries([flat_entry(*entry) for entry in page])
             for record in entries.records(shard, 0):
-                await self._apply_row(shard, record)
+                await self._apply_row(shard, dict(zip(COLUMNS, record, strict=True)))
             expected.at[shard] = entries.last
 
-    async def _apply_row(self, shard: int, record: tuple[Any, ...]) -> None:
-        _, ms, sequence, _, type_, redemption, _, batch, serial, last4, *others = record
-        user, amount, _, order, *_, hold, _ = others
-        if not last4:
+    async def _apply_row(self, shard: int, row: dict[str, Any]) -> None:
+        if not row["last4"]:
             return
-        event = CodeEvent(type_, redemption, user, order or "", amount, hold=hold or "")
-        if type_ in REDEMPTIONS:
-            self._amounts[redemption] = amount
-        if type_ == "rolled_back":
+        event = CodeEvent(
+            row["type"],
+            row["redemption"],
+            row["user_id"],
+            row["order_ref"] or "",
+            row["amount"],
+            hold=row["hold"] or "",
+        )
+        batch, serial = row["batch"], row["serial"]
+        if event.type in REDEMPTIONS:
+            self._amounts[event.redemption] = event.amount
+        if event.type == "rolled_back":
             event = await self._with_redemption(event, batch, serial)
-        self.expected.apply_events(batch, serial, [(f"{shard}-{ms}-{sequence}", event)])
+        place = f"{shard}-{row['stream_ms']}-{row['stream_seq']}"
+        self.expected.apply_events(batch, serial, [(place, event)])
 
     async def _with_redemption(self, event: CodeEvent, batch: int, serial: int) -> CodeEvent:
         """Add the amount of its redemption to a rollback."""

@@ -39,7 +39,9 @@ async def test_it_says_what_it_wrote_and_redemptions_go_on(plane: ControlPlane, 
         await backups.restore(backup)
         assert "redeem recover" in await cli.refused("rebuild", "--force")
         *events, summary = (await cli.done("recover")).splitlines()
-        assert summary == "shard 0: 2 events were missing; 2 were written from what Redis knows"
+        assert (
+            summary == "shard 0: 2 stream entries were missing; 2 events were written from what Redis knows"
+        )
         assert [line.split("  ")[0] for line in events] == ["redeemed"] * 2
         for line, code in zip(events, codes[1:3], strict=True):
             assert f"ending in {code[-4:]}, 500 EUR, user unknown" in line

@@ -147,7 +147,9 @@ async def test_what_the_stream_no_longer_has_is_recovered_from_redis(own: Settin
     with Process(deployment.settings, "engine.cli", "up", log=deployment.place / "refused.log") as refused:
         assert await asyncio.to_thread(refused.running.wait, 60) == 1
     assert "run `redeem recover`" in (deployment.place / "refused.log").read_text()
-    assert "4 events were missing; 4 were written" in await deployment.shell(BACKUP["Events are missing"][0])
+    assert "4 stream entries were missing; 4 events were written" in await deployment.shell(
+        BACKUP["Events are missing"][0]
+    )
     async with deployment.running() as merchant:
         assert (await merchant.redeem(deployment.codes[6]))[1]["code"] == "already_redeemed"
         await deployment.redeem_some(merchant, 1)
