@@ -15,7 +15,7 @@ from engine.queries import queries
 from persister.ingest import chain
 from persister.ingest.entries import LedgerRow, Reject, StreamId
 from persister.ingest.partitions import MonthPartitions
-from persister.ingest.rows import DecodedRows, NumberedRows, number_rows
+from persister.ingest.rows import DecodedRows, NumberedRows, copy_records, number_rows
 from persister.ingest.totals import NO_TOTALS
 from persister.ownership import try_lock
 from persister.servers import KEEPALIVES, describe_error
@@ -161,7 +161,7 @@ class LedgerWriter:
         records = [(*record[:3], number, *record[4:]) for number, (_, record) in enumerate(rows, first)]
         try:
             async with self._connection.transaction():  # a savepoint
-                await DecodedRows(list(zip(*records, strict=True))).copy(self._connection)
+                await copy_records(self._connection, records)
         except UNSTORABLE as error:
             if len(rows) == 1:
                 (entry_id, raw), _ = rows[0]

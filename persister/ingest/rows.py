@@ -9,13 +9,18 @@ from persister.ingest.entries import COLUMNS
 from persister.ingest.totals import NO_TOTALS, Totals, count_totals
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from engine.postgres_types import Connection
     from persister.ingest._packed_rows import PackedRows
-    from persister.ingest.entries import Entries
+    from persister.ingest.entries import Entries, LedgerRow
 
 _TABLE = "ledger"
+
+
+async def copy_records(connection: Connection, records: Iterable[LedgerRow]) -> None:
+    """Copy rows into the ledger, field by field."""
+    await connection.copy_records_to_table(_TABLE, records=records, columns=COLUMNS)
 
 
 class NumberedRows(Protocol):
@@ -39,8 +44,7 @@ class DecodedRows:
 
     async def copy(self, connection: Connection) -> None:
         """Copy the rows, field by field."""
-        records = zip(*self._columns, strict=True)
-        await connection.copy_records_to_table(_TABLE, records=records, columns=COLUMNS)
+        await copy_records(connection, zip(*self._columns, strict=True))
 
     def link_digest(self, before: bytes) -> bytes:
         """The digest of their link in the chain."""

@@ -71,6 +71,14 @@ SHARD, FIRST_SEQ = 3, 11
 UNHURRIED = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
+def plain(
+    user: str = "ann", *, order: str | None = None, key: str | None = None, fingerprint: int | None = None
+) -> tuple[Any, ...]:
+    """The values of a redemption, as in ``VALUES``."""
+    code = ("cmp_1", 1, 2, "ABCD")
+    return ("redeemed", None, None, *code, user, 5, "EUR", order, key, "key_1", 1, fingerprint)
+
+
 def entry(ms: int, begin: int, call: list[tuple[Any, ...]]) -> Entry:
     lines = []
     for sequence, (type_, redemption, hold, *others, fingerprint) in enumerate(call, begin):
@@ -150,53 +158,21 @@ def test_damaged_lines_are_set_aside_as_by_the_python_twin(
 @pytest.mark.parametrize("length", [0, 1, 38, 39, 40, 47, 48, 100, 111, 112, 5000])
 def test_users_of_every_length_are_sealed(length: int) -> None:
     """SHA-256 pads a message of 56 to 64 bytes with one block more."""
-    values = (
-        "redeemed",
-        None,
-        None,
-        "cmp_1",
-        1,
-        2,
-        "ABCD",
-        "u" * length,
-        5,
-        "EUR",
-        None,
-        None,
-        "key_1",
-        1,
-        -7,
-    )
+    values = plain(user="u" * length, fingerprint=-7)
     assert is_same_as_decoded(read_entries([entry(2**41, 0, [values] * 3)]))
 
 
 def test_metadata_and_escapes_are_read_among_plain_lines() -> None:
-    values = (
-        "redeemed",
-        None,
-        None,
-        "cmp_1",
-        1,
-        2,
-        "ABCD",
-        'é"\\\n',
-        5,
-        "EUR",
-        "o\u2028",
-        "k",
-        "key_1",
-        1,
-        None,
-    )
-    plain, noted, other = entry(2**41, 0, [values] * 3)[1][-1].split(b"\n")
-    text = b"\n".join([plain, noted[:-1] + b',{"b":1,"a":[2.50]},8]', other.replace(b"5,", b"5 ,")])
+    values = plain(user='é"\\\n', order="o\u2028", key="k")
+    first, noted, other = entry(2**41, 0, [values] * 3)[1][-1].split(b"\n")
+    text = b"\n".join([first, noted[:-1] + b',{"b":1,"a":[2.50]},8]', other.replace(b"5,", b"5 ,")])
     found = read_entries([(b"%d-2" % 2**41, packed_entry(text))])
     assert is_same_as_decoded(found)
     assert (found.rows, found.metadata) == (3, [((2**41, 1), '{"b":1,"a":[2.50]}')])
 
 
 def test_ids_that_only_the_python_twin_reads_are_left_to_it() -> None:
-    values = ("redeemed", None, None, "cmp_1", 1, 2, "ABCD", "ann", 5, "EUR", None, None, "key_1", 1, None)
+    values = plain()
     huge = entry(2**62, 0, [values])
     assert not is_same_as_decoded(read_entries([huge]))
     mixed = entry(2**41, 0, [values] * 2)[1][-1].replace(f'"{SHARD}-'.encode(), b'"4-', 2)
