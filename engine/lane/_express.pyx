@@ -4,7 +4,7 @@
 A redemption whose head is plain is started and answered here; if its body is plain as well, it is also read
 here, else by msgspec. For anything else the methods of ``FastLane`` and ``Redemption`` run, which this module
 only stands in front of: they are the reference, and both lanes share admission, time limits, batches and
-links. ``redeem_express_left`` counts what was left to them, by reason. ``_express.pyi`` has the types.
+links. ``redeem_express_left_total`` counts what was left to them, by reason. ``_express.pyi`` has the types.
 """
 
 import functools
@@ -31,7 +31,6 @@ from engine.lookup.decoder import masked
 from engine.redemption.assertions import Assertions
 from engine.redemption.attempt import Attempt
 from engine.redemption.call_fields import CallFields
-from engine.redemption.core import _repeats_code
 from engine.redemption.redeem import Redemption
 from engine.store import idempotency
 from engine.store.keys import locate_code
@@ -476,7 +475,7 @@ cdef class Desk:
     """Starts the redemptions of all express lanes of a worker, and writes their answers."""
 
     cdef object known_with, guard, configuration, dispatcher, contains_issued, shortest_code, find
-    cdef object answers, count_outcome, now, shared, settings, keeps_code, count_left
+    cdef object answers, count_outcome, now, shared, settings, code_in_texts, count_left
     cdef Limits limits
     cdef Py_ssize_t body_bytes_max
     cdef long version  # of the configuration that the next value is of
@@ -501,7 +500,7 @@ cdef class Desk:
         self.count_outcome = core.dispatcher.telemetry.outcome
         self.body_bytes_max = shared.heads.body_bytes_max
         self.now = shared.now
-        self.settings, self.keeps_code = core.settings, core._keeps_code
+        self.settings, self.code_in_texts = core.settings, core.code_in_texts
         self.count_left = core.dispatcher.telemetry.left_by_express
         self.limits = Limits(core.settings)
         self.deadline_s = core.settings.attempt_deadline_ms / 1000
@@ -600,11 +599,7 @@ cdef class Desk:
         keeps = asked.metadata is not None and self.settings.metadata_kept
         cdef str metadata = canonical(asked.metadata).decode() if keeps else ""
         texts = asked.user, asked.order, key
-        if (
-            _repeats_code(normalised, *texts)
-            or self.contains_issued(texts)
-            or (metadata and self.keeps_code(normalised, metadata))
-        ):
+        if self.code_in_texts(normalised, texts, metadata):
             return self.left("code_in_text")
         if self.guard.watches and self.guard.judge(api_key, asked.user, asked.client) is not None:
             return self.left("guard")

@@ -47,7 +47,7 @@ class CallFields:
     # Whether the attempt is refused if the code's batch or range is void. If False, only the code's own state
     # counts.
     heeds_voids: ClassVar[bool] = True
-    # Whether the script's first own field is the ending of the attempt's events.
+    # Whether the script's first own field is the ending of the attempt's events; as its `script` says.
     sends_ending: ClassVar[bool] = False
 
     configuration: ConfigurationCache
@@ -65,6 +65,11 @@ class CallFields:
     fingerprint: bytes
     key_reserved: bool
     metadata: str
+
+    def __init_subclass__(cls) -> None:
+        """Read from the script what it takes."""
+        script: Script | None = getattr(cls, "script", None)
+        cls.sends_ending = script is not None and "ending" in script.attempt
 
     def write_to(self, call: Call) -> None:
         """Append the fields that every script takes; then perhaps the ending."""

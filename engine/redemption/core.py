@@ -20,6 +20,8 @@ from engine.errors import Fault, Refusal
 from engine.lookup.resolver import PendingLookup, Resolver
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from redis.asyncio import Redis
 
     from engine.api.outcomes import Outcome
@@ -74,14 +76,23 @@ class Core:
             attempt.finish(refusal.code, refusal)
         elif not self.resolver.read(code, attempt):
             attempt.refused("code_malformed")
-        elif _repeats_code(attempt.normalised, attempt.user, attempt.order, attempt.key):
-            attempt.finish("malformed_request", Refused("malformed_request", _REPEATED))
-        elif self.resolver.contains_issued((attempt.user, attempt.order, attempt.key)):
-            attempt.finish("malformed_request", Refused("malformed_request", _ANOTHER))
-        elif attempt.metadata and self._keeps_code(attempt.normalised, attempt.metadata):
-            attempt.finish("malformed_request", Refused("malformed_request", _IN_METADATA))
+        elif detail := self.code_in_texts(
+            attempt.normalised, (attempt.user, attempt.order, attempt.key), attempt.metadata
+        ):
+            attempt.finish("malformed_request", Refused("malformed_request", detail))
         else:
             self.resolver.find(attempt)
+
+    def code_in_texts(self, normalised: bytes, texts: Sequence[str | None], metadata: str) -> str:
+        """Return what is wrong if texts of an attempt contain its code or a minted one; else an empty text.
+
+        ``metadata`` is JSON; empty if it is not kept.
+        """
+        if _repeats_code(normalised, *texts):
+            return _REPEATED
+        if self.resolver.contains_issued(texts):
+            return _ANOTHER
+        return _IN_METADATA if metadata and self._keeps_code(normalised, metadata) else ""
 
     def _judged(self, attempt: Attempt) -> Refused | None:
         if not attempt.is_guarded or attempt.api_key is None:

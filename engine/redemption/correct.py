@@ -28,7 +28,6 @@ class Rollback(Attempt):
     script = load_script("rollback", "ending", "rolled_at", "redemption", "redeemed_amount", "and_void")
     success = "rolled_back"
     act = "rollback"
-    sends_ending = True
     heeds_voids = False
 
     def __init__(
@@ -107,7 +106,6 @@ class Correction(Attempt):
     """An attempt of operations staff on a typed code. It needs a reason."""
 
     __slots__ = ("reason",)
-    sends_ending = True
 
     act: ClassVar[str]  # its name in the audit log
     reason: str

@@ -35,7 +35,6 @@ class Hold(Attempt):
     __slots__ = ("request", "ttl_s")
     script = load_script("hold", "ending", "ttl_ms")
     success = "held"
-    sends_ending = True
     is_guarded = True
 
     def __init__(
@@ -86,7 +85,6 @@ class HoldEnd(Attempt):
     """An attempt to end a hold. ``record`` is the hold's record as it was read; None if there was none."""
 
     __slots__ = ("_record", "hold_id")
-    sends_ending = True
 
     def __init__(
         self,

@@ -27,7 +27,6 @@ class Redemption(Attempt):
     __slots__ = ("request",)
     script = load_script("redeem", "ending")
     success = "redeemed"
-    sends_ending = True
     is_guarded = True
 
     def __init__(

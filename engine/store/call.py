@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -20,6 +21,7 @@ COLUMNS: Final = (
     *("idempotency_at", "idempotency_digest_at"),
 )
 """The fields of an attempt in every script: each is a column (lua/lib/attempt.lua)."""
+_COLUMNS_OF: Final = attrgetter(*COLUMNS)
 pack_columns: Final = msgspec.msgpack.Encoder().encode
 """Packs all columns into one array: much cheaper than one argument for each field."""
 
@@ -73,20 +75,6 @@ class Call:
         """The EVALSHA command in the Redis protocol."""
         names = self._names
         width = len(script.attempt) - len(COLUMNS)
-        columns = (
-            self.campaign_at,
-            self.state_at,
-            self.offset,
-            self.about,
-            self.cause,
-            self.amount,
-            self.used_at,
-            self.used_field,
-            self.users_at,
-            self.user_digest_at,
-            self.idempotency_at,
-            self.idempotency_digest_at,
-            *(self.own_fields[own::width] for own in range(width)),
-        )
+        columns = (*_COLUMNS_OF(self), *(self.own_fields[own::width] for own in range(width)))
         arguments = (shard, version, self.epoch, keys.IDEMPOTENCY_WINDOW_S, pack_columns(columns))
         return pack("EVALSHA", script.sha, len(names), *names, *arguments, *self._raw)
