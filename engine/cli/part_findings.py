@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from engine.health.parts import Liveness
 from engine.health.parts_watch import worker_ages
 from engine.health.redis_checks import Finding, Verdict
-from engine.health.restarts import read_restarts
+from engine.health.restarts import crash_loops, read_restarts
 from engine.observability.heartbeats import SILENT_S, ProcessRole, State
 
 if TYPE_CHECKING:
@@ -85,12 +85,13 @@ def _worker_trouble(beat: Beat) -> str:
 
 def restarts(run_dir: Path) -> Iterator[Finding]:
     """Yield a finding if processes of this machine end again and again, or were killed because they hung."""
-    found = [each for place in run_dir.glob("*") for each in read_restarts(place).items()]
-    loops = [f"{name} {restarts.says()}" for name, restarts in found if restarts.loops]
+    places = list(run_dir.glob("*"))
+    loops = [loop for place in places for loop in crash_loops(place)]
     hung = [
-        f"{name} was killed {restarts.hung} times because it hung, and started again"
-        for name, restarts in found
-        if restarts.hung and time.time() - restarts.at < REMEMBERED_S
+        f"{name} was killed {found.hung} times because it hung, and started again"
+        for place in places
+        for name, found in read_restarts(place).items()
+        if found.hung and time.time() - found.at < REMEMBERED_S
     ]
     if loops:
         yield Finding("restarts", Verdict.WRONG, "; ".join([*loops, *hung]), _READ_LOG)

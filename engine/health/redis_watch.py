@@ -39,9 +39,7 @@ class StoreWatch:
         self._configuration = configuration
         self._persisted: dict[int, int] = {}  # by shard: how many stream entries PostgreSQL last reported
         self._unsafe: dict[str, str] = {}  # by part, why; empty if it is safe
-        self._missing: dict[
-            int, int
-        ] = {}  # by shard: how many stream entries the ledger lacked at the last answer
+        self._missing: dict[int, int] = {}  # by shard: how many of them the ledger lacked at the last answer
         self._unknown: list[str] = []
         self._ledger_away = False
 

@@ -77,7 +77,6 @@ def read_restarts(directory: Path | None) -> dict[str, Restarts]:
         return {}
 
 
-def restarts_say(directory: Path | None) -> str:
-    """Return ``ok``, or which processes are in a crash loop."""
-    loops = [f"{name} {found.says()}" for name, found in read_restarts(directory).items() if found.loops]
-    return "; ".join(loops) or "ok"
+def crash_loops(directory: Path | None) -> list[str]:
+    """Describe each process of a front end that is in a crash loop."""
+    return [f"{name} {found.says()}" for name, found in read_restarts(directory).items() if found.loops]

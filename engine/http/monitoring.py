@@ -10,7 +10,7 @@ from aiohttp import web
 from engine.control.campaign_metrics import campaign_exposition
 from engine.errors import StoreUnavailable
 from engine.health.parts_watch import part_metrics, silent_workers
-from engine.health.restarts import restarts_say
+from engine.health.restarts import crash_loops
 from engine.http.requests import json_response
 from engine.http.routes import Route
 from engine.http.services import services_of
@@ -65,7 +65,7 @@ async def readiness(request: web.Request) -> web.Response:
         "durability": "ok" if services.settings.durability == "disk" else NOT_DURABLE,
         "persister": others.persister_says(),
         "workers": _workers_say(services),
-        "restarts": restarts_say(services.front_end_dir),
+        "restarts": "; ".join(crash_loops(services.front_end_dir)) or "ok",
     }
     ready = redis == configured == mint_keys == "ok"
     body = {"status": "ready" if ready else "not ready", "parts": parts}

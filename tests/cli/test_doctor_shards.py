@@ -14,6 +14,7 @@ import pytest
 from engine.store import keys
 from tests.support.cli import Cli
 from tests.support.deployment import engine_in_process, issue
+from tests.support.doctor_page import pattern_of
 from tests.support.locks import holding
 from tests.support.streams import Stream, persisting
 from tests.support.waiting import wait_until_async
@@ -36,8 +37,7 @@ class Row(NamedTuple):
     says: str
 
     def matches(self, check: dict[str, Any]) -> bool:
-        pattern = ".*".join(map(re.escape, self.says.split("…")))
-        return check["verdict"] == self.verdict and bool(re.fullmatch(pattern, check["says"]))
+        return check["verdict"] == self.verdict and bool(re.fullmatch(pattern_of(self.says), check["says"]))
 
 
 ROWS: Final = [Row(*found) for found in ROW.findall(PAGE.read_text(encoding="utf-8"))]

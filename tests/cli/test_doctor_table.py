@@ -22,6 +22,7 @@ from engine.webhooks import changes
 from engine.webhooks.changes import NewWebhook
 from tests.support.cli import Cli
 from tests.support.deployment import Process, engine_in_process, issue
+from tests.support.doctor_page import pattern_of
 from tests.support.endpoints import delivering, receiving
 from tests.support.locks import holding
 from tests.support.streams import persisting
@@ -61,8 +62,7 @@ class Row(NamedTuple):
     says: str
 
     def matches(self, check: dict[str, Any]) -> bool:
-        pattern = ".*".join(map(re.escape, self.says.split("…")))
-        whole = re.compile(pattern + ("" if self.verdict == "wrong" else "$"), re.DOTALL)
+        whole = re.compile(pattern_of(self.says) + ("" if self.verdict == "wrong" else "$"), re.DOTALL)
         return check["verdict"] == self.verdict and bool(whole.match(check["says"]))
 
 
