@@ -1,23 +1,20 @@
-"""A cheap load generator for benchmarks: raw HTTP/1.1 over asyncio protocols.
-
-It reads only the status line and the Content-Length of a response.
-"""
+"""A cheap load generator for benchmarks: raw HTTP/1.1 over asyncio protocols."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import math
-import re
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from loadtest.responses import take_response
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
-_BLANK: Final = b"\r\n\r\n"
 _TICK_S: Final = 0.001
 _now = time.perf_counter
 
@@ -53,6 +50,12 @@ def request(path: str, key: str, body: bytes) -> bytes:
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
+
+
+def redemption(key: str, code: str, number: int) -> bytes:
+    """Return the bytes of a plain redemption, by a user with this number."""
+    body = json.dumps({"code": code, "user": f"user-{number:07}"})
+    return request("/v1/redemptions", key, body.encode())
 
 
 async def run(host: str, port: int, requests: Iterator[bytes], *, connections: int) -> LoadRun:
@@ -152,15 +155,10 @@ class _Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        head, blank, rest = self._received.partition(_BLANK)
-        if not blank:
-            return
-        found = _LENGTH.search(head + b"\r\n")
-        length = int(found[1]) if found else 0
-        if len(rest) >= length:
-            self._load.statuses[int(head[9:12])] += 1
+        if (response := take_response(self._received)) is not None:
+            self._load.statuses[response.status] += 1
             self._load.latencies_s.append(_now() - self._at)
-            self._received = rest[length:]
+            self._received = response.rest
             self.on_free(self)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import itertools
 import os
-import re
 import sys
 import time
 from collections import deque
@@ -25,6 +24,7 @@ import uvloop
 
 from loadtest.answers import NO_ANSWER, LoggedAnswer, Writer
 from loadtest.api import Api
+from loadtest.responses import take_response
 from loadtest.scenarios import read_plan
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 GRACE_S: Final = 5.0
 """How long attempts that still wait for a connection are sent after the last one was due."""
-_LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
-_BLANK: Final = b"\r\n\r\n"
 _OK: Final = 200
 _TICK_S: Final = 0.001
 
@@ -194,20 +192,16 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        head, blank, rest = self._received.partition(_BLANK)
-        if not blank:
+        response = take_response(self._received)
+        if response is None:
             return
-        found = _LENGTH.search(head + b"\r\n")
-        length = int(found[1]) if found else 0
-        if len(rest) < length:
-            return
-        self._received = rest[length:]
+        self._received = response.rest
         answer = self._answer
         if answer is None:
             return
-        answer.status = int(head[9:12])
+        answer.status = response.status
         with contextlib.suppress(msgspec.DecodeError):
-            body = _BODY.decode(rest[:length])
+            body = _BODY.decode(response.body)
             answer.problem, answer.replayed = body.code if answer.status != _OK else "", body.replayed
             answer.id = body.id if answer.status == _OK else ""
         answer.expected = answer.status == _OK

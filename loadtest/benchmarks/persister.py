@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +26,6 @@ import asyncpg
 import uvloop
 from redis.asyncio import Redis
 
-from engine.settings import without_settings
 from engine.store import keys
 from engine.store.event_lines import EventLine, encode_line, packed_entry
 from loadtest.benchmarks import testbed
@@ -146,21 +143,13 @@ async def _persist(
     begin = await connection.fetchval("SELECT seq FROM ledger_offsets")
     await fill(client, rows)
     await _empty(connection)
-    environment = without_settings(os.environ) | settings.to_environ() | {"PYTHONPATH": str(checkout)}
     before = testbed.server_seconds()
-    done = subprocess.run(  # noqa: S603, ASYNC221 - a program of ours; nothing else is to run meanwhile
-        [sys.executable, "-c", _ONCE],
-        env=environment,
-        cwd=checkout,
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    printed = testbed.run_in_checkout(_ONCE, checkout, settings)
     servers = _since(before)
     written = await connection.fetchval("SELECT count(*) FROM ledger WHERE seq > $1", begin)
     if written != rows:
         raise RuntimeError(f"{written} rows of {rows} were written")
-    seconds, own = map(float, done.stdout.split())
+    seconds, own = printed
     return Round(rows / seconds, *(each / rows * 1e6 for each in (own, *servers)))
 
 

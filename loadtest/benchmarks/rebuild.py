@@ -16,9 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,7 +31,6 @@ from engine.control.batches import NewBatch
 from engine.control.campaigns import NewCampaign
 from engine.control.change import ControlPlane
 from engine.database import open_database
-from engine.settings import without_settings
 from loadtest.benchmarks import testbed
 
 if TYPE_CHECKING:
@@ -140,18 +137,10 @@ def _compare(
 
 
 def _once(settings: Settings, checkout: Path, count: int) -> RebuildRound:
-    environment = without_settings(os.environ) | settings.to_environ() | {"PYTHONPATH": str(checkout)}
     before = testbed.server_seconds()
-    done = subprocess.run(  # noqa: S603 - a program of ours
-        [sys.executable, "-c", _ONCE],
-        env=environment,
-        cwd=checkout,
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    printed = testbed.run_in_checkout(_ONCE, checkout, settings)
     after = testbed.server_seconds()
-    seconds, events, own = map(float, done.stdout.split())
+    seconds, events, own = printed
     if events != count:
         raise RuntimeError(f"restored from {events:.0f} events of {count}")
     postgres, valkey = (later - sooner for later, sooner in zip(after, before, strict=True))

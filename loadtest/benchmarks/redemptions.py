@@ -84,12 +84,8 @@ async def _compare(settings: Settings, options: argparse.Namespace) -> dict[str,
 
 async def redemptions(plane: ControlPlane, key: str, count: int) -> list[bytes]:
     """Mint codes in a new campaign and return one request for each."""
-    return [
-        client.request(
-            "/v1/redemptions", key, json.dumps({"code": code, "user": f"user-{number:07}"}).encode()
-        )
-        for number, code in enumerate(await testbed.mint(plane, count))
-    ]
+    codes = await testbed.mint(plane, count)
+    return [client.redemption(key, code, number) for number, code in enumerate(codes)]
 
 
 if __name__ == "__main__":

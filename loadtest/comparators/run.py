@@ -152,14 +152,7 @@ class Turn:
     async def _at_rate(self, load: PeerLoad, seconds: int) -> WrkOutcome:
         """Wrk has no open loop. This client's latencies count from the time when a request was due."""
         codes = self.codes[self.used : self.used + load.per_second * seconds]
-        requests = [
-            client.request(
-                "/v1/redemptions",
-                self.bench.key,
-                json.dumps({"code": code, "user": f"user-{number:07}"}).encode(),
-            )
-            for number, code in enumerate(codes)
-        ]
+        requests = [client.redemption(self.bench.key, code, number) for number, code in enumerate(codes)]
         before = resource.getrusage(resource.RUSAGE_SELF)
         seen = await client.run_at(
             *(self.bench.settings.host, self.contender.port, requests),
