@@ -133,7 +133,7 @@ $(VENV)/.installed: requirements-dev.lock pyproject.toml setup.py $(COMPILED) pe
 	suffix=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))'); rm -f $(COMPILED:.pyx="$$suffix")
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	$(PIP) check
-	@$(BIN)/python -c 'import importlib.util as u; out = [name for name in ("engine.lane._express", "engine.codes._ff1", "persister.ingest._packed_rows") if not u.find_spec(name)]; out and print("left out (no C compiler or no Python.h), Python does their work at more cost:", *out)' >&2
+	@$(BIN)/python -c 'import importlib.util as u; out = [name for name in "$(subst /,.,$(COMPILED:.pyx=))".split() if not u.find_spec(name)]; out and print("left out (no C compiler or no Python.h), Python does their work at more cost:", *out)' >&2
 	touch $@
 
 COMPILE := $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes \
