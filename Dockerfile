@@ -8,6 +8,13 @@
 # Pinned by the digest of all platforms' index: the tag alone may lead to another image tomorrow.
 ARG PYTHON=python:3.13.9-slim-bookworm@sha256:b685a4fa58bb19d1814d78a1ec0f0208f351452724f78b20212c984d6e124a34
 
+# The dashboard's pages. Without the registry of npm they are left out, a line says so, and /admin says it again.
+FROM ${PYTHON} AS pages
+WORKDIR /src
+RUN python -m venv /opt/pages
+COPY web web
+RUN mkdir -p engine/pages/built && /opt/pages/bin/python web/build.py
+
 FROM ${PYTHON} AS build
 WORKDIR /src
 # Compiles the express lane, and stays in this stage. Without a compiler the lane is left out, and a line says so.
@@ -17,6 +24,7 @@ COPY requirements.lock ./
 RUN /opt/redeem/bin/python -m pip --disable-pip-version-check install --no-cache-dir --no-deps --only-binary :all: --require-hashes -r requirements.lock
 COPY pyproject.toml setup.py README.md LICENSE ./
 COPY engine engine
+COPY --from=pages /src/engine/pages/built engine/pages/built
 COPY docs/openapi.json docs/openapi.json
 COPY lua lua
 COPY persister persister

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
-SOURCES := engine lua persister loadtest tests examples deploy docs/conf.py setup.py
+SOURCES := engine lua persister loadtest tests examples deploy web/build.py docs/conf.py setup.py
 TOUCH_REDIS := $(addprefix tests/,lua store redemption lookup control ledger imports http lane health persister)
 # Tests for every Python of the machine: they need only Valkey, and show differences between Python versions.
 TESTS_ON_EACH_PYTHON := $(addprefix tests/,test_settings.py codes imports/test_parser.py observability \
@@ -15,7 +15,7 @@ SLOW := $(addprefix tests/,system cli bundled processes examples install loadtes
 	loadtest/test_comparators.py support/test_hanging.py)
 
 .PHONY: other-python run help test test-fast test-long test-calendar sanitize install-test test-pythons test-this-python image-test client-test chaos test-redis \
-	bench bench-peers check lint types luacheck imports graph lock sbom pip-audit clean
+	bench bench-peers pages built-pages check lint types luacheck imports graph lock sbom pip-audit clean
 
 # A .venv of another Python than the one that is asked for is made anew.
 BASE_PYTHON := -c 'import os, sys; print(os.path.realpath(sys._base_executable))'
@@ -27,13 +27,20 @@ endif
 endif
 endif
 
-run: $(VENV)/.installed  ## start everything, with a demo campaign the first time
+run: $(VENV)/.installed built-pages  ## start everything, with a demo campaign the first time
 	$(BIN)/redeem up --demo
+
+pages: $(VENV)/.installed  ## the dashboard's pages, from web into engine/pages/built; needs the registry of npm
+	$(BIN)/python web/build.py --required
+
+# Where they cannot be built, a line says why, and the work goes on.
+built-pages: $(VENV)/.installed
+	@$(BIN)/python web/build.py
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
-test: check  ## the whole suite, on its own servers
+test: check built-pages  ## the whole suite, on its own servers
 	$(PYTEST) -n 4 -m "not long" --cov --cov-report=term:skip-covered
 
 test-fast: $(VENV)/.installed  ## quick: tests without servers, and the tests of the Lua scripts
@@ -144,6 +151,7 @@ lock: $(VENV)/.installed  ## rewrite the lock files; UPGRADE=--upgrade also upgr
 	$(LOCK) --output-file requirements.lock >/dev/null
 	$(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock >/dev/null
 	$(COMPILE) --group peers --output-file loadtest/comparators/requirements.lock >/dev/null
+	$(COMPILE) --group pages --output-file web/node.lock >/dev/null
 
 sbom: $(VENV)/.installed  ## software bill of materials of the locked packages, in build/sbom.json (CycloneDX)
 	@mkdir -p build
@@ -153,4 +161,4 @@ pip-audit: $(VENV)/.installed  ## known vulnerabilities of the locked packages, 
 	$(BIN)/python deploy/dependencies.py audit requirements.lock
 
 clean:  ## remove .venv and everything that was built
-	rm -rf $(VENV) build .mypy_cache .ruff_cache .hypothesis *.egg-info $(COMPILED:.pyx=.c) $(COMPILED:.pyx=.*.so)
+	rm -rf $(VENV) build engine/pages/built web/node_modules .mypy_cache .ruff_cache .hypothesis *.egg-info $(COMPILED:.pyx=.c) $(COMPILED:.pyx=.*.so)

@@ -27,6 +27,7 @@ from engine.health.redis_watch import StoreWatch
 from engine.http import (
     admin,
     blocks,
+    dashboard,
     documents,
     events,
     holds,
@@ -137,6 +138,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         for module in (
             monitoring,
             documents,
+            dashboard,
             redemptions,
             operations,
             holds,

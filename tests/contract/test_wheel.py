@@ -22,6 +22,7 @@ NOT_CARRIED: Final = ("loadtest/benchmarks/", "loadtest/comparators/")
 CARRIED: Final = {".py", ".pyi", ".lua", ".sql", ".toml", ".json", ".css"}
 
 
+PAGES: Final = "engine/pages/built"
 COMPILED: Final = ("engine/codes/_ff1", "engine/lane/_express", "persister/ingest/_packed_rows")
 # As where Cython cannot be imported: only the sources that were generated before can be compiled.
 WITHOUT_CYTHON: Final = (
@@ -38,6 +39,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     built = shutil.ignore_patterns("__pycache__", "*.c", "*.so")
     for package in PACKAGES:
         shutil.copytree(ROOT / package, source / package, ignore=built)
+    for name in ("index.html", "assets/a-1.js", "assets/a-1.js.br", "assets/a-1.js.gz"):
+        page = source / PAGES / name  # whether or not npm could build them here
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text("built", encoding="utf-8")
     return source
 
 
@@ -70,6 +75,12 @@ def check_carried(names: list[str]) -> None:
     assert carried == {name for name in expected if not name.startswith(NOT_CARRIED)}
 
 
+def check_pages(names: list[str], source: Path) -> None:
+    pages = {path.relative_to(source).as_posix() for path in (source / PAGES).rglob("*") if path.is_file()}
+    assert pages
+    assert {name for name in names if name.startswith(f"{PAGES}/")} == pages
+
+
 def test_a_wheel_has_every_module_script_and_query_but_no_benchmark(source: Path, tmp_path: Path) -> None:
     build = (
         sys.executable,
@@ -87,6 +98,7 @@ def test_a_wheel_has_every_module_script_and_query_but_no_benchmark(source: Path
         set(COMPILED) if is_built() else set()
     )
     check_carried(names)
+    check_pages(names, source)
 
 
 def test_the_source_distribution_has_what_cython_has_generated(unpacked: Path) -> None:
@@ -113,3 +125,4 @@ def test_the_source_distribution_can_be_installed_without_cython(
     built = {name.partition(".")[0] for name in names if name.endswith(".so")}
     assert built == (set(COMPILED) if compiler != "none" and is_built() else set())
     check_carried(names)
+    check_pages(names, source)

@@ -87,7 +87,7 @@ def by_make(tree: Path, home: Path, python: Path, environ: dict[str, str]) -> No
 def by_dockerfile(tree: Path, home: Path, python: Path, environ: dict[str, str]) -> None:
     """The commands of the stage that builds, with the environment elsewhere."""
     text = (tree / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
-    stage = text[: text.rindex("\nFROM ")]
+    stage = text[text.index(" AS build\n") : text.rindex("\nFROM ")]
     commands = re.findall(r"^RUN (.*)$", stage, re.MULTILINE)
     assert len(commands) >= 3, commands
     at_first = home.parent / "bin"

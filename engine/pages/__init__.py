@@ -1,0 +1,1 @@
+"""The dashboard, without HTTP: its built pages, its sessions, its live numbers."""
