@@ -45,7 +45,12 @@ def milliseconds(at: datetime) -> int:
 def instant(at_ms: int) -> str:
     """Format milliseconds since the epoch as ISO 8601 in UTC, to the millisecond."""
     second, rest = divmod(at_ms, 1000)
-    return f"{datetime.fromtimestamp(second, UTC).isoformat().removesuffix('+00:00')}.{rest:03}Z"
+    return f"{_second(second)}.{rest:03}Z"
+
+
+@functools.lru_cache(maxsize=256)
+def _second(at_s: int) -> str:
+    return datetime.fromtimestamp(at_s, UTC).isoformat().removesuffix("+00:00")
 
 
 def shown_instant(at: datetime) -> str:

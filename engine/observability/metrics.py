@@ -1,7 +1,7 @@
 """Prometheus metrics of a worker and of Redis.
 
-The redeem path counts outcomes and durations in plain dictionaries and lists, because that is fast. ``flush``
-moves the counts into the metrics, which are in files that the processes share.
+The redeem path counts in plain dictionaries and lists, because that is fast. ``flush`` moves the counts into
+the metrics, which are in files that the processes share.
 """
 
 from __future__ import annotations
@@ -81,6 +81,8 @@ class Telemetry:
         self._requests: dict[tuple[str, int], list[float]] = {}
         self._refused: Tally[str] = Tally()
         self._left: Tally[str] = Tally()
+        self._batch_sizes: list[float] = []
+        self._call_seconds: list[float] = []
 
     def outcome(self, operation: str, code: str, campaign: str = "") -> None:
         """Count an answered attempt. ``code``: its success, ``replayed``, or a refusal or fault code."""
@@ -104,11 +106,11 @@ class Telemetry:
 
     def batch_size(self, attempts: int) -> None:
         """Count a batch that is sent to Redis."""
-        BATCH_SIZE.observe(attempts)
+        self._batch_sizes.append(attempts)
 
     def call_seconds(self, seconds: float) -> None:
         """Record the time from sending a batch to its reply."""
-        CALL_SECONDS.observe(seconds)
+        self._call_seconds.append(seconds)
 
     def redis_error(self, kind: str) -> None:
         """Count an error reply from Redis."""
@@ -123,13 +125,17 @@ class Telemetry:
                 CAMPAIGN_ATTEMPTS.labels(self._campaign_label(campaign), outcome).inc(count)
         requests, self._requests = self._requests, {}
         for (route, status), durations in requests.items():
-            _add_durations(REQUEST_SECONDS.labels(route, str(status)), durations)
+            _add_values(REQUEST_SECONDS.labels(route, str(status)), durations)
         refused, self._refused = self._refused, Tally()
         for code, count in refused.items():
             REFUSED_REQUESTS.labels(code).inc(count)
         left, self._left = self._left, Tally()
         for reason, count in left.items():
             EXPRESS_LEFT.labels(reason).inc(count)
+        sizes, self._batch_sizes = self._batch_sizes, []
+        _add_values(BATCH_SIZE, sizes)
+        seconds, self._call_seconds = self._call_seconds, []
+        _add_values(CALL_SECONDS, seconds)
 
     def _campaign_label(self, campaign: str) -> str:
         if campaign not in self._campaigns:
@@ -139,13 +145,13 @@ class Telemetry:
         return campaign
 
 
-def _add_durations(histogram: Histogram, durations: list[float]) -> None:
-    """Add durations to a histogram, all at once. Its own ``observe`` takes one, and costs more."""
-    durations.sort()
-    histogram._sum.inc(sum(durations))  # noqa: SLF001 - as observe() does
+def _add_values(histogram: Histogram, values: list[float]) -> None:
+    """Add values to a histogram, all at once. Its own ``observe`` takes one, and costs more."""
+    values.sort()
+    histogram._sum.inc(sum(values))  # noqa: SLF001 - as observe() does
     before = 0
     for bound, bucket in zip(histogram._upper_bounds, histogram._buckets, strict=True):  # noqa: SLF001 - the same
-        up_to = bisect_right(durations, bound)
+        up_to = bisect_right(values, bound)
         if up_to > before:
             bucket.inc(up_to - before)
         before = up_to
