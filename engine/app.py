@@ -20,6 +20,7 @@ from engine.database import open_database
 from engine.errors import StoreUnavailable
 from engine.guard.block_table import BlockTable
 from engine.guard.guard import Guard
+from engine.guard.limits import Limit, LimitTable
 from engine.guard.shared_limits import keep_sharing
 from engine.health.parts_watch import PartsWatch
 from engine.health.redis_memory import keep_watching_memory
@@ -35,6 +36,7 @@ from engine.http import (
     monitoring,
     operations,
     redemptions,
+    sessions,
     users,
     webhooks,
 )
@@ -50,6 +52,7 @@ from engine.ledger.feed_readers import Feed
 from engine.ledger.holds import Holds
 from engine.ledger.redemptions import Records
 from engine.observability.metrics import Telemetry
+from engine.pages.sessions import Sessions
 from engine.processes.background import in_background
 from engine.redemption.hold_expiry import keep_expiring
 from engine.redemption.operations import make_core
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _FLUSH_INTERVAL_S: Final = 1.0
+_SIGN_IN_SOURCES_MAX: Final = 10_000
 _FIRST_CONFIGURATION_RETRY_S: Final = 0.1
 
 
@@ -98,13 +102,13 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         poll_s = settings.configuration_poll_ms / 1000
         await stack.enter_async_context(in_background(lambda: configuration.keep_current(poll_s)))
         await stack.enter_async_context(in_background(lambda: watch.keep_asking(core.dispatcher.reconnect)))
-        if guard.tables:
-            share_s = settings.guard_share_ms / 1000
-            await stack.enter_async_context(
-                in_background(
-                    lambda: keep_sharing(redis, guard.tables, interval_s=share_s, timeout_s=timeout_s)
-                )
-            )
+        per_min, burst = settings.sign_in_failures_per_min, settings.sign_in_failures_burst
+        sign_in_failures = LimitTable(Limit(per_min, burst), _SIGN_IN_SOURCES_MAX)
+        shared = guard.tables | {"sign_in_failures": sign_in_failures}
+        share_s = settings.guard_share_ms / 1000
+        await stack.enter_async_context(
+            in_background(lambda: keep_sharing(redis, shared, interval_s=share_s, timeout_s=timeout_s))
+        )
         percent_max = settings.redis_memory_percent_max
         await stack.enter_async_context(
             in_background(lambda: keep_watching_memory(redis, configuration, percent_max))
@@ -120,7 +124,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         app.on_shutdown.append(_closing(feed))  # otherwise the shutdown would wait for its waiting readers
         app[SERVICES] = Services(
             settings=settings,
-            authenticator=Authenticator(configuration, database),
+            authenticator=Authenticator(configuration, database, Sessions(settings, redis)),
             core=core,
             database=database,
             redis=redis,
@@ -132,12 +136,14 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
             feed=feed,
             importer=Importer(plane),
             exports=asyncio.Semaphore(settings.exports_max),
+            sign_in_failures=sign_in_failures,
             parts=PartsWatch(database, redis, lambda: configuration.shards),
             metrics_dir=metrics_dir,
         )
         for module in (
             monitoring,
             documents,
+            sessions,
             dashboard,
             redemptions,
             operations,

@@ -189,6 +189,25 @@ class Settings:
         100, "how often the deliverer looks for new events and changed endpoints", least=1
     )
 
+    session_s: int = _setting(43_200, "how long a sign-in to the dashboard lasts", least=60)
+    session_secure: bool = _setting(
+        False,  # noqa: FBT003 - its default
+        "browsers send the session's cookie over https only; it is so anyway where a proxy says "
+        "X-Forwarded-Proto: https",
+    )
+    sign_in_link_s: int = _setting(600, "how long a sign-in link is valid that was not used", least=1)
+    sign_in_link_printed: bool = _setting(
+        default=True, help_text="`redeem up` prints a sign-in link for this start"
+    )
+    sign_in_failures_per_min: int = _setting(
+        6, "failed sign-ins of one address in a minute; more get 429", least=1
+    )
+    sign_in_failures_burst: int = _setting(
+        5,
+        "how many sign-ins of an address may fail at once before REDEEM_SIGN_IN_FAILURES_PER_MIN counts",
+        least=1,
+    )
+
     database_connections_max: int = _setting(4, "maximum PostgreSQL connections of one worker", least=1)
     database_timeout_s: int = _setting(10, "time limit for a query of the front end", least=1)
     republish_interval_s: int = _setting(

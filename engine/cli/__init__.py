@@ -43,6 +43,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "ledger": ("engine.cli.ledger:ledger", "List the months in the ledger; detach old months."),
     "conflicts": ("engine.cli.conflicts:conflicts", "List codes that were redeemed more often than allowed."),
     "keys": ("engine.cli.keys:keys", "Create, list and revoke API keys."),
+    "dashboard": ("engine.cli.dashboard:dashboard", "Make a link that signs in to the dashboard."),
     "blocks": ("engine.cli.blocks:blocks", "Block and allow networks, users, devices and API keys."),
     "campaigns": ("engine.cli.campaigns:campaigns", "Create, list, show and change campaigns."),
     "top": ("engine.cli.top:top", "Show the numbers of a campaign while it runs."),

@@ -32,6 +32,10 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "keys list": ("redeem keys list",),
     "keys revoke": ("redeem keys revoke key_7Q2M", "redeem keys revoke key_7Q2M --yes"),
+    "dashboard link": (
+        "redeem dashboard link",
+        "redeem dashboard link --url https://redeem.example --key key_7Q2M",
+    ),
     "blocks add": (
         'redeem blocks add network 203.0.113.0/24 --reason "made-up codes" --ttl-s 3600',
         'redeem blocks add user ann --reason "stolen codes, ticket 7"',

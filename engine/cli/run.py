@@ -18,7 +18,7 @@ import uvloop
 from redis.exceptions import RedisError
 
 from engine import settings as all_settings
-from engine.cli import demo
+from engine.cli import dashboard, demo
 from engine.cli.connect import front_database_url, plane_on, server_urls
 from engine.cli.initialise import initialise
 from engine.cli.rebuild import rebuild_and_publish
@@ -86,6 +86,8 @@ def up(**options: Any) -> None:  # noqa: ANN401 - options of several types
         click.echo(f"ready {front_end.url}")
         if complete.demo:
             await demo.show(complete, front_end.url)
+        if complete.sign_in_link_printed:
+            await dashboard.show(complete, front_end.url)
 
     if not settings.data_dir.exists():
         reserve_port(settings.host, settings.port).close()  # a port in use leaves no new directory behind

@@ -151,8 +151,24 @@ async def revoke(plane: ControlPlane, key_id: str, *, actor: str = "cli") -> Cha
 
 async def find(database: Database, secret: str) -> configuration.CachedKey | None:
     """Look up an API key in PostgreSQL. Return None if it is unknown or revoked."""
+    return await _found(database, _SQL["by_digest"], digest(secret))
+
+
+async def find_by_id(database: Database, key_id: str) -> configuration.CachedKey | None:
+    """Look up an API key in PostgreSQL by its id. Return None if it is unknown or revoked."""
+    return await _found(database, _SQL["by_id"], key_id)
+
+
+async def find_named(database: Database, name: str, scopes: Sequence[str]) -> str | None:
+    """Return the id of the oldest valid key with this name, these scopes and no limit; None for none."""
     async with database.connection() as connection:
-        row = await connection.fetchrow(_SQL["by_digest"], digest(secret))
+        found: str | None = await connection.fetchval(_SQL["valid_with_name"], name, list(scopes))
+    return found
+
+
+async def _found(database: Database, query: str, value: bytes | str) -> configuration.CachedKey | None:
+    async with database.connection() as connection:
+        row = await connection.fetchrow(query, value)
     if row is None:
         return None
     return configuration.CachedKey(

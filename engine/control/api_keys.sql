@@ -13,6 +13,14 @@ SELECT id, name, scopes, campaigns, created_at, revoked_at FROM api_keys WHERE i
 -- name: by_digest
 SELECT id, name, encode(digest, 'hex') AS digest, scopes, campaigns FROM api_keys WHERE digest = $1 AND revoked_at IS NULL;
 
+-- name: by_id
+SELECT id, name, encode(digest, 'hex') AS digest, scopes, campaigns FROM api_keys WHERE id = $1 AND revoked_at IS NULL;
+
+-- name: valid_with_name
+SELECT id FROM api_keys
+WHERE name = $1 AND scopes @> $2 AND scopes <@ $2 AND campaigns IS NULL AND revoked_at IS NULL
+ORDER BY created_at, id LIMIT 1;
+
 -- name: revoke
 UPDATE api_keys SET revoked_at = now(), version = $2 WHERE id = $1 AND revoked_at IS NULL;
 

@@ -59,7 +59,7 @@ class IdempotencyRecord:
 
     Attributes:
         actor: id of the caller's API key.
-        secret: the caller's API key itself.
+        secret: the caller's API key itself, or the secret of its session (``engine.pages.sessions``).
         key: the Idempotency-Key.
         fingerprint: equal for two calls that are the same (``fingerprint``).
         status: HTTP status of the answer if the change succeeds.

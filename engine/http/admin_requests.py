@@ -18,7 +18,7 @@ from engine.api.checks import check_text
 from engine.control.change import try_publish
 from engine.control.idempotency import IdempotencyRecord, Replayed, fingerprint
 from engine.errors import ContractViolation, not_a_cursor
-from engine.http.auth import API_KEY, admit_again, secret_of
+from engine.http.auth import API_KEY, admit_again, sealing_secret_of
 from engine.http.requests import check_parameters, idempotency_key, json_response, page_limit, read_json
 from engine.http.services import services_of
 
@@ -96,7 +96,7 @@ async def answer_change(
 
 
 def _idempotency_record(request: web.Request, key: str, status: int) -> IdempotencyRecord:
-    secret = secret_of(request.headers.get("Authorization", ""))
+    secret = sealing_secret_of(request, services_of(request).authenticator)
     if secret is None:
         raise ContractViolation("an admin call has no API key after it was authorized")
     return IdempotencyRecord(

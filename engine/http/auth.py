@@ -1,7 +1,7 @@
 """Authentication: finds the API key of a request, and checks that it has the scope of the call.
 
-A key is looked up by its SHA-256 in the worker's copy of the configuration. A key that is not there may be
-new, so the copy is refreshed before the key is refused.
+A key is looked up by its SHA-256 in the worker's copy of the configuration, or by its id where a session of
+the dashboard names it. A key that is not there may be new, so the copy is refreshed before it is refused.
 """
 
 from __future__ import annotations
@@ -13,13 +13,18 @@ from aiohttp import web
 
 from engine.control import api_keys
 from engine.errors import Refusal, StoreUnavailable
+from engine.http.same_origin import require_same_origin
+from engine.pages.sessions import Session
 from engine.store.configuration import CachedKey
 
 if TYPE_CHECKING:
     from engine.database import Database
+    from engine.pages.sessions import Sessions
     from engine.store.configuration import ConfigurationCache
 
 _SCHEME: Final = "bearer "
+COOKIE: Final = "redeem_session"
+"""The name of the cookie with the session of somebody who is signed in to the dashboard."""
 EITHER: Final = " or "
 """Between two scopes of a route: a key with either of them may make the call."""
 KEY_LENGTH_MAX: Final = 256
@@ -29,14 +34,15 @@ _REMEMBERED_MAX: Final = 1024
 class Authenticator:
     """Finds the API key of a request. Caches the result by header until the configuration changes."""
 
-    def __init__(self, configuration: ConfigurationCache, database: Database) -> None:
+    def __init__(self, configuration: ConfigurationCache, database: Database, sessions: Sessions) -> None:
         self._configuration = configuration
         self._database = database
-        self._remembered: dict[str, CachedKey] = {}
+        self.sessions = sessions
+        self._remembered: dict[str | Session, CachedKey] = {}
         self._remembered_version = -1
 
-    def known(self, authorization: str | None) -> CachedKey | None:
-        """Return the valid key of an Authorization header, if the worker's copy has it. Never waits."""
+    def known(self, authorization: str | Session | None) -> CachedKey | None:
+        """Return the valid key of a header or a session, if the worker's copy has it. Never waits."""
         if authorization is None:
             return None
         if self._remembered_version != self._configuration.version:
@@ -49,11 +55,13 @@ class Authenticator:
                 self._remembered[authorization] = remembered
         return remembered
 
-    def _look_up(self, authorization: str) -> CachedKey | None:
-        secret = secret_of(authorization)
-        if secret is None:
-            return None
-        api_key = self._configuration.api_keys.get(api_keys.digest(secret).hex())
+    def _look_up(self, authorization: str | Session) -> CachedKey | None:
+        known = self._configuration.api_keys
+        if isinstance(authorization, Session):
+            api_key = next((key for key in known.values() if key.id == authorization.key_id), None)
+        else:
+            secret = secret_of(authorization)
+            api_key = None if secret is None else known.get(api_keys.digest(secret).hex())
         return None if api_key is None or api_key.revoked else api_key
 
     def known_with(self, authorization: str, scope: str) -> CachedKey | None:
@@ -61,7 +69,7 @@ class Authenticator:
         api_key = self.known(authorization)
         return api_key if api_key is not None and scope in api_key.scopes else None
 
-    async def authorize_change(self, authorization: str | None, scope: str) -> CachedKey:
+    async def authorize_change(self, authorization: str | Session | None, scope: str) -> CachedKey:
         """Check a key for a call that changes PostgreSQL. While Redis is away, PostgreSQL is asked.
 
         So a campaign can be paused and a key revoked while Redis is away.
@@ -73,10 +81,15 @@ class Authenticator:
         try:
             return await self.authorize(authorization, scope, fresh=True)
         except StoreUnavailable:
-            secret = secret_of(authorization or "")
-            return _require_scope(await api_keys.find(self._database, secret) if secret else None, scope)
+            return _require_scope(await self._in_postgresql(authorization), scope)
 
-    async def authorize(self, authorization: str | None, scope: str, *, fresh: bool) -> CachedKey:
+    async def _in_postgresql(self, authorization: str | Session | None) -> CachedKey | None:
+        if isinstance(authorization, Session):
+            return await api_keys.find_by_id(self._database, authorization.key_id)
+        secret = secret_of(authorization or "")
+        return await api_keys.find(self._database, secret) if secret else None
+
+    async def authorize(self, authorization: str | Session | None, scope: str, *, fresh: bool) -> CachedKey:
         """Return the key of a request; check that it has ``scope``.
 
         With ``fresh``, Redis is asked first whether the configuration has changed, so that a key revoked a
@@ -86,6 +99,8 @@ class Authenticator:
             Refusal: ``unauthenticated`` or ``forbidden``.
             StoreUnavailable: the key is unknown here, and Redis cannot be asked.
         """
+        if isinstance(authorization, Session):
+            await self.sessions.require_open(authorization)
         api_key = None if fresh else self.known(authorization)
         if api_key is None:
             if authorization is not None:
@@ -130,13 +145,38 @@ async def admit_again(request: web.Request, authenticator: Authenticator) -> Cac
     Raises:
         Refusal, StoreUnavailable: as ``Authenticator.authorize``.
     """
-    authorization, scope, access = request.headers.get("Authorization"), request[SCOPE], request[ACCESS]
+    authorization, scope, access = credential_of(request, authenticator), request[SCOPE], request[ACCESS]
     if access is Access.STORE:
         api_key = await authenticator.authorize_change(authorization, scope)
     else:
         api_key = await authenticator.authorize(authorization, scope, fresh=access is Access.REDIS)
     request[API_KEY] = api_key
     return api_key
+
+
+def credential_of(request: web.Request, authenticator: Authenticator) -> str | Session | None:
+    """Return the Authorization header of a request; without one, the session of its cookie.
+
+    Raises:
+        Refusal: ``forbidden``: a page of another origin made the call.
+        StoreUnavailable: the session cannot be checked without mint keys.
+    """
+    authorization = request.headers.get("Authorization")
+    if authorization is not None:
+        return authorization
+    cookie = request.cookies.get(COOKIE)
+    session = None if cookie is None else authenticator.sessions.of(cookie)
+    if session is not None:
+        require_same_origin(request)
+    return session
+
+
+def sealing_secret_of(request: web.Request, authenticator: Authenticator) -> str | None:
+    """Return what a caller's idempotency records are sealed with: its key, or the secret of its session."""
+    credential = credential_of(request, authenticator)
+    if isinstance(credential, Session):
+        return authenticator.sessions.secret_of(credential)
+    return secret_of(credential or "")
 
 
 def secret_of(authorization: str) -> str | None:

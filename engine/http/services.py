@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from engine.control.change import ControlPlane
     from engine.database import Database
+    from engine.guard.limits import LimitTable
     from engine.health.parts_watch import PartsWatch
     from engine.http.auth import Authenticator
     from engine.imports.importer import Importer
@@ -31,6 +32,7 @@ class Services:
 
     Attributes:
         exports: a place for each export of codes that may run at once.
+        sign_in_failures: addresses whose sign-ins to the dashboard have failed.
         metrics_dir: directory with the metrics of all processes of this deployment; None: only this
             process's own metrics are shown.
     """
@@ -46,6 +48,7 @@ class Services:
     feed: Feed
     importer: Importer
     exports: asyncio.Semaphore
+    sign_in_failures: LimitTable
     parts: PartsWatch
     metrics_dir: Path | None
 

@@ -190,6 +190,16 @@ def expiry_owner() -> str:
     return "{s0}:sweeper"
 
 
+def used_link(shard: int, nonce: str) -> str:
+    """String with a TTL: exists once a sign-in link with this nonce was used (engine/pages/sessions.py)."""
+    return f"{{s{shard}}}:used_link:{nonce}"
+
+
+def ended_session(shard: int, nonce: str) -> str:
+    """String with a TTL: exists once somebody has signed out of this session (engine/pages/sessions.py)."""
+    return f"{{s{shard}}}:ended_session:{nonce}"
+
+
 def guard_limit(shard: int, limit: str, source: str) -> str:
     """String with a TTL: when the bucket of a source is full again, in microseconds (lua/guard.lua)."""
     return f"{{s{shard}}}:guard:{limit}:{source}"

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 # The kinds of keys that expire, within two idempotency record windows; all others must have no TTL.
 TEMPORARY: Final[frozenset[Callable[..., str]]] = frozenset(
-    (keys.idempotency_records, keys.expiry_owner, keys.guard_limit)
+    (
+        *(keys.idempotency_records, keys.expiry_owner, keys.guard_limit),
+        *(keys.used_link, keys.ended_session),
+    )
 )
 _NO_EXPIRY: Final = -1
 SCAN_COUNT: Final = 1000
