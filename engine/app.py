@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -33,6 +34,7 @@ from engine.http import (
     events,
     holds,
     imports,
+    live_calls,
     monitoring,
     operations,
     redemptions,
@@ -52,6 +54,8 @@ from engine.ledger.feed_readers import Feed
 from engine.ledger.holds import Holds
 from engine.ledger.redemptions import Records
 from engine.observability.metrics import Telemetry
+from engine.pages.live import LiveView
+from engine.pages.live_counts import LiveCounts
 from engine.pages.sessions import Sessions
 from engine.processes.background import in_background
 from engine.redemption.hold_expiry import keep_expiring
@@ -121,7 +125,11 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
             client_max_size=settings.admin_body_bytes_max,
         )
         app.on_response_prepare.append(_adding(durability_headers(settings)))
-        app.on_shutdown.append(_closing(feed))  # otherwise the shutdown would wait for its waiting readers
+        parts = PartsWatch(database, redis, lambda: configuration.shards)
+        counts = LiveCounts(redis, configuration, worker=secrets.token_hex(4), timeout_s=timeout_s)
+        await stack.enter_async_context(in_background(lambda: counts.keep_adding(telemetry, parts.lag_s)))
+        live = LiveView(redis, database, configuration, counts, lambda: monitoring.parts_of(app[SERVICES]))
+        app.on_shutdown.append(_closing(feed, live))  # otherwise the shutdown would wait for their readers
         app[SERVICES] = Services(
             settings=settings,
             authenticator=Authenticator(configuration, database, Sessions(settings, redis)),
@@ -137,13 +145,15 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
             importer=Importer(plane),
             exports=asyncio.Semaphore(settings.exports_max),
             sign_in_failures=sign_in_failures,
-            parts=PartsWatch(database, redis, lambda: configuration.shards),
+            live=live,
+            parts=parts,
             metrics_dir=metrics_dir,
         )
         for module in (
             monitoring,
             documents,
             sessions,
+            live_calls,
             dashboard,
             redemptions,
             operations,
@@ -159,9 +169,10 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         yield app
 
 
-def _closing(feed: Feed) -> Callable[[web.Application], Awaitable[None]]:
+def _closing(*streamed: Feed | LiveView) -> Callable[[web.Application], Awaitable[None]]:
     async def close(_: web.Application) -> None:
-        feed.close()
+        for one in streamed:
+            one.close()
 
     return close
 

@@ -189,6 +189,9 @@ class Settings:
         100, "how often the deliverer looks for new events and changed endpoints", least=1
     )
 
+    live_readers_max: int = _setting(
+        100, "maximum readers of the dashboard's live numbers in one worker; more get 503", least=1
+    )
     session_s: int = _setting(43_200, "how long a sign-in to the dashboard lasts", least=60)
     session_secure: bool = _setting(
         False,  # noqa: FBT003 - its default

@@ -24,7 +24,7 @@ from engine.queries import queries
 from engine.times import parse_instant, shown_instant
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from engine.database import Database
     from engine.postgres_types import Connection, Row
@@ -329,6 +329,12 @@ async def newest(database: Database, limit: int) -> list[Campaign]:
     """Return the newest ``limit`` campaigns that have not ended."""
     async with database.connection() as connection:
         return [_campaign(row) for row in await connection.fetch(_SQL["newest"], limit)]
+
+
+async def some(database: Database, campaign_ids: Sequence[str]) -> list[Campaign]:
+    """Return the campaigns with these ids, in any order; those that do not exist are left out."""
+    async with database.connection() as connection:
+        return [_campaign(row) for row in await connection.fetch(_SQL["some"], list(campaign_ids))]
 
 
 _ID: Final = re.compile(r"cmp_[1-9][0-9]{0,18}")

@@ -29,6 +29,9 @@ SELECT * FROM campaigns
 WHERE (created_at, id) > (SELECT created_at, id FROM campaigns WHERE id = $2)
 ORDER BY created_at, id LIMIT $1;
 
+-- name: some
+SELECT * FROM campaigns WHERE id = ANY ($1::text[]);
+
 -- name: newest
 -- Those that have not ended.
 SELECT * FROM campaigns WHERE state <> 'ended' ORDER BY created_at DESC, id DESC LIMIT $1;

@@ -154,13 +154,21 @@ async def read_ledger(connection: Connection) -> Ledger:
     Raises:
         asyncpg.PostgresError, OSError: it cannot be asked, or has no schema.
     """
-    rows = await connection.fetch(_SQL["shards"])
-    offsets = {
-        row["shard"]: Offset(f"{row['stream_ms']}-{row['stream_seq']}", int(row["persisted"]), row["seq"])
-        for row in rows
-    }
+    offsets = await read_offsets(connection)
     signs = await read_signs(connection)
     return Ledger(offsets, signs, await _read_endpoints(connection, offsets))
+
+
+async def read_offsets(connection: Connection) -> dict[int, Offset]:
+    """Read how far the ledger of each shard is.
+
+    Raises:
+        asyncpg.PostgresError, OSError: PostgreSQL cannot be asked, or has no schema.
+    """
+    return {
+        row["shard"]: Offset(f"{row['stream_ms']}-{row['stream_seq']}", int(row["persisted"]), row["seq"])
+        for row in await connection.fetch(_SQL["shards"])
+    }
 
 
 async def read_lag(

@@ -42,8 +42,9 @@ async def keep_watching_memory(redis: Redis, configuration: ConfigurationCache, 
 
 
 def look(memory: dict[str, Any], configuration: ConfigurationCache, percent_max: int) -> None:
-    """Update ``configuration.memory_short`` from the section ``memory`` of INFO."""
+    """Update what ``configuration`` says of memory, from the section ``memory`` of INFO."""
     share = used_percent(memory)
+    configuration.memory_percent = share
     short = share is not None and percent_max < ALL_PERCENT and share >= percent_max
     if short and not configuration.memory_short:
         _log.warning(

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 NOT_DURABLE: Final = "memory: Redis may lose what it has acknowledged (REDEEM_DURABILITY)"
 PATIENCE_S: Final = 0.9
+REQUIRED: Final = ("redis", "configuration", "mint_keys")
+"""The parts without which this worker is not ready."""
 
 
 def routes() -> list[Route]:
@@ -47,17 +49,23 @@ async def readiness(request: web.Request) -> web.Response:
 
     PostgreSQL, the persister and other workers are shown, but redemptions of this worker do not need them.
     """
-    services = services_of(request)
+    parts = await parts_of(services_of(request))
+    ready = all(parts[name] == "ok" for name in REQUIRED)
+    body = {"status": "ready" if ready else "not ready", "parts": parts}
+    return json_response(body, status=200 if ready else 503)
+
+
+async def parts_of(services: Services) -> dict[str, str]:
+    """Return for each part of the deployment ``ok`` or what is wrong. Takes less than a second."""
     configuration = services.core.configuration
     own = own_parts(services.core)
-    redis, mint_keys = own["redis"], own["mint_keys"]
     configured, postgresql, others = await asyncio.gather(
         _answer_of(configuration.refresh()), _answer_of(_ask(services.database)), services.parts.report()
     )
-    parts = {
-        "redis": redis,
+    return {
+        "redis": own["redis"],
         "configuration": configured,
-        "mint_keys": mint_keys,
+        "mint_keys": own["mint_keys"],
         "postgresql": postgresql,
         # Not required either. Short of memory, the worker still confirms and releases holds; and
         # an operator accepted that Redis may lose data, by a setting.
@@ -67,9 +75,6 @@ async def readiness(request: web.Request) -> web.Response:
         "workers": _workers_say(services),
         "restarts": "; ".join(crash_loops(services.front_end_dir)) or "ok",
     }
-    ready = redis == configured == mint_keys == "ok"
-    body = {"status": "ready" if ready else "not ready", "parts": parts}
-    return json_response(body, status=200 if ready else 503)
 
 
 def own_parts(core: Core) -> dict[str, str]:

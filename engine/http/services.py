@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from engine.ledger.feed_readers import Feed
     from engine.ledger.holds import Holds
     from engine.ledger.redemptions import Records
+    from engine.pages.live import LiveView
     from engine.redemption.core import Core
     from engine.settings import Settings
 
@@ -49,6 +50,7 @@ class Services:
     importer: Importer
     exports: asyncio.Semaphore
     sign_in_failures: LimitTable
+    live: LiveView
     parts: PartsWatch
     metrics_dir: Path | None
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 _SECONDS: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-_REQUEST_SECONDS: Final = (*_SECONDS, 5.0, 15.0)
+REQUEST_SECONDS_BOUNDS: Final = (*_SECONDS, 5.0, 15.0)
+"""Upper bounds of the buckets of ``redeem_request_seconds``; one more bucket has what took longer."""
 
 ATTEMPTS: Final = Counter("redeem_attempts", "Attempts, by operation and outcome", ["operation", "outcome"])
 CAMPAIGN_ATTEMPTS: Final = Counter(
@@ -31,7 +32,7 @@ REQUEST_SECONDS: Final = Histogram(
     "redeem_request_seconds",
     "Time from a complete head to the answer, by route and status",
     ["route", "status"],
-    buckets=_REQUEST_SECONDS,
+    buckets=REQUEST_SECONDS_BOUNDS,
 )
 REFUSED_REQUESTS: Final = Counter(
     "redeem_refused_requests",
@@ -68,6 +69,48 @@ MEMORY_SHORT: Final = Gauge(
 )
 
 
+_REDEEMING: Final = frozenset(("redeem", "confirm", "combined", "hold"))
+_REDEEM_ROUTE: Final = "POST /v1/redemptions"
+
+
+class LiveTally:
+    """What one worker counted for the live numbers since they were taken last (engine/pages/live_counts.py).
+
+    Attributes:
+        redeemed: codes that were redeemed.
+        refused: attempts to redeem or hold that were not, by the code of the refusal or fault.
+        campaigns: codes that were redeemed, by campaign.
+        buckets: requests to redeem one code, by bucket of their duration.
+    """
+
+    __slots__ = ("buckets", "campaigns", "redeemed", "refused")
+
+    def __init__(self) -> None:
+        self.redeemed = 0
+        self.refused: Tally[str] = Tally()
+        self.campaigns: Tally[str] = Tally()
+        self.buckets = [0] * (len(REQUEST_SECONDS_BOUNDS) + 1)
+
+    def add_outcome(self, operation: str, outcome: str, campaign: str, count: int) -> None:
+        """Add attempts. A combined redemption has told its codes before, one by one."""
+        if operation not in _REDEEMING or outcome in {"replayed", "held"}:
+            return
+        if outcome != "redeemed":
+            self.refused[outcome] += count
+        elif operation != "combined":
+            self.redeemed += count
+            self.campaigns[campaign] += count
+
+    def add_durations(self, durations: list[float]) -> None:
+        """Add durations, which are sorted."""
+        before = 0
+        for place, bound in enumerate(REQUEST_SECONDS_BOUNDS):
+            up_to = bisect_right(durations, bound)
+            self.buckets[place] += up_to - before
+            before = up_to
+        self.buckets[-1] += len(durations) - before
+
+
 class Telemetry:
     """The counts of one worker on the redeem path.
 
@@ -83,10 +126,17 @@ class Telemetry:
         self._left: Tally[str] = Tally()
         self._batch_sizes: list[float] = []
         self._call_seconds: list[float] = []
+        self._live = LiveTally()
 
     def outcome(self, operation: str, code: str, campaign: str = "") -> None:
         """Count an answered attempt. ``code``: its success, ``replayed``, or a refusal or fault code."""
         self._outcomes[operation, code, campaign] += 1
+
+    def redeemed_together(self, campaigns: Iterable[str]) -> None:
+        """Count the codes of a combined redemption, by the campaign of each."""
+        for campaign in campaigns:
+            self._live.redeemed += 1
+            self._live.campaigns[campaign] += 1
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count a request. ``route``: method and path of the route, or ``other``."""
@@ -121,11 +171,14 @@ class Telemetry:
         outcomes, self._outcomes = self._outcomes, Tally()
         for (operation, outcome, campaign), count in outcomes.items():
             ATTEMPTS.labels(operation, outcome).inc(count)
+            self._live.add_outcome(operation, outcome, campaign, count)
             if campaign and self._campaigns_max:
                 CAMPAIGN_ATTEMPTS.labels(self._campaign_label(campaign), outcome).inc(count)
         requests, self._requests = self._requests, {}
         for (route, status), durations in requests.items():
             _add_values(REQUEST_SECONDS.labels(route, str(status)), durations)
+            if route == _REDEEM_ROUTE:
+                self._live.add_durations(durations)  # sorted by now
         refused, self._refused = self._refused, Tally()
         for code, count in refused.items():
             REFUSED_REQUESTS.labels(code).inc(count)
@@ -136,6 +189,12 @@ class Telemetry:
         _add_values(BATCH_SIZE, sizes)
         seconds, self._call_seconds = self._call_seconds, []
         _add_values(CALL_SECONDS, seconds)
+
+    def take_live(self) -> LiveTally:
+        """Return what was counted for the live numbers since the last call, up to now."""
+        self.flush()
+        taken, self._live = self._live, LiveTally()
+        return taken
 
     def _campaign_label(self, campaign: str) -> str:
         if campaign not in self._campaigns:

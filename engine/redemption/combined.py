@@ -90,7 +90,7 @@ class Combined:
         self._finish(outcome, Refused(outcome, replayed=replayed))
 
     def _finish(self, counted_as: str, outcome: Outcome) -> None:
-        self.dispatcher.telemetry.outcome(self.script.name, counted_as)
+        _count(self.dispatcher, counted_as, outcome)
         self.on_done(outcome)
 
 
@@ -205,5 +205,11 @@ def _counted(dispatcher: Dispatcher, outcome: Outcome) -> Outcome:
         counted_as = outcome.code
     else:
         return outcome
-    dispatcher.telemetry.outcome(Combined.script.name, counted_as)
+    _count(dispatcher, counted_as, outcome)
     return outcome
+
+
+def _count(dispatcher: Dispatcher, counted_as: str, outcome: Outcome) -> None:
+    dispatcher.telemetry.outcome(Combined.script.name, counted_as)
+    if isinstance(outcome, RedeemedTogether) and not outcome.replayed:
+        dispatcher.telemetry.redeemed_together(one.campaign for one in outcome.redemptions)

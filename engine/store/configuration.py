@@ -143,6 +143,7 @@ class ConfigurationCache:
         self.store_behind = False  # Redis has lost events; set by ``redis_watch``
         self.store_unsafe = ""  # why Redis must not be used for redemptions; set by ``redis_watch``
         self.memory_short = False  # refuse new redemptions and holds; set by ``redis_memory``
+        self.memory_percent: float | None = None  # of its limit, used by Redis; set by ``redis_memory``
         self.version = 0
         self.shards = 0
         self.api_keys: dict[str, CachedKey] = {}  # by digest

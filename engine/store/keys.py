@@ -200,6 +200,11 @@ def ended_session(shard: int, nonce: str) -> str:
     return f"{{s{shard}}}:ended_session:{nonce}"
 
 
+def live_second(shard: int, second: int) -> str:
+    """Hash with a TTL: what all workers counted in a second since the epoch (engine/pages/live_counts.py)."""
+    return f"{{s{shard}}}:live:{second}"
+
+
 def guard_limit(shard: int, limit: str, source: str) -> str:
     """String with a TTL: when the bucket of a source is full again, in microseconds (lua/guard.lua)."""
     return f"{{s{shard}}}:guard:{limit}:{source}"
