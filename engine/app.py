@@ -44,6 +44,7 @@ from engine.http import (
 )
 from engine.http.auth import Authenticator
 from engine.http.durations import measure_requests
+from engine.http.origins import add_headers
 from engine.http.problems import answering_problems
 from engine.http.routes import served
 from engine.http.services import SERVICES, Services
@@ -125,6 +126,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
             client_max_size=settings.admin_body_bytes_max,
         )
         app.on_response_prepare.append(_adding(durability_headers(settings)))
+        app.on_response_prepare.append(add_headers)
         parts = PartsWatch(database, redis, lambda: configuration.shards)
         counts = LiveCounts(redis, configuration, worker=secrets.token_hex(4), timeout_s=timeout_s)
         await stack.enter_async_context(in_background(lambda: counts.keep_adding(telemetry, parts.lag_s)))

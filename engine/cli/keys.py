@@ -16,10 +16,8 @@ def keys() -> None:
 
 
 @keys.command()
-@click.option("--name", required=True, help="What the key is for.")
-@click.option(
-    "--scopes", required=True, help=f"One or more of {','.join(SCOPES)}; separate them with commas."
-)
+@click.option("--name", help="What the key is for. Of a browser key the default is its first origin.")
+@click.option("--scopes", help=f"One or more of {','.join(SCOPES)}; separate them with commas.")
 @click.option(
     "--campaign",
     "campaigns",
@@ -27,12 +25,44 @@ def keys() -> None:
     metavar="ID",
     help="Limit the key to this campaign; for several campaigns repeat the option.",
 )
+@click.option(
+    "--browser",
+    is_flag=True,
+    help="A key for web pages, which everybody may read: it can only redeem, hold and check codes of its "
+    "campaigns. It needs --campaign and --origin, and has no scopes.",
+)
+@click.option(
+    "--origin",
+    "origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="A browser key works in pages of this origin, such as https://shop.example; for several, repeat it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the key with its id as JSON.")
-def create(name: str, scopes: str, campaigns: tuple[str, ...], *, as_json: bool) -> None:
+def create(
+    name: str | None,
+    scopes: str | None,
+    campaigns: tuple[str, ...],
+    origins: tuple[str, ...],
+    *,
+    browser: bool,
+    as_json: bool,
+) -> None:
     """Create an API key and print it. It is shown only once."""
-    scope_list = [scope.strip() for scope in scopes.split(",")]
-    limited_to = campaigns or None
-    issued = run_change(lambda plane: api_keys.create(plane, name, scope_list, campaigns=limited_to))
+    if browser:
+        name = name or next(iter(origins), None)
+    elif scopes is None:
+        raise click.UsageError("A key needs --scopes, or --browser.")
+    if name is None:
+        raise click.UsageError("A key needs --name, a browser key at least --origin.")
+    new = api_keys.NewApiKey(
+        name=name,
+        scopes=None if scopes is None else [scope.strip() for scope in scopes.split(",")],
+        campaigns=list(campaigns) or None,
+        kind="browser" if browser else "server",
+        origins=list(origins) or None,
+    )
+    issued = run_change(lambda plane: api_keys.create_as_asked(plane, new, actor="cli"))
     if as_json:
         echo_json(issued.document())
     else:
@@ -52,7 +82,8 @@ def list_keys(*, as_json: bool) -> None:
     for key in all_keys:
         state = "revoked" if key.revoked_at else "valid"
         limit = "" if key.campaigns is None else f"  {','.join(key.campaigns)}"
-        click.echo(f"{key.id}  {state:7}  {','.join(key.scopes)}{limit}  {key.name}")
+        may = ",".join(key.scopes) if key.origins is None else f"browser {','.join(key.origins)}"
+        click.echo(f"{key.id}  {state:7}  {may}{limit}  {key.name}")
 
 
 @keys.command()

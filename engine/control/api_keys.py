@@ -2,6 +2,8 @@
 
 A key is ``rk_<id>_<secret>``. The secret's 43 characters hold 256 random bits, so a fast digest is as
 safe as a slow one. The id in the key shows which key was leaked, without a call to try it.
+
+A browser key begins with ``pk_``. It stands in web pages for everybody to read, so it may do little.
 """
 
 from __future__ import annotations
@@ -10,10 +12,11 @@ import hashlib
 import re
 import secrets
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
+from engine.api.origins import check_origins
 from engine.control import audit_log
 from engine.control.campaigns import check_name
 from engine.control.change import Change, Changed, ControlPlane, change
@@ -38,11 +41,16 @@ _SQL: Final = queries(__package__, "api_keys")
 
 
 class NewApiKey(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of ``POST /v1/keys``. ``campaigns``: the key is limited to these; None: it is not limited."""
+    """Body of ``POST /v1/keys``. ``campaigns``: the key is limited to these; None: it is not limited.
+
+    A server key needs ``scopes``; a browser key has none, and needs ``campaigns`` and ``origins``.
+    """
 
     name: str
-    scopes: list[str]
+    scopes: list[str] | None = None
     campaigns: list[str] | None = None
+    kind: Literal["server", "browser"] = "server"
+    origins: list[str] | None = None
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,8 +58,10 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     name: str
+    kind: str
     scopes: tuple[str, ...]
     campaigns: tuple[str, ...] | None
+    origins: tuple[str, ...] | None
     created_at: datetime
     revoked_at: datetime | None
 
@@ -90,7 +100,7 @@ async def create(
     campaigns: Sequence[str] | None = None,
     actor: str = "cli",
 ) -> Changed[IssuedKey]:
-    """Create an API key, store its digest and publish it.
+    """Create a server key, store its digest and publish it.
 
     ``campaigns``: as in ``NewApiKey``. ``actor`` is the id of the key of the caller, or ``cli``.
 
@@ -98,30 +108,90 @@ async def create(
         Refusal: ``malformed_request``: the name, a scope or the list of campaigns is invalid;
             ``campaign_not_found``.
     """
-    check_name(name)
     if not scopes or set(scopes) - set(SCOPES):
         raise Refusal("malformed_request", f"scopes must be one or more of {', '.join(SCOPES)}")
     limited_to = None if campaigns is None else sorted(set(campaigns))
     if limited_to is not None:
         _check_limit(limited_to, scopes)
     granted = [scope for scope in SCOPES if scope in scopes]
+    return await _issue(plane, name, granted, limited_to, None, actor=actor)
+
+
+async def create_for_browsers(
+    plane: ControlPlane,
+    name: str,
+    *,
+    campaigns: Sequence[str],
+    origins: Sequence[str],
+    actor: str = "cli",
+) -> Changed[IssuedKey]:
+    """Create a browser key: it may redeem, hold and check codes of these campaigns, in these pages.
+
+    Raises:
+        Refusal: as for ``create``; ``malformed_request`` also if an origin is invalid.
+    """
+    limited_to = sorted(set(campaigns))
+    _check_limit(limited_to, ())
+    return await _issue(plane, name, [], limited_to, check_origins(origins), actor=actor)
+
+
+async def create_as_asked(plane: ControlPlane, new: NewApiKey, *, actor: str) -> Changed[IssuedKey]:
+    """Create the key that a request asks for.
+
+    Raises:
+        Refusal: as for ``create``; also if the request has members of the other kind of key.
+    """
+    if new.kind == "server":
+        if new.origins is not None:
+            raise Refusal("malformed_request", "Only a key of the kind browser has origins.")
+        return await create(plane, new.name, new.scopes or [], campaigns=new.campaigns, actor=actor)
+    if new.scopes:
+        raise Refusal("malformed_request", "A key of the kind browser has no scopes: leave scopes out.")
+    return await create_for_browsers(
+        plane, new.name, campaigns=new.campaigns or [], origins=new.origins or [], actor=actor
+    )
+
+
+async def _issue(
+    plane: ControlPlane,
+    name: str,
+    scopes: list[str],
+    campaigns: list[str] | None,
+    origins: list[str] | None,
+    *,
+    actor: str,
+) -> Changed[IssuedKey]:
+    """Store and publish a key whose fields were checked, but for its name and whether the campaigns exist."""
+    check_name(name)
+    kind, mark = ("server", "rk") if origins is None else ("browser", "pk")
     number = secrets.token_hex(ID_BYTES)
-    key = f"rk_{number}_{secrets.token_urlsafe(SECRET_BYTES)}"
+    key = f"{mark}_{number}_{secrets.token_urlsafe(SECRET_BYTES)}"
 
     async def write(under: Change) -> IssuedKey:
         await refuse_codes(under.connection, plane.settings, name=name)
-        known = await under.connection.fetchval(_SQL["known_campaigns"], limited_to or [])
-        if known != len(limited_to or []):
+        known = await under.connection.fetchval(_SQL["known_campaigns"], campaigns or [])
+        if known != len(campaigns or []):
             raise Refusal("campaign_not_found")
         row = await under.connection.fetchrow(
-            _SQL["insert"], f"key_{number}", name, digest(key), granted, under.version, limited_to
+            _SQL["insert"],
+            f"key_{number}",
+            name,
+            digest(key),
+            scopes,
+            under.version,
+            campaigns,
+            kind,
+            origins,
         )
+        details: dict[str, object] = {"name": name, "scopes": scopes, "campaigns": campaigns}
+        if origins is not None:
+            details |= {"kind": kind, "origins": origins}
         await audit_log.record(
             under.connection,
             act="create_key",
             actor=actor,
             subject=f"key:key_{number}",
-            details={"name": name, "scopes": granted, "campaigns": limited_to},
+            details=details,
         )
         return IssuedKey(_api_key(row), key)
 
@@ -177,7 +247,8 @@ async def _found(database: Database, query: str, value: bytes | str) -> configur
         digest=row["digest"],
         scopes=tuple(row["scopes"]),
         revoked=False,
-        campaigns=_campaigns(row),
+        campaigns=_texts(row["campaigns"]),
+        origins=_texts(row["origins"]),
     )
 
 
@@ -201,16 +272,18 @@ def _check_limit(campaigns: Sequence[str], scopes: Sequence[str]) -> None:
         raise Refusal("malformed_request", "A key with the scope admin cannot be limited to campaigns.")
 
 
-def _campaigns(row: Row) -> tuple[str, ...] | None:
-    return None if row["campaigns"] is None else tuple(row["campaigns"])
+def _texts(stored: list[str] | None) -> tuple[str, ...] | None:
+    return None if stored is None else tuple(stored)
 
 
 def _api_key(row: Row) -> ApiKey:
     return ApiKey(
         id=row["id"],
         name=row["name"],
+        kind=row["kind"],
         scopes=tuple(row["scopes"]),
-        campaigns=_campaigns(row),
+        campaigns=_texts(row["campaigns"]),
+        origins=_texts(row["origins"]),
         created_at=row["created_at"],
         revoked_at=row["revoked_at"],
     )

@@ -158,6 +158,7 @@ async def _store_key(connection: Connection, _redis: Redis, record: bytes, versi
         bytes.fromhex(key.digest),
         list(key.scopes),
         None if key.campaigns is None else list(key.campaigns),
+        None if key.origins is None else list(key.origins),
         key.revoked,
         version,
     )

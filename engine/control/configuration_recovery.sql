@@ -29,8 +29,9 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT (id) DO UPDATE SET version = excluded.version;
 
 -- name: api_key
-INSERT INTO api_keys (id, name, digest, scopes, campaigns, revoked_at, version)
-VALUES ($1, $2, $3, $4, $5, CASE WHEN $6::boolean THEN now() END, $7)
+INSERT INTO api_keys (id, name, digest, scopes, campaigns, kind, origins, revoked_at, version)
+VALUES ($1, $2, $3, $4, $5, CASE WHEN $6::text[] IS NULL THEN 'server' ELSE 'browser' END, $6,
+        CASE WHEN $7::boolean THEN now() END, $8)
 ON CONFLICT (id) DO UPDATE
 SET name = excluded.name, scopes = excluded.scopes, campaigns = excluded.campaigns,
     revoked_at = coalesce(api_keys.revoked_at, excluded.revoked_at), version = excluded.version;

@@ -14,7 +14,7 @@ SELECT (SELECT COALESCE(sum(seq + lost), 0) FROM ledger_offsets WHERE shard = $1
      + (SELECT count(*) FROM ledger_rejects WHERE shard = $1);
 
 -- name: keys_since
-SELECT id, name, encode(digest, 'hex') AS digest, scopes, campaigns, revoked_at IS NOT NULL AS revoked, version
+SELECT id, name, encode(digest, 'hex') AS digest, scopes, campaigns, origins, revoked_at IS NOT NULL AS revoked, version
 FROM api_keys WHERE version > $1;
 
 -- name: campaigns_since

@@ -211,6 +211,7 @@ async def _rows(connection: Connection, shard: int, base: int) -> AsyncGenerator
                 scopes=tuple(row["scopes"]),
                 revoked=row["revoked"],
                 campaigns=None if row["campaigns"] is None else tuple(row["campaigns"]),
+                origins=None if row["origins"] is None else tuple(row["origins"]),
             )
             yield _Row(row["version"], f"key:{api_key.id}", msgspec.json.encode(api_key))
         async for row in connection.cursor(_SQL["batches_since"], base, prefetch=CHUNK_ROWS):

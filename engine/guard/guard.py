@@ -63,7 +63,8 @@ class Guard:
         count is that of the refusals which enforcing would make.
 
         The source is what the caller says about its customer. The address of the caller itself is that of a
-        merchant's backend, so it does not count.
+        merchant's backend, so it does not count. Of a browser key it is that of the customer, and ``client``
+        has it; what the page says of its user is not limited, or anybody could use up the limit of others.
         """
         if self._has_blocks and (verdict := self._verdict(api_key, user, client)):
             if verdict.action == "allow":
@@ -72,7 +73,7 @@ class Guard:
         tables = self._of_checks if is_check else self._of_attempts
         if not tables:
             return None
-        sources = _sources(api_key.id, user, client)
+        sources = _sources(api_key.id, user if api_key.origins is None else "", client)
         now = time.monotonic()
         for name, table in tables:
             wait_s = table.wait_s(sources, units, now)

@@ -244,9 +244,7 @@ async def create_key(request: web.Request) -> web.Response:
     """Create an API key. Only this answer, and its repetition for the same caller, shows the key."""
     new, caller = await read_body(request, api_keys.NewApiKey), request[API_KEY].id
     return await answer_change(
-        request,
-        lambda plane: api_keys.create(plane, new.name, new.scopes, campaigns=new.campaigns, actor=caller),
-        status=201,
+        request, lambda plane: api_keys.create_as_asked(plane, new, actor=caller), status=201
     )
 
 

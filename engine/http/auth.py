@@ -7,12 +7,13 @@ the dashboard names it. A key that is not there may be new, so the copy is refre
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aiohttp import web
 
 from engine.control import api_keys
 from engine.errors import Refusal, StoreUnavailable
+from engine.http.origins import check_origin
 from engine.http.same_origin import require_same_origin
 from engine.pages.sessions import Session
 from engine.store.configuration import CachedKey
@@ -40,6 +41,8 @@ class Authenticator:
         self.sessions = sessions
         self._remembered: dict[str | Session, CachedKey] = {}
         self._remembered_version = -1
+        self._origins: frozenset[str] = frozenset()
+        self._origins_version = -1
 
     def known(self, authorization: str | Session | None) -> CachedKey | None:
         """Return the valid key of a header or a session, if the worker's copy has it. Never waits."""
@@ -69,6 +72,25 @@ class Authenticator:
         api_key = self.known(authorization)
         return api_key if api_key is not None and scope in api_key.scopes else None
 
+    async def lists_origin(self, origin: str) -> bool:
+        """Whether a valid browser key is for pages of this origin.
+
+        Raises:
+            StoreUnavailable: none is known here, and Redis cannot be asked.
+        """
+        if origin not in self._known_origins():
+            await self._configuration.confirm()
+        return origin in self._known_origins()
+
+    def _known_origins(self) -> frozenset[str]:
+        if self._origins_version != self._configuration.version:
+            found = self._configuration.api_keys.values()
+            self._origins = frozenset(
+                origin for key in found if not key.revoked for origin in key.origins or ()
+            )
+            self._origins_version = self._configuration.version
+        return self._origins
+
     async def authorize_change(self, authorization: str | Session | None, scope: str) -> CachedKey:
         """Check a key for a call that changes PostgreSQL. While Redis is away, PostgreSQL is asked.
 
@@ -89,8 +111,10 @@ class Authenticator:
         secret = secret_of(authorization or "")
         return await api_keys.find(self._database, secret) if secret else None
 
-    async def authorize(self, authorization: str | Session | None, scope: str, *, fresh: bool) -> CachedKey:
-        """Return the key of a request; check that it has ``scope``.
+    async def authorize(
+        self, authorization: str | Session | None, scope: str, *, fresh: bool, for_browsers: bool = False
+    ) -> CachedKey:
+        """Return the key of a request; check that it has ``scope``, or that it is a browser key and may call.
 
         With ``fresh``, Redis is asked first whether the configuration has changed, so that a key revoked a
         moment ago is refused. The redeem path does not need this: its script refuses such a key.
@@ -106,12 +130,11 @@ class Authenticator:
             if authorization is not None:
                 await self._configuration.confirm()
             api_key = self.known(authorization)
-        return _require_scope(api_key, scope)
+        return _require_scope(api_key, scope, for_browsers=for_browsers)
 
 
 API_KEY: Final = web.RequestKey("api_key", CachedKey)
 """The caller's key, after its scope was checked."""
-SCOPE: Final = web.RequestKey("scope", str)
 
 
 class Access(enum.Enum):
@@ -122,11 +145,19 @@ class Access(enum.Enum):
     STORE = "as REDIS; while Redis is away, PostgreSQL is asked instead, so that changes stay possible"
 
 
-ACCESS: Final = web.RequestKey("access", Access)
+class Admission(NamedTuple):
+    """What a call asks of its key. ``for_browsers``: a browser key, which has no scopes, may make it too."""
+
+    scope: str
+    access: Access
+    for_browsers: bool
 
 
-async def admit(request: web.Request, authenticator: Authenticator, scope: str, access: Access) -> None:
-    """Check that the key of a request has the scope, and store both in the request.
+ADMISSION: Final = web.RequestKey("admission", Admission)
+
+
+async def admit(request: web.Request, authenticator: Authenticator, admission: Admission) -> CachedKey:
+    """Return the key of a request, which may make the call; store both in the request.
 
     Raises:
         Refusal: ``malformed_request``: there are several keys; or as ``Authenticator.authorize``.
@@ -135,8 +166,8 @@ async def admit(request: web.Request, authenticator: Authenticator, scope: str, 
     given = request.headers.getall("Authorization", [])
     if len(given) > 1:
         raise Refusal("malformed_request", "Authorization is given more than once.")
-    request[SCOPE], request[ACCESS] = scope, access
-    await admit_again(request, authenticator)
+    request[ADMISSION] = admission
+    return await admit_again(request, authenticator)
 
 
 async def admit_again(request: web.Request, authenticator: Authenticator) -> CachedKey:
@@ -145,11 +176,16 @@ async def admit_again(request: web.Request, authenticator: Authenticator) -> Cac
     Raises:
         Refusal, StoreUnavailable: as ``Authenticator.authorize``.
     """
-    authorization, scope, access = credential_of(request, authenticator), request[SCOPE], request[ACCESS]
+    authorization = credential_of(request, authenticator)
+    scope, access, for_browsers = request[ADMISSION]
     if access is Access.STORE:
         api_key = await authenticator.authorize_change(authorization, scope)
     else:
-        api_key = await authenticator.authorize(authorization, scope, fresh=access is Access.REDIS)
+        api_key = await authenticator.authorize(
+            authorization, scope, fresh=access is Access.REDIS, for_browsers=for_browsers
+        )
+    if api_key.origins is not None:
+        check_origin(request, api_key)
     request[API_KEY] = api_key
     return api_key
 
@@ -186,9 +222,13 @@ def secret_of(authorization: str) -> str | None:
     return authorization[len(_SCHEME) :].strip()
 
 
-def _require_scope(api_key: CachedKey | None, scope: str) -> CachedKey:
+def _require_scope(api_key: CachedKey | None, scope: str, *, for_browsers: bool = False) -> CachedKey:
     if api_key is None:
         raise Refusal("unauthenticated")
+    if api_key.origins is not None:
+        if not for_browsers:
+            raise Refusal("forbidden", "A browser key can only redeem, hold and check single codes.")
+        return api_key
     if set(scope.split(EITHER)).isdisjoint(api_key.scopes):
         raise Refusal("forbidden", f"This call needs a key with the scope {scope}.")
     return api_key

@@ -8,6 +8,7 @@ from engine.api import bodies
 from engine.api.checks import check_choice, check_text
 from engine.api.outcomes import Refused
 from engine.errors import Refusal
+from engine.http import browsers
 from engine.http.auth import API_KEY, Access
 from engine.http.requests import (
     check_parameters,
@@ -22,6 +23,7 @@ from engine.http.services import services_of
 from engine.ledger.holds import HOLD_STATES, HoldFilter
 from engine.redemption import hold_calls
 from engine.redemption.hold import Hold
+from engine.redemption.one_answer import OneAnswerHold
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -36,7 +38,7 @@ _OWN_OR_ADJUST: Final = "redeem or adjust"
 def routes() -> list[Route]:
     """Return the routes of this module."""
     return [
-        Route("POST", "/v1/holds", "redeem", hold, Access.SCRIPT),
+        Route("POST", "/v1/holds", "redeem", hold, Access.SCRIPT, for_browsers=True),
         Route("GET", "/v1/holds", _OWN_OR_ADJUST, list_holds, Access.REDIS),
         Route("GET", "/v1/holds/{id}", _OWN_OR_ADJUST, show_hold, Access.REDIS),
         Route("POST", "/v1/holds/{id}/confirm", _OWN_OR_ADJUST, confirm, Access.SCRIPT),
@@ -72,6 +74,9 @@ async def hold(request: web.Request) -> web.Response:
     api_key, body = await read_admitted(request)
     key = idempotency_key(request, services.settings)
     asked = bodies.parse_hold(body, services.settings)
+    if api_key.origins is not None:
+        alike = OneAnswerHold(services.core.dispatcher, asked, key, api_key)
+        return await browsers.answer(request, alike, asked.code)
     attempt = Hold(services.core.dispatcher, asked, key, api_key)
     return response(request, await services.core.answer(attempt, asked.code))
 

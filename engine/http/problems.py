@@ -14,6 +14,7 @@ from engine.api.headers import CHALLENGE
 from engine.api.problems import PROBLEM_TYPE, RETRYABLE_STATUS, problem
 from engine.api.request_ids import HEADER, request_id_of
 from engine.errors import ContractViolation, Fault, Refusal
+from engine.http.origins import answer_preflight, is_preflight
 from engine.http.services import services_of
 from engine.lane.connection import REQUEST_ID
 
@@ -35,7 +36,7 @@ def answering_problems(settings: Settings) -> Any:  # noqa: ANN401 - aiohttp has
     @web.middleware
     async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.getall(HEADER, [])
-        request_id = request_id_of(given, services_of(request).core.contains_code)
+        request_id = request_id_of(given, services_of(request).core.looks_like_code)
         request[REQUEST_ID] = request_id
         if request.method == "CONNECT":  # what follows is no request: aiohttp leaves its body unread
             refused = respond(request, "malformed_request", "CONNECT is not served.")
@@ -43,6 +44,8 @@ def answering_problems(settings: Settings) -> Any:  # noqa: ANN401 - aiohttp has
             return refused
         try:
             _check_version(request)
+            if request.method == "OPTIONS" and is_preflight(request):
+                return await answer_preflight(request, services_of(request).authenticator.lists_origin)
             return await handler(request)
         except Refusal as refusal:
             return respond(request, refusal.code, refusal.detail)

@@ -15,6 +15,7 @@ from engine.api.outcomes import Refused
 from engine.api.problems import problem
 from engine.encoding import normal_form
 from engine.errors import Refusal
+from engine.http import browsers
 from engine.http.auth import API_KEY, Access
 from engine.http.requests import (
     check_parameters,
@@ -27,6 +28,7 @@ from engine.http.requests import (
 from engine.http.routes import Route
 from engine.http.services import services_of
 from engine.ledger.record import STATES, RedemptionFilter
+from engine.redemption.one_answer import OneAnswerRedemption
 from engine.redemption.redeem import Redemption
 from engine.times import milliseconds, parse_instant
 
@@ -48,7 +50,7 @@ _LIST_PARAMETERS: Final = ("user", "campaign", "order", "from", "to", "state", "
 def routes() -> list[Route]:
     """Return the routes of this module."""
     return [
-        Route("POST", "/v1/redemptions", "redeem", redeem, Access.SCRIPT),
+        Route("POST", "/v1/redemptions", "redeem", redeem, Access.SCRIPT, for_browsers=True),
         Route("POST", "/v1/redemptions/batch", "redeem", redeem_batch, Access.SCRIPT),
         Route("GET", "/v1/redemptions", "read", list_redemptions, Access.REDIS),
         Route("GET", "/v1/redemptions/{id}", "read", show_redemption, Access.REDIS),
@@ -60,6 +62,10 @@ async def redeem(request: web.Request) -> web.Response:
     services = services_of(request)
     api_key, body = await read_admitted(request)
     key = idempotency_key(request, services.settings)
+    if api_key.origins is not None:
+        asked = parse_redeem_request(body, services.settings)
+        attempt = OneAnswerRedemption(services.core.dispatcher, asked, key, api_key)
+        return await browsers.answer(request, attempt, asked.code)
     return response(request, await services.core.answer(*_redemption(services.core, api_key, key, body)))
 
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import web
 
+from engine.api.request_ids import HEADER, request_id_of
 from engine.errors import OutcomeUnknown, StoreUnavailable
-from engine.http.auth import Access, admit
+from engine.http.auth import Access, Admission, admit
 from engine.http.services import services_of
+from engine.lane.connection import REQUEST_ID
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,6 +23,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Route(NamedTuple):
     """One call of the API. ``scope`` is None if the call needs no key.
 
+    ``for_browsers``: a browser key may make it as well, which has no scopes.
     ``endless``: the call takes as long as its data, or has a time limit of its own.
     """
 
@@ -30,6 +33,7 @@ class Route(NamedTuple):
     handler: Handler
     access: Access = Access.STORE
     endless: bool = False
+    for_browsers: bool = False
 
 
 def served(routes: Iterable[Route]) -> list[web.RouteDef]:
@@ -50,9 +54,14 @@ def _behind_scope(route: Route) -> Handler:
     scope, handler = route.scope, route.handler
     if scope is None:
         return handler
+    admission = Admission(scope, route.access, for_browsers=route.for_browsers)
 
     async def admit_then_handle(request: web.Request) -> web.StreamResponse:
-        await admit(request, services_of(request).authenticator, scope, route.access)
+        services = services_of(request)
+        api_key = await admit(request, services.authenticator, admission)
+        # For others, an id that is written like a code was replaced: the answer must not say that it is one.
+        if api_key.origins is None and (ids := request.headers.getall(HEADER, [])):
+            request[REQUEST_ID] = request_id_of(ids, services.core.contains_code)
         return await handler(request)
 
     return admit_then_handle if route.endless else _in_time(admit_then_handle)

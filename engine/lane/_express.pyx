@@ -662,6 +662,7 @@ cdef class ExpressRedemption:
     script = Redemption.script
     heeds_voids = Redemption.heeds_voids
     sends_ending = Redemption.sends_ending
+    looked_up_alike = Redemption.looked_up_alike
 
     cdef Desk desk
     cdef object lane

@@ -140,6 +140,11 @@ class Decoder:
                 return True
         return False
 
+    def looks_like_code(self, text: str) -> bool:
+        """Whether a text has a part that is written like a minted code, whether it was issued or not."""
+        self.refresh()
+        return bool(self._scanner.likely(text))
+
     def _any_issued(self, candidates: list[tuple[Format, bytes]]) -> bool:
         batches = self._configuration.batches
         for fmt, key_name in self._in_use:

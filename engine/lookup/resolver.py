@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from engine.codes.formats import normalise, split
 from engine.codes.mint_keys import MintKeyError
@@ -36,14 +36,18 @@ class PendingLookup(ABC):
         readings: the ways to read it, under the prefixes that are known.
         version: version of the configuration that it is first looked up in.
         deadline: by the event loop's clock; after it the caller does not wait any more.
+        looked_up_alike: it goes through ``find_alike``.
+        minted: of such a one, the minted code that was found, while it also waits for the imported codes.
     """
 
-    __slots__ = ("deadline", "normalised", "readings", "version")
+    __slots__ = ("deadline", "minted", "normalised", "readings", "version")
 
     normalised: bytes
     readings: list[Reading]
     version: int
     deadline: float
+    looked_up_alike: ClassVar[bool] = False
+    minted: Issued | None
 
     @abstractmethod
     def found(self, code: Issued) -> None:
@@ -72,6 +76,7 @@ class Resolver:
         self._imported = ImportedCodes(settings, configuration)
         self._loop = asyncio.get_running_loop()
         self._undecoded: list[PendingLookup] = []
+        self._has_alike = False  # one of them came through ``find_alike``
         self._not_minted: list[PendingLookup] = []
         self._unresolved: list[PendingLookup] = []
         self._unknown = 0  # look-ups in ``_confirm`` or before it
@@ -145,12 +150,27 @@ class Resolver:
         elif len(self._undecoded) >= self._settings.queue_max:
             self._decode()
 
+    def find_alike(self, lookup: PendingLookup) -> None:
+        """Do as ``find`` does, in a time that does not say whether the code exists or who made it.
+
+        If there are imported codes, a minted one is looked up among them too. A code that is not found is
+        refused without a refresh of the configuration: the script call that its caller makes finds out.
+        """
+        self._has_alike = True
+        lookup.minted = None
+        self.find(lookup)
+
+    def looks_like_code(self, text: str) -> bool:
+        """Whether a text is written like a code (``Decoder.looks_like_code``)."""
+        return self._decoder.looks_like_code(text)
+
     def _decode(self) -> None:
         """Decode all codes of one turn of the event loop. Codes that were not minted go to the next step."""
         lookups, self._undecoded = self._undecoded, []
         if not lookups:
             return
-        unresolved = self._resolve(lookups)
+        has_alike, self._has_alike = self._has_alike, False
+        unresolved = self._resolve(lookups, has_alike=has_alike)
         if not unresolved:
             return
         if self._decoder.imported_batches == 0:
@@ -161,7 +181,14 @@ class Resolver:
             self._looking_up = asyncio.create_task(self._look_up_all())
 
     def _leave_to_confirm(self, unresolved: list[PendingLookup]) -> None:
+        alike = [lookup for lookup in unresolved if lookup.looked_up_alike]
+        for lookup in alike:
+            self._not_found(lookup)
+        if alike:
+            unresolved = [lookup for lookup in unresolved if not lookup.looked_up_alike]
         admitted = _admit(unresolved, self._settings.unknown_codes_max - self._unknown)
+        if not admitted:
+            return
         self._unknown += len(admitted)
         self._unresolved += admitted
         if self._confirming is None or self._confirming.done():
@@ -194,7 +221,11 @@ class Resolver:
             for lookup in lookups:
                 lookup.failed(fault)
             return []
-        unresolved = self._send_on(lookups, found.codes)
+        codes = [
+            lookup.minted if lookup.looked_up_alike and lookup.minted else code
+            for lookup, code in zip(lookups, found.codes, strict=True)
+        ]
+        unresolved = self._send_on(lookups, codes)
         if unresolved and not found.complete:
             for lookup in unresolved:
                 lookup.failed(StoreUnavailable("Redis does not have all imported codes yet"))
@@ -227,7 +258,7 @@ class Resolver:
         for lookup in unresolved:
             self._not_found(lookup)
 
-    def _resolve(self, lookups: list[PendingLookup]) -> list[PendingLookup]:
+    def _resolve(self, lookups: list[PendingLookup], *, has_alike: bool = False) -> list[PendingLookup]:
         """Decode minted codes and pass them on. Returns the look-ups that found no code."""
         try:
             issued = self._decoder.find([lookup.readings for lookup in lookups])
@@ -238,6 +269,8 @@ class Resolver:
             for lookup in lookups:
                 lookup.failed(StoreUnavailable(reason) if no_keys else ContractViolation(reason))
             return []
+        if has_alike and self._decoder.imported_batches:
+            issued = [_set_aside(lookup, code) for lookup, code in zip(lookups, issued, strict=True)]
         return self._send_on(lookups, issued)
 
     def _send_on(self, lookups: list[PendingLookup], issued: list[Issued | None]) -> list[PendingLookup]:
@@ -263,6 +296,14 @@ class Resolver:
         else:
             could_be = lookup.readings or self._decoder.imported_batches
             lookup.refused("code_not_found" if could_be else "code_malformed")
+
+
+def _set_aside(lookup: PendingLookup, code: Issued | None) -> Issued | None:
+    """Keep the minted code of a look-up that must wait for the imported codes all the same."""
+    if not lookup.looked_up_alike:
+        return code
+    lookup.minted = code
+    return None
 
 
 def _admit(lookups: list[PendingLookup], places: int) -> list[PendingLookup]:

@@ -72,7 +72,7 @@ class Core:
 
         The caller has checked the fields of the attempt and the scope of its API key.
         """
-        if self.guard.watches and (refusal := self._judged(attempt)):
+        if self.guard.watches and (refusal := self.judged(attempt)):
             attempt.finish(refusal.code, refusal)
         elif not self.resolver.read(code, attempt):
             attempt.refused("code_malformed")
@@ -94,7 +94,8 @@ class Core:
             return _ANOTHER
         return _IN_METADATA if metadata and self._keeps_code(normalised, metadata) else ""
 
-    def _judged(self, attempt: Attempt) -> Refused | None:
+    def judged(self, attempt: Attempt) -> Refused | None:
+        """Return the guard's refusal of an attempt; None if it may go on, and then it is charged."""
         if not attempt.is_guarded or attempt.api_key is None:
             return None
         return self.guard.judge(attempt.api_key, attempt.user, attempt.client, is_check=attempt.is_check)
@@ -106,13 +107,13 @@ class Core:
 
     async def answer(self, attempt: Attempt, code: str) -> Outcome:
         """Do the same as ``submit``, and return the outcome."""
-        outcome = self._await_outcome(attempt)
+        outcome = self.await_outcome(attempt)
         self.submit(attempt, code)
         return await outcome
 
     async def answer_bound(self, attempt: Answerable, deadline: float | None = None) -> Outcome:
         """Run an attempt that is bound to its code already, and return the outcome."""
-        outcome = self._await_outcome(attempt)
+        outcome = self.await_outcome(attempt)
         attempt.deadline = self.dispatcher.deadline() if deadline is None else deadline
         try:
             self.dispatcher.send(attempt)
@@ -120,7 +121,8 @@ class Core:
             attempt.failed(fault)
         return await outcome
 
-    def _await_outcome(self, attempt: Attempt | Answerable) -> asyncio.Future[Outcome]:
+    def await_outcome(self, attempt: Attempt | Answerable) -> asyncio.Future[Outcome]:
+        """Return a future that gets the outcome of an attempt which the caller runs."""
         done: asyncio.Future[Outcome] = self._loop.create_future()
 
         def on_done(outcome: Outcome) -> None:
@@ -150,6 +152,10 @@ class Core:
     def contains_code(self, text: str) -> bool:
         """Whether a text is a minted code, or contains one that is written as it was issued."""
         return self.resolver.contains_issued((text,))
+
+    def looks_like_code(self, text: str) -> bool:
+        """Whether a text is written like a code, issued or not: to say so tells a guesser nothing."""
+        return self.resolver.looks_like_code(text)
 
     def refuse_codes(self, *stored: str | None, reason: str | None = None) -> None:
         """Refuse texts to be stored that contain a minted code; in a reason, anywhere.

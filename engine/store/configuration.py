@@ -33,7 +33,10 @@ REFRESH_TIMEOUT_S: Final = 2.0
 class CachedKey(msgspec.Struct, frozen=True):
     """An API key. ``digest`` is the SHA-256 of the whole key, in hex. The key itself is stored nowhere.
 
-    ``campaigns``: the key is limited to these campaigns; None: it is not limited.
+    Attributes:
+        scopes: empty for a browser key, so a worker that knows no browser keys refuses all its calls.
+        campaigns: the key is limited to these campaigns; None: it is not limited.
+        origins: of a browser key, the pages that may use it; None: it is a server key.
     """
 
     id: str
@@ -42,6 +45,7 @@ class CachedKey(msgspec.Struct, frozen=True):
     scopes: tuple[str, ...]
     revoked: bool
     campaigns: tuple[str, ...] | None = None
+    origins: tuple[str, ...] | None = None
 
     def may_use(self, campaign: str) -> bool:
         """Whether this key knows of a campaign. To a limited key, others look as if they did not exist."""

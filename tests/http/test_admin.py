@@ -15,7 +15,7 @@ from engine.api.problems import PROBLEMS
 from engine.control import batches
 from engine.errors import Fault, Refusal
 from engine.http import admin
-from engine.http.auth import ACCESS, API_KEY, SCOPE, Access
+from engine.http.auth import ADMISSION, API_KEY, Access, Admission
 from engine.http.services import SERVICES, Services
 from engine.store import configuration
 
@@ -34,7 +34,7 @@ BODY_BYTES_MAX: Final = 4096
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """What the app's own middlewares do: set the caller, map refusals and faults."""
-    request[API_KEY], request[SCOPE], request[ACCESS] = CALLER, "admin", Access.STORE
+    request[API_KEY], request[ADMISSION] = CALLER, Admission("admin", Access.STORE, for_browsers=False)
     try:
         return await handler(request)
     except (Refusal, Fault) as error:

@@ -1,0 +1,82 @@
+"""Origins: from which web pages calls with a browser key may come, and who may read their answers.
+
+Pages of another origin may read an answer only if its headers say so (Fetch standard, section 3.2, CORS).
+Before such a call a browser asks with ``OPTIONS`` whether it may send it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from engine.errors import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from engine.store.configuration import CachedKey
+
+PATHS: Final = frozenset(("/v1/redemptions", "/v1/holds", "/v1/codes/check"))
+"""The calls that a browser key can make."""
+ORIGIN: Final = web.RequestKey("origin", str)
+"""The origin of a page that may read the answer."""
+PREFLIGHT_MAX_AGE_S: Final = 600
+_ASKS: Final = "Access-Control-Request-Method"
+_ALLOWED: Final = {
+    "Access-Control-Allow-Methods": "POST",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Request-Id",
+    "Access-Control-Max-Age": str(PREFLIGHT_MAX_AGE_S),
+}
+_EXPOSED: Final = "Request-Id, Retry-After"
+
+
+def is_preflight(request: web.Request) -> bool:
+    """Whether a browser asks if a page may make one of the calls."""
+    return request.path in PATHS and "Origin" in request.headers and _ASKS in request.headers
+
+
+async def answer_preflight(
+    request: web.Request, lists_origin: Callable[[str], Awaitable[bool]]
+) -> web.Response:
+    """Say that pages of this origin may call. The question has no key: one of all browser keys must list it.
+
+    Raises:
+        Refusal: ``forbidden``: no browser key lists the origin.
+        StoreUnavailable: the worker's copy of the keys cannot be refreshed.
+    """
+    request[ORIGIN] = ""
+    origin = _origin_of(request)
+    if not await lists_origin(origin):
+        raise Refusal("forbidden", "No browser key is for pages of this origin.")
+    request[ORIGIN] = origin
+    return web.Response(status=204, headers=_ALLOWED)
+
+
+def check_origin(request: web.Request, api_key: CachedKey) -> None:
+    """Refuse a call with a browser key that is not from a page of one of its origins.
+
+    Raises:
+        Refusal: ``forbidden``.
+    """
+    request[ORIGIN] = ""  # whatever is answered depends on the origin
+    origin = _origin_of(request)
+    if origin not in (api_key.origins or ()):
+        raise Refusal("forbidden", "This key is only for pages of the origins that it lists.")
+    request[ORIGIN] = origin
+
+
+async def add_headers(request: web.Request, answer: web.StreamResponse) -> None:
+    """Let the page read the answer, if its origin was checked. Without credentials: the key is a header."""
+    origin = request.get(ORIGIN)
+    if origin is None:
+        return
+    answer.headers["Vary"] = "Origin"
+    if origin:
+        answer.headers["Access-Control-Allow-Origin"] = origin
+        answer.headers["Access-Control-Expose-Headers"] = _EXPOSED
+
+
+def _origin_of(request: web.Request) -> str:
+    given = request.headers.getall("Origin", [])
+    return given[0] if len(given) == 1 else ""
