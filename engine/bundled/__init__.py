@@ -18,15 +18,20 @@ from __future__ import annotations
 from engine.bundled.directories import SOCKET_PATH_BYTES_MAX, run_directory
 from engine.bundled.leftovers import command_line
 from engine.bundled.postgres import Postgres, postgres_program
+from engine.bundled.presence import Presence, ProcessState, engine_presence, engine_state
 from engine.bundled.server import ServerCommand
 from engine.bundled.valkey import Valkey
 
 __all__ = [
     "SOCKET_PATH_BYTES_MAX",
     "Postgres",
+    "Presence",
+    "ProcessState",
     "ServerCommand",
     "Valkey",
     "command_line",
+    "engine_presence",
+    "engine_state",
     "postgres_program",
     "run_directory",
 ]

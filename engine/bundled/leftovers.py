@@ -26,7 +26,7 @@ def stop_leftover(pid_path: Path, mark: str, stop_signal: signal.Signals) -> Non
     Raises:
         StartError: the server does not stop.
     """
-    pid = _read_pid(pid_path)
+    pid = read_pid(pid_path)
     if pid is None or not (running := command_line(pid)):
         return
     if mark not in running:
@@ -103,7 +103,7 @@ def command_line(pid: int) -> str:
     return result.stdout.strip()
 
 
-def _read_pid(path: Path) -> int | None:
+def read_pid(path: Path) -> int | None:
     """Return the pid in the first line of a file; None if there is no file or no number."""
     try:
         match = re.match(r"\s*(\d+)", path.read_text(errors="replace"))

@@ -26,6 +26,7 @@ from engine.bundled.directories import (
     sync_directory,
 )
 from engine.bundled.leftovers import end_orphans, stop_leftover
+from engine.bundled.presence import Presence, presence
 from engine.bundled.server import INSTEAD, PROBE_TIMEOUT_S, ServerCommand, plainly, server_environment
 from engine.processes.process import Account, StartError, last_line, open_log, spawn
 from engine.processes.reservations import make_data_directory
@@ -39,6 +40,7 @@ DATABASE: Final = "redeem"
 OWNER: Final = "postgres"
 FRONT_ROLE: Final = "redeem_front"
 """The role of the front end: it reads and writes rows. `redeem init` says of which tables."""
+PID_FILE: Final = "postmaster.pid"
 INITDB_TIMEOUT_S: Final = 120.0
 _SETPRIV_CAPABILITIES: Final = ("dac_read_search", "dac_override")
 _INITDB_OPTIONS: Final = (
@@ -76,9 +78,20 @@ class Postgres:
         """The URL of the engine's database for the front end."""
         return self.database_url(DATABASE, FRONT_ROLE)
 
+    @property
+    def socket_path(self) -> Path:
+        """The Unix socket on which it listens."""
+        return run_directory(self.data_dir) / POSTGRES_SOCKET
+
+    @property
+    def presence(self) -> Presence:
+        """Whether its process is there."""
+        home = self.data_dir.resolve() / "postgres"
+        return presence(home / PID_FILE, _mark(home))
+
     def database_url(self, database: str, role: str = OWNER) -> str:
         """Return the URL of a database of this server; the database `postgres` always exists."""
-        directory = (run_directory(self.data_dir) / POSTGRES_SOCKET).parent
+        directory = self.socket_path.parent
         return f"postgresql://{role}@/{quote(database)}?host={quote(str(directory))}"
 
     def prepare(self) -> ServerCommand:
@@ -93,7 +106,7 @@ class Postgres:
 
     def _prepare(self, programs: Path, home: Path) -> ServerCommand:
         make_data_directory(self.data_dir)
-        stop_leftover(home / "postmaster.pid", f"-D {home} ", signal.SIGINT)
+        stop_leftover(home / PID_FILE, _mark(home), signal.SIGINT)
         end_orphans(home)
         sockets = open_run_directory(self.data_dir) / Path(POSTGRES_SOCKET).parent
         account = self._account(home)
@@ -212,6 +225,11 @@ def _write_access(home: Path, account: Account | None) -> None:
             if account is not None:
                 os.fchown(file.fileno(), account.uid, account.gid)
         new.replace(path)
+
+
+def _mark(home: Path) -> str:
+    """Return what the command line of the server of a cluster contains."""
+    return f"-D {home} "
 
 
 def _quoted(path: Path) -> str:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from engine.bundled.directories import VALKEY_SOCKET, directory, open_run_directory, run_directory
 from engine.bundled.leftovers import stop_leftover
+from engine.bundled.presence import Presence, presence
 from engine.bundled.server import PROBE_TIMEOUT_S, ServerCommand, plainly, server_environment
 from engine.processes.process import StartError
 from engine.processes.reservations import make_data_directory
@@ -33,6 +34,15 @@ class Valkey:
         """The URL in redis-py's form."""
         return f"unix://{quote(str(self.socket_path))}"
 
+    @property
+    def presence(self) -> Presence:
+        """Whether its process is there."""
+        return presence(self._pid_path, str(self.socket_path))
+
+    @property
+    def _pid_path(self) -> Path:
+        return self.data_dir.resolve() / "valkey" / "valkey.pid"
+
     def prepare(self) -> ServerCommand:
         """Prepare the start.
 
@@ -46,7 +56,7 @@ class Valkey:
     def _prepare(self, binary: Path) -> ServerCommand:
         make_data_directory(self.data_dir)
         home = directory(self.data_dir.resolve() / "valkey")
-        pid_path = home / "valkey.pid"
+        pid_path = self._pid_path
         open_run_directory(self.data_dir)
         stop_leftover(pid_path, str(self.socket_path), signal.SIGTERM)
         directives = {

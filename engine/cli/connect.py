@@ -99,9 +99,13 @@ async def open_plane(settings: Settings) -> AsyncIterator[ControlPlane]:
         except StoreUnavailable as error:
             if settings.database_url:
                 raise
-            raise StoreUnavailable(
-                f"no engine runs on {settings.data_dir}; start it with `redeem up`"
-            ) from error
+            from engine.cli.machine_findings import engine_is_there  # noqa: PLC0415 - only where it is needed
+
+            if engine_is_there(settings.data_dir):
+                says = f"the bundled PostgreSQL of {settings.data_dir} does not answer; see `redeem doctor`"
+            else:
+                says = f"no engine runs on {settings.data_dir}; start it with `redeem up`"
+            raise StoreUnavailable(says) from error
         yield plane
 
 

@@ -22,7 +22,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from engine.cli import part_findings
+from engine.cli import machine_findings, part_findings
 from engine.cli.append_only_file import check_append_only_file
 from engine.cli.connect import server_urls
 from engine.cli.lane_finding import check_event_reader, check_lane
@@ -94,6 +94,7 @@ async def examine(settings: Settings) -> list[Finding]:
     """Run all checks and return their findings."""
     findings = [*_durability(settings), _disk(settings), check_open_files(settings), check_lane(settings)]
     findings += part_findings.restarts(settings.run_dir)
+    findings += machine_findings.supervisors(settings.run_dir)
     findings.append(check_event_reader())
     try:
         redis_url, database_url = server_urls(settings)
@@ -104,7 +105,10 @@ async def examine(settings: Settings) -> list[Finding]:
     async with contextlib.AsyncExitStack() as stack:
         servers = _Servers(settings, unset, {})
         redis, database = await asyncio.gather(_open_redis(servers, stack), _open_database(servers, stack))
-        if not (servers.redis or servers.database) and len(unset) == SERVERS:
+        if (
+            not (servers.redis or servers.database or machine_findings.engine_is_there(settings.data_dir))
+            and len(unset) == SERVERS
+        ):
             says = f"no engine runs on {settings.data_dir}: nothing is redeemed"
             findings.append(Finding("engine", Verdict.WRONG, says, "redeem up"))
         else:
@@ -397,6 +401,9 @@ def _access_advice(error: Exception, setting: str) -> str:
 
 
 def _unreachable(servers: _Servers, check: str, setting: str, error: Exception, consequence: str) -> Finding:
+        data_dir = servers.settings.data_dir
+        if found := machine_findings.bundled_server(data_dir, check, _reason(error), consequence):
+            return found
     """Return the finding about a server without a connection. Perhaps its setting is missing."""
     name = variable(setting)
     if setting in servers.unset:

@@ -29,6 +29,7 @@ from engine.control.publishing import missing_in_ledger
 from engine.errors import StoreBehind, StoreUnavailable
 from engine.health.open_files import check_open_files
 from engine.health.redis_checks import Verdict, require_safe
+from engine.health.parts_watch import SUPERVISOR_FILE
 from engine.health.restarts import RestartFile
 from engine.lane.choice import HOW_TO_BUILD, chosen_lane
 from engine.observability.logs import log_to_stderr
@@ -79,6 +80,7 @@ def up(**options: Any) -> None:  # noqa: ANN401 - options of several types
         lesser = replace(complete, database_url=front_database_url(settings))
         _log_lane(lane, settings)
         background = [
+        supervisor.beat(front_end.directory / SUPERVISOR_FILE)
             _background_child(supervisor, "persister", "persister", complete, front_end),
             _background_child(supervisor, "deliverer", "persister.webhooks", lesser, front_end),
         ]
@@ -111,6 +113,7 @@ def serve(**options: Any) -> None:  # noqa: ANN401 - options of several types
         await _require_mint_keys(settings)
         _log_lane(lane, settings)
         await supervisor.start(_workers(supervisor, settings, front_end))
+        supervisor.beat(front_end.directory / SUPERVISOR_FILE)
         click.echo(f"ready {front_end.url}")
 
     with _reserved(settings) as front_end:

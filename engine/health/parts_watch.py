@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from engine.store.stream import StreamFacts
 
 INTERVAL_S: Final = 1.0
+SUPERVISOR_FILE: Final = "supervisor.alive"
+"""In a front end's directory: `redeem up` and `redeem serve` write their pid, and touch it once a second."""
 REDIS_PATIENCE_S: Final = 0.2
 POSTGRESQL_PATIENCE_S: Final = 0.5
 """With Redis asked twice, an answer takes less than a second."""
@@ -145,6 +147,24 @@ def worker_ages(directory: Path) -> dict[str, float]:
     return ages
 
 
+def supervisor_age(directory: Path) -> tuple[int, float] | None:
+    """Return the pid of a front end's supervisor, and how many seconds ago it last beat; None: no beat."""
+    file = directory / SUPERVISOR_FILE
+    try:
+        return int(file.read_text()), max(0.0, time.time() - file.stat().st_mtime)
+    except (OSError, ValueError):  # it has not started its processes yet, or ends
+        return None
+
+
+def supervisor_trouble(directory: Path | None) -> str:
+    """Return what is wrong with the supervisor of a front end; empty if it beats, or has not begun to."""
+    beat = supervisor_age(directory) if directory else None
+    if beat is None or beat[1] < SILENT_S:
+        return ""
+    pid, age_s = beat
+    return f"the supervisor (pid {pid}) has no sign of life for {age_s:.0f} s: what ends is not started again"
+
+
 def part_metrics(report: PartsReport, directory: Path | None) -> Iterator[Metric]:
     """Yield the metrics of what was seen. What is gone or not known has no sample."""
     yield _gauge("redeem_redis_up", "1 if Redis answers this worker, else 0", report.redis_answers)
@@ -155,6 +175,9 @@ def part_metrics(report: PartsReport, directory: Path | None) -> Iterator[Metric
         hung = sum(age >= SILENT_S for age in ages.values())
         yield _gauge("redeem_workers", "Front-end workers that work", len(ages) - hung)
         yield _gauge("redeem_workers_hung", "Front-end workers without a sign of life", hung)
+        beat = supervisor_age(directory)
+        supervised = beat is not None and beat[1] < SILENT_S
+        yield _gauge("redeem_supervisor_up", "1 if ended processes are started again, else 0", supervised)
     yield from _restart_metrics(directory)
     yield from _lag_metrics(report.lags)
     if report.ledger is not None:

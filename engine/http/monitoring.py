@@ -9,7 +9,7 @@ from aiohttp import web
 
 from engine.control.campaign_metrics import campaign_exposition
 from engine.errors import StoreUnavailable
-from engine.health.parts_watch import part_metrics, silent_workers
+from engine.health.parts_watch import part_metrics, silent_workers, supervisor_trouble
 from engine.health.restarts import crash_loops
 from engine.http.requests import json_response
 from engine.http.routes import Route
@@ -19,6 +19,7 @@ from engine.observability.metrics import exposition_of, store_exposition
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+    from pathlib import Path
 
     from engine.database import Database
     from engine.http.services import Services
@@ -73,7 +74,7 @@ async def parts_of(services: Services) -> dict[str, str]:
         "durability": "ok" if services.settings.durability == "disk" else NOT_DURABLE,
         "persister": others.persister_says(),
         "workers": _workers_say(services),
-        "restarts": "; ".join(crash_loops(services.front_end_dir)) or "ok",
+        "restarts": _restarts_say(services.front_end_dir),
     }
 
 
@@ -88,6 +89,10 @@ def own_parts(core: Core) -> dict[str, str]:
 def _workers_say(services: Services) -> str:
     hung = silent_workers(services.front_end_dir) if services.front_end_dir else {}
     return "; ".join(f"{name} has no sign of life for {age:.0f} s" for name, age in hung.items()) or "ok"
+
+
+def _restarts_say(directory: Path | None) -> str:
+    return "; ".join(filter(None, [supervisor_trouble(directory), *crash_loops(directory)])) or "ok"
 
 
 async def _answer_of(question: Coroutine[None, None, None]) -> str:

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import subprocess
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from engine.observability.heartbeats import touch_file
 from engine.processes.process import Child, Process, StartError, last_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
+    from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,7 @@ class Supervisor:
         self._ends_process = ends_process
         self._processes: dict[str, Process] = {}
         self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._beats: list[asyncio.Task[None]] = []
         self._ending = asyncio.Event()
         self._failed = False
 
@@ -81,6 +85,9 @@ class Supervisor:
             ending.cancel()
             await asyncio.gather(planning, ending, return_exceptions=True)
             stopped_in_time = await self._stop()
+            for beating in self._beats:
+                beating.cancel()
+            await asyncio.gather(*self._beats, return_exceptions=True)
             for number in handled:
                 asyncio.get_running_loop().remove_signal_handler(number)
                 if self._ends_process:  # another Ctrl-C must not turn an ordered stop into a failure
@@ -112,6 +119,11 @@ class Supervisor:
                 self._keepers[child.name] = keeper
             for ready in started:
                 await ready.wait()
+
+    def beat(self, file: Path) -> None:
+        """Write our pid to a file, and touch it once a second until the end of ``run``."""
+        file.write_text(str(os.getpid()))
+        self._beats.append(asyncio.create_task(touch_file(file)))
 
     def request_stop(self) -> None:
         """Ask for the ordered stop; asking again changes nothing."""

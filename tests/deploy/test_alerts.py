@@ -29,6 +29,8 @@ def series(suffix: str, labels: str) -> str:
 HEALTHY: Final = {
     "redeem_workers": "2x60",
     "redeem_workers_hung": "0x60",
+    "redeem_supervisor_up": "1x60",
+    'redeem_crash_loop{process="persister"}': "0x60",
     "redeem_redis_up": "1x60",
     "redeem_postgresql_up": "1x60",
     "redeem_redis_memory_short": "0x60",
@@ -56,6 +58,8 @@ CASES: Final[list[tuple[str, dict[str, str | None]]]] = [
     ("RedeemNoWorker", {"redeem_workers": None}),
     ("RedeemNoWorker", {"redeem_workers": "0x60"}),
     ("RedeemWorkerHung", {"redeem_workers_hung": "1x60"}),
+    ("RedeemSupervisorDown", {"redeem_supervisor_up": "0x60"}),
+    ("RedeemCrashLoop", {'redeem_crash_loop{process="persister"}': "1x60"}),
     ("RedeemRedisDown", {"redeem_redis_up": "0x60"}),
     ("RedeemRedisMemoryShort", {"redeem_redis_memory_short": "1x60"}),
     ("RedeemRedisMemoryHigh", {"redeem_redis_memory_bytes": "60x60"}),
