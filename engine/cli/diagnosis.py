@@ -314,7 +314,8 @@ async def _shard(servers: _Servers, ledger: Ledger, shard: int, deployment: Row)
             yield _hole(name, missing)
         else:
             yield _ledger(name, lag, lag_s, rebuilding=bool(await redis.exists(keys.rebuilding(shard))))
-        yield _configured(name, int(await redis.get(keys.version(shard)) or 0), deployment["control_version"])
+        there = int(await redis.get(keys.version(shard)) or 0)
+        yield _configured(name, there, deployment["control_version"], is_behind=lag < 0)
     yield part_findings.persister(f"{name} persister", ledger.persister(shard), max(0, lag))
 
 
@@ -338,7 +339,8 @@ def _ledger(name: str, lag: int, lag_s: float, *, rebuilding: bool) -> Finding:
     return Finding(name, Verdict.OK, says if lag else "all events are in the ledger")
 
 
-def _configured(name: str, version: int, target: int) -> Finding:
+def _configured(name: str, version: int, target: int, *, is_behind: bool) -> Finding:
+    """Compare the configuration of a shard. ``is_behind``: it has lost events, so init is refused."""
     name = f"{name} configuration"
     if version == target:
         return Finding(name, Verdict.OK, f"version {version}")
@@ -346,7 +348,7 @@ def _configured(name: str, version: int, target: int) -> Finding:
         says = f"PostgreSQL has version {target}, Redis {version}: PostgreSQL has lost changes"
         do = "redeem init; a running engine restores them from Redis by itself"
         return Finding(name, Verdict.WRONG, says, do)
-    do = "redeem init; a running engine repairs this by itself"
+    do = "redeem rebuild" if is_behind else "redeem init; a running engine repairs this by itself"
     if not version:
         return Finding(name, Verdict.WRONG, "Redis has no configuration: redemptions are refused", do)
     return Finding(name, Verdict.WARNING, f"Redis has version {version}, PostgreSQL {target}", do)

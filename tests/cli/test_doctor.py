@@ -230,6 +230,21 @@ async def test_a_redis_that_lost_events_is_to_be_rebuilt_and_is_left_as_it_is(
     await redis.delete(keys.rebuilding(0))
 
 
+async def test_an_emptied_redis_with_a_ledger_is_to_be_rebuilt_not_initialised(
+    plane: ControlPlane, cli: Cli, redis: Redis
+) -> None:
+    await issue(plane, 1)
+    await redis.flushall()
+    assert (await report(cli)).wrong("shard 0 configuration", "has no configuration", "redeem init")
+    async with plane.database.connection() as connection:
+        await connection.execute("UPDATE ledger_offsets SET stream_ms = 1, seq = 3")
+    found = await report(cli)
+    assert found.wrong("shard 0 ledger", "lost 3 stream entries", "redeem rebuild")
+    assert found.checks["shard 0 configuration"]["do"] == "redeem rebuild"
+    assert "lost" in await cli.refused("init")
+    assert not any("redeem init" in (check["do"] or "") for check in found.checks.values())
+
+
 async def test_a_redis_of_another_deployment_is_named(redis: Redis, cli: Cli) -> None:
     await redis.set(keys.deployment(0), "another")
     found = await report(cli)
