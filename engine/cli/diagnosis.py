@@ -248,12 +248,7 @@ async def _deployment(servers: _Servers) -> list[Finding]:
     if deployment is None:
         return [*found, Finding("deployment", Verdict.WRONG, "not initialised", "redeem init")]
     shards = deployment["shards"]
-    if shards != settings.shards:
-        says = f"the deployment has {shards} shards, but REDEEM_SHARDS is {settings.shards}"
-        do = f"set REDEEM_SHARDS={shards}; or, to change the number, stop everything and run `redeem rebuild`"
-        found.append(Finding("deployment", Verdict.WRONG, says, do))
-    else:
-        found.append(Finding("deployment", Verdict.OK, f"shards: {shards}"))
+    found.append(part_findings.number_of_shards(shards, settings))
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             ledger = await read_ledger(database)
@@ -403,12 +398,12 @@ def _access_advice(error: Exception, setting: str) -> str:
 
 
 def _unreachable(servers: _Servers, check: str, setting: str, error: Exception, consequence: str) -> Finding:
-        data_dir = servers.settings.data_dir
-        if found := machine_findings.bundled_server(data_dir, check, _reason(error), consequence):
-            return found
     """Return the finding about a server without a connection. Perhaps its setting is missing."""
     name = variable(setting)
     if setting in servers.unset:
+        data_dir = servers.settings.data_dir
+        if found := machine_findings.bundled_server(data_dir, check, _reason(error), consequence):
+            return found
         says = f"{name} is not set, and no engine runs on {servers.settings.data_dir}"
         return Finding(check, Verdict.WRONG, says, f"set {name}, or start the engine (`redeem up`)")
     says = f"cannot be reached: {_reason(error)}; {consequence}"

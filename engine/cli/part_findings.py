@@ -17,11 +17,21 @@ if TYPE_CHECKING:
 
     from engine.health.parts import EndpointState, Ledger, PartState
     from engine.observability.heartbeats import Beat
+    from engine.settings import Settings
 
 WAIT_S_WARNING: Final = 30.0
 REMEMBERED_S: Final = 3600.0
 _END_IT: Final = "end it by its pid (kill -9); `redeem up`, `redeem serve` or a standby starts another"
 _READ_LOG: Final = "read its log, and correct what it names"
+
+
+def number_of_shards(shards: int, settings: Settings) -> Finding:
+    """Return the finding about the setting of the number of shards. ``shards``: those of the deployment."""
+    if shards == settings.shards:
+        return Finding("deployment", Verdict.OK, f"shards: {shards}")
+    says = f"the deployment has {shards} shards, but REDEEM_SHARDS is {settings.shards}"
+    do = f"set REDEEM_SHARDS={shards}; or, to change the number, stop everything and run `redeem rebuild`"
+    return Finding("deployment", Verdict.WRONG, says, do)
 
 
 def persister(name: str, state: PartState, waiting: int) -> Finding:

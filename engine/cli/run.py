@@ -21,15 +21,16 @@ from engine import settings as all_settings
 from engine.cli import dashboard, demo
 from engine.cli.connect import front_database_url, plane_on, server_urls
 from engine.cli.initialise import initialise
+from engine.cli.part_findings import number_of_shards
 from engine.cli.rebuild import rebuild_and_publish
 from engine.cli.servers import start_servers
 from engine.codes import mint_keys
 from engine.control import mint_key_checks
-from engine.control.publishing import missing_in_ledger
+from engine.control.publishing import deployment_shards, missing_in_ledger
 from engine.errors import StoreBehind, StoreUnavailable
 from engine.health.open_files import check_open_files
-from engine.health.redis_checks import Verdict, require_safe
 from engine.health.parts_watch import SUPERVISOR_FILE
+from engine.health.redis_checks import Verdict, require_safe
 from engine.health.restarts import RestartFile
 from engine.lane.choice import HOW_TO_BUILD, chosen_lane
 from engine.observability.logs import log_to_stderr
@@ -79,8 +80,8 @@ def up(**options: Any) -> None:  # noqa: ANN401 - options of several types
         await _initialise(complete)
         lesser = replace(complete, database_url=front_database_url(settings))
         _log_lane(lane, settings)
-        background = [
         supervisor.beat(front_end.directory / SUPERVISOR_FILE)
+        background = [
             _background_child(supervisor, "persister", "persister", complete, front_end),
             _background_child(supervisor, "deliverer", "persister.webhooks", lesser, front_end),
         ]
@@ -110,10 +111,10 @@ def serve(**options: Any) -> None:  # noqa: ANN401 - options of several types
 
     async def plan(supervisor: Supervisor) -> None:
         await _require_safe(settings)
-        await _require_mint_keys(settings)
+        await _require_deployment(settings)
         _log_lane(lane, settings)
-        await supervisor.start(_workers(supervisor, settings, front_end))
         supervisor.beat(front_end.directory / SUPERVISOR_FILE)
+        await supervisor.start(_workers(supervisor, settings, front_end))
         click.echo(f"ready {front_end.url}")
 
     with _reserved(settings) as front_end:
@@ -179,20 +180,27 @@ async def _require_safe(settings: Settings) -> None:
         _log.warning("REDEEM_DURABILITY accepts a Redis that may lose acknowledged redemptions")
 
 
-async def _require_mint_keys(settings: Settings) -> None:
-    """Refuse mint keys that are not the deployment's. If PostgreSQL is down, the workers' readiness tells.
+async def _require_deployment(settings: Settings) -> None:
+    """Refuse a number of shards, or mint keys, that are not the deployment's.
+
+    If PostgreSQL is down, the workers' readiness tells.
 
     Raises:
-        StoreUnavailable: other keys have the names of those that codes were issued under.
+        StoreUnavailable: the deployment has another number of shards, or other keys have the names of those
+            that codes were issued under.
     """
     by_name = mint_keys.from_settings(settings).by_name
     async with plane_on(settings) as plane:
         try:
             async with plane.database.connection() as connection:
                 checks = await mint_key_checks.check_values(connection)
+                shards = await deployment_shards(connection)
         except StoreUnavailable as fault:
-            _log.warning("cannot check the mint keys now", extra={"reason": str(fault)})
+            _log.warning("cannot check mint keys and shards now", extra={"reason": str(fault)})
             return
+    found = number_of_shards(shards or settings.shards, settings)
+    if found.verdict is not Verdict.OK:
+        raise StoreUnavailable(f"{found.says}; {found.do}")
     mint_key_checks.require(checks, by_name)
 
 

@@ -133,6 +133,12 @@ async def deployment_id(connection: Connection) -> str:
     return "" if row is None else str(row["id"])
 
 
+async def deployment_shards(connection: Connection) -> int | None:
+    """Return the number of shards of the deployment; None before `redeem init`."""
+    row = await connection.fetchrow(_SQL["deployment"])
+    return None if row is None else int(row["shards"])
+
+
 async def missing_in_ledger(redis: Redis, connection: Connection, shard: int) -> int:
     """Return how many events of a shard are neither in the stream nor in the ledger.
 

@@ -274,6 +274,10 @@ async def test_what_is_missing_is_named_with_what_brings_it(
     for command in (("serve", "--port", "0"), ("init",)):
         assert "others of these names: k1" in await cli.refused(*command, REDEEM_MINT_KEYS=other)
     assert (await report(cli, REDEEM_SHARDS="3")).wrong("deployment", "has 1 shards", "redeem rebuild")
+    line = await cli.refused("serve", "--port", "0", REDEEM_SHARDS="3")
+    assert "the deployment has 1 shards, but REDEEM_SHARDS is 3: set REDEEM_SHARDS=1" in line.replace(
+        ";", ":", 1
+    )
     await redis.delete(keys.version(0))
     assert (await report(cli)).wrong("shard 0 configuration", "has no configuration", "redeem init")
     memory: Any = await redis.info("memory")
