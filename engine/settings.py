@@ -33,9 +33,19 @@ class SettingsError(Exception):
     """A setting is unknown, or its value cannot be used; the message names it."""
 
 
-def _setting(default: Any, help_text: str, *, least: int | None = None, secret: bool = False) -> Any:  # noqa: ANN401 - the field's own annotation carries the type
-    """Return a field with its help and its minimum. ``repr`` does not show the value of a secret."""
-    return field(default=default, repr=not secret, metadata={"help": help_text, "least": least})
+def _setting(
+    default: Any,  # noqa: ANN401 - the field's own annotation carries the type
+    help_text: str,
+    *,
+    least: int | None = None,
+    most: int | str | None = None,
+    secret: bool = False,
+) -> Any:  # noqa: ANN401 - as above
+    """Return a field with its help, minimum and maximum. ``repr`` does not show the value of a secret.
+
+    ``most`` may be the name of another setting.
+    """
+    return field(default=default, repr=not secret, metadata={"help": help_text, "least": least, "most": most})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +53,7 @@ class Settings:
     """All settings. docs/settings.md shows the help of each."""
 
     host: str = _setting("127.0.0.1", "address the front end listens on")
-    port: int = _setting(8080, "port the front end listens on; 0 means any free port", least=0)
+    port: int = _setting(8080, "port the front end listens on; 0 means any free port", least=0, most=PORT_MAX)
     workers: int = _setting(0, "number of front-end processes; 0 means one per core", least=0)
     data_dir: Path = _setting(Path(".redeem"), "directory of the bundled servers and of the mint keys")
     redis_url: str = _setting("", "URL of Redis or Valkey; empty means the bundled server", secret=True)
@@ -62,6 +72,7 @@ class Settings:
         70,
         "percent of Redis's maxmemory above which new redemptions and holds get 503; 100 means never",
         least=1,
+        most=100,
     )
     demo: bool = _setting(False, "`redeem up` creates a demo campaign in an empty deployment, as with --demo")  # noqa: FBT003 - its default
     log_level: str = _setting("info", "debug, info, warning or error")
@@ -105,7 +116,12 @@ class Settings:
         least=1,
     )
     body_bytes_max: int = _setting(16_384, "maximum body of a redemption request", least=256)
-    hold_ttl_s: int = _setting(600, "how long a hold lasts, if the request does not say", least=1)
+    hold_ttl_s: int = _setting(
+        600,
+        "how long a hold lasts, if the request does not say; at most REDEEM_HOLD_TTL_MAX_S",
+        least=1,
+        most="hold_ttl_max_s",
+    )
     hold_ttl_max_s: int = _setting(3600, "longest time that a request may ask for a hold", least=1)
     hold_expiry_interval_ms: int = _setting(
         250, "how often a worker looks for expired holds and releases them", least=1
@@ -264,8 +280,9 @@ class Settings:
     stream_kept_min: int = _setting(
         10_000,
         "newest events that stay in a stream although the ledger has them, for a PostgreSQL that comes back "
-        "older",
+        "older; at most REDEEM_STREAM_RETAINED_MAX",
         least=0,
+        most="stream_retained_max",
     )
     stream_kept_s: int = _setting(
         60,
@@ -287,8 +304,12 @@ class Settings:
     audit_findings_max: int = _setting(
         100, "maximum differences of one kind that `redeem audit` lists; it counts all", least=1
     )
-    metrics_port: int = _setting(0, "port of the persister's own /metrics; 0 means none", least=0)
-    deliverer_metrics_port: int = _setting(0, "port of the deliverer's own /metrics; 0 means none", least=0)
+    metrics_port: int = _setting(
+        0, "port of the persister's own /metrics; 0 means none", least=0, most=PORT_MAX
+    )
+    deliverer_metrics_port: int = _setting(
+        0, "port of the deliverer's own /metrics; 0 means none", least=0, most=PORT_MAX
+    )
     campaign_metrics_max: int = _setting(
         100,
         "maximum campaigns whose numbers are in /metrics, the newest that have not ended; 0 means none",
@@ -359,9 +380,19 @@ def load(environ: Mapping[str, str], overrides: Mapping[str, object] | None = No
             raise SettingsError(f"{variable(name)} must be {' or '.join(LIMITS_MODES)}")
         if name == "lane" and parsed[name] not in ("", *LANES):
             raise SettingsError(f"{variable(name)} must be one of {', '.join(LANES)}, or empty")
-        if name.endswith("port") and parsed[name] > PORT_MAX:
-            raise SettingsError(f"{variable(name)} must be at most {PORT_MAX}")
-    return Settings(**parsed)
+    settings = Settings(**parsed)
+    _check_maxima(settings)
+    return settings
+
+
+def _check_maxima(settings: Settings) -> None:
+    """Refuse a value above its maximum, which may be the value of another setting."""
+    for item in fields(Settings):
+        most, says = item.metadata["most"], ""
+        if isinstance(most, str):
+            most, says = getattr(settings, most), f"{variable(most)}, which is "
+        if most is not None and getattr(settings, item.name) > most:
+            raise SettingsError(f"{variable(item.name)} must be at most {says}{most}")
 
 
 def sources(environ: Mapping[str, str]) -> dict[str, str]:

@@ -87,6 +87,30 @@ def test_a_value_below_its_least_is_refused(read: Callable[[str, str], Settings]
         read("body_bytes_max", "255")
 
 
+@EACH_SOURCE
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("hold_ttl_s", "3601", "REDEEM_HOLD_TTL_MAX_S, which is 3600"),
+        ("stream_kept_min", "500001", "REDEEM_STREAM_RETAINED_MAX, which is 500000"),
+        ("redis_memory_percent_max", "101", "100"),
+    ],
+)
+def test_a_value_above_its_most_is_refused(
+    read: Callable[[str, str], Settings], name: str, value: str, says: str
+) -> None:
+    assert getattr(read(name, str(int(value) - 1)), name) == int(value) - 1
+    with pytest.raises(SettingsError, match=f"REDEEM_{name.upper()} must be at most {says}$"):
+        read(name, value)
+
+
+def test_a_maximum_below_the_setting_that_it_limits_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"REDEEM_HOLD_TTL_S must be at most .* 300"):
+        load({"REDEEM_HOLD_TTL_MAX_S": "300"})
+    found = load({"REDEEM_HOLD_TTL_MAX_S": "300", "REDEEM_HOLD_TTL_S": "300"})
+    assert (found.hold_ttl_s, found.hold_ttl_max_s) == (300, 300)
+
+
 def test_the_file_that_is_named_is_read_in_place_of_the_usual_one(place: Path) -> None:
     Path("redeem.toml").write_text("port = 1\n")
     named = place / "other.toml"
