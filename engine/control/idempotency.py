@@ -8,6 +8,7 @@ call, which brings the key, can decrypt the answer.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from redis.exceptions import RedisError
 
-from engine.errors import ContractViolation, Refusal
+from engine.errors import ContractViolation, Refusal, StoreUnavailable
 from engine.queries import queries
 from engine.store import idempotency as store_records
 from engine.store.deployment_id import require_own
@@ -36,6 +38,8 @@ FORGET_MAX: Final = 1000  # idempotency records removed at a time
 CLAIM_TRIES: Final = 3
 _NONCE_BYTES: Final = 12  # NIST SP 800-38D, section 8.2.2: random, 96 bits
 _PURPOSE: Final = b"redeem: seals the receipts of administration"
+_OF_IMPORTS: Final = b"import"  # as a fingerprint; that of a change is longer
+_ASK_TIMEOUT_S: Final = 2.0
 _SQL: Final = queries(__package__, "idempotency")
 
 
@@ -82,6 +86,8 @@ class IdempotencyRecord:
         """
         for _ in range(CLAIM_TRIES):
             if await connection.fetchval(_SQL["claim"], self.actor, self.key, self.fingerprint):
+                if await connection.fetchval(_SQL["has_import"], import_digest(self.actor, self.key)):
+                    raise Refusal("idempotency_key_reused")
                 return
             row = await connection.fetchrow(_SQL["kept"], self.actor, self.key)
             if row is None:  # ``forget_old`` has just removed it
@@ -91,6 +97,20 @@ class IdempotencyRecord:
             raise Replayed(row["status"], self._open(row["answer"]))
         raise ContractViolation("an idempotency record can be neither reserved nor read")
 
+    async def refuse_if_used(self, redis: Redis, connection: Connection) -> None:
+        """Refuse the change early if an operation on a code used the key. Nothing is reserved.
+
+        Raises:
+            Refusal: ``idempotency_key_reused``.
+            RedisError, OSError: Redis cannot be asked.
+        """
+        deployment = await connection.fetchrow(_SQL["deployment"])
+        name = store_records.name(self.actor, self.key)
+        if deployment is not None and await store_records.is_used_otherwise(
+            redis, deployment["shards"], name, self.fingerprint
+        ):
+            raise Refusal("idempotency_key_reused")
+
     async def reserve(self, redis: Redis, connection: Connection) -> None:
         """Reserve the Idempotency-Key on its home shard, too, where operations on codes see it.
 
@@ -98,12 +118,7 @@ class IdempotencyRecord:
             Refusal: ``idempotency_key_reused``: an operation on a code used the key.
             ForeignStore, RedisError, OSError: Redis cannot be used; the key is not reserved.
         """
-        deployment = await connection.fetchrow(_SQL["deployment"])
-        name = store_records.name(self.actor, self.key)
-        home = store_records.home_shard(name, deployment["shards"])
-        await require_own(redis, [home], deployment["id"])
-        if not await store_records.reserve(redis, deployment["shards"], name, self.fingerprint):
-            raise Refusal("idempotency_key_reused")
+        await _reserve(redis, connection, self.actor, self.key, self.fingerprint)
 
     async def keep(self, connection: Connection, value: object) -> None:
         """Store the answer; ``value`` is the result of the change."""
@@ -128,6 +143,41 @@ class IdempotencyRecord:
     def _context(self) -> bytes:
         """Return the associated data: an answer that is moved to another row cannot be decrypted."""
         return orjson.dumps([self.actor, self.key, self.fingerprint.hex()])
+
+
+async def _reserve(redis: Redis, connection: Connection, actor: str, key: str, change: bytes) -> None:
+    deployment = await connection.fetchrow(_SQL["deployment"])
+    name = store_records.name(actor, key)
+    home = store_records.home_shard(name, deployment["shards"])
+    await require_own(redis, [home], deployment["id"])
+    if not await store_records.reserve(redis, deployment["shards"], name, change):
+        raise Refusal("idempotency_key_reused")
+
+
+def import_digest(actor: str, key: str) -> bytes:
+    """Return what is kept of the Idempotency-Key of an import."""
+    return hashlib.sha256(f"{actor}\0{key}".encode()).digest()
+
+
+async def bind_to_imports(redis: Redis, connection: Connection, actor: str, key: str) -> None:
+    """Bind an Idempotency-Key to imports, for changes and operations on codes. Call it last in a transaction.
+
+    ``engine.imports`` itself knows which import has the key. Only digests of it are kept: a merchant
+    may take a printed code as the key.
+
+    Raises:
+        Refusal: ``idempotency_key_reused``: a change or an operation on a code used the key.
+        StoreUnavailable: Redis cannot be used; the key is not bound.
+    """
+    if await is_used(connection, actor, key):
+        raise Refusal("idempotency_key_reused")
+    try:
+        async with asyncio.timeout(_ASK_TIMEOUT_S):
+            await _reserve(redis, connection, actor, key, _OF_IMPORTS)
+    except (RedisError, OSError) as error:
+        raise StoreUnavailable(
+            f"Redis cannot bind the Idempotency-Key: {str(error) or 'no answer'}"
+        ) from error
 
 
 async def is_used(connection: Connection, actor: str, key: str) -> bool:

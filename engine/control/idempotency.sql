@@ -15,5 +15,8 @@ DELETE FROM admin_receipts WHERE (actor, key) IN (
     ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED
 );
 
+-- name: has_import
+SELECT EXISTS (SELECT FROM imports WHERE key_digest = $1);
+
 -- name: deployment
 SELECT id::text AS id, shards FROM deployment;

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +17,8 @@ import asyncpg
 from engine.codes.digests import Digester, file_mac
 from engine.control import batches, campaigns, mint_key_checks
 from engine.control.change import try_publish
-from engine.errors import Overloaded, Refusal, StoreUnavailable
+from engine.control.idempotency import bind_to_imports, import_digest
+from engine.errors import Fault, Overloaded, Refusal, StoreUnavailable
 from engine.imports import records
 from engine.imports.chunks import Chunk, MintedCodes
 from engine.imports.index import ImportIndex
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from engine.imports.records import Import
 
 HEAD_BYTES: Final = 1024  # the file of an unfinished import is recognised by this many first bytes
+_ENDS: Final = frozenset({"malformed_request", "unauthenticated"})
+"""A refusal with one of these codes ends an import of which no line was written."""
 _SQL: Final = queries(__package__, "imports")
 
 
@@ -85,22 +87,39 @@ class Importer:
             if len(head) >= HEAD_BYTES:
                 break
         imported = await self._begin(upload, bytes(head), keys.by_name, keys.current)
-        if imported.mint_key not in keys.by_name:
+        try:
+            return await self._continue(imported, upload, bytes(head), keys.by_name, on_progress)
+        except Refusal as refusal:
+            if refusal.code in _ENDS:
+                with contextlib.suppress(Fault):  # the refusal is the answer
+                    await records.refuse(self._plane, imported, refusal.detail or refusal.code)
+            raise
+
+    async def _continue(
+        self,
+        imported: Import,
+        upload: Upload,
+        head: bytes,
+        mint_keys: Mapping[str, bytes],
+        on_progress: Callable[[Import], None] | None,
+    ) -> ImportOutcome:
+        """Skip what was imported before, and import the rest. ``head`` is what was read of the file."""
+        if imported.mint_key not in mint_keys:
             raise StoreUnavailable(f"the mint key {imported.mint_key} of {imported.name} is not known here")
         lines = CodeLines(
             upload.form,
-            file_mac(keys.by_name[imported.mint_key]),
+            file_mac(mint_keys[imported.mint_key]),
             self._plane.settings,
             line=imported.line,
             columns=imported.columns,
             column=imported.code_column,
         )
-        rest = await self._skip(upload, lines, imported, bytes(head))
+        rest = await self._skip(upload, lines, imported, head)
         if imported.state == "finished":
             if rest or await anext(upload.source, b""):
                 raise _other_file(upload, imported)
             return ImportOutcome(imported, replayed=True, published=await try_publish(self._plane))
-        async with self._prepared(imported, lines, keys.by_name, upload.created_by) as run:
+        async with self._prepared(imported, lines, mint_keys, upload.created_by) as run:
             await run.take(rest)
             async for data in upload.source:
                 await run.take(data)
@@ -117,7 +136,7 @@ class Importer:
         heads = {name: _head(key, upload.form, head[:HEAD_BYTES]) for name, key in mint_keys.items()}
         key_digest = None
         if upload.key is not None:
-            key_digest = hashlib.sha256(f"{upload.created_by}\0{upload.key}".encode()).digest()
+            key_digest = import_digest(upload.created_by, upload.key)
         try:
             async with self._plane.database.transaction() as connection:
                 await mint_key_checks.require_same(connection, mint_keys)
@@ -141,6 +160,8 @@ class Importer:
                         heads[current_key],
                         upload.created_by,
                     )
+                    if row is not None and upload.key is not None:
+                        await bind_to_imports(self._plane.redis, connection, upload.created_by, upload.key)
         except asyncpg.UniqueViolationError:
             row = None
         if row is None:

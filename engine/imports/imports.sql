@@ -55,9 +55,13 @@ SELECT id FROM imports
 WHERE campaign = $1 AND mint_key = $2 AND bytes = $3 AND mac = $4 AND state = 'finished' AND accepted > 0 AND id <> $5
 ORDER BY id LIMIT 1;
 
+-- name: refuse
+UPDATE imports SET state = 'refused', reason = $2, key_digest = NULL, updated_at = now()
+WHERE id = $1 AND state = 'running' AND lines = 0;
+
 -- name: discard
 UPDATE imports SET state = 'discarded', key_digest = NULL, updated_at = now()
-WHERE id = $1 AND state IN ('running', 'discarded')
+WHERE id = $1 AND state IN ('running', 'discarded', 'refused')
 RETURNING *;
 
 -- name: forget

@@ -37,6 +37,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
             while no code was accepted.
         bytes, line, mac, columns, code_column: the parser's state, needed to continue.
         indexed: number of accepted codes that Redis certainly has.
+        reason: why it was ``refused``.
     """
 
     id: int
@@ -59,6 +60,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
     started_at: datetime
     updated_at: datetime
     finished_at: datetime | None
+    reason: str | None
 
     @property
     def name(self) -> str:
@@ -81,6 +83,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
     def document(self) -> dict[str, object]:
         """Return the JSON object of the API. Times are ISO 8601 in UTC."""
         return self.counts() | {
+            "reason": self.reason,
             "created_by": self.created_by,
             "started_at": shown_instant(self.started_at),
             "updated_at": shown_instant(self.updated_at),
@@ -154,6 +157,18 @@ async def problems(plane: ControlPlane, import_id: str) -> AsyncIterator[bytes]:
         if piece:
             yield "".join(piece).encode()
         behind = rows[-1]["line"]
+
+
+async def refuse(plane: ControlPlane, imported: Import, reason: str) -> None:
+    """End an import that was refused before a line of it was written; one with lines can be continued.
+
+    Its Idempotency-Key is free for another import.
+
+    Raises:
+        StoreUnavailable, OutcomeUnknown: PostgreSQL cannot be used; the import stays ``running``.
+    """
+    async with plane.database.connection() as connection:
+        await connection.execute(_SQL["refuse"], imported.id, reason)
 
 
 async def discard(plane: ControlPlane, import_id: str, *, actor: str) -> Import:

@@ -63,7 +63,7 @@ async def reserve(redis: Redis, shards: int, idempotency_name: str, change: byte
     bucket, digest = bucketed(idempotency_name, keys.IDEMPOTENCY_BUCKETS)
     home = home_shard(idempotency_name, shards)
     epoch = int(time.time()) // keys.IDEMPOTENCY_WINDOW_S
-    seen = fingerprint(_digest("change"), [change.hex()])
+    seen = _of_change(change)
     while True:
         names = (
             keys.idempotency_records(home, epoch, bucket),
@@ -75,6 +75,26 @@ async def reserve(redis: Redis, shards: int, idempotency_name: str, change: byte
         if answer[0] != b"epoch":
             return bool(answer[0] == b"claimed")
         epoch = int(answer[1])
+
+
+async def is_used_otherwise(redis: Redis, shards: int, idempotency_name: str, change: bytes) -> bool:
+    """Whether a key was used for another request than this change. Nothing is reserved.
+
+    Raises:
+        RedisError, OSError: Redis cannot be asked.
+    """
+    bucket, digest = bucketed(idempotency_name, keys.IDEMPOTENCY_BUCKETS)
+    home = home_shard(idempotency_name, shards)
+    epoch = int(time.time()) // keys.IDEMPOTENCY_WINDOW_S
+    async with redis.pipeline(transaction=False) as pipe:
+        for each in (epoch + 1, epoch, epoch - 1):  # of Redis's clock, which may be another
+            pipe.hget(keys.idempotency_records(home, each, bucket), digest)
+        records = [record for record in await pipe.execute() if record]
+    return bool(records) and not records[0].startswith(_of_change(change))
+
+
+def _of_change(change: bytes) -> bytes:
+    return fingerprint(_digest("change"), [change.hex()])
 
 
 def known_half(user: str, order: str, codes: Sequence[CodeIdentity]) -> bytes:

@@ -13,7 +13,7 @@ from tests.support.importing import a_campaign, lines_of, stored
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from engine.control.change import ControlPlane
 
@@ -116,6 +116,54 @@ async def test_the_same_key_is_answered_again_and_its_answer_says_so(
     status, body, _ = await send(ops, campaign, content + b"X\n", **{"Idempotency-Key": "monday"})
     assert (status, body["code"]) == (422, "idempotency_key_reused")
     assert (await send(ops, campaign, content, **{"Idempotency-Key": "a\tb"}))[0] == 400
+
+
+async def test_a_refused_import_without_a_line_ends_and_says_why(plane: ControlPlane, ops: Merchant) -> None:
+    campaign = await a_campaign(plane)
+    for content in (b"code\n", b"code\r\n"):
+        status, refused, _ = await send(ops, campaign, content, **{"Idempotency-Key": "monday"})
+        assert (status, refused["code"]) == (400, "malformed_request")
+    client = await begun(ops, campaign, b"code," + b"x" * 1100 + b"\n")
+
+    async def states() -> list[tuple[str, str | None, int]]:
+        _, page = await ops.call("GET", f"/v1/campaigns/{campaign}/imports")
+        return [(item["state"], item["reason"], item["lines"]) for item in page["items"]]
+
+    await wait_until_async(lambda: _has(states, ("running", None, 0)))
+    client.close()
+    empty = ("refused", "The file has no lines of codes.", 0)
+    cut = "The body is incomplete. Send the same request again: it continues where this one ended."
+    await wait_until_async(lambda: _has(states, ("refused", cut, 0)))
+    assert (await states())[:2] == [empty, empty]
+    status, body, _ = await send(ops, campaign, lines_of(CODES), **{"Idempotency-Key": "monday"})
+    assert (status, body["state"], body["id"]) == (201, "finished", "imp_4")
+    _, shown = await ops.call("GET", "/v1/imports/imp_4")
+    assert shown["reason"] is None
+
+
+async def _has(states: Callable[[], Awaitable[list[Any]]], one: Any) -> bool:  # noqa: ANN401 - of any type
+    return one in await states()
+
+
+async def test_the_key_of_an_import_belongs_to_no_other_request(plane: ControlPlane, ops: Merchant) -> None:
+    campaign = await a_campaign(plane)
+    assert (await send(ops, campaign, lines_of(CODES), **{"Idempotency-Key": "a"}))[0] == 201
+    status, body = await ops.redeem(CODES[0], key="a")
+    assert (status, body["code"]) == (422, "idempotency_key_reused")
+    new = {"name": "Another", "kind": "single"}
+    status, body = await ops.call("POST", "/v1/campaigns", json=new, headers={"Idempotency-Key": "a"})
+    assert (status, body["code"]) == (422, "idempotency_key_reused")
+    await plane.redis.delete(*await plane.redis.keys("{s0}:receipt:*"))
+    status, body = await ops.call("POST", "/v1/campaigns", json=new, headers={"Idempotency-Key": "a"})
+    assert (status, body["code"]) == (422, "idempotency_key_reused")
+    assert (await ops.redeem(CODES[0], key="b"))[0] == 200
+    assert (await ops.call("POST", "/v1/campaigns", json=new, headers={"Idempotency-Key": "c"}))[0] == 201
+    for key in ("b", "c"):
+        status, body, _ = await send(ops, campaign, b"FLASH50\n", **{"Idempotency-Key": key})
+        assert (status, body["code"]) == (422, "idempotency_key_reused")
+    _, page = await ops.call("GET", f"/v1/campaigns/{campaign}/imports")
+    assert [item["id"] for item in page["items"]] == ["imp_1"]
+    assert (await send(ops, campaign, lines_of(CODES), **{"Idempotency-Key": "a"}))[1]["replayed"] is True
 
 
 async def test_only_who_may_administer_imports(plane: ControlPlane) -> None:
