@@ -17,7 +17,7 @@ from engine.control import audit_log
 from engine.control.change import Change, Changed, ControlPlane, change
 from engine.control.stored_texts import refuse_codes
 from engine.errors import Refusal
-from engine.guard.addresses import parse_network
+from engine.guard.addresses import parse_subject
 from engine.queries import queries
 from engine.store import keys
 from engine.times import shown_instant
@@ -225,11 +225,13 @@ def normal_subject(kind: str, subject: str, settings: Settings) -> str:
         Refusal: ``malformed_request``: it does not fit its kind.
     """
     if kind == "network":
-        network = parse_network(subject)
+        network = parse_subject(subject)
         if network is None:
             raise Refusal(
                 "malformed_request", "subject must be an address or a network, such as 203.0.113.0/24"
             )
+        if isinstance(network, str):
+            check_text("subject", network, CLIENT_FIELD_LENGTH_MAX)
         return str(network)
     if kind == "user":
         try:

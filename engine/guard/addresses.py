@@ -7,6 +7,7 @@ An IPv4 address stands for itself. An IPv6 address stands for its /64, because o
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from typing import Final, NamedTuple
 
@@ -14,6 +15,8 @@ _MAPPED: Final = bytes(10) + b"\xff\xff"
 _MAPPED_BITS: Final = 96
 BITS: Final = {4: 32, 6: 64}
 """How many bits of an address the guard looks at, by the version of the protocol."""
+_WITH_PORT: Final = re.compile(r"\[([^\]]*)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5}")
+_LIKE_A_NETWORK: Final = re.compile(r"[0-9A-Fa-f:./\s]*")
 
 
 class Network(NamedTuple):
@@ -49,14 +52,39 @@ def parse_address(text: str) -> Network | None:
     return Network(6, 64, int.from_bytes(packed[:8]))
 
 
+def read_source(text: str) -> Network | str:
+    """Return the network that a caller's text stands for; without an address, the text without outer spaces.
+
+    Spaces around an address, a port, brackets and a zone (RFC 4007) are left out.
+    """
+    network = parse_address(text)
+    if network is not None:
+        return network
+    bare = text.strip()
+    if found := _WITH_PORT.fullmatch(bare):
+        bare = found[1] or found[2] or ""
+    return parse_address(bare.partition("%")[0]) or text.strip()
+
+
 def one_spelling(text: str) -> str:
-    """Return one text for all spellings of what an address stands for; empty if the text is no address."""
+    """Return one text for all spellings of a source; of an address, of what it stands for."""
     try:
         socket.inet_pton(socket.AF_INET, text)
     except (OSError, ValueError):
-        network = parse_address(text)
-        return "" if network is None else str(network)
+        return str(read_source(text))
     return text  # of an IPv4 address only one spelling is read
+
+
+def parse_subject(text: str) -> Network | str | None:
+    """Return what a block of a network is about: a network, or a text without an address (``unknown``).
+
+    None if it is empty, or looks like a network that was mistyped.
+    """
+    network = parse_network(text)
+    if network is not None:
+        return network
+    source = read_source(text)
+    return None if isinstance(source, str) and _LIKE_A_NETWORK.fullmatch(source) else source
 
 
 def parse_network(text: str) -> Network | None:

@@ -36,12 +36,10 @@ class BlockTable:
         """Add a block, or remove it if it was lifted."""
         self._drop(block.id)
         if not (block.lifted or _has_expired(block, _now_ms())):
-            place = _place(block)
-            if place is not None:
-                self._places[block.id] = place
-                self._blocks.setdefault(place, {})[block.id] = block
-                if isinstance(place, Network):
-                    self._lengths[place.version][place.length] += 1
+            place = self._places[block.id] = _place(block)
+            self._blocks.setdefault(place, {})[block.id] = block
+            if isinstance(place, Network):
+                self._lengths[place.version][place.length] += 1
         self.on_change()
 
     def _drop(self, number: int) -> None:
@@ -57,21 +55,20 @@ class BlockTable:
             if not lengths[place.length]:
                 del lengths[place.length]
 
-    def verdict(self, key: str, user: str, address: Network | None, device: str | None) -> CachedBlock | None:
+    def verdict(
+        self, key: str, user: str, network: Network | str | None, device: str | None
+    ) -> CachedBlock | None:
         """Return what is in force for a source: an allow if there is one, else a block, else None.
 
-        ``key`` is the id of the API key; ``user`` may be empty.
+        ``key`` is the id of the API key; ``user`` may be empty. ``network`` is a text if it has no address.
         """
         places: list[Hashable] = [("key", key)]
         if user:
             places.append(("user", user))
         if device:
             places.append(("device", device))
-        if address is not None:
-            places += [
-                Network(address.version, length, address.prefix >> (address.length - length))
-                for length in self._lengths[address.version]
-            ]
+        if network is not None:
+            places += self._places_of(network)
         now_ms, found, ended = _now_ms(), None, []
         for place in places:
             for block in self._blocks.get(place, {}).values():
@@ -85,10 +82,19 @@ class BlockTable:
             self.on_change()
         return found
 
+    def _places_of(self, network: Network | str) -> list[Hashable]:
+        if isinstance(network, str):
+            return [(NETWORK, network)]
+        return [
+            Network(network.version, length, network.prefix >> (network.length - length))
+            for length in self._lengths[network.version]
+        ]
 
-def _place(block: CachedBlock) -> Hashable | None:
-    """Where a block is found; None if this version of the engine cannot read it."""
-    return parse_network(block.subject) if block.kind == NETWORK else (block.kind, block.subject)
+
+def _place(block: CachedBlock) -> Hashable:
+    """Where a block is found."""
+    network = parse_network(block.subject) if block.kind == NETWORK else None
+    return network or (block.kind, block.subject)
 
 
 def _has_expired(block: CachedBlock, now_ms: int) -> bool:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from engine.api.outcomes import Refused
-from engine.guard.addresses import one_spelling, parse_address
+from engine.guard.addresses import one_spelling, read_source
 from engine.guard.limits import Limit, LimitTable
 from engine.observability.metrics import GUARD_OBSERVED
 
@@ -87,16 +87,16 @@ class Guard:
         return None
 
     def _verdict(self, api_key: CachedKey, user: str, client: Client | None) -> CachedBlock | None:
-        address = None if client is None or client.ip is None else parse_address(client.ip)
+        source = None if client is None or client.ip is None else read_source(client.ip)
         device = None if client is None else client.device
-        return self._blocks.verdict(api_key.id, user, address, device)
+        return self._blocks.verdict(api_key.id, user, source, device)
 
 
 def _sources(key: str, user: str, client: Client | None) -> list[Source]:
     sources = [(key, "user", user)] if user else []
     if client is not None:
-        if client.ip is not None and (address := one_spelling(client.ip)):
-            sources.append((key, "network", address))
+        if client.ip is not None:
+            sources.append((key, "network", one_spelling(client.ip)))
         if client.device is not None:
             sources.append((key, "device", client.device))
     return sources

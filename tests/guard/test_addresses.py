@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.guard.addresses import one_spelling, parse_address, parse_network
+from engine.guard.addresses import one_spelling, parse_address, parse_network, parse_subject, read_source
 
 if TYPE_CHECKING:
     import ipaddress
@@ -33,7 +33,33 @@ def test_an_address_stands_for_its_network(text: str, shown: str) -> None:
 def test_other_texts_are_no_address(text: str) -> None:
     assert parse_address(text) is None
     assert parse_network(text) is None
-    assert not one_spelling(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (" 203.0.113.7", "203.0.113.7"),
+        ("203.0.113.7\u00a0", "203.0.113.7"),
+        ("203.0.113.7:443", "203.0.113.7"),
+        (" ::ffff:203.0.113.7 ", "203.0.113.7"),
+        ("[2001:db8:1:2::9]", "2001:db8:1:2::/64"),
+        ("[2001:db8:1:2::9]:443", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
+def test_spaces_ports_brackets_and_zones_hide_no_address(text: str, shown: str) -> None:
+    assert read_source(text) == parse_network(shown)
+    assert one_spelling(text) == str(parse_subject(text)) == shown
+
+
+@pytest.mark.parametrize("text", ["unknown", " unknown ", "203.0.113.7, 10.0.0.1", "[]", "1.2.3.4:123456"])
+def test_a_text_without_an_address_is_a_source_of_its_own(text: str) -> None:
+    assert read_source(text) == one_spelling(text) == text.strip()
+
+
+@pytest.mark.parametrize("text", ["", " ", "203.0.113", "203.0.113.0/33", "203.0.113.007", "::/129", ":::"])
+def test_a_mistyped_network_is_no_subject(text: str) -> None:
+    assert parse_subject(text) is None
 
 
 @pytest.mark.parametrize(

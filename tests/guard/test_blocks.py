@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import pytest
 from engine.control import blocks, erasure
 from engine.control.blocks import NewBlock
 from engine.errors import Refusal
+from engine.guard import block_table
 from engine.store import keys
 from tests.support.deployment import engine_in_process, engine_of_processes, issue
 from tests.support.dumps import dump_of_database, dump_of_redis
@@ -98,9 +100,17 @@ async def _on_new_connection(merchant: Merchant) -> str:
 async def test_all_lanes_block_every_spelling_of_an_address(plane: ControlPlane) -> None:
     await add(plane, "network", "203.0.113.7")
     await add(plane, "network", "2001:db8:1:2::9")
+    await add(plane, "network", "not known")
+    spellings = (
+        "203.0.113.7",
+        " 203.0.113.7",
+        "203.0.113.7:443",
+        "::ffff:203.0.113.7",
+        "2001:db8:1:2:ffff::1",
+    )
     for lane in LANES:
         async with engine_in_process(plane, lane=lane) as merchant:
-            for ip in ("203.0.113.7", "::ffff:203.0.113.7", "2001:db8:1:2:ffff::1"):
+            for ip in (*spellings, "[2001:db8:1:2::9]:443", "not known "):
                 assert await refusal(merchant, client={"ip": ip}) == "blocked", ip
             for ip in ("203.0.113.8", "2001:db8:1:3::9", "unknown"):
                 assert await refusal(merchant, client={"ip": ip}) == "code_not_found", ip
@@ -123,11 +133,18 @@ async def test_a_block_survives_the_loss_of_redis(plane: ControlPlane) -> None:
         assert await refusal(merchant, client={"device": "d-2"}) == "code_not_found"
 
 
-async def test_a_block_ends_when_its_time_is_over(plane: ControlPlane) -> None:
+async def test_a_block_ends_when_its_time_is_over(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with engine_in_process(plane) as merchant:
-        made = await add(plane, "user", "ann", ttl_s=1)
+        made = await add(plane, "user", "ann", ttl_s=3600)
         await until_refused(merchant, "blocked")
-        await until_refused(merchant, "code_not_found")
+        with monkeypatch.context() as later:  # of the worker, which runs here
+            later.setattr(block_table, "_now_ms", lambda: int((time.time() + 3601) * 1000))
+            await until_refused(merchant, "code_not_found")
+    assert [one.id for one in await blocks.page(plane, state="active", after=None, limit=9)] == [made.id]
+    async with plane.database.connection() as connection:
+        await connection.execute("UPDATE blocks SET expires_at = now()")
     assert (await blocks.get(plane, made.shown_id)).state == "expired"
     assert [one.id for one in await blocks.page(plane, state="expired", after=None, limit=9)] == [made.id]
     assert not await blocks.page(plane, state="active", after=None, limit=9)

@@ -106,6 +106,21 @@ def test_a_source_is_limited_for_one_api_key_by_itself() -> None:
     assert 1 <= refused.retry_after_s <= 60
 
 
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        ("203.0.113.7", " 203.0.113.7", "203.0.113.7:1", "203.0.113.7:2", "::ffff:203.0.113.7"),
+        ("2001:db8::1", "[2001:db8::2]:443", "2001:db8::3%eth0"),
+        ("unknown", " unknown"),
+    ],
+)
+def test_spaces_and_ports_get_no_limit_of_their_own(spellings: tuple[str, ...]) -> None:
+    guard = Guard(Settings(guard_attempts_per_min=1, guard_attempts_burst=1), BlockTable())
+    assert guard.judge(SHOP, "", Client(ip=spellings[0])) is None
+    for ip in spellings:
+        assert guard.judge(SHOP, "", Client(ip=ip)) is not None, ip
+
+
 def test_what_is_observed_is_what_enforcing_refuses() -> None:
     def observed() -> float:
         return sum(
