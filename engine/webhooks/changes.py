@@ -21,8 +21,8 @@ from engine.errors import Refusal
 from engine.ledger.feed import BEGINNING, FROM_BEGINNING, Cursor, newest, parse_cursor
 from engine.queries import queries
 from engine.store.events import EVENT_TYPES
-from engine.webhooks.addresses import is_address, is_public
 from engine.webhooks.endpoints import ID, ID_MAX, Webhook, WebhookWithSecret, read
+from engine.webhooks.urls import check_url
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from engine.postgres_types import Connection, Row
     from engine.settings import Settings
 
-URL_LENGTH_MAX: Final = 2048
 DESCRIPTION_LENGTH_MAX: Final = 200
 CAMPAIGNS_MAX: Final = 100
 CAMPAIGN_LENGTH_MAX: Final = 40
@@ -279,7 +278,7 @@ def _cursor(text: str) -> Cursor:
 def _check(asked: dict[str, Any], settings: Settings) -> None:
     """Refuse invalid values. Only the members that the request has are checked."""
     if "url" in asked:
-        _check_url(asked["url"], allow_private=settings.webhooks_allow_private)
+        check_url(asked["url"], allow_private=settings.webhooks_allow_private)
     if asked.get("description") is not None:
         check_text("description", asked["description"], DESCRIPTION_LENGTH_MAX)
     types, campaigns, batch_max = (asked.get(name) for name in ("types", "campaigns", "batch_max"))
@@ -291,28 +290,6 @@ def _check(asked: dict[str, Any], settings: Settings) -> None:
         check_text("campaigns", campaign, CAMPAIGN_LENGTH_MAX)
     if batch_max is not None and not 1 <= batch_max <= settings.webhook_batch_events_max:
         raise _malformed(f"batch_max must be between 1 and {settings.webhook_batch_events_max}")
-
-
-def _check_url(url: str, *, allow_private: bool) -> None:
-    """Check a URL early, for a clear error. The deliverer checks the address of every connection."""
-    check_text("url", url, URL_LENGTH_MAX)
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        raise _malformed("url is not a valid URL") from None
-    if not url.isascii() or " " in url or not host or parts.fragment:
-        raise _malformed("url must be an absolute URL of ASCII characters, without a fragment")
-    if parts.username is not None or parts.password is not None:
-        raise _malformed("url must not contain a user or password")
-    if not url.startswith(("https://", "http://") if allow_private else "https://"):
-        raise _malformed("url must begin with https://")
-    if not allow_private and ((is_address(host) and not is_public(host)) or _is_local(host)):
-        raise _malformed("url must not name a private or loopback address")
-
-
-def _is_local(host: str) -> bool:
-    return host.rstrip(".") == "localhost" or host.rstrip(".").endswith(".localhost")
 
 
 def _sorted(names: list[str] | None) -> list[str] | None:

@@ -109,6 +109,26 @@ async def test_old_secrets_end_and_there_are_never_many(ops: Merchant) -> None:
     [
         *("http://shop.example/", "ftp://shop.example/", "HTTPS://shop.example/", "https://", "shop.example"),
         *("https://u:p@shop.example/", "https://u@shop.example/", "https://shop.example/#f", ""),
+        *(
+            "https://shop.example:0/",
+            "https://shop.example:x/",
+            "https://-shop.example/",
+            "https://a..example/",
+        ),
+        *(
+            "https://shop%20.example/",
+            "https://sh\\op.example/",
+            "https://(shop).example/",
+            "https://@shop.example/",
+        ),
+        *(
+            "https://1.2.3/",
+            "https://8.8.8.0x8/",
+            "https://134744072/",
+            "https://shop.invalid/",
+            "https://intranet/",
+        ),
+        *("https://:443/", f"https://{'a' * 64}.example/", f"https://{'a.' * 130}example/"),
         *("https://shop.example:99999/", "https://[::1", "https://shop example/", "https://shöp.example/"),
         *("https://127.0.0.1/", "https://10.1.2.3/", "https://[::1]/", "https://[::ffff:10.0.0.1]/"),
         *(
@@ -121,11 +141,21 @@ async def test_old_secrets_end_and_there_are_never_many(ops: Merchant) -> None:
 )
 async def test_an_endpoint_that_may_not_be_called_is_refused(ops: Merchant, url: str) -> None:
     assert await refused(ops, "POST", "/v1/webhooks", {"url": url}) == REFUSED
+    _, body = await ops.call("POST", "/v1/webhooks", json={"url": url})
+    assert body["detail"].startswith("url ")
+
+
+@pytest.mark.parametrize(
+    "host", ["shop.example", "shop.example.", "a-b.c_d.example:8443", "8.8.8.8", "[2a00::1]:443"]
+)
+async def test_usual_hosts_may_be_called(ops: Merchant, host: str) -> None:
+    await create(ops, url=f"https://{host}/hook?of=1")
 
 
 async def test_with_the_setting_private_endpoints_may_be_registered(plane: ControlPlane) -> None:
     async with engine_in_process(plane, scopes=SCOPES, webhooks_allow_private=True) as ops:
         await create(ops, url="http://127.0.0.1:8090/")
+        await create(ops, url="http://intranet:8090/")
         assert await refused(ops, "POST", "/v1/webhooks", {"url": "ftp://127.0.0.1/"}) == REFUSED
 
 
