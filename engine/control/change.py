@@ -8,6 +8,7 @@ order. After the commit the change is published (``publishing``). If Redis canno
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
@@ -87,8 +88,7 @@ async def change(plane: ControlPlane, write: Callable[[Change], Awaitable[T]]) -
         OutcomeUnknown: PostgreSQL went away during the commit.
     """
     async with plane.database.transaction() as connection:
-        if plane.idempotency is not None:
-            await plane.idempotency.claim(connection)
+        await claim_key(plane, connection)
         deployment = await connection.fetchrow(_SQL["next_version"])
         if deployment is None:
             raise StoreUnavailable("PostgreSQL is not initialised; `redeem init` does it")
@@ -96,6 +96,23 @@ async def change(plane: ControlPlane, write: Callable[[Change], Awaitable[T]]) -
         value = await write(Change(connection, deployment["control_version"], deployment["shards"]))
         await keep_answer(plane, connection, value)
     return Changed(value, published=await try_publish(plane))
+
+
+async def claim_key(plane: ControlPlane, connection: Connection) -> None:
+    """Reserve the Idempotency-Key of a change, if it has one. Call it first in the transaction.
+
+    So a key of another request is refused as such, whatever else is wrong with the change.
+
+    Raises:
+        Replayed, Refusal: as ``IdempotencyRecord.claim``.
+    """
+    record = plane.idempotency
+    if record is None:
+        return
+    await record.claim(connection)
+    with contextlib.suppress(RedisError, OSError):  # then `keep_answer` asks again, and says it
+        async with asyncio.timeout(_ASK_TIMEOUT_S):
+            await record.refuse_if_used(plane.redis, connection)
 
 
 async def keep_answer(plane: ControlPlane, connection: Connection, value: object) -> None:

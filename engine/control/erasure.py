@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from engine.api.checks import check_text
 from engine.control import audit_log
-from engine.control.change import Changed, ControlPlane, keep_answer, try_publish
+from engine.control.change import Changed, ControlPlane, claim_key, keep_answer, try_publish
 from engine.control.stored_texts import refuse_codes
 from engine.errors import Refusal, StoreUnavailable
 from engine.ledger.stream_tail import entry_position, ledger_offsets
@@ -66,8 +66,7 @@ async def erase(plane: ControlPlane, user: str, *, actor: str, reason: str | Non
     pseudonym = f"erased-{secrets.token_hex(PSEUDONYM_BYTES)}"
     timeout_s = plane.settings.erasure_timeout_s
     async with plane.database.transaction() as connection:
-        if plane.idempotency is not None:
-            await plane.idempotency.claim(connection)
+        await claim_key(plane, connection)
         await connection.execute(_SQL["erase_metadata"], user, timeout=timeout_s)
         done = await connection.execute(_SQL["erase"], user, pseudonym, timeout=timeout_s)
         of_rejects = await connection.execute(_SQL["erase_rejects"], user.encode(), pseudonym.encode())

@@ -15,7 +15,7 @@ from msgspec import UNSET, UnsetType
 
 from engine.api.checks import check_text
 from engine.control import audit_log
-from engine.control.change import Changed, ControlPlane, keep_answer
+from engine.control.change import Changed, ControlPlane, claim_key, keep_answer
 from engine.control.stored_texts import refuse_codes
 from engine.errors import Refusal
 from engine.ledger.feed import BEGINNING, FROM_BEGINNING, Cursor, newest, parse_cursor
@@ -230,8 +230,7 @@ async def retry(plane: ControlPlane, webhook_id: str, *, actor: str) -> Changed[
 async def _change(plane: ControlPlane, write: Callable[[Any], Awaitable[T]]) -> Changed[T]:
     """Make a change in PostgreSQL only, once per Idempotency-Key."""
     async with plane.database.transaction() as connection:
-        if plane.idempotency is not None:
-            await plane.idempotency.claim(connection)
+        await claim_key(plane, connection)
         value = await write(connection)
         await keep_answer(plane, connection, value)
     return Changed(value, published=True)

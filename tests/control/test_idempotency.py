@@ -191,6 +191,26 @@ async def test_the_key_of_a_change_is_seen_by_redemptions_and_theirs_by_changes(
         assert (await ops.redeem(codes[1], "bob", key="new"))[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/v1/users/nobody/erasure", {}),
+        ("PATCH", "/v1/campaigns/cmp_99", {"name": "Other"}),
+        ("DELETE", "/v1/webhooks/wh_99", None),
+    ],
+)
+async def test_the_key_of_a_redemption_is_refused_whatever_else_is_wrong(
+    plane: ControlPlane, method: str, path: str, body: dict[str, object] | None
+) -> None:
+    _, (code,) = await issue(plane, 1)
+    async with engine_in_process(plane, scopes=("admin", "redeem")) as ops:
+        assert (await ops.redeem(code, "ann", key="k"))[0] == 200
+        async with persisting(plane.settings):
+            status, answer = await send(ops, method, path, body)
+            assert (status, answer["code"]) == (422, "idempotency_key_reused")
+            assert (await send(ops, method, path, body, key="new"))[0] == 404
+
+
 async def test_keys_of_different_callers_do_not_meet(plane: ControlPlane) -> None:
     async with engine_in_process(plane, scopes=("admin",)) as ops:
         _, first = await send(ops, "POST", "/v1/campaigns", {"name": "one"})

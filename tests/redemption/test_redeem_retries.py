@@ -39,6 +39,22 @@ async def test_a_retry_gets_the_same_answer_marked_as_a_replay(plane: ControlPla
     assert len(await redeemed_codes(redis)) == 1
 
 
+@pytest.mark.parametrize("key", ["a b", '"8e03978e-40d5-43dd"', "a:b/c?d"])
+async def test_a_key_is_any_printable_ascii(plane: ControlPlane, key: str) -> None:
+    """The draft of the header field has a string in quotes, which may contain spaces."""
+    _, (code,) = await issue(plane, 1)
+    async with engine_in_process(plane) as merchant:
+        body = {"code": code, "user": "ann"}
+        first = await post(merchant, body, Idempotency_Key=key)
+        again = await post(merchant, body, Idempotency_Key=key)
+        assert (first.status, again.body) == (200, first.body | {"replayed": True})
+        check_refused(
+            await post(merchant, {"code": code, "user": "bob"}, Idempotency_Key=key),
+            422,
+            "idempotency_key_reused",
+        )
+
+
 async def test_refusals_are_replayed_as_well(plane: ControlPlane) -> None:
     campaign, (code, other) = await issue(plane, 2, state="draft")
     async with engine_in_process(plane) as merchant:
