@@ -29,7 +29,7 @@ def routes() -> list[Route]:
     return [
         Route("POST", "/v1/redemptions/combined", "redeem", redeem_combined, Access.SCRIPT),
         Route("POST", "/v1/redemptions/{id}/rollback", "redeem or adjust", roll_back, Access.SCRIPT),
-        Route("POST", "/v1/codes/check", "read", check, Access.SCRIPT, for_browsers=True),
+        Route("POST", "/v1/codes/check", "read", check, Access.SCRIPT, for_browsers=True, reads=True),
         Route("POST", "/v1/codes/adjust", "admin", adjust, Access.SCRIPT),
     ]
 

@@ -24,7 +24,8 @@ class Route(NamedTuple):
     """One call of the API. ``scope`` is None if the call needs no key.
 
     ``for_browsers``: a browser key may make it as well, which has no scopes.
-    ``endless``: the call takes as long as its data, or has a time limit of its own.
+    ``endless``: the call takes as long as its data, or has a time limit of its own. ``reads``: it changes
+    nothing, although it is no GET.
     """
 
     method: str
@@ -34,6 +35,7 @@ class Route(NamedTuple):
     access: Access = Access.STORE
     endless: bool = False
     for_browsers: bool = False
+    reads: bool = False
 
 
 def served(routes: Iterable[Route]) -> list[web.RouteDef]:
@@ -64,11 +66,13 @@ def _behind_scope(route: Route) -> Handler:
             request[REQUEST_ID] = request_id_of(ids, services.core.contains_code)
         return await handler(request)
 
-    return admit_then_handle if route.endless else _in_time(admit_then_handle)
+    if route.endless:
+        return admit_then_handle
+    return _in_time(admit_then_handle, reads=route.reads or route.method == "GET")
 
 
-def _in_time(handler: Handler) -> Handler:
-    """Give a handler one deadline for all that it waits for."""
+def _in_time(handler: Handler, *, reads: bool) -> Handler:
+    """Give a handler one deadline for all that it waits for. ``reads``: it changes nothing."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         settings = services_of(request).settings
@@ -82,7 +86,7 @@ def _in_time(handler: Handler) -> Handler:
         except TimeoutError:
             if not limit.expired():
                 raise
-        if request.method == "GET":
+        if reads:
             raise StoreUnavailable("no answer in time")
         raise OutcomeUnknown("no answer in time")
 

@@ -8,6 +8,7 @@ from msgspec import UNSET
 
 from engine.api.bodies import UP_TO_BALANCE
 from engine.api.outcomes import Checked
+from engine.errors import OutcomeUnknown, StoreUnavailable
 from engine.redemption.assertions import Assertions
 from engine.redemption.attempt import Attempt
 from engine.redemption.call_fields import load_script
@@ -15,6 +16,7 @@ from engine.times import instant
 
 if TYPE_CHECKING:
     from engine.api.bodies import CheckRequest
+    from engine.errors import Fault
     from engine.lookup.decoder import Issued
     from engine.store.configuration import CachedCampaign, CachedKey
     from engine.store.dispatcher import Dispatcher
@@ -47,6 +49,10 @@ class Check(Attempt):
         if self.campaign.kind == "balance":
             self.amount = UP_TO_BALANCE
         self.dispatcher.send(self)
+
+    def failed(self, fault: Fault) -> None:
+        """Fail the check. It changes nothing, so it may be sent again in any case."""
+        super().failed(StoreUnavailable(str(fault)) if isinstance(fault, OutcomeUnknown) else fault)
 
     def answered(self, answer: bytes) -> None:
         """Turn the script's answer into a ``Checked``."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from redis.asyncio import Redis
 
+from engine.redemption.check import Check
 from engine.redemption.redeem import Redemption
 from engine.store.batcher import Batcher
 from tests.support.deployment import engine_in_process, issue
@@ -77,6 +78,19 @@ async def test_cut_after_the_send_the_outcome_is_unknown_and_a_retry_settles_it(
         assert (await merchant.redeem(codes[1], key="k2"))[1]["code"] == "already_redeemed"
         assert (await merchant.redeem(codes[2]))[0] == 200
         assert await successes(redis) == 3
+
+
+@pytest.mark.parametrize(("way", "fate"), [(Way.TO_ENGINE, Fate.CUT), (Way.TO_SERVER, Fate.HOLD)])
+async def test_a_check_changes_nothing_so_its_outcome_is_never_unknown(
+    plane: ControlPlane, proxy: Proxy, way: Way, fate: Fate
+) -> None:
+    _, (code,) = await issue(plane, 1)
+    async with engine_in_process(plane, redis_url=proxy.url, attempt_deadline_ms=1000) as merchant:
+        assert (await merchant.call("POST", "/v1/codes/check", json={"code": code}))[0] == 200
+        proxy.rule = Calls(way, fate, script=Check.script)
+        status, body = await merchant.call("POST", "/v1/codes/check", json={"code": code})
+        assert (status, body["code"]) == (503, "store_unavailable")
+        proxy.release()
 
 
 async def test_every_attempt_of_a_lost_batch_is_answered_and_a_retry_settles_it(
