@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from redis.exceptions import RedisError
 
+from engine.api.checks import AMOUNT_MAX
 from engine.ledger.stream_tail import behind, decode_entries, ledger_offsets
 from engine.queries import queries
 from engine.store import keys
@@ -55,7 +56,8 @@ class CampaignNumbers(msgspec.Struct, frozen=True, kw_only=True):
         outstanding: what customers may still redeem: the balances left, or the face value of codes that
             were not used; None where codes have no amount, or several uses.
         exact: False while the ledger is more than ``TAIL_MAX`` script calls behind: then ``held`` and
-            ``rolled_back`` lag behind the rest.
+            ``rolled_back`` lag behind the rest. Also False if an amount is larger than ``AMOUNT_MAX``, which
+            then stands for it: JSON readers hold no larger number exactly.
     """
 
     issued: int
@@ -192,6 +194,13 @@ async def _numbers(campaign: Campaign, counted: _Counted, codes: _Codes, *, exac
     redeemed = max(0, counted.uses - held)
     redeemed_amount = counted.redeemed_amount()
     void = await codes.count_void(counted)
+    spent = counted.spent
+    amounts = {
+        "redeemed_amount": None if campaign.amount is None else redeemed_amount,
+        "held_amount": None if campaign.amount is None else max(0, spent - redeemed_amount),
+        "outstanding": _outstanding(campaign, counted, void),
+    }
+    shown = {name: value and max(-AMOUNT_MAX, min(AMOUNT_MAX, value)) for name, value in amounts.items()}
     return CampaignNumbers(
         issued=counted.issued(),
         redeemed=redeemed,
@@ -199,11 +208,9 @@ async def _numbers(campaign: Campaign, counted: _Counted, codes: _Codes, *, exac
         held=held,
         void=void.codes,
         stock_left=None if campaign.stock is None else max(0, campaign.stock - counted.uses),
-        budget_left=None if campaign.budget is None else max(0, campaign.budget - counted.spent),
-        redeemed_amount=None if campaign.amount is None else redeemed_amount,
-        held_amount=None if campaign.amount is None else max(0, counted.spent - redeemed_amount),
-        outstanding=_outstanding(campaign, counted, void),
-        exact=exact,
+        budget_left=None if campaign.budget is None else max(0, campaign.budget - spent),
+        exact=exact and shown == amounts,
+        **shown,
     )
 
 

@@ -37,6 +37,15 @@ async def act(merchant: Merchant, path: str, **body: object) -> dict[str, Any]:
     return done
 
 
+async def test_a_sum_that_json_cannot_hold_is_said_to_be_inexact(plane: ControlPlane) -> None:
+    most = 2**53 - 1
+    campaign, codes = await issue(plane, 3000, kind="balance", amount=most, currency="EUR")
+    async with engine_in_process(plane, scopes=SCOPES) as merchant:
+        await act(merchant, "/v1/redemptions", code=codes[0], user="ann", amount=700)
+        found = await numbers(merchant, campaign)
+        assert (found["outstanding"], found["exact"], found["redeemed_amount"]) == (most, False, 700)
+
+
 async def test_numbers_of_single_codes(plane: ControlPlane) -> None:
     campaign, codes = await issue(plane, 12, amount=500, currency="EUR", stock=20, budget=9000)
     async with engine_in_process(plane, scopes=SCOPES) as merchant:
