@@ -26,6 +26,11 @@ FLAT = b"ABCDEFGH" + b"JKMNPQRS"
         f"{SHOWN}-{SHOWN}",
         f"SUMMER-{SHOWN}",
         f"love{SHOWN}",
+        f"u{SHOWN}",
+        f"{SHOWN}x",
+        f"user {SHOWN}{SHOWN}",
+        SHOWN.replace("-", "\\-") + "!",
+        "id: " + SHOWN.replace("-", " - "),
         "".join(chr(ord(letter) + 0xFEE0) for letter in SHOWN if letter != "-"),
     ],
 )
