@@ -38,6 +38,7 @@ from engine.http import (
     monitoring,
     operations,
     redemptions,
+    search,
     sessions,
     users,
     webhooks,
@@ -54,6 +55,7 @@ from engine.lane.connection import id_of
 from engine.ledger.feed_readers import Feed
 from engine.ledger.holds import Holds
 from engine.ledger.redemptions import Records
+from engine.ledger.stories import Stories
 from engine.observability.metrics import Telemetry
 from engine.pages.live import LiveView
 from engine.pages.live_counts import LiveCounts
@@ -143,6 +145,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
                 database, redis, tail_scan_max=settings.tail_scan_max, state_scan_max=settings.state_scan_max
             ),
             holds=Holds(database, redis, configuration, tail_scan_max=settings.tail_scan_max),
+            stories=Stories(database, redis, tail_scan_max=settings.tail_scan_max),
             feed=feed,
             importer=Importer(plane),
             exports=asyncio.Semaphore(settings.exports_max),
@@ -165,6 +168,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
             events,
             imports,
             users,
+            search,
             webhooks,
         ):
             app.add_routes(served(module.routes()))

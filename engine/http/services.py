@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from engine.ledger.feed_readers import Feed
     from engine.ledger.holds import Holds
     from engine.ledger.redemptions import Records
+    from engine.ledger.stories import Stories
     from engine.pages.live import LiveView
     from engine.redemption.core import Core
     from engine.settings import Settings
@@ -46,6 +47,7 @@ class Services:
     plane: ControlPlane
     records: Records
     holds: Holds
+    stories: Stories
     feed: Feed
     importer: Importer
     exports: asyncio.Semaphore

@@ -14,7 +14,7 @@ from engine.api import bodies, checks
 from engine.api.problems import PROBLEM_TYPE, PROBLEMS
 from engine.control import api_keys, batches, blocks, campaigns
 from engine.encoding import JSON_TYPE
-from engine.http import admin, users
+from engine.http import admin, search, users
 from engine.settings import Settings
 from engine.store.events import EVENT_TYPES
 from engine.webhooks import changes
@@ -31,7 +31,7 @@ REQUESTS: Final[dict[str, type[msgspec.Struct]]] = {
         *(changes.NewWebhook, changes.WebhookChange),
         *(changes.SecretRotation, changes.Replay),
         *(campaigns.NewCampaign, campaigns.CampaignChange, batches.NewBatch, api_keys.NewApiKey),
-        blocks.NewBlock,
+        *(blocks.NewBlock, search.SearchRequest, search.StoryRequest),
     )
 }
 # Where a number of the document stands, and the setting whose default it is.

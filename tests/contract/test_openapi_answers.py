@@ -91,6 +91,7 @@ async def test_every_call_succeeds_as_it_is_described(caller: Caller) -> None:
     await administer(caller)
     await import_codes(caller)
     await tell(caller)
+    await find(caller, single[0])
     assert (await caller.call("showUser", id="ann"))["totals"]
     assert (await caller.call("eraseUser", {"reason": "asked for it"}, id="ann"))["events"]
     assert (await caller.call("showUser", id="ann"))["code"] == "user_not_found"
@@ -134,6 +135,21 @@ async def redeem(caller: Caller, single: list[str], cards: list[str]) -> None:
         assert (await call(name, query="?campaign=cmp_99"))["code"] == "campaign_not_found"
     page = await call("listRedemptions", query="?user=ann&limit=1")
     assert (await call("listRedemptions", query=f"?user=ann&after={page['next']}"))["items"]
+
+
+async def find(caller: Caller, code: str) -> None:
+    call = caller.call
+    for text in (code, "4711", "4715", "ann", code[-4:]):
+        assert (await call("search", {"text": text}))["items"], text
+    (redeemed, *_) = (await call("tellStory", {"code": code}))["events"]
+    for named in ({"redemption": redeemed["redemption"]}, {"order": "4711"}):
+        assert (await call("tellStory", named))["events"]
+    for identifier in (
+        redeemed["redemption"],
+        (await call("listHolds", query="?order=4715"))["items"][0]["id"],
+    ):
+        assert (await call("search", {"text": identifier}))["items"]
+    assert (await call("tellStory", {"redemption": "0-1-1"}))["code"] == "redemption_not_found"
 
 
 async def hold(caller: Caller, single: list[str], cards: list[str]) -> None:

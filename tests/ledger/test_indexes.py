@@ -61,6 +61,10 @@ OF_THE_LEDGER: Final = {
         ("engine.control.control", "voids_since", "4990"),
         ("engine.ledger.holds", "ends", "'{0-1000015-0,0-1000035-0}'"),
     ],
+    "ledger_code": [
+        ("engine.ledger.stories", "of_code", "'0010', 3, 10, 1001"),
+        ("engine.ledger.stories", "with_last4", "'0010', NULL, 20"),
+    ],
     "ledger_hold": [("engine.ledger.holds", "ends", "'{0-1000015-0,0-1000035-0}'")],
     "ledger_held_order": [("engine.ledger.holds", "by_order", f"{NEWEST}, 101, 'order 15'")],
 }
@@ -127,7 +131,8 @@ INSERT INTO ledger (
 SELECT 0, 1000000 + n, 0, n,
        CASE n % 20 WHEN 0 THEN 'voided' WHEN 1 THEN 'rolled_back' WHEN 2 THEN 'confirmed' WHEN 15 THEN 'held'
            ELSE 'redeemed' END,
-       '', 'cmp_' || n % 7, n % 7, n, 'JK4M', CASE n % 10 WHEN 3 THEN 'many' ELSE 'user ' || n % 997 END, 500,
+       '', 'cmp_' || n % 7, n % 7, n, lpad((n % 5000)::text, 4, '0'),
+       CASE n % 10 WHEN 3 THEN 'many' ELSE 'user ' || n % 997 END, 500,
        'EUR', CASE n % 10 WHEN 4 THEN 'many' WHEN 5 THEN 'order ' || n % 1999 END, 'key_1', 1000000 + n
 FROM generate_series(1, 50000) AS n;
 UPDATE ledger SET redemption = '0-' || stream_ms - 2 * (type = 'rolled_back')::int || '-0';
