@@ -20,6 +20,7 @@ from engine.control.republishing import keep_republishing
 from engine.database import open_database
 from engine.errors import StoreUnavailable
 from engine.guard.block_table import BlockTable
+from engine.guard.client_addresses import ClientAddresses
 from engine.guard.guard import Guard
 from engine.guard.limits import Limit, LimitTable
 from engine.guard.shared_limits import keep_sharing
@@ -137,6 +138,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         app[SERVICES] = Services(
             settings=settings,
             authenticator=Authenticator(configuration, database, Sessions(settings, redis)),
+            client_addresses=ClientAddresses(settings),
             core=core,
             database=database,
             redis=redis,

@@ -8,7 +8,9 @@ An unknown name in any source is an error.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
+import re
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -27,6 +29,7 @@ DURABILITIES = ("disk", "memory")
 LIMITS_MODES = ("enforce", "observe")
 LANES = ("express", "python", "aiohttp")
 OTHER_PREFIXES = ("REDEEM_TEST_",)
+_HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
 class SettingsError(Exception):
@@ -239,6 +242,18 @@ class Settings:
     block_history_days: int = _setting(
         7, "days for which a block that was lifted or has expired can be listed", least=0
     )
+    trusted_proxies: str = _setting(
+        "", "addresses and networks of the proxies in front, separated by commas, such as 10.0.0.0/8"
+    )
+    client_address_header: str = _setting(
+        "",
+        "header in which these proxies name the client: x-forwarded-for, forwarded, x-real-ip or another; "
+        "empty means that the client is who connects",
+    )
+    proxy_protocol: bool = _setting(
+        False,  # noqa: FBT003 - its default
+        "these proxies begin each connection with a PROXY header, version 2; every other one is closed",
+    )
     guard_limits_mode: str = _setting(
         "enforce", "enforce: attempts beyond a limit get 429; observe: they are only counted"
     )
@@ -382,6 +397,7 @@ def load(environ: Mapping[str, str], overrides: Mapping[str, object] | None = No
             raise SettingsError(f"{variable(name)} must be one of {', '.join(LANES)}, or empty")
     settings = Settings(**parsed)
     _check_maxima(settings)
+    _check_proxies(settings)
     return settings
 
 
@@ -393,6 +409,21 @@ def _check_maxima(settings: Settings) -> None:
             most, says = getattr(settings, most), f"{variable(most)}, which is "
         if most is not None and getattr(settings, item.name) > most:
             raise SettingsError(f"{variable(item.name)} must be at most {says}{most}")
+
+
+def _check_proxies(settings: Settings) -> None:
+    """Check the networks, and that nobody is believed who is not named."""
+    for network in filter(None, map(str.strip, settings.trusted_proxies.split(","))):
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise SettingsError(f"{variable('trusted_proxies')}: {error}") from None
+    if not settings.trusted_proxies.strip():
+        for name in ("client_address_header", "proxy_protocol"):
+            if getattr(settings, name):
+                raise SettingsError(f"{variable(name)} needs {variable('trusted_proxies')}")
+    if settings.client_address_header and not _HEADER.fullmatch(settings.client_address_header):
+        raise SettingsError(f"{variable('client_address_header')} is not the name of a header")
 
 
 def sources(environ: Mapping[str, str]) -> dict[str, str]:

@@ -23,12 +23,14 @@ from aiohttp import web
 from engine import settings as settings_module
 from engine.app import open_app
 from engine.errors import Fault
+from engine.guard.client_addresses import TrustedProxies
 from engine.http.monitoring import own_parts
 from engine.http.redemptions import redeem_at_once
 from engine.http.services import SERVICES
 from engine.lane.choice import chosen_lane, express_lanes
 from engine.lane.connection import Connections
 from engine.lane.lanes import Lanes
+from engine.lane.proxy_protocol import ProxiedConnections
 from engine.observability.heartbeats import (
     BEAT_S,
     ProcessRole,
@@ -45,7 +47,7 @@ from engine.processes.background import in_background
 from engine.settings import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from engine.database import Database
     from engine.http.services import Services
@@ -83,8 +85,12 @@ async def serving(settings: Settings, metrics_dir: Path | None, name: str = "") 
             express = express_lanes(services.authenticator.known_with, services.core)
         lanes = Lanes(connections, redeem, services.core.contains_code, settings, express)
         await _until_connected(services.core)
+        prefaces: ProxiedConnections | None = None
+        make: Callable[[], asyncio.Protocol] = connections if lane == "aiohttp" else lanes
+        if settings.proxy_protocol:
+            make = prefaces = ProxiedConnections(make, TrustedProxies(settings.trusted_proxies), settings)
         listener = await loop.create_server(
-            connections if lane == "aiohttp" else lanes,
+            make,
             settings.host,
             settings.port,
             reuse_port=hasattr(socket, "SO_REUSEPORT"),
@@ -98,6 +104,8 @@ async def serving(settings: Settings, metrics_dir: Path | None, name: str = "") 
             await _sign_off(services.database, instance)
         finally:
             listener.close()
+            if prefaces is not None:
+                prefaces.close()
             await asyncio.gather(lanes.close(settings.stop_timeout_s / 2), runner.cleanup())
 
 

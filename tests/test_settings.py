@@ -178,3 +178,18 @@ def test_a_port_that_there_is_not_is_refused(name: str) -> None:
 def test_a_log_level_that_there_is_not_is_refused() -> None:
     with pytest.raises(SettingsError, match="REDEEM_LOG_LEVEL must be one of debug, info"):
         load({"REDEEM_LOG_LEVEL": "bogus"})
+
+
+@pytest.mark.parametrize(
+    ("environ", "complaint"),
+    [
+        ({"REDEEM_TRUSTED_PROXIES": "10.0.0.0/8, 10.0.0.1/8"}, "REDEEM_TRUSTED_PROXIES"),
+        ({"REDEEM_TRUSTED_PROXIES": "localhost"}, "REDEEM_TRUSTED_PROXIES"),
+        ({"REDEEM_CLIENT_ADDRESS_HEADER": "forwarded"}, "needs REDEEM_TRUSTED_PROXIES"),
+        ({"REDEEM_PROXY_PROTOCOL": "true"}, "needs REDEEM_TRUSTED_PROXIES"),
+        ({"REDEEM_TRUSTED_PROXIES": "::1", "REDEEM_CLIENT_ADDRESS_HEADER": "a b"}, "not the name"),
+    ],
+)
+def test_nobody_is_believed_who_is_not_named(environ: dict[str, str], complaint: str) -> None:
+    with pytest.raises(SettingsError, match=complaint):
+        load(environ)

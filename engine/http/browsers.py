@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from engine.api.checks import Client
 from engine.http.requests import response
 from engine.http.services import services_of
+from engine.lane.proxy_protocol import peer_address
 from engine.redemption.one_answer import answer_alike
 
 if TYPE_CHECKING:
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
 
 async def answer(request: web.Request, attempt: OneAnswer, code: str) -> web.Response:
     """Run an attempt of a browser key. Its source is where the call comes from, not what the body says."""
-    attempt.client = Client(ip=_address_of(request))
+    attempt.client = Client(ip=address_of(request))
     return response(request, await answer_alike(services_of(request).core, attempt, code))
 
 
-def _address_of(request: web.Request) -> str | None:
-    peer = None if request.transport is None else request.transport.get_extra_info("peername")
-    return peer[0] if isinstance(peer, tuple) else None
+def address_of(request: web.Request) -> str | None:
+    """Return the address of the client who sent the request, as far as anybody who is trusted knows it."""
+    return services_of(request).client_addresses.find(peer_address(request.transport), request.headers)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from engine.control.change import ControlPlane
     from engine.database import Database
+    from engine.guard.client_addresses import ClientAddresses
     from engine.guard.limits import LimitTable
     from engine.health.parts_watch import PartsWatch
     from engine.http.auth import Authenticator
@@ -41,6 +42,7 @@ class Services:
 
     settings: Settings
     authenticator: Authenticator
+    client_addresses: ClientAddresses
     core: Core
     database: Database
     redis: Redis

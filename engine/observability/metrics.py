@@ -51,6 +51,15 @@ REDIS_ERRORS: Final = Counter("redeem_redis_errors", "Error replies from Redis, 
 GUARD_OBSERVED: Final = Counter(
     "redeem_guard_observed", "Attempts that a limit would refuse if it were enforced, by limit", ["limit"]
 )
+CLIENT_ADDRESS_IGNORED: Final = Counter(
+    "redeem_client_address_ignored",
+    "Calls of browser keys whose header with the client's address came from no trusted proxy",
+)
+PROXY_PROTOCOL_REFUSED: Final = Counter(
+    "redeem_proxy_protocol_refused",
+    "Connections closed because of their PROXY header, by reason",
+    ["reason"],
+)
 LANE_WORKERS: Final = Gauge(
     "redeem_lane_workers",
     "Workers, by the lane that answers plain redemptions: express, python or aiohttp",
