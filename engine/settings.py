@@ -271,6 +271,16 @@ class Settings:
     guard_checks_burst: int = _setting(
         5, "how many codes a source may check at once before REDEEM_GUARD_CHECKS_PER_MIN counts", least=1
     )
+    guard_requests_per_min: int = _setting(
+        30, "calls that one address may make in a minute with one browser key; 0 means no limit", least=0
+    )
+    guard_requests_burst: int = _setting(
+        5, "how many calls an address may make at once before REDEEM_GUARD_REQUESTS_PER_MIN counts", least=1
+    )
+    ratelimit_headers: bool = _setting(
+        False,  # noqa: FBT003 - its default
+        "answers to browser keys say how many calls are left: the headers RateLimit and RateLimit-Policy",
+    )
     guard_sources_max: int = _setting(
         100_000,
         "maximum sources that a worker counts for each limit; beyond it only the latest half is surely kept",

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from engine.api.checks import Client
 from engine.api.outcomes import Refused
 from engine.guard.addresses import one_spelling, read_source
 from engine.guard.limits import Limit, LimitTable
 from engine.observability.metrics import GUARD_OBSERVED
 
 if TYPE_CHECKING:
-    from engine.api.checks import Client
     from engine.guard.block_table import BlockTable
     from engine.guard.limits import Source
     from engine.settings import Settings
@@ -22,6 +22,21 @@ BLOCKED: Final = "blocked"
 TOO_MANY: Final = "too_many_attempts"
 ATTEMPTS: Final = "attempts"
 CHECKS: Final = "checks"
+REQUESTS: Final = "requests"
+
+
+class RequestsLeft(NamedTuple):
+    """What the limit of requests says of a call.
+
+    Attributes:
+        wait_s: after how many seconds to try again; 0 if the call may go on.
+        left: how many calls the source may make now.
+        full_s: after how many seconds without a call it may make the whole burst.
+    """
+
+    wait_s: int
+    left: int
+    full_s: int
 
 
 class Guard:
@@ -37,13 +52,15 @@ class Guard:
         limits = {
             ATTEMPTS: Limit(settings.guard_attempts_per_min, settings.guard_attempts_burst),
             CHECKS: Limit(settings.guard_checks_per_min, settings.guard_checks_burst),
+            REQUESTS: Limit(settings.guard_requests_per_min, settings.guard_requests_burst),
         }
         self.tables = {
             name: LimitTable(limit, settings.guard_sources_max)
             for name, limit in limits.items()
             if limit.per_minute
         }
-        self._of_checks = list(self.tables.items())
+        self._requests = self.tables.get(REQUESTS)  # of browser keys; ``judge`` has nothing to do with it
+        self._of_checks = [(name, table) for name, table in self.tables.items() if name != REQUESTS]
         self._of_attempts = [(name, table) for name, table in self._of_checks if name == ATTEMPTS]
         self._enforces = settings.guard_limits_mode == "enforce"
         self.watches = self._has_blocks = False
@@ -52,7 +69,7 @@ class Guard:
 
     def _update_watches(self) -> None:
         self._has_blocks = len(self._blocks) > 0
-        self.watches = self._has_blocks or bool(self.tables)
+        self.watches = self._has_blocks or bool(self._of_checks)
 
     def judge(
         self, api_key: CachedKey, user: str, client: Client | None, *, units: int = 1, is_check: bool = False
@@ -85,6 +102,29 @@ class Guard:
         for _, table in tables:
             table.charge(sources, units, now)
         return None
+
+    def judge_request(self, api_key: CachedKey, address: str | None) -> RequestsLeft | None:
+        """Judge a call with a browser key by the address that it comes from; None if it is not limited.
+
+        It is charged if it may go on.
+        """
+        source = one_spelling(address) if address else ""
+        if self._requests is None or not source:
+            return None
+        if self._has_blocks:
+            verdict = self._verdict(api_key, "", Client(ip=address))
+            if verdict is not None and verdict.action == "allow":
+                return None
+        sources: list[Source] = [(api_key.id, "network", source)]
+        now = time.monotonic()
+        wait_s = self._requests.wait_s(sources, 1, now)
+        if not wait_s:
+            self._requests.charge(sources, 1, now)
+        elif not self._enforces:
+            GUARD_OBSERVED.labels(REQUESTS).inc()
+            wait_s = 0.0
+        left, full_s = self._requests.left(sources[0], now)
+        return RequestsLeft(math.ceil(wait_s), left, math.ceil(full_s))
 
     def _verdict(self, api_key: CachedKey, user: str, client: Client | None) -> CachedBlock | None:
         source = None if client is None or client.ip is None else read_source(client.ip)

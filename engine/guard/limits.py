@@ -71,6 +71,12 @@ class LimitTable:
         wait_s = latest - now - max(0.0, self._burst_s - units * self._interval_s)
         return wait_s if wait_s > _TOLERANCE_S else 0.0
 
+    def left(self, source: Source, now: float) -> tuple[int, float]:
+        """Return how many units a source may try now, and after how many seconds its bucket is full."""
+        bucket = self._new.get(source) or self._old.get(source)
+        full_s = 0.0 if bucket is None else max(0.0, bucket.full_at - now)
+        return max(0, int((self._burst_s - full_s + _TOLERANCE_S) / self._interval_s)), full_s
+
     def charge(self, sources: list[Source], units: int, now: float) -> None:
         """Charge each of the sources in full."""
         charge_s = units * self._interval_s

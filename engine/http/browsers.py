@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Final
 
 from engine.api.checks import Client
+from engine.api.outcomes import Refused
+from engine.guard.guard import REQUESTS, TOO_MANY
+from engine.http.origins import RATE
 from engine.http.requests import response
 from engine.http.services import services_of
 from engine.lane.proxy_protocol import peer_address
@@ -14,6 +18,28 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from engine.redemption.one_answer import OneAnswer
+    from engine.store.configuration import CachedKey
+
+_TOO_MANY_CALLS: Final = "This address has made too many calls; nothing was done."
+
+
+def refuse_call(request: web.Request, api_key: CachedKey) -> web.Response | None:
+    """Charge a call to the address that it comes from. Return the answer if that has made too many."""
+    services = services_of(request)
+    left = services.core.guard.judge_request(api_key, address_of(request))
+    if left is None:
+        return None
+    settings = services.settings
+    if settings.ratelimit_headers:
+        window_s = math.ceil(60 * settings.guard_requests_burst / settings.guard_requests_per_min)
+        request[RATE] = {
+            "RateLimit-Policy": f'"{REQUESTS}";q={settings.guard_requests_burst};w={window_s}',
+            "RateLimit": f'"{REQUESTS}";r={left.left};t={left.full_s}',
+        }
+    if not left.wait_s:
+        return None
+    services.core.dispatcher.telemetry.refused_request(TOO_MANY)
+    return response(request, Refused(TOO_MANY, _TOO_MANY_CALLS, retry_after_s=left.wait_s))
 
 
 async def answer(request: web.Request, attempt: OneAnswer, code: str) -> web.Response:

@@ -28,7 +28,9 @@ _ALLOWED: Final = {
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Request-Id",
     "Access-Control-Max-Age": str(PREFLIGHT_MAX_AGE_S),
 }
-_EXPOSED: Final = "Request-Id, Retry-After"
+_EXPOSED: Final = "Request-Id, Retry-After, RateLimit, RateLimit-Policy"
+RATE: Final = web.RequestKey("rate", dict[str, str])
+"""Headers that say how many calls are left (draft-ietf-httpapi-ratelimit-headers-11)."""
 
 
 def is_preflight(request: web.Request) -> bool:
@@ -75,6 +77,7 @@ async def add_headers(request: web.Request, answer: web.StreamResponse) -> None:
     if origin:
         answer.headers["Access-Control-Allow-Origin"] = origin
         answer.headers["Access-Control-Expose-Headers"] = _EXPOSED
+    answer.headers.update(request.get(RATE, {}))
 
 
 def _origin_of(request: web.Request) -> str:

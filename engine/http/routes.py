@@ -11,6 +11,7 @@ from aiohttp import web
 from engine.api.request_ids import HEADER, request_id_of
 from engine.errors import OutcomeUnknown, StoreUnavailable
 from engine.http.auth import Access, Admission, admit
+from engine.http.browsers import refuse_call
 from engine.http.services import services_of
 from engine.lane.connection import REQUEST_ID
 
@@ -61,6 +62,8 @@ def _behind_scope(route: Route) -> Handler:
     async def admit_then_handle(request: web.Request) -> web.StreamResponse:
         services = services_of(request)
         api_key = await admit(request, services.authenticator, admission)
+        if api_key.origins is not None and (refused := refuse_call(request, api_key)):
+            return refused
         # For others, an id that is written like a code was replaced: the answer must not say that it is one.
         if api_key.origins is None and (ids := request.headers.getall(HEADER, [])):
             request[REQUEST_ID] = request_id_of(ids, services.core.contains_code)

@@ -12,7 +12,7 @@ from engine.api.checks import Client
 from engine.control import blocks
 from engine.control.blocks import NewBlock
 from engine.guard.block_table import BlockTable
-from engine.guard.guard import Guard
+from engine.guard.guard import ATTEMPTS, Guard
 from engine.guard.limits import Limit, LimitTable, Source
 from engine.guard.shared_limits import SOURCES_MAX, keep_sharing, share
 from engine.observability.metrics import GUARD_OBSERVED
@@ -77,7 +77,12 @@ def test_what_is_larger_than_the_burst_needs_a_full_bucket_and_is_paid_in_full()
 
 
 def test_the_tables_stay_bounded_under_an_attack_from_many_thousand_addresses() -> None:
-    settings = Settings(guard_attempts_per_min=1, guard_attempts_burst=1, guard_sources_max=1000)
+    settings = Settings(
+        guard_attempts_per_min=1,
+        guard_attempts_burst=1,
+        guard_requests_per_min=0,
+        guard_sources_max=1000,
+    )
     guard = Guard(settings, BlockTable())
     regular = Client(ip="198.51.100.1")
     assert guard.judge(SHOP, "", regular) is None
@@ -171,7 +176,7 @@ async def test_more_sources_than_one_call_takes_are_shared_and_end_in_redis(redi
 
 async def test_limits_hold_while_redis_is_away() -> None:
     guard = Guard(Settings(guard_attempts_per_min=1, guard_attempts_burst=2), BlockTable())
-    (table,) = guard.tables.values()
+    table = guard.tables[ATTEMPTS]
     nobody = Redis(host="127.0.0.1", port=1)
     async with in_background(lambda: keep_sharing(nobody, guard.tables, interval_s=0.01, timeout_s=0.5)):
         for user in ("ann", "bob", "cid"):

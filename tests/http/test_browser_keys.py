@@ -10,7 +10,7 @@ import pytest
 from engine.control import api_keys
 from engine.errors import Refusal
 from engine.http.origins import PATHS
-from tests.support.browsers import ORIGIN, Page, page_of
+from tests.support.browsers import FREE, ORIGIN, Page, page_of
 from tests.support.deployment import engine_in_process, issue
 from tests.support.lanes import LANES
 from tests.support.openapi import Document
@@ -25,7 +25,7 @@ ASKING = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Heade
 @pytest.mark.parametrize("lane", LANES)
 async def test_it_redeems_holds_and_checks_codes_of_its_campaigns(plane: ControlPlane, lane: str) -> None:
     campaign, codes = await issue(plane, 3)
-    async with engine_in_process(plane, lane=lane) as merchant:
+    async with engine_in_process(plane, lane=lane, **FREE) as merchant:
         page = await page_of(plane, merchant, campaign)
         checked = await page.post("/v1/codes/check", {"code": codes[0]})
         assert (checked.status, b'"redeemable":true' in checked.body) == (200, True)
@@ -44,7 +44,7 @@ async def test_it_redeems_holds_and_checks_codes_of_its_campaigns(plane: Control
 
 async def test_it_can_do_nothing_else(plane: ControlPlane) -> None:
     campaign, _ = await issue(plane, 1)
-    async with engine_in_process(plane) as merchant:
+    async with engine_in_process(plane, **FREE) as merchant:
         page = await page_of(plane, merchant, campaign)
         seen = set()
         for operation in Document().operations.values():
@@ -65,7 +65,7 @@ async def test_a_page_of_another_origin_is_refused_and_learns_nothing(
     plane: ControlPlane, lane: str, origin: str | None
 ) -> None:
     campaign, (code,) = await issue(plane, 1)
-    async with engine_in_process(plane, lane=lane) as merchant:
+    async with engine_in_process(plane, lane=lane, **FREE) as merchant:
         page = await page_of(plane, merchant, campaign)
         other = replace(page, origin=origin)
         answers = [await other.redeem(one) for one in (code, "0000-0000-0000-0000", "?")]
@@ -79,7 +79,7 @@ async def test_a_page_of_another_origin_is_refused_and_learns_nothing(
 
 async def test_two_origins_in_one_request_are_none(plane: ControlPlane) -> None:
     campaign, (code,) = await issue(plane, 1)
-    async with engine_in_process(plane) as merchant:
+    async with engine_in_process(plane, **FREE) as merchant:
         page = await page_of(plane, merchant, campaign)
         headers = [("Authorization", f"Bearer {page.key}"), ("Origin", ORIGIN), ("Origin", ORIGIN)]
         sent = {"code": code, "user": "ann"}
@@ -91,7 +91,7 @@ async def test_two_origins_in_one_request_are_none(plane: ControlPlane) -> None:
 
 async def test_a_page_may_read_every_answer_that_it_gets(plane: ControlPlane) -> None:
     campaign, (code, *_) = await issue(plane, 2)
-    async with engine_in_process(plane) as merchant:
+    async with engine_in_process(plane, **FREE) as merchant:
         page = await page_of(plane, merchant, campaign, origins=(ORIGIN, "https://b.example"))
         other = replace(page, origin="https://b.example")
         for answer, origin in (
@@ -110,7 +110,7 @@ async def test_a_page_may_read_every_answer_that_it_gets(plane: ControlPlane) ->
 
 async def test_browsers_are_told_which_origins_may_call(plane: ControlPlane) -> None:
     campaign, _ = await issue(plane, 1)
-    async with engine_in_process(plane) as merchant:
+    async with engine_in_process(plane, **FREE) as merchant:
         page = await page_of(plane, merchant, campaign)
         for path in PATHS:
             answer = await page.send("OPTIONS", path, None, ASKING | {"Authorization": ""})

@@ -14,7 +14,7 @@ from engine.control.campaigns import CampaignChange
 from engine.control.voids import VoidDeclaration
 from engine.observability.metrics import ATTEMPTS
 from engine.redemption.one_answer import NEVER_ISSUED
-from tests.support.browsers import page_of
+from tests.support.browsers import FREE, page_of
 from tests.support.deployment import engine_in_process, engine_of_processes, issue, mint_batch
 from tests.support.importing import a_campaign, bring, lines_of
 from tests.support.lanes import LANES
@@ -98,7 +98,7 @@ async def all_refusals(plane: ControlPlane, page: Page, own: str, codes: list[st
 @pytest.mark.parametrize("lane", LANES)
 async def test_every_refusal_is_the_same_answer(plane: ControlPlane, lane: str) -> None:
     own, codes = await issue(plane, 4, amount=500, currency="EUR")
-    async with engine_in_process(plane, lane=lane) as merchant:
+    async with engine_in_process(plane, lane=lane, **FREE) as merchant:
         page = await page_of(plane, merchant, own)
         seen = await all_refusals(plane, page, own, codes)
         first = seen["unknown"]
@@ -109,7 +109,7 @@ async def test_every_refusal_is_the_same_answer(plane: ControlPlane, lane: str) 
 
 async def test_form_errors_and_successes_are_told(plane: ControlPlane) -> None:
     own, (code,) = await issue(plane, 1)
-    async with engine_in_process(plane) as merchant:
+    async with engine_in_process(plane, **FREE) as merchant:
         page = await page_of(plane, merchant, own)
         wrong = [
             await page.post("/v1/redemptions", body)
@@ -129,7 +129,7 @@ async def test_what_asks_for_no_code_changes_nothing(plane: ControlPlane, redis:
     }
     more = needed.get(kind, {})
     own, _ = await issue(plane, 1, kind=kind, per_user_limit=5, stock=9, **more)
-    async with engine_in_process(plane) as merchant:
+    async with engine_in_process(plane, **FREE) as merchant:
         page = await page_of(plane, merchant, own)
         before = await everything(redis)
         for code in (UNKNOWN, MALFORMED, "?"):
@@ -149,7 +149,7 @@ async def everything(redis: Redis) -> dict[bytes, bytes | None]:
 async def test_metrics_have_the_true_outcome(plane: ControlPlane) -> None:
     own, (spent,) = await issue(plane, 1)
     _, (foreign,) = await issue(plane, 1)
-    async with engine_in_process(plane) as merchant:
+    async with engine_in_process(plane, **FREE) as merchant:
         page = await page_of(plane, merchant, own)
         wanted = {"redeemed": 1, "already_redeemed": 1, "code_not_found": 2, "code_malformed": 1}
         before = {outcome: counted(outcome) for outcome in wanted}
@@ -167,7 +167,7 @@ def counted(outcome: str) -> float:
 async def test_the_source_is_where_the_call_comes_from(plane: ControlPlane) -> None:
     """And the limit of the page's own source is told."""
     own, codes = await issue(plane, 4)
-    limits: dict[str, Any] = {"guard_attempts_per_min": 1, "guard_attempts_burst": 2}
+    limits: dict[str, Any] = FREE | {"guard_attempts_per_min": 1, "guard_attempts_burst": 2}
     async with engine_in_process(plane, **limits) as merchant:
         page = await page_of(plane, merchant, own)
         answers = [
@@ -183,7 +183,7 @@ async def test_the_source_is_where_the_call_comes_from(plane: ControlPlane) -> N
 
 async def test_a_request_id_does_not_say_whether_it_is_a_code(plane: ControlPlane) -> None:
     own, (code,) = await issue(plane, 1)
-    async with engine_in_process(plane) as merchant:
+    async with engine_in_process(plane, **FREE) as merchant:
         page = await page_of(plane, merchant, own)
         for headers in ({}, {"Authorization": ""}):
             for path in ("/v1/redemptions", "/healthz"):
@@ -200,7 +200,7 @@ async def test_imported_and_minted_codes_are_looked_up_alike(plane: ControlPlane
     own, (minted,) = await issue(plane, 1)
     words = await a_campaign(plane)
     await bring(plane, words, lines_of(["SUMMER-SALE", "WINTER-SALE"]))
-    async with engine_in_process(plane) as merchant:
+    async with engine_in_process(plane, **FREE) as merchant:
         page = await page_of(plane, merchant, own, words)
         assert [(await page.redeem(code)).status for code in (minted, "SUMMER-SALE", UNKNOWN)] == [
             200,
@@ -214,7 +214,7 @@ async def test_imported_and_minted_codes_are_looked_up_alike(plane: ControlPlane
 
 async def test_a_batch_of_a_moment_ago_is_known(plane: ControlPlane) -> None:
     own, _ = await issue(plane, 1)
-    async with engine_in_process(plane) as merchant:
+    async with engine_in_process(plane, **FREE) as merchant:
         page = await page_of(plane, merchant, own)
         assert (await page.redeem(UNKNOWN)).status == 404
         batch, codes = await mint_batch(plane, own, 1)
@@ -233,7 +233,7 @@ async def test_the_time_of_a_refusal_does_not_say_which_it_is(plane: ControlPlan
     chance = random.Random(seed)
     own, spent = await issue(plane, 100)
     _, foreign = await issue(plane, 100)
-    async with engine_of_processes(plane, workers=1) as merchant:
+    async with engine_of_processes(plane, workers=1, **FREE) as merchant:
         page = await page_of(plane, merchant, own)
         for code in spent:
             assert (await page.redeem(code)).status == 200

@@ -15,7 +15,7 @@ from engine.control import api_keys
 from engine.lane.proxy_protocol import SIGNATURE, parse
 from engine.observability.metrics import CLIENT_ADDRESS_IGNORED, PROXY_PROTOCOL_REFUSED
 from engine.worker import serving
-from tests.support.browsers import ORIGIN
+from tests.support.browsers import FREE, ORIGIN
 from tests.support.deployment import issue
 from tests.support.lanes import LANES
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 UNKNOWN: Final = "0000-0000-0000-0000"
 LIMIT_S: Final = 30.0
 LOCAL: Final = SIGNATURE + b"\x20\x00\0\0"
-ONE_EACH: Final = {"guard_attempts_per_min": 1, "guard_attempts_burst": 1}
+ONE_EACH: Final = FREE | {"guard_attempts_per_min": 1, "guard_attempts_burst": 1}
 """A source may try one code; the next one from it is refused with 429."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from tests.support.deployment import Merchant
 
 ORIGIN: Final = "https://shop.example"
+FREE: Final[dict[str, Any]] = {"guard_requests_per_min": 0}
+"""Settings without the limit of calls."""
 _VARIES: Final = frozenset(("date", "request-id"))
 
 
