@@ -14,7 +14,7 @@ TESTS_ON_EACH_PYTHON := $(addprefix tests/,test_settings.py codes imports/test_p
 SLOW := $(addprefix tests/,system cli bundled processes examples install loadtest/test_bench_peers.py \
 	loadtest/test_comparators.py support/test_hanging.py)
 
-.PHONY: other-python run help test test-fast test-long test-calendar sanitize install-test test-pythons test-this-python image-test client-test chaos test-redis \
+.PHONY: other-python run help test coverage test-fast test-long test-calendar sanitize install-test test-pythons test-this-python image-test client-test chaos test-redis \
 	bench bench-peers pages built-pages check lint types luacheck imports graph lock sbom pip-audit clean
 
 # A .venv of another Python than the one that is asked for is made anew.
@@ -41,6 +41,9 @@ help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 test: check built-pages  ## the whole suite, on its own servers
+	$(PYTEST) -n 4 -m "not long"
+
+coverage: $(VENV)/.installed built-pages  ## the whole suite, and which lines it ran; that more than doubles its processor time
 	$(PYTEST) -n 4 -m "not long" --cov --cov-report=term:skip-covered
 
 test-fast: $(VENV)/.installed  ## quick: tests without servers, and the tests of the Lua scripts
