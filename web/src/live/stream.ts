@@ -1,5 +1,6 @@
 /** The engine's numbers, once a second: one stream for all pages, closed while nobody looks. */
 import { computed, ref, shallowRef } from "vue";
+import { reachable } from "../api/client";
 import { t } from "../i18n";
 import { may, session } from "../session";
 import { type Health, type HistoryEvent, KEPT_S, type Second, type SecondEvent, secondOf, secondsOf } from "./second";
@@ -82,7 +83,7 @@ const TONES: Record<Health["level"], string> = { ok: "good", warning: "rule", fa
 
 /** The one line of health. */
 export const health = computed(() => {
-  if (connection.value === "lost") return { tone: "fault", words: t("health.lost") };
+  if (connection.value === "lost" || !reachable.value) return { tone: "fault", words: t("health.lost") };
   const told = latest.value?.health;
   if (!told && ready.value !== null) {
     return ready.value ? { tone: "good", words: t("health.good") } : { tone: "fault", words: t("health.notReady") };

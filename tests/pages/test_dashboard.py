@@ -1,0 +1,189 @@
+"""The dashboard in a browser: what its readers do, in both languages and themes, on desk and phone."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import pytest
+
+from engine.store.configuration import SCOPES
+from tests.support.browser import MISSING, PHONE, chromium, reader
+from tests.support.deployment import Process, engine_of_processes, issue
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from playwright.async_api import Browser
+
+    from engine.control.change import ControlPlane
+    from tests.support.browser import Reader
+    from tests.support.deployment import Merchant
+
+pytestmark = [
+    pytest.mark.skipif(bool(MISSING), reason=MISSING),
+    pytest.mark.no_cover,
+    pytest.mark.timeout(180),
+]
+UNAUTHENTICATED: Final = "401"  # Chromium writes each 401 to the console; asking for a session answers so
+
+
+class Stand(NamedTuple):
+    """A deployment and a browser."""
+
+    browser: Browser
+    merchant: Merchant
+
+
+@pytest.fixture
+async def stand(plane: ControlPlane) -> AsyncIterator[Stand]:
+    async with engine_of_processes(plane, workers=1, scopes=SCOPES) as merchant:
+        with Process(plane.settings, "persister"):
+            async with chromium() as browser:
+                yield Stand(browser, merchant)
+
+
+@contextlib.asynccontextmanager
+async def signed_in(stand: Stand, path: str = "/admin/campaigns", **how: Any) -> AsyncIterator[Reader]:  # noqa: ANN401 - as reader()
+    expected = (UNAUTHENTICATED, *how.pop("expected", ()))
+    key = how.pop("key", stand.merchant.key)
+    async with reader(stand.browser, stand.merchant.url, expected=expected, **how) as one:
+        await one.open(path)
+        await one.sign_in(key)
+        yield one
+
+
+async def made(merchant: Merchant, method: str, path: str, body: object) -> Any:  # noqa: ANN401 - JSON
+    status, answer = await merchant.call(method, path, json=body)
+    assert status in {200, 201}, answer
+    return answer
+
+
+async def test_nobody_gets_in_without_a_key_and_a_key_stays_nowhere(stand: Stand) -> None:
+    async with reader(stand.browser, stand.merchant.url, expected=(UNAUTHENTICATED,)) as one:
+        await one.open("/admin")
+        await one.check("sign-in")
+        await one.page.locator("input[type=password]").fill("rk_0000_wrong")
+        await one.page.keyboard.press("Enter")
+        await one.sees("This key is not known")
+        await one.check()
+        await one.sign_in(stand.merchant.key)
+        await one.sees("All well")
+        stored = await one.page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie])")
+        assert stand.merchant.key not in stored
+        assert stand.merchant.key not in " ".join(one.addresses)
+        await one.press("merchant")
+        await one.press("Sign out")
+        await one.page.locator("input[type=password]").wait_for()
+        await one.page.reload()
+        await one.page.locator("input[type=password]").wait_for()
+
+
+async def test_a_campaign_from_its_beginning_to_its_end(stand: Stand, tmp_path: Path) -> None:
+    async with signed_in(stand) as one:
+        await one.sees("No campaigns here")
+        await one.check()
+        await one.press("New campaign", within="main .state")
+        await one.page.get_by_label("Name").fill("Summer cards")
+        await one.page.get_by_label("Gift card").check()
+        await one.page.get_by_label("Balance of a new code").fill("25.005")
+        await one.sees("at most 2 decimals")
+        await one.page.get_by_label("Balance of a new code").fill("25,00")
+        await one.sees("€25.00")
+        await one.page.get_by_label("Stock").fill("1000")
+        await one.check("campaign-new")
+        await one.press("Create campaign", within="dialog")
+        await one.sees("Summer cards")
+        await one.press("Mint codes", within="main .state")
+        await one.page.get_by_label("How many").fill("1000")
+        await one.sees("Mint 1,000 codes. Together they are worth €25,000.00.")
+        await one.check("mint")
+        await one.press("Mint 1,000", within="dialog")
+        await one.sees("1,000 codes are minted")
+        async with one.page.expect_download() as waiting:
+            await one.press("Download codes")
+        download = await waiting.value
+        await download.save_as(tmp_path / "codes.csv")
+        with (tmp_path / "codes.csv").open(encoding="utf-8") as file:
+            codes = [row["code"] for row in csv.DictReader(file)]
+        assert len(codes) == 1000
+        for act, asks, then in (
+            ("Activate", "1,000 codes are issued", "The campaign is active"),
+            ("Pause", "its codes are refused", "The campaign is paused"),
+            ("Resume", "can be redeemed from now on", "The campaign is active"),
+        ):
+            await one.press(act, within="main")
+            await one.sees(asks)
+            await one.press(act, within="dialog")
+            await one.sees(then)
+        status, _ = await stand.merchant.redeem(codes[0], amount=500)
+        assert status == 200
+        await one.press("More", within="main")
+        await one.press("End campaign", within="main")
+        await one.sees("can never be redeemed again")
+        await one.check("campaign-end")
+        await one.press("End campaign", within="dialog")
+        await one.sees("The campaign has ended")
+        await one.page.get_by_role("link", name="Changes").click()
+        await one.sees("State: Paused → Active")
+        await one.check()
+    status, refused = await stand.merchant.redeem(codes[1], amount=500)
+    assert (status, refused["code"]) == (409, "campaign_ended")
+
+
+PAGES: Final = {
+    "live": "/admin/",
+    "campaigns": "/admin/campaigns",
+    "campaign": "/admin/campaigns/cmp_1",
+    "redemptions": "/admin/campaigns/cmp_1/redemptions",
+    "search": "/admin/search",
+    "blocks": "/admin/blocks",
+    "webhooks": "/admin/webhooks",
+    "keys": "/admin/keys",
+    "audit-log": "/admin/audit-log",
+}
+LOOKS: Final[dict[str, dict[str, Any]]] = {
+    "": {},
+    "-zh-dark": {"language": "zh-CN", "theme": "dark"},
+    "-phone-dark": {"theme": "dark", "size": PHONE},
+    "-phone-zh": {"language": "zh-CN", "size": PHONE},
+}
+
+
+async def test_every_page_can_be_read_in_every_look(plane: ControlPlane, stand: Stand) -> None:
+    merchant = stand.merchant
+    sale: dict[str, Any] = {"amount": 1000, "currency": "EUR", "stock": 150, "budget": 150_000}
+    _, codes = await issue(plane, 200, name="Flash sale", **sale)
+    await issue(plane, 3, name="Gift cards <b>2026</b>", kind="balance", amount=250_000, currency="JPY")
+    for number, code in enumerate(codes[:60]):
+        await merchant.redeem(code, f"user {number % 7}", order=f"o-{number}")
+        if number % 3 == 0:
+            await merchant.redeem(code, "somebody else")
+    block = {"kind": "network", "subject": "203.0.113.0/24", "reason": "made-up codes", "ttl_s": 3600}
+    await made(merchant, "POST", "/v1/blocks", block)
+    await made(merchant, "POST", "/v1/webhooks", {"url": "https://shop.example/hooks/redeem"})
+    for suffix, look in LOOKS.items():
+        async with signed_in(stand, **look) as one:
+            assert not await one.page.locator("b", has_text="2026").count(), "text of people became HTML"
+            for name, path in PAGES.items():
+                await one.follow(path)
+                await one.check(name + suffix)
+
+
+async def test_what_is_not_there_is_said(stand: Stand) -> None:
+    made_key = await made(stand.merchant, "POST", "/v1/keys", {"name": "support", "scopes": ["read"]})
+    async with signed_in(stand, key=made_key["key"], expected=("403",)) as one:
+        await one.sees("Your key may not see this")
+        assert await one.page.get_by_role("link", name="API keys").count() == 0
+        await one.check("no-permission")
+    async with signed_in(stand, expected=("ERR_INTERNET_DISCONNECTED",)) as one:
+        await one.sees("No campaigns here")
+        await one.page.context.set_offline(offline=True)
+        await one.follow("/admin/keys")
+        await one.sees("The engine cannot be reached")
+        await one.check("offline")
+        await one.page.context.set_offline(offline=False)
+        await one.press("Try again")
+        await one.page.get_by_role("cell", name="support").wait_for()
