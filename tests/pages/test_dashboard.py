@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pytest
@@ -131,6 +132,55 @@ async def test_a_campaign_from_its_beginning_to_its_end(stand: Stand, tmp_path: 
         await one.check()
     status, refused = await stand.merchant.redeem(codes[1], amount=500)
     assert (status, refused["code"]) == (409, "campaign_ended")
+
+
+async def test_support_finds_a_code_and_gives_it_back(plane: ControlPlane, stand: Stand) -> None:
+    _, (code, other) = await issue(plane, 2, name="Gift cards", kind="balance", amount=2500, currency="EUR")
+    merchant = stand.merchant
+    held = await made(
+        merchant, "POST", "/v1/holds", {"code": code, "user": "ann", "order": "4710", "amount": 700}
+    )
+    await made(merchant, "POST", f"/v1/holds/{held['id']}/release", {})
+    status, redeemed = await merchant.redeem(code, "ann", amount=500, order="4711")
+    assert status == 200
+    async with signed_in(stand, expected=("404",)) as one:
+        await one.page.keyboard.press("/")
+        await one.page.keyboard.type(code)
+        await one.page.keyboard.press("Enter")
+        await one.sees("Redeemed by ann for order 4711: €5.00, €20.00 left.")
+        await one.check("code")
+        await one.page.get_by_role("link", name="Open").last.click()
+        await one.press("Give back", within="main")
+        await one.page.get_by_label("Amount").fill("2.00")
+        await one.page.get_by_label("Reason").fill("returned one of three")
+        await one.sees("€2.00 go back to code")
+        await one.check("give-back")
+        await one.press("Give back", within="dialog")
+        await one.sees("Given back by merchant: €2.00.")
+        await one.sees("Partly given back")
+        await one.check("redemption")
+        await one.page.get_by_role("link", name="4711").click()
+        await one.sees("Order 4711")
+        await one.check("order")
+        await one.page.keyboard.press("/")
+        await one.page.keyboard.type("ann")
+        await one.page.keyboard.press("Enter")
+        await one.sees("First seen")
+        await one.check()
+        await one.page.keyboard.press("/")
+        await one.page.keyboard.type(other[:-1] + ("0" if other[-1] != "0" else "1"))
+        await one.page.keyboard.press("Enter")
+        await one.sees("Nothing found for")
+        await one.check()
+        seen = [
+            *one.addresses,
+            await one.page.evaluate("JSON.stringify([localStorage, sessionStorage, history.state])"),
+        ]
+    for text in seen:
+        for hidden in (code, other, re.sub("-", "", code)):
+            assert hidden not in text
+    _, record = await merchant.call("GET", f"/v1/redemptions/{redeemed['id']}")
+    assert record["rolled_back"] == 200
 
 
 PAGES: Final = {

@@ -9,7 +9,8 @@ export function actWords(act: string): string {
 
 /** "Stock: 5,000 → 8,000" for each changed field, or the details as they are. */
 export function changeWords(row: Schemas["Act"], currency: string | null): string[] {
-  return Object.entries((row.details ?? {}) as Record<string, unknown>).map(([name, value]) => {
+  const details = Object.entries((row.details ?? {}) as Record<string, unknown>);
+  return details.map(([name, value]) => {
     const label = named("field", name);
     if (row.act === "update_campaign" && Array.isArray(value) && value.length === 2) {
       return t("change.line", { label, from: shown(name, value[0], currency), to: shown(name, value[1], currency) });
@@ -25,5 +26,6 @@ function shown(name: string, value: unknown, currency: string | null): string {
   if (typeof value === "number" && currency && ["amount", "budget"].includes(name)) return money(value, currency);
   if (typeof value === "number") return number(value);
   if (typeof value === "string" && /^\d{4}-\d\d-\d\dT/.test(value)) return dateTime(value);
+  if (Array.isArray(value)) return value.join(", ");
   return typeof value === "string" ? value : JSON.stringify(value);
 }
