@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pytest
 
+from engine.cli.dashboard import make_link
 from engine.store.configuration import SCOPES
-from tests.support.browser import MISSING, PHONE, chromium, reader
+from tests.support.browser import BUILT, MISSING, PHONE, chromium, reader
 from tests.support.deployment import Process, engine_of_processes, issue
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ pytestmark = [
     pytest.mark.no_cover,
     pytest.mark.timeout(180),
 ]
+FIRST_LOAD_BYTES_MAX: Final = 250_000
 UNAUTHENTICATED: Final = "401"  # Chromium writes each 401 to the console; asking for a session answers so
 
 
@@ -80,6 +82,28 @@ async def test_nobody_gets_in_without_a_key_and_a_key_stays_nowhere(stand: Stand
         await one.page.locator("input[type=password]").wait_for()
         await one.page.reload()
         await one.page.locator("input[type=password]").wait_for()
+
+
+async def test_a_link_signs_in_once_and_leaves_the_address_at_once(plane: ControlPlane, stand: Stand) -> None:
+    link = await make_link(plane, stand.merchant.url)
+    token = link.partition("#sign-in=")[2]
+    assert token
+    async with reader(stand.browser, stand.merchant.url, expected=(UNAUTHENTICATED,)) as one:
+        await one.page.goto(link)
+        await one.sees("Campaigns that move")
+        assert await one.page.evaluate("location.hash") == ""
+        kept = await one.page.evaluate("JSON.stringify([localStorage, sessionStorage, history.state])")
+        assert token not in " ".join([kept, one.page.url, *one.addresses])
+    async with reader(stand.browser, stand.merchant.url, expected=(UNAUTHENTICATED,)) as one:
+        await one.page.goto(link)
+        await one.sees("This sign-in link has been used")
+
+
+def test_the_first_load_is_small() -> None:
+    """All that a browser fetches before the first page is there, compressed."""
+    files = [*BUILT.parent.rglob("*.br")]
+    assert {path.suffixes[-2] for path in files} == {".html", ".js", ".css"}
+    assert sum(path.stat().st_size for path in files) <= FIRST_LOAD_BYTES_MAX
 
 
 async def test_a_campaign_from_its_beginning_to_its_end(stand: Stand, tmp_path: Path) -> None:

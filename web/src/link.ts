@@ -1,16 +1,19 @@
-/** The sign-in link: `/admin#sign-in=<token>`. The token leaves address and history before anything else runs. */
-let token: string | null = null;
+/** The sign-in link: `/admin#sign-in=<token>`.
+ *
+ * `main.ts` imports this module first: the token leaves address and history before the router reads them.
+ */
+let token = taken();
 
-export function takeSignInLink(): void {
+function taken(): string | null {
   const found = /^#sign-in=(.+)$/.exec(location.hash);
-  if (!found?.[1]) return;
-  token = decodeURIComponent(found[1]);
+  if (!found?.[1]) return null;
   history.replaceState(null, "", location.pathname + location.search);
+  return decodeURIComponent(found[1]);
 }
 
 /** The token, once. */
 export function takeToken(): string | null {
-  const taken = token;
+  const given = token;
   token = null;
-  return taken;
+  return given;
 }
