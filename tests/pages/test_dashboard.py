@@ -33,7 +33,7 @@ FIRST_LOAD_BYTES_MAX: Final = 250_000
 UNAUTHENTICATED: Final = "401"  # Chromium writes each 401 to the console; asking for a session answers so
 
 
-class Stand(NamedTuple):
+class Dashboard(NamedTuple):
     """A deployment and a browser."""
 
     browser: Browser
@@ -41,18 +41,20 @@ class Stand(NamedTuple):
 
 
 @pytest.fixture
-async def stand(plane: ControlPlane) -> AsyncIterator[Stand]:
+async def dashboard(plane: ControlPlane) -> AsyncIterator[Dashboard]:
     async with engine_of_processes(plane, workers=1, scopes=SCOPES) as merchant:
         with Process(plane.settings, "persister"):
             async with chromium() as browser:
-                yield Stand(browser, merchant)
+                yield Dashboard(browser, merchant)
 
 
 @contextlib.asynccontextmanager
-async def signed_in(stand: Stand, path: str = "/admin/campaigns", **how: Any) -> AsyncIterator[Reader]:  # noqa: ANN401 - as reader()
+async def signed_in(
+    dashboard: Dashboard, path: str = "/admin/campaigns", **how: Any
+) -> AsyncIterator[Reader]:  # noqa: ANN401 - as reader()
     expected = (UNAUTHENTICATED, *how.pop("expected", ()))
-    key = how.pop("key", stand.merchant.key)
-    async with reader(stand.browser, stand.merchant.url, expected=expected, **how) as one:
+    key = how.pop("key", dashboard.merchant.key)
+    async with reader(dashboard.browser, dashboard.merchant.url, expected=expected, **how) as one:
         await one.open(path)
         await one.sign_in(key)
         yield one
@@ -64,19 +66,19 @@ async def made(merchant: Merchant, method: str, path: str, body: object) -> Any:
     return answer
 
 
-async def test_nobody_gets_in_without_a_key_and_a_key_stays_nowhere(stand: Stand) -> None:
-    async with reader(stand.browser, stand.merchant.url, expected=(UNAUTHENTICATED,)) as one:
+async def test_nobody_gets_in_without_a_key_and_a_key_stays_nowhere(dashboard: Dashboard) -> None:
+    async with reader(dashboard.browser, dashboard.merchant.url, expected=(UNAUTHENTICATED,)) as one:
         await one.open("/admin")
         await one.check("sign-in")
         await one.page.locator("input[type=password]").fill("rk_0000_wrong")
         await one.page.keyboard.press("Enter")
         await one.sees("This key is not known")
         await one.check()
-        await one.sign_in(stand.merchant.key)
+        await one.sign_in(dashboard.merchant.key)
         await one.sees("All well")
         stored = await one.page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie])")
-        assert stand.merchant.key not in stored
-        assert stand.merchant.key not in " ".join(one.addresses)
+        assert dashboard.merchant.key not in stored
+        assert dashboard.merchant.key not in " ".join(one.addresses)
         await one.press("merchant")
         await one.press("Sign out")
         await one.page.locator("input[type=password]").wait_for()
@@ -84,17 +86,19 @@ async def test_nobody_gets_in_without_a_key_and_a_key_stays_nowhere(stand: Stand
         await one.page.locator("input[type=password]").wait_for()
 
 
-async def test_a_link_signs_in_once_and_leaves_the_address_at_once(plane: ControlPlane, stand: Stand) -> None:
-    link = await make_link(plane, stand.merchant.url)
+async def test_a_link_signs_in_once_and_leaves_the_address_at_once(
+    plane: ControlPlane, dashboard: Dashboard
+) -> None:
+    link = await make_link(plane, dashboard.merchant.url)
     token = link.partition("#sign-in=")[2]
     assert token
-    async with reader(stand.browser, stand.merchant.url, expected=(UNAUTHENTICATED,)) as one:
+    async with reader(dashboard.browser, dashboard.merchant.url, expected=(UNAUTHENTICATED,)) as one:
         await one.page.goto(link)
         await one.sees("Campaigns that move")
         assert await one.page.evaluate("location.hash") == ""
         kept = await one.page.evaluate("JSON.stringify([localStorage, sessionStorage, history.state])")
         assert token not in " ".join([kept, one.page.url, *one.addresses])
-    async with reader(stand.browser, stand.merchant.url, expected=(UNAUTHENTICATED,)) as one:
+    async with reader(dashboard.browser, dashboard.merchant.url, expected=(UNAUTHENTICATED,)) as one:
         await one.page.goto(link)
         await one.sees("This sign-in link has been used")
 
@@ -106,8 +110,8 @@ def test_the_first_load_is_small() -> None:
     assert sum(path.stat().st_size for path in files) <= FIRST_LOAD_BYTES_MAX
 
 
-async def test_a_campaign_from_its_beginning_to_its_end(stand: Stand, tmp_path: Path) -> None:
-    async with signed_in(stand) as one:
+async def test_a_campaign_from_its_beginning_to_its_end(dashboard: Dashboard, tmp_path: Path) -> None:
+    async with signed_in(dashboard) as one:
         await one.sees("No campaigns here")
         await one.check()
         await one.press("New campaign", within="main .state")
@@ -143,7 +147,7 @@ async def test_a_campaign_from_its_beginning_to_its_end(stand: Stand, tmp_path: 
             await one.sees(asks)
             await one.press(act, within="dialog")
             await one.sees(then)
-        status, _ = await stand.merchant.redeem(codes[0], amount=500)
+        status, _ = await dashboard.merchant.redeem(codes[0], amount=500)
         assert status == 200
         await one.press("More", within="main")
         await one.press("End campaign", within="main")
@@ -154,20 +158,20 @@ async def test_a_campaign_from_its_beginning_to_its_end(stand: Stand, tmp_path: 
         await one.page.get_by_role("link", name="Changes").click()
         await one.sees("State: Paused → Active")
         await one.check()
-    status, refused = await stand.merchant.redeem(codes[1], amount=500)
+    status, refused = await dashboard.merchant.redeem(codes[1], amount=500)
     assert (status, refused["code"]) == (409, "campaign_ended")
 
 
-async def test_support_finds_a_code_and_gives_it_back(plane: ControlPlane, stand: Stand) -> None:
+async def test_support_finds_a_code_and_gives_it_back(plane: ControlPlane, dashboard: Dashboard) -> None:
     _, (code, other) = await issue(plane, 2, name="Gift cards", kind="balance", amount=2500, currency="EUR")
-    merchant = stand.merchant
+    merchant = dashboard.merchant
     held = await made(
         merchant, "POST", "/v1/holds", {"code": code, "user": "ann", "order": "4710", "amount": 700}
     )
     await made(merchant, "POST", f"/v1/holds/{held['id']}/release", {})
     status, redeemed = await merchant.redeem(code, "ann", amount=500, order="4711")
     assert status == 200
-    async with signed_in(stand, expected=("400", "404")) as one:
+    async with signed_in(dashboard, expected=("400", "404")) as one:
         await one.page.keyboard.press("/")
         await one.page.keyboard.type(code)
         await one.page.keyboard.press("Enter")
@@ -231,8 +235,8 @@ LOOKS: Final[dict[str, dict[str, Any]]] = {
 }
 
 
-async def test_every_page_can_be_read_in_every_look(plane: ControlPlane, stand: Stand) -> None:
-    merchant = stand.merchant
+async def test_every_page_can_be_read_in_every_look(plane: ControlPlane, dashboard: Dashboard) -> None:
+    merchant = dashboard.merchant
     sale: dict[str, Any] = {"amount": 1000, "currency": "EUR", "stock": 150, "budget": 150_000}
     _, codes = await issue(plane, 200, name="Flash sale", **sale)
     await issue(plane, 3, name="Gift cards <b>2026</b>", kind="balance", amount=250_000, currency="JPY")
@@ -244,20 +248,20 @@ async def test_every_page_can_be_read_in_every_look(plane: ControlPlane, stand: 
     await made(merchant, "POST", "/v1/blocks", block)
     await made(merchant, "POST", "/v1/webhooks", {"url": "https://shop.example/hooks/redeem"})
     for suffix, look in LOOKS.items():
-        async with signed_in(stand, **look) as one:
+        async with signed_in(dashboard, **look) as one:
             assert not await one.page.locator("b", has_text="2026").count(), "text of people became HTML"
             for name, path in PAGES.items():
                 await one.follow(path)
                 await one.check(name + suffix)
 
 
-async def test_what_is_not_there_is_said(stand: Stand) -> None:
-    made_key = await made(stand.merchant, "POST", "/v1/keys", {"name": "support", "scopes": ["read"]})
-    async with signed_in(stand, key=made_key["key"], expected=("403",)) as one:
+async def test_what_is_not_there_is_said(dashboard: Dashboard) -> None:
+    made_key = await made(dashboard.merchant, "POST", "/v1/keys", {"name": "support", "scopes": ["read"]})
+    async with signed_in(dashboard, key=made_key["key"], expected=("403",)) as one:
         await one.sees("Your key may not see this")
         assert await one.page.get_by_role("link", name="API keys").count() == 0
         await one.check("no-permission")
-    async with signed_in(stand, expected=("ERR_INTERNET_DISCONNECTED",)) as one:
+    async with signed_in(dashboard, expected=("ERR_INTERNET_DISCONNECTED",)) as one:
         await one.sees("No campaigns here")
         await one.page.context.set_offline(offline=True)
         await one.follow("/admin/keys")
