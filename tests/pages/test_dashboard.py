@@ -50,8 +50,10 @@ async def dashboard(plane: ControlPlane) -> AsyncIterator[Dashboard]:
 
 @contextlib.asynccontextmanager
 async def signed_in(
-    dashboard: Dashboard, path: str = "/admin/campaigns", **how: Any
-) -> AsyncIterator[Reader]:  # noqa: ANN401 - as reader()
+    dashboard: Dashboard,
+    path: str = "/admin/campaigns",
+    **how: Any,  # noqa: ANN401 - as reader()
+) -> AsyncIterator[Reader]:
     expected = (UNAUTHENTICATED, *how.pop("expected", ()))
     key = how.pop("key", dashboard.merchant.key)
     async with reader(dashboard.browser, dashboard.merchant.url, expected=expected, **how) as one:
