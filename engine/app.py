@@ -24,6 +24,7 @@ from engine.guard.client_addresses import ClientAddresses
 from engine.guard.guard import Guard
 from engine.guard.limits import Limit, LimitTable
 from engine.guard.shared_limits import keep_sharing
+from engine.guard.signatures import Signatures
 from engine.health.parts_watch import PartsWatch
 from engine.health.redis_memory import keep_watching_memory
 from engine.health.redis_watch import StoreWatch
@@ -139,6 +140,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
             settings=settings,
             authenticator=Authenticator(configuration, database, Sessions(settings, redis)),
             client_addresses=ClientAddresses(settings),
+            signatures=Signatures(settings),
             core=core,
             database=database,
             redis=redis,

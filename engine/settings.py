@@ -289,6 +289,12 @@ class Settings:
     guard_share_ms: int = _setting(
         100, "how often a worker tells the others what sources have tried", least=10
     )
+    signature_age_s_max: int = _setting(
+        300, "seconds for which the signature of a request is accepted after it was made", least=1
+    )
+    signature_ahead_s_max: int = _setting(
+        30, "seconds that the clock of a client may be ahead, when it signs a request", least=0
+    )
     persist_batch_max: int = _setting(5000, "maximum events in one transaction of the persister", least=1)
     persist_block_ms: int = _setting(1000, "how long one read of the persister waits for new events", least=1)
     persist_interval_ms: int = _setting(

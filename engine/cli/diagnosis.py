@@ -279,7 +279,7 @@ def _mint_keys(settings: Settings, in_use: list[str], checks: dict[str, bytes]) 
         return Finding("mint keys", Verdict.WRONG, str(error), "restore the mint key file from a backup")
     missing = [name for name in in_use if name not in there]
     if missing:
-        says = f"missing: {', '.join(missing)}; their codes cannot be redeemed here"
+        says = f"missing: {', '.join(missing)}; their codes cannot be redeemed here, nor signatures verified"
         return Finding("mint keys", Verdict.WRONG, says, "copy them from another machine or from a backup")
     if other := mint_key_checks.other_keys(checks, there):
         do = "restore the mint keys of this deployment from another machine or from a backup"

@@ -8,4 +8,4 @@ SELECT current_setting('fsync') AS fsync, current_setting('transaction_read_only
 SELECT extract(epoch FROM clock_timestamp())::float8;
 
 -- name: mint_keys
-SELECT DISTINCT mint_key FROM batches ORDER BY mint_key;
+SELECT mint_key FROM batches UNION SELECT mint_key FROM signing_secrets ORDER BY mint_key;

@@ -29,12 +29,17 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "keys create": (
         "redeem keys create --name shop --scopes redeem,read",
         "redeem keys create --name partner --scopes redeem --campaign cmp_2",
+        "redeem keys create --name shop --scopes redeem,read --signing required",
     ),
     "keys list": ("redeem keys list",),
     "keys revoke": ("redeem keys revoke key_7Q2M", "redeem keys revoke key_7Q2M --yes"),
     "dashboard link": (
         "redeem dashboard link",
         "redeem dashboard link --url https://redeem.example --key key_7Q2M",
+    ),
+    "keys rotate-secret": (
+        "redeem keys rotate-secret key_7Q2M",
+        "redeem keys rotate-secret key_7Q2M --retire sgn_3F --yes",
     ),
     "blocks add": (
         'redeem blocks add network 203.0.113.0/24 --reason "made-up codes" --ttl-s 3600',

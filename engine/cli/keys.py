@@ -1,18 +1,20 @@
-"""``redeem keys``: creates, lists and revokes API keys."""
+"""``redeem keys``: creates, lists and revokes API keys, and changes their signing secrets."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import click
 
 from engine.cli.connect import echo_json, read_all, run_change
 from engine.cli.options import confirm, yes_option
-from engine.control import api_keys
-from engine.store.configuration import SCOPES
+from engine.control import api_keys, signing_secrets
+from engine.store.configuration import SCOPES, SIGNING
 
 
 @click.group()
 def keys() -> None:
-    """Create, list and revoke API keys."""
+    """Create, list and revoke API keys, and change their signing secrets."""
 
 
 @keys.command()
@@ -24,6 +26,13 @@ def keys() -> None:
     multiple=True,
     metavar="ID",
     help="Limit the key to this campaign; for several campaigns repeat the option.",
+)
+@click.option(
+    "--signing",
+    type=click.Choice(SIGNING),
+    default="off",
+    show_default=True,
+    help="Whether its requests must be signed.",
 )
 @click.option(
     "--browser",
@@ -44,11 +53,15 @@ def create(
     scopes: str | None,
     campaigns: tuple[str, ...],
     origins: tuple[str, ...],
+    signing: Literal["off", "optional", "required"],
     *,
     browser: bool,
     as_json: bool,
 ) -> None:
-    """Create an API key and print it. It is shown only once."""
+    """Create an API key and print it. It is shown only once.
+
+    For a key that signs, two more lines: the id of its signing secret, and the secret.
+    """
     if browser:
         name = name or next(iter(origins), None)
     elif scopes is None:
@@ -61,12 +74,42 @@ def create(
         campaigns=list(campaigns) or None,
         kind="browser" if browser else "server",
         origins=list(origins) or None,
+        signing=signing,
     )
     issued = run_change(lambda plane: api_keys.create_as_asked(plane, new, actor="cli"))
     if as_json:
         echo_json(issued.document())
+        return
+    click.echo(issued.key)
+    if issued.signing_secret is not None:
+        click.echo(issued.signing_secret.id)
+        click.echo(issued.signing_secret.secret)
+
+
+@keys.command("rotate-secret")
+@click.argument("key_id", metavar="ID")
+@click.option("--retire", metavar="SECRET", help="Retire this one of the two secrets, and add none.")
+@yes_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def rotate_secret(key_id: str, retire: str | None, *, yes: bool, as_json: bool) -> None:
+    """Add a second signing secret to an API key, or retire one of the two.
+
+    Prints the id of the new secret, and the secret. It is shown only once. Both secrets are accepted until
+    one is retired.
+    """
+    if retire is None:
+        issued = run_change(lambda plane: signing_secrets.rotate(plane, key_id))
+        if as_json:
+            echo_json(issued.document())
+        else:
+            click.echo(f"{issued.id}\n{issued.secret}")
+        return
+    confirm(f"Refuse what {retire} signs, for good?", yes=yes)
+    retired = run_change(lambda plane: signing_secrets.retire(plane, key_id, retire))
+    if as_json:
+        echo_json(retired.document())
     else:
-        click.echo(issued.key)
+        click.echo(retired.id)
 
 
 @keys.command("list")

@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
+from engine.api.checks import check_choice
 from engine.api.origins import check_origins
-from engine.control import audit_log
+from engine.control import audit_log, signing_secrets
 from engine.control.campaigns import check_name
 from engine.control.change import Change, Changed, ControlPlane, change
+from engine.control.publishing import cached_key
 from engine.control.stored_texts import refuse_codes
 from engine.errors import Refusal, not_a_cursor
 from engine.queries import queries
-from engine.store import configuration
-from engine.store.configuration import SCOPES
+from engine.store.configuration import SCOPES, SIGNING
 from engine.times import shown_instant
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from engine.database import Database
     from engine.postgres_types import Row
+    from engine.store.configuration import CachedKey
 
 ID_BYTES: Final = 6
 SECRET_BYTES: Final = 32
@@ -51,10 +53,16 @@ class NewApiKey(msgspec.Struct, forbid_unknown_fields=True):
     campaigns: list[str] | None = None
     kind: Literal["server", "browser"] = "server"
     origins: list[str] | None = None
+    signing: str = "off"
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
-    """An API key as the API shows it: never the key itself, never its digest."""
+    """An API key as the API shows it: never the key itself, never its digest.
+
+    Attributes:
+        signing: whether its requests are signed: one of ``SIGNING``.
+        signing_secrets: ids of its signing secrets, the oldest first.
+    """
 
     id: str
     name: str
@@ -64,6 +72,8 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     origins: tuple[str, ...] | None
     created_at: datetime
     revoked_at: datetime | None
+    signing: str
+    signing_secrets: tuple[str, ...]
 
     def document(self) -> dict[str, object]:
         """Return the JSON object of the API. Times are ISO 8601 in UTC."""
@@ -74,17 +84,20 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IssuedKey(msgspec.Struct, frozen=True):
-    """A new API key. ``key`` is stored nowhere: show it once, then forget it."""
+    """A new API key. ``key`` and ``signing_secret`` are shown once; the key is stored nowhere."""
 
     api_key: ApiKey
     key: str
+    signing_secret: signing_secrets.IssuedSecret | None = None
 
     def __repr__(self) -> str:
         return f"IssuedKey({self.api_key.id})"
 
     def document(self) -> dict[str, object]:
-        """Return the JSON object of the API, with the key itself."""
-        return self.api_key.document() | {"key": self.key}
+        """Return the JSON object of the API, with the key itself, and the signing secret if it has one."""
+        secret = self.signing_secret
+        shown = {} if secret is None else {"signing_secret": {"id": secret.id, "secret": secret.secret}}
+        return self.api_key.document() | {"key": self.key, **shown}
 
 
 def digest(key: str) -> bytes:
@@ -98,23 +111,27 @@ async def create(
     scopes: Sequence[str],
     *,
     campaigns: Sequence[str] | None = None,
+    signing: str = "off",
     actor: str = "cli",
 ) -> Changed[IssuedKey]:
     """Create a server key, store its digest and publish it.
 
-    ``campaigns``: as in ``NewApiKey``. ``actor`` is the id of the key of the caller, or ``cli``.
+    ``campaigns``: as in ``NewApiKey``. ``signing``: one of ``SIGNING``. ``actor`` is the id of
+    the key of the caller, or ``cli``.
 
     Raises:
-        Refusal: ``malformed_request``: the name, a scope or the list of campaigns is invalid;
+        Refusal: ``malformed_request``: the name, a scope, the list of campaigns or ``signing`` is invalid;
             ``campaign_not_found``.
+        StoreUnavailable: the key signs, and there is no mint key here under which to encrypt its secret.
     """
     if not scopes or set(scopes) - set(SCOPES):
         raise Refusal("malformed_request", f"scopes must be one or more of {', '.join(SCOPES)}")
+    check_choice("signing", signing, SIGNING)
     limited_to = None if campaigns is None else sorted(set(campaigns))
     if limited_to is not None:
         _check_limit(limited_to, scopes)
     granted = [scope for scope in SCOPES if scope in scopes]
-    return await _issue(plane, name, granted, limited_to, None, actor=actor)
+    return await _issue(plane, name, granted, limited_to, None, signing=signing, actor=actor)
 
 
 async def create_for_browsers(
@@ -144,9 +161,13 @@ async def create_as_asked(plane: ControlPlane, new: NewApiKey, *, actor: str) ->
     if new.kind == "server":
         if new.origins is not None:
             raise Refusal("malformed_request", "Only a key of the kind browser has origins.")
-        return await create(plane, new.name, new.scopes or [], campaigns=new.campaigns, actor=actor)
+        return await create(
+            plane, new.name, new.scopes or [], campaigns=new.campaigns, signing=new.signing, actor=actor
+        )
     if new.scopes:
         raise Refusal("malformed_request", "A key of the kind browser has no scopes: leave scopes out.")
+    if new.signing != "off":
+        raise Refusal("malformed_request", "A key of the kind browser cannot sign: everybody may read it.")
     return await create_for_browsers(
         plane, new.name, campaigns=new.campaigns or [], origins=new.origins or [], actor=actor
     )
@@ -159,6 +180,7 @@ async def _issue(
     campaigns: list[str] | None,
     origins: list[str] | None,
     *,
+    signing: str = "off",
     actor: str,
 ) -> Changed[IssuedKey]:
     """Store and publish a key whose fields were checked, but for its name and whether the campaigns exist."""
@@ -172,7 +194,7 @@ async def _issue(
         known = await under.connection.fetchval(_SQL["known_campaigns"], campaigns or [])
         if known != len(campaigns or []):
             raise Refusal("campaign_not_found")
-        row = await under.connection.fetchrow(
+        await under.connection.execute(
             _SQL["insert"],
             f"key_{number}",
             name,
@@ -182,10 +204,17 @@ async def _issue(
             campaigns,
             kind,
             origins,
+            signing,
         )
+        secret = None
+        if signing != "off":
+            secret = await signing_secrets.issue(under.connection, plane.settings, f"key_{number}")
+        row = await under.connection.fetchrow(_SQL["get"], f"key_{number}")
         details: dict[str, object] = {"name": name, "scopes": scopes, "campaigns": campaigns}
         if origins is not None:
             details |= {"kind": kind, "origins": origins}
+        if signing != "off":
+            details["signing"] = signing
         await audit_log.record(
             under.connection,
             act="create_key",
@@ -193,7 +222,7 @@ async def _issue(
             subject=f"key:key_{number}",
             details=details,
         )
-        return IssuedKey(_api_key(row), key)
+        return IssuedKey(_api_key(row), key, secret)
 
     return await change(plane, write)
 
@@ -219,12 +248,12 @@ async def revoke(plane: ControlPlane, key_id: str, *, actor: str = "cli") -> Cha
     return await change(plane, write)
 
 
-async def find(database: Database, secret: str) -> configuration.CachedKey | None:
+async def find(database: Database, secret: str) -> CachedKey | None:
     """Look up an API key in PostgreSQL. Return None if it is unknown or revoked."""
     return await _found(database, _SQL["by_digest"], digest(secret))
 
 
-async def find_by_id(database: Database, key_id: str) -> configuration.CachedKey | None:
+async def find_by_id(database: Database, key_id: str) -> CachedKey | None:
     """Look up an API key in PostgreSQL by its id. Return None if it is unknown or revoked."""
     return await _found(database, _SQL["by_id"], key_id)
 
@@ -236,20 +265,10 @@ async def find_named(database: Database, name: str, scopes: Sequence[str]) -> st
     return found
 
 
-async def _found(database: Database, query: str, value: bytes | str) -> configuration.CachedKey | None:
+async def _found(database: Database, query: str, value: bytes | str) -> CachedKey | None:
     async with database.connection() as connection:
         row = await connection.fetchrow(query, value)
-    if row is None:
-        return None
-    return configuration.CachedKey(
-        id=row["id"],
-        name=row["name"],
-        digest=row["digest"],
-        scopes=tuple(row["scopes"]),
-        revoked=False,
-        campaigns=_texts(row["campaigns"]),
-        origins=_texts(row["origins"]),
-    )
+    return None if row is None else cached_key(row)
 
 
 async def page(plane: ControlPlane, *, after: str | None, limit: int) -> list[ApiKey]:
@@ -286,4 +305,6 @@ def _api_key(row: Row) -> ApiKey:
         origins=_texts(row["origins"]),
         created_at=row["created_at"],
         revoked_at=row["revoked_at"],
+        signing=row["signing"],
+        signing_secrets=tuple(row["signing_secrets"]),
     )

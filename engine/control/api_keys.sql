@@ -1,20 +1,32 @@
 -- Queries for lists never return a digest.
 
 -- name: insert
-INSERT INTO api_keys (id, name, digest, scopes, version, campaigns, kind, origins) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-RETURNING id, name, kind, scopes, campaigns, origins, created_at, revoked_at;
+INSERT INTO api_keys (id, name, digest, scopes, version, campaigns, kind, origins, signing)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
 -- name: known_campaigns
 SELECT count(*) FROM campaigns WHERE id = ANY ($1::text[]);
 
 -- name: get
-SELECT id, name, kind, scopes, campaigns, origins, created_at, revoked_at FROM api_keys WHERE id = $1;
+SELECT id, name, kind, scopes, campaigns, origins, created_at, revoked_at, signing,
+       ARRAY(SELECT s.id FROM signing_secrets AS s WHERE s.api_key = api_keys.id ORDER BY s.created_at, s.id) AS signing_secrets
+FROM api_keys WHERE id = $1;
 
 -- name: by_digest
-SELECT id, name, encode(digest, 'hex') AS digest, scopes, campaigns, origins FROM api_keys WHERE digest = $1 AND revoked_at IS NULL;
+SELECT id, name, encode(digest, 'hex') AS digest, scopes, campaigns, origins, false AS revoked, signing,
+       ARRAY(
+           SELECT s.id || ' ' || s.mint_key || ' ' || encode(s.sealed, 'hex') FROM signing_secrets AS s
+           WHERE s.api_key = api_keys.id ORDER BY s.created_at, s.id
+       ) AS signing_secrets
+FROM api_keys WHERE digest = $1 AND revoked_at IS NULL;
 
 -- name: by_id
-SELECT id, name, encode(digest, 'hex') AS digest, scopes, campaigns, origins FROM api_keys WHERE id = $1 AND revoked_at IS NULL;
+SELECT id, name, encode(digest, 'hex') AS digest, scopes, campaigns, origins, false AS revoked, signing,
+       ARRAY(
+           SELECT s.id || ' ' || s.mint_key || ' ' || encode(s.sealed, 'hex') FROM signing_secrets AS s
+           WHERE s.api_key = api_keys.id ORDER BY s.created_at, s.id
+       ) AS signing_secrets
+FROM api_keys WHERE id = $1 AND revoked_at IS NULL;
 
 -- name: valid_with_name
 SELECT id FROM api_keys
@@ -25,9 +37,13 @@ ORDER BY created_at, id LIMIT 1;
 UPDATE api_keys SET revoked_at = now(), version = $2 WHERE id = $1 AND revoked_at IS NULL;
 
 -- name: first_page
-SELECT id, name, kind, scopes, campaigns, origins, created_at, revoked_at FROM api_keys ORDER BY created_at, id LIMIT $1;
+SELECT id, name, kind, scopes, campaigns, origins, created_at, revoked_at, signing,
+       ARRAY(SELECT s.id FROM signing_secrets AS s WHERE s.api_key = api_keys.id ORDER BY s.created_at, s.id) AS signing_secrets
+FROM api_keys ORDER BY created_at, id LIMIT $1;
 
 -- name: page_after
-SELECT id, name, kind, scopes, campaigns, origins, created_at, revoked_at FROM api_keys
+SELECT id, name, kind, scopes, campaigns, origins, created_at, revoked_at, signing,
+       ARRAY(SELECT s.id FROM signing_secrets AS s WHERE s.api_key = api_keys.id ORDER BY s.created_at, s.id) AS signing_secrets
+FROM api_keys
 WHERE (created_at, id) > (SELECT created_at, id FROM api_keys WHERE id = $2)
 ORDER BY created_at, id LIMIT $1;

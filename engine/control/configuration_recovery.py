@@ -161,7 +161,19 @@ async def _store_key(connection: Connection, _redis: Redis, record: bytes, versi
         None if key.origins is None else list(key.origins),
         key.revoked,
         version,
+        key.signing,
     )
+    await connection.execute(_SQL["no_signing_secrets"], key.id)
+    for number, secret in enumerate(key.signing_secrets):
+        sealed = bytes.fromhex(secret.sealed)
+        await connection.execute(
+            _SQL["signing_secret"],
+            secret.id,
+            key.id,
+            secret.mint_key,
+            sealed,
+            number - len(key.signing_secrets),
+        )
 
 
 async def _store_void(connection: Connection, _redis: Redis, record: bytes, version: int) -> None:

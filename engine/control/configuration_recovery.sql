@@ -29,12 +29,20 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT (id) DO UPDATE SET version = excluded.version;
 
 -- name: api_key
-INSERT INTO api_keys (id, name, digest, scopes, campaigns, kind, origins, revoked_at, version)
+INSERT INTO api_keys (id, name, digest, scopes, campaigns, kind, origins, revoked_at, version, signing)
 VALUES ($1, $2, $3, $4, $5, CASE WHEN $6::text[] IS NULL THEN 'server' ELSE 'browser' END, $6,
-        CASE WHEN $7::boolean THEN now() END, $8)
+        CASE WHEN $7::boolean THEN now() END, $8, $9)
 ON CONFLICT (id) DO UPDATE
-SET name = excluded.name, scopes = excluded.scopes, campaigns = excluded.campaigns,
+SET name = excluded.name, scopes = excluded.scopes, campaigns = excluded.campaigns, signing = excluded.signing,
     revoked_at = coalesce(api_keys.revoked_at, excluded.revoked_at), version = excluded.version;
+
+-- name: no_signing_secrets
+DELETE FROM signing_secrets WHERE api_key = $1;
+
+-- name: signing_secret
+-- Microseconds keep their order: the transaction has one now().
+INSERT INTO signing_secrets (id, api_key, mint_key, sealed, created_at)
+VALUES ($1, $2, $3, $4, now() + $5::integer * interval '1 microsecond');
 
 -- name: void
 INSERT INTO voids (id, batch, first_serial, last_serial, void, reason, actor, version)

@@ -14,7 +14,11 @@ SELECT (SELECT COALESCE(sum(seq + lost), 0) FROM ledger_offsets WHERE shard = $1
      + (SELECT count(*) FROM ledger_rejects WHERE shard = $1);
 
 -- name: keys_since
-SELECT id, name, encode(digest, 'hex') AS digest, scopes, campaigns, origins, revoked_at IS NOT NULL AS revoked, version
+SELECT id, name, encode(digest, 'hex') AS digest, scopes, campaigns, origins, revoked_at IS NOT NULL AS revoked, signing, version,
+       ARRAY(
+           SELECT s.id || ' ' || s.mint_key || ' ' || encode(s.sealed, 'hex') FROM signing_secrets AS s
+           WHERE s.api_key = api_keys.id ORDER BY s.created_at, s.id
+       ) AS signing_secrets
 FROM api_keys WHERE version > $1;
 
 -- name: campaigns_since

@@ -210,15 +210,7 @@ async def _rows(connection: Connection, shard: int, base: int) -> AsyncGenerator
             shards = (await connection.fetchrow(_SQL["deployment"]))["shards"]
             yield _Row(_FIRST_VERSION, "deployment", msgspec.json.encode(configuration.Deployment(shards)))
         async for row in connection.cursor(_SQL["keys_since"], base, prefetch=CHUNK_ROWS):
-            api_key = configuration.CachedKey(
-                id=row["id"],
-                name=row["name"],
-                digest=row["digest"],
-                scopes=tuple(row["scopes"]),
-                revoked=row["revoked"],
-                campaigns=None if row["campaigns"] is None else tuple(row["campaigns"]),
-                origins=None if row["origins"] is None else tuple(row["origins"]),
-            )
+            api_key = cached_key(row)
             yield _Row(row["version"], f"key:{api_key.id}", msgspec.json.encode(api_key))
         async for row in connection.cursor(_SQL["batches_since"], base, prefetch=CHUNK_ROWS):
             batch = configuration.CachedBatch(
@@ -243,6 +235,23 @@ async def _rows(connection: Connection, shard: int, base: int) -> AsyncGenerator
                 lifted=row["lifted"],
             )
             yield _Row(row["version"], f"block:{block.id}", msgspec.json.encode(block))
+
+
+def cached_key(row: Row) -> configuration.CachedKey:
+    """Return the key of a row of ``keys_since``."""
+    return configuration.CachedKey(
+        id=row["id"],
+        name=row["name"],
+        digest=row["digest"],
+        scopes=tuple(row["scopes"]),
+        revoked=row["revoked"],
+        campaigns=None if row["campaigns"] is None else tuple(row["campaigns"]),
+        origins=None if row["origins"] is None else tuple(row["origins"]),
+        signing=row["signing"],
+        signing_secrets=tuple(
+            configuration.CachedSecret(*text.split(" ")) for text in row["signing_secrets"]
+        ),
+    )
 
 
 def _campaign_row(row: Row, *, here: bool) -> _Row:

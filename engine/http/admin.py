@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import web
 
 from engine.api.checks import check_text
-from engine.control import api_keys, audit_log, batches, campaigns, voids
+from engine.control import api_keys, audit_log, batches, campaigns, signing_secrets, voids
 from engine.control.campaign_numbers import numbers_member, read_numbers
 from engine.errors import Overloaded, Refusal, not_a_cursor
 from engine.http.admin_requests import (
@@ -71,6 +71,8 @@ def routes() -> list[Route]:
         Route("POST", "/v1/keys", "admin", create_key),
         Route("GET", "/v1/keys", "admin", list_keys),
         Route("DELETE", "/v1/keys/{id}", "admin", revoke_key),
+        Route("POST", "/v1/keys/{id}/signing-secrets", "admin", add_signing_secret),
+        Route("DELETE", "/v1/keys/{id}/signing-secrets/{secret}", "admin", retire_signing_secret),
         Route("GET", "/v1/audit-log", "admin", list_audit_log),
         Route("GET", "/v1/conflicts", "admin", list_conflicts),
     ]
@@ -259,6 +261,22 @@ async def revoke_key(request: web.Request) -> web.Response:
     """Revoke an API key for good."""
     key_id, caller = request.match_info["id"], request[API_KEY].id
     return await answer_change(request, lambda plane: api_keys.revoke(plane, key_id, actor=caller))
+
+
+async def add_signing_secret(request: web.Request) -> web.Response:
+    """Add a second signing secret. Only this answer, and its repetition for the same caller, shows it."""
+    key_id, caller = request.match_info["id"], request[API_KEY].id
+    return await answer_change(
+        request, lambda plane: signing_secrets.rotate(plane, key_id, actor=caller), status=201
+    )
+
+
+async def retire_signing_secret(request: web.Request) -> web.Response:
+    """Retire one of two signing secrets."""
+    key_id, secret, caller = request.match_info["id"], request.match_info["secret"], request[API_KEY].id
+    return await answer_change(
+        request, lambda plane: signing_secrets.retire(plane, key_id, secret, actor=caller)
+    )
 
 
 async def list_audit_log(request: web.Request) -> web.Response:

@@ -68,9 +68,11 @@ class Authenticator:
         return None if api_key is None or api_key.revoked else api_key
 
     def known_with(self, authorization: str, scope: str) -> CachedKey | None:
-        """Return the key as ``known`` does, if it has the scope."""
+        """Return the key as ``known`` does, if it has the scope, and if its requests are not signed."""
         api_key = self.known(authorization)
-        return api_key if api_key is not None and scope in api_key.scopes else None
+        if api_key is None or api_key.signing != "off" or scope not in api_key.scopes:
+            return None
+        return api_key
 
     async def lists_origin(self, origin: str) -> bool:
         """Whether a valid browser key is for pages of this origin.

@@ -27,6 +27,7 @@ from engine.http.requests import (
 )
 from engine.http.routes import Route
 from engine.http.services import services_of
+from engine.http.signatures import sign
 from engine.ledger.record import STATES, RedemptionFilter
 from engine.redemption.one_answer import OneAnswerRedemption
 from engine.redemption.redeem import Redemption
@@ -66,7 +67,9 @@ async def redeem(request: web.Request) -> web.Response:
         asked = parse_redeem_request(body, services.settings)
         attempt = OneAnswerRedemption(services.core.dispatcher, asked, key, api_key)
         return await browsers.answer(request, attempt, asked.code)
-    return response(request, await services.core.answer(*_redemption(services.core, api_key, key, body)))
+    redemption, code = _redemption(services.core, api_key, key, body)
+    sign(request, redemption)
+    return response(request, await services.core.answer(redemption, code))
 
 
 def redeem_at_once(

@@ -17,6 +17,7 @@ from engine.encoding import JSON_TYPE
 from engine.errors import ContractViolation, Refusal
 from engine.http.auth import admit_again
 from engine.http.services import services_of
+from engine.http.signatures import check_body
 from engine.lane.connection import id_of, log_internal_error
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ async def read_json(request: web.Request, bytes_max: int, timeout_s: int) -> byt
 
     Raises:
         Refusal: ``unsupported_media_type``, ``body_too_large``, or ``malformed_request`` if the body
-            does not arrive within ``timeout_s``. A request without body and type is left to the parser, which
-            says what is missing.
+            does not arrive within ``timeout_s``; ``content_digest_mismatch``. A request without body and
+            type is left to the parser, which says what is missing.
     """
     if not (request.body_exists or hdrs.CONTENT_TYPE in request.headers):
         return b""
@@ -50,6 +51,7 @@ async def read_json(request: web.Request, bytes_max: int, timeout_s: int) -> byt
         body = await _read_body(request, bytes_max, timeout_s)
     if len(body) > bytes_max:
         raise Refusal("body_too_large", f"At most {bytes_max} bytes.")
+    check_body(request, body)
     return body
 
 

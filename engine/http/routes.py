@@ -13,6 +13,7 @@ from engine.errors import OutcomeUnknown, StoreUnavailable
 from engine.http.auth import Access, Admission, admit
 from engine.http.browsers import refuse_call
 from engine.http.services import services_of
+from engine.http.signatures import check_signature
 from engine.lane.connection import REQUEST_ID
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def _behind_scope(route: Route) -> Handler:
         # For others, an id that is written like a code was replaced: the answer must not say that it is one.
         if api_key.origins is None and (ids := request.headers.getall(HEADER, [])):
             request[REQUEST_ID] = request_id_of(ids, services.core.contains_code)
+        await check_signature(request)
         return await handler(request)
 
     if route.endless:

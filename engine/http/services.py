@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from engine.database import Database
     from engine.guard.client_addresses import ClientAddresses
     from engine.guard.limits import LimitTable
+    from engine.guard.signatures import Signatures
     from engine.health.parts_watch import PartsWatch
     from engine.http.auth import Authenticator
     from engine.imports.importer import Importer
@@ -43,6 +44,7 @@ class Services:
     settings: Settings
     authenticator: Authenticator
     client_addresses: ClientAddresses
+    signatures: Signatures
     core: Core
     database: Database
     redis: Redis

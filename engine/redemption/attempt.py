@@ -46,7 +46,7 @@ class Attempt(CallFields, PendingLookup):
     __slots__ = (
         "actor", "amount", "api_key", "asserted", "batch", "campaign", "client", "configuration",
         "dispatcher", "fingerprint", "idempotency_name", "key", "key_reserved", "last4", "location",
-        "metadata", "on_done", "order", "serial", "user",
+        "metadata", "nonce", "on_done", "order", "serial", "user",
     )  # fmt: skip
 
     success: ClassVar[str]
@@ -81,6 +81,7 @@ class Attempt(CallFields, PendingLookup):
         self.order = order
         self.key = key
         self.fingerprint = b""
+        self.nonce = b""
         self.idempotency_name = idempotency.name(self.actor, key) if key else ""
         self.key_reserved = False
         self.campaign = NO_CAMPAIGN  # until a code is bound
@@ -96,6 +97,12 @@ class Attempt(CallFields, PendingLookup):
         the other lines, if there are any.
         """
         raise NotImplementedError
+
+    def sign(self, nonce: bytes) -> None:
+        """Take the mark of a signed request's nonce (``idempotency.nonce_mark``), behind the fingerprint."""
+        self.nonce = nonce
+        if self.fingerprint:
+            self.fingerprint += nonce
 
     # binding to a code
 
@@ -118,7 +125,7 @@ class Attempt(CallFields, PendingLookup):
         self.bind_record(code.batch.campaign, code.batch.id, code.serial, code.last4)
         if self.key:
             known = idempotency.known_half(self.user, self.order, [(self.batch, self.serial)])
-            self.fingerprint = idempotency.fingerprint(known, self.fingerprint_fields())
+            self.fingerprint = idempotency.fingerprint(known, self.fingerprint_fields()) + self.nonce
 
     def bind_record(self, campaign: str, batch: int, serial: int, last4: str) -> None:
         """Bind to a code that a record names."""

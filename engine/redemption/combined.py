@@ -68,7 +68,7 @@ class Combined:
             self.dispatcher.retry_after_expiry(self)
         elif lines[0] == "unpublished":
             self.failed(StoreUnavailable("the shard does not have the campaign yet"))
-        elif lines[0] == "idempotency_key_reused":
+        elif lines[0] in {"idempotency_key_reused", "request_replayed"}:
             self.refused(lines[0])
         else:
             # A rebuilt idempotency record of a single code may have the lines of its hold after the first

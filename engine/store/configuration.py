@@ -30,7 +30,19 @@ CONFIRM_INTERVAL_S: Final = 0.02
 REFRESH_TIMEOUT_S: Final = 2.0
 
 
-class CachedKey(msgspec.Struct, frozen=True):
+SIGNING: Final = ("off", "optional", "required")
+"""Whether the requests of an API key are signed (``engine.guard.signatures``)."""
+
+
+class CachedSecret(msgspec.Struct, frozen=True):
+    """A secret that signs requests. ``sealed``: encrypted under a mint key (``codes.sealing``), in hex."""
+
+    id: str
+    mint_key: str
+    sealed: str
+
+
+class CachedKey(msgspec.Struct, frozen=True, omit_defaults=True):
     """An API key. ``digest`` is the SHA-256 of the whole key, in hex. The key itself is stored nowhere.
 
     Attributes:
@@ -46,6 +58,8 @@ class CachedKey(msgspec.Struct, frozen=True):
     revoked: bool
     campaigns: tuple[str, ...] | None = None
     origins: tuple[str, ...] | None = None
+    signing: str = "off"
+    signing_secrets: tuple[CachedSecret, ...] = ()
 
     def may_use(self, campaign: str) -> bool:
         """Whether this key knows of a campaign. To a limited key, others look as if they did not exist."""

@@ -79,7 +79,8 @@ def ending_json(metadata: str, fingerprint: bytes) -> str:
     """Return the last values of an event, for a script: metadata as JSON, and the half of a fingerprint."""
     if not fingerprint:
         return metadata
-    return f"{metadata or 'null'},{int.from_bytes(fingerprint[FINGERPRINT_HALF:], signed=True)}"
+    half = fingerprint[FINGERPRINT_HALF : 2 * FINGERPRINT_HALF]  # behind it may be the nonce of a signature
+    return f"{metadata or 'null'},{int.from_bytes(half, signed=True)}"
 
 
 def packed_text(values: list[bytes]) -> bytes | None:

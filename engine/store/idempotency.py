@@ -31,6 +31,9 @@ _RESERVE: Final = loader.load(
     arguments=("digest", "fingerprint", "idempotency_epoch", "idempotency_window_s"),
 )
 
+NONCE_MARK: Final = b"\1"  # "one nonce follows"; no answer begins with it
+_NONCE_BYTES: Final = 8
+
 CodeIdentity = tuple[int, int]
 """Batch and serial."""
 
@@ -110,6 +113,15 @@ def fingerprint(known: bytes, fields: list[object]) -> bytes:
     """
     digest = _digest(fields)
     return known + (digest if digest != REBUILT else b"\1" * _HALF)
+
+
+def nonce_mark(nonce: str) -> bytes:
+    """Return what follows the fingerprint of a signed request: 8 bytes of its nonce's hash, behind a mark.
+
+    The record keeps it. So the same signed request, sent again, is ``request_replayed``; the same request
+    under a new nonce is an honest retry, and gets the stored answer (lua/lib/idempotency.lua).
+    """
+    return NONCE_MARK + hashlib.blake2b(nonce.encode(), digest_size=_NONCE_BYTES).digest()
 
 
 def rebuilt_fingerprint(known: bytes, of_event: int | None) -> bytes:

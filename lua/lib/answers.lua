@@ -49,6 +49,7 @@ return {
     },
     refusal_of_key = {
         idempotency_key_reused = '',
+        request_replayed = '', -- its nonce was used with this key before
     },
     undecided = { -- nothing was done; the engine must do something first, and call again
         unpublished = '', -- the shard does not have the campaign as the caller has it; of a call: no configuration at all

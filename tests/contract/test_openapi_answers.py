@@ -50,7 +50,7 @@ async def test_a_call_needs_the_scope_that_is_described_and_no_other(
     plane: ControlPlane, caller: Caller
 ) -> None:
     async def status(operation: Operation, key: str) -> int:
-        path = operation.path.format(id="0")
+        path = operation.path.format(id="0", secret="0")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         url = caller.merchant.url + path
         async with caller.merchant.session.request(operation.method, url, headers=headers) as response:
@@ -195,6 +195,13 @@ async def administer(caller: Caller) -> None:
     await call("exportCodes", id=0, headers={"Accept": "application/x-ndjson"})
     key = await call("createKey", {"name": "shop", "scopes": ["redeem"]})
     assert len((await call("listKeys"))["items"]) == 2
+    signing = await call("createKey", {"name": "shop", "scopes": ["redeem"], "signing": "required"})
+    first = signing["signing_secret"]["id"]
+    refused = await call("retireSigningSecret", id=signing["id"], secret=first)
+    assert refused["code"] == "signing_secret_limit"
+    second = await call("addSigningSecret", id=signing["id"])
+    assert (await call("retireSigningSecret", id=signing["id"], secret=first))["id"] == first
+    assert (await call("listKeys"))["items"][-1]["signing_secrets"] == [second["id"]]
     block = await call("createBlock", {"kind": "device", "subject": "d-1", "reason": "guessing"}, key="b")
     assert (await call("listBlocks", query="?kind=device&state=active"))["items"]
     await call("liftBlock", id=block["id"])

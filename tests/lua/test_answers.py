@@ -23,7 +23,8 @@ ANSWERS: Final = loader.answers()
 REFUSALS: Final = {word for name, words in ANSWERS.items() if name.startswith("refusal_") for word in words}
 WORDS: Final = {word for words in ANSWERS.values() for word in words}
 CONFLICT: Final = 409
-OF_OTHERS: Final = {"import_conflict", "currency_mismatch", "campaign_mismatch"}  # that no script finds
+# Conflicts that no script finds.
+OF_OTHERS: Final = {"import_conflict", "currency_mismatch", "campaign_mismatch", "signing_secret_limit"}
 # Words that are also types of events, or states of a campaign, code, hold or commit record. There they are
 # literal.
 OTHER_MEANINGS: Final = {
