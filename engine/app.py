@@ -15,6 +15,8 @@ from redis.backoff import NoBackoff
 
 from engine.api.headers import SERVER, durability_headers
 from engine.api.request_ids import HEADER
+from engine.control.alerts import keep_raising
+from engine.control.automatic_blocks import keep_blocking
 from engine.control.change import ControlPlane
 from engine.control.republishing import keep_republishing
 from engine.database import open_database
@@ -23,6 +25,8 @@ from engine.guard.block_table import BlockTable
 from engine.guard.client_addresses import ClientAddresses
 from engine.guard.guard import Guard
 from engine.guard.limits import Limit, LimitTable
+from engine.guard.rules import Rules
+from engine.guard.shared_attempts import keep_sharing_attempts
 from engine.guard.shared_limits import keep_sharing
 from engine.guard.signatures import Signatures
 from engine.health.parts_watch import PartsWatch
@@ -44,6 +48,9 @@ from engine.http import (
     sessions,
     users,
     webhooks,
+)
+from engine.http import (
+    guard as guard_routes,
 )
 from engine.http.auth import Authenticator
 from engine.http.durations import measure_requests
@@ -98,12 +105,15 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         database = await stack.enter_async_context(open_database(settings, settings.database_url))
         plane = ControlPlane(database=database, redis=redis, settings=settings)
         block_table = BlockTable()
-        configuration = ConfigurationCache(redis, timeout_s=timeout_s, on_block=block_table.take)
+        rules = Rules(settings)
+        configuration = ConfigurationCache(
+            redis, timeout_s=timeout_s, on_block=block_table.take, on_rule=rules.take
+        )
         watch = StoreWatch(plane, configuration)
         await stack.enter_async_context(in_background(lambda: keep_republishing(plane, watch.found)))
         await stack.enter_async_context(in_background(lambda: keep_index_repaired(plane)))
         await _first_configuration(configuration)
-        guard = Guard(settings, block_table)
+        guard = Guard(settings, block_table, rules)
         core = make_core(settings, configuration, redis, telemetry, watch.verify, guard=guard)
         core.dispatcher.open()
         stack.push_async_callback(core.close)
@@ -114,10 +124,13 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         per_min, burst = settings.sign_in_failures_per_min, settings.sign_in_failures_burst
         sign_in_failures = LimitTable(Limit(per_min, burst), _SIGN_IN_SOURCES_MAX)
         shared = guard.tables | {"sign_in_failures": sign_in_failures}
-        share_s = settings.guard_share_ms / 1000
+        sharing = {"interval_s": settings.guard_share_ms / 1000, "timeout_s": timeout_s}
+        await stack.enter_async_context(in_background(lambda: keep_sharing(redis, shared, **sharing)))
         await stack.enter_async_context(
-            in_background(lambda: keep_sharing(redis, shared, interval_s=share_s, timeout_s=timeout_s))
+            in_background(lambda: keep_sharing_attempts(redis, guard.behaviour, **sharing))
         )
+        await stack.enter_async_context(in_background(lambda: keep_blocking(plane, guard)))
+        await stack.enter_async_context(in_background(lambda: keep_raising(plane, guard.behaviour.alarms)))
         percent_max = settings.redis_memory_percent_max
         await stack.enter_async_context(
             in_background(lambda: keep_watching_memory(redis, configuration, percent_max))
@@ -169,6 +182,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
             holds,
             admin,
             blocks,
+            guard_routes,
             events,
             imports,
             users,

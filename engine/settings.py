@@ -26,7 +26,7 @@ PORT_MAX = 65_535
 LOG_LEVELS = ("debug", "info", "warning", "error")
 DEFAULT = "default"
 DURABILITIES = ("disk", "memory")
-LIMITS_MODES = ("enforce", "observe")
+RULE_MODES = ("off", "observe", "challenge", "enforce")
 LANES = ("express", "python", "aiohttp")
 OTHER_PREFIXES = ("REDEEM_TEST_",)
 _HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
@@ -255,7 +255,8 @@ class Settings:
         "these proxies begin each connection with a PROXY header, version 2; every other one is closed",
     )
     guard_limits_mode: str = _setting(
-        "enforce", "enforce: attempts beyond a limit get 429; observe: they are only counted"
+        "enforce",
+        "mode of the limits: enforce: attempts beyond one get 429; observe: they are only counted; off",
     )
     guard_attempts_per_min: int = _setting(
         0,
@@ -295,6 +296,70 @@ class Settings:
     signature_ahead_s_max: int = _setting(
         30, "seconds that the clock of a client may be ahead, when it signs a request", least=0
     )
+    guard_score_mode: str = _setting("off", "mode of the rule score, which finds guessers")
+    guard_honest_unknown_percent: int = _setting(
+        20, "codes never issued among those of an honest source, as the score supposes", least=1
+    )
+    guard_guesser_unknown_permille: int = _setting(
+        999, "the same of a source that guesses, in thousandths", least=1
+    )
+    guard_false_blocks_per_million: int = _setting(
+        10, "how often the score may be wrong about an honest source", least=1
+    )
+    guard_score_half_life_s: int = _setting(600, "after how long a score is worth half", least=1)
+    guard_codes_of_one_user_max: int = _setting(
+        3, "different codes of one user or device after which more do not count for its network", least=0
+    )
+    guard_retyped_weight_percent: int = _setting(
+        40, "how much a code counts that looks like one typed again", least=0
+    )
+    guard_retyped_distance_max: int = _setting(
+        2, "symbols by which a code may differ from one of the last four and be one typed again", least=0
+    )
+    guard_retyped_s: int = _setting(
+        60, "how long a worker remembers the last four codes of a source, in memory only", least=1
+    )
+    guard_slow_drip_mode: str = _setting("off", "mode of the rule slow_drip, which finds slow guessers")
+    guard_drip_codes_per_hour: int = _setting(
+        20,
+        "different codes never issued in an hour, more than twice its successes, that block a source",
+        least=1,
+    )
+    guard_drip_codes_per_day: int = _setting(100, "the same in a day", least=1)
+    guard_drip_hour_block_s: int = _setting(3600, "how long the first of these blocks", least=1)
+    guard_drip_day_block_s: int = _setting(86_400, "how long the second blocks", least=1)
+    guard_leaked_list_mode: str = _setting(
+        "off", "mode of the rule leaked_list, which finds lists of used codes"
+    )
+    guard_leaked_codes: int = _setting(
+        10, "different used-up codes from one source, more than successes, which make a leaked list", least=1
+    )
+    guard_leaked_s: int = _setting(600, "seconds within which these come", least=1)
+    guard_block_s: int = _setting(600, "how long the first automatic block of a source lasts", least=1)
+    guard_block_s_max: int = _setting(
+        86_400, "how long one lasts at most; each lasts twice as long as the one before", least=1
+    )
+    guard_block_jitter_percent: int = _setting(
+        10, "by how much the length of an automatic block varies", least=0
+    )
+    guard_server_key_mode: str = _setting(
+        "off", "mode of the rule server_key, an alert about many wrong codes"
+    )
+    guard_key_unknown_percent: int = _setting(
+        20, "share of codes never issued above which it raises an alert", least=1
+    )
+    guard_key_attempts_min: int = _setting(200, "codes of the key that it takes for that", least=1)
+    guard_key_s: int = _setting(300, "seconds within which these come", least=1)
+    guard_flood_mode: str = _setting("off", "mode of the rule flood, which finds guessing from many places")
+    guard_flood_codes_per_s: int = _setting(
+        5, "codes never issued in a second that are a flood at least", least=1
+    )
+    guard_flood_sigmas: int = _setting(
+        6, "standard deviations above the usual rate from which on they are", least=1
+    )
+    guard_flood_s: int = _setting(30, "seconds over which they are counted", least=1)
+    guard_alert_interval_s: int = _setting(300, "seconds for which one alert counts its cause", least=1)
+    guard_blocks_max: int = _setting(5000, "maximum automatic blocks in force at a time", least=1)
     persist_batch_max: int = _setting(5000, "maximum events in one transaction of the persister", least=1)
     persist_block_ms: int = _setting(1000, "how long one read of the persister waits for new events", least=1)
     persist_interval_ms: int = _setting(
@@ -407,8 +472,8 @@ def load(environ: Mapping[str, str], overrides: Mapping[str, object] | None = No
             raise SettingsError(f"{variable(name)} must be one of {', '.join(LOG_LEVELS)}")
         if name == "durability" and parsed[name] not in DURABILITIES:
             raise SettingsError(f"{variable(name)} must be {' or '.join(DURABILITIES)}")
-        if name == "guard_limits_mode" and parsed[name] not in LIMITS_MODES:
-            raise SettingsError(f"{variable(name)} must be {' or '.join(LIMITS_MODES)}")
+        if name.startswith("guard_") and name.endswith("_mode") and parsed[name] not in RULE_MODES:
+            raise SettingsError(f"{variable(name)} must be one of {', '.join(RULE_MODES)}")
         if name == "lane" and parsed[name] not in ("", *LANES):
             raise SettingsError(f"{variable(name)} must be one of {', '.join(LANES)}, or empty")
     settings = Settings(**parsed)

@@ -45,6 +45,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "keys": ("engine.cli.keys:keys", "Create, list and revoke API keys."),
     "dashboard": ("engine.cli.dashboard:dashboard", "Make a link that signs in to the dashboard."),
     "blocks": ("engine.cli.blocks:blocks", "Block and allow networks, users, devices and API keys."),
+    "guard": ("engine.cli.guard:guard", "Show and set what the guard does about guessers."),
     "campaigns": ("engine.cli.campaigns:campaigns", "Create, list, show and change campaigns."),
     "top": ("engine.cli.top:top", "Show the numbers of a campaign while it runs."),
     "batches": ("engine.cli.lists:batches", "List the batches of a campaign."),

@@ -25,13 +25,15 @@ def blocks() -> None:
 @click.option("--allow", is_flag=True, help="Allow it: it is not blocked, whatever else blocks it.")
 @click.option("--ttl-s", type=int, help="Seconds that it lasts; default: until it is removed.")
 @click.option("--evidence", help="What was seen, as a JSON object. Never a code.")
+@click.option("--api-key", help="The id of the only API key that it is about; default: all.")
 @json_option
-def add(
+def add(  # noqa: PLR0917 - the options
     kind: str,
     subject: str,
     reason: str,
     ttl_s: int | None,
     evidence: str | None,
+    api_key: str | None,
     *,
     allow: bool,
     as_json: bool,
@@ -44,6 +46,7 @@ def add(
         action="allow" if allow else "block",
         ttl_s=ttl_s,
         evidence=None if evidence is None else _object(evidence),
+        api_key=api_key,
     )
     made = run_change(lambda plane: stored.create(plane, new, actor=ACTOR))
     if as_json:

@@ -84,6 +84,15 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "codes problems": ("redeem codes problems imp_1 --out problems.csv",),
     "codes discard-import": ("redeem codes discard-import imp_1",),
+    "guard alerts": (
+        "redeem guard alerts --state open",
+        "redeem guard alerts --acknowledge alr_1",
+    ),
+    "guard rules list": ("redeem guard rules list",),
+    "guard rules set": (
+        "redeem guard rules set score observe",
+        "redeem guard rules set score default",
+    ),
     "imports list": ("redeem imports list cmp_2",),
     "voids list": ("redeem voids list 3",),
     "redemptions list": (

@@ -34,10 +34,16 @@ ID_MAX: Final = 2**63 - 1
 _FORGOTTEN_AT_ONCE: Final = 500
 _ID: Final = re.compile(r"blk_([1-9][0-9]{0,17})")
 _SQL: Final = queries(__package__, "blocks")
+INSERT: Final = _SQL["insert"]
 
 
 class NewBlock(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Body of ``POST /v1/blocks``. ``ttl_s``: how long it lasts; None for until it is lifted."""
+    """Body of ``POST /v1/blocks``.
+
+    Attributes:
+        ttl_s: how long it lasts; None for until it is lifted.
+        api_key: the id of the only API key that it is about; None for all.
+    """
 
     kind: Literal["network", "user", "device", "key"]
     subject: str
@@ -45,6 +51,7 @@ class NewBlock(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     action: Literal["block", "allow"] = "block"
     ttl_s: int | None = None
     evidence: dict[str, Any] | None = None
+    api_key: str | None = None
 
 
 class Block(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +68,7 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime | None
     lifted_at: datetime | None
     lifted_by: str | None
+    api_key: str | None
 
     @property
     def shown_id(self) -> str:
@@ -93,19 +101,22 @@ async def create(plane: ControlPlane, new: NewBlock, *, actor: str) -> Changed[B
     """
     check_text("reason", new.reason, plane.settings.reason_length_max)
     subject = normal_subject(new.kind, new.subject, plane.settings)
+    if new.api_key is not None:
+        check_text("api_key", new.api_key, CLIENT_FIELD_LENGTH_MAX)
     if new.ttl_s is not None and not 1 <= new.ttl_s <= TTL_S_MAX:
         raise Refusal("malformed_request", f"ttl_s must be between 1 and {TTL_S_MAX}")
     evidence = _evidence(new.evidence)
 
     async def write(under: Change) -> Block:
         await _refuse_codes(under.connection, plane.settings, new, evidence)
-        if new.kind == "key" and not await under.connection.fetchval(_SQL["is_key"], subject):
-            raise Refusal("not_found", "There is no such API key.")
+        for api_key in (subject if new.kind == "key" else None, new.api_key):
+            if api_key is not None and not await under.connection.fetchval(_SQL["is_key"], api_key):
+                raise Refusal("not_found", "There is no such API key.")
         most = plane.settings.blocks_max
         if await under.connection.fetchval(_SQL["in_force"]) >= most:
             raise Refusal("malformed_request", f"{most} blocks are in force: lift some, or block networks")
-        values = (new.action, new.kind, subject, new.reason, evidence, actor, new.ttl_s, under.version)
-        block = _block(await under.connection.fetchrow(_SQL["insert"], *values))
+        values = (new.action, new.kind, subject, new.reason, evidence, actor, new.ttl_s)
+        block = _block(await under.connection.fetchrow(INSERT, *values, under.version, new.api_key))
         await audit_log.record(
             under.connection,
             act=new.action,

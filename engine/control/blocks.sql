@@ -1,6 +1,6 @@
 -- name: insert
-INSERT INTO blocks (action, kind, subject, reason, evidence, actor, expires_at, version)
-VALUES ($1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7::double precision), $8)
+INSERT INTO blocks (action, kind, subject, reason, evidence, actor, expires_at, version, api_key)
+VALUES ($1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7::double precision), $8, $9)
 RETURNING *;
 
 -- name: in_force
@@ -32,3 +32,18 @@ WHERE coalesce(lifted_at, expires_at) < now() - make_interval(days => $1) ORDER 
 
 -- name: forget
 DELETE FROM blocks WHERE id = ANY ($1::bigint[]);
+
+-- name: made_before
+-- Blocks of a source that the guard has made; and whether one of them is younger than a finding, or still in force.
+SELECT count(*) AS number,
+       coalesce(bool_or(created_at > to_timestamp($4::double precision)
+                        OR (lifted_at IS NULL AND expires_at > now())), false) AS is_done
+FROM blocks
+WHERE action = 'block' AND actor = $5 AND kind = $1 AND subject = $2 AND api_key = $3;
+
+-- name: in_force_by
+SELECT count(*) FROM blocks
+WHERE actor = $1 AND action = 'block' AND lifted_at IS NULL AND (expires_at IS NULL OR expires_at > now());
+
+-- name: now
+SELECT extract(epoch FROM now())::double precision;

@@ -1,7 +1,8 @@
 """Brings back configuration that PostgreSQL has lost and Redis still has.
 
 A PostgreSQL that comes back older (a restored backup, a standby that lacked transactions) lacks the latest
-campaigns, batches, API keys, voids and blocks. Redis has a copy of them, but for names, reasons and authors.
+campaigns, batches, API keys, voids, blocks and modes of rules. Redis has a copy of them, but for names,
+reasons and authors.
 Without them a number could be used again: a new batch would have the codes of a lost one.
 """
 
@@ -19,7 +20,14 @@ from engine.control.publishing import shard_version
 from engine.errors import StoreUnavailable
 from engine.queries import queries
 from engine.store import keys
-from engine.store.configuration import CachedBatch, CachedBlock, CachedCampaign, CachedKey, CachedVoid
+from engine.store.configuration import (
+    CachedBatch,
+    CachedBlock,
+    CachedCampaign,
+    CachedKey,
+    CachedRule,
+    CachedVoid,
+)
 from engine.store.deployment_id import require_own
 
 if TYPE_CHECKING:
@@ -35,7 +43,14 @@ _SQL: Final = queries(__package__, "configuration_recovery")
 ACTOR: Final = "recover"
 _REASON: Final = "recovered from Redis"
 _READ_FIELDS: Final = 500
-_ORDER: Final = ("campaign", "batch", "key", "void", "block")  # a batch names its campaign, a void its batch
+_ORDER: Final = (
+    "campaign",
+    "batch",
+    "key",
+    "void",
+    "block",
+    "rule",
+)  # a batch names its campaign, a void its batch
 
 
 async def recover_configuration(plane: ControlPlane) -> list[str]:
@@ -187,8 +202,17 @@ async def _store_block(connection: Connection, _redis: Redis, record: bytes, ver
     block = msgspec.json.decode(record, type=CachedBlock)
     ends = (block.expires_ms, block.lifted)
     await connection.execute(
-        _SQL["block"], block.id, block.action, block.kind, block.subject, _REASON, ACTOR, *ends, version
+        _SQL["block"],
+        *(block.id, block.action, block.kind, block.subject, _REASON, ACTOR),
+        *ends,
+        version,
+        block.api_key,
     )
+
+
+async def _store_rule(connection: Connection, _redis: Redis, record: bytes, version: int) -> None:
+    rule = msgspec.json.decode(record, type=CachedRule)
+    await connection.execute(_SQL["rule"], rule.name, rule.mode, ACTOR, version)
 
 
 _STORE: Final = {
@@ -197,6 +221,7 @@ _STORE: Final = {
     "key": _store_key,
     "void": _store_void,
     "block": _store_block,
+    "rule": _store_rule,
 }
 
 

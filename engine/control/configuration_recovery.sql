@@ -8,7 +8,8 @@ SELECT 'campaign:' || id AS field, version FROM campaigns
 UNION ALL SELECT 'batch:' || id, version FROM batches
 UNION ALL SELECT 'key:' || id, version FROM api_keys
 UNION ALL SELECT 'void:' || id, version FROM voids
-UNION ALL SELECT 'block:' || id, version FROM blocks;
+UNION ALL SELECT 'block:' || id, version FROM blocks
+UNION ALL SELECT 'rule:' || name, version FROM guard_rules;
 
 -- name: campaign
 INSERT INTO campaigns (
@@ -50,12 +51,16 @@ VALUES ($1, $2, $3, $4, $5, $6, $6, $7)
 ON CONFLICT DO NOTHING;
 
 -- name: block
-INSERT INTO blocks (id, action, kind, subject, reason, actor, expires_at, lifted_at, lifted_by, version)
+INSERT INTO blocks (id, action, kind, subject, reason, actor, expires_at, lifted_at, lifted_by, version, api_key)
 VALUES ($1, $2, $3, $4, $5, $6, to_timestamp($7::bigint / 1000.0), CASE WHEN $8::boolean THEN now() END,
-        CASE WHEN $8::boolean THEN $6 END, $9)
+        CASE WHEN $8::boolean THEN $6 END, $9, $10)
 ON CONFLICT (id) DO UPDATE
 SET lifted_at = coalesce(blocks.lifted_at, excluded.lifted_at), lifted_by = coalesce(blocks.lifted_by, excluded.lifted_by),
     subject = excluded.subject, version = excluded.version;
+
+-- name: rule
+INSERT INTO guard_rules (name, mode, actor, version) VALUES ($1, $2, $3, $4)
+ON CONFLICT (name) DO UPDATE SET mode = excluded.mode, actor = excluded.actor, version = excluded.version;
 
 -- name: next_numbers
 -- The first number of each sequence that Redis knows of no use of. $1: that of batches, by the index of imported codes.

@@ -52,9 +52,12 @@ ORDER BY v.version;
 -- name: blocks_since
 -- What has ended before is no news to a shard without a configuration.
 SELECT id, action, kind, subject, (extract(epoch FROM expires_at) * 1000)::bigint AS expires_ms,
-       lifted_at IS NOT NULL AS lifted, version
+       lifted_at IS NOT NULL AS lifted, api_key, version
 FROM blocks
 WHERE version > $1 AND ($1 > 0 OR (lifted_at IS NULL AND (expires_at IS NULL OR expires_at > now())));
+
+-- name: rules_since
+SELECT name, mode, version FROM guard_rules WHERE version > $1;
 
 -- name: try_republish
 SELECT pg_try_advisory_xact_lock($1, 0);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
@@ -72,6 +73,7 @@ async def erase(plane: ControlPlane, user: str, *, actor: str, reason: str | Non
         of_rejects = await connection.execute(_SQL["erase_rejects"], user.encode(), pseudonym.encode())
         of_packed = await _erase_packed_rejects(connection, user, pseudonym)
         erasure = Erasure(user=pseudonym, events=_rows(done) + _rows(of_rejects) + of_packed)
+        await connection.execute(_SQL["erase_alerts"], user, pseudonym)
         was_blocked = await _erase_blocks(connection, user, pseudonym, actor)
         if not (erasure.events or was_blocked):
             raise Refusal("user_not_found")
@@ -84,7 +86,14 @@ async def erase(plane: ControlPlane, user: str, *, actor: str, reason: str | Non
             details={"events": erasure.events},
         )
         await keep_answer(plane, connection, erasure)
+    await _forget_attempts(plane)
     return Changed(erasure, published=await try_publish(plane) if was_blocked else True)
+
+
+async def _forget_attempts(plane: ControlPlane) -> None:
+    """Remove what workers tell each other of the latest attempts. It ends by itself, too."""
+    with contextlib.suppress(OSError, RedisError):
+        await plane.redis.unlink(keys.guard_attempts())
 
 
 async def _erase_packed_rejects(connection: Connection, user: str, pseudonym: str) -> int:

@@ -42,3 +42,6 @@ UPDATE deployment SET control_version = control_version + 1 RETURNING control_ve
 UPDATE blocks SET subject = $2, evidence = NULL, version = $4,
     lifted_at = coalesce(lifted_at, now()), lifted_by = coalesce(lifted_by, $3)
 WHERE kind = 'user' AND subject = $1;
+
+-- name: erase_alerts
+UPDATE alerts SET subject = $2 WHERE kind = 'user' AND subject = $1;

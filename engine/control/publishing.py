@@ -233,8 +233,12 @@ async def _rows(connection: Connection, shard: int, base: int) -> AsyncGenerator
                 subject=row["subject"],
                 expires_ms=row["expires_ms"],
                 lifted=row["lifted"],
+                api_key=row["api_key"],
             )
             yield _Row(row["version"], f"block:{block.id}", msgspec.json.encode(block))
+        async for row in connection.cursor(_SQL["rules_since"], base, prefetch=CHUNK_ROWS):
+            rule = configuration.CachedRule(name=row["name"], mode=row["mode"])
+            yield _Row(row["version"], f"rule:{rule.name}", msgspec.json.encode(rule))
 
 
 def cached_key(row: Row) -> configuration.CachedKey:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
 
-from engine.control import blocks, idempotency
+from engine.control import alerts, blocks, idempotency
 from engine.control.configuration_recovery import recover_configuration
 from engine.control.publishing import check_kept, publish_from, shard_version
 from engine.errors import Fault, StoreBehind
@@ -78,6 +78,7 @@ async def _forget_records(plane: ControlPlane) -> None:
     try:
         await idempotency.forget_old(plane.database)
         await blocks.forget_old(plane)
+        await alerts.forget_old(plane)
     except Exception as error:  # noqa: BLE001 - of any kind: the records only stay longer
         logger.debug("cannot remove old records", extra={"reason": str(error)})
 

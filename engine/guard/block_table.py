@@ -62,18 +62,13 @@ class BlockTable:
 
         ``key`` is the id of the API key; ``user`` may be empty. ``network`` is a text if it has no address.
         """
-        places: list[Hashable] = [("key", key)]
-        if user:
-            places.append(("user", user))
-        if device:
-            places.append(("device", device))
-        if network is not None:
-            places += self._places_of(network)
         now_ms, found, ended = _now_ms(), None, []
-        for place in places:
+        for place in self._places_of(key, user, network, device):
             for block in self._blocks.get(place, {}).values():
                 if _has_expired(block, now_ms):
                     ended.append(block.id)
+                elif block.api_key is not None and block.api_key != key:
+                    continue
                 elif found is None or block.action == "allow":
                     found = block
         for number in ended:
@@ -82,7 +77,19 @@ class BlockTable:
             self.on_change()
         return found
 
-    def _places_of(self, network: Network | str) -> list[Hashable]:
+    def _places_of(
+        self, key: str, user: str, network: Network | str | None, device: str | None
+    ) -> list[Hashable]:
+        places: list[Hashable] = [("key", key)]
+        if user:
+            places.append(("user", user))
+        if device:
+            places.append(("device", device))
+        if network is not None:
+            places += self._networks_of(network)
+        return places
+
+    def _networks_of(self, network: Network | str) -> list[Hashable]:
         if isinstance(network, str):
             return [(NETWORK, network)]
         return [

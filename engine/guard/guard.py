@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from engine.api.checks import Client
 from engine.api.outcomes import Refused
-from engine.guard.addresses import one_spelling, read_source
+from engine.guard.addresses import one_spelling, parse_network, read_source
+from engine.guard.behaviour import Behaviour
 from engine.guard.limits import Limit, LimitTable
-from engine.observability.metrics import GUARD_OBSERVED
+from engine.guard.rules import ATTEMPTS, CHECKS, ENFORCE, OFF, Rules
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from engine.guard.block_table import BlockTable
-    from engine.guard.limits import Source
+    from engine.guard.labels import Note, Source
     from engine.settings import Settings
     from engine.store.configuration import CachedBlock, CachedKey
 
+
+class Teller(Protocol):
+    """Tells ``note`` of each attempt that was decided; nobody if it is None."""
+
+    note: Callable[[Note], None] | None
+
+
 BLOCKED: Final = "blocked"
 TOO_MANY: Final = "too_many_attempts"
-ATTEMPTS: Final = "attempts"
-CHECKS: Final = "checks"
 REQUESTS: Final = "requests"
 
 
@@ -45,10 +53,15 @@ class Guard:
     Attributes:
         watches: whether there is anything to judge by. While it is False, ``judge`` need not be called.
         tables: what sources have tried, by the name of the limit.
+        rules: the modes of its rules.
+        behaviour: what became of attempts.
     """
 
-    def __init__(self, settings: Settings, blocks: BlockTable) -> None:
+    def __init__(self, settings: Settings, blocks: BlockTable, rules: Rules | None = None) -> None:
+        """Without ``rules`` the modes are those of the settings."""
         self._blocks = blocks
+        self.rules = rules or Rules(settings)
+        self.behaviour = Behaviour(settings, self.rules)
         limits = {
             ATTEMPTS: Limit(settings.guard_attempts_per_min, settings.guard_attempts_burst),
             CHECKS: Limit(settings.guard_checks_per_min, settings.guard_checks_burst),
@@ -60,16 +73,37 @@ class Guard:
             if limit.per_minute
         }
         self._requests = self.tables.get(REQUESTS)  # of browser keys; ``judge`` has nothing to do with it
-        self._of_checks = [(name, table) for name, table in self.tables.items() if name != REQUESTS]
-        self._of_attempts = [(name, table) for name, table in self._of_checks if name == ATTEMPTS]
-        self._enforces = settings.guard_limits_mode == "enforce"
+        self._enforces = settings.guard_limits_mode == ENFORCE
+        self._of_checks: list[tuple[str, LimitTable]] = []
+        self._of_attempts: list[tuple[str, LimitTable]] = []
         self.watches = self._has_blocks = False
         self._update_watches()
         blocks.on_change = self._update_watches
+        self.rules.on_change(self._update_watches)
 
     def _update_watches(self) -> None:
         self._has_blocks = len(self._blocks) > 0
+        self._of_checks = [
+            (name, table) for name, table in self.tables.items() if self.rules.modes.get(name, OFF) != OFF
+        ]
+        self._of_attempts = [(name, table) for name, table in self._of_checks if name == ATTEMPTS]
         self.watches = self._has_blocks or bool(self._of_checks)
+
+    def tell_of_attempts(self, teller: Teller) -> None:
+        """Have this set to what takes notes of decided attempts, now and after each change of a rule."""
+
+        def update() -> None:
+            teller.note = self.behaviour.note
+
+        self.rules.on_change(update)
+        update()
+
+    def knows(self, source: Source) -> bool:
+        """Whether a source is blocked or allowed now."""
+        api_key, kind, subject = source
+        network = (parse_network(subject) or subject) if kind == "network" else None
+        user, device = (subject if kind == name else "" for name in ("user", "device"))
+        return self._blocks.verdict(api_key, user, network, device) is not None
 
     def judge(
         self, api_key: CachedKey, user: str, client: Client | None, *, units: int = 1, is_check: bool = False
@@ -95,9 +129,9 @@ class Guard:
         for name, table in tables:
             wait_s = table.wait_s(sources, units, now)
             if wait_s:
-                if self._enforces:
+                if self.rules.modes[name] == ENFORCE:
                     return Refused(TOO_MANY, retry_after_s=math.ceil(wait_s))
-                GUARD_OBSERVED.labels(name).inc()
+                self.behaviour.observe(name)
                 return None
         for _, table in tables:
             table.charge(sources, units, now)
@@ -121,7 +155,7 @@ class Guard:
         if not wait_s:
             self._requests.charge(sources, 1, now)
         elif not self._enforces:
-            GUARD_OBSERVED.labels(REQUESTS).inc()
+            self.behaviour.observe(REQUESTS)
             wait_s = 0.0
         left, full_s = self._requests.left(sources[0], now)
         return RequestsLeft(math.ceil(wait_s), left, math.ceil(full_s))

@@ -6,16 +6,17 @@ bucket is full again.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
+
+if TYPE_CHECKING:
+    from engine.guard.labels import Source
 
 _MINUTE_S: Final = 60.0
 _TOLERANCE_S: Final = 1e-6  # sums of floats
 SHARED_PART: Final = 3
 """Other workers are told of a source once it has tried a third of the burst."""
-Source = tuple[str, str, str]
-"""The id of the API key, the kind of the source, and the source."""
 
 
 class Limit(NamedTuple):

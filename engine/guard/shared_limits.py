@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from engine.guard.limits import LimitTable, Source
+    from engine.guard.labels import Source
+    from engine.guard.limits import LimitTable
 
 _log = logging.getLogger(__name__)
 SOURCES_MAX: Final = 500  # in one call, which is short then

@@ -25,7 +25,8 @@ from engine.store.configuration import SCOPES
 from engine.times import instant
 
 if TYPE_CHECKING:
-    from engine.guard.limits import LimitTable, Source
+    from engine.guard.labels import Source
+    from engine.guard.limits import LimitTable
     from engine.http.services import Services
     from engine.store.configuration import CachedKey
 

@@ -790,6 +790,10 @@ cdef class ExpressRedemption:
         cdef Answer parts = desk.answer_of(self)
         cdef object lane = self.lane
         desk.count_outcome("redeem", "redeemed", self.campaign.id)
+        note = desk.dispatcher.note
+        if note is not None:
+            client = None if self.asked is None else self.asked.client
+            note((self.actor, self.user, client, "redeemed", self.normalised))
         if self.lane_number != lane._number or not lane._in_flight:
             return
         lane._in_flight = False

@@ -49,7 +49,13 @@ CALL_SECONDS: Final = Histogram(
 )
 REDIS_ERRORS: Final = Counter("redeem_redis_errors", "Error replies from Redis, by kind", ["kind"])
 GUARD_OBSERVED: Final = Counter(
-    "redeem_guard_observed", "Attempts that a limit would refuse if it were enforced, by limit", ["limit"]
+    "redeem_guard_observed",
+    "What a rule would do if it were enforced, by rule: attempts refused, or sources blocked",
+    ["rule"],
+)
+GUARD_ALERTS: Final = Counter("redeem_guard_alerts", "Alerts that the guard raised, by rule", ["rule"])
+GUARD_BLOCKS: Final = Counter(
+    "redeem_guard_blocks", "Blocks that the guard made by itself, by rule", ["rule"]
 )
 CLIENT_ADDRESS_IGNORED: Final = Counter(
     "redeem_client_address_ignored",

@@ -85,6 +85,7 @@ class Attempt(CallFields, PendingLookup):
         self.idempotency_name = idempotency.name(self.actor, key) if key else ""
         self.key_reserved = False
         self.campaign = NO_CAMPAIGN  # until a code is bound
+        self.normalised = b""  # until a text is read
 
     def fingerprint_fields(self) -> list[object]:
         """The fields that two requests with the same idempotency key must share."""
@@ -211,6 +212,11 @@ class Attempt(CallFields, PendingLookup):
     def finish(self, counted_as: str, outcome: Outcome) -> None:
         """Count the outcome, and pass it to ``on_done``."""
         self.dispatcher.telemetry.outcome(self.script.name, counted_as, self.campaign.id)
+        if self.is_guarded and (note := self.dispatcher.note) is not None and self.api_key is not None:
+            hidden = counted_as == "code_not_found" and self.campaign is not NO_CAMPAIGN
+            if not hidden:  # to another key it is a code
+                user = self.user if self.api_key.origins is None else ""  # a page may say anything
+                note((self.api_key.id, user, self.client, counted_as, self.normalised))
         self.on_done(outcome)
 
 

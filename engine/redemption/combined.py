@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from engine.api.bodies import RedeemRequest
 from engine.api.outcomes import RedeemedTogether, Refused, RefusedTogether
+from engine.codes.formats import normalise
 from engine.encoding import canonical
 from engine.errors import Fault, Refusal, StoreUnavailable
 from engine.redemption.call_fields import load_script
@@ -98,6 +99,30 @@ async def redeem_together(
     core: Core, request: CombinedRequest, *, key: str | None, api_key: CachedKey
 ) -> Outcome:
     """Redeem all codes of a request, or none. A fault is returned as a ``Refused`` with its code."""
+    outcome = await _redeem_together(core, request, key=key, api_key=api_key)
+    if core.dispatcher.note is not None:
+        _note(core, request, api_key, outcome)
+    return outcome
+
+
+def _note(core: Core, request: CombinedRequest, api_key: CachedKey, outcome: Outcome) -> None:
+    """Tell the guard what became of each code."""
+    note = core.dispatcher.note
+    if isinstance(outcome, RedeemedTogether) and not outcome.replayed:
+        decided = dict.fromkeys(range(len(request.codes)), Redemption.success)
+    elif isinstance(outcome, RefusedTogether) and not outcome.replayed:
+        decided = outcome.refusals
+    else:
+        return
+    for at, counted_as in decided.items():
+        code = normalise(request.codes[at].code, characters_max=core.settings.code_length_max)
+        if note is not None:
+            note((api_key.id, request.user, request.client, counted_as, code or b""))
+
+
+async def _redeem_together(
+    core: Core, request: CombinedRequest, *, key: str | None, api_key: CachedKey
+) -> Outcome:
     dispatcher = core.dispatcher
     deadline = dispatcher.deadline()
     if core.guard.watches:

@@ -62,6 +62,7 @@ def make_core(
     """
     dispatcher = Dispatcher(settings, configuration, telemetry, OPERATIONS, verify)
     core = Core(dispatcher, redis, guard or Guard(settings, BlockTable()))
+    core.guard.tell_of_attempts(dispatcher)
     dispatcher.reserve_key = functools.partial(KeyReservation, dispatcher)
     dispatcher.expire_holds = functools.partial(expire_holds, core)
     return core

@@ -119,6 +119,7 @@ class CachedBlock(msgspec.Struct, frozen=True):
             or of a device, or the id of an API key.
         expires_ms: when it ends, in milliseconds since the epoch; None for never.
         lifted: it has been ended before.
+        api_key: the id of the only API key that it is about; None for all.
     """
 
     id: int
@@ -127,6 +128,14 @@ class CachedBlock(msgspec.Struct, frozen=True):
     subject: str
     expires_ms: int | None
     lifted: bool
+    api_key: str | None = None
+
+
+class CachedRule(msgspec.Struct, frozen=True):
+    """The mode of a rule of the guard; None for that of the settings."""
+
+    name: str
+    mode: str | None
 
 
 def _retrieve_exception(task: asyncio.Task[None]) -> None:
@@ -150,10 +159,12 @@ class ConfigurationCache:
         *,
         timeout_s: float = REFRESH_TIMEOUT_S,
         on_block: Callable[[CachedBlock], None] = lambda _: None,
+        on_rule: Callable[[str, str | None], None] = lambda _, __: None,
     ) -> None:
-        """``on_block`` gets each block when it is new, and again when it is lifted."""
+        """``on_block`` gets each block when it is new, and again when it is lifted; ``on_rule`` each mode."""
         self._redis = redis
         self._on_block = on_block
+        self._on_rule = on_rule
         self._timeout_s = timeout_s
         self._one_at_a_time = asyncio.Lock()
         self._confirming: asyncio.Task[None] | None = None
@@ -302,3 +313,6 @@ class ConfigurationCache:
             ranges.mark(void.first_serial, void.last_serial, void=void.void)
         elif kind == b"block":
             self._on_block(msgspec.json.decode(record, type=CachedBlock))
+        elif kind == b"rule":
+            rule = msgspec.json.decode(record, type=CachedRule)
+            self._on_rule(rule.name, rule.mode)

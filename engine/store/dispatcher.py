@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from engine.errors import Fault, Overloaded
 from engine.store.batcher import Batcher, Queued
@@ -69,6 +69,8 @@ class Dispatcher:
         reserve_key: makes an attempt that reserves the idempotency key of another attempt on a shard, and
             then sends that other attempt.
         expire_holds: ends the expired holds of a shard.
+        note: told of each decided attempt that the guard judges: key, user, client, outcome, typed code.
+            None: nobody wants to hear.
     """
 
     reserve_key: Callable[[Sendable, int], Sendable]
@@ -86,6 +88,7 @@ class Dispatcher:
         self.settings = settings
         self.configuration = configuration
         self.telemetry = telemetry
+        self.note: Callable[[tuple[Any, ...]], None] | None = None
         self._verify = verify
         self._loop = asyncio.get_running_loop()
         self._starts_new = frozenset(

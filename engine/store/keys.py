@@ -210,6 +210,16 @@ def guard_limit(shard: int, limit: str, source: str) -> str:
     return f"{{s{shard}}}:guard:{limit}:{source}"
 
 
+def guard_observed() -> str:
+    """Hash: rule of the guard -> what it would have done if it had been enforced."""
+    return "{s0}:guard:observed"
+
+
+def guard_attempts() -> str:
+    """Stream with a TTL: the latest attempts that workers tell each other (``guard.shared_attempts``)."""
+    return "{s0}:guard:attempts"
+
+
 def of_every_script(shard: int) -> list[str]:
     """The keys that every script about codes takes first, in this order."""
     return [events(shard), version(shard), holds(shard), holds_expiry(shard), held(shard)]

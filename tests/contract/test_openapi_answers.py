@@ -13,6 +13,7 @@ from engine.app import open_app
 from engine.control import api_keys
 from engine.http import dashboard, documents, live_calls, sessions
 from engine.store.configuration import SCOPES
+from tests.support.guessing import made_up
 from tests.support.openapi import Document, engine_and_caller
 from tests.support.waiting import wait_until_async
 
@@ -206,9 +207,27 @@ async def administer(caller: Caller) -> None:
     assert (await call("listBlocks", query="?kind=device&state=active"))["items"]
     await call("liftBlock", id=block["id"])
     assert (await call("showBlock", id=block["id"]))["state"] == "lifted"
+    await guard(caller)
     await call("revokeKey", id=key["id"])
     assert (await call("listAuditLog", query="?act=revoke_key"))["items"]
     assert (await call("listConflicts"))["items"] == []
+
+
+async def guard(caller: Caller) -> None:
+    call = caller.call
+    await call("setGuardRules", {"rules": {"score": "enforce"}})
+    assert any(rule["mode"] == "enforce" for rule in (await call("listGuardRules"))["items"])
+    items: list[Any] = []
+
+    async def has_alert() -> bool:
+        code = made_up(len(items))
+        items.append(await call("redeem", {"code": code, "user": "eve"}))
+        return bool((await call("listAlerts", query="?state=open"))["items"])
+
+    await wait_until_async(has_alert)
+    (alert,) = (await call("listAlerts"))["items"]
+    assert (await call("acknowledgeAlert", id=alert["id"], key="seen"))["acknowledged_at"]
+    await call("setGuardRules", {"rules": {"score": None}})
 
 
 async def tell(caller: Caller) -> None:

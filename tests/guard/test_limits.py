@@ -12,8 +12,9 @@ from engine.api.checks import Client
 from engine.control import blocks
 from engine.control.blocks import NewBlock
 from engine.guard.block_table import BlockTable
-from engine.guard.guard import ATTEMPTS, Guard
-from engine.guard.limits import Limit, LimitTable, Source
+from engine.guard.guard import Guard
+from engine.guard.limits import Limit, LimitTable
+from engine.guard.rules import ATTEMPTS
 from engine.guard.shared_limits import SOURCES_MAX, keep_sharing, share
 from engine.observability.metrics import GUARD_OBSERVED
 from engine.processes.background import in_background
@@ -26,6 +27,7 @@ from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from engine.control.change import ControlPlane
+    from engine.guard.labels import Source
     from tests.support.deployment import Merchant
 
 UNKNOWN = "0000-0000-0000-0000"

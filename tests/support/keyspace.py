@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # The kinds of keys that expire, within two idempotency record windows; all others must have no TTL.
 TEMPORARY: Final[frozenset[Callable[..., str]]] = frozenset(
     (
-        *(keys.idempotency_records, keys.expiry_owner, keys.guard_limit),
+        *(keys.idempotency_records, keys.expiry_owner, keys.guard_limit, keys.guard_attempts),
         *(keys.used_link, keys.ended_session, keys.live_second),
     )
 )

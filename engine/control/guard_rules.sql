@@ -1,0 +1,7 @@
+-- name: list
+SELECT name, mode, actor, changed_at FROM guard_rules;
+
+-- name: set
+INSERT INTO guard_rules (name, mode, actor, version) VALUES ($1, $2, $3, $4)
+ON CONFLICT (name) DO UPDATE
+SET mode = excluded.mode, actor = excluded.actor, changed_at = now(), version = excluded.version;

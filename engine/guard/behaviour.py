@@ -1,0 +1,168 @@
+"""Watches what becomes of the attempts of sources: collects notes, scores them, acts on what rules find."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from engine.guard.key_rates import KeyRates
+from engine.guard.labels import Labelled, Labeller
+from engine.guard.rules import (
+    CHALLENGE,
+    ENFORCE,
+    FLOOD,
+    LEAKED_LIST,
+    OBSERVE,
+    OFF,
+    SCORE,
+    SERVER_KEY,
+    SLOW_DRIP,
+)
+from engine.guard.suspects import Suspects
+from engine.observability.metrics import GUARD_OBSERVED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.guard.key_rates import KeyFinding
+    from engine.guard.labels import Note, Source, Tried
+    from engine.guard.rules import Rules
+    from engine.guard.suspects import Suspicion
+    from engine.settings import Settings
+
+NOTES_MAX: Final = 8192  # between two looks at them; beyond it the oldest are dropped
+FOUND_MAX: Final = 10_000
+_SUMMARIES: Final = {
+    SCORE: "sources that guess codes are blocked",
+    SLOW_DRIP: "sources that guess codes slowly are blocked",
+    LEAKED_LIST: "a source tries many codes that are used up already: a list of codes may have leaked",
+    SERVER_KEY: "many codes of an API key were never issued: wrong codes, or guesses of hidden sources",
+    FLOOD: "many more codes that were never issued than usual: somebody guesses from many places",
+}
+
+
+class Alarm(NamedTuple):
+    """What ops are to be alerted of.
+
+    Attributes:
+        cause: the same for what needs one alert only.
+        api_key: it is about this API key; None: about all.
+        kind, subject: the source that it is about; None: about none.
+    """
+
+    rule: str
+    cause: str
+    summary: str
+    api_key: str | None
+    evidence: dict[str, object]
+    kind: str | None = None
+    subject: str | None = None
+
+
+class Behaviour:
+    """What one worker knows of the behaviour of sources.
+
+    Attributes:
+        suspects: the sources with a score.
+        found: what is to be blocked, with whether this worker saw the last attempt of it. Taken by
+            ``control.automatic_blocks``.
+        alarms: what ops are to be alerted of. Taken by ``control.alerts``.
+        challenged_keys: until when every source of an API key is challenged; ``EVERY_KEY``: of all keys.
+        observed: what rules would have done, since ``keep_sharing_attempts`` last took it.
+        challenged: until when a source is challenged, by the clock of Redis in s.
+    """
+
+    def __init__(self, settings: Settings, rules: Rules) -> None:
+        self._rules = rules
+        self._labeller = Labeller(settings)
+        self._challenge_s = settings.guard_block_s
+        self._sources_max = settings.guard_sources_max
+        self._notes: deque[Note] = deque(maxlen=NOTES_MAX)
+        self._untold: list[Tried] = []
+        self.suspects = Suspects(settings)
+        self.found: deque[tuple[Suspicion, bool]] = deque(maxlen=FOUND_MAX)
+        self.alarms: deque[Alarm] = deque(maxlen=FOUND_MAX)
+        self.challenged_keys: dict[str, float] = {}
+        self._key_rates = KeyRates(settings)
+        self.observed: Counter[str] = Counter()
+        self.challenged: dict[Source, float] = {}
+
+    @property
+    def watches(self) -> bool:
+        """Whether a rule looks at what became of attempts."""
+        return self._rules.watches_behaviour
+
+    @property
+    def note(self) -> Callable[[Note], None] | None:
+        """What the redeem path calls with each attempt that was decided; None while every rule is off."""
+        return self._notes.append if self.watches else None
+
+    def take_labelled(self, most: int) -> Labelled | None:
+        """Label what was noted, and return what the other workers are to be told; None for nothing."""
+        notes = list(self._notes)
+        self._notes.clear()
+        now_s = time.time()
+        self._labeller.forget(now_s)
+        labelled = self._labeller.label(notes, self.suspects, now_s)
+        untold = self._untold + labelled.tried
+        self._untold = untold[most : most + NOTES_MAX]  # for the next time
+        if not (untold or labelled.successes):
+            return None
+        return Labelled(untold[:most], labelled.successes)
+
+    def hear(self, told: Labelled, at_s: float, *, is_own: bool) -> None:
+        """Score attempts that this worker or another one has told."""
+        for tried in told.tried:
+            for finding in self.suspects.hear(tried, at_s):
+                self._act(finding, is_own=is_own)
+        for of_key in self._key_rates.hear(told, at_s):
+            self._act_on_key(of_key, at_s, is_own=is_own)
+
+    def _act(self, finding: Suspicion, *, is_own: bool) -> None:
+        mode = self._rules.modes[finding.rule]
+        if mode == OFF:
+            return
+        if mode == ENFORCE and finding.blocks:
+            self.found.append((finding, is_own))
+        elif mode in {CHALLENGE, ENFORCE}:
+            self._challenge(finding)
+        if finding.rule == LEAKED_LIST and is_own:
+            self._alert_of_source(finding)
+        if mode == OBSERVE and finding.blocks and is_own:
+            self.observe(finding.rule)
+
+    def _act_on_key(self, finding: KeyFinding, at_s: float, *, is_own: bool) -> None:
+        mode = self._rules.modes[finding.rule]
+        if mode == OFF:
+            return
+        if finding.rule == FLOOD and mode in {CHALLENGE, ENFORCE}:
+            self.challenged_keys[finding.key] = at_s + self._challenge_s
+        if is_own:
+            about = finding.key or None
+            cause = f"{finding.rule}:{about or 'all'}"
+            self.alarms.append(Alarm(finding.rule, cause, _SUMMARIES[finding.rule], about, finding.evidence))
+
+    def _alert_of_source(self, finding: Suspicion) -> None:
+        key, kind, subject = finding.source
+        digest = zlib.crc32(f"{kind}\0{subject}".encode())
+        cause, summary = f"{finding.rule}:{key}:{digest:08x}", _SUMMARIES[finding.rule]
+        self.alarms.append(Alarm(finding.rule, cause, summary, key, finding.evidence, kind, subject))
+
+    def tell_of_block(self, finding: Suspicion) -> None:
+        """Report that a source was blocked: one alert for all of one API key and one rule."""
+        key = finding.source[0]
+        cause, summary = f"{finding.rule}:{key}", _SUMMARIES[finding.rule]
+        self.alarms.append(Alarm(finding.rule, cause, summary, key, finding.evidence))
+
+    def observe(self, rule: str) -> None:
+        """Count what a rule would have done."""
+        GUARD_OBSERVED.labels(rule).inc()
+        self.observed[rule] += 1
+
+    def _challenge(self, finding: Suspicion) -> None:
+        self.challenged.pop(finding.source, None)
+        self.challenged[finding.source] = finding.at_s + self._challenge_s
+        if len(self.challenged) > self._sources_max:
+            del self.challenged[next(iter(self.challenged))]

@@ -1,0 +1,271 @@
+"""Decides by what became of their attempts which sources guess: the sequential test of A. Wald (1945).
+
+Of each source that tried a code which was never issued, a score is kept: the logarithm of how much more
+likely its attempts are if it guesses than if it is honest. It never falls below 0 (the CUSUM form, E. S.
+Page, 1954), and it fades with a half-life. Every worker hears of the same attempts in the same order, so all
+come to the same findings.
+"""
+
+from __future__ import annotations
+
+import math
+from struct import Struct
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+
+from engine.guard.labels import OK, SPENT, UNKNOWN, Source, Suspected
+from engine.guard.rules import LEAKED_LIST, SCORE, SLOW_DRIP
+
+if TYPE_CHECKING:
+    from engine.guard.labels import Tried
+    from engine.settings import Settings
+
+_HOUR_S: Final = 3600.0
+_DAY_S: Final = 86_400.0
+_SUCCESSES_KEPT: Final = 16  # codes; a success counts once a code
+_LAST4_KEPT: Final = 4
+_SEEN: Final = Struct("<II")  # digest of a code, and the second of its first attempt
+_DIGEST: Final = Struct("<I")
+
+
+class ScoreFigures(NamedTuple):
+    """The figures of the rules."""
+
+    unknown: float
+    success: float
+    threshold: float
+    half_life_s: float
+    narrow_max: int
+    drip_hour: int
+    drip_day: int
+    drip_hour_block_s: int
+    drip_day_block_s: int
+    spent: int
+    spent_s: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> ScoreFigures:
+        """Make them of the settings."""
+        honest = min(settings.guard_honest_unknown_percent, 99) / 100
+        guesser = min(settings.guard_guesser_unknown_permille, 999) / 1000
+        return cls(
+            unknown=math.log(guesser / honest),
+            success=math.log((1 - guesser) / (1 - honest)),
+            threshold=math.log(1e6 / min(settings.guard_false_blocks_per_million, 999_999)),
+            half_life_s=settings.guard_score_half_life_s,
+            narrow_max=settings.guard_codes_of_one_user_max,
+            drip_hour=settings.guard_drip_codes_per_hour,
+            drip_day=settings.guard_drip_codes_per_day,
+            drip_hour_block_s=settings.guard_drip_hour_block_s,
+            drip_day_block_s=settings.guard_drip_day_block_s,
+            spent=settings.guard_leaked_codes,
+            spent_s=settings.guard_leaked_s,
+        )
+
+
+class Suspicion(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a rule has found about a source.
+
+    Attributes:
+        blocks: whether it is to be blocked, if the rule is enforced; else it is only challenged.
+        block_s: for how long; 0 for the usual time.
+        evidence: counts, rates and last four symbols.
+    """
+
+    rule: str
+    source: Source
+    at_s: float
+    blocks: bool
+    block_s: int = 0
+    evidence: dict[str, object]
+
+
+class Suspect(msgspec.Struct, gc=False):
+    """What is kept of a source.
+
+    Attributes:
+        score, scored_s: the score, and when it was that.
+        unknown, spent: digest and second of each different code, the latest last.
+        succeeded: digests of the latest codes that succeeded.
+        hour, day: successes; fades with a half-life of that time.
+        quiet_s: until when the slow drip and the leaked list are not found again.
+    """
+
+    score: float = 0.0
+    scored_s: float = 0.0
+    unknown: bytes = b""
+    spent: bytes = b""
+    succeeded: bytes = b""
+    hour: float = 0.0
+    day: float = 0.0
+    succeeded_s: float = 0.0
+    last4: str = ""
+    is_challenged: bool = False
+    drip_quiet_s: float = 0.0
+    spent_quiet_s: float = 0.0
+
+
+class Suspects(Suspected):
+    """The suspected sources, at most ``guard_sources_max``, in two generations as in ``LimitTable``."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._figures = ScoreFigures.of(settings)
+        self._generation_max = max(1, settings.guard_sources_max // 2)
+        self._new: dict[Source, Suspect] = {}
+        self._old: dict[Source, Suspect] = {}
+
+    def __contains__(self, source: object) -> bool:
+        return source in self._new or source in self._old
+
+    def __len__(self) -> int:
+        return len(self._new) + len(self._old)
+
+    def forget(self) -> None:
+        """Suspect nobody any more."""
+        self._new, self._old = {}, {}
+
+    def hear(self, tried: Tried, now_s: float) -> list[Suspicion]:
+        """Take one attempt. ``now_s``: its time by the clock of Redis, the same for all workers.
+
+        A user that guesses counts as one guesser, not also as its whole network: of the codes of one user,
+        the first few count for its device and its network.
+        """
+        found: list[Suspicion] = []
+        narrower = 0
+        for source in tried.sources():
+            suspect = self._new.get(source) or self._renewed(source)
+            if tried.label == OK:
+                if suspect is not None:
+                    self._succeeded(suspect, tried.digest, now_s)
+                continue
+            if narrower > self._figures.narrow_max:
+                break
+            if suspect is None:
+                suspect = self._add(source, Suspect(scored_s=now_s, succeeded_s=now_s))
+            if tried.label == UNKNOWN:
+                found += self._unknown(source, suspect, tried, now_s)
+                narrower = max(narrower, len(suspect.unknown) // _SEEN.size)
+            elif tried.label == SPENT:
+                found += self._spent(source, suspect, tried, now_s)
+                narrower = max(narrower, len(suspect.spent) // _SEEN.size)
+        return found
+
+    def _unknown(self, source: Source, suspect: Suspect, tried: Tried, now_s: float) -> list[Suspicion]:
+        figures = self._figures
+        most = max(figures.drip_day, figures.drip_hour)
+        seen = _seen(suspect.unknown, now_s - _DAY_S)
+        if any(digest == tried.digest for digest, _ in seen):
+            return []
+        seen.append((tried.digest, int(now_s)))
+        del seen[:-most]
+        suspect.unknown = _pack(seen)
+        suspect.last4 = (suspect.last4 + tried.last4.rjust(_LAST4_KEPT))[-_LAST4_KEPT * _LAST4_KEPT :]
+        suspect.score = self._score(suspect, now_s) + figures.unknown * tried.weight
+        suspect.scored_s = now_s
+        found = self._drip(source, suspect, seen, now_s)
+        if suspect.score >= figures.threshold:
+            found.append(self._finding(SCORE, source, suspect, seen, now_s, blocks=True))
+            suspect.score, suspect.is_challenged = 0.0, False
+        elif suspect.score >= figures.threshold / 2 and not suspect.is_challenged:
+            found.append(self._finding(SCORE, source, suspect, seen, now_s, blocks=False))
+            suspect.is_challenged = True
+        return found
+
+    def _drip(
+        self, source: Source, suspect: Suspect, seen: list[tuple[int, int]], now_s: float
+    ) -> list[Suspicion]:
+        """Slow guessing: codes that were never issued, more than twice the successes, which fade."""
+        figures = self._figures
+        if len(seen) < min(figures.drip_hour, figures.drip_day) or now_s < suspect.drip_quiet_s:
+            return []
+        _fade(suspect, now_s)
+        lately = sum(at >= now_s - _HOUR_S for _, at in seen)
+        if len(seen) >= figures.drip_day and len(seen) > 2 * suspect.day:
+            block_s = figures.drip_day_block_s
+        elif lately >= figures.drip_hour and lately > 2 * suspect.hour:
+            block_s = figures.drip_hour_block_s
+        else:
+            return []
+        suspect.drip_quiet_s = now_s + block_s
+        return [self._finding(SLOW_DRIP, source, suspect, seen, now_s, blocks=True, block_s=block_s)]
+
+    def _spent(self, source: Source, suspect: Suspect, tried: Tried, now_s: float) -> list[Suspicion]:
+        """Many issued codes that are used up already: a list of codes that has gone round."""
+        figures = self._figures
+        seen = _seen(suspect.spent, now_s - figures.spent_s)
+        if any(digest == tried.digest for digest, _ in seen):
+            return []
+        seen.append((tried.digest, int(now_s)))
+        suspect.spent = _pack(seen[-figures.spent :])
+        _fade(suspect, now_s)
+        if len(seen) < figures.spent or len(seen) <= suspect.hour or now_s < suspect.spent_quiet_s:
+            return []
+        suspect.spent_quiet_s = now_s + figures.spent_s
+        evidence: dict[str, object] = {"spent": len(seen), "seconds": round(now_s - seen[0][1])}
+        return [Suspicion(rule=LEAKED_LIST, source=source, at_s=now_s, blocks=False, evidence=evidence)]
+
+    def _succeeded(self, suspect: Suspect, digest: int, now_s: float) -> None:
+        packed = _DIGEST.pack(digest)
+        if packed in suspect.succeeded:
+            return
+        suspect.succeeded = (suspect.succeeded + packed)[-_SUCCESSES_KEPT * _DIGEST.size :]
+        _fade(suspect, now_s)
+        suspect.hour += 1
+        suspect.day += 1
+        suspect.score = max(0.0, self._score(suspect, now_s) + self._figures.success)
+        suspect.scored_s = now_s
+        if suspect.score < self._figures.threshold / 2:
+            suspect.is_challenged = False
+
+    def _score(self, suspect: Suspect, now_s: float) -> float:
+        passed_s = max(0.0, now_s - suspect.scored_s)
+        return suspect.score * math.exp2(-passed_s / self._figures.half_life_s)
+
+    def _finding(
+        self,
+        rule: str,
+        source: Source,
+        suspect: Suspect,
+        seen: list[tuple[int, int]],
+        now_s: float,
+        *,
+        blocks: bool,
+        block_s: int = 0,
+    ) -> Suspicion:
+        last4 = suspect.last4
+        evidence: dict[str, object] = {
+            "rule": rule,
+            "unknown": len(seen),
+            "seconds": round(now_s - seen[0][1]),
+            "score": round(suspect.score, 2),
+            "last4": [last4[at : at + _LAST4_KEPT].strip() for at in range(0, len(last4), _LAST4_KEPT)],
+        }
+        return Suspicion(
+            rule=rule, source=source, at_s=now_s, blocks=blocks, block_s=block_s, evidence=evidence
+        )
+
+    def _renewed(self, source: Source) -> Suspect | None:
+        suspect = self._old.pop(source, None)
+        return None if suspect is None else self._add(source, suspect)
+
+    def _add(self, source: Source, suspect: Suspect) -> Suspect:
+        if len(self._new) >= self._generation_max:
+            self._old, self._new = self._new, {}
+        self._new[source] = suspect
+        return suspect
+
+
+def _seen(packed: bytes, since_s: float) -> list[tuple[int, int]]:
+    return [(digest, at) for digest, at in _SEEN.iter_unpack(packed) if at >= since_s]
+
+
+def _pack(seen: list[tuple[int, int]]) -> bytes:
+    return b"".join(_SEEN.pack(digest, at) for digest, at in seen)
+
+
+def _fade(suspect: Suspect, now_s: float) -> None:
+    passed_s = max(0.0, now_s - suspect.succeeded_s)
+    suspect.hour *= 0.5 ** (passed_s / _HOUR_S)
+    suspect.day *= 0.5 ** (passed_s / _DAY_S)
+    suspect.succeeded_s = now_s
