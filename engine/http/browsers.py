@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
+from aiohttp import web
+
 from engine.api.checks import Client
 from engine.api.outcomes import Refused
 from engine.guard.guard import REQUESTS, TOO_MANY
@@ -15,11 +17,10 @@ from engine.lane.proxy_protocol import peer_address
 from engine.redemption.one_answer import answer_alike
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
     from engine.redemption.one_answer import OneAnswer
     from engine.store.configuration import CachedKey
 
+ADDRESS: Final = web.RequestKey("address", str)  # empty: nobody knows it
 _TOO_MANY_CALLS: Final = "This address has made too many calls; nothing was done."
 
 
@@ -49,5 +50,11 @@ async def answer(request: web.Request, attempt: OneAnswer, code: str) -> web.Res
 
 
 def address_of(request: web.Request) -> str | None:
-    """Return the address of the client who sent the request, as far as anybody who is trusted knows it."""
-    return services_of(request).client_addresses.find(peer_address(request.transport), request.headers)
+    """Return the address of the client who sent the request, as far as anybody who is trusted knows it.
+
+    It is found once for each request: a header that is ignored counts once.
+    """
+    if ADDRESS not in request:
+        addresses = services_of(request).client_addresses
+        request[ADDRESS] = addresses.find(peer_address(request.transport), request.headers) or ""
+    return request[ADDRESS] or None
