@@ -232,7 +232,7 @@ async def test_rotating_adds_a_key_that_new_batches_use(cli: Cli) -> None:
     "arguments",
     [
         "keys create --name a --scopes root",
-        "blocks add network nowhere --reason a",
+        "blocks add network 203.0.113.0/99 --reason a",
         "blocks remove blk_9",
         "keys create --name a --scopes ,",
         "keys revoke key_9 --yes",

@@ -90,9 +90,10 @@ class Terminal:
 
 
 def make_run(checkout: Path) -> Terminal:
-    """``make run`` on any free port, without looking whether the environment is complete."""
+    """``make run`` on any free port; the environment and the pages are as they are."""
     assert "make run\n" in README["Two commands"][0]
-    return Terminal(checkout, "make", "--old-file=.venv/.installed", "run", *_SETTINGS)
+    there = (f"--old-file={target}" for target in (".venv/.installed", "built-pages"))
+    return Terminal(checkout, "make", *there, "run", *_SETTINGS)
 
 
 def shell(checkout: Path, command: str) -> str:

@@ -80,6 +80,8 @@ OF_OTHERS: Final = {
     "voids_version_key": [("engine.control.control", "voids_since", "4990")],
     "blocks_subject": [("engine.control.blocks", "page", "101, 9000000, 'user', 'user 7', NULL")],
     "blocks_version": [("engine.control.control", "blocks_since", "4990")],
+    "alerts_cause": [("engine.control.alerts", "again", "'score:key_7', 300, 1")],
+    "signing_secrets_api_key": [("engine.control.signing_secrets", "key", "'key_7'")],
     "acts_act": [("engine.control.audit_log", "page", "101, 9000000, 'export', NULL")],
     "acts_subject": [("engine.control.audit_log", "page", "101, 9000000, NULL, 'batch:3'")],
     "admin_receipts_at": [("engine.control.idempotency", "forget", "86400, 1000")],
@@ -103,6 +105,10 @@ INSERT INTO voids (batch, first_serial, last_serial, void, reason, actor, versio
     SELECT n % 500 + 1, n, n, true, 'leaked', 'key_1', n FROM generate_series(1, 5000) AS n;
 INSERT INTO blocks (action, kind, subject, reason, actor, version)
     SELECT 'block', 'user', 'user ' || n, 'made-up codes', 'key_1', n FROM generate_series(1, 5000) AS n;
+INSERT INTO alerts (cause, rule, summary, evidence)
+    SELECT 'score:key_' || n % 5000, 'score', 'guesses', '{}' FROM generate_series(1, 20000) AS n;
+INSERT INTO signing_secrets (id, api_key, mint_key, sealed)
+    SELECT 'sgn_' || n, 'key_' || n, 'k1', '' FROM generate_series(1, 5000) AS n;
 INSERT INTO acts (actor, act, subject) SELECT 'key_1', 'act ' || n % 500, 'batch:' || n % 500
     FROM generate_series(1, 20000) AS n;
 UPDATE acts SET act = 'export' WHERE id % 1000 = 0;
