@@ -143,11 +143,11 @@ def install(npm: list[str], environ: dict[str, str]) -> None:
     lock, mark = WEB / "package-lock.json", MODULES / ".package-lock.json"  # npm writes the mark last
     if mark.exists() and mark.stat().st_mtime >= lock.stat().st_mtime:
         return
-    run("npm ci", [*npm, "ci", "--no-audit", "--no-fund", "--silent"], environ, INSTALL_S_MAX)
+    run("npm ci", [*npm, "ci", "--no-audit", "--no-fund", "--loglevel=error"], environ, INSTALL_S_MAX)
 
 
 def run(name: str, argv: list[str], environ: dict[str, str], seconds_max: float) -> None:
-    """Run a command in ``web``; its last lines are shown only if it fails.
+    """Run a command in ``web``; its first lines are shown only if it fails.
 
     Raises:
         NotBuiltError: it failed, or took too long.
@@ -169,7 +169,7 @@ def run(name: str, argv: list[str], environ: dict[str, str], seconds_max: float)
         raise NotBuiltError(f"{name}: {type(error).__name__}") from error
     if done.returncode:
         lines = [line for line in done.stdout.splitlines() if line.strip()]
-        say("\n".join(f"  {line}" for line in lines[-LINES_SHOWN:]))
+        say("\n".join(f"  {line}" for line in lines[:LINES_SHOWN]))
         raise NotBuiltError(f"`{name}` failed ({done.returncode})")
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -101,3 +102,22 @@ def test_a_tree_without_the_sources_of_the_pages_says_so(web: Path) -> None:
     code, told = build(web)
     assert code == 0
     assert "web/package-lock.json is not there" in told
+
+
+def test_the_lock_file_has_all_that_its_packages_ask_for() -> None:
+    """npm refuses a lock file without a package that another one asks for, also if it is optional."""
+    there: dict[str, Any] = json.loads((ROOT / "web/package-lock.json").read_text())["packages"]
+    missing = {
+        (path, name)
+        for path, package in there.items()
+        for kind in ("dependencies", "devDependencies", "optionalDependencies")
+        for name in package.get(kind, {})
+        if not any(f"{above}node_modules/{name}" in there for above in directories_above(path))
+    }
+    assert not missing
+
+
+def directories_above(path: str) -> list[str]:
+    """Where a package looks for others: in itself, then in each directory above."""
+    parts = path.split("node_modules/")
+    return ["", *(f"{'node_modules/'.join(parts[: at + 1]).rstrip('/')}/" for at in range(1, len(parts)))]
