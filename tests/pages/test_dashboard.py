@@ -173,18 +173,13 @@ async def test_support_finds_a_code_and_gives_it_back(plane: ControlPlane, dashb
     await made(merchant, "POST", f"/v1/holds/{held['id']}/release", {})
     status, redeemed = await merchant.redeem(code, "ann", amount=500, order="4711")
     assert status == 200
-    async with signed_in(dashboard, expected=("400", "404")) as one:
+    async with signed_in(dashboard, expected=("404",)) as one:
         await one.page.keyboard.press("/")
         await one.page.keyboard.type(code)
         await one.page.keyboard.press("Enter")
-        await one.sees("This code can be redeemed now.")
-        await one.sees("€20.00")
+        await one.sees("Redeemed by ann for order 4711: €5.00, €20.00 left.")
         await one.check("code")
-        await one.page.keyboard.press("/")
-        await one.page.keyboard.type("4711")
-        await one.page.keyboard.press("Enter")
-        await one.sees("Redeemed by ann for order 4711: €5.00.")
-        await one.follow(f"/admin/redemptions/{redeemed['id']}")
+        await one.page.get_by_role("link", name="Open").last.click()
         await one.press("Give back", within="main")
         await one.page.get_by_label("Amount").fill("2.00")
         await one.page.get_by_label("Reason").fill("returned one of three")
