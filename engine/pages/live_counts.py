@@ -119,7 +119,7 @@ class LiveCounts:
         """
         name = keys.live_second(0, second)
         sent_at = time.time()
-        pipeline = self._redis.pipeline(transaction=False)
+        pipeline = self._redis.pipeline(transaction=True)  # so that a hash never stays without its TTL
         pipeline.time()
         pipeline.hsetnx(name, _FIRST, self._worker)
         for field, count in _fields(tally, self._worker):
