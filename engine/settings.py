@@ -12,9 +12,12 @@ import ipaddress
 import os
 import re
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from engine.guard_settings import GuardSettings
+from engine.setting import setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -36,387 +39,251 @@ class SettingsError(Exception):
     """A setting is unknown, or its value cannot be used; the message names it."""
 
 
-def _setting(
-    default: Any,  # noqa: ANN401 - the field's own annotation carries the type
-    help_text: str,
-    *,
-    least: int | None = None,
-    most: int | str | None = None,
-    secret: bool = False,
-) -> Any:  # noqa: ANN401 - as above
-    """Return a field with its help, minimum and maximum. ``repr`` does not show the value of a secret.
-
-    ``most`` may be the name of another setting.
-    """
-    return field(default=default, repr=not secret, metadata={"help": help_text, "least": least, "most": most})
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(GuardSettings):
     """All settings. docs/settings.md shows the help of each."""
 
-    host: str = _setting("127.0.0.1", "address the front end listens on")
-    port: int = _setting(8080, "port the front end listens on; 0 means any free port", least=0, most=PORT_MAX)
-    workers: int = _setting(0, "number of front-end processes; 0 means one per core", least=0)
-    data_dir: Path = _setting(Path(".redeem"), "directory of the bundled servers and of the mint keys")
-    redis_url: str = _setting("", "URL of Redis or Valkey; empty means the bundled server", secret=True)
-    database_url: str = _setting("", "URL of PostgreSQL; empty means the bundled server", secret=True)
-    postgres_os_user: str = _setting(
+    host: str = setting("127.0.0.1", "address the front end listens on")
+    port: int = setting(8080, "port the front end listens on; 0 means any free port", least=0, most=PORT_MAX)
+    workers: int = setting(0, "number of front-end processes; 0 means one per core", least=0)
+    data_dir: Path = setting(Path(".redeem"), "directory of the bundled servers and of the mint keys")
+    redis_url: str = setting("", "URL of Redis or Valkey; empty means the bundled server", secret=True)
+    database_url: str = setting("", "URL of PostgreSQL; empty means the bundled server", secret=True)
+    postgres_os_user: str = setting(
         "nobody", "system user of the bundled PostgreSQL when root runs `redeem up`"
     )
-    shards: int = _setting(
+    shards: int = setting(
         1, "number of Redis shards; only `redeem rebuild` changes it after `redeem init`", least=1
     )
-    durability: str = _setting(
+    durability: str = setting(
         "disk",
         "disk: refuse a Redis that does not fsync each write; memory: accept it, and say so in responses",
     )
-    redis_memory_percent_max: int = _setting(
+    redis_memory_percent_max: int = setting(
         70,
         "percent of Redis's maxmemory above which new redemptions and holds get 503; 100 means never",
         least=1,
         most=100,
     )
-    demo: bool = _setting(False, "`redeem up` creates a demo campaign in an empty deployment, as with --demo")  # noqa: FBT003 - its default
-    log_level: str = _setting("info", "debug, info, warning or error")
+    demo: bool = setting(False, "`redeem up` creates a demo campaign in an empty deployment, as with --demo")  # noqa: FBT003 - its default
+    log_level: str = setting("info", "debug, info, warning or error")
 
-    mint_keys: str = _setting("", "mint keys as name:hex64[,name:hex64…]; empty means the file", secret=True)
-    mint_keys_file: Path | None = _setting(None, "file with the mint keys (default: mint-keys in data_dir)")
+    mint_keys: str = setting("", "mint keys as name:hex64[,name:hex64…]; empty means the file", secret=True)
+    mint_keys_file: Path | None = setting(None, "file with the mint keys (default: mint-keys in data_dir)")
 
-    batch_max: int = _setting(128, "maximum attempts in one script call", least=1)
-    queue_max: int = _setting(
+    batch_max: int = setting(128, "maximum attempts in one script call", least=1)
+    queue_max: int = setting(
         4096, "maximum attempts that wait for one shard in one worker; more get 503", least=1
     )
-    unknown_codes_max: int = _setting(
+    unknown_codes_max: int = setting(
         1024, "maximum unknown codes that wait for a second look-up in one worker; more get 503", least=1
     )
-    worker_hung_s: int = _setting(
+    worker_hung_s: int = setting(
         20,
         "seconds after which a worker that hangs is killed and replaced; 0 means never",
         least=0,
     )
-    hung_timeout_s: int = _setting(
+    hung_timeout_s: int = setting(
         60,
         "seconds after which `redeem up` kills and replaces a persister or deliverer that hangs; 0 means "
         "never",
         least=0,
     )
-    attempt_deadline_ms: int = _setting(2000, "time limit for the response to an attempt", least=1)
-    retry_after_s: int = _setting(1, "value of Retry-After in a 503", least=1)
-    lane: str = _setting(
+    attempt_deadline_ms: int = setting(2000, "time limit for the response to an attempt", least=1)
+    retry_after_s: int = setting(1, "value of Retry-After in a 503", least=1)
+    lane: str = setting(
         "",
         "what answers plain redemptions: express, python or aiohttp; empty means express where it was built, "
         "else python",
     )
-    connections_max: int = _setting(10_000, "maximum open connections of one worker", least=1)
-    keepalive_s: int = _setting(75, "an idle connection is closed after this time", least=1)
-    request_timeout_s: int = _setting(
+    connections_max: int = setting(10_000, "maximum open connections of one worker", least=1)
+    keepalive_s: int = setting(75, "an idle connection is closed after this time", least=1)
+    request_timeout_s: int = setting(
         30, "time limit for the head of a request, and again for its body", least=1
     )
-    request_deadline_s: int = _setting(
+    request_deadline_s: int = setting(
         15,
         "time limit for an answer, but for exports, imports, erasures and events",
         least=1,
     )
-    body_bytes_max: int = _setting(16_384, "maximum body of a redemption request", least=256)
-    hold_ttl_s: int = _setting(
+    body_bytes_max: int = setting(16_384, "maximum body of a redemption request", least=256)
+    hold_ttl_s: int = setting(
         600,
         "how long a hold lasts, if the request does not say; at most REDEEM_HOLD_TTL_MAX_S",
         least=1,
         most="hold_ttl_max_s",
     )
-    hold_ttl_max_s: int = _setting(3600, "longest time that a request may ask for a hold", least=1)
-    hold_expiry_interval_ms: int = _setting(
+    hold_ttl_max_s: int = setting(3600, "longest time that a request may ask for a hold", least=1)
+    hold_expiry_interval_ms: int = setting(
         250, "how often a worker looks for expired holds and releases them", least=1
     )
-    reason_length_max: int = _setting(256, "maximum characters of a reason", least=1)
-    combined_items_max: int = _setting(30, "maximum codes of a combined redemption", least=1)
-    batch_items_max: int = _setting(100, "maximum redemptions in one batched request", least=1)
-    batch_body_bytes_max: int = _setting(262_144, "maximum body of a batched redemption request", least=256)
-    admin_body_bytes_max: int = _setting(262_144, "maximum body of any other request", least=256)
-    code_length_max: int = _setting(64, "maximum characters of a typed code, with separators", least=16)
-    user_length_max: int = _setting(128, "maximum characters of a user", least=1)
-    order_length_max: int = _setting(128, "maximum characters of an order", least=1)
-    idempotency_key_length_max: int = _setting(255, "maximum characters of an Idempotency-Key", least=1)
-    metadata_bytes_max: int = _setting(4096, "maximum size of a request's metadata as JSON", least=2)
-    metadata_kept: bool = _setting(
+    reason_length_max: int = setting(256, "maximum characters of a reason", least=1)
+    combined_items_max: int = setting(30, "maximum codes of a combined redemption", least=1)
+    batch_items_max: int = setting(100, "maximum redemptions in one batched request", least=1)
+    batch_body_bytes_max: int = setting(262_144, "maximum body of a batched redemption request", least=256)
+    admin_body_bytes_max: int = setting(262_144, "maximum body of any other request", least=256)
+    code_length_max: int = setting(64, "maximum characters of a typed code, with separators", least=16)
+    user_length_max: int = setting(128, "maximum characters of a user", least=1)
+    order_length_max: int = setting(128, "maximum characters of an order", least=1)
+    idempotency_key_length_max: int = setting(255, "maximum characters of an Idempotency-Key", least=1)
+    metadata_bytes_max: int = setting(4096, "maximum size of a request's metadata as JSON", least=2)
+    metadata_kept: bool = setting(
         default=False, help_text="keep the metadata of redemptions and holds, and return it in records"
     )
-    page_limit_max: int = _setting(1000, "maximum items on one page of a list", least=1)
-    tail_scan_max: int = _setting(
+    page_limit_max: int = setting(1000, "maximum items on one page of a list", least=1)
+    tail_scan_max: int = setting(
         10_000, "how many events of a stream a list reads to find redemptions not yet in the ledger", least=1
     )
-    state_scan_max: int = _setting(
+    state_scan_max: int = setting(
         50_000, "maximum redemptions that a list by state reads for one page", least=1
     )
-    mint_count_max: int = _setting(268_435_456, "maximum codes of one batch", least=1)
-    import_code_symbols_min: int = _setting(
+    mint_count_max: int = setting(268_435_456, "maximum codes of one batch", least=1)
+    import_code_symbols_min: int = setting(
         4, "minimum symbols of an imported code, without separators; a shorter code is unusable", least=1
     )
-    import_line_bytes_max: int = _setting(
+    import_line_bytes_max: int = setting(
         4096, "maximum length of a line of an import; a longer line is unusable", least=64
     )
-    import_chunk_lines: int = _setting(10_000, "lines of an import that are written in one step", least=1)
-    imports_max: int = _setting(2, "maximum imports at a time in one worker; more get 503", least=1)
-    void_ranges_max: int = _setting(1000, "maximum separate ranges of void serials in one batch", least=1)
-    erasure_timeout_s: int = _setting(
+    import_chunk_lines: int = setting(10_000, "lines of an import that are written in one step", least=1)
+    imports_max: int = setting(2, "maximum imports at a time in one worker; more get 503", least=1)
+    void_ranges_max: int = setting(1000, "maximum separate ranges of void serials in one batch", least=1)
+    erasure_timeout_s: int = setting(
         30, "time limit for an erasure to wait for the ledger, and again for its change", least=1
     )
 
-    feed_wait_s_max: int = _setting(60, "longest wait that a reader of events may ask for", least=1)
-    feed_readers_max: int = _setting(
+    feed_wait_s_max: int = setting(60, "longest wait that a reader of events may ask for", least=1)
+    feed_readers_max: int = setting(
         100, "maximum readers of events that wait or stream in one worker; more get 503", least=1
     )
-    feed_poll_ms: int = _setting(
+    feed_poll_ms: int = setting(
         100, "how often a worker looks for new events in the ledger while a reader waits", least=1
     )
-    feed_scan_max: int = _setting(
+    feed_scan_max: int = setting(
         20_000, "maximum events of a shard that are read for one page of a filtered feed", least=1
     )
-    feed_heartbeat_s: int = _setting(15, "how often an event stream sends a heartbeat", least=1)
-    exports_max: int = _setting(
+    feed_heartbeat_s: int = setting(15, "how often an event stream sends a heartbeat", least=1)
+    exports_max: int = setting(
         4, "maximum exports of codes that one worker serves at once; more get 503", least=1
     )
-    export_stall_s_max: int = _setting(
+    export_stall_s_max: int = setting(
         60, "an export of codes is ended when its reader takes nothing for this long", least=1
     )
-    feed_stall_s_max: int = _setting(
+    feed_stall_s_max: int = setting(
         30, "an event stream is closed when its reader takes nothing for this long", least=1
     )
 
-    webhooks_max: int = _setting(100, "maximum webhook endpoints; each gets one call at a time", least=1)
-    webhooks_allow_private: bool = _setting(
+    webhooks_max: int = setting(100, "maximum webhook endpoints; each gets one call at a time", least=1)
+    webhooks_allow_private: bool = setting(
         False,  # noqa: FBT003 - its default
         "allow webhooks to private and loopback addresses, and over http",
     )
-    webhook_timeout_s: int = _setting(15, "time limit for the response of an endpoint", least=1)
-    webhook_retry_s: str = _setting(
+    webhook_timeout_s: int = setting(15, "time limit for the response of an endpoint", least=1)
+    webhook_retry_s: str = setting(
         "5,10,20,40,60,120,300,600,1800,3600,7200,14400,28800,28800,43200,43200,43200,43200",
         "pauses between the tries of a message, in seconds; after the last try it becomes a dead letter",
     )
-    webhook_rotation_grace_s: int = _setting(
+    webhook_rotation_grace_s: int = setting(
         86_400, "longest time that an old secret of a webhook stays valid", least=0
     )
-    webhook_batch_events_max: int = _setting(
+    webhook_batch_events_max: int = setting(
         1000, "maximum events in one message, if the webhook asks for batches", least=1
     )
-    webhook_response_bytes_max: int = _setting(
+    webhook_response_bytes_max: int = setting(
         1024, "how much of the body of an endpoint's error response is read and stored", least=0
     )
-    webhook_attempts_kept_h: int = _setting(168, "how long delivery attempts can be listed", least=1)
-    webhook_poll_ms: int = _setting(
+    webhook_attempts_kept_h: int = setting(168, "how long delivery attempts can be listed", least=1)
+    webhook_poll_ms: int = setting(
         100, "how often the deliverer looks for new events and changed endpoints", least=1
     )
 
-    live_readers_max: int = _setting(
+    live_readers_max: int = setting(
         100, "maximum readers of the dashboard's live numbers in one worker; more get 503", least=1
     )
-    session_s: int = _setting(43_200, "how long a sign-in to the dashboard lasts", least=60)
-    session_secure: bool = _setting(
+    session_s: int = setting(43_200, "how long a sign-in to the dashboard lasts", least=60)
+    session_secure: bool = setting(
         False,  # noqa: FBT003 - its default
         "browsers send the session's cookie over https only; it is so anyway where a proxy says "
         "X-Forwarded-Proto: https",
     )
-    sign_in_link_s: int = _setting(600, "how long a sign-in link is valid that was not used", least=1)
-    sign_in_link_printed: bool = _setting(
+    sign_in_link_s: int = setting(600, "how long a sign-in link is valid that was not used", least=1)
+    sign_in_link_printed: bool = setting(
         default=True, help_text="`redeem up` prints a sign-in link for this start"
     )
-    sign_in_failures_per_min: int = _setting(
+    sign_in_failures_per_min: int = setting(
         6, "failed sign-ins of one address in a minute; more get 429", least=1
     )
-    sign_in_failures_burst: int = _setting(
+    sign_in_failures_burst: int = setting(
         5,
         "how many sign-ins of an address may fail at once before REDEEM_SIGN_IN_FAILURES_PER_MIN counts",
         least=1,
     )
 
-    database_connections_max: int = _setting(4, "maximum PostgreSQL connections of one worker", least=1)
-    database_timeout_s: int = _setting(10, "time limit for a query of the front end", least=1)
-    republish_interval_s: int = _setting(
+    database_connections_max: int = setting(4, "maximum PostgreSQL connections of one worker", least=1)
+    database_timeout_s: int = setting(10, "time limit for a query of the front end", least=1)
+    republish_interval_s: int = setting(
         5, "how often the configuration in Redis is compared with PostgreSQL", least=1
     )
-    configuration_poll_ms: int = _setting(
+    configuration_poll_ms: int = setting(
         100, "how often a worker looks for new blocks and other changes of the configuration", least=10
     )
-    blocks_max: int = _setting(10_000, "maximum blocks and allows in force at a time", least=1)
-    block_history_days: int = _setting(
-        7, "days for which a block that was lifted or has expired can be listed", least=0
-    )
-    trusted_proxies: str = _setting(
-        "", "addresses and networks of the proxies in front, separated by commas, such as 10.0.0.0/8"
-    )
-    client_address_header: str = _setting(
-        "",
-        "header in which these proxies name the client: x-forwarded-for, forwarded, x-real-ip or another; "
-        "empty means that the client is who connects",
-    )
-    proxy_protocol: bool = _setting(
-        False,  # noqa: FBT003 - its default
-        "these proxies begin each connection with a PROXY header, version 2; every other one is closed",
-    )
-    guard_limits_mode: str = _setting(
-        "enforce",
-        "mode of the limits: enforce: attempts beyond one get 429; observe: they are only counted; off",
-    )
-    guard_attempts_per_min: int = _setting(
-        0,
-        "codes that one source may redeem, hold or check in a minute, found or not; 0 means no limit",
-        least=0,
-    )
-    guard_attempts_burst: int = _setting(
-        10, "how many of these a source may try at once before REDEEM_GUARD_ATTEMPTS_PER_MIN counts", least=1
-    )
-    guard_checks_per_min: int = _setting(
-        0, "codes that one source may check in a minute; 0 means no limit", least=0
-    )
-    guard_checks_burst: int = _setting(
-        5, "how many codes a source may check at once before REDEEM_GUARD_CHECKS_PER_MIN counts", least=1
-    )
-    guard_requests_per_min: int = _setting(
-        30, "calls that one address may make in a minute with one browser key; 0 means no limit", least=0
-    )
-    guard_requests_burst: int = _setting(
-        5, "how many calls an address may make at once before REDEEM_GUARD_REQUESTS_PER_MIN counts", least=1
-    )
-    ratelimit_headers: bool = _setting(
-        False,  # noqa: FBT003 - its default
-        "answers to browser keys say how many calls are left: the headers RateLimit and RateLimit-Policy",
-    )
-    guard_sources_max: int = _setting(
-        100_000,
-        "maximum sources that a worker counts for each limit; beyond it only the latest half is surely kept",
-        least=1,
-    )
-    guard_share_ms: int = _setting(
-        100, "how often a worker tells the others what sources have tried", least=10
-    )
-    signature_age_s_max: int = _setting(
-        300, "seconds for which the signature of a request is accepted after it was made", least=1
-    )
-    signature_ahead_s_max: int = _setting(
-        30, "seconds that the clock of a client may be ahead, when it signs a request", least=0
-    )
-    guard_score_mode: str = _setting("off", "mode of the rule score, which finds guessers")
-    guard_honest_unknown_percent: int = _setting(
-        20, "codes never issued among those of an honest source, as the score supposes", least=1
-    )
-    guard_guesser_unknown_permille: int = _setting(
-        999, "the same of a source that guesses, in thousandths", least=1
-    )
-    guard_false_blocks_per_million: int = _setting(
-        10, "how often the score may be wrong about an honest source", least=1
-    )
-    guard_score_half_life_s: int = _setting(600, "after how long a score is worth half", least=1)
-    guard_codes_of_one_user_max: int = _setting(
-        3, "different codes of one user or device after which more do not count for its network", least=0
-    )
-    guard_retyped_weight_percent: int = _setting(
-        40, "how much a code counts that looks like one typed again", least=0
-    )
-    guard_retyped_distance_max: int = _setting(
-        2, "symbols by which a code may differ from one of the last four and be one typed again", least=0
-    )
-    guard_retyped_s: int = _setting(
-        60, "how long a worker remembers the last four codes of a source, in memory only", least=1
-    )
-    guard_slow_drip_mode: str = _setting("off", "mode of the rule slow_drip, which finds slow guessers")
-    guard_drip_codes_per_hour: int = _setting(
-        20,
-        "different codes never issued in an hour, more than twice its successes, that block a source",
-        least=1,
-    )
-    guard_drip_codes_per_day: int = _setting(100, "the same in a day", least=1)
-    guard_drip_hour_block_s: int = _setting(3600, "how long the first of these blocks", least=1)
-    guard_drip_day_block_s: int = _setting(86_400, "how long the second blocks", least=1)
-    guard_leaked_list_mode: str = _setting(
-        "off", "mode of the rule leaked_list, which finds lists of used codes"
-    )
-    guard_leaked_codes: int = _setting(
-        10, "different used-up codes from one source, more than successes, which make a leaked list", least=1
-    )
-    guard_leaked_s: int = _setting(600, "seconds within which these come", least=1)
-    guard_block_s: int = _setting(600, "how long the first automatic block of a source lasts", least=1)
-    guard_block_s_max: int = _setting(
-        86_400, "how long one lasts at most; each lasts twice as long as the one before", least=1
-    )
-    guard_block_jitter_percent: int = _setting(
-        10, "by how much the length of an automatic block varies", least=0
-    )
-    guard_server_key_mode: str = _setting(
-        "off", "mode of the rule server_key, an alert about many wrong codes"
-    )
-    guard_key_unknown_percent: int = _setting(
-        20, "share of codes never issued above which it raises an alert", least=1
-    )
-    guard_key_attempts_min: int = _setting(200, "codes of the key that it takes for that", least=1)
-    guard_key_s: int = _setting(300, "seconds within which these come", least=1)
-    guard_flood_mode: str = _setting("off", "mode of the rule flood, which finds guessing from many places")
-    guard_flood_codes_per_s: int = _setting(
-        5, "codes never issued in a second that are a flood at least", least=1
-    )
-    guard_flood_sigmas: int = _setting(
-        6, "standard deviations above the usual rate from which on they are", least=1
-    )
-    guard_flood_s: int = _setting(30, "seconds over which they are counted", least=1)
-    guard_alert_interval_s: int = _setting(300, "seconds for which one alert counts its cause", least=1)
-    guard_blocks_max: int = _setting(5000, "maximum automatic blocks in force at a time", least=1)
-    persist_batch_max: int = _setting(5000, "maximum events in one transaction of the persister", least=1)
-    persist_block_ms: int = _setting(1000, "how long one read of the persister waits for new events", least=1)
-    persist_interval_ms: int = _setting(
+
+    persist_batch_max: int = setting(5000, "maximum events in one transaction of the persister", least=1)
+    persist_block_ms: int = setting(1000, "how long one read of the persister waits for new events", least=1)
+    persist_interval_ms: int = setting(
         20, "minimum time between two small transactions of the persister", least=0
     )
-    persist_timeout_s: int = _setting(10, "time limit for a statement of the persister", least=1)
-    persist_backoff_s_max: int = _setting(5, "longest pause before the persister tries again", least=1)
-    rebuild_processes: int = _setting(
+    persist_timeout_s: int = setting(10, "time limit for a statement of the persister", least=1)
+    persist_backoff_s_max: int = setting(5, "longest pause before the persister tries again", least=1)
+    rebuild_processes: int = setting(
         0, "processes that write idempotency records in a rebuild; 0 means one per core, at most 4", least=0
     )
-    conflict_interval_ms: int = _setting(
+    conflict_interval_ms: int = setting(
         500, "how often new rows of the ledger are searched for conflicts", least=1
     )
-    stream_kept_min: int = _setting(
+    stream_kept_min: int = setting(
         10_000,
         "newest events that stay in a stream although the ledger has them, for a PostgreSQL that comes back "
         "older; at most REDEEM_STREAM_RETAINED_MAX",
         least=0,
         most="stream_retained_max",
     )
-    stream_kept_s: int = _setting(
+    stream_kept_s: int = setting(
         60,
         "seconds for which an event stays in a stream although the ledger has it, up to stream_retained_max",
         least=0,
     )
-    stream_retained_max: int = _setting(
+    stream_retained_max: int = setting(
         500_000,
         "maximum events that are in the ledger and stay in a stream, for consumer groups or for the two "
         "settings above; older ones are trimmed",
         least=0,
     )
-    ledger_detach_days_min: int = _setting(
+    ledger_detach_days_min: int = setting(
         35, "days that a month must be over before `redeem ledger detach` accepts it", least=0
     )
-    audit_wait_s: int = _setting(
+    audit_wait_s: int = setting(
         10, "how long `redeem audit` waits for the ledger before it reads the rest from the streams", least=0
     )
-    audit_findings_max: int = _setting(
+    audit_findings_max: int = setting(
         100, "maximum differences of one kind that `redeem audit` lists; it counts all", least=1
     )
-    metrics_port: int = _setting(
+    metrics_port: int = setting(
         0, "port of the persister's own /metrics; 0 means none", least=0, most=PORT_MAX
     )
-    deliverer_metrics_port: int = _setting(
+    deliverer_metrics_port: int = setting(
         0, "port of the deliverer's own /metrics; 0 means none", least=0, most=PORT_MAX
     )
-    campaign_metrics_max: int = _setting(
+    campaign_metrics_max: int = setting(
         100,
         "maximum campaigns whose numbers are in /metrics, the newest that have not ended; 0 means none",
         least=0,
     )
-    start_timeout_s: int = _setting(
+    start_timeout_s: int = setting(
         60,
         "time limit for a worker to start serving, then it is restarted; bundled servers get at least 300 s",
         least=1,
     )
-    stop_timeout_s: int = _setting(20, "time limit for the orderly stop of all processes", least=1)
+    stop_timeout_s: int = setting(20, "time limit for the orderly stop of all processes", least=1)
 
     @property
     def run_dir(self) -> Path:
