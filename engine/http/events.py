@@ -15,7 +15,7 @@ from aiohttp import web
 from engine.api.checks import check_text
 from engine.errors import Refusal, StoreUnavailable
 from engine.http.admin_requests import FILTER_LENGTH_MAX, NO_STORE, answer, plane_of
-from engine.http.auth import API_KEY, credential_of
+from engine.http.auth import API_KEY, admit_again
 from engine.http.requests import check_parameters, page_limit
 from engine.http.routes import Route
 from engine.http.services import services_of
@@ -97,8 +97,7 @@ async def _require_key(request: web.Request) -> None:
         Refusal: the key was revoked.
     """
     with contextlib.suppress(StoreUnavailable):
-        authenticator = services_of(request).authenticator
-        await authenticator.authorize_change(credential_of(request, authenticator), SCOPE)
+        await admit_again(request, services_of(request).authenticator)
 
 
 class _Stream:

@@ -10,12 +10,11 @@ from aiohttp import web
 
 from engine.errors import Overloaded, Refusal, StoreUnavailable
 from engine.http.admin_requests import NO_STORE
-from engine.http.auth import API_KEY, credential_of
+from engine.http.auth import API_KEY, admit_again, credential_of
 from engine.http.events import RETRY_MS, STREAM_TYPE
 from engine.http.requests import check_parameters
 from engine.http.routes import Route
 from engine.http.services import services_of
-from engine.pages.sessions import Session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from engine.http.auth import Authenticator
 
 SCOPE: Final = "read or admin"
-_LOOK_EVENTS: Final = 10  # how often a session is looked up in Redis
+_LOOK_EVENTS: Final = 10  # after so many, the session and the key are checked as at the beginning
 
 
 def routes() -> list[Route]:
@@ -79,7 +78,6 @@ async def _send(
             await response.write_eof()
             return
         count += 1
-        if isinstance(credential, Session) and count % _LOOK_EVENTS == 0:
-            credential_of(request, authenticator)
+        if count % _LOOK_EVENTS == 0:
             with contextlib.suppress(StoreUnavailable):
-                await authenticator.sessions.require_open(credential)
+                await admit_again(request, authenticator)

@@ -154,6 +154,21 @@ async def test_a_revoked_key_reads_no_more(plane: ControlPlane, merchant: Mercha
                     await reader.second()
 
 
+async def test_a_session_that_has_expired_reads_no_more(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.http.live_calls._LOOK_EVENTS", 1)
+    async with engine_in_process(plane, scopes=SCOPES, session_s=2) as merchant, client_session() as browser:
+        browser.headers["Sec-Fetch-Site"] = "same-origin"
+        async with browser.post(f"{merchant.url}/admin/session", json={"key": merchant.key}) as signed_in:
+            cookie = signed_in.cookies["redeem_session"].value
+        headers = {"Cookie": f"redeem_session={cookie}"}
+        async with browser.get(f"{merchant.url}/admin/live", headers=headers) as response:
+            assert response.status == 200
+            async with asyncio.timeout(SECONDS_MAX):
+                await response.read()
+
+
 async def test_who_may_not_read_everything_reads_nothing(plane: ControlPlane, merchant: Merchant) -> None:
     campaign, _ = await issue(plane, 1)
     limited = (await api_keys.create(plane, "partner", ["read"], campaigns=[campaign])).value.key
