@@ -116,14 +116,9 @@ class LiveTally:
             self.redeemed += count
             self.campaigns[campaign] += count
 
-    def add_durations(self, durations: list[float]) -> None:
-        """Add durations, which are sorted."""
-        before = 0
-        for place, bound in enumerate(REQUEST_SECONDS_BOUNDS):
-            up_to = bisect_right(durations, bound)
-            self.buckets[place] += up_to - before
-            before = up_to
-        self.buckets[-1] += len(durations) - before
+    def add_durations(self, counts: list[int]) -> None:
+        """Add requests, counted by bucket."""
+        self.buckets = [before + count for before, count in zip(self.buckets, counts, strict=True)]
 
 
 class Telemetry:
@@ -191,9 +186,9 @@ class Telemetry:
                 CAMPAIGN_ATTEMPTS.labels(self._campaign_label(campaign), outcome).inc(count)
         requests, self._requests = self._requests, {}
         for (route, status), durations in requests.items():
-            _add_values(REQUEST_SECONDS.labels(route, str(status)), durations)
+            counts = _add_values(REQUEST_SECONDS.labels(route, str(status)), durations)
             if route == _REDEEM_ROUTE:
-                self._live.add_durations(durations)  # sorted by now
+                self._live.add_durations(counts)
         refused, self._refused = self._refused, Tally()
         for code, count in refused.items():
             REFUSED_REQUESTS.labels(code).inc(count)
@@ -219,16 +214,22 @@ class Telemetry:
         return campaign
 
 
-def _add_values(histogram: Histogram, values: list[float]) -> None:
-    """Add values to a histogram, all at once. Its own ``observe`` takes one, and costs more."""
+def _add_values(histogram: Histogram, values: list[float]) -> list[int]:
+    """Add values to a histogram, all at once. Its own ``observe`` takes one, and costs more.
+
+    Returns how many came into each bucket.
+    """
     values.sort()
     histogram._sum.inc(sum(values))  # noqa: SLF001 - as observe() does
+    counts = []
     before = 0
     for bound, bucket in zip(histogram._upper_bounds, histogram._buckets, strict=True):  # noqa: SLF001 - the same
         up_to = bisect_right(values, bound)
         if up_to > before:
             bucket.inc(up_to - before)
+        counts.append(up_to - before)
         before = up_to
+    return counts
 
 
 async def store_exposition(redis: Redis) -> bytes:

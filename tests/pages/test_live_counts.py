@@ -20,7 +20,7 @@ def tally(redeemed: int = 0, **refused: int) -> LiveTally:
     made.redeemed = redeemed
     made.campaigns["cmp_1"] = redeemed
     made.refused.update(refused)
-    made.add_durations([0.0001] * redeemed)
+    made.buckets[0] = redeemed
     return made
 
 
