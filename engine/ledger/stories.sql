@@ -3,17 +3,12 @@ SELECT * FROM ledger WHERE last4 = $1 AND last4 <> '' AND batch = $2 AND serial 
 ORDER BY stream_ms, shard, stream_seq LIMIT $4;
 
 -- name: of_order
--- What the order redeemed and held, and what became of it.
-WITH begun AS (
+-- What the order redeemed and held.
+SELECT * FROM (
     SELECT * FROM ledger WHERE order_ref = $1 AND order_ref IS NOT NULL AND type IN ('redeemed', 'confirmed')
     UNION ALL
     SELECT * FROM ledger WHERE order_ref = $1 AND order_ref IS NOT NULL AND type = 'held'
-)
-SELECT * FROM (
-    SELECT * FROM begun
-    UNION
-    SELECT * FROM ledger WHERE redemption = ANY (ARRAY (SELECT redemption FROM begun)) AND type NOT IN ('redeemed', 'confirmed')
-) AS told
+) AS begun
 ORDER BY stream_ms, shard, stream_seq LIMIT $2;
 
 -- name: since
