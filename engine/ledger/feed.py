@@ -102,6 +102,23 @@ async def cursor_at(text: str, database: Database) -> Cursor:
         return await newest(connection)
 
 
+def event_members(event: Event) -> dict[str, Any]:
+    """Return the members that every JSON object of an event has: what happened, to which code, for whom."""
+    return {
+        "type": event.type,
+        "redemption": event.redemption,
+        "hold": event.hold,
+        "campaign": event.campaign,
+        "batch": event.batch,
+        "serial": event.serial,
+        "last4": event.last4,
+        "user": event.user,
+        "amount": event.amount,
+        "currency": event.currency,
+        "order": event.order,
+    }
+
+
 class FeedEvent(NamedTuple):
     """An event, and its number in the ledger of its shard."""
 
@@ -115,17 +132,7 @@ class FeedEvent(NamedTuple):
             "id": str(event.id),
             "shard": event.id.shard,
             "seq": self.seq,
-            "type": event.type,
-            "redemption": event.redemption,
-            "hold": event.hold,
-            "campaign": event.campaign,
-            "batch": event.batch,
-            "serial": event.serial,
-            "last4": event.last4,
-            "user": event.user,
-            "amount": event.amount,
-            "currency": event.currency,
-            "order": event.order,
+            **event_members(event),
             "key": event.key,
             "actor": event.actor,
             "at": instant(event.at_ms),

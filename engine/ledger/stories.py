@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from engine.ledger.feed import event_members
 from engine.ledger.record import Position
 from engine.ledger.stream_tail import StreamRange, ledger_offsets, read_tail
 from engine.queries import queries
@@ -123,17 +124,7 @@ def _story(rows: Iterable[Any], told: Iterable[Event], *, all_read: bool) -> Sto
 def _document(event: Event) -> dict[str, Any]:
     return {
         "id": str(event.id),
-        "type": event.type,
-        "redemption": event.redemption,
-        "hold": event.hold,
-        "campaign": event.campaign,
-        "batch": event.batch,
-        "serial": event.serial,
-        "last4": event.last4,
-        "user": event.user,
-        "amount": event.amount,
-        "currency": event.currency,
-        "order": event.order,
+        **event_members(event),
         "actor": event.actor,
         "at": instant(event.at_ms),
     }
