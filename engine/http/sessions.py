@@ -26,13 +26,11 @@ from engine.times import instant
 
 if TYPE_CHECKING:
     from engine.guard.labels import Source
-    from engine.guard.limits import LimitTable
     from engine.http.services import Services
     from engine.store.configuration import CachedKey
 
 ANY_SCOPE: Final = EITHER.join(SCOPES)
 _PATH: Final = "/admin/session"
-_decode: Final = msgspec.json.Decoder
 
 
 class SignIn(msgspec.Struct, forbid_unknown_fields=True):
@@ -60,7 +58,7 @@ async def sign_in(request: web.Request) -> web.Response:
     require_same_origin(request, proof=False)
     settings = services.settings
     body = await read_json(request, settings.body_bytes_max, settings.request_timeout_s)
-    asked = decoded(_decode(SignIn).decode, body)
+    asked = decoded(msgspec.json.Decoder(SignIn).decode, body)
     if (asked.key is None) == (asked.link is None):
         raise Refusal("malformed_request", "Send either a key or a link.")
     failures, source = services.sign_in_failures, _source(request)
@@ -71,7 +69,7 @@ async def sign_in(request: web.Request) -> web.Response:
     try:
         api_key = await _key_of(services, asked)
     except Refusal:
-        _charge(failures, source)
+        failures.charge([source], 1, time.monotonic())
         raise
     session, text = services.authenticator.sessions.begin(api_key.id)
     signed_in = answer(_document(api_key, session))
@@ -145,10 +143,6 @@ def _source(request: web.Request) -> Source:
     """Return the address that a sign-in comes from. Behind a proxy, that is the proxy's."""
     address = request.remote or ""
     return ("", "network", one_spelling(address) or address)
-
-
-def _charge(failures: LimitTable, source: Source) -> None:
-    failures.charge([source], 1, time.monotonic())
 
 
 def _is_https(request: web.Request) -> bool:
