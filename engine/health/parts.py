@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from engine.postgres_types import Connection
     from engine.store.stream import StreamFacts
 
+REQUIRED_PARTS: Final = ("redis", "configuration", "mint_keys")
+"""The parts without which a worker is not ready: it then refuses redemptions."""
 _SQL: Final = queries(__package__, "parts")
 
 

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from engine.control.campaign_metrics import campaign_exposition
 from engine.errors import StoreUnavailable
+from engine.health.parts import REQUIRED_PARTS
 from engine.health.parts_watch import part_metrics, silent_workers, supervisor_trouble
 from engine.health.restarts import crash_loops
 from engine.http.requests import json_response
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 NOT_DURABLE: Final = "memory: Redis may lose what it has acknowledged (REDEEM_DURABILITY)"
 PATIENCE_S: Final = 0.9
-REQUIRED: Final = ("redis", "configuration", "mint_keys")
-"""The parts without which this worker is not ready."""
 
 
 def routes() -> list[Route]:
@@ -51,7 +50,7 @@ async def readiness(request: web.Request) -> web.Response:
     PostgreSQL, the persister and other workers are shown, but redemptions of this worker do not need them.
     """
     parts = await parts_of(services_of(request))
-    ready = all(parts[name] == "ok" for name in REQUIRED)
+    ready = all(parts[name] == "ok" for name in REQUIRED_PARTS)
     body = {"status": "ready" if ready else "not ready", "parts": parts}
     return json_response(body, status=200 if ready else 503)
 
