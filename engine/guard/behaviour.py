@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from engine.guard.key_rates import KeyRates
 from engine.guard.labels import Labelled, Labeller
 from engine.guard.rules import (
-    CHALLENGE,
     ENFORCE,
     FLOOD,
     LEAKED_LIST,
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from engine.guard.key_rates import KeyFinding
-    from engine.guard.labels import Note, Source, Tried
+    from engine.guard.labels import Note, Tried
     from engine.guard.rules import Rules
     from engine.guard.suspects import Suspicion
     from engine.settings import Settings
@@ -69,25 +68,19 @@ class Behaviour:
         found: what is to be blocked, with whether this worker saw the last attempt of it. Taken by
             ``control.automatic_blocks``.
         alarms: what ops are to be alerted of. Taken by ``control.alerts``.
-        challenged_keys: until when every source of an API key is challenged; ``EVERY_KEY``: of all keys.
         observed: what rules would have done, since ``keep_sharing_attempts`` last took it.
-        challenged: until when a source is challenged, by the clock of Redis in s.
     """
 
     def __init__(self, settings: Settings, rules: Rules) -> None:
         self._rules = rules
         self._labeller = Labeller(settings)
-        self._challenge_s = settings.guard_block_s
-        self._sources_max = settings.guard_sources_max
         self._notes: deque[Note] = deque(maxlen=NOTES_MAX)
         self._untold: list[Tried] = []
         self.suspects = Suspects(settings)
         self.found: deque[tuple[Suspicion, bool]] = deque(maxlen=FOUND_MAX)
         self.alarms: deque[Alarm] = deque(maxlen=FOUND_MAX)
-        self.challenged_keys: dict[str, float] = {}
         self._key_rates = KeyRates(settings)
         self.observed: Counter[str] = Counter()
-        self.challenged: dict[Source, float] = {}
 
     @property
     def watches(self) -> bool:
@@ -118,7 +111,7 @@ class Behaviour:
             for finding in self.suspects.hear(tried, at_s):
                 self._act(finding, is_own=is_own)
         for of_key in self._key_rates.hear(told, at_s):
-            self._act_on_key(of_key, at_s, is_own=is_own)
+            self._act_on_key(of_key, is_own=is_own)
 
     def _act(self, finding: Suspicion, *, is_own: bool) -> None:
         mode = self._rules.modes[finding.rule]
@@ -126,20 +119,13 @@ class Behaviour:
             return
         if mode == ENFORCE and finding.blocks:
             self.found.append((finding, is_own))
-        elif mode in {CHALLENGE, ENFORCE}:
-            self._challenge(finding)
         if finding.rule == LEAKED_LIST and is_own:
             self._alert_of_source(finding)
         if mode == OBSERVE and finding.blocks and is_own:
             self.observe(finding.rule)
 
-    def _act_on_key(self, finding: KeyFinding, at_s: float, *, is_own: bool) -> None:
-        mode = self._rules.modes[finding.rule]
-        if mode == OFF:
-            return
-        if finding.rule == FLOOD and mode in {CHALLENGE, ENFORCE}:
-            self.challenged_keys[finding.key] = at_s + self._challenge_s
-        if is_own:
+    def _act_on_key(self, finding: KeyFinding, *, is_own: bool) -> None:
+        if is_own and self._rules.modes[finding.rule] != OFF:
             about = finding.key or None
             cause = f"{finding.rule}:{about or 'all'}"
             self.alarms.append(Alarm(finding.rule, cause, _SUMMARIES[finding.rule], about, finding.evidence))
@@ -160,9 +146,3 @@ class Behaviour:
         """Count what a rule would have done."""
         GUARD_OBSERVED.labels(rule).inc()
         self.observed[rule] += 1
-
-    def _challenge(self, finding: Suspicion) -> None:
-        self.challenged.pop(finding.source, None)
-        self.challenged[finding.source] = finding.at_s + self._challenge_s
-        if len(self.challenged) > self._sources_max:
-            del self.challenged[next(iter(self.challenged))]

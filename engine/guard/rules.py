@@ -21,7 +21,6 @@ BEHAVIOUR: Final = (SCORE, SLOW_DRIP, LEAKED_LIST, SERVER_KEY, FLOOD)
 NAMES: Final = (*LIMITS, *BEHAVIOUR)
 OFF: Final = "off"
 OBSERVE: Final = "observe"
-CHALLENGE: Final = "challenge"
 ENFORCE: Final = "enforce"
 
 

@@ -68,7 +68,7 @@ class Suspicion(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a rule has found about a source.
 
     Attributes:
-        blocks: whether it is to be blocked, if the rule is enforced; else it is only challenged.
+        blocks: whether it is to be blocked, if the rule is enforced.
         block_s: for how long; 0 for the usual time.
         evidence: counts, rates and last four symbols.
     """
@@ -101,7 +101,6 @@ class Suspect(msgspec.Struct, gc=False):
     day: float = 0.0
     succeeded_s: float = 0.0
     last4: str = ""
-    is_challenged: bool = False
     drip_quiet_s: float = 0.0
     spent_quiet_s: float = 0.0
 
@@ -165,11 +164,8 @@ class Suspects(Suspected):
         suspect.scored_s = now_s
         found = self._drip(source, suspect, seen, now_s)
         if suspect.score >= figures.threshold:
-            found.append(self._finding(SCORE, source, suspect, seen, now_s, blocks=True))
-            suspect.score, suspect.is_challenged = 0.0, False
-        elif suspect.score >= figures.threshold / 2 and not suspect.is_challenged:
-            found.append(self._finding(SCORE, source, suspect, seen, now_s, blocks=False))
-            suspect.is_challenged = True
+            found.append(self._finding(SCORE, source, suspect, seen, now_s))
+            suspect.score = 0.0
         return found
 
     def _drip(
@@ -188,7 +184,7 @@ class Suspects(Suspected):
         else:
             return []
         suspect.drip_quiet_s = now_s + block_s
-        return [self._finding(SLOW_DRIP, source, suspect, seen, now_s, blocks=True, block_s=block_s)]
+        return [self._finding(SLOW_DRIP, source, suspect, seen, now_s, block_s=block_s)]
 
     def _spent(self, source: Source, suspect: Suspect, tried: Tried, now_s: float) -> list[Suspicion]:
         """Many issued codes that are used up already: a list of codes that has gone round."""
@@ -215,8 +211,6 @@ class Suspects(Suspected):
         suspect.day += 1
         suspect.score = max(0.0, self._score(suspect, now_s) + self._figures.success)
         suspect.scored_s = now_s
-        if suspect.score < self._figures.threshold / 2:
-            suspect.is_challenged = False
 
     def _score(self, suspect: Suspect, now_s: float) -> float:
         passed_s = max(0.0, now_s - suspect.scored_s)
@@ -230,7 +224,6 @@ class Suspects(Suspected):
         seen: list[tuple[int, int]],
         now_s: float,
         *,
-        blocks: bool,
         block_s: int = 0,
     ) -> Suspicion:
         last4 = suspect.last4
@@ -242,7 +235,7 @@ class Suspects(Suspected):
             "last4": [last4[at : at + _LAST4_KEPT].strip() for at in range(0, len(last4), _LAST4_KEPT)],
         }
         return Suspicion(
-            rule=rule, source=source, at_s=now_s, blocks=blocks, block_s=block_s, evidence=evidence
+            rule=rule, source=source, at_s=now_s, blocks=True, block_s=block_s, evidence=evidence
         )
 
     def _renewed(self, source: Source) -> Suspect | None:
