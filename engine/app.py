@@ -130,7 +130,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
             in_background(lambda: keep_sharing_attempts(redis, guard.behaviour, **sharing))
         )
         await stack.enter_async_context(in_background(lambda: keep_blocking(plane, guard)))
-        await stack.enter_async_context(in_background(lambda: keep_raising(plane, guard.behaviour.alarms)))
+        await stack.enter_async_context(in_background(lambda: keep_raising(plane, guard.behaviour)))
         percent_max = settings.redis_memory_percent_max
         await stack.enter_async_context(
             in_background(lambda: keep_watching_memory(redis, configuration, percent_max))

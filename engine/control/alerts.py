@@ -23,17 +23,15 @@ from engine.queries import queries
 from engine.times import shown_instant
 
 if TYPE_CHECKING:
-    from collections import deque
     from datetime import datetime
 
-    from engine.guard.behaviour import Alarm
+    from engine.guard.behaviour import Alarm, Behaviour
     from engine.postgres_types import Row
 
 _log = logging.getLogger(__name__)
 STATES: Final = ("open", "acknowledged")
 ID_MAX: Final = 2**63 - 1
 _ID: Final = re.compile(r"alr_([1-9][0-9]{0,17})")
-_POLL_S: Final = 0.1
 _AGAIN_S: Final = 1.0
 _SQL: Final = queries(__package__, "alerts")
 
@@ -97,21 +95,22 @@ async def raise_alert(plane: ControlPlane, alarm: Alarm, count: int) -> None:
     )
 
 
-async def keep_raising(plane: ControlPlane, alarms: deque[Alarm]) -> None:
+async def keep_raising(plane: ControlPlane, behaviour: Behaviour) -> None:
     """Raise what the guard of this worker reports, until cancelled. While PostgreSQL is away, alarms wait."""
     while True:
-        await asyncio.sleep(_POLL_S)
+        await behaviour.has_alarms.wait()
+        behaviour.has_alarms.clear()
         latest: dict[str, Alarm] = {}
         counts: Counter[str] = Counter()
-        for alarm in alarms:
+        for alarm in behaviour.alarms:
             latest[alarm.cause] = alarm
             counts[alarm.cause] += 1
-        alarms.clear()
+        behaviour.alarms.clear()
         for cause, alarm in latest.items():
             try:
                 await raise_alert(plane, alarm, counts[cause])
             except (Fault, OSError) as error:
-                alarms.extend([alarm] * counts[cause])
+                behaviour.alert(alarm, counts[cause])
                 _log.warning("alerts cannot be stored", extra={"reason": str(error)})
                 await asyncio.sleep(_AGAIN_S)
 

@@ -7,6 +7,7 @@ there then: so a worker that is killed meanwhile loses no block. A finding makes
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from typing import TYPE_CHECKING, Any, Final
@@ -32,8 +33,7 @@ ACTOR: Final = "guard"
 LATER_S: Final = 1.0
 OLDEST_S: Final = 60.0  # a finding that is older than this blocks nobody any more
 AT_ONCE: Final = 50
-_POLL_S: Final = 0.02
-_SHORT: Final = 1 << 16
+WAITING_MAX: Final = 1 << 16  # findings; beyond it the oldest are dropped
 _random: Final = random.SystemRandom()
 _SQL: Final = queries(__package__, "blocks")
 
@@ -41,13 +41,17 @@ _SQL: Final = queries(__package__, "blocks")
 async def keep_blocking(plane: ControlPlane, guard: Guard) -> None:
     """Block what the rules find, until cancelled. While PostgreSQL is away, findings wait."""
     loop = asyncio.get_running_loop()
+    behaviour = guard.behaviour
     waiting: list[tuple[float, Suspicion]] = []
     while True:
-        await asyncio.sleep(_POLL_S)
-        found = guard.behaviour.found
-        while found:
-            finding, is_own = found.popleft()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(min((at for at, _ in waiting), default=None)):
+                await behaviour.has_found.wait()
+        behaviour.has_found.clear()
+        while behaviour.found:
+            finding, is_own = behaviour.found.popleft()
             waiting.append((loop.time() + (0.0 if is_own else LATER_S), finding))
+        del waiting[:-WAITING_MAX]
         due = [finding for at, finding in waiting if at <= loop.time()][:AT_ONCE]
         if not due:
             continue
@@ -56,7 +60,6 @@ async def keep_blocking(plane: ControlPlane, guard: Guard) -> None:
         except (Fault, OSError) as error:
             _log.warning("blocks cannot be made", extra={"reason": str(error)})
             await asyncio.sleep(LATER_S)
-            waiting = waiting[-_SHORT:]
             continue
         done = {id(finding) for finding in due}
         waiting = [(at, finding) for at, finding in waiting if id(finding) not in done]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import zlib
 from collections import Counter, deque
@@ -68,6 +69,7 @@ class Behaviour:
         found: what is to be blocked, with whether this worker saw the last attempt of it. Taken by
             ``control.automatic_blocks``.
         alarms: what ops are to be alerted of. Taken by ``control.alerts``.
+        has_found, has_alarms: set when one is added; cleared by who takes them.
         observed: what rules would have done, since ``keep_sharing_attempts`` last took it.
     """
 
@@ -79,6 +81,7 @@ class Behaviour:
         self.suspects = Suspects(settings)
         self.found: deque[tuple[Suspicion, bool]] = deque(maxlen=FOUND_MAX)
         self.alarms: deque[Alarm] = deque(maxlen=FOUND_MAX)
+        self.has_found, self.has_alarms = asyncio.Event(), asyncio.Event()
         self._key_rates = KeyRates(settings)
         self.observed: Counter[str] = Counter()
 
@@ -119,6 +122,7 @@ class Behaviour:
             return
         if mode == ENFORCE and finding.blocks:
             self.found.append((finding, is_own))
+            self.has_found.set()
         if finding.rule == LEAKED_LIST and is_own:
             self._alert_of_source(finding)
         if mode == OBSERVE and finding.blocks and is_own:
@@ -128,19 +132,24 @@ class Behaviour:
         if is_own and self._rules.modes[finding.rule] != OFF:
             about = finding.key or None
             cause = f"{finding.rule}:{about or 'all'}"
-            self.alarms.append(Alarm(finding.rule, cause, _SUMMARIES[finding.rule], about, finding.evidence))
+            self.alert(Alarm(finding.rule, cause, _SUMMARIES[finding.rule], about, finding.evidence))
 
     def _alert_of_source(self, finding: Suspicion) -> None:
         key, kind, subject = finding.source
         digest = zlib.crc32(f"{kind}\0{subject}".encode())
         cause, summary = f"{finding.rule}:{key}:{digest:08x}", _SUMMARIES[finding.rule]
-        self.alarms.append(Alarm(finding.rule, cause, summary, key, finding.evidence, kind, subject))
+        self.alert(Alarm(finding.rule, cause, summary, key, finding.evidence, kind, subject))
 
     def tell_of_block(self, finding: Suspicion) -> None:
         """Report that a source was blocked: one alert for all of one API key and one rule."""
         key = finding.source[0]
         cause, summary = f"{finding.rule}:{key}", _SUMMARIES[finding.rule]
-        self.alarms.append(Alarm(finding.rule, cause, summary, key, finding.evidence))
+        self.alert(Alarm(finding.rule, cause, summary, key, finding.evidence))
+
+    def alert(self, alarm: Alarm, times: int = 1) -> None:
+        """Have ops alerted."""
+        self.alarms.extend([alarm] * times)
+        self.has_alarms.set()
 
     def observe(self, rule: str) -> None:
         """Count what a rule would have done."""
