@@ -250,12 +250,12 @@ async def revoke(plane: ControlPlane, key_id: str, *, actor: str = "cli") -> Cha
 
 async def find(database: Database, secret: str) -> CachedKey | None:
     """Look up an API key in PostgreSQL. Return None if it is unknown or revoked."""
-    return await _found(database, _SQL["by_digest"], digest(secret))
+    return await _valid(database, digest(secret), None)
 
 
 async def find_by_id(database: Database, key_id: str) -> CachedKey | None:
     """Look up an API key in PostgreSQL by its id. Return None if it is unknown or revoked."""
-    return await _found(database, _SQL["by_id"], key_id)
+    return await _valid(database, None, key_id)
 
 
 async def find_named(database: Database, name: str, scopes: Sequence[str]) -> str | None:
@@ -265,9 +265,9 @@ async def find_named(database: Database, name: str, scopes: Sequence[str]) -> st
     return found
 
 
-async def _found(database: Database, query: str, value: bytes | str) -> CachedKey | None:
+async def _valid(database: Database, of_secret: bytes | None, key_id: str | None) -> CachedKey | None:
     async with database.connection() as connection:
-        row = await connection.fetchrow(query, value)
+        row = await connection.fetchrow(_SQL["valid"], of_secret, key_id)
     return None if row is None else cached_key(row)
 
 

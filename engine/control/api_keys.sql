@@ -12,21 +12,14 @@ SELECT id, name, kind, scopes, campaigns, origins, created_at, revoked_at, signi
        ARRAY(SELECT s.id FROM signing_secrets AS s WHERE s.api_key = api_keys.id ORDER BY s.created_at, s.id) AS signing_secrets
 FROM api_keys WHERE id = $1;
 
--- name: by_digest
+-- name: valid
+-- By the digest or by the id; the other one is null.
 SELECT id, name, encode(digest, 'hex') AS digest, scopes, campaigns, origins, false AS revoked, signing,
        ARRAY(
            SELECT s.id || ' ' || s.mint_key || ' ' || encode(s.sealed, 'hex') FROM signing_secrets AS s
            WHERE s.api_key = api_keys.id ORDER BY s.created_at, s.id
        ) AS signing_secrets
-FROM api_keys WHERE digest = $1 AND revoked_at IS NULL;
-
--- name: by_id
-SELECT id, name, encode(digest, 'hex') AS digest, scopes, campaigns, origins, false AS revoked, signing,
-       ARRAY(
-           SELECT s.id || ' ' || s.mint_key || ' ' || encode(s.sealed, 'hex') FROM signing_secrets AS s
-           WHERE s.api_key = api_keys.id ORDER BY s.created_at, s.id
-       ) AS signing_secrets
-FROM api_keys WHERE id = $1 AND revoked_at IS NULL;
+FROM api_keys WHERE (digest = $1 OR id = $2) AND revoked_at IS NULL;
 
 -- name: valid_with_name
 SELECT id FROM api_keys
