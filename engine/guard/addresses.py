@@ -61,9 +61,13 @@ def read_source(text: str) -> Network | str:
     if network is not None:
         return network
     bare = text.strip()
-    if found := _WITH_PORT.fullmatch(bare):
-        bare = found[1] or found[2] or ""
-    return parse_address(bare.partition("%")[0]) or text.strip()
+    return parse_address(without_port(bare).partition("%")[0]) or bare
+
+
+def without_port(text: str) -> str:
+    """Return an address without the brackets and the port that it may have."""
+    found = _WITH_PORT.fullmatch(text)
+    return text if found is None else found[1] or found[2] or ""
 
 
 def one_spelling(text: str) -> str:

@@ -10,6 +10,7 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING, Final
 
+from engine.guard.addresses import without_port
 from engine.observability.metrics import CLIENT_ADDRESS_IGNORED
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 FORWARDED: Final = "forwarded"  # RFC 7239; every other header has bare addresses, separated by commas
 _PAIR: Final = re.compile(r'([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=("(?:[^"\\]|\\.)*"|[^\s";,]*)')
-_WITH_PORT: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5}")
 _TEXT_LENGTH_MAX: Final = 64
 _REMEMBERED_MAX: Final = 1024
 
@@ -95,9 +95,8 @@ def _parsed(text: str) -> Address | None:
     """Parse an address, with or without a port. An IPv4-mapped IPv6 address is its IPv4 address."""
     if len(text) > _TEXT_LENGTH_MAX or "%" in text:  # a zone means something on its own machine only
         return None
-    with_port = _WITH_PORT.fullmatch(text)
     try:
-        address = ipaddress.ip_address((with_port[1] or with_port[2]) if with_port else text)
+        address = ipaddress.ip_address(without_port(text))
     except ValueError:
         return None
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
