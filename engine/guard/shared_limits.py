@@ -61,7 +61,7 @@ async def share(redis: Redis, name: str, table: LimitTable, now: Callable[[], fl
         RedisError, OSError: Redis does not take them.
     """
     while charges := table.take_unshared(SOURCES_MAX):
-        names = [keys.guard_limit(0, name, _digest(source)) for source in charges]
+        names = [keys.guard_limit(name, _digest(source)) for source in charges]
         amounts = [str(round(charge_s * _MICROSECONDS)) for charge_s in charges.values()]
         fills: list[int] = await run_script(redis, _SCRIPT, names, amounts)
         answered_at = now()

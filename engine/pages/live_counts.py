@@ -117,7 +117,7 @@ class LiveCounts:
         Raises:
             RedisError, OSError: Redis cannot take them.
         """
-        name = keys.live_second(0, second)
+        name = keys.live_second(second)
         sent_at = time.time()
         pipeline = self._redis.pipeline(transaction=True)  # so that a hash never stays without its TTL
         pipeline.time()
@@ -144,7 +144,7 @@ class LiveCounts:
             wanted = range(begin, min(begin + READ_MAX, last + 1))
             pipeline = self._redis.pipeline(transaction=False)
             for second in wanted:
-                pipeline.hgetall(keys.live_second(0, second))
+                pipeline.hgetall(keys.live_second(second))
             replies: list[dict[bytes, bytes]] = await pipeline.execute()
             found |= {
                 second: _parsed(second, values)

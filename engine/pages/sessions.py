@@ -90,7 +90,7 @@ class Sessions:
             raise Refusal("unauthenticated", "The sign-in link is not valid, or has expired.")
         left_s = max(1, link.expires_at - int(time.time()) + 1)
         try:
-            is_first = await self._redis.set(keys.used_link(0, link.nonce), b"1", nx=True, ex=left_s)
+            is_first = await self._redis.set(keys.used_link(link.nonce), b"1", nx=True, ex=left_s)
         except (OSError, RedisError) as error:
             raise StoreUnavailable(str(error)) from error
         if not is_first:
@@ -105,7 +105,7 @@ class Sessions:
         """
         left_s = max(1, session.expires_at - int(time.time()) + 1)
         try:
-            await self._redis.set(keys.ended_session(0, session.nonce), b"1", ex=left_s)
+            await self._redis.set(keys.ended_session(session.nonce), b"1", ex=left_s)
         except (OSError, RedisError) as error:
             raise StoreUnavailable(str(error)) from error
 
@@ -116,7 +116,7 @@ class Sessions:
             Refusal: ``unauthenticated``.
         """
         try:
-            ended = await self._redis.exists(keys.ended_session(0, session.nonce))
+            ended = await self._redis.exists(keys.ended_session(session.nonce))
         except (OSError, RedisError):
             return
         if ended:

@@ -190,24 +190,24 @@ def expiry_owner() -> str:
     return "{s0}:sweeper"
 
 
-def used_link(shard: int, nonce: str) -> str:
+def used_link(nonce: str) -> str:
     """String with a TTL: exists once a sign-in link with this nonce was used (engine/pages/sessions.py)."""
-    return f"{{s{shard}}}:used_link:{nonce}"
+    return f"{{s0}}:used_link:{nonce}"
 
 
-def ended_session(shard: int, nonce: str) -> str:
+def ended_session(nonce: str) -> str:
     """String with a TTL: exists once somebody has signed out of this session (engine/pages/sessions.py)."""
-    return f"{{s{shard}}}:ended_session:{nonce}"
+    return f"{{s0}}:ended_session:{nonce}"
 
 
-def live_second(shard: int, second: int) -> str:
+def live_second(second: int) -> str:
     """Hash with a TTL: what all workers counted in a second since the epoch (engine/pages/live_counts.py)."""
-    return f"{{s{shard}}}:live:{second}"
+    return f"{{s0}}:live:{second}"
 
 
-def guard_limit(shard: int, limit: str, source: str) -> str:
+def guard_limit(limit: str, source: str) -> str:
     """String with a TTL: when the bucket of a source is full again, in microseconds (lua/guard.lua)."""
-    return f"{{s{shard}}}:guard:{limit}:{source}"
+    return f"{{s0}}:guard:{limit}:{source}"
 
 
 def guard_observed() -> str:

@@ -170,7 +170,7 @@ async def test_more_sources_than_one_call_takes_are_shared_and_end_in_redis(redi
     for number in range(2 * SOURCES_MAX + 1):
         assert tries(table, [("key_0", "user", f"{number}")], 2, 0.0)
     await share(redis, "attempts", table, lambda: 0.0)
-    names = [name async for name in redis.scan_iter(match=keys.guard_limit(0, "attempts", "*"))]
+    names = [name async for name in redis.scan_iter(match=keys.guard_limit("attempts", "*"))]
     assert len(names) == 2 * SOURCES_MAX + 1
     assert 0 < await redis.pttl(names[0]) <= 120_001
     assert all(b"user" not in name for name in names)
@@ -279,7 +279,7 @@ async def test_two_workers_limit_one_source_together(plane: ControlPlane) -> Non
 
 async def until_shared(plane: ControlPlane) -> None:
     async def shared() -> bool:
-        pattern = keys.guard_limit(0, "attempts", "*")
+        pattern = keys.guard_limit("attempts", "*")
         return bool([name async for name in plane.redis.scan_iter(match=pattern)])
 
     await wait_until_async(shared)
