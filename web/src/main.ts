@@ -4,7 +4,13 @@ import App from "./App.vue";
 import { tellDocument } from "./i18n";
 import { router } from "./router";
 import { startTheme } from "./theme";
-import "./styles.css";
+import "./styles/tokens.css";
+import "./styles/base.css";
+import "./styles/controls.css";
+import "./styles/shell.css";
+import "./styles/parts.css";
+import "./styles/tables.css";
+import "./styles/dialogs.css";
 
 startTheme();
 tellDocument();

@@ -1,0 +1,36 @@
+export const shell = {
+  "nav.label": "Pages",
+  "nav.settings": "Signed in; language and colours",
+  "nav.live": "Live",
+  "nav.campaigns": "Campaigns",
+  "nav.search": "Search",
+  "nav.blocks": "Blocks",
+  "nav.webhooks": "Webhooks",
+  "nav.keys": "API keys",
+  "nav.audit": "Audit log",
+
+  "signIn.title": "Sign in",
+  "signIn.help": "Use an API key. What it may do, you may do here.",
+  "signIn.key": "API key",
+  "signIn.act": "Sign in",
+  "signIn.wrong": "This key is not known, or was revoked.",
+  "signIn.linkFailed": "This sign-in link has been used, or is too old. Use an API key, or start the engine again for a new link.",
+  "signIn.expired": "You have been signed out: the session ended, or the key was revoked.",
+
+  "health.opening": "Connecting…",
+  "health.lost": "No connection",
+  "health.good": "All well",
+  "health.notReady": "Redemptions are refused",
+
+  "search.label": "Search for a code, an order, a user or an id",
+  "search.placeholder": "Code, order, user, id   ( / )",
+  "search.empty": "Search for anything that a customer can tell you",
+  "search.emptyText":
+    "A code, the name of an order or a user, or the id of a redemption or campaign. A code stays in no address, no history and no log.",
+  "search.nothing": "Nothing found for “{text}”",
+  "search.nothingText": "There is no code, order or user of this name. Upper and lower case of users and orders matter.",
+  "search.events.one": "{n} event",
+  "search.events.other": "{n} events",
+  "search.codeOf": "A code of {campaign}, batch {batch}, number {serial}",
+  "search.userFound": "Totals and redemptions of this user",
+} as const;
