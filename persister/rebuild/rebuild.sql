@@ -74,7 +74,7 @@ SELECT campaign, user_id, count(*) AS redemptions
 -- Events under an Idempotency-Key since a time, key by key: those of part $2 of $3 parts. An event's stream id is never before its time, and the
 -- ledger is partitioned and indexed by stream id.
 SELECT actor || ' ' || idempotency_key AS name, type, batch, serial, user_id, coalesce(order_ref, '') AS order_ref, amount,
-       shard || '-' || stream_ms || '-' || stream_seq AS event, stream_ms, redemption, campaign, last4, actor, fingerprint,
+       shard || '-' || stream_ms || '-' || stream_seq AS event, stream_ms, fingerprint, redemption, campaign, last4, actor,
        CASE type WHEN 'rolled_back' THEN (
            SELECT sum(coalesce(e.amount, 0))::bigint FROM ledger AS e
             WHERE e.redemption = l.redemption AND e.type NOT IN ('redeemed', 'confirmed') AND e.type = 'rolled_back'

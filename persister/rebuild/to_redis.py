@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import groupby
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from persister.rebuild.from_ledger import LedgerHold, Part, RebuiltBatch, RebuiltState
 
 _SQL: Final = queries(__package__, "rebuild")
-_NAME: Final = itemgetter("name")
 
 
 async def write_state(writer: BulkWriter, state: RebuiltState, hold_ttl_ms: int) -> None:
@@ -138,43 +135,46 @@ async def write_idempotency_records(
 ) -> None:
     """Write the idempotency records since ``since_ms``, as far as the ledger has them."""
     left = await balances_after_events(connection, state, since_ms, part)
-    latest: list[Any] = []  # rows of one key, which may continue on the next page
+    call: list[Any] = []  # the rows of one key so far; they may continue on the next page
     read = 0
     async for page in fetch_pages(connection, _SQL["keyed_events"], since_ms, *part):
-        calls, latest = groupby(latest + page, _NAME), []
-        for _, rows in calls:
-            if latest:
-                _put_idempotency_record(writer, latest, state, left, hold_ttl_ms)
-            latest = list(rows)
+        for row in page:
+            if call and row["name"] != call[0]["name"]:
+                _put_idempotency_record(writer, call, state, left, hold_ttl_ms)
+                call = [row]
+            else:
+                call.append(row)
         await writer.make_room()
         read += len(page)
         report(read)
-    if latest:
-        _put_idempotency_record(writer, latest, state, left, hold_ttl_ms)
+    if call:
+        _put_idempotency_record(writer, call, state, left, hold_ttl_ms)
 
 
 def _put_idempotency_record(
     writer: BulkWriter, rows: list[Any], state: RebuiltState, left: Mapping[str, int], hold_ttl_ms: int
 ) -> None:
-    name, type_, batch, serial, user, order, amount, event, stream_ms, *_ = rows[0]
-    if any(row["batch"] not in state.batches for row in rows):
+    name, type_, batch_id, serial, user, order, amount, event, stream_ms, fingerprint, *_ = rows[0]
+    batch = state.batches.get(batch_id)
+    if batch is None:
         return  # PostgreSQL has lost the batch: its codes are unknown
-    shard = state.batches[batch].shard_of(serial, state.shards)
-    codes = [(batch, serial)]
-    if len(rows) == 1 and type_ == "redeemed":
-        answer = _redeemed(event, amount, left)
+    shard = batch.shard_of(serial, state.shards)
+    codes = [(batch_id, serial)]
+    if len(rows) == 1:
+        answer = (
+            _redeemed(event, amount, left) if type_ == "redeemed" else _answer(rows[0], left, hold_ttl_ms)
+        )
     else:
-        if any(state.batches[row["batch"]].shard_of(row["serial"], state.shards) != shard for row in rows):
-            return  # codes of several shards together: events alone do not give the answer
+        others = [(state.batches.get(row["batch"]), row["serial"]) for row in rows]
+        if any(other is None or other.shard_of(at, state.shards) != shard for other, at in others):
+            return  # a lost batch, or codes of several shards: events alone do not give the answer
         redemptions = [row for row in rows if row["type"] in REDEMPTIONS]
         codes = [(row["batch"], row["serial"]) for row in redemptions] or codes
         if len(redemptions) > 1:
             answer = "\n".join(_redeemed(row["event"], row["amount"], left) for row in redemptions)
         else:
             answer = _answer(rows[0], left, hold_ttl_ms)
-    record = idempotency.rebuilt_fingerprint(
-        idempotency.known_half(user, order, codes), rows[0]["fingerprint"]
-    )
+    record = idempotency.rebuilt_fingerprint(idempotency.known_half(user, order, codes), fingerprint)
     bucket, digest = idempotency.bucketed(name, keys.IDEMPOTENCY_BUCKETS)
     epoch = stream_ms // 1000 // keys.IDEMPOTENCY_WINDOW_S
     ends_at_s = (epoch + 2) * keys.IDEMPOTENCY_WINDOW_S
