@@ -73,7 +73,7 @@ async def block(plane: ControlPlane, guard: Guard, findings: list[Suspicion]) ->
     Raises:
         Fault: as ``change``.
     """
-    free = [finding for finding in findings if not guard.knows(finding.source)]
+    free = [finding for finding in findings if guard.block_of(finding.source) is None]
     async with plane.database.connection() as connection:
         now_s = await connection.fetchval(_SQL["now"])
         new = [one for one in free if one.at_s > now_s - OLDEST_S and not (await _before(connection, one))[1]]

@@ -98,12 +98,12 @@ class Guard:
         self.rules.on_change(update)
         update()
 
-    def knows(self, source: Source) -> bool:
-        """Whether a source is blocked or allowed now."""
+    def block_of(self, source: Source) -> CachedBlock | None:
+        """Return what is in force for a source: an allow if there is one, else a block, else None."""
         api_key, kind, subject = source
         network = (parse_network(subject) or subject) if kind == "network" else None
         user, device = (subject if kind == name else "" for name in ("user", "device"))
-        return self._blocks.verdict(api_key, user, network, device) is not None
+        return self._blocks.verdict(api_key, user, network, device)
 
     def judge(
         self, api_key: CachedKey, user: str, client: Client | None, *, units: int = 1, is_check: bool = False

@@ -9,6 +9,7 @@ come to the same findings.
 from __future__ import annotations
 
 import math
+from itertools import chain, islice
 from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -18,6 +19,8 @@ from engine.guard.labels import OK, SPENT, UNKNOWN, Source, Suspected
 from engine.guard.rules import LEAKED_LIST, SCORE, SLOW_DRIP
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from engine.guard.labels import Tried
     from engine.settings import Settings
 
@@ -25,8 +28,13 @@ _HOUR_S: Final = 3600.0
 _DAY_S: Final = 86_400.0
 _SUCCESSES_KEPT: Final = 16  # codes; a success counts once a code
 _LAST4_KEPT: Final = 4
-_SEEN: Final = Struct("<II")  # digest of a code, and the second of its first attempt
+SEEN: Final = Struct("<II")
+"""Digest of a code, and the second of its first attempt."""
 _DIGEST: Final = Struct("<I")
+TRAIL: Final = Struct("<IBH")
+"""One step of a trail: the second, the label, and the score after it in hundredths."""
+TRAIL_MAX: Final = 24
+_SCORE_MAX: Final = 2**16 - 1
 
 
 class ScoreFigures(NamedTuple):
@@ -88,6 +96,7 @@ class Suspect(msgspec.Struct, gc=False):
         score, scored_s: the score, and when it was that.
         unknown, spent: digest and second of each different code, the latest last.
         succeeded: digests of the latest codes that succeeded.
+        trail: the latest of its different codes, as ``TRAIL``, for those who look at it.
         hour, day: successes; fades with a half-life of that time.
         quiet_s: until when the slow drip and the leaked list are not found again.
     """
@@ -101,6 +110,7 @@ class Suspect(msgspec.Struct, gc=False):
     day: float = 0.0
     succeeded_s: float = 0.0
     last4: str = ""
+    trail: bytes = b""
     drip_quiet_s: float = 0.0
     spent_quiet_s: float = 0.0
 
@@ -120,9 +130,23 @@ class Suspects(Suspected):
     def __len__(self) -> int:
         return len(self._new) + len(self._old)
 
+    @property
+    def threshold(self) -> float:
+        """The score at which a source is blocked."""
+        return self._figures.threshold
+
     def forget(self) -> None:
         """Suspect nobody any more."""
         self._new, self._old = {}, {}
+
+    def latest(self, most: int) -> Iterator[tuple[Source, Suspect]]:
+        """Yield at most so many sources, those that became suspect last first."""
+        return islice(chain(reversed(self._new.items()), reversed(self._old.items())), most)
+
+    def score(self, suspect: Suspect, now_s: float) -> float:
+        """Return its score now: it fades."""
+        passed_s = max(0.0, now_s - suspect.scored_s)
+        return suspect.score * math.exp2(-passed_s / self._figures.half_life_s)
 
     def hear(self, tried: Tried, now_s: float) -> list[Suspicion]:
         """Take one attempt. ``now_s``: its time by the clock of Redis, the same for all workers.
@@ -144,10 +168,10 @@ class Suspects(Suspected):
                 suspect = self._add(source, Suspect(scored_s=now_s, succeeded_s=now_s))
             if tried.label == UNKNOWN:
                 found += self._unknown(source, suspect, tried, now_s)
-                narrower = max(narrower, len(suspect.unknown) // _SEEN.size)
+                narrower = max(narrower, len(suspect.unknown) // SEEN.size)
             elif tried.label == SPENT:
                 found += self._spent(source, suspect, tried, now_s)
-                narrower = max(narrower, len(suspect.spent) // _SEEN.size)
+                narrower = max(narrower, len(suspect.spent) // SEEN.size)
         return found
 
     def _unknown(self, source: Source, suspect: Suspect, tried: Tried, now_s: float) -> list[Suspicion]:
@@ -160,8 +184,9 @@ class Suspects(Suspected):
         del seen[:-most]
         suspect.unknown = _pack(seen)
         suspect.last4 = (suspect.last4 + tried.last4.rjust(_LAST4_KEPT))[-_LAST4_KEPT * _LAST4_KEPT :]
-        suspect.score = self._score(suspect, now_s) + figures.unknown * tried.weight
+        suspect.score = self.score(suspect, now_s) + figures.unknown * tried.weight
         suspect.scored_s = now_s
+        _note(suspect, UNKNOWN, suspect.score, now_s)
         found = self._drip(source, suspect, seen, now_s)
         if suspect.score >= figures.threshold:
             found.append(self._finding(SCORE, source, suspect, seen, now_s))
@@ -194,6 +219,7 @@ class Suspects(Suspected):
             return []
         seen.append((tried.digest, int(now_s)))
         suspect.spent = _pack(seen[-figures.spent :])
+        _note(suspect, SPENT, self.score(suspect, now_s), now_s)
         _fade(suspect, now_s)
         if len(seen) < figures.spent or len(seen) <= suspect.hour or now_s < suspect.spent_quiet_s:
             return []
@@ -209,12 +235,9 @@ class Suspects(Suspected):
         _fade(suspect, now_s)
         suspect.hour += 1
         suspect.day += 1
-        suspect.score = max(0.0, self._score(suspect, now_s) + self._figures.success)
+        suspect.score = max(0.0, self.score(suspect, now_s) + self._figures.success)
         suspect.scored_s = now_s
-
-    def _score(self, suspect: Suspect, now_s: float) -> float:
-        passed_s = max(0.0, now_s - suspect.scored_s)
-        return suspect.score * math.exp2(-passed_s / self._figures.half_life_s)
+        _note(suspect, OK, suspect.score, now_s)
 
     def _finding(
         self,
@@ -226,13 +249,12 @@ class Suspects(Suspected):
         *,
         block_s: int = 0,
     ) -> Suspicion:
-        last4 = suspect.last4
         evidence: dict[str, object] = {
             "rule": rule,
             "unknown": len(seen),
             "seconds": round(now_s - seen[0][1]),
             "score": round(suspect.score, 2),
-            "last4": [last4[at : at + _LAST4_KEPT].strip() for at in range(0, len(last4), _LAST4_KEPT)],
+            "last4": last4_of(suspect),
         }
         return Suspicion(
             rule=rule, source=source, at_s=now_s, blocks=True, block_s=block_s, evidence=evidence
@@ -249,12 +271,23 @@ class Suspects(Suspected):
         return suspect
 
 
+def last4_of(suspect: Suspect) -> list[str]:
+    """Return the last symbols of its latest unknown codes, the latest last."""
+    kept = suspect.last4
+    return [kept[at : at + _LAST4_KEPT].strip() for at in range(0, len(kept), _LAST4_KEPT)]
+
+
+def _note(suspect: Suspect, label: int, score: float, now_s: float) -> None:
+    step = TRAIL.pack(int(now_s), label, min(_SCORE_MAX, round(100 * score)))
+    suspect.trail = (suspect.trail + step)[-TRAIL_MAX * TRAIL.size :]
+
+
 def _seen(packed: bytes, since_s: float) -> list[tuple[int, int]]:
-    return [(digest, at) for digest, at in _SEEN.iter_unpack(packed) if at >= since_s]
+    return [(digest, at) for digest, at in SEEN.iter_unpack(packed) if at >= since_s]
 
 
 def _pack(seen: list[tuple[int, int]]) -> bytes:
-    return b"".join(_SEEN.pack(digest, at) for digest, at in seen)
+    return b"".join(SEEN.pack(digest, at) for digest, at in seen)
 
 
 def _fade(suspect: Suspect, now_s: float) -> None:

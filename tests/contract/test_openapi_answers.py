@@ -225,6 +225,7 @@ async def guard(caller: Caller) -> None:
         return bool((await call("listAlerts", query="?state=open"))["items"])
 
     await wait_until_async(has_alert)
+    assert (await call("listSources"))["items"][0]["subject"] == "eve"
     (alert,) = (await call("listAlerts"))["items"]
     assert (await call("acknowledgeAlert", id=alert["id"], key="seen"))["acknowledged_at"]
     await call("setGuardRules", {"rules": {"score": None}})
