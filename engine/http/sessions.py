@@ -16,6 +16,7 @@ from engine.guard.addresses import one_spelling
 from engine.guard.guard import TOO_MANY
 from engine.http.admin_requests import answer
 from engine.http.auth import COOKIE, EITHER
+from engine.http.browsers import address_of
 from engine.http.requests import read_json, response
 from engine.http.routes import Route
 from engine.http.same_origin import require_same_origin
@@ -140,8 +141,8 @@ def role_of(api_key: CachedKey) -> str:
 
 
 def _source(request: web.Request) -> Source:
-    """Return the address that a sign-in comes from. Behind a proxy, that is the proxy's."""
-    address = request.remote or ""
+    """Return the address that a sign-in comes from. Behind a trusted proxy, that is the client's."""
+    address = address_of(request) or ""
     return ("", "network", one_spelling(address) or address)
 
 

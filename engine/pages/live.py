@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from engine.control import campaigns
 from engine.errors import Fault
 from engine.pages.health import health_of
+from engine.pages.live_counts import READ_MAX
 from engine.store import keys
 from engine.times import instant
 
@@ -74,7 +75,8 @@ class LiveView:
         self._counts = counts
         self._findings = findings
         self._seconds: dict[int, LiveSecond] = {}
-        self._last = 0  # the latest second that was read
+        self._last = 0  # the latest second that was told
+        self._missing: set[int] = set()  # seconds that are over and could not be read yet
         self._events: deque[LiveEvent] = deque(maxlen=KEPT_EVENTS)
         self._news = asyncio.Event()
         self._known: dict[str, Campaign] = {}
@@ -132,14 +134,31 @@ class LiveView:
         news.set()
 
     async def _fill(self) -> None:
-        """Read the history, or what is missing of it."""
+        """Read the history, or what is missing of it. What Redis does not give now is read later."""
         last = self._complete()
-        first = max(last - HISTORY_S + 1, self._last + 1)
-        with contextlib.suppress(RedisError, OSError):
-            self._seconds |= await self._counts.read(first, last)
+        self._miss(range(self._last + 1, last + 1))
         self._last = last
+        with contextlib.suppress(RedisError, OSError):
+            while self._missing:
+                await self._read_missing()
         self._events.clear()
         self._forget()
+
+    def _miss(self, seconds: range) -> None:
+        self._missing.update(seconds[-HISTORY_S:])
+
+    async def _read_missing(self) -> bool:
+        """Read the oldest missing seconds; return whether a worker counted in one of them.
+
+        Raises:
+            RedisError, OSError: Redis cannot be asked; they are still missing.
+        """
+        first = max(min(self._missing), self._last - HISTORY_S + 1)
+        wanted = range(first, min(first + READ_MAX, self._last + 1))
+        found = await self._counts.read(wanted.start, wanted.stop - 1)
+        self._missing = {second for second in self._missing if second >= wanted.stop}
+        self._seconds |= found
+        return bool(found)
 
     def _complete(self) -> int:
         """Return the latest second that all workers have added."""
@@ -148,6 +167,7 @@ class LiveView:
     def _forget(self) -> None:
         oldest = self._last - HISTORY_S + 1
         self._seconds = {second: one for second, one in self._seconds.items() if second >= oldest}
+        self._missing = {second for second in self._missing if second >= oldest}
 
     async def _run(self) -> None:
         while True:
@@ -160,15 +180,22 @@ class LiveView:
                 _log.exception("live numbers cannot be computed")
 
     async def _read_up_to(self, last: int) -> None:
-        """Read the seconds since the last one, and that one again; tell the readers."""
+        """Read the seconds since the last one, and that one again; tell the readers.
+
+        After a time without answers of Redis they are told the whole history: it has then what was missing.
+        """
         new = range(max(self._last + 1, last - _CATCH_UP_S), last + 1)
-        answers = True
+        self._miss(range(self._last + 1, new.start))
+        self._last = last
+        answers, filled = True, False
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 self._seconds |= await self._counts.read(new.start - 1, last)
+                if self._missing:
+                    filled = await self._read_missing()
         except (*_NO_NUMBERS, TimeoutError):
             answers = False
-        self._last = last
+            self._miss(new)
         self._forget()
         moving = await self._moving() if answers else []
         percent = self._configuration.memory_percent if answers else None
@@ -180,6 +207,8 @@ class LiveView:
                 "health": health,
             }
             self._events.append(LiveEvent(second, _block("second", second, shown)))
+        if filled:
+            self._events.append(LiveEvent(last, self._history()))
         self._tell()
 
     def _lag_s(self) -> float | None:

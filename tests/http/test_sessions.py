@@ -259,6 +259,20 @@ async def test_failed_sign_ins_of_an_address_are_limited(merchant: Merchant, bro
     assert (await merchant.call("GET", "/v1/keys"))[0] == 200
 
 
+async def test_behind_a_trusted_proxy_each_client_has_its_own_limit(plane: ControlPlane) -> None:
+    settings = {"trusted_proxies": "127.0.0.0/8", "client_address_header": "x-forwarded-for"}
+    async with engine_in_process(plane, scopes=SCOPES, sign_in_failures_burst=1, **settings) as merchant:
+        browser = Browser(merchant)
+
+        async def status(address: str, key: str) -> int:
+            headers = SAME | {"X-Forwarded-For": f"6.6.6.6, {address}"}
+            return (await browser.call("POST", "/admin/session", {"key": key}, headers))[0]
+
+        assert await status("203.0.113.1", "rk_1") == 401
+        assert await status("203.0.113.1", merchant.key) == 429
+        assert await status("203.0.113.2", merchant.key) == 200
+
+
 async def test_other_workers_know_a_session_and_it_outlives_them(plane: ControlPlane) -> None:
     async with engine_of_processes(plane, workers=2, scopes=SCOPES) as merchant:
         browser = Browser(merchant)
