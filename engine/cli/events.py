@@ -13,6 +13,7 @@ from engine.cli.connect import load_settings, open_plane
 from engine.cli.options import event_filter_options
 from engine.errors import StoreUnavailable
 from engine.ledger import feed
+from engine.store.events import EVENT_TYPES
 
 if TYPE_CHECKING:
     from engine.control.change import ControlPlane
@@ -33,7 +34,7 @@ def events() -> None:
     metavar="CURSOR",
     help="Continue after this cursor, or at the `beginning` or `end` (default; with --no-follow: beginning).",
 )
-@event_filter_options
+@event_filter_options(EVENT_TYPES)
 @click.option("--limit", type=click.IntRange(1), help="Stop after this many events.")
 @click.option("--follow/--no-follow", default=True, help="Wait for new events, or stop at the newest.")
 def tail(

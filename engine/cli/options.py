@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from engine.settings import variable
-from engine.store.events import EVENT_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -28,21 +27,16 @@ data_option: Final = click.option(
 yes_option: Final = click.option("--yes", is_flag=True, help="Do not ask; needed without a terminal.")
 reason_option: Final = click.option("--reason", required=True, help="Why; it is recorded.")
 
-_types: Final = click.option(
-    "--type",
-    "types",
-    multiple=True,
-    type=click.Choice(sorted(EVENT_TYPES)),
-    help="Only this type; repeatable.",
-)
 _campaigns: Final = click.option(
     "--campaign", "campaigns", multiple=True, help="Only this campaign; repeatable."
 )
 
 
-def event_filter_options(command: F) -> F:
-    """Add ``--type`` and ``--campaign``, as ``types`` and ``campaigns``."""
-    return _types(_campaigns(command))
+def event_filter_options(types: Collection[str]) -> Callable[[F], F]:
+    """Add ``--type``, one of ``types``, and ``--campaign``, as ``types`` and ``campaigns``."""
+    choice = click.Choice(sorted(types))
+    by_type = click.option("--type", "types", multiple=True, type=choice, help="Only this type; repeatable.")
+    return lambda command: by_type(_campaigns(command))
 
 
 def add_data_option(command: click.Command) -> None:

@@ -23,7 +23,7 @@ def webhooks() -> None:
 @webhooks.command()
 @click.option("--url", required=True, help="The URL to POST events to.")
 @click.option("--description", help="Description for people.")
-@event_filter_options
+@event_filter_options(changes.TYPES)
 @click.option("--batch-max", type=int, help='Up to this many events in one message, as {"events": […]}.')
 @click.option(
     "--after",

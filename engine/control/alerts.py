@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 STATES: Final = ("open", "acknowledged")
+RAISED: Final = "alert.raised"
+ACKNOWLEDGED: Final = "alert.acknowledged"
+MESSAGE_TYPES: Final = frozenset({RAISED, ACKNOWLEDGED})
+"""Types of the messages to webhooks. Only webhooks that name such a type get them."""
 ID_MAX: Final = 2**63 - 1
 _ID: Final = re.compile(r"alr_([1-9][0-9]{0,17})")
 _AGAIN_S: Final = 1.0
@@ -86,9 +90,10 @@ async def raise_alert(plane: ControlPlane, alarm: Alarm, count: int) -> None:
             return
         evidence = orjson.dumps(alarm.evidence).decode()
         about = (alarm.api_key, alarm.kind, alarm.subject)
-        await connection.execute(
+        number = await connection.fetchval(
             _SQL["insert"], alarm.cause, alarm.rule, alarm.summary, *about, evidence, count
         )
+        await connection.execute(_SQL["tell_webhooks"], number, RAISED)
     GUARD_ALERTS.labels(alarm.rule).inc()
     _log.warning(
         "alert of the guard", extra={"rule": alarm.rule, "summary": alarm.summary, "cause": alarm.cause}
@@ -124,7 +129,7 @@ async def page(plane: ControlPlane, *, state: str | None, after: int | None, lim
     check_choice("state", state, STATES)
     async with plane.database.connection() as connection:
         rows = await connection.fetch(_SQL["page"], limit, ID_MAX if after is None else after, state)
-    return [_alert(row) for row in rows]
+    return [alert_of_row(row) for row in rows]
 
 
 async def acknowledge(plane: ControlPlane, alert_id: str, *, actor: str) -> Changed[Alert]:
@@ -142,10 +147,11 @@ async def acknowledge(plane: ControlPlane, alert_id: str, *, actor: str) -> Chan
         if row is None:
             raise Refusal("not_found", "There is no such alert.")
         if done == "UPDATE 1":
+            await connection.execute(_SQL["tell_webhooks"], number, ACKNOWLEDGED)
             await audit_log.record(
                 connection, act="acknowledge_alert", actor=actor, subject=f"alert:{alert_id}"
             )
-        alert = _alert(row)
+        alert = alert_of_row(row)
         await keep_answer(plane, connection, alert)
     return Changed(alert, published=True)
 
@@ -162,6 +168,7 @@ def parse_id(text: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def _alert(row: Row) -> Alert:
+def alert_of_row(row: Row) -> Alert:
+    """Make an alert from a row that has its columns."""
     values = {name: row[name] for name in Alert.__struct_fields__}
     return Alert(**values | {"evidence": orjson.loads(row["evidence"])})

@@ -8,7 +8,11 @@ WHERE id = (SELECT max(id) FROM alerts WHERE cause = $1)
 RETURNING id;
 
 -- name: insert
-INSERT INTO alerts (cause, rule, summary, api_key, kind, subject, evidence, count) VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
+INSERT INTO alerts (cause, rule, summary, api_key, kind, subject, evidence, count) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+RETURNING id;
+
+-- name: tell_webhooks
+INSERT INTO webhook_alerts (webhook, alert, type) SELECT id, $1, $2 FROM webhooks WHERE $2 = ANY (types);
 
 -- name: acknowledge
 UPDATE alerts SET acknowledged_at = now(), acknowledged_by = $2 WHERE id = $1 AND acknowledged_at IS NULL;

@@ -73,9 +73,9 @@ async def erase(plane: ControlPlane, user: str, *, actor: str, reason: str | Non
         of_rejects = await connection.execute(_SQL["erase_rejects"], user.encode(), pseudonym.encode())
         of_packed = await _erase_packed_rejects(connection, user, pseudonym)
         erasure = Erasure(user=pseudonym, events=_rows(done) + _rows(of_rejects) + of_packed)
-        await connection.execute(_SQL["erase_alerts"], user, pseudonym)
+        of_alerts = _rows(await connection.execute(_SQL["erase_alerts"], user, pseudonym))
         was_blocked = await _erase_blocks(connection, user, pseudonym, actor)
-        if not (erasure.events or was_blocked):
+        if not (erasure.events or was_blocked or of_alerts):
             raise Refusal("user_not_found")
         await audit_log.record(
             connection,

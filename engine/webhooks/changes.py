@@ -15,6 +15,7 @@ from msgspec import UNSET, UnsetType
 
 from engine.api.checks import check_text
 from engine.control import audit_log
+from engine.control.alerts import MESSAGE_TYPES
 from engine.control.change import Changed, ControlPlane, claim_key, keep_answer
 from engine.control.stored_texts import refuse_codes
 from engine.errors import Refusal
@@ -37,6 +38,8 @@ SECRETS_MAX: Final = 5
 """Maximum of valid secrets of one endpoint."""
 DEAD_LETTERS_MAX: Final = 1000
 """Maximum of dead letters in one replay call."""
+TYPES: Final = EVENT_TYPES | MESSAGE_TYPES
+"""What a webhook may ask for. Without "types" it gets all events, but no alerts."""
 SECRET_BYTES: Final = 32  # Standard Webhooks requires 24 to 64
 _SQL: Final = queries(__package__, "webhooks")
 
@@ -281,8 +284,8 @@ def _check(asked: dict[str, Any], settings: Settings) -> None:
     if asked.get("description") is not None:
         check_text("description", asked["description"], DESCRIPTION_LENGTH_MAX)
     types, campaigns, batch_max = (asked.get(name) for name in ("types", "campaigns", "batch_max"))
-    if types is not None and (not types or set(types) - EVENT_TYPES):
-        raise _malformed(f"types must be one or more of {', '.join(sorted(EVENT_TYPES))}")
+    if types is not None and (not types or set(types) - TYPES):
+        raise _malformed(f"types must be one or more of {', '.join(sorted(TYPES))}")
     if campaigns is not None and not 0 < len(campaigns) <= CAMPAIGNS_MAX:
         raise _malformed(f"campaigns must have 1 to {CAMPAIGNS_MAX} ids")
     for campaign in campaigns or ():

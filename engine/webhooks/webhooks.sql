@@ -56,10 +56,12 @@ UPDATE webhooks SET version = version + 1 WHERE id = $1;
 
 -- name: try_again
 -- The next attempt is due at once. It starts the retry schedule anew, and is a new message.
+WITH alerts_too AS (UPDATE webhook_alerts SET failures = 0, next_at = now() WHERE webhook = $1)
 UPDATE webhook_progress SET pending = NULL, failures = 0, failing_since = NULL, next_at = NULL WHERE webhook = $1;
 
 -- name: due_now
 -- The next attempt of the same message is due at once; the retry schedule goes on.
+WITH alerts_too AS (UPDATE webhook_alerts SET next_at = now() WHERE webhook = $1)
 UPDATE webhook_progress SET next_at = NULL WHERE webhook = $1;
 
 -- name: move

@@ -22,6 +22,7 @@ from engine.queries import queries
 from persister.heartbeat import TaskProgress, beating
 from persister.ownership import try_lock
 from persister.servers import KEEPALIVES, describe_error
+from persister.webhooks.alert_queue import AlertQueue, webhooks_with_alerts
 from persister.webhooks.endpoint_task import EndpointDelivery
 from persister.webhooks.sender import open_sender
 from persister.webhooks.store import DeliveryStore, read_endpoints
@@ -105,7 +106,7 @@ class Deliverer:
             async with self._pool() as pool, open_sender(self._settings) as sender:
                 self._active = True
                 try:
-                    await self._watch(connection, DeliveryStore(pool), sender)
+                    await self._watch(connection, DeliveryStore(pool), AlertQueue(pool), sender)
                     await self._drain()
                 finally:
                     self._active = False
@@ -128,11 +129,14 @@ class Deliverer:
         logger.info("delivering webhooks")
         return True
 
-    async def _watch(self, connection: Connection, store: DeliveryStore, sender: Sender) -> None:
+    async def _watch(
+        self, connection: Connection, store: DeliveryStore, alerts: AlertQueue, sender: Sender
+    ) -> None:
         """Poll for new events and changed endpoints, and announce them to the tasks, until stopped."""
         while not self._stop.is_set():
             latest = await newest(connection)
             found = await read_endpoints(connection)
+            alerted = await webhooks_with_alerts(connection)
             for webhook_id in self._tasks.keys() - found.keys():
                 _, task = self._tasks.pop(webhook_id)
                 await _cancel([task])
@@ -141,13 +145,15 @@ class Deliverer:
                     logger.error("the task of a webhook has ended; it is started again")
                     del self._tasks[webhook_id]
                 if webhook_id not in self._tasks:
-                    delivery = EndpointDelivery(endpoint, store, sender, self._schedule)
+                    delivery = EndpointDelivery(endpoint, store, alerts, sender, self._schedule)
                     task = asyncio.create_task(delivery.run(), name=f"deliver-{webhook_id}")
                     self._tasks[webhook_id] = delivery, task
                 delivery, _ = self._tasks[webhook_id]
                 if delivery.endpoint != endpoint:
                     delivery.change(endpoint)
                 delivery.announce(latest)
+                if webhook_id in alerted:
+                    delivery.announce_alerts()
             await self._forget(connection)
             self._trouble = ""
             self._progress.step(self._settings.webhook_poll_ms / 1000)

@@ -51,6 +51,7 @@ class EndpointProgress:
         failures: failed attempts of the message after the cursor.
         due_s: seconds until the next attempt; zero or less: now.
         replays: number of dead letters to deliver again.
+        alerts: number of alerts to send now.
     """
 
     cursor: Cursor
@@ -58,6 +59,12 @@ class EndpointProgress:
     failures: int
     due_s: float
     replays: int
+    alerts: int
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there are messages beside the next events."""
+        return self.replays > 0 or self.alerts > 0
 
     @staticmethod
     def of(row: Row) -> EndpointProgress:
@@ -68,4 +75,5 @@ class EndpointProgress:
             failures=row["failures"],
             due_s=row["due_s"] or 0.0,
             replays=row["replays"],
+            alerts=row["alerts"],
         )

@@ -18,6 +18,7 @@ from persister.servers import describe_error
 
 if TYPE_CHECKING:
     from engine.ledger.feed import Cursor
+    from persister.webhooks.alert_queue import AlertQueue
     from persister.webhooks.endpoint import Endpoint, EndpointProgress
     from persister.webhooks.messages import WebhookMessage
     from persister.webhooks.retry_schedule import RetrySchedule
@@ -37,10 +38,16 @@ class EndpointDelivery:
     """The task of one endpoint. ``run`` it, ``announce`` events, ``change`` it, ``stop`` it."""
 
     def __init__(
-        self, endpoint: Endpoint, store: DeliveryStore, sender: Sender, schedule: RetrySchedule
+        self,
+        endpoint: Endpoint,
+        store: DeliveryStore,
+        alerts: AlertQueue,
+        sender: Sender,
+        schedule: RetrySchedule,
     ) -> None:
         self._endpoint = endpoint
         self._store = store
+        self._alerts = alerts
         self._sender = sender
         self._schedule = schedule
         self._stopping = False
@@ -66,6 +73,11 @@ class EndpointDelivery:
     def announce(self, latest: Cursor) -> None:
         """Note that the ledger has events up to this cursor."""
         self._latest = latest
+        self._news.set()
+
+    def announce_alerts(self) -> None:
+        """Note that there is an alert to send now. It does not wait for a message that failed."""
+        self._changed.set()
         self._news.set()
 
     def stop(self) -> None:
@@ -96,9 +108,11 @@ class EndpointDelivery:
             return
         if progress.replays:
             await self._replay(endpoint)
+        if progress.alerts:
+            await self._send_alert(endpoint)
         if progress.due_s <= 0:
             await self._go_on(endpoint, progress)
-        elif not progress.replays:
+        elif not progress.has_more:
             await _wait(self._changed, progress.due_s)
 
     async def _go_on(self, endpoint: Endpoint, progress: EndpointProgress) -> None:
@@ -113,7 +127,7 @@ class EndpointDelivery:
         if found:
             if progress.pending is None and (endpoint.batch_max is not None or began != progress.cursor):
                 await self._store.begin(endpoint, progress.cursor, found[0])
-            await self._deliver(endpoint, found[:1] if progress.replays else found, progress.failures)
+            await self._deliver(endpoint, found[:1] if progress.has_more else found, progress.failures)
         else:
             await self._pass_over(endpoint, progress, cursor)
 
@@ -124,7 +138,7 @@ class EndpointDelivery:
         if progress.pending is not None or (overdue and cursor != progress.cursor):
             await self._store.passed(endpoint, progress.cursor, cursor)
             self._written_at = time.monotonic()
-        elif cursor.reaches(self._latest) and not progress.replays:
+        elif cursor.reaches(self._latest) and not progress.has_more:
             await _wait(self._news, None if cursor == progress.cursor else PASS_INTERVAL_S)
 
     def _looked_from(self, written: Cursor) -> Cursor:
@@ -150,20 +164,50 @@ class EndpointDelivery:
             moved = await self._store.delivered(endpoint, message, attempt, result)
             self._count(endpoint, "delivered")
             return moved
-        pause_s = self._schedule.pause_s(attempt, result.retry_after_s)
-        if pause_s is None and not result.gone:
+        pause_s = self._pause_s(attempt, result)
+        if pause_s is None:
             await self._store.given_up(endpoint, message, attempt, result)
-            self._count(endpoint, "given_up")
-            logger.error("a webhook message was given up", extra=self._about(endpoint, message, result))
-            return False
-        pause_s = max(pause_s or 0.0, GONE_S) if result.gone else pause_s
-        await self._store.failed(endpoint, message, attempt, result, pause_s or 0.0)
-        self._count(endpoint, "failed")
-        if result.gone:
-            logger.warning("a webhook asked to be disabled", extra=self._about(endpoint, message, result))
-        elif attempt == 1:
-            logger.warning("a webhook fails", extra=self._about(endpoint, message, result))
+        else:
+            await self._store.failed(endpoint, message, attempt, result, pause_s)
+        self._tell_of_failure(endpoint, message, attempt, result, pause_s)
         return False
+
+    async def _send_alert(self, endpoint: Endpoint) -> None:
+        """Try the alert that is due."""
+        queued = await self._alerts.next(endpoint)
+        if queued is None:
+            return
+        result = await self._sender.send(endpoint, queued.message)
+        attempt = queued.failures + 1
+        pause_s = self._pause_s(attempt, result)
+        await self._alerts.note(endpoint, queued, result, pause_s)
+        if result.error is None:
+            self._count(endpoint, "delivered")
+        else:
+            self._tell_of_failure(endpoint, queued.message, attempt, result, pause_s)
+
+    def _pause_s(self, attempt: int, result: DeliveryResult) -> float | None:
+        """Seconds until a failed message is tried again. None: it is given up."""
+        pause_s = self._schedule.pause_s(attempt, result.retry_after_s)
+        return max(pause_s or 0.0, GONE_S) if result.gone else pause_s
+
+    def _tell_of_failure(
+        self,
+        endpoint: Endpoint,
+        message: WebhookMessage,
+        attempt: int,
+        result: DeliveryResult,
+        pause_s: float | None,
+    ) -> None:
+        """Count and log a failed attempt."""
+        self._count(endpoint, "given_up" if pause_s is None else "failed")
+        about = self._about(endpoint, message, result)
+        if pause_s is None:
+            logger.error("a webhook message was given up", extra=about)
+        elif result.gone:
+            logger.warning("a webhook asked to be disabled", extra=about)
+        elif attempt == 1:
+            logger.warning("a webhook fails", extra=about)
 
     async def _replay(self, endpoint: Endpoint) -> None:
         """Try a dead letter once more."""

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import orjson
 
+from engine.control.alerts import MESSAGE_TYPES
 from engine.ledger.feed import BEGINNING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from engine.control.alerts import Alert
     from engine.ledger.feed import Cursor, FeedEvent, FeedPage
 
 BATCH_ID_BYTES: Final = 16
 PING_ID_BYTES: Final = 8
 PING: Final = "ping"
 """The type in a message that is about no event."""
+
+
+_ALERT: Final = re.compile(r"alr_([0-9]{1,18})-([a-z]+)")
+_ALERT_TYPES: Final = {name.partition(".")[2]: name for name in MESSAGE_TYPES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +73,17 @@ def batch_message(after: Cursor, items: Sequence[FeedEvent], until: Cursor) -> W
     digest = hashlib.blake2b(",".join(ids).encode(), digest_size=BATCH_ID_BYTES).hexdigest()
     body = orjson.dumps({"events": [item.document() for item in ordered]})
     return WebhookMessage(f"batch_{digest}", ids, body, after, until)
+
+
+def alert_message(alert: Alert, message_type: str, *, as_batch: bool) -> WebhookMessage:
+    """One message about an alert, as the alert is now. It has no place in the feed."""
+    document = {"type": message_type} | alert.document()
+    body = orjson.dumps({"events": [document]} if as_batch else document)
+    message_id = f"{alert.shown_id}-{message_type.partition('.')[2]}"
+    return WebhookMessage(message_id, (alert.shown_id,), body, BEGINNING, BEGINNING)
+
+
+def parse_alert_message(message_id: str) -> tuple[int, str] | None:
+    """The number of the alert and the type of a message about one. None: it is about events."""
+    match = _ALERT.fullmatch(message_id)
+    return (int(match[1]), _ALERT_TYPES[match[2]]) if match and match[2] in _ALERT_TYPES else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from engine.control.alerts import alert_of_row
 from engine.ledger.feed import FeedPage, parse_cursor, read_page
 from engine.queries import queries
 from persister.webhooks import messages
@@ -26,10 +27,11 @@ SINGLE_PAGE_EVENTS: Final = 100
 """Events read in one query for an endpoint without batches."""
 RANGE_EVENTS: Final = 1000
 MOVED: Final = "UPDATE 1"
+GONE: Final = "its events are not in the ledger any more, or its alert was deleted"
 
 
 class PendingReplay(NamedTuple):
-    """A dead letter to deliver again. ``message`` None: the ledger no longer has its events."""
+    """A dead letter to deliver again. ``message`` None: its events or its alert are there no longer."""
 
     id: int
     attempts: int
@@ -90,6 +92,10 @@ class DeliveryStore:
             row = await connection.fetchrow(_SQL["replay"], endpoint.id)
             if row is None:
                 return None
+            about = messages.parse_alert_message(row["message"])
+            if about is not None:
+                message = await _about_alert(connection, endpoint, *about)
+                return PendingReplay(row["id"], row["attempts"], message)
             after, until = parse_cursor(row["after"]), parse_cursor(row["until"])
             items = [
                 item
@@ -153,8 +159,8 @@ class DeliveryStore:
         """Store the result of a replay: a delivered dead letter is removed. None: its events are lost."""
         async with self._pool.acquire() as connection, connection.transaction():
             if letter.message is not None and result is not None:
-                await _note(connection, endpoint, letter.message, letter.attempts + 1, result)
-            error = "its events are not in the ledger any more" if result is None else result.error
+                await note_attempt(connection, endpoint, letter.message, letter.attempts + 1, result)
+            error = GONE if result is None else result.error
             if error is None:
                 await connection.execute(_SQL["replayed"], letter.id)
             else:
@@ -166,17 +172,18 @@ class DeliveryStore:
     ) -> AsyncIterator[Connection]:
         """A transaction that stores an attempt and what the block adds."""
         async with self._pool.acquire() as connection, connection.transaction():
-            await _note(connection, endpoint, message, attempt, result)
+            await note_attempt(connection, endpoint, message, attempt, result)
             yield connection
 
 
-async def _note(
+async def note_attempt(
     connection: Connection,
     endpoint: Endpoint,
     message: WebhookMessage,
     attempt: int,
     result: DeliveryResult,
 ) -> None:
+    """Store one attempt. ``attempt``: 1, 2, 3 … of this message."""
     await connection.execute(
         _SQL["attempt"],
         endpoint.id,
@@ -189,6 +196,17 @@ async def _note(
         result.error,
         result.response,
     )
+
+
+async def _about_alert(
+    connection: Connection, endpoint: Endpoint, number: int, message_type: str
+) -> WebhookMessage | None:
+    """The message about an alert. None: the alert was deleted."""
+    row = await connection.fetchrow(_SQL["alert"], number)
+    if row is None:
+        return None
+    as_batch = endpoint.batch_max is not None
+    return messages.alert_message(alert_of_row(row), message_type, as_batch=as_batch)
 
 
 async def _events_between(

@@ -18,6 +18,7 @@ from engine.http import admin, search, users
 from engine.settings import Settings
 from engine.store.events import EVENT_TYPES
 from engine.webhooks import changes
+from engine.webhooks.changes import TYPES
 from tests.support.openapi import Document, Operation, examples_in
 
 DOCUMENT: Final = Document()
@@ -164,3 +165,9 @@ def test_the_calls_in_prose_are_those_described() -> None:
 
 def test_the_types_of_events_are_those_of_the_feed() -> None:
     assert set(DOCUMENT.components["schemas"]["EventType"]["enum"]) == EVENT_TYPES
+
+
+def test_the_types_for_webhooks_are_those_of_events_and_of_alerts() -> None:
+    of_events, of_alerts = DOCUMENT.components["schemas"]["WebhookType"]["anyOf"]
+    assert of_events == {"$ref": "#/components/schemas/EventType"}
+    assert set(of_alerts["enum"]) | EVENT_TYPES == TYPES

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from engine.control import alerts, blocks, erasure
+from engine.control import alerts, erasure
 from engine.guard.behaviour import Alarm
 from engine.guard.key_rates import EVERY_KEY, KEYS_MAX, KeyRates
 from engine.guard.labels import UNKNOWN, Labelled, Tried
@@ -71,7 +71,6 @@ async def test_one_cause_has_one_alert_in_its_time(plane: ControlPlane) -> None:
 async def test_an_alert_of_an_erased_user_does_not_name_it(plane: ControlPlane) -> None:
     alarm = Alarm("leaked_list", "leaked_list:1", "a list", KEY, {"spent": 10}, "user", "Ann Erased")
     await alerts.raise_alert(plane, alarm, 1)
-    await blocks.create(plane, blocks.NewBlock(kind="user", subject="Ann Erased", reason="test"), actor="cli")
     await erasure.erase(plane, "Ann Erased", actor="cli")
     assert "Ann Erased" not in await dump_of_database(plane)
 

@@ -90,6 +90,7 @@ OF_OTHERS: Final = {
     "webhook_secrets_webhook": [("engine.webhooks.webhooks", "count_secrets", "'wh_7'")],
     "webhook_dead_letters_webhook": [("engine.webhooks.webhooks", "dead_letters", "'wh_7', 9000000, 101")],
     "webhook_dead_letters_replay": [("persister.webhooks.delivery", "replay", "'wh_7'")],
+    "webhook_alerts_pkey": [("persister.webhooks.delivery", "alert_done", "'wh_7', 9, 'alert.raised'")],
     "webhook_attempts_webhook": [("engine.webhooks.webhooks", "attempts", "'wh_7', 9000000, 101, NULL")],
     "webhook_attempts_at": [("persister.webhooks.delivery", "forget_attempts", "168, 1000")],
 }
@@ -126,6 +127,8 @@ INSERT INTO webhook_secrets (webhook, secret)
 INSERT INTO webhook_dead_letters (webhook, message, events, after, until, attempts, error, replay_at)
     SELECT 'wh_' || n % 500 + 1, n, '{0-1-0}', 'a', 'b', 9, 'gone', CASE WHEN n % 100 = 6 THEN now() END
     FROM generate_series(1, 20000) AS n;
+INSERT INTO webhook_alerts (webhook, alert, type)
+    SELECT 'wh_' || n % 500 + 1, n, 'alert.raised' FROM generate_series(1, 20000) AS n;
 INSERT INTO webhook_attempts (webhook, message, events, attempt, at, duration_ms)
     SELECT 'wh_' || n % 500 + 1, n, 1, 1, now() - n * interval '1 minute', 5
     FROM generate_series(1, 20000) AS n;
