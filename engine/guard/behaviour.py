@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 NOTES_MAX: Final = 8192  # between two looks at them; beyond it the oldest are dropped
 FOUND_MAX: Final = 10_000
+SUCCESSES_S: Final = 1.0  # how often a worker that has nothing else to tell tells of successes
 _SUMMARIES: Final = {
     SCORE: "sources that guess codes are blocked",
     SLOW_DRIP: "sources that guess codes slowly are blocked",
@@ -78,6 +79,8 @@ class Behaviour:
         self._labeller = Labeller(settings)
         self._notes: deque[Note] = deque(maxlen=NOTES_MAX)
         self._untold: list[Tried] = []
+        self._successes: Counter[str] = Counter()  # that are to be told, by the API key
+        self._told_s = 0.0
         self.suspects = Suspects(settings)
         self.found: deque[tuple[Suspicion, bool]] = deque(maxlen=FOUND_MAX)
         self.alarms: deque[Alarm] = deque(maxlen=FOUND_MAX)
@@ -96,7 +99,10 @@ class Behaviour:
         return self._notes.append if self.watches else None
 
     def take_labelled(self, most: int) -> Labelled | None:
-        """Label what was noted, and return what the other workers are to be told; None for nothing."""
+        """Label what was noted, and return what the other workers are to be told; None for nothing.
+
+        Successes alone are told once in ``SUCCESSES_S``: they only count for the rates of API keys.
+        """
         notes = list(self._notes)
         self._notes.clear()
         now_s = time.time()
@@ -104,9 +110,11 @@ class Behaviour:
         labelled = self._labeller.label(notes, self.suspects, now_s)
         untold = self._untold + labelled.tried
         self._untold = untold[most : most + NOTES_MAX]  # for the next time
-        if not (untold or labelled.successes):
+        self._successes.update(labelled.successes)
+        if not (untold or (self._successes and abs(now_s - self._told_s) >= SUCCESSES_S)):
             return None
-        return Labelled(untold[:most], labelled.successes)
+        successes, self._successes, self._told_s = self._successes, Counter(), now_s
+        return Labelled(untold[:most], successes)
 
     def hear(self, told: Labelled, at_s: float, *, is_own: bool) -> None:
         """Score attempts that this worker or another one has told."""

@@ -8,7 +8,6 @@ whether two codes are the same one.
 from __future__ import annotations
 
 import zlib
-from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -66,8 +65,24 @@ class Tried(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     def sources(self) -> list[Source]:
         """Return whom it comes from, the narrowest first."""
-        named = (("user", self.user), ("device", self.device), ("network", self.address))
-        return [(self.key, kind, subject) for kind, subject in named if subject]
+        return sources_of(self.key, self.user, self.device, self.address)
+
+
+def sources_of(key: str, user: str, device: str, address: str) -> list[Source]:
+    """Return the sources of an attempt with an API key, the narrowest first. Empty texts name none."""
+    sources = [(key, "user", user)] if user else []
+    if device:
+        sources.append((key, "device", device))
+    if address:
+        sources.append((key, "network", address))
+    return sources
+
+
+def places_of(client: Client | None) -> tuple[str, str]:
+    """Return the device of a client, and the one spelling of its address; empty where there is none."""
+    if client is None:
+        return "", ""
+    return client.device or "", one_spelling(client.ip) if client.ip else ""
 
 
 class Labelled(NamedTuple):
@@ -93,31 +108,32 @@ class Labeller:
     def label(self, notes: Iterable[Note], suspects: Suspected, now_s: float) -> Labelled:
         """Label notes. A success is only told of a source that is suspected, or is now."""
         tried: list[Tried] = []
-        successes: Counter[str] = Counter()
+        successes: dict[str, int] = {}
         new: set[Source] = set()
+        are_suspected = suspects.has_any
+        nobody_is = not suspects  # until one is new
         for key, user, client, outcome, code in notes:
             label = LABELS.get(outcome, MALFORMED)
             if label == MALFORMED:
                 continue
             if label == OK:
-                successes[key] += 1
-                if not (suspects or new):
+                successes[key] = successes.get(key, 0) + 1
+                if nobody_is:
                     continue
-            address = one_spelling(client.ip) if client is not None and client.ip is not None else ""
-            device = (client.device or "") if client is not None else ""
+            device, address = places_of(client)
+            sources = sources_of(key, user, device, address)
+            if label == OK and not are_suspected(sources) and new.isdisjoint(sources):
+                continue
             digest = zlib.crc32(code)
             if label != UNKNOWN:
                 one = Tried(key, user, address, device, label, digest)
-                sources = one.sources()
-                if label == OK and not any(source in suspects or source in new for source in sources):
-                    continue
             else:
                 last4 = code[-_LAST:].decode("ascii", "replace")
                 one = Tried(key, user, address, device, label, digest, 1.0, last4)
-                sources = one.sources()
                 if self._is_retyped(sources[0] if sources else key, code, now_s):
                     one = msgspec.structs.replace(one, weight=self._weight)
             new.update(sources)
+            nobody_is = nobody_is and not new
             tried.append(one)
         return Labelled(tried, successes)
 
@@ -139,9 +155,10 @@ class Labeller:
 
 
 class Suspected:
-    """What ``Labeller.label`` asks: whether a source is suspected. False in a condition if nobody is."""
+    """What ``Labeller.label`` asks: whether sources are suspected. False in a condition if nobody is."""
 
-    def __contains__(self, source: object) -> bool:
+    def has_any(self, sources: list[Source]) -> bool:  # noqa: ARG002 - nobody is
+        """Whether one of the sources is suspected."""
         return False
 
     def __len__(self) -> int:

@@ -124,8 +124,12 @@ class Suspects(Suspected):
         self._new: dict[Source, Suspect] = {}
         self._old: dict[Source, Suspect] = {}
 
-    def __contains__(self, source: object) -> bool:
-        return source in self._new or source in self._old
+    def has_any(self, sources: list[Source]) -> bool:
+        """Whether one of the sources is suspected."""
+        for source in sources:  # noqa: SIM110 - any() takes twice as long, for each success
+            if source in self._new or source in self._old:
+                return True
+        return False
 
     def __len__(self) -> int:
         return len(self._new) + len(self._old)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from engine.api.checks import Client
 from engine.control import automatic_blocks, blocks
 from engine.guard.behaviour import Behaviour
 from engine.guard.labels import OK, SPENT, UNKNOWN, Labeller, Tried, is_within
@@ -291,3 +292,50 @@ def test_what_cannot_be_told_at_once_is_told_the_next_time() -> None:
         note((KEY, "ann", None, "code_not_found", b"%016d" % number))
     told = [behaviour.take_labelled(10) for _ in range(4)]
     assert [None if one is None else len(one.tried) for one in told] == [10, 10, 5, None]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_success_is_told_of_a_suspect_and_of_nobody_else(seed: int) -> None:
+    chance = random.Random(seed)
+    labeller, suspects = Labeller(Settings()), Suspects(Settings())
+    suspected: set[tuple[str, str, str]] = set()
+    for number in range(chance.randrange(4)):  # how many are suspected before
+        one = tried(number, user=f"{number}", address="203.0.113.1" if number == 1 else "")
+        suspects.hear(one, 0.0)
+        suspected.update(one.sources())
+    notes, expected, successes = [], [], 0
+    for number in range(300):
+        user, address, device = (chance.choice(["", *map(str, range(9))]) for _ in range(3))
+        ip = f"203.0.113.{address}" if address else None
+        client = chance.choice([None, Client(ip=ip, device=f"d-{device}" if device else None)])
+        outcome = chance.choice(
+            ["redeemed"] * 8 + ["code_not_found", "already_redeemed", "campaign_inactive"]
+        )
+        notes.append((KEY, user, client, outcome, b"%016d" % number))
+        sources = {(KEY, "user", user)} if user else set()
+        if client is not None and client.ip:
+            sources.add((KEY, "network", client.ip))
+        if client is not None and client.device:
+            sources.add((KEY, "device", client.device))
+        successes += outcome == "redeemed"
+        is_wrong = outcome in {"code_not_found", "already_redeemed"}
+        if is_wrong or (outcome == "redeemed" and sources & suspected):
+            suspected |= sources  # also the other sources of a success that is told
+            expected.append(number)
+    labelled = labeller.label(notes, suspects, 0.0)
+    assert [one.digest for one in labelled.tried] == [zlib.crc32(b"%016d" % number) for number in expected]
+    assert labelled.successes == {KEY: successes}
+
+
+def test_successes_alone_are_told_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    behaviour = Behaviour(Settings(guard_score_mode="enforce"), Rules(Settings(guard_score_mode="enforce")))
+    note = behaviour.note
+    assert note is not None
+    told = []
+    for at_ms in (0, 100, 900, 1000, 1100, 1200, 1300, 2200):
+        outcome = "code_not_found" if at_ms == 1200 else "redeemed"
+        monkeypatch.setattr("engine.guard.behaviour.time.time", lambda at_ms=at_ms: 1e9 + at_ms / 1000)
+        note((KEY, "ann" if outcome == "redeemed" else "bob", None, outcome, b"0" * 16))
+        labelled = behaviour.take_labelled(10)
+        told.append(None if labelled is None else (len(labelled.tried), labelled.successes.get(KEY)))
+    assert told == [(0, 1), None, None, (0, 3), None, (1, 1), None, (0, 2)]
