@@ -15,7 +15,7 @@ SLOW := $(addprefix tests/,system cli bundled processes examples install loadtes
 	loadtest/test_comparators.py support/test_hanging.py)
 
 .PHONY: other-python run help test coverage test-fast test-long test-calendar sanitize install-test test-pythons test-this-python image-test client-test chaos test-redis \
-	bench bench-peers guard-table pages built-pages check lint types luacheck imports graph lock sbom pip-audit clean
+	bench bench-guard bench-peers guard-table pages built-pages check lint types luacheck imports graph lock sbom pip-audit clean
 
 # A .venv of another Python than the one that is asked for is made anew.
 BASE_PYTHON := -c 'import os, sys; print(os.path.realpath(sys._base_executable))'
@@ -62,8 +62,8 @@ sanitize: $(VENV)/.installed  ## a million bodies, the tests of all lanes and of
 	cd $(SANITIZED) && CFLAGS="-O1 -g -fsanitize=address" $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
 	cd $(SANITIZED) && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc $(CURDIR)/$(BIN)/python -m pytest --timeout 3000 \
-	  tests/codes/test_ff1.py tests/lane/test_express_bodies.py tests/lane/test_lanes_alike.py \
-	  tests/persister/ingest/test_packed_rows.py
+	  tests/codes/test_ff1.py tests/guard/test_compiled_limits.py tests/lane/test_express_bodies.py \
+	  tests/lane/test_lanes_alike.py tests/persister/ingest/test_packed_rows.py
 
 test-calendar: $(VENV)/.installed  ## date-dependent tests, with the clock at the ends of months and years; slow
 	$(BIN)/python -m tests.support.other_clocks -n 4 tests/lua tests/persister tests/cli/test_ledger.py tests/cli/test_doctor.py
@@ -97,6 +97,9 @@ test-redis: $(VENV)/.installed  ## all tests that use Redis, against the machine
 
 bench: $(VENV)/.installed  ## redemptions a second, as ratios to two baselines
 	$(BIN)/python -m loadtest.benchmarks.redemptions --json build/bench.json
+
+bench-guard: $(VENV)/.installed  ## a worker's time for a redemption with the guard off and on
+	$(BIN)/python -m loadtest.benchmarks.guard
 
 bench-peers: $(VENV)/.installed  ## redemptions a second beside OpenResty, Go, FastAPI and others, if they are installed
 	$(BIN)/python -m loadtest.comparators --json build/bench-peers.json
@@ -134,7 +137,7 @@ graph:  ## the import graph: circles, imports that run back up, floors
 
 other-python:
 
-COMPILED := engine/codes/_ff1.pyx engine/lane/_express.pyx persister/ingest/_packed_rows.pyx
+COMPILED := engine/codes/_ff1.pyx engine/guard/_limits.pyx engine/lane/_express.pyx persister/ingest/_packed_rows.pyx
 
 # Without a compiler or Python.h the compiled modules are left out, and a line says so.
 # Written last: an interrupted installation does not count as installed.

@@ -1,7 +1,7 @@
 """Builds the compiled modules. All else about the distribution is in pyproject.toml.
 
 Without a compiler or Python.h they are left out: plain redemptions run in the python lane, numpy decrypts
-codes, and the persister decodes events.
+codes, Python counts what sources try, and the persister decodes events.
 """
 
 from pathlib import Path
@@ -10,6 +10,7 @@ from setuptools import Extension, setup
 
 SOURCES = {
     "engine.codes._ff1": Path("engine/codes/_ff1.pyx"),
+    "engine.guard._limits": Path("engine/guard/_limits.pyx"),
     "engine.lane._express": Path("engine/lane/_express.pyx"),
     "persister.ingest._packed_rows": Path("persister/ingest/_packed_rows.pyx"),
 }

@@ -24,7 +24,7 @@ from engine.errors import StoreUnavailable
 from engine.guard.block_table import BlockTable
 from engine.guard.client_addresses import ClientAddresses
 from engine.guard.guard import Guard
-from engine.guard.limits import Limit, LimitTable
+from engine.guard.limits import Limit, limit_table
 from engine.guard.rules import Rules
 from engine.guard.shared_attempts import keep_sharing_attempts
 from engine.guard.shared_limits import keep_sharing
@@ -122,7 +122,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         await stack.enter_async_context(in_background(lambda: configuration.keep_current(poll_s)))
         await stack.enter_async_context(in_background(lambda: watch.keep_asking(core.dispatcher.reconnect)))
         per_min, burst = settings.sign_in_failures_per_min, settings.sign_in_failures_burst
-        sign_in_failures = LimitTable(Limit(per_min, burst), _SIGN_IN_SOURCES_MAX)
+        sign_in_failures = limit_table(Limit(per_min, burst), _SIGN_IN_SOURCES_MAX)
         shared = guard.tables | {"sign_in_failures": sign_in_failures}
         sharing = {"interval_s": settings.guard_share_ms / 1000, "timeout_s": timeout_s}
         await stack.enter_async_context(in_background(lambda: keep_sharing(redis, shared, **sharing)))

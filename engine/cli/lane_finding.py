@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.guard import limits
 from engine.health.redis_checks import Finding, Verdict
 from engine.lane.choice import HOW_TO_BUILD, chosen_lane
 from engine.settings import SettingsError
@@ -27,6 +28,14 @@ def check_lane(settings: Settings) -> Finding:
         return Finding(_CHECK, Verdict.OK, f"REDEEM_LANE={lane}: the express lane is not used")
     says = f"the express lane was not built, so the python lane runs, at more cost: {HOW_TO_BUILD}"
     return Finding(_CHECK, Verdict.OK, says)
+
+
+def check_limits() -> Finding:
+    """Say which code counts for the limits of the guard."""
+    if limits.is_built():
+        return Finding("limits", Verdict.OK, "compiled code counts what sources try")
+    says = f"the compiled table was not built, so Python counts what sources try: {HOW_TO_BUILD}"
+    return Finding("limits", Verdict.OK, says)
 
 
 def check_event_reader() -> Finding:

@@ -10,7 +10,8 @@ from engine.api.checks import Client
 from engine.api.outcomes import Refused
 from engine.guard.addresses import one_spelling, parse_network, read_source
 from engine.guard.behaviour import Behaviour
-from engine.guard.limits import Limit, LimitTable
+from engine.guard.labels import places_of, sources_of
+from engine.guard.limits import Limit, limit_table
 from engine.guard.rules import ATTEMPTS, CHECKS, ENFORCE, OFF, Rules
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from engine.guard.block_table import BlockTable
     from engine.guard.labels import Note, Source
+    from engine.guard.limits import LimitTable
     from engine.settings import Settings
     from engine.store.configuration import CachedBlock, CachedKey
 
@@ -52,6 +54,8 @@ class Guard:
 
     Attributes:
         watches: whether there is anything to judge by. While it is False, ``judge`` need not be called.
+        user_limit: the limit that alone judges an attempt with a server key whose one source is its user;
+            None if there is more to look at. What it admits need not be judged.
         tables: what sources have tried, by the name of the limit.
         rules: the modes of its rules.
         behaviour: what became of attempts.
@@ -68,14 +72,15 @@ class Guard:
             REQUESTS: Limit(settings.guard_requests_per_min, settings.guard_requests_burst),
         }
         self.tables = {
-            name: LimitTable(limit, settings.guard_sources_max)
+            name: limit_table(limit, settings.guard_sources_max)
             for name, limit in limits.items()
             if limit.per_minute
         }
         self._requests = self.tables.get(REQUESTS)  # of browser keys; ``judge`` has nothing to do with it
         self._enforces = settings.guard_limits_mode == ENFORCE
-        self._of_checks: list[tuple[str, LimitTable]] = []
-        self._of_attempts: list[tuple[str, LimitTable]] = []
+        self._attempts: LimitTable | None = None  # None: this limit is off
+        self._checks: LimitTable | None = None
+        self.user_limit: LimitTable | None = None
         self.watches = self._has_blocks = False
         self._update_watches()
         blocks.on_change = self._update_watches
@@ -83,11 +88,11 @@ class Guard:
 
     def _update_watches(self) -> None:
         self._has_blocks = len(self._blocks) > 0
-        self._of_checks = [
-            (name, table) for name, table in self.tables.items() if self.rules.modes.get(name, OFF) != OFF
-        ]
-        self._of_attempts = [(name, table) for name, table in self._of_checks if name == ATTEMPTS]
-        self.watches = self._has_blocks or bool(self._of_checks)
+        self._attempts, self._checks = (
+            None if self.rules.modes[name] == OFF else self.tables.get(name) for name in (ATTEMPTS, CHECKS)
+        )
+        self.user_limit = None if self._has_blocks else self._attempts
+        self.watches = self._has_blocks or self._attempts is not None or self._checks is not None
 
     def tell_of_attempts(self, teller: Teller) -> None:
         """Have this set to what takes notes of decided attempts, now and after each change of a rule."""
@@ -121,20 +126,26 @@ class Guard:
             if verdict.action == "allow":
                 return None
             return Refused(BLOCKED, f"The {verdict.kind} is blocked: blk_{verdict.id}.")
-        tables = self._of_checks if is_check else self._of_attempts
-        if not tables:
+        attempts, checks = self._attempts, self._checks if is_check else None
+        if attempts is None and checks is None:
             return None
-        sources = _sources(api_key.id, user if api_key.origins is None else "", client)
+        sources = sources_of(api_key.id, user if api_key.origins is None else "", *places_of(client))
         now = time.monotonic()
-        for name, table in tables:
-            wait_s = table.wait_s(sources, units, now)
-            if wait_s:
-                if self.rules.modes[name] == ENFORCE:
-                    return Refused(TOO_MANY, retry_after_s=math.ceil(wait_s))
-                self.behaviour.observe(name)
-                return None
-        for _, table in tables:
-            table.charge(sources, units, now)
+        if attempts is not None:
+            look = attempts.admit if checks is None else attempts.wait_s
+            if wait_s := look(sources, units, now):
+                return self._too_many(ATTEMPTS, wait_s)
+        if checks is not None:
+            if wait_s := checks.admit(sources, units, now):
+                return self._too_many(CHECKS, wait_s)
+            if attempts is not None:
+                attempts.charge(sources, units, now)
+        return None
+
+    def _too_many(self, rule: str, wait_s: float) -> Refused | None:
+        if self.rules.modes[rule] == ENFORCE:
+            return Refused(TOO_MANY, retry_after_s=math.ceil(wait_s))
+        self.behaviour.observe(rule)
         return None
 
     def judge_request(self, api_key: CachedKey, address: str | None) -> RequestsLeft | None:
@@ -151,10 +162,8 @@ class Guard:
                 return None
         sources: list[Source] = [(api_key.id, "network", source)]
         now = time.monotonic()
-        wait_s = self._requests.wait_s(sources, 1, now)
-        if not wait_s:
-            self._requests.charge(sources, 1, now)
-        elif not self._enforces:
+        wait_s = self._requests.admit(sources, 1, now)
+        if wait_s and not self._enforces:
             self.behaviour.observe(REQUESTS)
             wait_s = 0.0
         left, full_s = self._requests.left(sources[0], now)
@@ -164,13 +173,3 @@ class Guard:
         source = None if client is None or client.ip is None else read_source(client.ip)
         device = None if client is None else client.device
         return self._blocks.verdict(api_key.id, user, source, device)
-
-
-def _sources(key: str, user: str, client: Client | None) -> list[Source]:
-    sources = [(key, "user", user)] if user else []
-    if client is not None:
-        if client.ip is not None:
-            sources.append((key, "network", one_spelling(client.ip)))
-        if client.device is not None:
-            sources.append((key, "device", client.device))
-    return sources

@@ -1,20 +1,25 @@
 """Limits for each source: how many codes it may try a minute. A worker decides by its own table, at once.
 
 The generic cell rate algorithm (ITU-T I.371, annex A): of each source only the time is kept at which its
-bucket is full again.
+bucket is full again. Where there was a C compiler, ``_limits`` has the table.
 """
 
 from __future__ import annotations
 
+import importlib
+import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from engine.guard.labels import Source
 
+MODULE: Final = "engine.guard._limits"
 _MINUTE_S: Final = 60.0
-_TOLERANCE_S: Final = 1e-6  # sums of floats
+TOLERANCE_S: Final = 1e-6  # sums of floats
 SHARED_PART: Final = 3
 """Other workers are told of a source once it has tried a third of the burst."""
 
@@ -50,7 +55,7 @@ class LimitTable:
         self._interval_s = limit.interval_s
         self._burst_s = limit.interval_s * limit.burst
         units = max(1, limit.burst // SHARED_PART)
-        self._shared_s_min = units * limit.interval_s - _TOLERANCE_S
+        self._shared_s_min = units * limit.interval_s - TOLERANCE_S
         self._generation_max = max(1, sources_max // 2)
         self._new: dict[Source, Bucket] = {}
         self._old: dict[Source, Bucket] = {}
@@ -58,6 +63,17 @@ class LimitTable:
 
     def __len__(self) -> int:
         return len(self._new) + len(self._old)
+
+    def admit(self, sources: list[Source], units: int, now: float) -> float:
+        """Charge the sources if all may try ``units`` more now; else charge none, and return ``wait_s``."""
+        wait_s = self.wait_s(sources, units, now)
+        if not wait_s:
+            self.charge(sources, units, now)
+        return wait_s
+
+    def admit_user(self, key: str, user: str) -> float:
+        """Do the same now for one attempt of a user with an API key."""
+        return self.admit([(key, "user", user)], 1, time.monotonic())
 
     def wait_s(self, sources: list[Source], units: int, now: float) -> float:
         """Return after how many seconds all of the sources may try ``units`` more; 0.0 for now.
@@ -70,13 +86,13 @@ class LimitTable:
             if bucket is not None and bucket.full_at > latest:
                 latest = bucket.full_at
         wait_s = latest - now - max(0.0, self._burst_s - units * self._interval_s)
-        return wait_s if wait_s > _TOLERANCE_S else 0.0
+        return wait_s if wait_s > TOLERANCE_S else 0.0
 
     def left(self, source: Source, now: float) -> tuple[int, float]:
         """Return how many units a source may try now, and after how many seconds its bucket is full."""
         bucket = self._new.get(source) or self._old.get(source)
         full_s = 0.0 if bucket is None else max(0.0, bucket.full_at - now)
-        return max(0, int((self._burst_s - full_s + _TOLERANCE_S) / self._interval_s)), full_s
+        return max(0, int((self._burst_s - full_s + TOLERANCE_S) / self._interval_s)), full_s
 
     def charge(self, sources: list[Source], units: int, now: float) -> None:
         """Charge each of the sources in full."""
@@ -126,3 +142,23 @@ class LimitTable:
             self._old, self._new = self._new, {}
         self._new[source] = bucket
         return bucket
+
+
+def limit_table(limit: Limit, sources_max: int) -> LimitTable:
+    """Make a table: compiled, where that was built."""
+    compiled = _compiled()
+    return LimitTable(limit, sources_max) if compiled is None else compiled(limit, sources_max)
+
+
+def is_built() -> bool:
+    """Whether this installation has the compiled table."""
+    return _compiled() is not None
+
+
+def _compiled() -> Callable[[Limit, int], LimitTable] | None:
+    try:
+        module = importlib.import_module(MODULE)
+    except ModuleNotFoundError:  # not ImportError: one that is there but cannot be loaded is a fault to show
+        return None
+    made: Callable[[Limit, int], LimitTable] = module.CompiledLimitTable
+    return made

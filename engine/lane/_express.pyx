@@ -573,7 +573,7 @@ cdef class Desk:
         ):
             return self.left("code_in_text")
         # Last: an attempt that may go on is charged, and the fast lane would charge it again.
-        if self.guard.watches and self.guard.judge(api_key, user, None) is not None:
+        if self.guard.watches and self._refuses(api_key, user):
             return self.left("guard")
         cdef ExpressRedemption made = self.make(api_key, version, user, order, key, normalised, readings)
         if body.has_amount:
@@ -586,6 +586,13 @@ cdef class Desk:
                 _str(data, &body.campaign) if body.campaign.at else None,
             )
         return made
+
+    cdef bint _refuses(self, api_key, str user) except -1:
+        """Whether the guard refuses an attempt of which only the user is known. If not, it is charged."""
+        limit = self.guard.user_limit
+        if limit is not None and limit.admit_user(api_key.id, user) == 0.0:
+            return False
+        return self.guard.judge(api_key, user, None) is not None
 
     cdef ExpressRedemption begin_parsed(self, api_key, long version, bytes body, str key):
         """Do the same for a body that msgspec reads, with the checks of ``Core.submit``."""

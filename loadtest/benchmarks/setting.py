@@ -25,14 +25,16 @@ from engine.control import api_keys
 from engine.control.change import ControlPlane
 from engine.database import open_database
 from loadtest import client
-from loadtest.benchmarks import redemptions, testbed
+from loadtest.benchmarks import testbed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
     from engine.settings import Settings
     from loadtest.benchmarks.testbed import Contender
 
-CONNECTIONS: Final = (1, 16, 256)
-# Requests to each engine in each round; fewer for one connection, which waits for each response.
+# Requests to each engine in each round, by the number of connections; fewer for one connection, which waits
+# for each response.
 REQUESTS: Final = {1: 1500, 16: 8000, 256: 12_000}
 
 
@@ -61,11 +63,24 @@ def main() -> None:
             environment |= {f"REDEEM_{options.setting.upper()}": value}
             alone = options.setting != "workers"
             engines[value] = running.enter_context(testbed.running(argv, environment, on_first=alone))
-        result = uvloop.run(_compare(settings, engines, options.rounds))
+        result = uvloop.run(compare(settings, engines, options.rounds))
     print(json.dumps({"setting": options.setting, **result}, indent=2))
 
 
-async def _compare(settings: Settings, engines: dict[str, Contender], rounds: int) -> dict[str, object]:
+async def compare(
+    settings: Settings,
+    engines: dict[str, Contender],
+    rounds: int,
+    *,
+    requests_of: Mapping[int, int] = REQUESTS,
+    plain: Callable[[str, str, int], bytes] = client.redemption,
+    statuses: Collection[int] = (200,),
+) -> dict[str, object]:
+    """Let engines redeem in turns. Returns their figures, and the ratios of the first to each other one.
+
+    ``requests_of``: the requests of one turn, by the number of connections. ``plain`` makes a request of the
+    API key, a code and the request's number. ``statuses``: those of the answers.
+    """
     async with (
         open_database(settings, settings.database_url) as database,
         Redis.from_url(settings.redis_url) as redis,
@@ -73,12 +88,13 @@ async def _compare(settings: Settings, engines: dict[str, Contender], rounds: in
         plane = ControlPlane(database, redis, settings)
         key = (await api_keys.create(plane, "bench", ["redeem"])).value.key
         result: dict[str, object] = {}
-        for connections in CONNECTIONS:
+        for connections, count in requests_of.items():
             measured: dict[str, list[SettingRound]] = {value: [] for value in engines}
             for number in range(rounds + 1):
                 for value in list(engines)[:: 1 if number % 2 else -1]:
-                    requests = await redemptions.redemptions(plane, key, REQUESTS[connections])
-                    one = await _run(settings.host, engines[value], requests, connections)
+                    codes = await testbed.mint(plane, count)
+                    requests = [plain(key, code, at) for at, code in enumerate(codes)]
+                    one = await _run(settings.host, engines[value], requests, connections, statuses)
                     if number:  # the first round warms up
                         measured[value].append(one)
                     print(
@@ -90,10 +106,12 @@ async def _compare(settings: Settings, engines: dict[str, Contender], rounds: in
     return result
 
 
-async def _run(host: str, engine: Contender, requests: list[bytes], connections: int) -> SettingRound:
+async def _run(
+    host: str, engine: Contender, requests: list[bytes], connections: int, statuses: Collection[int]
+) -> SettingRound:
     before = engine.seconds()
     load = await client.run(host, engine.port, iter(requests), connections=connections)
-    if set(load.statuses) != {200}:
+    if set(load.statuses) != set(statuses):
         raise RuntimeError(f"answered {dict(load.statuses)}")
     return SettingRound(load.per_second, (engine.seconds() - before) / len(requests) * 1e6)
 

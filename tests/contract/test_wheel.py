@@ -23,7 +23,12 @@ CARRIED: Final = {".py", ".pyi", ".lua", ".sql", ".toml", ".json", ".css"}
 
 
 PAGES: Final = "engine/pages/built"
-COMPILED: Final = ("engine/codes/_ff1", "engine/lane/_express", "persister/ingest/_packed_rows")
+COMPILED: Final = (
+    "engine/codes/_ff1",
+    "engine/guard/_limits",
+    "engine/lane/_express",
+    "persister/ingest/_packed_rows",
+)
 # As where Cython cannot be imported: only the sources that were generated before can be compiled.
 WITHOUT_CYTHON: Final = (
     "import sys; sys.modules['Cython'] = None; from setuptools.build_meta import build_wheel; "

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.cli.lane_finding import check_event_reader, check_lane
+from engine.cli.lane_finding import check_event_reader, check_lane, check_limits
+from engine.guard import limits
 from engine.health.redis_checks import Verdict
 from engine.lane import choice
 from engine.lane.choice import MODULE, chosen_lane, is_built
@@ -57,6 +58,16 @@ def test_the_doctor_says_which_code_reads_the_events(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(entries, "COMPILED", False)
     assert "reads in Python" in check_event_reader().says
     assert "gcc" in check_event_reader().says
+
+
+def test_the_doctor_says_which_code_counts_for_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "is_built", lambda: True)
+    assert "compiled code counts" in check_limits().says
+    monkeypatch.undo()
+    monkeypatch.setattr(limits, "MODULE", "engine.guard._no_such")
+    assert "Python counts" in check_limits().says
+    assert "gcc" in check_limits().says
+    assert type(limits.limit_table(limits.Limit(1, 1), 9)) is limits.LimitTable
 
 
 def test_another_name_is_refused() -> None:
