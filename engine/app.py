@@ -35,6 +35,7 @@ from engine.health.redis_watch import StoreWatch
 from engine.http import (
     admin,
     blocks,
+    card,
     dashboard,
     documents,
     events,
@@ -180,6 +181,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
             redemptions,
             operations,
             holds,
+            card,
             admin,
             blocks,
             guard_routes,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+import msgspec
 
+from engine.api.bodies import decoded
+from engine.api.cards import Card
 from engine.cli.connect import echo_json, read_all, run, run_change
 from engine.cli.options import confirm, json_option, yes_option
 from engine.control import campaigns as definitions
@@ -42,6 +46,25 @@ class _Number(click.ParamType[int | str]):
             self.fail(f"{value!r} is neither an integer nor {NONE}", param, ctx)
 
 
+def _read_card(_: click.Context, __: click.Parameter, value: str | None) -> Card | str | None:
+    """Read the file of a card. ``none``, which removes the card, stays as it is."""
+    if value is None or value == NONE:
+        return value
+    try:
+        content = Path(value).read_bytes()
+    except OSError as error:
+        raise click.ClickException(f"{value} cannot be read: {error.strerror}") from error
+    return decoded(msgspec.json.Decoder(Card).decode, content)
+
+
+_card_option = click.option(
+    "--card",
+    callback=_read_card,
+    metavar="FILE",
+    help="What its customer page shows, as JSON (docs/card.md).",
+)
+
+
 @click.group()
 def campaigns() -> None:
     """Create, list, show and change campaigns."""
@@ -58,10 +81,13 @@ def campaigns() -> None:
 @click.option("--budget", type=int, help="Total amount to redeem, in minor units.")
 @click.option("--starts-at", help="ISO 8601 with a time zone, such as 2030-01-31T09:00:00Z.")
 @click.option("--ends-at", help="ISO 8601 with a time zone.")
+@_card_option
 @click.option("--active", is_flag=True, help="Activate it at once; otherwise it is a draft.")
 @json_option
 def create(*, active: bool, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - the options above, by name
     """Create a campaign and print its id."""
+    if options["card"] == NONE:
+        options["card"] = None
     definition = definitions.define(NewCampaign(**options, state="active" if active else "draft"))
     campaign = run_change(lambda plane: definitions.create(plane, definition))
     _print(campaign, as_json=as_json)
@@ -121,6 +147,7 @@ def show(campaign_id: str, *, as_json: bool) -> None:
 @click.option("--budget", type=_Number())
 @click.option("--starts-at")
 @click.option("--ends-at")
+@_card_option
 @yes_option
 @json_option
 def update(campaign_id: str, *, yes: bool, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - the options above, by name

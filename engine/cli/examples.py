@@ -58,6 +58,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "campaigns update": (
         "redeem campaigns update cmp_2 --stock 8000 --ends-at 2030-12-01T00:00:00+01:00",
         "redeem campaigns update cmp_2 --per-user-limit none",
+        "redeem campaigns update cmp_2 --card card.json",
     ),
     "campaigns activate": ("redeem campaigns activate cmp_2",),
     "campaigns pause": ("redeem campaigns pause cmp_2",),

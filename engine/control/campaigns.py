@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from engine.api.cards import Card, card_in, check_card
 from engine.api.checks import AMOUNT_MAX
 from engine.control import audit_log
 from engine.control.change import Change, Changed, ControlPlane, change
@@ -24,7 +25,7 @@ from engine.queries import queries
 from engine.times import parse_instant, shown_instant
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from engine.database import Database
     from engine.postgres_types import Connection, Row
@@ -40,7 +41,7 @@ TRANSITIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "ended": (),
 }
 LIMITS: Final = {"stock": 0, "per_user_limit": 1, "budget": 0}  # limits across codes, each with its minimum
-REMOVABLE: Final = ("amount", "currency", *LIMITS, "starts_at", "ends_at")
+REMOVABLE: Final = ("amount", "currency", *LIMITS, "starts_at", "ends_at", "card")
 
 # ISO 4217, list one: the currencies in use, without funds, metals and test codes.
 _CURRENCIES: Final = """
@@ -70,6 +71,7 @@ class NewCampaign(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     budget: int | None = None
     starts_at: str | None = None
     ends_at: str | None = None
+    card: Card | None = None
 
 
 class CampaignChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -86,6 +88,7 @@ class CampaignChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     budget: int | UnsetType | None = UNSET
     starts_at: str | UnsetType | None = UNSET
     ends_at: str | UnsetType | None = UNSET
+    card: Card | UnsetType | None = UNSET
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +105,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
     budget: int | None
     starts_at: datetime | None
     ends_at: datetime | None
+    card: Card | None
 
     @property
     def limited(self) -> bool:
@@ -118,11 +122,14 @@ class Campaign(Definition, frozen=True, kw_only=True):
 
     def document(self) -> dict[str, object]:
         """Return the JSON object of the API. Times are ISO 8601 in UTC."""
-        shown = {
-            name: shown_instant(value) if isinstance(value, datetime) else value
-            for name, value in msgspec.structs.asdict(self).items()
-        }
+        shown = {name: _shown(value) for name, value in msgspec.structs.asdict(self).items()}
         return {"id": shown.pop("id"), **shown}
+
+
+def _shown(value: object) -> object:
+    if isinstance(value, Card):
+        return value.document()
+    return shown_instant(value) if isinstance(value, datetime) else value
 
 
 def define(new: NewCampaign) -> Definition:
@@ -147,6 +154,7 @@ def define(new: NewCampaign) -> Definition:
         budget=new.budget,
         starts_at=_instant("starts_at", new.starts_at),
         ends_at=_instant("ends_at", new.ends_at),
+        card=check_card(new.card),
     )
     _check(definition)
     return definition
@@ -156,21 +164,20 @@ def revise(campaign: Campaign, changes: CampaignChange, *, has_batches: bool) ->
     """Return the definition after a change, if the campaign's state and codes allow the change.
 
     The face value and the shards of the codes are fixed after draft, and as soon as the campaign has
-    codes. Limits can be moved or removed but not added: earlier redemptions were not counted for them. An
-    ended campaign can only be renamed.
+    codes. Limits can be moved or removed but not added: earlier redemptions were not counted for them. Of an
+    ended campaign only the name and the card can be changed.
 
     Raises:
         Refusal: ``malformed_request`` or ``campaign_ended``, with the reason.
     """
-    asked = {name: value for name, value in msgspec.structs.asdict(changes).items() if value is not UNSET}
-    for name in ("starts_at", "ends_at"):
-        if name in asked:
-            asked[name] = _instant(name, asked[name])
-    if "name" in asked:
-        check_name(asked["name"])
+    asked = {
+        name: _CHECKS[name](value) if name in _CHECKS else value
+        for name, value in msgspec.structs.asdict(changes).items()
+        if value is not UNSET
+    }
     asked = {name: value for name, value in asked.items() if value != getattr(campaign, name)}
-    if campaign.state == "ended" and asked.keys() - {"name"}:
-        raise Refusal("campaign_ended", "The campaign has ended: only its name can be changed.")
+    if campaign.state == "ended" and asked.keys() - {"name", "card"}:
+        raise Refusal("campaign_ended", "The campaign has ended: only its name and its card can be changed.")
     if "kind" in asked:
         raise _malformed("kind cannot be changed")
     if campaign.state != "draft" and "max_uses" in asked and asked["max_uses"] < (campaign.max_uses or 0):
@@ -204,7 +211,7 @@ async def create(plane: ControlPlane, definition: Definition, *, actor: str = "c
     """Store a new campaign and publish it. ``actor``: as in the audit log."""
 
     async def write(under: Change) -> Campaign:
-        await refuse_codes(under.connection, plane.settings, name=definition.name)
+        await _refuse_codes(under, plane, definition)
         number = await under.connection.fetchval(_SQL["next_number"])
         row = await under.connection.fetchrow(
             _SQL["insert"],
@@ -222,6 +229,7 @@ async def create(plane: ControlPlane, definition: Definition, *, actor: str = "c
             definition.ends_at,
             number % under.shards if definition.limited else None,
             under.version,
+            _stored(definition.card),
         )
         await audit_log.record(
             under.connection,
@@ -248,8 +256,8 @@ async def update(
         campaign = await find(under.connection, campaign_id)
         has_batches = await under.connection.fetchval(_SQL["has_batches"], campaign_id)
         revised = revise(campaign, changes, has_batches=has_batches)
-        if revised.name != campaign.name:
-            await refuse_codes(under.connection, plane.settings, name=revised.name)
+        if (revised.name, revised.card) != (campaign.name, campaign.card):
+            await _refuse_codes(under, plane, revised)
         pinned_shard = campaign.pinned_shard
         if campaign.state == "draft" and not has_batches:
             pinned_shard = _number(campaign_id) % under.shards if revised.limited else None
@@ -268,6 +276,7 @@ async def update(
             revised.ends_at,
             pinned_shard,
             under.version,
+            _stored(revised.card),
         )
         await audit_log.record(
             under.connection,
@@ -281,13 +290,24 @@ async def update(
     return await change(plane, write)
 
 
+async def _refuse_codes(under: Change, plane: ControlPlane, definition: Definition) -> None:
+    texts = {} if definition.card is None else dict(definition.card.all_texts())
+    await refuse_codes(under.connection, plane.settings, name=definition.name, **texts)
+
+
+def _stored(card: Card | None) -> str | None:
+    return None if card is None else msgspec.json.encode(card).decode()
+
+
 def _differences(before: Campaign, after: Definition) -> dict[str, object]:
     """Return the changed fields, each with its value before and after."""
     changed: dict[str, object] = {}
     for name in Definition.__struct_fields__:
         values = [getattr(before, name), getattr(after, name)]
         if values[0] != values[1]:
-            changed[name] = [value.isoformat() if isinstance(value, datetime) else value for value in values]
+            changed[name] = [
+                value.isoformat() if isinstance(value, datetime) else _shown(value) for value in values
+            ]
     return changed
 
 
@@ -345,7 +365,8 @@ def _number(campaign_id: str) -> int:
 
 
 def _campaign(row: Row) -> Campaign:
-    return Campaign(**{name: row[name] for name in Campaign.__struct_fields__})
+    values = {name: row[name] for name in Campaign.__struct_fields__}
+    return Campaign(**values | {"card": card_in(row["card"])})
 
 
 def _malformed(detail: str) -> Refusal:
@@ -398,3 +419,12 @@ def _check_addition(campaign: Campaign, name: str, *, has_batches: bool) -> None
 
 def _instant(name: str, text: str | None) -> datetime | None:
     return None if text is None else parse_instant(name, text)
+
+
+_CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "name": check_name,
+    "card": check_card,
+    "starts_at": lambda text: _instant("starts_at", text),
+    "ends_at": lambda text: _instant("ends_at", text),
+}
+"""Checks of single members, each of which returns the value as it is stored."""

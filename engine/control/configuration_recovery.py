@@ -144,6 +144,7 @@ async def _store_campaign(connection: Connection, redis: Redis, record: bytes, v
         *(_instant(fields[name]) for name in ("starts_at_ms", "ends_at_ms")),
         cached.pinned_shard,
         version,
+        None if cached.card is None else msgspec.json.encode(cached.card).decode(),
     )
 
 

@@ -13,13 +13,14 @@ UNION ALL SELECT 'rule:' || name, version FROM guard_rules;
 
 -- name: campaign
 INSERT INTO campaigns (
-    id, name, kind, state, amount, currency, max_uses, stock, per_user_limit, budget, starts_at, ends_at, pinned_shard, version
-) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+    id, name, kind, state, amount, currency, max_uses, stock, per_user_limit, budget, starts_at, ends_at, pinned_shard, version,
+    card
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 ON CONFLICT (id) DO UPDATE
 SET state = excluded.state, amount = excluded.amount, currency = excluded.currency, max_uses = excluded.max_uses,
     stock = excluded.stock, per_user_limit = excluded.per_user_limit, budget = excluded.budget,
     starts_at = excluded.starts_at, ends_at = excluded.ends_at, pinned_shard = excluded.pinned_shard,
-    version = excluded.version;
+    version = excluded.version, card = excluded.card;
 
 -- name: mint_key
 INSERT INTO mint_keys (name, check_value) VALUES ($1, $2) ON CONFLICT DO NOTHING;

@@ -22,7 +22,7 @@ SELECT id, name, encode(digest, 'hex') AS digest, scopes, campaigns, origins, re
 FROM api_keys WHERE version > $1;
 
 -- name: campaigns_since
-SELECT id, kind, state, amount, currency, max_uses, stock, per_user_limit, budget, starts_at, ends_at, pinned_shard, version
+SELECT id, kind, state, amount, currency, max_uses, stock, per_user_limit, budget, starts_at, ends_at, pinned_shard, version, card
 FROM campaigns WHERE version > $1;
 
 -- name: batches_since

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from redis.exceptions import RedisError
 
+from engine.api.cards import card_in
 from engine.errors import StoreBehind, StoreUnavailable
 from engine.queries import queries
 from engine.store import configuration, keys, stream
@@ -266,6 +267,7 @@ def _campaign_row(row: Row, *, here: bool) -> _Row:
         currency=row["currency"],
         per_user_limited=row["per_user_limit"] is not None,
         pinned_shard=row["pinned_shard"],
+        card=card_in(row["card"]),
     )
     fields = tuple(_campaign_fields(row)) if here else ()
     return _Row(row["version"], f"campaign:{record.id}", msgspec.json.encode(record), fields)

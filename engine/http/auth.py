@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _SCHEME: Final = "bearer "
 COOKIE: Final = "redeem_session"
 """The name of the cookie with the session of somebody who is signed in to the dashboard."""
+BROWSER: Final = "browser"
+"""In place of a scope: only a browser key may make the call."""
 EITHER: Final = " or "
 """Between two scopes of a route: a key with either of them may make the call."""
 KEY_LENGTH_MAX: Final = 256
@@ -231,6 +233,8 @@ def _require_scope(api_key: CachedKey | None, scope: str, *, for_browsers: bool 
         if not for_browsers:
             raise Refusal("forbidden", "A browser key can only redeem, hold and check single codes.")
         return api_key
+    if scope == BROWSER:
+        raise Refusal("forbidden", "This call is for web pages: it needs a browser key.")
     if set(scope.split(EITHER)).isdisjoint(api_key.scopes):
         raise Refusal("forbidden", f"This call needs a key with the scope {scope}.")
     return api_key

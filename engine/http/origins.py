@@ -11,20 +11,25 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from engine.errors import Refusal
+from engine.http.same_origin import is_same_origin
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from engine.store.configuration import CachedKey
 
-PATHS: Final = frozenset(("/v1/redemptions", "/v1/holds", "/v1/codes/check"))
-"""The calls that a browser key can make."""
+CALLS: Final = {
+    "/v1/redemptions": "POST",
+    "/v1/holds": "POST",
+    "/v1/codes/check": "POST",
+    "/v1/card": "GET",
+}
+"""The calls that a browser key can make: the method of each path."""
 ORIGIN: Final = web.RequestKey("origin", str)
 """The origin of a page that may read the answer."""
 PREFLIGHT_MAX_AGE_S: Final = 600
 _ASKS: Final = "Access-Control-Request-Method"
 _ALLOWED: Final = {
-    "Access-Control-Allow-Methods": "POST",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Request-Id",
     "Access-Control-Max-Age": str(PREFLIGHT_MAX_AGE_S),
 }
@@ -35,7 +40,7 @@ RATE: Final = web.RequestKey("rate", dict[str, str])
 
 def is_preflight(request: web.Request) -> bool:
     """Whether a browser asks if a page may make one of the calls."""
-    return request.path in PATHS and "Origin" in request.headers and _ASKS in request.headers
+    return request.path in CALLS and "Origin" in request.headers and _ASKS in request.headers
 
 
 async def answer_preflight(
@@ -52,20 +57,22 @@ async def answer_preflight(
     if not await lists_origin(origin):
         raise Refusal("forbidden", "No browser key is for pages of this origin.")
     request[ORIGIN] = origin
-    return web.Response(status=204, headers=_ALLOWED)
+    headers = {"Access-Control-Allow-Methods": CALLS[request.path], **_ALLOWED}
+    return web.Response(status=204, headers=headers)
 
 
 def check_origin(request: web.Request, api_key: CachedKey) -> None:
-    """Refuse a call with a browser key that is not from a page of one of its origins.
+    """Refuse a call with a browser key that comes neither from its origins nor from this engine's own pages.
 
     Raises:
         Refusal: ``forbidden``.
     """
     request[ORIGIN] = ""  # whatever is answered depends on the origin
     origin = _origin_of(request)
-    if origin not in (api_key.origins or ()):
+    if origin in (api_key.origins or ()):
+        request[ORIGIN] = origin
+    elif not is_same_origin(request):
         raise Refusal("forbidden", "This key is only for pages of the origins that it lists.")
-    request[ORIGIN] = origin
 
 
 async def add_headers(request: web.Request, answer: web.StreamResponse) -> None:

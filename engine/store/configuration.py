@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 from redis.exceptions import RedisError
 
+from engine.api.cards import Card  # noqa: TC001 - msgspec reads the annotations
 from engine.codes.formats import normalise_prefix
 from engine.errors import ContractViolation, Refusal, StoreBehind, StoreUnavailable
 from engine.store import keys
@@ -71,7 +72,10 @@ class CachedKey(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class CachedCampaign(msgspec.Struct, frozen=True):
-    """The part of a campaign that the front end needs. Limits and time windows are left to the scripts."""
+    """The part of a campaign that the front end needs. Limits and time windows are left to the scripts.
+
+    ``card``: what its customer page shows; None: the page's own look and words.
+    """
 
     id: str
     kind: str
@@ -79,6 +83,7 @@ class CachedCampaign(msgspec.Struct, frozen=True):
     currency: str | None
     per_user_limited: bool
     pinned_shard: int | None
+    card: Card | None = None
 
 
 NO_CAMPAIGN: Final = CachedCampaign("", "", None, None, per_user_limited=False, pinned_shard=None)

@@ -7,8 +7,9 @@ import os
 import stat
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import orjson
 import pytest
 
 from engine.store import keys
@@ -16,6 +17,8 @@ from engine.store.configuration import ConfigurationCache
 from tests.support.cli import COMMAND, Cli, environment
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from redis.asyncio import Redis
 
 
@@ -101,6 +104,20 @@ async def test_a_campaign_is_created_shown_and_led_to_its_end(cli: Cli, redis: R
     await cli.done("campaigns", "end", campaign, "--yes")
     assert "has ended" in await cli.refused("campaigns", "activate", campaign)
     assert "has ended" in await cli.refused("codes", "mint", campaign, "--count", "1")
+
+
+async def test_the_card_of_a_campaign_comes_from_a_file(cli: Cli, tmp_path: Path) -> None:
+    card: dict[str, Any] = {"brand": "Northwind", "texts": {"zh": {"title": "礼物"}}}
+    file, broken = tmp_path / "card.json", tmp_path / "broken.json"
+    file.write_bytes(orjson.dumps(card))
+    broken.write_bytes(orjson.dumps(card | {"accent": "pink"}))
+    created = await cli.json("campaigns", "create", "--name", "Sale", "--card", str(file))
+    assert created["card"] == card
+    update = ("campaigns", "update", created["id"], "--card")
+    assert "accent" in await cli.refused(*update, str(broken))
+    assert "cannot be read" in await cli.refused(*update, str(tmp_path / "missing.json"))
+    assert (await cli.json("campaigns", "show", created["id"]))["card"] == card
+    assert (await cli.json(*update, "none"))["card"] is None
 
 
 async def test_codes_minted_are_codes_exported(cli: Cli) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from engine.api.cards import Card, CardTexts, TextsByLanguage
 from engine.control import api_keys, blocks, campaigns
 from engine.control.blocks import NewBlock
 from engine.control.campaigns import CampaignChange
@@ -48,7 +49,8 @@ async def test_all_kinds_of_changes_come_back(plane: ControlPlane, backups: Back
         assert (await merchant.call("POST", "/v1/codes/void", json=body))[0] == 200
         other = (await api_keys.create(plane, "other", ("read",))).value.api_key.id
         await api_keys.revoke(plane, other)
-        await campaigns.update(plane, old, CampaignChange(state="paused"))
+        card = Card(brand="Northwind", texts=TextsByLanguage(zh=CardTexts(title="礼物")))
+        await campaigns.update(plane, old, CampaignChange(state="paused", card=card))
         for name in ("ann", "bob"):
             await blocks.create(
                 plane, NewBlock(kind="user", subject=name, reason="test", ttl_s=60), actor="cli"
@@ -61,7 +63,8 @@ async def test_all_kinds_of_changes_come_back(plane: ControlPlane, backups: Back
         assert await republish(plane) is Health.RECOVERED
         assert await republish(plane) is Health.CURRENT
         assert await configuration(plane) == before
-        assert (await campaigns.get(plane, old)).state == "paused"
+        recovered = await campaigns.get(plane, old)
+        assert (recovered.state, recovered.card) == ("paused", card)
         kept = [(one.subject, one.state) for one in await blocks.page(plane, after=None, limit=9)]
         assert kept == [("bob", "active"), ("ann", "lifted")]
         third = NewBlock(kind="user", subject="cid", reason="test")

@@ -9,7 +9,7 @@ import pytest
 
 from engine.control import api_keys
 from engine.errors import Refusal
-from engine.http.origins import PATHS
+from engine.http.origins import CALLS
 from tests.support.browsers import FREE, ORIGIN, Page, page_of
 from tests.support.deployment import engine_in_process, issue
 from tests.support.lanes import LANES
@@ -51,7 +51,7 @@ async def test_it_can_do_nothing_else(plane: ControlPlane) -> None:
             if operation.scope is None:
                 continue
             answer = await page.send(operation.method, operation.path.format(id="0", secret="0"), None, {})
-            may = operation.method == "POST" and operation.path in PATHS
+            may = CALLS.get(operation.path) == operation.method
             assert (answer.code == "forbidden") != may, operation.id
             seen.add(may)
         assert seen == {True, False}
@@ -112,11 +112,11 @@ async def test_browsers_are_told_which_origins_may_call(plane: ControlPlane) -> 
     campaign, _ = await issue(plane, 1)
     async with engine_in_process(plane, **FREE) as merchant:
         page = await page_of(plane, merchant, campaign)
-        for path in PATHS:
+        for path, method in CALLS.items():
             answer = await page.send("OPTIONS", path, None, ASKING | {"Authorization": ""})
             assert (answer.status, answer.body) == (204, b"")
             assert answer.header("access-control-allow-origin") == ORIGIN
-            assert answer.header("access-control-allow-methods") == "POST"
+            assert answer.header("access-control-allow-methods") == method
             assert "Authorization" in (answer.header("access-control-allow-headers") or "")
             assert answer.header("vary") == "Origin"
             other = replace(page, origin="https://other.example")
