@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import re
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from engine.cli.dashboard import make_link
-from engine.store.configuration import SCOPES
-from tests.support.browser import BUILT, MISSING, PHONE, chromium, reader
-from tests.support.deployment import Process, engine_of_processes, issue
+from tests.support.browser import BUILT, MISSING, PHONE, reader
+from tests.support.dashboard import UNAUTHENTICATED, Dashboard, made, signed_in
+from tests.support.deployment import issue
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from playwright.async_api import Browser
-
     from engine.control.change import ControlPlane
-    from tests.support.browser import Reader
-    from tests.support.deployment import Merchant
 
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=MISSING),
@@ -30,42 +24,6 @@ pytestmark = [
     pytest.mark.timeout(180),
 ]
 FIRST_LOAD_BYTES_MAX: Final = 250_000
-UNAUTHENTICATED: Final = "401"  # Chromium writes each 401 to the console; asking for a session answers so
-
-
-class Dashboard(NamedTuple):
-    """A deployment and a browser."""
-
-    browser: Browser
-    merchant: Merchant
-
-
-@pytest.fixture
-async def dashboard(plane: ControlPlane) -> AsyncIterator[Dashboard]:
-    async with engine_of_processes(plane, workers=1, scopes=SCOPES) as merchant:
-        with Process(plane.settings, "persister"):
-            async with chromium() as browser:
-                yield Dashboard(browser, merchant)
-
-
-@contextlib.asynccontextmanager
-async def signed_in(
-    dashboard: Dashboard,
-    path: str = "/admin/campaigns",
-    **how: Any,  # noqa: ANN401 - as reader()
-) -> AsyncIterator[Reader]:
-    expected = (UNAUTHENTICATED, *how.pop("expected", ()))
-    key = how.pop("key", dashboard.merchant.key)
-    async with reader(dashboard.browser, dashboard.merchant.url, expected=expected, **how) as one:
-        await one.open(path)
-        await one.sign_in(key)
-        yield one
-
-
-async def made(merchant: Merchant, method: str, path: str, body: object) -> Any:  # noqa: ANN401 - JSON
-    status, answer = await merchant.call(method, path, json=body)
-    assert status in {200, 201}, answer
-    return answer
 
 
 async def test_nobody_gets_in_without_a_key_and_a_key_stays_nowhere(dashboard: Dashboard) -> None:

@@ -1,7 +1,7 @@
 /** Loading one thing, or a list page by page, with the states that a page shows. */
 import { onScopeDispose, ref, type Ref, shallowRef, watch } from "vue";
 import type { Page, Problem } from "./api/client";
-import { asProblem } from "./explain";
+import { asProblem, explain } from "./explain";
 
 export interface Loading<T> {
   data: Ref<T | null>;
@@ -77,4 +77,31 @@ export function useListing<T>(load: (after: string | null) => Promise<Page<T>>, 
   }
 
   return { items: first.data, next, problem: first.problem, busy: first.busy, reload: first.reload, more };
+}
+
+export interface Act<T> {
+  busy: Ref<boolean>;
+  problemText: Ref<string>;
+  act: (about: T) => Promise<void>;
+}
+
+/** An act of one click, without a dialog: not twice at once, and what was refused is said in words. */
+export function useAct<T>(send: (about: T) => Promise<void>): Act<T> {
+  const busy = ref(false);
+  const problemText = ref("");
+
+  async function act(about: T): Promise<void> {
+    if (busy.value) return;
+    busy.value = true;
+    problemText.value = "";
+    try {
+      await send(about);
+    } catch (error) {
+      problemText.value = explain(asProblem(error));
+    } finally {
+      busy.value = false;
+    }
+  }
+
+  return { busy, problemText, act };
 }

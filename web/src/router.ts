@@ -1,5 +1,7 @@
+import type { Component } from "vue";
 import { createRouter, createWebHistory, type RouteRecordRaw } from "vue-router";
 import type { Key } from "./i18n";
+import AnomaliesPage from "./pages/AnomaliesPage.vue";
 import AuditPage from "./pages/AuditPage.vue";
 import BlocksPage from "./pages/BlocksPage.vue";
 import CampaignPage from "./pages/CampaignPage.vue";
@@ -17,66 +19,33 @@ import WebhooksPage from "./pages/WebhooksPage.vue";
 declare module "vue-router" {
   interface RouteMeta {
     title: Key;
-    /** The entry of the navigation that this page belongs to. */
     nav?: string;
   }
 }
 
+const CAMPAIGN = "/campaigns/:id/:tab(batches|redemptions|imports|voids|changes)?";
+
+/** `nav`: the entry of the navigation that a page belongs to which is about one thing; its id is a property. */
+function page(path: string, name: string, component: Component, title: Key, nav?: string): RouteRecordRaw {
+  return { path, name, component, props: nav !== undefined, meta: { title, ...(nav ? { nav } : {}) } };
+}
+
 // All pages are in one file: it is small, and a page opens while the connection is lost.
 const routes: RouteRecordRaw[] = [
-  { path: "/", name: "live", component: LivePage, meta: { title: "nav.live" } },
-  {
-    path: "/campaigns",
-    name: "campaigns",
-    component: CampaignsPage,
-    meta: { title: "nav.campaigns" },
-  },
-  {
-    path: "/campaigns/:id/:tab(batches|redemptions|imports|voids|changes)?",
-    name: "campaign",
-    component: CampaignPage,
-    props: true,
-    meta: { title: "nav.campaigns", nav: "campaigns" },
-  },
-  { path: "/search", name: "search", component: SearchPage, meta: { title: "nav.search" } },
-  {
-    path: "/redemptions/:id",
-    name: "redemption",
-    component: RedemptionPage,
-    props: true,
-    meta: { title: "story.redemption", nav: "search" },
-  },
-  {
-    path: "/orders/:order",
-    name: "order",
-    component: OrderPage,
-    props: true,
-    meta: { title: "story.order", nav: "search" },
-  },
-  {
-    path: "/users/:user",
-    name: "user",
-    component: UserPage,
-    props: true,
-    meta: { title: "story.user", nav: "search" },
-  },
-  { path: "/blocks", name: "blocks", component: BlocksPage, meta: { title: "nav.blocks" } },
-  {
-    path: "/webhooks",
-    name: "webhooks",
-    component: WebhooksPage,
-    meta: { title: "nav.webhooks" },
-  },
-  {
-    path: "/webhooks/:id",
-    name: "webhook",
-    component: WebhookPage,
-    props: true,
-    meta: { title: "nav.webhooks", nav: "webhooks" },
-  },
-  { path: "/keys", name: "keys", component: KeysPage, meta: { title: "nav.keys" } },
-  { path: "/audit-log", name: "audit", component: AuditPage, meta: { title: "nav.audit" } },
-  { path: "/:rest(.*)", name: "lost", component: LostPage, meta: { title: "state.notFound" } },
+  page("/", "live", LivePage, "nav.live"),
+  page("/campaigns", "campaigns", CampaignsPage, "nav.campaigns"),
+  page(CAMPAIGN, "campaign", CampaignPage, "nav.campaigns", "campaigns"),
+  page("/search", "search", SearchPage, "nav.search"),
+  page("/redemptions/:id", "redemption", RedemptionPage, "story.redemption", "search"),
+  page("/orders/:order", "order", OrderPage, "story.order", "search"),
+  page("/users/:user", "user", UserPage, "story.user", "search"),
+  page("/anomalies", "anomalies", AnomaliesPage, "nav.anomalies"),
+  page("/blocks", "blocks", BlocksPage, "nav.blocks"),
+  page("/webhooks", "webhooks", WebhooksPage, "nav.webhooks"),
+  page("/webhooks/:id", "webhook", WebhookPage, "nav.webhooks", "webhooks"),
+  page("/keys", "keys", KeysPage, "nav.keys"),
+  page("/audit-log", "audit", AuditPage, "nav.audit"),
+  page("/:rest(.*)", "lost", LostPage, "state.notFound"),
 ];
 
 export const router = createRouter({

@@ -39,9 +39,9 @@ export function t(key: Key, parameters: Parameters = {}): string {
 }
 
 /** The text of a key that is made from data, or the fallback where there is none. */
-export function named(prefix: string, name: string, fallback = name): string {
+export function named(prefix: string, name: string, fallback = name, parameters: Parameters = {}): string {
   const key = `${prefix}.${name}`;
-  return key in en ? t(key as Key) : fallback;
+  return key in en ? t(key as Key, parameters) : fallback;
 }
 
 /** One or many: `key.one` for 1, else `key.other`; {n} is the number as people write it. */

@@ -25,4 +25,6 @@ export const audit = {
   "act.delete_webhook": "Deleted a webhook",
   "act.retry_webhook": "Tried a webhook again",
   "act.replay_webhook": "Delivered again",
+  "act.set_guard_rule": "Set a rule of the guard",
+  "act.acknowledge_alert": "Saw an alert",
 } as const;

@@ -1,4 +1,5 @@
 /** English. Short, in the reader's terms. `.one` and `.other` are the forms for 1 and for more. */
+import { anomalies } from "./anomalies";
 import { audit } from "./audit";
 import { blocks } from "./blocks";
 import { campaigns } from "./campaigns";
@@ -22,5 +23,6 @@ export const en = {
   ...keys,
   ...audit,
   ...blocks,
+  ...anomalies,
   ...webhooks,
 };

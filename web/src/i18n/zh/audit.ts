@@ -27,4 +27,6 @@ export const audit: Record<keyof typeof texts, string> = {
   "act.delete_webhook": "删除 Webhook",
   "act.retry_webhook": "重试 Webhook",
   "act.replay_webhook": "重新投递",
+  "act.set_guard_rule": "设置防护规则",
+  "act.acknowledge_alert": "已阅告警",
 };

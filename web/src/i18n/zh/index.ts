@@ -1,4 +1,5 @@
 /** 简体中文. Written for its readers, not word by word after the English. */
+import { anomalies } from "./anomalies";
 import { audit } from "./audit";
 import { blocks } from "./blocks";
 import { campaigns } from "./campaigns";
@@ -23,5 +24,6 @@ export const zh: Record<Key, string> = {
   ...keys,
   ...audit,
   ...blocks,
+  ...anomalies,
   ...webhooks,
 };
