@@ -73,14 +73,14 @@ class RedisBench:
         waiting = BATCHES * self.core.settings.batch_max
         for start in range(0, len(codes), waiting):
             answers = [self._submit(code, with_keys=with_keys) for code in codes[start : start + waiting]]
-            if set(await asyncio.gather(*answers)) != {200}:
-                raise RuntimeError("a redemption was refused")
+            if (statuses := set(await asyncio.gather(*answers))) != {200}:
+                raise RuntimeError(f"redemptions were answered {statuses}")
 
     def _submit(self, code: str, *, with_keys: bool) -> asyncio.Future[int]:
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         user, order, key = f"user-{code[:7]}", None, None
         if with_keys:
-            order, key = f"order-{code[5:12]}", f"4f1d7c02-9c5e-{code[:4]}-{code[5:9]}"
+            order, key = f"order-{code[5:12]}", f"4f1d7c02-9-{code[:14].replace('-', '')}"
         attempt = Redemption(
             self.core.dispatcher, RedeemRequest(code=code, user=user, order=order), key, self.api_key
         )
