@@ -132,4 +132,12 @@ class GuardSettings:
     )
     guard_flood_s: int = setting(30, "seconds over which they are counted", least=1)
     guard_alert_interval_s: int = setting(300, "seconds for which one alert counts its cause", least=1)
+    guard_one_peer_percent: int = setting(
+        80,
+        "share of the calls with browser keys from one address above which no addresses are blocked by the "
+        "guard, unless REDEEM_TRUSTED_PROXIES is set; 0 means never",
+        least=0,
+    )
+    guard_one_peer_calls_min: int = setting(100, "calls that a worker takes for that", least=1)
+    guard_one_peer_s: int = setting(300, "seconds within which these come", least=1)
     guard_blocks_max: int = setting(5000, "maximum automatic blocks in force at a time", least=1)

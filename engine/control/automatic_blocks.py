@@ -19,7 +19,7 @@ from engine.control.change import Change, ControlPlane, change
 from engine.control.stored_texts import refuse_codes
 from engine.errors import Fault, Refusal
 from engine.guard.addresses import parse_network
-from engine.guard.rules import SCORE
+from engine.guard.rules import PROXY_NOT_CONFIGURED, SCORE
 from engine.observability.metrics import GUARD_BLOCKS
 from engine.queries import queries
 
@@ -33,6 +33,7 @@ ACTOR: Final = "guard"
 LATER_S: Final = 1.0
 OLDEST_S: Final = 60.0  # a finding that is older than this blocks nobody any more
 AT_ONCE: Final = 50
+PROXY_STOPS_S: Final = 3600.0  # after the latest sign of a proxy that is not configured
 WAITING_MAX: Final = 1 << 16  # findings; beyond it the oldest are dropped
 _random: Final = random.SystemRandom()
 _SQL: Final = queries(__package__, "blocks")
@@ -68,7 +69,8 @@ async def keep_blocking(plane: ControlPlane, guard: Guard) -> None:
 async def block(plane: ControlPlane, guard: Guard, findings: list[Suspicion]) -> None:
     """Block the sources of findings, all in one change.
 
-    Left out are sources that are blocked or allowed, and what has led to a block before.
+    Left out are sources that are blocked or allowed, what has led to a block before, and addresses that may
+    be that of a proxy which is not configured.
 
     Raises:
         Fault: as ``change``.
@@ -76,7 +78,13 @@ async def block(plane: ControlPlane, guard: Guard, findings: list[Suspicion]) ->
     free = [finding for finding in findings if guard.block_of(finding.source) is None]
     async with plane.database.connection() as connection:
         now_s = await connection.fetchval(_SQL["now"])
-        new = [one for one in free if one.at_s > now_s - OLDEST_S and not (await _before(connection, one))[1]]
+        new = [
+            one
+            for one in free
+            if one.at_s > now_s - OLDEST_S
+            and not (await _before(connection, one))[1]
+            and not await _may_be_proxy(connection, plane.settings, one)
+        ]
     if not new:
         return
 
@@ -104,6 +112,15 @@ async def _before(connection: Any, finding: Suspicion) -> tuple[int, bool]:  # n
     api_key, kind, subject = finding.source
     row = await connection.fetchrow(_SQL["made_before"], kind, subject, api_key, finding.at_s, ACTOR)
     return row["number"], row["is_done"]
+
+
+async def _may_be_proxy(connection: Any, settings: Settings, finding: Suspicion) -> bool:  # noqa: ANN401 - of asyncpg
+    """Whether all customers may have this address, because nobody said which proxies stand in front."""
+    api_key, kind, _ = finding.source
+    if kind != "network" or settings.trusted_proxies:
+        return False
+    found = await connection.fetchval(_SQL["is_behind_proxy"], api_key, PROXY_NOT_CONFIGURED, PROXY_STOPS_S)
+    return bool(found)
 
 
 async def _is_free_of_codes(connection: Any, plane: ControlPlane, finding: Suspicion) -> bool:  # noqa: ANN401 - of asyncpg

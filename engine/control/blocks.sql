@@ -41,6 +41,11 @@ SELECT count(*) AS number,
 FROM blocks
 WHERE action = 'block' AND actor = $5 AND kind = $1 AND subject = $2 AND api_key = $3;
 
+-- name: is_behind_proxy
+-- Whether an API key is for web pages, while one address made most of such calls in the last $3 seconds.
+SELECT EXISTS (SELECT FROM api_keys WHERE id = $1 AND kind = 'browser')
+   AND EXISTS (SELECT FROM alerts WHERE cause = $2 AND last_at > now() - make_interval(secs => $3::double precision));
+
 -- name: in_force_by
 SELECT count(*) FROM blocks
 WHERE actor = $1 AND action = 'block' AND lifted_at IS NULL AND (expires_at IS NULL OR expires_at > now());

@@ -16,6 +16,7 @@ from engine.guard.rules import (
     LEAKED_LIST,
     OBSERVE,
     OFF,
+    PROXY_NOT_CONFIGURED,
     SCORE,
     SERVER_KEY,
     SLOW_DRIP,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from engine.guard.key_rates import KeyFinding
     from engine.guard.labels import Note, Tried
+    from engine.guard.one_peer import OnePeer
     from engine.guard.rules import Rules
     from engine.guard.suspects import Suspicion
     from engine.settings import Settings
@@ -40,6 +42,8 @@ _SUMMARIES: Final = {
     SLOW_DRIP: "sources that guess codes slowly are blocked",
     LEAKED_LIST: "a source tries many codes that are used up already: a list of codes may have leaked",
     SERVER_KEY: "many codes of an API key were never issued: wrong codes, or guesses of hidden sources",
+    PROXY_NOT_CONFIGURED: "nearly all calls of web pages come from one address, as from a proxy: the guard "
+    "blocks no addresses of pages. Set REDEEM_TRUSTED_PROXIES, or allow the address",
     FLOOD: "many more codes that were never issued than usual: somebody guesses from many places",
 }
 
@@ -153,6 +157,12 @@ class Behaviour:
         key = finding.source[0]
         cause, summary = f"{finding.rule}:{key}", _SUMMARIES[finding.rule]
         self.alert(Alarm(finding.rule, cause, summary, key, finding.evidence))
+
+    def alert_of_proxy(self, found: OnePeer) -> None:
+        """Report that most calls come from one address, though no proxy is configured."""
+        rule = PROXY_NOT_CONFIGURED
+        evidence: dict[str, object] = {"percent": found.percent, "calls": found.calls}
+        self.alert(Alarm(rule, rule, _SUMMARIES[rule], None, evidence, "network", found.address))
 
     def alert(self, alarm: Alarm, times: int = 1) -> None:
         """Have ops alerted."""

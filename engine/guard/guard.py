@@ -12,6 +12,7 @@ from engine.guard.addresses import one_spelling, parse_network, read_source
 from engine.guard.behaviour import Behaviour
 from engine.guard.labels import places_of, sources_of
 from engine.guard.limits import Limit, limit_table
+from engine.guard.one_peer import PeerShares
 from engine.guard.rules import ATTEMPTS, CHECKS, ENFORCE, OFF, Rules
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class Guard:
             if limit.per_minute
         }
         self._requests = self.tables.get(REQUESTS)  # of browser keys; ``judge`` has nothing to do with it
+        self._peers = PeerShares(settings)
         self._enforces = settings.guard_limits_mode == ENFORCE
         self._attempts: LimitTable | None = None  # None: this limit is off
         self._checks: LimitTable | None = None
@@ -154,14 +156,18 @@ class Guard:
         It is charged if it may go on.
         """
         source = one_spelling(address) if address else ""
-        if self._requests is None or not source:
+        if not source:
             return None
         if self._has_blocks:
             verdict = self._verdict(api_key, "", Client(ip=address))
             if verdict is not None and verdict.action == "allow":
                 return None
-        sources: list[Source] = [(api_key.id, "network", source)]
         now = time.monotonic()
+        if one_peer := self._peers.note(source, now):
+            self.behaviour.alert_of_proxy(one_peer)
+        if self._requests is None:
+            return None
+        sources: list[Source] = [(api_key.id, "network", source)]
         wait_s = self._requests.admit(sources, 1, now)
         if wait_s and not self._enforces:
             self.behaviour.observe(REQUESTS)

@@ -19,6 +19,7 @@ FLOOD: Final = "flood"
 LIMITS: Final = (ATTEMPTS, CHECKS)
 BEHAVIOUR: Final = (SCORE, SLOW_DRIP, LEAKED_LIST, SERVER_KEY, FLOOD)
 NAMES: Final = (*LIMITS, *BEHAVIOUR)
+PROXY_NOT_CONFIGURED: Final = "proxy_not_configured"  # no mode: it only keeps other rules from a mistake
 OFF: Final = "off"
 OBSERVE: Final = "observe"
 ENFORCE: Final = "enforce"
