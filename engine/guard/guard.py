@@ -13,7 +13,7 @@ from engine.guard.behaviour import Behaviour
 from engine.guard.labels import places_of, sources_of
 from engine.guard.limits import Limit, limit_table
 from engine.guard.one_peer import PeerShares
-from engine.guard.rules import ATTEMPTS, CHECKS, ENFORCE, OFF, Rules
+from engine.guard.rules import ATTEMPTS, CHECKS, ENFORCE, LIMITS, OFF, REQUESTS, Rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,6 @@ class Teller(Protocol):
 
 BLOCKED: Final = "blocked"
 TOO_MANY: Final = "too_many_attempts"
-REQUESTS: Final = "requests"
 
 
 class RequestsLeft(NamedTuple):
@@ -77,11 +76,10 @@ class Guard:
             for name, limit in limits.items()
             if limit.per_minute
         }
-        self._requests = self.tables.get(REQUESTS)  # of browser keys; ``judge`` has nothing to do with it
         self._peers = PeerShares(settings)
-        self._enforces = settings.guard_limits_mode == ENFORCE
         self._attempts: LimitTable | None = None  # None: this limit is off
         self._checks: LimitTable | None = None
+        self._requests: LimitTable | None = None  # of browser keys; ``judge`` has nothing to do with it
         self.user_limit: LimitTable | None = None
         self.watches = self._has_blocks = False
         self._update_watches()
@@ -90,8 +88,8 @@ class Guard:
 
     def _update_watches(self) -> None:
         self._has_blocks = len(self._blocks) > 0
-        self._attempts, self._checks = (
-            None if self.rules.modes[name] == OFF else self.tables.get(name) for name in (ATTEMPTS, CHECKS)
+        self._attempts, self._checks, self._requests = (
+            None if self.rules.modes[name] == OFF else self.tables.get(name) for name in LIMITS
         )
         self.user_limit = None if self._has_blocks else self._attempts
         self.watches = self._has_blocks or self._attempts is not None or self._checks is not None
@@ -169,7 +167,7 @@ class Guard:
             return None
         sources: list[Source] = [(api_key.id, "network", source)]
         wait_s = self._requests.admit(sources, 1, now)
-        if wait_s and not self._enforces:
+        if wait_s and self.rules.modes[REQUESTS] != ENFORCE:
             self.behaviour.observe(REQUESTS)
             wait_s = 0.0
         left, full_s = self._requests.left(sources[0], now)

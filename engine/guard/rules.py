@@ -11,12 +11,13 @@ if TYPE_CHECKING:
 
 ATTEMPTS: Final = "attempts"
 CHECKS: Final = "checks"
+REQUESTS: Final = "requests"  # of one address with one browser key
 SCORE: Final = "score"
 SLOW_DRIP: Final = "slow_drip"
 LEAKED_LIST: Final = "leaked_list"
 SERVER_KEY: Final = "server_key"
 FLOOD: Final = "flood"
-LIMITS: Final = (ATTEMPTS, CHECKS)
+LIMITS: Final = (ATTEMPTS, CHECKS, REQUESTS)
 BEHAVIOUR: Final = (SCORE, SLOW_DRIP, LEAKED_LIST, SERVER_KEY, FLOOD)
 NAMES: Final = (*LIMITS, *BEHAVIOUR)
 PROXY_NOT_CONFIGURED: Final = "proxy_not_configured"  # no mode: it only keeps other rules from a mistake
@@ -58,6 +59,6 @@ class Rules:
 
 def default_modes(settings: Settings) -> dict[str, str]:
     """Return the modes that the settings give, by the name of the rule. A limit without a figure is off."""
-    figures = {ATTEMPTS: settings.guard_attempts_per_min, CHECKS: settings.guard_checks_per_min}
+    figures = {name: getattr(settings, f"guard_{name}_per_min") for name in LIMITS}
     limits = {name: settings.guard_limits_mode if figure else OFF for name, figure in figures.items()}
     return limits | {name: getattr(settings, f"guard_{name}_mode") for name in BEHAVIOUR}

@@ -9,7 +9,8 @@ from aiohttp import web
 
 from engine.api.checks import Client
 from engine.api.outcomes import Refused
-from engine.guard.guard import REQUESTS, TOO_MANY
+from engine.guard.guard import TOO_MANY
+from engine.guard.rules import REQUESTS
 from engine.http.origins import RATE
 from engine.http.requests import response
 from engine.http.services import services_of

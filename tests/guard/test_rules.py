@@ -24,7 +24,7 @@ async def modes(plane: ControlPlane) -> dict[str, str]:
 
 async def test_a_mode_is_changed_in_running_workers_over_http(plane: ControlPlane) -> None:
     async with engine_in_process(plane, scopes=("redeem", "admin")) as merchant:
-        assert await modes(plane) == dict.fromkeys(NAMES, "off")
+        assert await modes(plane) == dict.fromkeys(NAMES, "off") | {"requests": "enforce"}
         await guesses(merchant, 9, seed=1)
 
         async def set_score(mode: str | None) -> int:
@@ -87,7 +87,8 @@ async def test_a_rule_that_cannot_hold_is_refused(plane: ControlPlane) -> None:
             await guard_rules.set_modes(plane, new, actor="cli")  # type: ignore[arg-type] # one has no such name
         assert refused.value.code == "malformed_request"
     await guard_rules.set_modes(plane, {"attempts": "off"}, actor="cli")
-    assert set((await modes(plane)).values()) == {"off"}
+    assert set((await modes(plane)).values()) == {"off", "enforce"}
+    assert await modes(plane) == dict.fromkeys(NAMES, "off") | {"requests": "enforce"}
 
 
 async def test_a_limit_is_turned_off_and_on_while_running(plane: ControlPlane) -> None:

@@ -85,6 +85,36 @@ async def test_observing_counts_and_refuses_nobody(plane: ControlPlane) -> None:
     assert GUARD_OBSERVED.labels("requests")._value.get() - before == 5
 
 
+async def test_it_is_a_rule_that_is_changed_while_the_engine_runs(plane: ControlPlane) -> None:
+    campaign, _ = await issue(plane, 1)
+    async with engine_in_process(plane, scopes=("redeem", "admin"), guard_share_ms=10, **SLOW) as merchant:
+        page = await page_of(plane, merchant, campaign)
+
+        async def set_mode(mode: str, expected: int) -> None:
+            _, answer = await merchant.call("PUT", "/v1/guard/rules", json={"rules": {"requests": mode}})
+            assert answer["published"]
+
+            async def is_in_force() -> bool:
+                return (await page.redeem(UNKNOWN)).status == expected
+
+            await wait_until_async(is_in_force)
+
+        for _ in range(3):
+            assert (await page.redeem(UNKNOWN)).status == 404
+        assert (await page.redeem(UNKNOWN)).status == 429
+        await set_mode("observe", 404)
+
+        async def would_have() -> bool:
+            _, answer = await merchant.call("GET", "/v1/guard/rules")
+            (found,) = (rule for rule in answer["items"] if rule["name"] == "requests")
+            return bool(found["mode"] == "observe" and found["would_have"])
+
+        await wait_until_async(would_have)
+        await set_mode("enforce", 429)
+        await set_mode("off", 404)
+        assert {(await page.redeem(UNKNOWN)).status for _ in range(8)} == {404}
+
+
 async def test_workers_share_it(plane: ControlPlane) -> None:
     campaign, _ = await issue(plane, 1)
     limits: dict[str, Any] = {"guard_requests_per_min": 1, "guard_requests_burst": 6, "guard_share_ms": 10}
