@@ -5,7 +5,9 @@ import { brotliCompressSync, constants, gzipSync } from "node:zlib";
 import vue from "@vitejs/plugin-vue";
 import { defineConfig, type Plugin } from "vite";
 
-const built = fileURLToPath(new URL("../engine/pages/built", import.meta.url));
+const here = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
+const built = here("../engine/pages/built");
+const EMBEDDED = "redeem-card"; // shops' pages name this file, so its address has no digest
 
 /** Writes a .br and a .gz beside each built file, so that the engine compresses nothing while it serves. */
 function compressed(): Plugin {
@@ -26,7 +28,11 @@ function compressed(): Plugin {
 }
 
 export default defineConfig({
-  base: "/admin/",
+  // A proxy may let customers see /card, and nobody else /admin: each page has its files below its own address.
+  experimental: {
+    renderBuiltUrl: (file, { hostType, hostId }) =>
+      hostType === "html" ? `/${hostId === "card.html" ? "card" : "admin"}/${file}` : { relative: true },
+  },
   plugins: [vue(), compressed()],
   build: {
     outDir: built,
@@ -35,5 +41,9 @@ export default defineConfig({
     assetsInlineLimit: 0, // the content security policy allows no inline script or style
     modulePreload: { polyfill: false },
     reportCompressedSize: false,
+    rolldownOptions: {
+      input: { index: here("index.html"), card: here("card.html"), [EMBEDDED]: here("src/embed/redeem-card.ts") },
+      output: { entryFileNames: ({ name }) => (name === EMBEDDED ? "[name].js" : "assets/[name]-[hash].js") },
+    },
   },
 });

@@ -5,30 +5,21 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import web
-
-from engine.api.html import CONTENT_SECURITY_POLICY, page
+from engine.api.html import page
 from engine.errors import Refusal
+from engine.http.page_files import ASKED_AGAIN, KEPT_FOR_EVER, POLICY, SECURITY, answer_file, answer_not_built
 from engine.http.routes import Route
 from engine.pages.built_pages import ASSETS, INDEX, BuiltPages
 
 if TYPE_CHECKING:
-    from engine.http.routes import Handler
-    from engine.pages.built_pages import BuiltFile
+    from aiohttp import web
 
-PAGE_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "font-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-)
-"""Content-Security-Policy of the pages: nothing from another origin, nothing inline, no frame around them."""
-_HEADERS: Final = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
+    from engine.http.routes import Handler
+
+_HEADERS: Final = SECURITY | {
+    "Content-Security-Policy": f"{POLICY}; frame-ancestors 'none'",
     "X-Frame-Options": "DENY",
 }
-_FOR_EVER: Final = "public, max-age=31536000, immutable"  # the name of an asset has a digest of its content
 _NOT_BUILT: Final = page(
     "The dashboard is not built",
     "<h1>The dashboard is not built</h1>"
@@ -56,26 +47,8 @@ def _shows(pages: BuiltPages) -> Handler:
         if found is None:
             found = await asyncio.to_thread(pages.file, INDEX)
         if found is None:
-            headers = _HEADERS | {
-                "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-                "Cache-Control": "no-store",
-            }
-            return web.Response(status=404, text=_NOT_BUILT, content_type="text/html", headers=headers)
-        return _answer(request, found, is_asset=name.startswith(ASSETS))
+            return answer_not_built(_NOT_BUILT)
+        kept = KEPT_FOR_EVER if name.startswith(ASSETS) else ASKED_AGAIN
+        return answer_file(request, found, _HEADERS | {"Cache-Control": kept})
 
     return show
-
-
-def _answer(request: web.Request, found: BuiltFile, *, is_asset: bool) -> web.Response:
-    headers = _HEADERS | {
-        "Content-Security-Policy": PAGE_POLICY,
-        "Cache-Control": _FOR_EVER if is_asset else "no-cache",
-        "ETag": found.etag,
-        "Vary": "Accept-Encoding",
-    }
-    if found.etag in request.headers.get("If-None-Match", ""):
-        return web.Response(status=304, headers=headers)
-    coding, body = found.form(request.headers.get("Accept-Encoding", ""))
-    if coding != "identity":
-        headers["Content-Encoding"] = coding
-    return web.Response(body=body, headers=headers | {"Content-Type": found.content_type})

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from playwright.async_api import async_playwright
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import AsyncIterator
 
-    from playwright.async_api import Browser, ConsoleMessage, Page
+    from playwright.async_api import Browser, Page
 
 ROOT: Final = Path(__file__).parents[2]
 BUILT: Final = ROOT / "engine" / "pages" / "built" / "index.html"
 AXE: Final = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
-# docs/images has some of them: IMAGES=docs/images python -m pytest tests/pages/test_dashboard.py
+# docs/images has some of them: IMAGES=docs/images python -m pytest tests/pages
 IMAGES: Final = Path(os.environ.get("IMAGES", ROOT / "build" / "images"))
 CHROMIUM: Final = shutil.which("chromium") or shutil.which("google-chrome")
 MISSING: Final = next(
@@ -69,10 +70,6 @@ class Reader:
             ),
         )
 
-    def _on_console(self, message: ConsoleMessage) -> None:
-        if message.type == "error":
-            self.faults.append(f"console: {message.text}")
-
     async def open(self, path: str) -> None:
         """Go to a page."""
         await self.page.goto(self.url + path)
@@ -87,7 +84,7 @@ class Reader:
         """Press the button with exactly this name."""
         await self.page.locator(within).last.get_by_role("button", name=name, exact=True).click()
 
-    async def sees(self, text: str) -> None:
+    async def sees(self, text: str | re.Pattern[str]) -> None:
         """Wait until a text is shown."""
         await self.page.get_by_text(text).first.wait_for()
 
@@ -131,16 +128,18 @@ async def reader(
     language: str = "en-GB",
     theme: Literal["light", "dark"] = "light",
     expected: tuple[str, ...] = (),
+    permissions: tuple[str, ...] = (),
 ) -> AsyncIterator[Reader]:
     """Give a reader with a browser profile of its own.
 
-    ``expected``: parts of complaints that are no fault.
+    ``expected``: parts of complaints that are no fault. ``permissions``: what pages may use, as the camera.
     """
     options: dict[str, Any] = {"locale": language, "color_scheme": theme, "timezone_id": "Europe/Berlin"}
     context = await browser.new_context(
         viewport={"width": size[0], "height": size[1]},
         reduced_motion="reduce",
         accept_downloads=True,
+        permissions=permissions,
         **options,
     )
     await context.add_init_script(path=AXE)

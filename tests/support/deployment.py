@@ -265,15 +265,16 @@ async def engine_of_processes(
     *,
     workers: int,
     scopes: tuple[str, ...] = ("redeem", "read"),
+    log: Path | None = None,
     **changes: Any,  # noqa: ANN401 - settings, by name
 ) -> AsyncIterator[Merchant]:
-    """Start ``redeem serve`` with real workers on one port; yield the process and a merchant.
+    """Start ``redeem serve`` with real workers on one port; yield a merchant. ``log`` takes its stderr.
 
     It starts no persister: start ``Process(settings, "persister")`` for one.
     """
     settings = replace(plane.settings, port=0, workers=workers, **changes)
     key = (await api_keys.create(plane, "merchant", scopes)).value.key
-    with Process(settings, "engine.cli", "serve") as front_end:
+    with Process(settings, "engine.cli", "serve", log=log) as front_end:
         ready, _, url = front_end.line().partition(" ")
         if ready != "ready":
             raise RuntimeError("the front end did not start")

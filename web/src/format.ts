@@ -1,5 +1,5 @@
 /** Numbers, money and times as the reader's locale writes them. */
-import { locale } from "./i18n";
+import { locale } from "./i18n/language";
 
 export function number(value: number | null | undefined, digits = 0): string {
   if (value === null || value === undefined) return "–";

@@ -1,4 +1,4 @@
-import "./link";
+import "./fragment";
 import { createApp } from "vue";
 import App from "./App.vue";
 import { tellDocument } from "./i18n";

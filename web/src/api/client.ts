@@ -1,4 +1,4 @@
-/** Calls of the engine's API, from the same origin, with the session's cookie. */
+/** Calls of the engine's API, from the same origin: with the session's cookie, or with a key in `headers`. */
 import { ref } from "vue";
 import type { components } from "./schema";
 
@@ -36,14 +36,18 @@ export interface Options {
   body?: unknown;
   query?: Record<string, string | number | null | undefined>;
   idempotencyKey?: string;
+  headers?: Record<string, string>;
+  /** After this time without an answer it counts as not reached. */
+  patienceMs?: number;
 }
 
 export async function call<T>(method: string, path: string, options: Options = {}): Promise<T> {
-  const headers: Record<string, string> = {};
+  const headers = { ...options.headers };
   if (options.body !== undefined) headers["Content-Type"] = "application/json";
   if (options.idempotencyKey) headers["Idempotency-Key"] = options.idempotencyKey;
   const init: RequestInit = { method, headers, credentials: "same-origin", cache: "no-store", redirect: "error" };
   if (options.body !== undefined) init.body = JSON.stringify(options.body);
+  if (options.patienceMs) init.signal = AbortSignal.timeout(options.patienceMs);
   const response = await reach(path + queryOf(options.query), init);
   if (!response.ok) throw await problemOf(response);
   return (response.status === 204 ? undefined : await response.json()) as T;
@@ -77,9 +81,9 @@ export function queryOf(query: Options["query"] = {}): string {
 }
 
 /** A key for one act, made before the first click: the act happens once, however often it is sent. */
-export function newKey(): string {
+export function newKey(page = "page"): string {
   const bytes = crypto.getRandomValues(new Uint8Array(16)); // randomUUID() is missing outside secure contexts
-  return `page-${Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
+  return `${page}-${Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }
 
 /** Send a file as it is, and tell how much of it has left. */
