@@ -38,6 +38,7 @@ from engine.http import (
     card,
     card_page,
     dashboard,
+    diagnosis,
     documents,
     events,
     holds,
@@ -68,6 +69,7 @@ from engine.ledger.holds import Holds
 from engine.ledger.redemptions import Records
 from engine.ledger.stories import Stories
 from engine.observability.metrics import Telemetry
+from engine.pages.doctor import Doctor
 from engine.pages.live import LiveView
 from engine.pages.live_counts import LiveCounts
 from engine.pages.sessions import Sessions
@@ -170,6 +172,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
             exports=asyncio.Semaphore(settings.exports_max),
             sign_in_failures=sign_in_failures,
             live=live,
+            doctor=Doctor(settings),
             parts=parts,
             metrics_dir=metrics_dir,
         )
@@ -192,6 +195,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
             users,
             search,
             webhooks,
+            diagnosis,
         ):
             app.add_routes(served(module.routes()))
         yield app

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -15,9 +16,11 @@ from redis.exceptions import RedisError
 from engine.cli.connect import check_redis_url, echo_json, load_settings, server_urls
 from engine.cli.progress import Progress
 from engine.errors import StoreUnavailable
+from persister.reconcile.kept import keep
 from persister.reconcile.reconcile import reconcile
 
 if TYPE_CHECKING:
+    from engine.settings import Settings
     from persister.reconcile.report import ReconciliationReport
 
 _ANCHOR: Final = re.compile(r"([0-9]{1,4}):([0-9]{1,18}):([0-9a-f]{64})")
@@ -35,8 +38,9 @@ _ANCHOR: Final = re.compile(r"([0-9]{1,4}):([0-9]{1,18}):([0-9a-f]{64})")
 def audit(*, as_json: bool, anchors: tuple[str, ...]) -> None:
     """Compare ledger, hash chain, Redis and counters; exit status 1 if anything differs.
 
-    Works beside a running engine. It prints the end of each hash chain as an anchor. Keep the anchors on
-    another machine: a later audit with --anchor detects a ledger that was rewritten as a whole.
+    Works beside a running engine. The dashboard shows how much differed. The command prints the end of each
+    hash chain as an anchor. Keep the anchors on another machine: a later audit with --anchor detects a
+    ledger that was rewritten as a whole.
     """
     settings = load_settings()
     redis_url, database_url = server_urls(settings)
@@ -44,7 +48,7 @@ def audit(*, as_json: bool, anchors: tuple[str, ...]) -> None:
     check_redis_url(settings)
     known_anchors = _parse(anchors)
     try:
-        report = asyncio.run(reconcile(settings, known_anchors, Progress("audit")))
+        report = asyncio.run(_audit(settings, known_anchors))
     except (asyncpg.PostgresError, asyncpg.InterfaceError, RedisError) as error:
         raise StoreUnavailable(f"the audit could not be finished: {error}") from error
     if as_json:
@@ -53,6 +57,16 @@ def audit(*, as_json: bool, anchors: tuple[str, ...]) -> None:
         _print(report)
     if not report.clean:
         raise click.exceptions.Exit(1)
+
+
+async def _audit(settings: Settings, anchors: dict[int, list[tuple[int, bytes]]]) -> ReconciliationReport:
+    began = time.monotonic()
+    report = await reconcile(settings, anchors, Progress("audit"))
+    try:
+        await keep(settings, report, time.monotonic() - began)
+    except (OSError, asyncpg.PostgresError) as error:
+        click.echo(f"the result is not kept for the dashboard: {error}", err=True)
+    return report
 
 
 def _parse(anchors: tuple[str, ...]) -> dict[int, list[tuple[int, bytes]]]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from engine.ledger.holds import Holds
     from engine.ledger.redemptions import Records
     from engine.ledger.stories import Stories
+    from engine.pages.doctor import Doctor
     from engine.pages.live import LiveView
     from engine.redemption.core import Core
     from engine.settings import Settings
@@ -57,6 +58,7 @@ class Services:
     exports: asyncio.Semaphore
     sign_in_failures: LimitTable
     live: LiveView
+    doctor: Doctor
     parts: PartsWatch
     metrics_dir: Path | None
 

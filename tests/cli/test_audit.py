@@ -19,10 +19,11 @@ async def test_an_audit_says_whether_everything_agrees_and_what_does_not(
     cli: Cli, plane: ControlPlane
 ) -> None:
     _, codes = await issue(plane, 5)
-    async with engine_in_process(plane) as merchant:
+    async with engine_in_process(plane, scopes=("redeem", "admin")) as merchant:
         for code in codes[:3]:
             assert (await merchant.redeem(code))[0] == 200
         await persist(plane.settings)
+        assert (await merchant.call("GET", "/v1/audits"))[1]["items"] == []
         lines = (await cli.done("audit")).splitlines()
         assert lines[-1] == "everything agrees"
         assert any(line.split() == ["states", "5", "0"] for line in lines)
@@ -40,6 +41,12 @@ async def test_an_audit_says_whether_everything_agrees_and_what_does_not(
         status, out, _ = await cli("audit", "--json")
         assert status == 1
         assert '"findings":[{"check":"states","item":"batch 0, serial 4","expected":"0","found":"1"}]' in out
+        kept = (await merchant.call("GET", "/v1/audits"))[1]["items"]
+        assert [one["clean"] for one in kept] == [False, False, True, True]
+        assert {"check": "states", "looked_at": 5, "differing": 1} in kept[0]["checks"]
+        assert kept[0]["began_at"] < kept[0]["ended_at"]
+        second = (await merchant.call("GET", f"/v1/audits?limit=1&after={kept[1]['id']}"))[1]["items"]
+        assert second == [kept[2]]
     assert (await cli("audit", "--anchor", "0:1"))[0] == 2
 
 

@@ -216,6 +216,8 @@ async def administer(caller: Caller) -> None:
     await call("revokeKey", id=key["id"])
     assert (await call("listAuditLog", query="?act=revoke_key"))["items"]
     assert (await call("listConflicts"))["items"] == []
+    assert (await call("listAudits"))["items"] == []
+    assert (await call("showFindings"))["checks"]
 
 
 async def guard(caller: Caller) -> None:
