@@ -25,10 +25,12 @@ from engine.guard.block_table import BlockTable
 from engine.guard.client_addresses import ClientAddresses
 from engine.guard.guard import Guard
 from engine.guard.limits import Limit, limit_table
+from engine.guard.opened_secrets import OpenedSecrets
 from engine.guard.rules import Rules
 from engine.guard.shared_attempts import keep_sharing_attempts
 from engine.guard.shared_limits import keep_sharing
 from engine.guard.signatures import Signatures
+from engine.guard.user_tokens import UserTokens
 from engine.health.parts_watch import PartsWatch
 from engine.health.redis_memory import keep_watching_memory
 from engine.health.redis_watch import StoreWatch
@@ -153,11 +155,13 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         await stack.enter_async_context(in_background(lambda: counts.keep_adding(telemetry, parts.lag_s)))
         live = LiveView(redis, database, configuration, counts, lambda: monitoring.parts_of(app[SERVICES]))
         app.on_shutdown.append(_closing(feed, live))  # otherwise the shutdown would wait for their readers
+        opened = OpenedSecrets(settings)
         app[SERVICES] = Services(
             settings=settings,
             authenticator=Authenticator(configuration, database, Sessions(settings, redis)),
             client_addresses=ClientAddresses(settings),
-            signatures=Signatures(settings),
+            signatures=Signatures(settings, opened),
+            user_tokens=UserTokens(settings, opened),
             core=core,
             database=database,
             redis=redis,

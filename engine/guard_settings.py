@@ -67,8 +67,11 @@ class GuardSettings:
         300, "seconds for which the signature of a request is accepted after it was made", least=1
     )
     signature_ahead_s_max: int = setting(
-        30, "seconds that the clock of a client may be ahead, when it signs a request", least=0
+        30,
+        "seconds that the clock of a client may be ahead, when it signs a request or user token",
+        least=0,
     )
+    user_token_s_max: int = setting(900, "seconds for which a user token may be made", least=1)
     guard_score_mode: str = setting("off", "mode of the rule score, which finds guessers")
     guard_honest_unknown_percent: int = setting(
         20, "codes never issued among those of an honest source, as the score supposes", least=1

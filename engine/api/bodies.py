@@ -21,6 +21,7 @@ from engine.api.checks import (
     check_text,
     user_name,
 )
+from engine.encoding import normal_form
 from engine.errors import Refusal
 
 if TYPE_CHECKING:
@@ -48,6 +49,12 @@ class RedeemRequest(msgspec.Struct, forbid_unknown_fields=True):
     metadata: dict[str, Any] | None = None
 
 
+class PageRedeemRequest(RedeemRequest, forbid_unknown_fields=True, kw_only=True):
+    """Body of ``POST /v1/redemptions`` beside a user token, which says who the user is."""
+
+    user: str = ""
+
+
 class BatchItem(RedeemRequest, forbid_unknown_fields=True):
     """One request of a batch. Its idempotency key is a member, because all items share the HTTP headers."""
 
@@ -72,6 +79,12 @@ class HoldRequest(msgspec.Struct, forbid_unknown_fields=True):
     campaign: str | None = None
     client: Client | None = None
     metadata: dict[str, Any] | None = None
+
+
+class PageHoldRequest(HoldRequest, forbid_unknown_fields=True, kw_only=True):
+    """Body of ``POST /v1/holds`` beside a user token."""
+
+    user: str = ""
 
 
 class ConfirmRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -130,6 +143,8 @@ class CombinedRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _decode_redeem_request: Final = msgspec.json.Decoder(RedeemRequest).decode
+_decode_page_redeem_request: Final = msgspec.json.Decoder(PageRedeemRequest).decode
+_decode_page_hold: Final = msgspec.json.Decoder(PageHoldRequest).decode
 _decode_batch_item: Final = msgspec.json.Decoder(BatchItem).decode
 _decode_batch_request: Final = msgspec.json.Decoder(BatchRequest).decode
 _decode_hold: Final = msgspec.json.Decoder(HoldRequest).decode
@@ -143,14 +158,31 @@ T = TypeVar("T")
 R = TypeVar("R", bound=RedeemRequest)
 
 
-def parse_redeem_request(body: bytes, settings: Settings) -> RedeemRequest:
+def parse_redeem_request(body: bytes, settings: Settings, *, signed_user: str | None = None) -> RedeemRequest:
     """Parse and check the body of a redemption.
+
+    ``signed_user``: whom a user token names. The body may name the same user, or none.
 
     Raises:
         Refusal: ``malformed_request`` or ``invalid_amount``. The detail says what is wrong, but never the
         code.
     """
-    return _checked(decoded(_decode_redeem_request, body), settings)
+    if signed_user is None:
+        return _checked(decoded(_decode_redeem_request, body), settings)
+    request = decoded(_decode_page_redeem_request, body)
+    request.user = _same_user(request.user, signed_user)
+    return _checked(request, settings)
+
+
+def _same_user(named: str | None, signed: str) -> str:
+    """Return the user whom a user token names.
+
+    Raises:
+        Refusal: ``malformed_request``: the body names another one.
+    """
+    if named and normal_form(named) != signed:
+        raise Refusal("malformed_request", "user is not the one whom the user token names: leave it out.")
+    return signed
 
 
 def parse_batch_request(body: bytes, settings: Settings) -> list[msgspec.Raw]:
@@ -197,13 +229,17 @@ def _checked(request: R, settings: Settings) -> R:
     return request
 
 
-def parse_hold(body: bytes, settings: Settings) -> HoldRequest:
-    """Parse and check the body of a hold.
+def parse_hold(body: bytes, settings: Settings, *, signed_user: str | None = None) -> HoldRequest:
+    """Parse and check the body of a hold. ``signed_user``: as for ``parse_redeem_request``.
 
     Raises:
         Refusal: ``malformed_request`` or ``invalid_amount``. The functions below raise the same.
     """
-    request = decoded(_decode_hold, body)
+    if signed_user is None:
+        request = decoded(_decode_hold, body)
+    else:
+        request = decoded(_decode_page_hold, body)
+        request.user = _same_user(request.user, signed_user)
     check_customer(request, settings)
     check_amount(request.amount)
     check_assertions(request.currency, request.campaign)
@@ -232,9 +268,11 @@ def parse_rollback(body: bytes, settings: Settings) -> RollbackRequest:
     return request
 
 
-def parse_check(body: bytes, settings: Settings) -> CheckRequest:
-    """Parse and check the body of a check."""
+def parse_check(body: bytes, settings: Settings, *, signed_user: str | None = None) -> CheckRequest:
+    """Parse and check the body of a check. ``signed_user``: as for ``parse_redeem_request``."""
     request = decoded(_decode_check, body)
+    if signed_user is not None:
+        request.user = _same_user(request.user, signed_user)
     if request.user is not None:
         request.user = user_name(request.user, settings.user_length_max)
     check_client(request.client)

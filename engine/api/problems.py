@@ -28,6 +28,7 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "signature_in_future": (401, "The signature was made later than now."),
     "signature_invalid": (401, "The signature is not that of this request."),
     "content_digest_mismatch": (401, "The body is not the one that was signed."),
+    "invalid_user_token": (401, "The user token is missing, or does not say who the user is."),
     "request_replayed": (401, "This signed request was received before."),
     "forbidden": (403, "This API key does not have the scope that this call needs."),
     "blocked": (403, "This source is blocked."),

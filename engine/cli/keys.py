@@ -60,7 +60,7 @@ def create(
 ) -> None:
     """Create an API key and print it. It is shown only once.
 
-    For a key that signs, two more lines: the id of its signing secret, and the secret.
+    For a key that signs and for a browser key, two more lines: the id of its signing secret, and the secret.
     """
     if browser:
         name = name or next(iter(origins), None)
@@ -92,7 +92,7 @@ def create(
 @yes_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def rotate_secret(key_id: str, retire: str | None, *, yes: bool, as_json: bool) -> None:
-    """Add a second signing secret to an API key, or retire one of the two.
+    """Add a signing secret to an API key that has one, or to a browser key, or retire one of two.
 
     Prints the id of the new secret, and the secret. It is shown only once. Both secrets are accepted until
     one is retired.

@@ -144,8 +144,11 @@ async def create_for_browsers(
 ) -> Changed[IssuedKey]:
     """Create a browser key: it may redeem, hold and check codes of these campaigns, in these pages.
 
+    Its signing secret signs user tokens.
+
     Raises:
         Refusal: as for ``create``; ``malformed_request`` also if an origin is invalid.
+        StoreUnavailable: there is no mint key here under which to encrypt its secret.
     """
     limited_to = sorted(set(campaigns))
     _check_limit(limited_to, ())
@@ -207,7 +210,7 @@ async def _issue(
             signing,
         )
         secret = None
-        if signing != "off":
+        if signing != "off" or origins is not None:
             secret = await signing_secrets.issue(under.connection, plane.settings, f"key_{number}")
         row = await under.connection.fetchrow(_SQL["get"], f"key_{number}")
         details: dict[str, object] = {"name": name, "scopes": scopes, "campaigns": campaigns}

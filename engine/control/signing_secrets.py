@@ -1,7 +1,8 @@
 """Signing secrets of API keys: adds and retires them. A secret is shown once; it is stored encrypted.
 
 A key that signs has one secret, and two while it is rotated: add the second, let all clients use it, retire
-the first.
+the first. The secret of a browser key signs user tokens (``engine.guard.user_tokens``). A browser key that an
+earlier version made has none until one is added.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from engine.codes.sealing import seal
 from engine.control import audit_log, mint_key_checks
 from engine.control.change import Change, Changed, ControlPlane, change
 from engine.errors import Refusal, StoreUnavailable
-from engine.guard.signatures import place
+from engine.guard.opened_secrets import place
 from engine.queries import queries
 from engine.times import shown_instant
 
@@ -79,7 +80,7 @@ async def issue(connection: Connection, settings: Settings, api_key: str) -> Iss
 
 
 async def rotate(plane: ControlPlane, api_key: str, *, actor: str = "cli") -> Changed[IssuedSecret]:
-    """Add a second secret to an API key that signs. Both are accepted until one is retired.
+    """Add a second secret to an API key that signs, or a browser key. Both are accepted until one is retired.
 
     Raises:
         Refusal: ``not_found``: no such key, or revoked; ``malformed_request``: its requests are not signed;
@@ -121,11 +122,11 @@ async def retire(
 
 
 async def _key(connection: Connection, api_key: str) -> list[str]:
-    """Lock an API key that signs, and return the ids of its secrets."""
+    """Lock an API key that signs, or a browser key, and return the ids of its secrets."""
     row = None if "\0" in api_key else await connection.fetchrow(_SQL["key"], api_key)
     if row is None or row["revoked"]:
         raise Refusal("not_found", "There is no such API key.")
-    if row["signing"] == "off":
+    if row["signing"] == "off" and row["kind"] != "browser":
         raise Refusal("malformed_request", "The requests of this API key are not signed.")
     return list(row["signing_secrets"])
 

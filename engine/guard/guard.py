@@ -111,7 +111,14 @@ class Guard:
         return self._blocks.verdict(api_key, user, network, device)
 
     def judge(
-        self, api_key: CachedKey, user: str, client: Client | None, *, units: int = 1, is_check: bool = False
+        self,
+        api_key: CachedKey,
+        user: str,
+        client: Client | None,
+        *,
+        units: int = 1,
+        is_check: bool = False,
+        user_is_signed: bool = False,
     ) -> Refused | None:
         """Return the refusal of an attempt on ``units`` codes; None if it may go on, and then it is charged.
 
@@ -121,6 +128,7 @@ class Guard:
         The source is what the caller says about its customer. The address of the caller itself is that of a
         merchant's backend, so it does not count. Of a browser key it is that of the customer, and ``client``
         has it; what the page says of its user is not limited, or anybody could use up the limit of others.
+        With ``user_is_signed`` the merchant's backend says it (``engine.guard.user_tokens``), so it is.
         """
         if self._has_blocks and (verdict := self._verdict(api_key, user, client)):
             if verdict.action == "allow":
@@ -129,7 +137,8 @@ class Guard:
         attempts, checks = self._attempts, self._checks if is_check else None
         if attempts is None and checks is None:
             return None
-        sources = sources_of(api_key.id, user if api_key.origins is None else "", *places_of(client))
+        believed = api_key.origins is None or user_is_signed
+        sources = sources_of(api_key.id, user if believed else "", *places_of(client))
         now = time.monotonic()
         if attempts is not None:
             look = attempts.admit if checks is None else attempts.wait_s

@@ -15,17 +15,15 @@ import re
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from engine.codes import mint_keys
-from engine.codes.mint_keys import MintKeyError
-from engine.codes.sealing import SealError, open_sealed
-from engine.errors import Refusal, StoreUnavailable
+from engine.errors import Refusal
 from engine.store.idempotency import nonce_mark
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from engine.guard.opened_secrets import OpenedSecrets
     from engine.settings import Settings
-    from engine.store.configuration import CachedKey, CachedSecret
+    from engine.store.configuration import CachedKey
 
 COMPONENTS: Final = ("@method", "@authority", "@path", "@query", "content-digest", "idempotency-key")
 ALGORITHM: Final = "hmac-sha256"
@@ -37,7 +35,6 @@ MALFORMED: Final = "signature_malformed"
 MISSING: Final = "signature_component_missing"
 UNKNOWN: Final = "signature_key_unknown"
 
-_REMEMBERED_MAX: Final = 1024
 _PARAMETERS: Final = frozenset(("created", "nonce", "keyid", "alg", "tag"))
 # Structured fields (RFC 9651): a dictionary with one member, an inner list of strings with parameters.
 _STRING: Final = r'"[ !#-\[\]-~]*"'
@@ -92,11 +89,11 @@ class _Input(NamedTuple):
 
 
 class Signatures:
-    """Verifies the signatures of one worker's requests. Secrets are decrypted once and kept in memory."""
+    """Verifies the signatures of one worker's requests."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, secrets: OpenedSecrets) -> None:
         self._settings = settings
-        self._opened: dict[CachedSecret, bytes] = {}
+        self._secrets = secrets
 
     def verify(self, api_key: CachedKey, head: SignedHead) -> Verified:
         """Verify the signature of a head. The body must still be compared with the digest.
@@ -127,26 +124,8 @@ class Signatures:
     def _secret(self, api_key: CachedKey, keyid: str) -> bytes:
         for secret in api_key.signing_secrets:
             if secret.id == keyid:
-                return self._opened.get(secret) or self._open(api_key, secret)
+                return self._secrets.of(api_key, secret)
         raise Refusal(UNKNOWN)
-
-    def _open(self, api_key: CachedKey, secret: CachedSecret) -> bytes:
-        try:
-            mint_key = mint_keys.from_settings(self._settings).by_name[secret.mint_key]
-            opened = open_sealed(mint_key, bytes.fromhex(secret.sealed), place(api_key.id, secret.id))
-        except (KeyError, MintKeyError, SealError, OSError) as error:
-            raise StoreUnavailable(
-                f"the signing secret {secret.id} needs the mint key {secret.mint_key}: {error}"
-            ) from error
-        if len(self._opened) >= _REMEMBERED_MAX:
-            self._opened.clear()
-        self._opened[secret] = opened
-        return opened
-
-
-def place(api_key: str, secret: str) -> str:
-    """Where a signing secret is stored, for ``sealing``: which one of which API key."""
-    return f"{api_key} {secret}"
 
 
 def signature_base(components: Iterable[tuple[str, str]], parameters: str) -> bytes:

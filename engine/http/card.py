@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
 
 from engine.errors import StoreUnavailable
-from engine.http.admin_requests import answer
+from engine.http.admin_requests import answer, read_page
 from engine.http.auth import API_KEY, BROWSER, Access
 from engine.http.routes import Route
 from engine.http.services import services_of
+from engine.http.user_tokens import require_user
+from engine.ledger.record import RedemptionFilter
 from engine.store import keys
 from engine.times import instant
 
@@ -23,9 +25,16 @@ if TYPE_CHECKING:
     from engine.store.configuration import CachedCampaign
 
 
+_SHOWN: Final = ("id", "status", "campaign", "last4", "amount", "currency", "rolled_back", "redeemed_at")
+"""What a customer sees of a redemption; the rest is for the merchant."""
+
+
 def routes() -> list[Route]:
     """Return the routes of this module."""
-    return [Route("GET", "/v1/card", BROWSER, show_card, Access.REDIS, for_browsers=True)]
+    return [
+        Route("GET", "/v1/card", BROWSER, show_card, Access.REDIS, for_browsers=True),
+        Route("GET", "/v1/card/redemptions", BROWSER, list_redemptions, Access.REDIS, for_browsers=True),
+    ]
 
 
 async def show_card(request: web.Request) -> web.Response:
@@ -35,6 +44,16 @@ async def show_card(request: web.Request) -> web.Response:
     known = [configuration.campaigns[name] for name in request[API_KEY].campaigns or ()]
     ends = await _ends(services.redis, known)
     return answer({"campaigns": [_shown(*each) for each in zip(known, ends, strict=True)]})
+
+
+async def list_redemptions(request: web.Request) -> web.Response:
+    """``GET /v1/card/redemptions?after=&limit=``: what the user of a token has redeemed, the newest first."""
+    services = services_of(request)
+    wanted = RedemptionFilter(user=require_user(request), limited_to=request[API_KEY].campaigns)
+    after, limit = read_page(request)
+    page = await services.records.page(wanted, after=after, limit=limit)
+    items = [{name: item[name] for name in _SHOWN} for item in page.items]
+    return answer({"items": items, "next": page.next})
 
 
 async def _ends(redis: Redis, campaigns: Sequence[CachedCampaign]) -> list[str | None]:

@@ -20,6 +20,7 @@ from engine.http.requests import (
 )
 from engine.http.routes import Route
 from engine.http.services import services_of
+from engine.http.user_tokens import signed_user
 from engine.ledger.holds import HOLD_STATES, HoldFilter
 from engine.redemption import hold_calls
 from engine.redemption.hold import Hold
@@ -73,10 +74,13 @@ async def hold(request: web.Request) -> web.Response:
     services = services_of(request)
     api_key, body = await read_admitted(request)
     key = idempotency_key(request, services.settings)
-    asked = bodies.parse_hold(body, services.settings)
     if api_key.origins is not None:
+        user = signed_user(request)
+        asked = bodies.parse_hold(body, services.settings, signed_user=user)
         alike = OneAnswerHold(services.core.dispatcher, asked, key, api_key)
+        alike.user_is_signed = user is not None
         return await browsers.answer(request, alike, asked.code)
+    asked = bodies.parse_hold(body, services.settings)
     attempt = Hold(services.core.dispatcher, asked, key, api_key)
     return response(request, await services.core.answer(attempt, asked.code))
 

@@ -11,6 +11,7 @@ from engine.http.auth import Access
 from engine.http.requests import idempotency_key, read_admitted, response
 from engine.http.routes import Route
 from engine.http.services import services_of
+from engine.http.user_tokens import signed_user
 from engine.redemption.audited import correct, on_record
 from engine.redemption.check import Check
 from engine.redemption.combined import redeem_together
@@ -67,10 +68,13 @@ async def check(request: web.Request) -> web.Response:
     """``POST /v1/codes/check``."""
     services = services_of(request)
     api_key, body = await read_admitted(request)
-    asked = bodies.parse_check(body, services.settings)
     if api_key.origins is not None:
+        user = signed_user(request)
+        asked = bodies.parse_check(body, services.settings, signed_user=user)
         alike = OneAnswerCheck(services.core.dispatcher, asked, api_key)
+        alike.user_is_signed = user is not None
         return await browsers.answer(request, alike, asked.code)
+    asked = bodies.parse_check(body, services.settings)
     attempt = Check(services.core.dispatcher, asked, api_key)
     return response(request, await services.core.answer(attempt, asked.code))
 

@@ -23,6 +23,7 @@ CALLS: Final = {
     "/v1/holds": "POST",
     "/v1/codes/check": "POST",
     "/v1/card": "GET",
+    "/v1/card/redemptions": "GET",
 }
 """The calls that a browser key can make: the method of each path."""
 ORIGIN: Final = web.RequestKey("origin", str)
@@ -30,7 +31,7 @@ ORIGIN: Final = web.RequestKey("origin", str)
 PREFLIGHT_MAX_AGE_S: Final = 600
 _ASKS: Final = "Access-Control-Request-Method"
 _ALLOWED: Final = {
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Request-Id",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Request-Id, User-Token",
     "Access-Control-Max-Age": str(PREFLIGHT_MAX_AGE_S),
 }
 _EXPOSED: Final = "Request-Id, Retry-After, RateLimit, RateLimit-Policy"

@@ -28,6 +28,7 @@ from engine.http.requests import (
 from engine.http.routes import Route
 from engine.http.services import services_of
 from engine.http.signatures import sign
+from engine.http.user_tokens import signed_user
 from engine.ledger.record import STATES, RedemptionFilter
 from engine.redemption.one_answer import OneAnswerRedemption
 from engine.redemption.redeem import Redemption
@@ -64,8 +65,10 @@ async def redeem(request: web.Request) -> web.Response:
     api_key, body = await read_admitted(request)
     key = idempotency_key(request, services.settings)
     if api_key.origins is not None:
-        asked = parse_redeem_request(body, services.settings)
+        user = signed_user(request)
+        asked = parse_redeem_request(body, services.settings, signed_user=user)
         attempt = OneAnswerRedemption(services.core.dispatcher, asked, key, api_key)
+        attempt.user_is_signed = user is not None
         return await browsers.answer(request, attempt, asked.code)
     redemption, code = _redemption(services.core, api_key, key, body)
     sign(request, redemption)

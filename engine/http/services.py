@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from engine.guard.client_addresses import ClientAddresses
     from engine.guard.limits import LimitTable
     from engine.guard.signatures import Signatures
+    from engine.guard.user_tokens import UserTokens
     from engine.health.parts_watch import PartsWatch
     from engine.http.auth import Authenticator
     from engine.imports.importer import Importer
@@ -46,6 +47,7 @@ class Services:
     authenticator: Authenticator
     client_addresses: ClientAddresses
     signatures: Signatures
+    user_tokens: UserTokens
     core: Core
     database: Database
     redis: Redis

@@ -52,6 +52,7 @@ class Attempt(CallFields, PendingLookup):
     success: ClassVar[str]
     is_guarded: ClassVar[bool] = False  # whether the guard judges it
     is_check: ClassVar[bool] = False  # whether it also counts for the limit of checks
+    user_is_signed: bool = False  # whether a page has proved by a token who its user is
     on_done: OnDone
 
     def __init__(
@@ -215,7 +216,8 @@ class Attempt(CallFields, PendingLookup):
         if self.is_guarded and (note := self.dispatcher.note) is not None and self.api_key is not None:
             hidden = counted_as == "code_not_found" and self.campaign is not NO_CAMPAIGN
             if not hidden:  # to another key it is a code
-                user = self.user if self.api_key.origins is None else ""  # a page may say anything
+                known = self.api_key.origins is None or self.user_is_signed  # a page may say anything
+                user = self.user if known else ""
                 note((self.api_key.id, user, self.client, counted_as, self.normalised))
         self.on_done(outcome)
 

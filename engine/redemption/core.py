@@ -98,7 +98,13 @@ class Core:
         """Return the guard's refusal of an attempt; None if it may go on, and then it is charged."""
         if not attempt.is_guarded or attempt.api_key is None:
             return None
-        return self.guard.judge(attempt.api_key, attempt.user, attempt.client, is_check=attempt.is_check)
+        return self.guard.judge(
+            attempt.api_key,
+            attempt.user,
+            attempt.client,
+            is_check=attempt.is_check,
+            user_is_signed=attempt.user_is_signed,
+        )
 
     def _keeps_code(self, normalised: bytes, metadata: str) -> bool:
         """Whether metadata that is to be kept contains this code, or a minted one."""

@@ -46,6 +46,7 @@ class OneAnswer(Attempt):
         is_decoy: the script is asked about a code that was never issued.
         decided: the script has answered.
         true_campaign: that of the code, for metrics; ``NO_CAMPAIGN`` while no code is known.
+        user_is_signed: a user token says who the user is.
     """
 
     looked_up_alike = True
@@ -53,6 +54,7 @@ class OneAnswer(Attempt):
     is_decoy: bool
     true_campaign: CachedCampaign
     typed: str
+    user_is_signed: bool = False
     verdict: str
 
     def begin(self, typed: str) -> None:

@@ -16,6 +16,7 @@ from engine.http.auth import BROWSER
 from engine.store.configuration import SCOPES
 from tests.support.guessing import made_up
 from tests.support.openapi import Document, engine_and_caller
+from tests.support.user_tokens import user_token
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -95,12 +96,16 @@ async def test_every_call_succeeds_as_it_is_described(caller: Caller) -> None:
     await import_codes(caller)
     await tell(caller)
     await find(caller, single[0])
+    page = {"kind": "browser", "name": "page", "campaigns": ["cmp_1"], "origins": ["https://shop.example"]}
+    made = await caller.call("createKey", page)
+    of_page = {"Authorization": f"Bearer {made['key']}"}
+    assert (await caller.call("showCard", headers=of_page))["campaigns"][0]["id"] == "cmp_1"
+    assert (await caller.call("listRedemptionsOfUser", headers=of_page))["code"] == "invalid_user_token"
+    of_user = of_page | {"User-Token": user_token(made["id"], made["signing_secret"]["secret"], "ann")}
+    assert (await caller.call("listRedemptionsOfUser", query="?limit=1", headers=of_user))["items"]
     assert (await caller.call("showUser", id="ann"))["totals"]
     assert (await caller.call("eraseUser", {"reason": "asked for it"}, id="ann"))["events"]
     assert (await caller.call("showUser", id="ann"))["code"] == "user_not_found"
-    page = {"kind": "browser", "name": "page", "campaigns": ["cmp_1"], "origins": ["https://shop.example"]}
-    of_page = {"Authorization": f"Bearer {(await caller.call('createKey', page))['key']}"}
-    assert (await caller.call("showCard", headers=of_page))["campaigns"][0]["id"] == "cmp_1"
     for name in ("health", "readiness", "metrics"):
         await caller.call(name)
         await caller.call(f"{name}Head")
