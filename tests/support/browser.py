@@ -148,6 +148,6 @@ async def reader(
         one = Reader(await context.new_page(), url)
         yield one
         faults = [fault for fault in one.faults if not any(part in fault for part in expected)]
-        assert faults == []
+        assert faults == [], faults
     finally:
         await context.close()

@@ -37,6 +37,6 @@ export function startEmbedding(): void {
       userToken.value = event.data.token;
     }
   });
-  new ResizeObserver(() => tell({ type: "redeem-card:size", height: document.body.scrollHeight })).observe(document.body);
+  new ResizeObserver(() => tell({ type: "redeem-card:size", height: document.documentElement.offsetHeight })).observe(document.body);
   tell({ type: "redeem-card:ready" });
 }

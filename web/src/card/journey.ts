@@ -5,7 +5,7 @@ import type { Parameters } from "../i18n/language";
 import { type Check, type Receipt, checkCode, redeemCode } from "./calls";
 import { lastFour, symbolsOf } from "./codes";
 import { tell } from "./embedding";
-import { attempt, dropReceipt, guest, keepReceipt, markSent, receipt, renew } from "./kept";
+import { attempt, dropReceipt, keepReceipt, markSent, receipt, renew } from "./kept";
 import type { CardKey } from "./texts";
 
 export interface Trouble {
@@ -46,7 +46,7 @@ export async function lookUp(): Promise<void> {
   busy.value = true;
   trouble.value = null;
   try {
-    card.value = await checkCode(code.value, guest);
+    card.value = await checkCode(code.value);
   } catch (error) {
     trouble.value = troubleOf(error);
   }
@@ -61,7 +61,7 @@ export async function redeem(amount: number | null): Promise<void> {
   trouble.value = null;
   for (let wait = WAIT_FIRST_MS; sending.value; wait = Math.min(2 * wait, WAIT_MAX_MS)) {
     try {
-      succeed(await redeemCode(code.value, guest, amount, key));
+      succeed(await redeemCode(code.value, amount, key));
     } catch (error) {
       if (isUnknown(error)) {
         lost.value = true;
@@ -114,6 +114,7 @@ function troubleOf(error: unknown): Trouble {
   if (error.code === "too_many_attempts") {
     return { text: "trouble.tooMany", until: Date.now() + 1000 * (error.document.retry_after_s ?? 1) };
   }
+  if (error.code === "invalid_user_token") return { text: "trouble.signedOut" };
   if (error.status === 404 || error.status === 400) return { text: "trouble.cannot" };
   if (error.status === 0) return { text: "trouble.offline" };
   if (error.status === 503) return { text: "trouble.busy" };

@@ -2,7 +2,8 @@
 import { ref } from "vue";
 import { newKey } from "../api/client";
 import { lasting, passing, type Shelf } from "../storage";
-import { browserKey, type Receipt } from "./calls";
+import { browserKey, HISTORY_MAX, type Receipt } from "./calls";
+import { userToken } from "./embedding";
 
 /** One redemption, however often it is sent. `sent`: it may have been done, and nobody knows yet. */
 export interface Attempt {
@@ -10,7 +11,6 @@ export interface Attempt {
   sent: { last4: string; amount: number | null } | null;
 }
 
-const HISTORY_MAX = 20;
 const name = (what: string): string => `redeem.card.${browserKey}.${what}`;
 
 function read<T>(shelf: Shelf, what: string): T | null {
@@ -52,6 +52,7 @@ export const history = ref(read<Receipt[]>(lasting, "history") ?? []);
 export function keepReceipt(done: Receipt): void {
   receipt.value = done;
   write(passing, "receipt", done);
+  if (userToken.value) return; // the engine knows what this user has redeemed; the browser may be somebody else's
   history.value = [done, ...history.value.filter((other) => other.id !== done.id)].slice(0, HISTORY_MAX);
   write(lasting, "history", history.value);
 }
@@ -59,13 +60,4 @@ export function keepReceipt(done: Receipt): void {
 export function dropReceipt(): void {
   receipt.value = null;
   write(passing, "receipt", null);
-}
-
-/** The customer, as far as a page without a token can say: this browser. Limits per user count it. */
-export const guest = lasting.read(name("guest")) ?? newGuest();
-
-function newGuest(): string {
-  const made = newKey("guest");
-  lasting.write(name("guest"), made);
-  return made;
 }

@@ -61,10 +61,12 @@ export const card = {
   "trouble.offline": "There is no connection. Nothing was redeemed. Try again.",
   "trouble.busy": "The shop cannot answer at the moment. Nothing was redeemed. Try again shortly.",
   "trouble.failed": "This did not work, and nothing was redeemed. Ask the shop, and name this number: {id}",
+  "trouble.signedOut": "You are no longer signed in at the shop. Nothing was redeemed. Load the page again.",
   "trouble.page": "This page cannot be used at the moment. Please ask the shop.",
 
   "history.mine": "Your redemptions",
   "history.browser": "Redeemed in this browser",
   "history.ending": "code ending in {last4}",
+  "history.givenBack": "given back",
   "history.failed": "Your redemptions cannot be shown at the moment.",
 } as const;

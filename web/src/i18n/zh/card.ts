@@ -63,10 +63,12 @@ export const card: Record<keyof typeof texts, string> = {
   "trouble.offline": "网络未连接，尚未兑换。请重试。",
   "trouble.busy": "系统繁忙，尚未兑换，请稍后重试。",
   "trouble.failed": "操作未成功，尚未兑换。请联系商家并提供编号：{id}",
+  "trouble.signedOut": "您在商家网站的登录已失效，尚未兑换。请刷新页面。",
   "trouble.page": "此页面暂时无法使用，请联系商家。",
 
   "history.mine": "我的兑换记录",
   "history.browser": "本浏览器的兑换记录",
   "history.ending": "尾号 {last4}",
+  "history.givenBack": "已退回",
   "history.failed": "暂时无法显示兑换记录。",
 };
