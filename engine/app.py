@@ -22,6 +22,7 @@ from engine.control.republishing import keep_republishing
 from engine.database import open_database
 from engine.errors import StoreUnavailable
 from engine.guard.block_table import BlockTable
+from engine.guard.challenges import Challenges
 from engine.guard.client_addresses import ClientAddresses
 from engine.guard.guard import Guard
 from engine.guard.limits import Limit, limit_table
@@ -119,7 +120,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         await stack.enter_async_context(in_background(lambda: keep_republishing(plane, watch.found)))
         await stack.enter_async_context(in_background(lambda: keep_index_repaired(plane)))
         await _first_configuration(configuration)
-        guard = Guard(settings, block_table, rules)
+        guard = Guard(settings, block_table, rules, browser_keys=configuration.browser_keys)
         core = make_core(settings, configuration, redis, telemetry, watch.verify, guard=guard)
         core.dispatcher.open()
         stack.push_async_callback(core.close)
@@ -162,6 +163,7 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
             client_addresses=ClientAddresses(settings),
             signatures=Signatures(settings, opened),
             user_tokens=UserTokens(settings, opened),
+            challenges=Challenges(settings, redis),
             core=core,
             database=database,
             redis=redis,

@@ -72,6 +72,15 @@ class GuardSettings:
         least=0,
     )
     user_token_s_max: int = setting(900, "seconds for which a user token may be made", least=1)
+    guard_challenge_s: int = setting(300, "seconds for which a challenge can be solved", least=1)
+    guard_challenge_rounds: int = setting(
+        5000, "how hard a challenge is: rounds of PBKDF2 for each of the about 256 keys to try", least=1
+    )
+    guard_asked_s: int = setting(
+        600,
+        "seconds for which a source or a browser key must solve challenges after a rule found it",
+        least=1,
+    )
     guard_score_mode: str = setting("off", "mode of the rule score, which finds guessers")
     guard_honest_unknown_percent: int = setting(
         20, "codes never issued among those of an honest source, as the score supposes", least=1

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from engine.api.outcomes import Refused, RefusedTogether, Retry
+from engine.api.outcomes import Challenged, Refused, RefusedTogether, Retry
 from engine.api.problems import RETRYABLE_STATUS, plain_problem, problem
 from engine.errors import ContractViolation
 
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from engine.api.outcomes import Outcome
 
 _OK: Final = 200
+_MISTAKES: Final = {
+    "missing": "Solve the challenge, and send the solution as client.challenge.",
+    "malformed": "client.challenge is no solution of a challenge. Solve the new one.",
+    "expired": "The challenge has expired. Solve the new one.",
+    "foreign": "The challenge was made for another address or API key. Solve the new one.",
+    "used": "The challenge was used before. Solve the new one.",
+    "wrong": "The solution is wrong. Solve the new challenge.",
+}
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -23,7 +31,7 @@ Answer = tuple[int, bytes, int]
 """Status, body, and Retry-After in seconds, 0 for none. A plain tuple: one is made for every redemption."""
 
 
-def encode_outcome(outcome: Outcome, fault_retry_after_s: int) -> Answer:
+def encode_outcome(outcome: Outcome | Challenged, fault_retry_after_s: int) -> Answer:
     """Encode an outcome. ``fault_retry_after_s`` is the Retry-After of every 503.
 
     Raises:
@@ -63,6 +71,13 @@ def _refused_together(refused: RefusedTogether) -> Answer:
     return *problem(refused.code, **extra), refused.retry_after_s
 
 
+def _challenged(challenged: Challenged) -> Answer:
+    """A problem with the challenge to solve. ``reason``: why the solution that came is none."""
+    detail = _MISTAKES[challenged.reason]
+    extra = {"reason": challenged.reason, "challenge": challenged.challenge}
+    return *problem("challenge_required", detail, **extra), 0
+
+
 def _internal(outcome: Retry) -> Answer:
     raise ContractViolation(f"{outcome.value} is not an outcome for a client")
 
@@ -70,5 +85,6 @@ def _internal(outcome: Retry) -> Answer:
 _PROBLEM_ENCODERS: Final[dict[type, Callable[[Any], Answer]]] = {
     Refused: _refused,
     RefusedTogether: _refused_together,
+    Challenged: _challenged,
     Retry: _internal,
 }

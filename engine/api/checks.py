@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 AMOUNT_MAX: Final = 2**53 - 1  # minor units; the largest integer that JSON numbers and Lua hold exactly
 CLIENT_FIELD_LENGTH_MAX: Final = 256
+SOLUTION_LENGTH_MAX: Final = 2048
 CAMPAIGN_LENGTH_MAX: Final = 40
 # Of the characters that Python calls printable: those with Default_Ignorable_Code_Point (UAX #44), and the
 # empty Braille pattern, which looks like a space.
@@ -31,10 +32,14 @@ _CURRENCY: Final = re.compile(r"[A-Z]{3}")
 
 
 class Client(msgspec.Struct, forbid_unknown_fields=True):
-    """The device of the merchant's customer. The merchant may leave out each field."""
+    """The device of the merchant's customer. The merchant may leave out each field.
+
+    ``challenge``: the solution of a challenge (``engine.guard.challenges``).
+    """
 
     ip: str | None = None
     device: str | None = None
+    challenge: str | None = None
 
 
 class Customer(Protocol):
@@ -71,6 +76,8 @@ def check_client(client: Client | None) -> None:
             value = getattr(client, name)
             if value is not None:
                 check_text(f"client.{name}", value, CLIENT_FIELD_LENGTH_MAX)
+        if client.challenge is not None:
+            check_text("client.challenge", client.challenge, SOLUTION_LENGTH_MAX)
 
 
 def check_choice(name: str, value: str | None, choices: Sequence[str]) -> None:

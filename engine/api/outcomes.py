@@ -166,6 +166,18 @@ class RefusedTogether(msgspec.Struct, frozen=True):
         return self.refusals[min(self.refusals)]
 
 
+class Challenged(msgspec.Struct, frozen=True):
+    """A call that must solve a challenge first. Nothing was done, and no code was looked at.
+
+    Attributes:
+        reason: ``missing``, or what is wrong with the solution that came.
+        challenge: a new challenge, as ``altcha`` reads it.
+    """
+
+    reason: str
+    challenge: dict[str, object]
+
+
 class Retry(enum.Enum):
     """The attempt must be made again. This never reaches a client."""
 

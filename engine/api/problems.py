@@ -32,6 +32,7 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "request_replayed": (401, "This signed request was received before."),
     "forbidden": (403, "This API key does not have the scope that this call needs."),
     "blocked": (403, "This source is blocked."),
+    "challenge_required": (403, "A challenge must be solved first; nothing was done."),
     "not_found": (404, "There is no such resource."),
     "code_not_found": (404, "There is no such code."),
     "redemption_not_found": (404, "There is no such redemption."),

@@ -8,9 +8,11 @@ import zlib
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from engine.guard.asked import KEY, AskedSources
 from engine.guard.key_rates import KeyRates
 from engine.guard.labels import Labelled, Labeller
 from engine.guard.rules import (
+    CHALLENGE,
     ENFORCE,
     FLOOD,
     LEAKED_LIST,
@@ -26,9 +28,10 @@ from engine.observability.metrics import GUARD_OBSERVED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
 
     from engine.guard.key_rates import KeyFinding
-    from engine.guard.labels import Note, Tried
+    from engine.guard.labels import Note, Source, Tried
     from engine.guard.one_peer import OnePeer
     from engine.guard.rules import Rules
     from engine.guard.suspects import Suspicion
@@ -46,6 +49,8 @@ _SUMMARIES: Final = {
     "blocks no addresses of pages. Set REDEEM_TRUSTED_PROXIES, or allow the address",
     FLOOD: "many more codes that were never issued than usual: somebody guesses from many places",
 }
+
+_NOT_BLOCKED: Final = "sources guess codes; they are not blocked, because the mode of the rule is challenge"
 
 
 class Alarm(NamedTuple):
@@ -71,6 +76,7 @@ class Behaviour:
 
     Attributes:
         suspects: the sources with a score.
+        asked: who must solve challenges.
         found: what is to be blocked, with whether this worker saw the last attempt of it. Taken by
             ``control.automatic_blocks``.
         alarms: what ops are to be alerted of. Taken by ``control.alerts``.
@@ -78,8 +84,13 @@ class Behaviour:
         observed: what rules would have done, since ``keep_sharing_attempts`` last took it.
     """
 
-    def __init__(self, settings: Settings, rules: Rules) -> None:
+    def __init__(
+        self, settings: Settings, rules: Rules, browser_keys: AbstractSet[str] = frozenset()
+    ) -> None:
         self._rules = rules
+        self._browser_keys = browser_keys
+        self._asked_s = settings.guard_asked_s
+        self.asked = AskedSources(settings.guard_sources_max)
         self._labeller = Labeller(settings)
         self._notes: deque[Note] = deque(maxlen=NOTES_MAX)
         self._untold: list[Tried] = []
@@ -126,12 +137,15 @@ class Behaviour:
             for finding in self.suspects.hear(tried, at_s):
                 self._act(finding, is_own=is_own)
         for of_key in self._key_rates.hear(told, at_s):
-            self._act_on_key(of_key, is_own=is_own)
+            self._act_on_key(of_key, at_s, is_own=is_own)
 
     def _act(self, finding: Suspicion, *, is_own: bool) -> None:
         mode = self._rules.modes[finding.rule]
         if mode == OFF:
             return
+        self._ask(mode, finding.source, finding.at_s)
+        if mode == CHALLENGE and finding.blocks and is_own:
+            self._alert_of_sources(finding, _NOT_BLOCKED)
         if mode == ENFORCE and finding.blocks:
             self.found.append((finding, is_own))
             self.has_found.set()
@@ -140,8 +154,16 @@ class Behaviour:
         if mode == OBSERVE and finding.blocks and is_own:
             self.observe(finding.rule)
 
-    def _act_on_key(self, finding: KeyFinding, *, is_own: bool) -> None:
-        if is_own and self._rules.modes[finding.rule] != OFF:
+    def _ask(self, mode: str, source: Source, at_s: float) -> None:
+        """Ask a source for challenges, if its key is one of pages: a merchant's backend solves none."""
+        if mode in {CHALLENGE, ENFORCE} and source[0] in self._browser_keys:
+            self.asked.ask(source, at_s + self._asked_s)
+
+    def _act_on_key(self, finding: KeyFinding, at_s: float, *, is_own: bool) -> None:
+        mode = self._rules.modes[finding.rule]
+        if finding.rule == FLOOD:
+            self._ask(mode, (finding.key, KEY, finding.key), at_s)
+        if is_own and finding.is_new and mode != OFF:
             about = finding.key or None
             cause = f"{finding.rule}:{about or 'all'}"
             self.alert(Alarm(finding.rule, cause, _SUMMARIES[finding.rule], about, finding.evidence))
@@ -154,9 +176,11 @@ class Behaviour:
 
     def tell_of_block(self, finding: Suspicion) -> None:
         """Report that a source was blocked: one alert for all of one API key and one rule."""
+        self._alert_of_sources(finding, _SUMMARIES[finding.rule])
+
+    def _alert_of_sources(self, finding: Suspicion, summary: str) -> None:
         key = finding.source[0]
-        cause, summary = f"{finding.rule}:{key}", _SUMMARIES[finding.rule]
-        self.alert(Alarm(finding.rule, cause, summary, key, finding.evidence))
+        self.alert(Alarm(finding.rule, f"{finding.rule}:{key}", summary, key, finding.evidence))
 
     def alert_of_proxy(self, found: OnePeer) -> None:
         """Report that most calls come from one address, though no proxy is configured."""

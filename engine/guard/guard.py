@@ -17,6 +17,7 @@ from engine.guard.rules import ATTEMPTS, CHECKS, ENFORCE, LIMITS, OFF, REQUESTS,
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
 
     from engine.guard.block_table import BlockTable
     from engine.guard.labels import Note, Source
@@ -61,11 +62,18 @@ class Guard:
         behaviour: what became of attempts.
     """
 
-    def __init__(self, settings: Settings, blocks: BlockTable, rules: Rules | None = None) -> None:
-        """Without ``rules`` the modes are those of the settings."""
+    def __init__(
+        self,
+        settings: Settings,
+        blocks: BlockTable,
+        rules: Rules | None = None,
+        *,
+        browser_keys: AbstractSet[str] = frozenset(),
+    ) -> None:
+        """Without ``rules`` the modes are those of the settings. ``browser_keys``: the ids, now and later."""
         self._blocks = blocks
         self.rules = rules or Rules(settings)
-        self.behaviour = Behaviour(settings, self.rules)
+        self.behaviour = Behaviour(settings, self.rules, browser_keys)
         limits = {
             ATTEMPTS: Limit(settings.guard_attempts_per_min, settings.guard_attempts_burst),
             CHECKS: Limit(settings.guard_checks_per_min, settings.guard_checks_burst),
@@ -165,10 +173,8 @@ class Guard:
         source = one_spelling(address) if address else ""
         if not source:
             return None
-        if self._has_blocks:
-            verdict = self._verdict(api_key, "", Client(ip=address))
-            if verdict is not None and verdict.action == "allow":
-                return None
+        if self._is_allowed(api_key, address):
+            return None
         now = time.monotonic()
         if one_peer := self._peers.note(source, now):
             self.behaviour.alert_of_proxy(one_peer)
@@ -181,6 +187,19 @@ class Guard:
             wait_s = 0.0
         left, full_s = self._requests.left(sources[0], now)
         return RequestsLeft(math.ceil(wait_s), left, math.ceil(full_s))
+
+    def asks(self, api_key: CachedKey, address: str | None) -> bool:
+        """Whether a call with a browser key must solve a challenge first. What is allowed need not."""
+        asked = self.behaviour.asked
+        if not asked or not asked.is_asked(api_key.id, one_spelling(address) if address else ""):
+            return False
+        return not self._is_allowed(api_key, address)
+
+    def _is_allowed(self, api_key: CachedKey, address: str | None) -> bool:
+        if not self._has_blocks:
+            return False
+        verdict = self._verdict(api_key, "", Client(ip=address))
+        return verdict is not None and verdict.action == "allow"
 
     def _verdict(self, api_key: CachedKey, user: str, client: Client | None) -> CachedBlock | None:
         source = None if client is None or client.ip is None else read_source(client.ip)

@@ -10,7 +10,7 @@ import math
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from engine.guard.labels import UNKNOWN
+from engine.guard.labels import ALIKE, UNKNOWN
 from engine.guard.rules import FLOOD, SERVER_KEY
 
 if TYPE_CHECKING:
@@ -23,11 +23,15 @@ _BASE_HALF_LIFE_S: Final = 600.0
 
 
 class KeyFinding(NamedTuple):
-    """What a rule has found about an API key; ``EVERY_KEY`` stands for all keys together."""
+    """What a rule has found about an API key; ``EVERY_KEY`` stands for all keys together.
+
+    ``is_new``: False for a flood that goes on, of which an alert was raised.
+    """
 
     rule: str
     key: str
     evidence: dict[str, object]
+    is_new: bool = True
 
 
 class _Key:
@@ -64,7 +68,7 @@ class KeyRates:
             if tried.label == UNKNOWN:
                 unknown[tried.key] += 1
                 unknown[EVERY_KEY] += 1
-            if tried.key not in told.successes or tried.label == UNKNOWN:
+            if tried.label != ALIKE and (tried.key not in told.successes or tried.label == UNKNOWN):
                 attempts[tried.key] += 1
         found = []
         for key in unknown.keys() | attempts.keys():
@@ -84,13 +88,15 @@ class KeyRates:
         rate = sum(count for _, count in known.latest) / self._flood_s
         deviation = math.sqrt(max(0.0, known.square - known.mean**2))
         usual = known.mean + self._sigmas * deviation
-        if rate > max(self._least, usual) and now_s >= known.quiet_s[FLOOD]:
-            known.quiet_s[FLOOD] = now_s + self._interval_s
+        if rate > max(self._least, usual):
+            is_new = now_s >= known.quiet_s[FLOOD]
+            if is_new:
+                known.quiet_s[FLOOD] = now_s + self._interval_s
             evidence: dict[str, object] = {
                 "unknown_per_s": round(rate, 1),
                 "usual_per_s": round(known.mean, 1),
             }
-            found.append(KeyFinding(FLOOD, key, evidence))
+            found.append(KeyFinding(FLOOD, key, evidence, is_new))
         if key != EVERY_KEY:
             found += self._gone_wrong(key, known, now_s, unknown, attempts)
         return found

@@ -1,5 +1,8 @@
 """Says what became of each attempt: malformed, unknown, spent or ok. Codes are exact, so the label is, too.
 
+An attempt of a browser key that got the one answer (``redemption.one_answer``) has the label ``ALIKE``
+besides. Challenges are asked for by it: asked for by the true reason, they would tell it.
+
 An unknown code was never issued: it is made up or mistyped. The redeem path only appends a ``Note``; a worker
 labels its notes every ``guard_share_ms``. What leaves the worker names no code: 32 bits of a digest say
 whether two codes are the same one.
@@ -27,6 +30,9 @@ MALFORMED: Final = 0
 UNKNOWN: Final = 1
 SPENT: Final = 2
 OK: Final = 3
+ALIKE: Final = 4
+ONE_ANSWER_GIVEN: Final = "one_answer"
+"""Noted of a browser key's attempt besides its outcome: it got the one answer, whatever the reason."""
 LABELS: Final = {
     "code_malformed": MALFORMED,
     "code_not_found": UNKNOWN,
@@ -37,6 +43,7 @@ LABELS: Final = {
     "redeemed": OK,
     "held": OK,
     "redeemable": OK,
+    ONE_ANSWER_GIVEN: ALIKE,
 }
 """The label of each outcome that has one. What a campaign or a fault refuses says nothing of the customer."""
 Source = tuple[str, str, str]
@@ -125,10 +132,10 @@ class Labeller:
             if label == OK and not are_suspected(sources) and new.isdisjoint(sources):
                 continue
             digest = zlib.crc32(code)
-            if label != UNKNOWN:
+            if label not in {UNKNOWN, ALIKE}:
                 one = Tried(key, user, address, device, label, digest)
             else:
-                last4 = code[-_LAST:].decode("ascii", "replace")
+                last4 = code[-_LAST:].decode("ascii", "replace") if label == UNKNOWN else ""
                 one = Tried(key, user, address, device, label, digest, 1.0, last4)
                 if self._is_retyped(sources[0] if sources else key, code, now_s):
                     one = msgspec.structs.replace(one, weight=self._weight)

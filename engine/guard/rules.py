@@ -23,6 +23,7 @@ NAMES: Final = (*LIMITS, *BEHAVIOUR)
 PROXY_NOT_CONFIGURED: Final = "proxy_not_configured"  # no mode: it only keeps other rules from a mistake
 OFF: Final = "off"
 OBSERVE: Final = "observe"
+CHALLENGE: Final = "challenge"
 ENFORCE: Final = "enforce"
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from engine.guard.labels import OK, SPENT, UNKNOWN, Source, Suspected
+from engine.guard.labels import ALIKE, OK, SPENT, UNKNOWN, Source, Suspected
 from engine.guard.rules import LEAKED_LIST, SCORE, SLOW_DRIP
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _HOUR_S: Final = 3600.0
 _DAY_S: Final = 86_400.0
 _SUCCESSES_KEPT: Final = 16  # codes; a success counts once a code
 _LAST4_KEPT: Final = 4
+_ALIKE_KEPT: Final = 64  # codes; more than it takes for a challenge
 SEEN: Final = Struct("<II")
 """Digest of a code, and the second of its first attempt."""
 _DIGEST: Final = Struct("<I")
@@ -76,7 +77,7 @@ class Suspicion(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a rule has found about a source.
 
     Attributes:
-        blocks: whether it is to be blocked, if the rule is enforced.
+        blocks: whether it is to be blocked, if the rule is enforced. If not, it is only asked for challenges.
         block_s: for how long; 0 for the usual time.
         evidence: counts, rates and last four symbols.
     """
@@ -94,7 +95,8 @@ class Suspect(msgspec.Struct, gc=False):
 
     Attributes:
         score, scored_s: the score, and when it was that.
-        unknown, spent: digest and second of each different code, the latest last.
+        alike_score, alike_s: the same by all codes that got the one answer.
+        unknown, spent, alike: digest and second of each different code, the latest last.
         succeeded: digests of the latest codes that succeeded.
         trail: the latest of its different codes, as ``TRAIL``, for those who look at it.
         hour, day: successes; fades with a half-life of that time.
@@ -104,7 +106,10 @@ class Suspect(msgspec.Struct, gc=False):
     score: float = 0.0
     scored_s: float = 0.0
     unknown: bytes = b""
+    alike_score: float = 0.0
+    alike_s: float = 0.0
     spent: bytes = b""
+    alike: bytes = b""
     succeeded: bytes = b""
     hour: float = 0.0
     day: float = 0.0
@@ -149,8 +154,7 @@ class Suspects(Suspected):
 
     def score(self, suspect: Suspect, now_s: float) -> float:
         """Return its score now: it fades."""
-        passed_s = max(0.0, now_s - suspect.scored_s)
-        return suspect.score * math.exp2(-passed_s / self._figures.half_life_s)
+        return self._faded(suspect.score, now_s - suspect.scored_s)
 
     def hear(self, tried: Tried, now_s: float) -> list[Suspicion]:
         """Take one attempt. ``now_s``: its time by the clock of Redis, the same for all workers.
@@ -173,6 +177,8 @@ class Suspects(Suspected):
             if tried.label == UNKNOWN:
                 found += self._unknown(source, suspect, tried, now_s)
                 narrower = max(narrower, len(suspect.unknown) // SEEN.size)
+            elif tried.label == ALIKE:
+                found += self._alike(source, suspect, tried, now_s)
             elif tried.label == SPENT:
                 found += self._spent(source, suspect, tried, now_s)
                 narrower = max(narrower, len(suspect.spent) // SEEN.size)
@@ -196,6 +202,22 @@ class Suspects(Suspected):
             found.append(self._finding(SCORE, source, suspect, seen, now_s))
             suspect.score = 0.0
         return found
+
+    def _alike(self, source: Source, suspect: Suspect, tried: Tried, now_s: float) -> list[Suspicion]:
+        """Refused codes of a page, for whatever reason: from half of the threshold on, challenges are due."""
+        figures = self._figures
+        seen = _seen(suspect.alike, now_s - _HOUR_S)
+        if any(digest == tried.digest for digest, _ in seen):
+            return []
+        seen.append((tried.digest, int(now_s)))
+        suspect.alike = _pack(seen[-_ALIKE_KEPT:])
+        faded = self._faded(suspect.alike_score, now_s - suspect.alike_s)
+        suspect.alike_score = min(faded + figures.unknown * tried.weight, figures.threshold)
+        suspect.alike_s = now_s
+        if suspect.alike_score < figures.threshold / 2:
+            return []
+        evidence: dict[str, object] = {"refused": len(seen), "score": round(suspect.alike_score, 2)}
+        return [Suspicion(rule=SCORE, source=source, at_s=now_s, blocks=False, evidence=evidence)]
 
     def _drip(
         self, source: Source, suspect: Suspect, seen: list[tuple[int, int]], now_s: float
@@ -239,9 +261,14 @@ class Suspects(Suspected):
         _fade(suspect, now_s)
         suspect.hour += 1
         suspect.day += 1
-        suspect.score = max(0.0, self.score(suspect, now_s) + self._figures.success)
-        suspect.scored_s = now_s
+        success = self._figures.success
+        suspect.score = max(0.0, self.score(suspect, now_s) + success)
+        suspect.alike_score = max(0.0, self._faded(suspect.alike_score, now_s - suspect.alike_s) + success)
+        suspect.scored_s = suspect.alike_s = now_s
         _note(suspect, OK, suspect.score, now_s)
+
+    def _faded(self, score: float, passed_s: float) -> float:
+        return score * math.exp2(-max(0.0, passed_s) / self._figures.half_life_s)
 
     def _finding(
         self,

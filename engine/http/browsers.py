@@ -9,6 +9,8 @@ from aiohttp import web
 
 from engine.api.checks import Client
 from engine.api.outcomes import Refused
+from engine.guard.addresses import one_spelling
+from engine.guard.challenges import REQUIRED
 from engine.guard.guard import TOO_MANY
 from engine.guard.rules import REQUESTS
 from engine.http.origins import RATE
@@ -45,9 +47,20 @@ def refuse_call(request: web.Request, api_key: CachedKey) -> web.Response | None
 
 
 async def answer(request: web.Request, attempt: OneAnswer, code: str) -> web.Response:
-    """Run an attempt of a browser key. Its source is where the call comes from, not what the body says."""
-    attempt.client = Client(ip=address_of(request))
-    return response(request, await answer_alike(services_of(request).core, attempt, code))
+    """Run an attempt of a browser key. Its source is where the call comes from, not what the body says.
+
+    A challenge comes before anything is done with the code, so to be asked for one says nothing about it.
+    """
+    services, solution = services_of(request), attempt.client.challenge if attempt.client else None
+    address = address_of(request)
+    attempt.client = Client(ip=address)
+    if attempt.api_key is not None and services.core.guard.asks(attempt.api_key, address):
+        source = one_spelling(address) if address else ""
+        challenged = await services.challenges.demand(attempt.api_key.id, source, solution)
+        if challenged is not None:
+            services.core.dispatcher.telemetry.refused_request(REQUIRED)
+            return response(request, challenged)
+    return response(request, await answer_alike(services.core, attempt, code))
 
 
 def address_of(request: web.Request) -> str | None:

@@ -23,7 +23,7 @@ from engine.lane.connection import id_of, log_internal_error
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from engine.api.outcomes import Outcome
+    from engine.api.outcomes import Challenged, Outcome
     from engine.settings import Settings
     from engine.store.configuration import CachedKey
 
@@ -105,7 +105,7 @@ async def read_admitted(
     return await admit_again(request, services.authenticator), body
 
 
-def response(request: web.Request, outcome: Outcome) -> web.Response:
+def response(request: web.Request, outcome: Outcome | Challenged) -> web.Response:
     """Return the response for an outcome of the core."""
     if isinstance(outcome, Refused) and outcome.code == ContractViolation.code:
         log_internal_error(id_of(request))

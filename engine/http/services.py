@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from engine.control.change import ControlPlane
     from engine.database import Database
+    from engine.guard.challenges import Challenges
     from engine.guard.client_addresses import ClientAddresses
     from engine.guard.limits import LimitTable
     from engine.guard.signatures import Signatures
@@ -48,6 +49,7 @@ class Services:
     client_addresses: ClientAddresses
     signatures: Signatures
     user_tokens: UserTokens
+    challenges: Challenges
     core: Core
     database: Database
     redis: Redis

@@ -57,6 +57,9 @@ GUARD_ALERTS: Final = Counter("redeem_guard_alerts", "Alerts that the guard rais
 GUARD_BLOCKS: Final = Counter(
     "redeem_guard_blocks", "Blocks that the guard made by itself, by rule", ["rule"]
 )
+GUARD_CHALLENGES: Final = Counter(
+    "redeem_guard_challenges", "Calls that had to solve a challenge, by what came of it", ["outcome"]
+)
 CLIENT_ADDRESS_IGNORED: Final = Counter(
     "redeem_client_address_ignored",
     "Calls of browser keys whose header with the client's address came from no trusted proxy",

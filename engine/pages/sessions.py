@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from redis.exceptions import RedisError
 
-from engine.codes import mint_keys
+from engine.codes.derived_keys import DerivedKeys
 from engine.codes.mint_keys import MintKeyError
 from engine.errors import Refusal, StoreUnavailable
 from engine.store import keys
@@ -31,7 +31,6 @@ _SESSION: Final = "session"
 _LINK: Final = "link"
 _NONCE_BYTES: Final = 16
 _LENGTH_MAX: Final = 256
-_KEYS_READ_S: Final = 1.0
 _SIGNED: Final = re.compile(
     r"(?P<key>key_[0-9a-f]{12})\.(?P<expires>[0-9]{10,12})\.(?P<nonce>[A-Za-z0-9_-]{22})\.(?P<mac>[A-Za-z0-9_-]{43})"
 )
@@ -51,8 +50,7 @@ class Sessions:
     def __init__(self, settings: Settings, redis: Redis) -> None:
         self._settings = settings
         self._redis = redis
-        self._keys: list[bytes] = []
-        self._read_at = float("-inf")
+        self._keys = DerivedKeys(settings, _PURPOSE)
 
     def begin(self, key_id: str) -> tuple[Session, str]:
         """Return a new session of an API key, and its signed text.
@@ -143,7 +141,6 @@ class Sessions:
         if found is None or int(found["expires"]) <= time.time():
             return None
         fields = (found["key"], found["expires"], found["nonce"])
-        # Under any of the keys: the first one may have been removed from one worker's file before another's.
         if not any(
             hmac.compare_digest(_mac(key, purpose, *fields), found["mac"]) for key in self._signing_keys()
         ):
@@ -151,16 +148,10 @@ class Sessions:
         return Session(found["key"], int(found["expires"]), found["nonce"])
 
     def _signing_keys(self) -> list[bytes]:
-        """Return a key for each mint key, the oldest first. The file is read again after a while."""
-        now = time.monotonic()
-        if now - self._read_at >= _KEYS_READ_S:
-            try:
-                known = mint_keys.from_settings(self._settings).by_name
-            except MintKeyError as error:
-                raise StoreUnavailable(f"no sign-in without mint keys: {error}") from error
-            self._keys = [hmac.digest(key, _PURPOSE, "sha256") for key in known.values()]
-            self._read_at = now
-        return self._keys
+        try:
+            return self._keys.all()
+        except MintKeyError as error:
+            raise StoreUnavailable(f"no sign-in without mint keys: {error}") from error
 
 
 def _mac(key: bytes, *fields: str) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from engine.api.outcomes import Checked, Refused
 from engine.errors import RETRYABLE_FAULTS, ContractViolation, Fault
 from engine.guard.guard import BLOCKED, TOO_MANY
+from engine.guard.labels import ONE_ANSWER_GIVEN
 from engine.redemption.attempt import Attempt
 from engine.redemption.check import Check
 from engine.redemption.hold import Hold
@@ -126,7 +127,13 @@ class OneAnswer(Attempt):
             self.campaign = self.true_campaign
         if _helps_guessers(outcome) or (self.is_decoy and not isinstance(outcome, Refused)):
             counted_as, outcome = self.verdict or counted_as, ONE_ANSWER
+            self._note_alike()
         super().finish(counted_as, outcome)
+
+    def _note_alike(self) -> None:
+        """Tell the guard of a refusal, in the same way for every reason: a challenge is asked for by it."""
+        if (note := self.dispatcher.note) is not None and self.api_key is not None:
+            note((self.api_key.id, "", self.client, ONE_ANSWER_GIVEN, self.normalised))
 
 
 class OneAnswerRedemption(OneAnswer, Redemption):

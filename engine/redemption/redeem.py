@@ -68,8 +68,13 @@ class Redemption(Attempt):
 
 
 def client_context(request: Customer) -> list[object]:
-    """Client and metadata of a request, as fields of its fingerprint; empty if the request has neither."""
+    """Client and metadata of a request, as fields of its fingerprint; empty if the request has neither.
+
+    The solution of a challenge is none of them: the same request may come without it, or with another one.
+    """
     client = request.client
+    if client is not None and client.challenge is not None and client.ip is client.device is None:
+        client = None
     if client is None and request.metadata is None:
         return []
     return [client and client.ip, client and client.device, request.metadata]

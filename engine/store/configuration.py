@@ -181,6 +181,7 @@ class ConfigurationCache:
         self.version = 0
         self.shards = 0
         self.api_keys: dict[str, CachedKey] = {}  # by digest
+        self.browser_keys: set[str] = set()  # by id
         self.campaigns: dict[str, CachedCampaign] = {}
         self.batches: dict[int, CachedBatch] = {}
         self.prefixes: frozenset[bytes] = frozenset()  # normalised
@@ -306,6 +307,8 @@ class ConfigurationCache:
         elif kind == b"key":
             api_key = msgspec.json.decode(record, type=CachedKey)
             self.api_keys[api_key.digest] = api_key
+            if api_key.origins is not None:
+                self.browser_keys.add(api_key.id)
         elif kind == b"campaign":
             campaign = msgspec.json.decode(record, type=CachedCampaign)
             self.campaigns[campaign.id] = campaign

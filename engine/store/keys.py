@@ -210,6 +210,11 @@ def guard_limit(limit: str, source: str) -> str:
     return f"{{s0}}:guard:{limit}:{source}"
 
 
+def guard_used_challenge(nonce: str) -> str:
+    """String with a TTL: exists once a solution of this challenge was given (engine/guard/challenges.py)."""
+    return f"{{s0}}:guard:used_challenge:{nonce}"
+
+
 def guard_observed() -> str:
     """Hash: rule of the guard -> what it would have done if it had been enforced."""
     return "{s0}:guard:observed"

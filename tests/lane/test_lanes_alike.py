@@ -50,6 +50,9 @@ def plain() -> dict[str, bytes]:
         ),
         "escapes": request(b'{"code": "<code>", "user": "Zo\\u00eb", "order": "a\\"b\\\\c/\\/"}'),
         "letters that are put together": request('{"code": "<code>", "user": "Zoe\u0308"}'.encode()),
+        "a solution that nobody asked for": request(
+            b'{"code": "<code>", "user": "ann", "client": {"challenge": "AAAA"}}'
+        ),
         "an empty client": request(b'{"code": "<code>", "user": "ann", "client": {}, "metadata": {}}'),
         "the code in other letters": request('{"code": "<code>", "user": "ü <same>"}'.encode()),
         "another amount": request(b'{"code": "<code>", "user": "ann", "amount": 7}'),
@@ -106,6 +109,9 @@ def odd() -> dict[str, bytes]:
         "glued": request() * 3,
         "glued with keys": b"".join(request(BODY, b"Idempotency-Key: g-%d" % at) for at in range(3)),
         "glued with refusals": (request(b"{}") + request() + request(b"[]")) * 2,
+        "a solution that is too long": request(
+            b'{"code": "<code>", "user": "ann", "client": {"challenge": "%s"}}' % (b"A" * 2049)
+        ),
         "nothing": b"",
         "empty lines": b"\r\n\r\n" + request(),
         "another call between": request() + request(line=b"GET /healthz HTTP/1.1", body=b"") + request(),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TEMPORARY: Final[frozenset[Callable[..., str]]] = frozenset(
     (
         *(keys.idempotency_records, keys.expiry_owner, keys.guard_limit, keys.guard_attempts),
-        *(keys.used_link, keys.ended_session, keys.live_second),
+        *(keys.guard_used_challenge, keys.used_link, keys.ended_session, keys.live_second),
     )
 )
 _NO_EXPIRY: Final = -1

@@ -1,0 +1,46 @@
+"""Who must solve a challenge, and until when: sources of browser keys, and browser keys as a whole.
+
+Every worker hears of the same attempts, so each has the same table without being told.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engine.guard.labels import Source
+
+KEY = "key"
+
+
+class AskedSources:
+    """At most ``sources_max`` sources. Beyond it, the ones that were asked longest ago are asked no more."""
+
+    def __init__(self, sources_max: int) -> None:
+        self._sources_max = sources_max
+        self._until_s: dict[Source, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._until_s)
+
+    def ask(self, source: Source, until_s: float) -> None:
+        """Have a source asked until then, in seconds since the epoch."""
+        if until_s <= time.time():
+            return
+        self._until_s[source] = max(until_s, self._until_s.pop(source, 0.0))
+        if len(self._until_s) > self._sources_max:
+            del self._until_s[next(iter(self._until_s))]
+
+    def is_asked(self, api_key: str, address: str) -> bool:
+        """Whether an address, as sources are compared, must solve challenges for calls with this key."""
+        return self._is_asked((api_key, "network", address)) or self._is_asked((api_key, KEY, api_key))
+
+    def _is_asked(self, source: Source) -> bool:
+        until_s = self._until_s.get(source)
+        if until_s is None:
+            return False
+        if until_s > time.time():
+            return True
+        del self._until_s[source]
+        return False
