@@ -9,6 +9,7 @@ import CampaignsPage from "./pages/CampaignsPage.vue";
 import KeysPage from "./pages/KeysPage.vue";
 import LivePage from "./pages/LivePage.vue";
 import LostPage from "./pages/LostPage.vue";
+import OperationsPage from "./pages/OperationsPage.vue";
 import OrderPage from "./pages/OrderPage.vue";
 import RedemptionPage from "./pages/RedemptionPage.vue";
 import SearchPage from "./pages/SearchPage.vue";
@@ -44,6 +45,7 @@ const routes: RouteRecordRaw[] = [
   page("/webhooks", "webhooks", WebhooksPage, "nav.webhooks"),
   page("/webhooks/:id", "webhook", WebhookPage, "nav.webhooks", "webhooks"),
   page("/keys", "keys", KeysPage, "nav.keys"),
+  page("/operations", "operations", OperationsPage, "nav.operations"),
   page("/audit-log", "audit", AuditPage, "nav.audit"),
   page("/:rest(.*)", "lost", LostPage, "state.notFound"),
 ];

@@ -7,6 +7,7 @@ import { codes } from "./codes";
 import { common } from "./common";
 import { keys } from "./keys";
 import { live } from "./live";
+import { operations } from "./operations";
 import { problems } from "./problems";
 import { shell } from "./shell";
 import { stories } from "./stories";
@@ -24,5 +25,6 @@ export const en = {
   ...audit,
   ...blocks,
   ...anomalies,
+  ...operations,
   ...webhooks,
 };

@@ -7,6 +7,7 @@ import { codes } from "./codes";
 import { common } from "./common";
 import { keys } from "./keys";
 import { live } from "./live";
+import { operations } from "./operations";
 import { problems } from "./problems";
 import { shell } from "./shell";
 import { stories } from "./stories";
@@ -25,5 +26,6 @@ export const zh: Record<Key, string> = {
   ...audit,
   ...blocks,
   ...anomalies,
+  ...operations,
   ...webhooks,
 };
