@@ -82,7 +82,9 @@ async def serving(settings: Settings, metrics_dir: Path | None, name: str = "") 
         LANE_WORKERS.labels(lane).set(1)
         express = None
         if lane == "express":
-            express = express_lanes(services.authenticator.known_with, services.core)
+            express = express_lanes(
+                services.authenticator.known_with, services.signatures.verify_at_once, services.core
+            )
         lanes = Lanes(connections, redeem, services.core.contains_code, settings, express)
         await _until_connected(services.core)
         prefaces: ProxiedConnections | None = None

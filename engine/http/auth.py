@@ -70,9 +70,9 @@ class Authenticator:
         return None if api_key is None or api_key.revoked else api_key
 
     def known_with(self, authorization: str, scope: str) -> CachedKey | None:
-        """Return the key as ``known`` does, if it has the scope, and if its requests are not signed."""
+        """Return the key as ``known`` does, if it has the scope."""
         api_key = self.known(authorization)
-        if api_key is None or api_key.signing != "off" or scope not in api_key.scopes:
+        if api_key is None or scope not in api_key.scopes:
             return None
         return api_key
 

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 
+from engine.guard.signatures import SignedHead
 from engine.lane.protocol import FastLane
 from engine.lane.shared import Shared
 from engine.redemption.core import Core
@@ -9,7 +10,9 @@ from engine.store.configuration import CachedKey
 class ExpressLane(FastLane): ...
 
 def express_lanes(
-    known_with: Callable[[str, str], CachedKey | None], core: Core
+    known_with: Callable[[str, str], CachedKey | None],
+    verify_at_once: Callable[[CachedKey, SignedHead | None, bytes], bytes | None],
+    core: Core,
 ) -> Callable[[Shared], Callable[[], ExpressLane]]: ...
 def repeats(code: bytes, text: bytes) -> bool: ...
 def parse(

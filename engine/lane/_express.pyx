@@ -25,7 +25,7 @@ from engine.codes.formats import BASE32, DIGITS, FORMATS, LAST_SYMBOLS, normalis
 from engine.codes.texts import SHORTEST_CODE
 from engine.encoding import canonical
 from engine.errors import Refusal
-from engine.lane.head import HEAD_BYTES_MAX, KEY, REQUEST_ID
+from engine.lane.head import HEAD_BYTES_MAX, KEY, REQUEST_ID, SIGNED
 from engine.lane.protocol import FastLane
 from engine.lookup.decoder import masked
 from engine.redemption.assertions import Assertions
@@ -36,13 +36,16 @@ from engine.store import idempotency
 from engine.store.keys import locate_code
 from engine.times import instant
 
-cdef enum Hole:  # the values in a head that differ from request to request
+cdef enum:  # the values in a head that differ from request to request
     LENGTH
     IDEMPOTENCY_KEY
     REQUEST_ID_GIVEN
+    CONTENT_DIGEST
+    SIGNATURE_INPUT
+    SIGNATURE
 
 cdef enum:
-    HOLES_MAX = 3
+    HOLES_MAX = 6
     LENGTH_DIGITS_MAX = 9
     REQUEST_ID_MAX = 128
     AMOUNT_DIGITS_MAX = 15  # below AMOUNT_MAX, whatever the digits
@@ -61,8 +64,12 @@ cdef object _write_to = CallFields.write_to
 cdef object _mismatch = Attempt.mismatch
 cdef object _fingerprint_fields = Redemption.fingerprint_fields
 cdef object _find_length = re.compile(rb"\r\ncontent-length: ?([1-9][0-9]{0,8})(?=\r\n)", re.IGNORECASE).search
-cdef object _find_key = KEY.search
-cdef object _find_request_id = REQUEST_ID.search
+cdef list _finders = [
+    (LENGTH, _find_length),
+    (IDEMPOTENCY_KEY, KEY.search),
+    (REQUEST_ID_GIVEN, REQUEST_ID.search),
+    *zip((CONTENT_DIGEST, SIGNATURE_INPUT, SIGNATURE), [pattern.search for pattern in SIGNED]),
+]
 cdef object _to_json = msgspec.json.Encoder().encode
 
 _REQUEST_ID_CHARACTERS = frozenset(string.ascii_letters + string.digits + "._~+/=:@-")
@@ -91,18 +98,16 @@ _fill_tables()
 
 cdef struct Found:
     Py_ssize_t body_at
-    Py_ssize_t length
-    Py_ssize_t key_at
-    Py_ssize_t key_length
-    Py_ssize_t id_at
-    Py_ssize_t id_length
+    Py_ssize_t length  # of the body
+    Py_ssize_t at[HOLES_MAX]  # of each kind of hole: where its text is; 0: there is none
+    Py_ssize_t size[HOLES_MAX]
 
 
 cdef class Template:
     """A head that the fast lane has read: what it has in common with the client's next one.
 
-    Between the literal bytes are holes: length of the body, idempotency key, request id. A head that differs
-    only there is as plain as the first one.
+    Between the literal bytes are holes: length of the body, idempotency key, request id, and the headers of a
+    signature. A head that differs only there is as plain as the first one.
     """
 
     cdef list literals  # one more than holes
@@ -110,6 +115,7 @@ cdef class Template:
     cdef int kinds[HOLES_MAX]
     cdef readonly object head
     cdef object api_key
+    cdef bint signs  # whether the requests of the API key may be signed
     cdef long api_key_version
 
     def __init__(self, list literals, list kinds, object head):
@@ -126,7 +132,8 @@ cdef class Template:
         cdef Py_ssize_t at = 0, begin, length
         cdef int hole, kind
         cdef bytes literal
-        found.key_at = found.id_at = 0
+        for kind in range(HOLES_MAX):
+            found.at[kind] = 0
         for hole in range(self.holes + 1):
             literal = <bytes>self.literals[hole]
             length = PyBytes_GET_SIZE(literal)
@@ -149,13 +156,12 @@ cdef class Template:
                     at += 1
                 if at == begin:
                     return False
-                found.id_at, found.id_length = begin, at - begin
             else:
                 while at < size and 32 <= data[at] < 127:
                     at += 1
                 if at == begin or data[begin] == 32 or data[at - 1] == 32:
                     return False
-                found.key_at, found.key_length = begin, at - begin
+            found.at[kind], found.size[kind] = begin, at - begin
         found.body_at = at
         return at <= _head_bytes_max
 
@@ -172,11 +178,8 @@ cdef class Templates:
     cdef Template of(self, bytes head, object plain):
         """Return the template of a head that was read; None if its length cannot be found again."""
         holes = []
-        for kind, found in (
-            (LENGTH, _find_length(head)),
-            (IDEMPOTENCY_KEY, _find_key(head)),
-            (REQUEST_ID_GIVEN, _find_request_id(head)),
-        ):
+        for kind, search in _finders:
+            found = search(head)
             if found is not None:
                 holes.append((found.start(1), found.end(1), kind))
             elif kind == LENGTH:
@@ -475,7 +478,7 @@ cdef class Desk:
     """Starts the redemptions of all express lanes of a worker, and writes their answers."""
 
     cdef object known_with, guard, configuration, dispatcher, contains_issued, shortest_code, find
-    cdef object answers, count_outcome, now, shared, settings, code_in_texts, count_left
+    cdef object answers, count_outcome, now, shared, settings, code_in_texts, count_left, verify_at_once
     cdef Limits limits
     cdef Py_ssize_t body_bytes_max
     cdef long version  # of the configuration that the next value is of
@@ -489,9 +492,9 @@ cdef class Desk:
     cdef list formats
     cdef readonly Templates templates
 
-    def __init__(self, known_with, core, shared):
+    def __init__(self, known_with, verify_at_once, core, shared):
         resolver = core.resolver
-        self.known_with, self.guard = known_with, core.guard
+        self.known_with, self.verify_at_once, self.guard = known_with, verify_at_once, core.guard
         self.configuration, self.dispatcher = core.configuration, core.dispatcher
         self.find, self.contains_issued = resolver.find, resolver.contains_issued
         self.shortest_code, self.version, self.shortest = resolver.shortest_code, -1, 0
@@ -516,6 +519,7 @@ cdef class Desk:
         if template.api_key_version != version:
             template.api_key = self.known_with(template.head.authorization, "redeem")
             template.api_key_version = -1 if template.api_key is None else version
+            template.signs = template.api_key is not None and template.api_key.signing != "off"
         return template.api_key
 
     cdef Py_ssize_t _shortest(self, long version) except -1:
@@ -524,9 +528,31 @@ cdef class Desk:
         return self.shortest
 
     cdef ExpressRedemption begin(
-        self, Template template, const unsigned char *data, Py_ssize_t body_at, Py_ssize_t size, str key
+        self,
+        Template template,
+        const unsigned char *data,
+        Py_ssize_t body_at,
+        Py_ssize_t size,
+        str key,
+        object signed_head,
     ):
         """Make the redemption that the request asks for; None if the fast lane must look at it: counted."""
+        cdef bytes nonce = b""
+        if self._api_key(template, self.configuration.version) is not None and template.signs:
+            try:
+                nonce = self.verify_at_once(template.api_key, signed_head, <bytes>data[body_at:size])
+            except Refusal:
+                nonce = None
+            if nonce is None:
+                return self.left("signature")
+        cdef ExpressRedemption made = self.begin_unsigned(template, data, body_at, size, key)
+        if made is not None:
+            made.nonce = nonce
+        return made
+
+    cdef ExpressRedemption begin_unsigned(
+        self, Template template, const unsigned char *data, Py_ssize_t body_at, Py_ssize_t size, str key
+    ):
         cdef Body body
         cdef unsigned char symbols[SYMBOLS_MAX]
         cdef Py_ssize_t count
@@ -629,7 +655,7 @@ cdef class Desk:
         made.actor = api_key.id
         made.user, made.order, made.key = user, order, key
         made.idempotency_name = idempotency.name(made.actor, key) if key is not None else ""
-        made.fingerprint, made.metadata = b"", ""
+        made.fingerprint, made.nonce, made.metadata = b"", b"", ""
         made.key_reserved = False
         made.normalised, made.readings = normalised, readings
         made.version = version
@@ -676,7 +702,7 @@ cdef class ExpressRedemption:
     cdef object lane_number
     cdef object asked  # the request, if msgspec has read it; its strings may need escapes in the answer
     cdef readonly object dispatcher, configuration, api_key, actor, key, metadata, asserted, campaign
-    cdef readonly object amount, idempotency_name, fingerprint, batch, serial, last4, location
+    cdef readonly object amount, idempotency_name, fingerprint, nonce, batch, serial, last4, location
     cdef readonly str user, order
     cdef readonly bytes normalised
     cdef public object readings
@@ -703,7 +729,7 @@ cdef class ExpressRedemption:
         """The same redemption, for the fast lane's code."""
         made = Redemption(self.dispatcher, self.request, self.key, self.api_key)
         made.normalised, made.readings = self.normalised, self.readings
-        made.version, made.deadline = self.version, self.deadline
+        made.version, made.deadline, made.nonce = self.version, self.deadline, self.nonce
         made.on_done = functools.partial(self.lane._answered, self.lane_number)
         if self.location is not None:
             made.bind_record(self.campaign.id, self.batch, self.serial, self.last4)
@@ -721,7 +747,7 @@ cdef class ExpressRedemption:
         self.last4 = code.last4 if code.format is None else (<bytes>code.symbols)[len(<bytes>code.symbols) - 4 :].decode()
         if self.key is not None:
             known = idempotency.known_half(self.user, self.order, [(self.batch, self.serial)])
-            self.fingerprint = idempotency.fingerprint(known, _fingerprint_fields(self))
+            self.fingerprint = idempotency.fingerprint(known, _fingerprint_fields(self)) + self.nonce
         self.location = locate_code(self.serial, configuration.shards, self.campaign.pinned_shard)
         if (self.asserted is not None or self.api_key.campaigns is not None) and (refusal := _mismatch(self)):
             self.as_redemption().refused(refusal)
@@ -910,7 +936,7 @@ class ExpressLane(FastLane):
         if self._is_left or template is None or self._head.is_last:
             return _plain_redeem(self, body)
         progress = _start(
-            self, template, <const unsigned char *>PyBytes_AS_STRING(body), 0, len(body), self._key
+            self, template, <const unsigned char *>PyBytes_AS_STRING(body), 0, len(body), self._key, self._signed
         )
         return progress == STARTED or _plain_redeem(self, body)
 
@@ -923,14 +949,15 @@ class ExpressLane(FastLane):
         return True
 
 
-def express_lanes(known_with, core):
+def express_lanes(known_with, verify_at_once, core):
     """Return what makes the express lanes of a worker, once it has what they share.
 
-    ``known_with`` finds the API key of an Authorization header with a scope, without waiting.
+    ``known_with`` finds the API key of an Authorization header with a scope, without waiting;
+    ``verify_at_once`` verifies a signature (``Signatures``).
     """
 
     def of(shared):
-        desk = Desk(known_with, core, shared)
+        desk = Desk(known_with, verify_at_once, core, shared)
         return lambda: ExpressLane(shared, desk)
 
     return of
@@ -949,17 +976,28 @@ cdef Progress _start_whole(lane, Template template, bytes data) except? UNREAD:
         or found.length > desk.body_bytes_max
     ):
         return UNREAD
-    if found.key_at:
-        key = PyUnicode_DecodeASCII(<const char *>at + found.key_at, found.key_length, NULL)
+    if found.at[IDEMPOTENCY_KEY]:
+        key = _hole(at, &found, IDEMPOTENCY_KEY)
     lane._head = template.head
-    lane._request_id = (
-        PyUnicode_DecodeASCII(<const char *>at + found.id_at, found.id_length, NULL) if found.id_at else None
-    )
-    return _start(lane, template, at, found.body_at, size, key)
+    lane._request_id = _hole(at, &found, REQUEST_ID_GIVEN) if found.at[REQUEST_ID_GIVEN] else None
+    signed_head = None
+    if found.at[SIGNATURE]:
+        signed_head = template.head.signed(
+            key,
+            _hole(at, &found, CONTENT_DIGEST),
+            _hole(at, &found, SIGNATURE_INPUT),
+            _hole(at, &found, SIGNATURE),
+        )
+    return _start(lane, template, at, found.body_at, size, key, signed_head)
+
+
+cdef inline str _hole(const unsigned char *data, Found *found, int kind):
+    return PyUnicode_DecodeASCII(<const char *>data + found.at[kind], found.size[kind], NULL)
 
 
 cdef Progress _start(
-    lane, Template template, const unsigned char *data, Py_ssize_t body_at, Py_ssize_t size, str key
+    lane, Template template, const unsigned char *data, Py_ssize_t body_at, Py_ssize_t size, str key,
+    object signed_head
 ) except? UNREAD:
     """Start the redemption with this body, which ends at ``size``."""
     cdef ExpressRedemption redemption
@@ -969,7 +1007,7 @@ cdef Progress _start(
     lane._began = perf_counter()
     lane._in_flight = True
     try:
-        redemption = desk.begin(template, data, body_at, size, key)
+        redemption = desk.begin(template, data, body_at, size, key, signed_head)
         if redemption is None:
             lane._in_flight = False
             return LEFT

@@ -10,6 +10,7 @@ from engine.settings import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from engine.guard.signatures import SignedHead
     from engine.lane.protocol import FastLane
     from engine.lane.shared import Shared
     from engine.redemption.core import Core
@@ -51,10 +52,15 @@ def chosen_lane(settings: Settings) -> str:
     return "python"
 
 
-def express_lanes(known_with: Callable[[str, str], CachedKey | None], core: Core) -> ExpressLanes:
+def express_lanes(
+    known_with: Callable[[str, str], CachedKey | None],
+    verify_at_once: Callable[[CachedKey, SignedHead | None, bytes], bytes | None],
+    core: Core,
+) -> ExpressLanes:
     """Return what makes the express lanes of a worker, once it has what they share.
 
-    ``known_with`` finds the API key of an Authorization header with a scope, without waiting.
+    ``known_with`` finds the API key of an Authorization header with a scope, without waiting;
+    ``verify_at_once`` verifies a signature (``Signatures``).
     """
-    made: ExpressLanes = importlib.import_module(MODULE).express_lanes(known_with, core)
+    made: ExpressLanes = importlib.import_module(MODULE).express_lanes(known_with, verify_at_once, core)
     return made

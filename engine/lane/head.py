@@ -12,7 +12,11 @@ from typing import Final, NamedTuple
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-LINE: Final = b"POST /v1/redemptions HTTP/1.1\r\n"
+from engine.guard.signatures import SignedHead
+
+METHOD: Final = "POST"
+PATH: Final = "/v1/redemptions"
+LINE: Final = f"{METHOD} {PATH} HTTP/1.1\r\n".encode()
 BLANK: Final = b"\r\n\r\n"
 HEAD_BYTES_MAX: Final = 8190  # aiohttp's limit for one line, here for the whole head
 # Bytes that may wait during a request in flight. With more, the lane stops reading from the client.
@@ -23,69 +27,94 @@ _LENGTH_DIGITS_MAX: Final = 9
 _JSON_TYPES: Final = frozenset(
     (b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8")
 )
-# Headers that change how a request is framed, read or answered; signatures, which this lane cannot verify;
-# and an idempotency key or request id that its pattern did not match: a second one, or other characters.
+# Headers that change how a request is framed, read or answered; and those of ``KEY``, ``REQUEST_ID`` and
+# ``SIGNED`` that their pattern did not match: a second one, or other characters.
 _NOT_PLAIN: Final = frozenset(
     (
         *(b"content-encoding", b"expect", b"proxy-connection", b"transfer-encoding", b"upgrade"),
-        *(b"sec-websocket-key1", b"signature", b"signature-input", b"idempotency-key", b"request-id"),
+        *(b"sec-websocket-key1", b"signature", b"signature-input", b"content-digest"),
+        *(b"idempotency-key", b"request-id"),
     )
 )
 # The characters of ``request_ids``. A head without a Request-Id is remembered as it is, so it costs no more.
 REQUEST_ID: Final = re.compile(rb"\r\nrequest-id: ?([A-Za-z0-9._~+/=:@-]{1,128})(?=\r\n)", re.IGNORECASE)
 KEY: Final = re.compile(rb"\r\nidempotency-key: ?([!-~](?:[\t -~]*[!-~])?)(?=\r\n)", re.IGNORECASE)
+# The headers of a signature, in the order of ``SignedHead``.
+SIGNED: Final = tuple(
+    re.compile(rb"\r\n%b: ?([!-~](?:[ -~]*[!-~])?)(?=\r\n)" % name, re.IGNORECASE)
+    for name in (b"content-digest", b"signature-input", b"signature")
+)
 
 
 class PlainHead(NamedTuple):
-    """The head of a plain redemption, without its idempotency key and its request id.
+    """The head of a plain redemption, without what differs from request to request.
 
     Attributes:
         authorization: the header's value.
+        host: the header's value; empty if parsers may read it differently. Then no signature can be verified.
         length: length of the body in bytes; at least 1.
         is_last: the client wants the connection closed after the answer.
     """
 
     authorization: str
+    host: str
     length: int
     is_last: bool
+
+    def signed(self, key: str, digest: str, signature_input: str, signature: str) -> SignedHead:
+        """Return what a signature of this head covers, and the signature."""
+        return SignedHead(METHOD, self.host, PATH, key, digest, signature_input, signature)
+
+
+class ReadHead(NamedTuple):
+    """A plain head, and what it has of its own: idempotency key, request id, signature; None for none."""
+
+    plain: PlainHead
+    key: str | None
+    request_id: str | None
+    signed: SignedHead | None
 
 
 class Heads:
     """Reads the heads of all connections of a worker.
 
-    Apart from the idempotency key and the request id, a client sends the same head again and again. So parsed
-    heads are cached by their bytes, up to a limit.
+    Apart from the idempotency key, the request id and the signature, a client sends the same head again and
+    again. So parsed heads are cached by their bytes, up to a limit.
     """
 
     def __init__(self, body_bytes_max: int) -> None:
         self.body_bytes_max = body_bytes_max
         self._remembered: dict[bytes, PlainHead] = {}
 
-    def read(self, head: bytes) -> tuple[PlainHead, str | None, str | None] | None:
+    def read(self, head: bytes) -> ReadHead | None:
         """Parse a head that begins with ``LINE``, up to its blank line.
-
-        Also returns its idempotency key and its request id, each None if it has none.
 
         None: the fast lane does not answer this request.
         """
-        key = request_id = None
-        match = KEY.search(head)
-        if match is not None:
-            key = match[1].decode()
-            head = head[: match.start()] + head[match.end() :]
+        head, key = _without(head, KEY)
         plain = self._remembered.get(head)
+        if plain is not None:
+            return ReadHead(plain, key, None, None)
+        head, request_id = _without(head, REQUEST_ID)
+        plain = self._remembered.get(head)
+        if plain is not None:
+            return ReadHead(plain, key, request_id, None)
+        values = []
+        for pattern in SIGNED:
+            head, value = _without(head, pattern)
+            values.append(value)
+        plain = self._remembered.get(head) or self._parse(head)
         if plain is None:
-            match = REQUEST_ID.search(head)
-            if match is not None:
-                request_id = match[1].decode()
-                head = head[: match.start()] + head[match.end() :]
-            plain = self._remembered.get(head) or self._parse(head)
-            if plain is None:
-                return None
-            if len(self._remembered) >= _REMEMBERED_MAX:
-                self._remembered.clear()
-            self._remembered[head] = plain
-        return plain, key, request_id
+            return None
+        if len(self._remembered) >= _REMEMBERED_MAX:
+            self._remembered.clear()
+        self._remembered[head] = plain
+        digest, signature_input, signature = values
+        if signature_input is None and signature is None:
+            return ReadHead(plain, key, request_id, None)
+        if not (key and digest and signature_input and signature and plain.host):
+            return None
+        return ReadHead(plain, key, request_id, plain.signed(key, digest, signature_input, signature))
 
     def _parse(self, head: bytes) -> PlainHead | None:
         fields: dict[bytes, bytes] = {}
@@ -113,7 +142,8 @@ class Heads:
 
     def _plain_head(self, named: dict[bytes, bytes]) -> PlainHead | None:
         authorization, length = named.get(b"authorization", b""), named.get(b"content-length", b"")
-        if b"host" not in named or not _is_plain(authorization):
+        host = named.get(b"host")
+        if host is None or not _is_plain(authorization):
             return None
         if not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX:
             return None
@@ -124,7 +154,16 @@ class Heads:
         connection = named.get(b"connection", b"keep-alive").lower()
         if connection not in {b"keep-alive", b"close"}:
             return None
-        return PlainHead(authorization.decode(), int(length), connection == b"close")
+        shown_host = host.decode() if _is_plain(host) else ""
+        return PlainHead(authorization.decode(), shown_host, int(length), connection == b"close")
+
+
+def _without(head: bytes, pattern: re.Pattern[bytes]) -> tuple[bytes, str | None]:
+    """Return a head without the header that a pattern finds, and the header's value."""
+    match = pattern.search(head)
+    if match is None:
+        return head, None
+    return head[: match.start()] + head[match.end() :], match[1].decode()
 
 
 def _feed(parser: HttpRequestParser, data: bytes) -> bool:

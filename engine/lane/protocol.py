@@ -16,6 +16,7 @@ from engine.lane.head import BLANK, HEAD_BYTES_MAX, LINE, WAITING_BYTES_MAX, Pla
 
 if TYPE_CHECKING:
     from engine.api.outcomes import Outcome
+    from engine.guard.signatures import SignedHead
     from engine.lane.shared import Shared
 
 ROUTE: Final = "POST /v1/redemptions"
@@ -23,7 +24,7 @@ ROUTE: Final = "POST /v1/redemptions"
 PIECES_MAX: Final = 64  # a request is handed over in the pieces in which it arrived; later pieces are joined
 # A request that is not complete after this time goes to aiohttp. aiohttp then applies the time limits.
 PATIENCE_S: Final = 0.5
-_NO_HEAD: Final = PlainHead("", 0, is_last=False)
+_NO_HEAD: Final = PlainHead("", "", 0, is_last=False)
 
 
 class FastLane(asyncio.Protocol):
@@ -35,8 +36,8 @@ class FastLane(asyncio.Protocol):
 
     __slots__ = (
         "_began", "_body_at", "_closing", "_has_answered", "_head", "_in_flight", "_key", "_number",
-        "_pieces", "_reading_paused", "_received", "_request_id", "_says_no_more", "_shared", "_since",
-        "_transport", "_writing_paused",
+        "_pieces", "_reading_paused", "_received", "_request_id", "_says_no_more", "_shared", "_signed",
+        "_since", "_transport", "_writing_paused",
     )  # fmt: skip
 
     def __init__(self, shared: Shared) -> None:
@@ -44,6 +45,7 @@ class FastLane(asyncio.Protocol):
         self._head: PlainHead = _NO_HEAD
         self._key: str | None = None
         self._request_id: str | None = None  # that of the latest request, if the client gave one
+        self._signed: SignedHead | None = None  # the signature of the latest request, if it has one
         self._transport: asyncio.Transport | None = None  # None: gone, or handed over
         self._received = b""  # bytes of requests that have not been started
         self._pieces: list[bytes] = []  # the same bytes in the pieces in which they arrived, for aiohttp
@@ -162,7 +164,7 @@ class FastLane(asyncio.Protocol):
         read = self._shared.heads.read(head)
         if read is None:
             return False
-        self._head, self._key, self._request_id = read
+        self._head, self._key, self._request_id, self._signed = read
         return True
 
     def _redeem(self, body: bytes) -> bool:
@@ -172,7 +174,7 @@ class FastLane(asyncio.Protocol):
         self._began = perf_counter()
         on_done = functools.partial(self._answered, self._number)
         try:
-            is_started = self._shared.redeem(self._head.authorization, self._key, body, on_done)
+            is_started = self._shared.redeem(self._head.authorization, self._key, self._signed, body, on_done)
         except Exception as error:  # noqa: BLE001 - a bug of ours gets the same answer as in aiohttp's lane
             self._fail(error)
             return True

@@ -12,14 +12,15 @@ from engine.lane.head import WAITING_BYTES_MAX, Heads
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from engine.guard.signatures import SignedHead
     from engine.lane.connection import Connections
     from engine.redemption.attempt import OnDone
     from engine.settings import Settings
 
     ContainsCode = Callable[[str], bool]
     """Whether a text contains a code that was issued (``Core.contains_code``)."""
-    Redeem = Callable[[str, str | None, bytes, OnDone], bool]
-    """Takes the headers Authorization and Idempotency-Key, and the body (``redemptions.redeem_at_once``)."""
+    Redeem = Callable[[str, str | None, SignedHead | None, bytes, OnDone], bool]
+    """Takes Authorization, Idempotency-Key, the signature and the body (``redemptions.redeem_at_once``)."""
 
 
 class Lane(Protocol):

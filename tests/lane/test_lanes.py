@@ -36,6 +36,7 @@ from tests.support.lanes import (
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
+    from engine.guard.signatures import SignedHead
     from engine.lane.lanes import Lanes
     from engine.redemption.attempt import OnDone
     from tests.support.lanes import Front
@@ -401,7 +402,7 @@ async def test_a_bug_of_ours_is_logged_and_ends_the_connection(
 ) -> None:
     async with front_end() as (front, lanes):
 
-        def fail(_: str, __: str | None, body: bytes, ___: OnDone) -> bool:
+        def fail(_: str, __: str | None, ___: SignedHead | None, body: bytes, ____: OnDone) -> bool:
             raise RuntimeError(body)
 
         monkeypatch.setattr(lanes._shared, "redeem", fail)

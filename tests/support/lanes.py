@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from engine.guard.signatures import SignedHead
     from engine.redemption.attempt import OnDone
 
 LANES: Final = ("express", "python", "aiohttp") if is_built() else ("python", "aiohttp")
@@ -71,8 +72,11 @@ class Front:
     port: int = 0
     may_answer: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def redeem(self, authorization: str, key: str | None, body: bytes, on_done: OnDone) -> bool:
+    def redeem(
+        self, authorization: str, key: str | None, signed: SignedHead | None, body: bytes, on_done: OnDone
+    ) -> bool:
         assert authorization == "Bearer key"
+        assert signed is None
         if not self.known:
             return False
         self.asked.append(body)
