@@ -20,6 +20,7 @@ from engine.lane.proxy_protocol import peer_address
 from engine.redemption.one_answer import answer_alike
 
 if TYPE_CHECKING:
+    from engine.api.outcomes import Challenged, Outcome
     from engine.redemption.one_answer import OneAnswer
     from engine.store.configuration import CachedKey
 
@@ -47,6 +48,11 @@ def refuse_call(request: web.Request, api_key: CachedKey) -> web.Response | None
 
 
 async def answer(request: web.Request, attempt: OneAnswer, code: str) -> web.Response:
+    """Run an attempt of a browser key, and return the response."""
+    return response(request, await run(request, attempt, code))
+
+
+async def run(request: web.Request, attempt: OneAnswer, code: str) -> Outcome | Challenged:
     """Run an attempt of a browser key. Its source is where the call comes from, not what the body says.
 
     A challenge comes before anything is done with the code, so to be asked for one says nothing about it.
@@ -59,8 +65,8 @@ async def answer(request: web.Request, attempt: OneAnswer, code: str) -> web.Res
         challenged = await services.challenges.demand(attempt.api_key.id, source, solution)
         if challenged is not None:
             services.core.dispatcher.telemetry.refused_request(REQUIRED)
-            return response(request, challenged)
-    return response(request, await answer_alike(services.core, attempt, code))
+            return challenged
+    return await answer_alike(services.core, attempt, code)
 
 
 def address_of(request: web.Request) -> str | None:

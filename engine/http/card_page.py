@@ -8,18 +8,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from engine.api.html import page
+from aiohttp import web
+
 from engine.errors import Refusal
-from engine.http.page_files import KEPT_FOR_EVER, NOT_KEPT, POLICY, SECURITY, answer_file, answer_not_built
+from engine.http.card_form import known_key, page_response, plain_card
+from engine.http.page_files import KEPT_FOR_EVER, NOT_KEPT, POLICY, SECURITY, answer_file, frame_ancestors
 from engine.http.routes import Route
-from engine.http.services import services_of
 from engine.pages.built_pages import ASSETS, BuiltPages
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from aiohttp import web
-
     from engine.http.routes import Handler
 
 PAGE: Final = "card.html"
@@ -29,10 +26,7 @@ _ELEMENT_HEADERS: Final = SECURITY | {
     "Cross-Origin-Resource-Policy": "cross-origin",
     "Cache-Control": "public, max-age=3600",  # its address has no digest
 }
-_NOT_BUILT: Final = page(
-    "This page is not ready",
-    '<h1>This page is not ready</h1><p>Please ask the shop.</p><p lang="zh-CN">此页面暂时无法使用</p>',
-)
+_PERMISSIONS: Final = {"Permissions-Policy": "camera=(self), microphone=(), geolocation=()"}
 
 
 def routes() -> list[Route]:
@@ -47,23 +41,21 @@ def routes() -> list[Route]:
 
 def _shows_page(pages: BuiltPages) -> Handler:
     async def show_page(request: web.Request) -> web.Response:
-        """Answer with the page. Only pages of the key's origins, and the engine's own, can frame it."""
+        """Answer with the page, or with the form that needs no JavaScript, if the pages are not built."""
+        api_key = await known_key(request, {})
         found = await asyncio.to_thread(pages.file, PAGE)
         if found is None:
-            return answer_not_built(_NOT_BUILT)
-        known = services_of(request).authenticator.known(f"Bearer {request.query.get('key', '')}")
-        origins = (known.origins if known else None) or ()
-        return answer_file(request, found, SECURITY | _policy(origins) | {"Cache-Control": NOT_KEPT})
+            plain = plain_card(request, {}, api_key)
+            if api_key is None:
+                return page_response(plain.dead_end("unknown_key"), "not_found", None)
+            return page_response(plain.enter(), "", api_key)
+        headers = SECURITY | frame_ancestors(POLICY, api_key) | _PERMISSIONS | {"Cache-Control": NOT_KEPT}
+        answer = answer_file(request, found, headers)
+        if api_key is None:
+            answer.set_status(web.HTTPNotFound.status_code)  # the page says so in words
+        return answer
 
     return show_page
-
-
-def _policy(origins: Collection[str]) -> dict[str, str]:
-    ancestors = " ".join(("'self'", *origins))
-    return {
-        "Content-Security-Policy": f"{POLICY}; frame-ancestors {ancestors}",
-        "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
-    }
 
 
 def _shows_element(pages: BuiltPages) -> Handler:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from engine.pages.built_pages import BuiltFile
+    from engine.store.configuration import CachedKey
 
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -31,6 +32,12 @@ SECURITY: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 """Headers of all pages and of their files."""
+
+
+def frame_ancestors(policy: str, api_key: CachedKey | None) -> dict[str, str]:
+    """Add to a Content-Security-Policy that only pages of the key's origins, or of this engine, frame it."""
+    ancestors = " ".join(("'self'", *((api_key.origins if api_key else None) or ())))
+    return {"Content-Security-Policy": f"{policy}; frame-ancestors {ancestors}"}
 
 
 def answer_file(request: web.Request, found: BuiltFile, headers: Mapping[str, str]) -> web.Response:

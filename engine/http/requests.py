@@ -41,21 +41,33 @@ async def read_json(request: web.Request, bytes_max: int, timeout_s: int) -> byt
     """
     if not (request.body_exists or hdrs.CONTENT_TYPE in request.headers):
         return b""
-    if request.content_type != JSON_TYPE or request.headers.get("Content-Encoding", "identity") != "identity":
+    body = await read_body(request, JSON_TYPE, bytes_max, timeout_s)
+    check_body(request, body)
+    return body
+
+
+async def read_body(request: web.Request, content_type: str, bytes_max: int, timeout_s: int) -> bytes:
+    """Read the whole body of a request, which must be of this type.
+
+    Raises:
+        Refusal: ``unsupported_media_type``, ``body_too_large``, or ``malformed_request`` if the body
+            does not arrive within ``timeout_s``.
+    """
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if request.content_type != content_type or encoding != "identity":
         raise Refusal("unsupported_media_type")
     if (request.content_length or 0) > bytes_max:
         raise Refusal("body_too_large", f"At most {bytes_max} bytes.")
     if request.content.is_eof():  # it came with the headers, as most bodies do
         body = request.content.read_nowait()
     else:
-        body = await _read_body(request, bytes_max, timeout_s)
+        body = await _read_chunks(request, bytes_max, timeout_s)
     if len(body) > bytes_max:
         raise Refusal("body_too_large", f"At most {bytes_max} bytes.")
-    check_body(request, body)
     return body
 
 
-async def _read_body(request: web.Request, bytes_max: int, timeout_s: int) -> bytes:
+async def _read_chunks(request: web.Request, bytes_max: int, timeout_s: int) -> bytes:
     """Read a body as it arrives, up to the first chunk that exceeds the limit."""
     body = bytearray()
     try:

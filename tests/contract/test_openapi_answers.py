@@ -11,7 +11,7 @@ import pytest
 
 from engine.app import open_app
 from engine.control import api_keys
-from engine.http import card_page, dashboard, documents, live_calls, sessions
+from engine.http import card_form, card_page, dashboard, documents, live_calls, sessions
 from engine.http.auth import BROWSER
 from engine.store.configuration import SCOPES
 from tests.support.guessing import made_up
@@ -40,7 +40,7 @@ async def test_every_route_is_described_and_every_description_is_a_route(
     plane: ControlPlane, settings: Settings
 ) -> None:
     """Apart from the pages for people, which are no calls of the API."""
-    modules = (documents, dashboard, card_page, sessions, live_calls)
+    modules = (documents, dashboard, card_form, card_page, sessions, live_calls)
     for_people = [route for module in modules for route in module.routes()]
     pages = {(route.method, re.sub(r":[^}]*}", "}", route.path)) for route in for_people}
     pages |= {("HEAD", path) for method, path in pages if method == "GET" and path != "/admin/live"}

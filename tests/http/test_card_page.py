@@ -27,17 +27,17 @@ def build(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.pages.built_pages.DIRECTORY", directory)
 
 
-async def ancestors(merchant: Merchant, query: str) -> str:
-    """Return the pages that may frame the customer page."""
+async def ancestors(merchant: Merchant, query: str) -> tuple[int, str]:
+    """Return the status of the customer page, and the pages that may frame it."""
     async with merchant.session.get(f"{merchant.url}/card?{query}") as answer:
-        assert (answer.status, answer.content_type) == (200, "text/html")
+        assert answer.content_type == "text/html"
         assert "<title>card</title>" in await answer.text()
         policy = answer.headers["Content-Security-Policy"]
         assert "unsafe" not in policy
         assert answer.headers["Cache-Control"] == "no-store"
         assert "ETag" not in answer.headers
         assert "X-Frame-Options" not in answer.headers
-        return dict(part.split(" ", 1) for part in policy.split("; "))["frame-ancestors"]
+        return answer.status, dict(part.split(" ", 1) for part in policy.split("; "))["frame-ancestors"]
 
 
 async def test_only_pages_of_the_keys_origins_may_frame_the_page(
@@ -53,16 +53,16 @@ async def test_only_pages_of_the_keys_origins_may_frame_the_page(
         key = f"key={made.value.key}"
 
         async def known() -> bool:
-            return await ancestors(merchant, key) == f"'self' {ORIGIN} {other}"
+            return await ancestors(merchant, key) == (200, f"'self' {ORIGIN} {other}")
 
         await wait_until_async(known)
-        assert await ancestors(merchant, f"key={merchant.key}") == "'self'"
-        assert await ancestors(merchant, "key=pk_unknown") == "'self'"
-        assert await ancestors(merchant, "") == "'self'"
+        assert await ancestors(merchant, f"key={merchant.key}") == (404, "'self'")
+        assert await ancestors(merchant, "key=pk_unknown") == (404, "'self'")
+        assert await ancestors(merchant, "") == (404, "'self'")
         await api_keys.revoke(plane, made.value.api_key.id)
 
         async def forgotten() -> bool:
-            return await ancestors(merchant, key) == "'self'"
+            return await ancestors(merchant, key) == (404, "'self'")
 
         await wait_until_async(forgotten)
 
@@ -97,7 +97,7 @@ async def test_files_of_the_page_are_kept_for_ever_and_others_are_not_there(
                 assert answer.status == 404
 
 
-async def test_without_built_pages_the_customer_is_sent_to_the_shop(
+async def test_without_built_pages_the_customer_gets_the_plain_form(
     plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.pages.built_pages.DIRECTORY", tmp_path)
@@ -105,7 +105,11 @@ async def test_without_built_pages_the_customer_is_sent_to_the_shop(
     async with engine_in_process(plane) as merchant:
         page = await page_of(plane, merchant, campaign)
         async with merchant.session.get(f"{merchant.url}/card?key={page.key}") as answer:
+            assert (answer.status, answer.content_type) == (200, "text/html")
+            assert '<form method="post" action="/card">' in await answer.text()
+            assert f"frame-ancestors 'self' {ORIGIN}" in answer.headers["Content-Security-Policy"]
+        async with merchant.session.get(f"{merchant.url}/card?key=pk_unknown&lang=zh") as answer:
             assert (answer.status, answer.content_type) == (404, "text/html")
-            assert "Please ask the shop" in await answer.text()
+            assert "此网址无效" in await answer.text()
         async with merchant.session.get(f"{merchant.url}/card/redeem-card.js") as answer:
             assert answer.status == 404

@@ -322,7 +322,7 @@ async def test_an_amount_is_checked_before_it_is_sent(shop: Shop) -> None:
 
 async def test_a_key_that_is_not_known_sends_the_customer_to_the_shop(shop: Shop) -> None:
     unknown = shop._replace(key="pk_0000_unknown")
-    async with customer(unknown, expected=("401",)) as one:
+    async with customer(unknown, expected=("401", "404")) as one:
         await one.sees("This page cannot be used at the moment. Please ask the shop.")
         await one.check()
 
