@@ -81,6 +81,12 @@ class GuardSettings:
         "seconds for which a source or a browser key must solve challenges after a rule found it",
         least=1,
     )
+    guard_guessable_bits: int = setting(
+        30,
+        "imported codes are guessable if a guess finds one with a chance of more than 1 in 2 to this power; "
+        "pages must solve challenges for their campaigns; 0 means never",
+        least=0,
+    )
     guard_score_mode: str = setting("off", "mode of the rule score, which finds guessers")
     guard_honest_unknown_percent: int = setting(
         20, "codes never issued among those of an honest source, as the score supposes", least=1

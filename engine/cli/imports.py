@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 PIECE_BYTES: Final = 65_536
 PROGRESS_INTERVAL_S: Final = 2.0
+_GUESSABLE: Final = (
+    "The codes can be guessed: they are short, or many for their length. Web pages that redeem codes of\n"
+    "this campaign must solve challenges (docs/guard.md)."
+)
 
 
 # The last line of the command reports a Redis error already.
@@ -93,6 +97,8 @@ def import_codes(
         echo_json(outcome.document())
     else:
         click.echo(_summary(outcome.imported))
+        if outcome.imported.guessable:
+            click.echo(_GUESSABLE)
 
 
 @click.command("problems")

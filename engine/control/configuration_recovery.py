@@ -162,6 +162,7 @@ async def _store_batch(connection: Connection, _redis: Redis, record: bytes, ver
         batch.mint_key,
         ACTOR,
         version,
+        batch.guessable,
     )
 
 

@@ -26,8 +26,8 @@ SET state = excluded.state, amount = excluded.amount, currency = excluded.curren
 INSERT INTO mint_keys (name, check_value) VALUES ($1, $2) ON CONFLICT DO NOTHING;
 
 -- name: batch
-INSERT INTO batches (id, campaign, count, format, prefix, mint_key, created_by, version)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+INSERT INTO batches (id, campaign, count, format, prefix, mint_key, created_by, version, guessable)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT (id) DO UPDATE SET version = excluded.version;
 
 -- name: api_key

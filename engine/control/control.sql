@@ -26,7 +26,7 @@ SELECT id, kind, state, amount, currency, max_uses, stock, per_user_limit, budge
 FROM campaigns WHERE version > $1;
 
 -- name: batches_since
-SELECT b.id, b.campaign, b.count, b.format, b.prefix, b.mint_key, b.version,
+SELECT b.id, b.campaign, b.count, b.format, b.prefix, b.mint_key, b.guessable, b.version,
        coalesce(encode(k.check_value, 'hex'), '') AS key_check
 FROM batches AS b LEFT JOIN mint_keys AS k ON k.name = b.mint_key
 WHERE b.version > $1;

@@ -222,6 +222,7 @@ async def _rows(connection: Connection, shard: int, base: int) -> AsyncGenerator
                 prefix=row["prefix"],
                 mint_key=row["mint_key"],
                 key_check=row["key_check"],
+                guessable=row["guessable"],
             )
             yield _Row(row["version"], f"batch:{batch.id}", msgspec.json.encode(batch))
         async for row in connection.cursor(_SQL["voids_since"], base, prefetch=CHUNK_ROWS):

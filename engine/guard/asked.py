@@ -32,9 +32,10 @@ class AskedSources:
         if len(self._until_s) > self._sources_max:
             del self._until_s[next(iter(self._until_s))]
 
-    def is_asked(self, api_key: str, address: str) -> bool:
-        """Whether an address, as sources are compared, must solve challenges for calls with this key."""
-        return self._is_asked((api_key, "network", address)) or self._is_asked((api_key, KEY, api_key))
+    def is_asked(self, api_key: str, user: str, address: str) -> bool:
+        """Whether a call with this key must solve a challenge. User and address may be empty."""
+        of = ((KEY, api_key), ("network", address), ("user", user))
+        return any(self._is_asked((api_key, kind, subject)) for kind, subject in of)
 
     def _is_asked(self, source: Source) -> bool:
         until_s = self._until_s.get(source)

@@ -188,10 +188,15 @@ class Guard:
         left, full_s = self._requests.left(sources[0], now)
         return RequestsLeft(math.ceil(wait_s), left, math.ceil(full_s))
 
-    def asks(self, api_key: CachedKey, address: str | None) -> bool:
-        """Whether a call with a browser key must solve a challenge first. What is allowed need not."""
+    def asks(self, api_key: CachedKey, address: str | None, user: str, *, always: bool) -> bool:
+        """Whether a call with a browser key must solve a challenge first. What is allowed need not.
+
+        ``user``: as the merchant's backend says it; empty if a page may say anything.
+        """
         asked = self.behaviour.asked
-        if not asked or not asked.is_asked(api_key.id, one_spelling(address) if address else ""):
+        if not (always or asked):
+            return False
+        if not (always or asked.is_asked(api_key.id, user, one_spelling(address) if address else "")):
             return False
         return not self._is_allowed(api_key, address)
 

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from engine.api.checks import Client
 from engine.api.outcomes import Refused
+from engine.errors import ContractViolation
 from engine.guard.addresses import one_spelling
 from engine.guard.challenges import REQUIRED
 from engine.guard.guard import TOO_MANY
@@ -60,13 +61,18 @@ async def run(request: web.Request, attempt: OneAnswer, code: str) -> Outcome | 
     services, solution = services_of(request), attempt.client.challenge if attempt.client else None
     address = address_of(request)
     attempt.client = Client(ip=address)
-    if attempt.api_key is not None and services.core.guard.asks(attempt.api_key, address):
+    api_key, core = attempt.api_key, services.core
+    if api_key is None:
+        raise ContractViolation("an attempt of a page has no key")
+    user = attempt.user if attempt.user_is_signed else ""
+    always = not user and core.configuration.has_guessable(api_key)
+    if core.guard.asks(api_key, address, user, always=always):
         source = one_spelling(address) if address else ""
-        challenged = await services.challenges.demand(attempt.api_key.id, source, solution)
+        challenged = await services.challenges.demand(api_key.id, source, solution)
         if challenged is not None:
-            services.core.dispatcher.telemetry.refused_request(REQUIRED)
+            core.dispatcher.telemetry.refused_request(REQUIRED)
             return challenged
-    return await answer_alike(services.core, attempt, code)
+    return await answer_alike(core, attempt, code)
 
 
 def address_of(request: web.Request) -> str | None:

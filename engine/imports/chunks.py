@@ -13,6 +13,7 @@ from asyncpg.pgproto.pgproto import UUID  # written in C: Python's own takes ten
 
 from engine.codes.formats import SERIAL_LIMIT, split
 from engine.errors import Refusal
+from engine.imports.guessing import CodeSpaces
 from engine.imports.parser import Reason
 from engine.lookup.decoder import Decoder
 from engine.queries import queries
@@ -72,12 +73,17 @@ class Written(NamedTuple):
 
 
 class Chunk:
-    """Lines of a file that are not written yet. ``others``: a digester per other mint key of imports."""
+    """Lines of a file that are not written yet. ``others``: a digester per other mint key of imports.
+
+    Attributes:
+        spaces: how easily the codes of all chunks are guessed.
+    """
 
     def __init__(self, digester: Digester, others: Sequence[Digester], minted: MintedCodes) -> None:
         self._digester = digester
         self._others = others
         self._minted = minted
+        self.spaces = CodeSpaces()
         self.clear()
 
     def clear(self) -> None:
@@ -96,6 +102,7 @@ class Chunk:
         """Move what the parser has read into the chunk."""
         self._unusable += lines.problems
         found, lines.codes, lines.problems = lines.codes, [], []
+        self.spaces.take(code for _, code in found)
         minted = self._minted.which([code for _, code in found])
         digest, line_of = self._digester.digest, self._line_of
         for (line, code), is_minted in zip(found, minted, strict=True):

@@ -39,12 +39,13 @@ SELECT nextval('batch_ids');
 -- name: progress
 UPDATE imports
 SET batch = $2, mac = $3, bytes = $4, line = $5, columns = $6, code_column = $7,
-    lines = $8, accepted = $9, duplicates = $10, unusable = $11, indexed = $12, updated_at = now()
+    lines = $8, accepted = $9, duplicates = $10, unusable = $11, indexed = $12, guessable = $13, updated_at = now()
 WHERE id = $1
 RETURNING *;
 
 -- name: insert_batch
-INSERT INTO batches (id, campaign, count, format, mint_key, created_by, version) VALUES ($1, $2, $3, $4, $5, $6, $7);
+INSERT INTO batches (id, campaign, count, format, mint_key, created_by, version, guessable)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 
 -- name: finish
 UPDATE imports SET state = 'finished', indexed = accepted, finished_at = now(), updated_at = now() WHERE id = $1

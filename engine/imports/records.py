@@ -38,6 +38,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
         bytes, line, mac, columns, code_column: the parser's state, needed to continue.
         indexed: number of accepted codes that Redis certainly has.
         reason: why it was ``refused``.
+        guessable: a guess finds one of its codes with a chance of more than 2^-``guard_guessable_bits``.
     """
 
     id: int
@@ -61,6 +62,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: datetime
     finished_at: datetime | None
     reason: str | None
+    guessable: bool
 
     @property
     def name(self) -> str:
@@ -78,6 +80,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
             "accepted": self.accepted,
             "duplicates": self.duplicates,
             "unusable": self.unusable,
+            "guessable": self.guessable,
         }
 
     def document(self) -> dict[str, object]:

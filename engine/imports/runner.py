@@ -81,6 +81,7 @@ class ImportRun:
         self._index = index
         self._caller = caller
         self._indexed = imported.indexed
+        self._guessable_bits = plane.settings.guard_guessable_bits
         self._indexing: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
@@ -151,6 +152,7 @@ class ImportRun:
                 "duplicates": before.duplicates + written.duplicates,
                 "unusable": before.unusable + written.unusable,
                 "indexed": self._indexed,
+                "guessable": before.guessable or self._chunk.spaces.are_guessable(self._guessable_bits),
             }
             row = await connection.fetchrow(_SQL["progress"], self.imported.id, *progress.values())
         self.imported = records.from_row(row)
@@ -214,6 +216,7 @@ class ImportRun:
             imported.mint_key,
             imported.created_by,
             under.version,
+            imported.guessable,
         )
         return records.from_row(await under.connection.fetchrow(_SQL["finish"], imported.id))
 

@@ -94,7 +94,8 @@ class CachedBatch(msgspec.Struct, frozen=True):
     """A batch: serials 0 to ``count - 1`` were issued, in this format, under this mint key.
 
     If the format is ``IMPORTED``, the digests of its codes are keyed with a key derived from the mint key.
-    ``key_check`` is the mint key's check value, in hex; empty if it was not recorded yet.
+    ``key_check`` is the mint key's check value, in hex; empty if it was not recorded yet. ``guessable``: its
+    codes were imported, and one guess may well find one (``engine.imports.guessing``).
     """
 
     id: int
@@ -104,6 +105,7 @@ class CachedBatch(msgspec.Struct, frozen=True):
     prefix: str | None
     mint_key: str
     key_check: str = ""
+    guessable: bool = False
 
 
 class CachedVoid(msgspec.Struct, frozen=True):
@@ -184,6 +186,7 @@ class ConfigurationCache:
         self.browser_keys: set[str] = set()  # by id
         self.campaigns: dict[str, CachedCampaign] = {}
         self.batches: dict[int, CachedBatch] = {}
+        self._guessable: set[str] = set()  # campaigns
         self.prefixes: frozenset[bytes] = frozenset()  # normalised
         self._voids: dict[int, VoidRanges] = {}  # by batch
 
@@ -208,6 +211,10 @@ class ConfigurationCache:
         ranges = self._voids.get(batch)
         return ranges is not None and serial in ranges
 
+    def has_guessable(self, api_key: CachedKey) -> bool:
+        """Whether a limited key is for a campaign with codes that can be guessed."""
+        return bool(self._guessable) and not self._guessable.isdisjoint(api_key.campaigns or ())
+
     async def know(self, batches: Iterable[int]) -> None:
         """Refresh if one of the batches is unknown: a worker with a newer configuration used it.
 
@@ -220,6 +227,8 @@ class ConfigurationCache:
     def take_batch(self, batch: CachedBatch) -> None:
         """Add a batch to the copy."""
         self.batches[batch.id] = batch
+        if batch.guessable:
+            self._guessable.add(batch.campaign)
         if batch.prefix:
             self.prefixes |= {normalise_prefix(batch.prefix)}
 

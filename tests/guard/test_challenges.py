@@ -12,16 +12,18 @@ import altcha
 import orjson
 import pytest
 
-from engine.control import alerts, blocks, voids
+from engine.control import alerts, api_keys, blocks, voids
 from engine.control.blocks import NewBlock
 from engine.control.voids import VoidDeclaration
 from engine.guard.asked import KEY, AskedSources
 from engine.observability.metrics import GUARD_CHALLENGES
-from tests.support.browsers import Page, page_of
+from tests.support.browsers import ORIGIN, Page, page_of
 from tests.support.deployment import engine_in_process, issue, mint_batch
 from tests.support.guessing import guesses, made_up
+from tests.support.importing import a_campaign, bring, lines_of
 from tests.support.lanes import LANES
 from tests.support.solving import EASY, challenge_of, reason_of, solved
+from tests.support.user_tokens import user_token
 from tests.support.waiting import wait_until, wait_until_async
 
 if TYPE_CHECKING:
@@ -225,7 +227,7 @@ async def test_enforce_asks_first_and_blocks_later(plane: ControlPlane) -> None:
     campaign, _ = await issue(plane, 1)
     async with engine_in_process(plane, **SCORE | {"guard_score_mode": "enforce"}) as merchant:
         page = await page_of(plane, merchant, campaign)
-        assert await guess_until_asked(page) >= 4
+        assert await guess_until_asked(page, most=7) >= 4
         assert not await blocks.page(plane, after=None, limit=9)
         chance = random.Random(7)
 
@@ -289,11 +291,38 @@ def test_the_table_is_bounded_and_forgets_who_was_asked_longest_ago() -> None:
         asked.ask(("key_1", "network", str(number)), later)
         asked.ask(("key_1", "network", "0"), later)
     assert len(asked) == 100
-    assert asked.is_asked("key_1", "0")
-    assert asked.is_asked("key_1", "199")
-    assert not asked.is_asked("key_1", "1")
-    assert not asked.is_asked("key_2", "0")
+    assert asked.is_asked("key_1", "", "0")
+    assert asked.is_asked("key_1", "", "199")
+    assert not asked.is_asked("key_1", "", "1")
+    assert not asked.is_asked("key_2", "", "0")
     asked.ask(("key_2", KEY, "key_2"), later)
-    assert asked.is_asked("key_2", "anywhere")
+    assert asked.is_asked("key_2", "", "anywhere")
     asked.ask(("key_3", "network", "0"), 1.0)  # long ago: read from the stream by a worker that starts
-    assert not asked.is_asked("key_3", "0")
+    assert not asked.is_asked("key_3", "", "0")
+
+
+async def test_codes_that_can_be_guessed_need_a_challenge_from_the_first_try(plane: ControlPlane) -> None:
+    weak, other = await a_campaign(plane), await a_campaign(plane)
+    assert (await bring(plane, weak, lines_of(f"WORD{number:04}" for number in range(50)))).imported.guessable
+    _, (strong,) = await mint_batch(plane, other, 1)
+    async with engine_in_process(plane, **PROXIED) as merchant:
+        page = await page_of(plane, merchant, weak, other)
+        free = await page_of(plane, merchant, other)
+        for code in ("WORD0001", "WORD9999", strong):
+            assert reason_of(await redeem(page, code)) == "missing"
+        assert (await redeem(free, strong, solution="not looked at")).status == 200
+        solution = solved(challenge_of(await redeem(page, "WORD0001")))
+        assert (await redeem(page, "WORD0001", solution=solution)).status == 200
+        assert (await merchant.redeem("WORD0002"))[0] == 200  # a server key is not asked
+
+
+async def test_a_user_token_is_enough_for_codes_that_can_be_guessed(plane: ControlPlane) -> None:
+    weak = await a_campaign(plane)
+    await bring(plane, weak, lines_of(f"WORD{number:04}" for number in range(50)))
+    async with engine_in_process(plane, **PROXIED) as merchant:
+        made = (await api_keys.create_for_browsers(plane, "page", campaigns=[weak], origins=[ORIGIN])).value
+        assert made.signing_secret
+        page, secret = Page(merchant, made.key), made.signing_secret.secret
+        assert reason_of(await redeem(page, "WORD0003")) == "missing"
+        token = user_token(made.api_key.id, secret, "ann")
+        assert (await page.post("/v1/redemptions", {"code": "WORD0003"}, User_Token=token)).status == 200

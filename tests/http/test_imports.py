@@ -55,7 +55,7 @@ async def test_a_file_is_imported_shown_listed_and_redeemed(plane: ControlPlane,
     campaign = await a_campaign(plane)
     status, body, headers = await send(ops, campaign, lines_of(["code", *CODES, CODES[3], "?"]))
     expected = {"id": "imp_1", "campaign": campaign, "batch": 0, "state": "finished"}
-    expected |= {"lines": 202, "accepted": 200, "duplicates": 1, "unusable": 1}
+    expected |= {"lines": 202, "accepted": 200, "duplicates": 1, "unusable": 1, "guessable": True}
     assert (status, headers["Location"]) == (201, "/v1/imports/imp_1")
     assert body == expected | {"same_as": None, "replayed": False, "published": True}
     status, shown = await ops.call("GET", "/v1/imports/imp_1")
