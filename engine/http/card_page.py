@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from engine.errors import Refusal
+from engine.errors import Refusal, StoreUnavailable
 from engine.http.card_form import known_key, page_response, plain_card
 from engine.http.page_files import KEPT_FOR_EVER, NOT_KEPT, POLICY, SECURITY, answer_file, frame_ancestors
 from engine.http.routes import Route
@@ -42,7 +42,10 @@ def routes() -> list[Route]:
 def _shows_page(pages: BuiltPages) -> Handler:
     async def show_page(request: web.Request) -> web.Response:
         """Answer with the page, or with the form that needs no JavaScript, if the pages are not built."""
-        api_key = await known_key(request, {})
+        try:
+            api_key = await known_key(request, {})
+        except StoreUnavailable as fault:  # the key is not known here, and Redis cannot be asked
+            return page_response(plain_card(request, {}, None).dead_end("unavailable"), fault.code, None)
         found = await asyncio.to_thread(pages.file, PAGE)
         if found is None:
             plain = plain_card(request, {}, api_key)

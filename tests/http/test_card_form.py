@@ -12,7 +12,7 @@ import pytest
 from engine.api.cards import Card, CardTexts, TextsByLanguage
 from engine.control import campaigns
 from engine.control.campaigns import CampaignChange
-from engine.errors import OutcomeUnknown
+from engine.errors import OutcomeUnknown, StoreUnavailable
 from engine.pages.plain_card import LANGUAGES_TEXTS, language_of
 from engine.redemption.one_answer import OneAnswerRedemption
 from engine.store.configuration import SCOPES
@@ -272,7 +272,29 @@ async def test_a_lost_answer_is_asked_for_with_the_same_key(
         assert (done.status, LANGUAGES_TEXTS["en"]["done"] in done.html) == (200, True)
 
 
-async def test_no_code_and_no_key_is_logged(plane: ControlPlane, caplog: pytest.LogCaptureFixture) -> None:
+async def test_while_redis_is_away_it_is_said_in_words(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign, (code,) = await issue(plane, 1)
+    async with engine_in_process(plane, **FREE) as merchant:
+        form = await form_of(plane, merchant, campaign)
+        assert (await form.look(code)).status == 200
+
+        async def away(_: object) -> None:
+            raise StoreUnavailable("Redis does not answer")
+
+        monkeypatch.setattr("engine.store.configuration.ConfigurationCache.confirm", away)
+        words = LANGUAGES_TEXTS["en"]["unavailable"]
+        refused = await form.send({"key": "pk_unknown", "code": code})
+        assert (refused.status, words in unescape(refused.html)) == (503, True)
+        async with merchant.session.get(f"{merchant.url}/card?key=pk_unknown") as answer:
+            assert (answer.status, answer.content_type) == (503, "text/html")
+            assert words in await answer.text()
+        async with merchant.session.get(f"{merchant.url}/card?key={form.key}") as answer:
+            assert answer.status == 200
+
+
+async def test_no_code_is_logged(plane: ControlPlane, caplog: pytest.LogCaptureFixture) -> None:
     campaign, (code,) = await issue(plane, 1)
     caplog.set_level("DEBUG")
     async with engine_in_process(plane, **FREE) as merchant:
