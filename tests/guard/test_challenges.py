@@ -16,7 +16,11 @@ from engine.control import alerts, api_keys, blocks, voids
 from engine.control.blocks import NewBlock
 from engine.control.voids import VoidDeclaration
 from engine.guard.asked import KEY, AskedSources
+from engine.guard.behaviour import Behaviour
+from engine.guard.labels import SPENT, UNKNOWN, Labelled, Tried
+from engine.guard.rules import Rules
 from engine.observability.metrics import GUARD_CHALLENGES
+from engine.settings import Settings
 from tests.support.browsers import ORIGIN, Page, page_of
 from tests.support.deployment import engine_in_process, issue, mint_batch
 from tests.support.guessing import guesses, made_up
@@ -326,3 +330,18 @@ async def test_a_user_token_is_enough_for_codes_that_can_be_guessed(plane: Contr
         assert reason_of(await redeem(page, "WORD0003")) == "missing"
         token = user_token(made.api_key.id, secret, "ann")
         assert (await page.post("/v1/redemptions", {"code": "WORD0003"}, User_Token=token)).status == 200
+
+
+def test_sources_and_floods_of_server_keys_take_no_place_in_the_table() -> None:
+    settings = Settings(guard_leaked_list_mode="challenge", guard_flood_mode="challenge")
+    behaviour = Behaviour(settings, Rules(settings), browser_keys={"key_page"})
+    now_s = time.time()
+    for key, expected in (("key_server", 0), ("key_page", 2)):
+        spent = [Tried(key, "", EVE, "", SPENT, number) for number in range(10)]
+        unknown = [Tried(key, "", str(number), "", UNKNOWN, number) for number in range(200)]
+        behaviour.hear(Labelled(spent + unknown, {}), now_s, is_own=True)
+        assert len(behaviour.asked) == expected
+    assert behaviour.asked.is_asked("key_page", "", "anywhere")
+    long_ago = [Tried("key_page", "", "198.51.100.1", "", SPENT, number) for number in range(10)]
+    behaviour.hear(Labelled(long_ago, {}), now_s - settings.guard_asked_s, is_own=True)
+    assert len(behaviour.asked) == 2  # a worker that starts reads of what is over

@@ -25,6 +25,8 @@ def check(population: Population, result: Result) -> None:
     if population.catches == "guessers":
         assert result.caught == result.sources
         assert result.at_code <= population.at_code_max
+    if population.catches == "asked":
+        assert 0 < result.at_code <= population.at_code_max
     if population.rule:
         assert population.rule in result.alerts
     RESULTS.append(result)

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from engine.control import alerts, blocks
+from tests.support.browsers import page_of
 from tests.support.deployment import engine_in_process, issue
 from tests.support.guessing import SYMBOLS, made_up
 from tests.support.waiting import wait_until_async
@@ -26,14 +27,16 @@ ENFORCED: Final[dict[str, Any]] = {
     f"guard_{rule}_mode": "enforce" for rule in ("score", "slow_drip", "leaked_list", "flood", "server_key")
 }
 AT_ONCE: Final = 8
+CODES_PER_S: Final = 25
 
 
 class Result(NamedTuple):
     """What became of a population: a row of the table.
 
     Attributes:
-        caught: which of its guessers were blocked, of how many; None for honest customers.
-        at_code: the largest number of different unknown codes after which one was found.
+        caught: how many of its guessers were blocked, or asked for a challenge; None for honest customers.
+        at_code: the largest number of different unknown codes after which one was found; of those who are
+            asked, how many codes of all of them were tried before.
         blocked: honest sources that were blocked.
         alerts: the rules that raised alerts.
     """
@@ -155,6 +158,20 @@ async def botnet(_: ControlPlane, merchant: Merchant, size: int) -> tuple[int, i
     return size, await _each(size, one)
 
 
+async def botnet_in_a_page(plane: ControlPlane, merchant: Merchant, size: int) -> tuple[int, int]:
+    """The same with a browser key, 25 codes a second. Returns how many were tried before pages were asked."""
+    campaign, _ = await issue(plane, 1)
+    page, start_s = await page_of(plane, merchant, campaign), time.monotonic()
+
+    async def one(number: int) -> int:
+        await asyncio.sleep(max(0.0, start_s + number / CODES_PER_S - time.monotonic()))
+        sent = {"code": made_up(number), "user": "ann"}
+        seen = await page.post("/v1/redemptions", sent, X_Real_IP=f"10.5.{number >> 8}.{number & 255}")
+        return seen.code != "challenge_required"
+
+    return size, await _each(size, one)
+
+
 async def leaked_list(plane: ControlPlane, merchant: Merchant, size: int) -> tuple[int, int]:
     """One person tries codes that others have redeemed."""
     _, codes = await issue(plane, size)
@@ -175,7 +192,7 @@ class Population(NamedTuple):
     name: str
     act: Callable[[ControlPlane, Merchant, int], Awaitable[tuple[int, int]]]
     sizes: tuple[int, int]
-    catches: str  # guessers; or none: nobody may be blocked
+    catches: str  # guessers; asked: they are asked for challenges; or none. Only guessers may be blocked
     at_code_max: int = 0
     rule: str = ""
     settings: dict[str, Any] = {}  # noqa: RUF012 - read only
@@ -199,6 +216,15 @@ POPULATIONS: Final = (
         {"guard_score_mode": "off"},
     ),
     Population("botnet, one code from each address", botnet, (200, 2000), "none", 0, "flood"),
+    Population(
+        "botnet in a page, one code from each address, 25 a second",
+        botnet_in_a_page,
+        (250, 1000),
+        "asked",
+        240,
+        "flood",
+        {"trusted_proxies": "127.0.0.0/8", "client_address_header": "x-real-ip"},
+    ),
     Population("leaked list", leaked_list, (12, 100), "none", 0, "leaked_list"),
 )
 CUT_OFF: Final = Population(
@@ -221,11 +247,14 @@ async def simulate(plane: ControlPlane, population: Population, size: int) -> Re
     made = await _blocks(plane)
     found = await alerts.page(plane, state=None, after=None, limit=99)
     at_code = max((one.evidence["unknown"] for one in made if one.evidence), default=0)
+    caught = len(made) if population.catches == "guessers" else None
+    if population.catches == "asked":
+        attempts, at_code, caught = sources, attempts, sources - attempts
     return Result(
         population.name,
         sources,
         attempts,
-        len(made) if population.catches == "guessers" else None,
+        caught,
         at_code,
         0 if population.catches == "guessers" else len(made),
         tuple(sorted({one.rule for one in found})),
