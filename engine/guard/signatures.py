@@ -42,6 +42,14 @@ _INPUT: Final = re.compile(
     r"([a-z*][a-z0-9_.*-]{0,63})="
     rf"(\(((?:{_STRING}(?: {_STRING})*)?)\)((?:;[a-z]+=(?:[0-9]{{1,15}}|{_STRING}))*))"
 )
+_QUOTED: Final = " ".join(f'"{name}"' for name in COMPONENTS)
+# The same with the profile's components and parameters, as most clients order them: read in one go.
+_USUAL_INPUT: Final = re.compile(
+    r"([a-z*][a-z0-9_.*-]{0,63})="
+    rf"(\({re.escape(_QUOTED)}\)"
+    rf";created=([0-9]{{1,15}});nonce=({_STRING});keyid=({_STRING})"
+    rf';alg="{ALGORITHM}";tag="{TAG}")'
+)
 _PARAMETER: Final = re.compile(rf";([a-z]+)=([0-9]+|{_STRING})")
 _SIGNATURE: Final = re.compile(r"([a-z*][a-z0-9_.*-]{0,63})=:([A-Za-z0-9+/]{43}=):")
 _DIGEST: Final = re.compile(r"sha-256=:([A-Za-z0-9+/]{43}=):")
@@ -166,6 +174,14 @@ def _values(head: SignedHead) -> tuple[str, ...]:
 
 
 def _parse_input(text: str) -> _Input:
+    match = _USUAL_INPUT.fullmatch(text)
+    if match is None:
+        return _parse_any_input(text)
+    label, parameters, created, nonce, keyid = match.groups()
+    return _checked_input(label, parameters, created, nonce, keyid)
+
+
+def _parse_any_input(text: str) -> _Input:
     match = _INPUT.fullmatch(text)
     if match is None:
         raise Refusal(MALFORMED, "Signature-Input must be one signature of the profile.")
@@ -180,6 +196,10 @@ def _parse_input(text: str) -> _Input:
     created, keyid, nonce = named["created"], named["keyid"], named["nonce"]
     if created.startswith('"') or not (keyid.startswith('"') and nonce.startswith('"')):
         raise Refusal(MALFORMED, "created must be an integer; keyid and nonce must be strings.")
+    return _checked_input(label, parameters, created, nonce, keyid)
+
+
+def _checked_input(label: str, parameters: str, created: str, nonce: str, keyid: str) -> _Input:
     if not NONCE_LENGTH_MIN <= len(nonce) - 2 <= NONCE_LENGTH_MAX:
         raise Refusal(MALFORMED, f"nonce must have {NONCE_LENGTH_MIN} to {NONCE_LENGTH_MAX} characters.")
     return _Input(label, int(created), keyid[1:-1], nonce[1:-1], parameters)
