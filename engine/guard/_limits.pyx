@@ -9,6 +9,7 @@ from time import monotonic
 from cpython.dict cimport PyDict_GetItem
 from cpython.object cimport PyObject
 
+from engine.guard.labels import sources_of
 from engine.guard.limits import SHARED_PART, TOLERANCE_S
 
 cdef double _tolerance_s = TOLERANCE_S
@@ -48,9 +49,11 @@ cdef class CompiledLimitTable:
             self.charge(sources, units, now)
         return wait_s
 
-    def admit_user(self, str key, str user):
-        """As ``LimitTable.admit_user``."""
-        return self._admit((key, "user", user), 1, monotonic())
+    def admit_now(self, str key, str user, str device="", str address=""):
+        """As ``LimitTable.admit_now``."""
+        if user and not (device or address):
+            return self._admit((key, "user", user), 1, monotonic())
+        return self.admit(sources_of(key, user, device, address), 1, monotonic())
 
     cdef double _admit(self, source, Py_ssize_t units, double now) except -1.0:
         """Do it for one source, the usual case: it is looked up once."""

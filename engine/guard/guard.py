@@ -55,8 +55,8 @@ class Guard:
 
     Attributes:
         watches: whether there is anything to judge by. While it is False, ``judge`` need not be called.
-        user_limit: the limit that alone judges an attempt with a server key whose one source is its user;
-            None if there is more to look at. What it admits need not be judged.
+        only_limit: the limit that alone judges an attempt with a server key to redeem; None if there is
+            more to look at. What it admits (``admit_now``) need not be judged.
         tables: what sources have tried, by the name of the limit.
         rules: the modes of its rules.
         behaviour: what became of attempts.
@@ -88,7 +88,7 @@ class Guard:
         self._attempts: LimitTable | None = None  # None: this limit is off
         self._checks: LimitTable | None = None
         self._requests: LimitTable | None = None  # of browser keys; ``judge`` has nothing to do with it
-        self.user_limit: LimitTable | None = None
+        self.only_limit: LimitTable | None = None
         self.watches = self._has_blocks = False
         self._update_watches()
         blocks.on_change = self._update_watches
@@ -99,7 +99,7 @@ class Guard:
         self._attempts, self._checks, self._requests = (
             None if self.rules.modes[name] == OFF else self.tables.get(name) for name in LIMITS
         )
-        self.user_limit = None if self._has_blocks else self._attempts
+        self.only_limit = None if self._has_blocks else self._attempts
         self.watches = self._has_blocks or self._attempts is not None or self._checks is not None
 
     def tell_of_attempts(self, teller: Teller) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from engine.guard.labels import sources_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -71,9 +73,9 @@ class LimitTable:
             self.charge(sources, units, now)
         return wait_s
 
-    def admit_user(self, key: str, user: str) -> float:
-        """Do the same now for one attempt of a user with an API key."""
-        return self.admit([(key, "user", user)], 1, time.monotonic())
+    def admit_now(self, key: str, user: str, device: str = "", address: str = "") -> float:
+        """Do the same now for one attempt with an API key, by all its sources (``labels.sources_of``)."""
+        return self.admit(sources_of(key, user, device, address), 1, time.monotonic())
 
     def wait_s(self, sources: list[Source], units: int, now: float) -> float:
         """Return after how many seconds all of the sources may try ``units`` more; 0.0 for now.

@@ -25,6 +25,7 @@ from engine.codes.formats import BASE32, DIGITS, FORMATS, LAST_SYMBOLS, normalis
 from engine.codes.texts import SHORTEST_CODE
 from engine.encoding import canonical
 from engine.errors import Refusal
+from engine.guard.labels import places_of
 from engine.lane.head import HEAD_BYTES_MAX, KEY, REQUEST_ID, SIGNED
 from engine.lane.protocol import FastLane
 from engine.lookup.decoder import masked
@@ -599,7 +600,7 @@ cdef class Desk:
         ):
             return self.left("code_in_text")
         # Last: an attempt that may go on is charged, and the fast lane would charge it again.
-        if self.guard.watches and self._refuses(api_key, user):
+        if self.guard.watches and self._refuses(api_key, user, None):
             return self.left("guard")
         cdef ExpressRedemption made = self.make(api_key, version, user, order, key, normalised, readings)
         if body.has_amount:
@@ -613,12 +614,18 @@ cdef class Desk:
             )
         return made
 
-    cdef bint _refuses(self, api_key, str user) except -1:
-        """Whether the guard refuses an attempt of which only the user is known. If not, it is charged."""
-        limit = self.guard.user_limit
-        if limit is not None and limit.admit_user(api_key.id, user) == 0.0:
-            return False
-        return self.guard.judge(api_key, user, None) is not None
+    cdef bint _refuses(self, api_key, str user, client) except -1:
+        """Whether the guard refuses an attempt. If not, it is charged."""
+        limit = self.guard.only_limit
+        if limit is not None:
+            if client is None:
+                if limit.admit_now(api_key.id, user) == 0.0:
+                    return False
+            else:
+                device, address = places_of(client)
+                if limit.admit_now(api_key.id, user, device, address) == 0.0:
+                    return False
+        return self.guard.judge(api_key, user, client) is not None
 
     cdef ExpressRedemption begin_parsed(self, api_key, long version, bytes body, str key):
         """Do the same for a body that msgspec reads, with the checks of ``Core.submit``."""
@@ -634,7 +641,7 @@ cdef class Desk:
         texts = asked.user, asked.order, key
         if self.code_in_texts(normalised, texts, metadata):
             return self.left("code_in_text")
-        if self.guard.watches and self.guard.judge(api_key, asked.user, asked.client) is not None:
+        if self.guard.watches and self._refuses(api_key, asked.user, asked.client):
             return self.left("guard")
         readings = split(normalised, self.configuration.prefixes)
         cdef ExpressRedemption made = self.make(

@@ -50,14 +50,19 @@ def test_both_tables_decide_share_and_learn_alike(seed: int) -> None:
     assert told
 
 
-def test_one_attempt_of_a_user_is_charged_by_the_clock_alike() -> None:
+def test_one_attempt_is_charged_to_all_its_sources_by_the_clock_alike() -> None:
     for kind in (LimitTable, CompiledLimitTable):
-        table = kind(Limit(per_minute=1, burst=2), 10)
-        waits = [table.admit_user("key_0", "ann") for _ in range(3)]
+        table = kind(Limit(per_minute=1, burst=2), 100)
+        waits = [table.admit_now("key_0", "ann") for _ in range(3)]
         assert waits == [0.0, 0.0, pytest.approx(60, abs=30)]
-        assert table.admit_user("key_1", "ann") == 0.0
-        ((source, charged_s),) = [one for one in table.take_unshared(9).items() if one[1] > 60]
-        assert (source, charged_s) == (("key_0", "user", "ann"), pytest.approx(120))
+        assert table.admit_now("key_1", "ann") == 0.0
+        assert table.admit_now("key_2", "ann", "d", "203.0.113.1") == 0.0
+        assert table.admit_now("key_2", "bob", "d") == 0.0
+        assert table.admit_now("key_2", "", "d") > 0.0
+        assert table.admit_now("key_2", "bob", "", "203.0.113.1") == 0.0
+        assert len(table) == 6
+        twice = [source for source, charged_s in table.take_unshared(9).items() if charged_s > 60]
+        assert [subject for _, _, subject in twice] == ["ann", "d", "203.0.113.1", "bob"]
 
 
 def test_a_worker_uses_the_compiled_table() -> None:
