@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import re
+import shutil
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
     from tests.support.browsers import Seen
     from tests.support.deployment import Merchant
 
+DOCS: Final = Path(__file__).parents[2] / "docs" / "card.md"
 UNKNOWN: Final = "0000-0000-0000-0000"
 
 
@@ -226,3 +232,25 @@ async def test_a_blocked_user_is_blocked_by_its_token(plane: ControlPlane) -> No
         await wait_until_async(refused)
         assert (await page.redeem_as(page.token("ann"), code)).code == "code_not_found"
         assert (await page.redeem_as(page.token("bob"), code)).status == 200
+
+
+async def test_the_examples_of_the_docs_sign_tokens_that_are_accepted(plane: ControlPlane) -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    (in_python,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "jwt" in block]
+    (in_shell,) = [block for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) if "openssl" in block]
+    campaign, _ = await issue(plane, 1)
+    async with engine_in_process(plane, **FREE) as merchant:
+        page = await signed_page(plane, merchant, campaign)
+        known: dict[str, Any] = {"SIGNING_SECRET": page.secret}
+        exec(in_python.replace("key_0123456789ab", page.key_id), known)  # noqa: S102 - it is ours
+        tokens = [known["user_token"]("ann")]
+        if shutil.which("openssl"):
+            script = in_shell.partition("curl")[0] + 'printf %s "$head.$body.$mac"'
+            environment = os.environ | {"KEY_ID": page.key_id, "SIGNING_SECRET": page.secret}
+            done = await asyncio.create_subprocess_exec(
+                "sh", "-c", script, env=environment, stdout=asyncio.subprocess.PIPE
+            )
+            out, _ = await asyncio.wait_for(done.communicate(), 30)
+            tokens.append(out.decode())
+        for token in tokens:
+            assert (await page.history(token))["items"] == []
