@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -91,7 +92,7 @@ async def answers(merchant: Merchant, codes: list[str]) -> list[int]:
 
 
 async def test_keys_are_made_and_revoked_and_a_network_is_blocked(
-    plane: ControlPlane, dashboard: Dashboard
+    plane: ControlPlane, dashboard: Dashboard, tmp_path: Path
 ) -> None:
     campaign, (code, *_) = await issue(plane, 2)
     async with signed_in(dashboard, "/admin/keys") as one, client_session() as session:
@@ -134,10 +135,26 @@ async def test_keys_are_made_and_revoked_and_a_network_is_blocked(
         await one.press("Lift", within="dialog")
         await one.page.get_by_role("cell", name="Lifted").wait_for()
         await wait_until_async(lambda: is_(200))
+        for number in range(55):
+            subject = f"198.51.100.{number}"
+            body = {"kind": "network", "subject": subject, "reason": "guesses", "ttl_s": 3600}
+            assert (await dashboard.merchant.call("POST", "/v1/blocks", json=body))[0] == 201
+        assert await rows_of_csv(one, "/admin/blocks?state=active", tmp_path) == 55
     async with signed_in(dashboard, "/admin/", theme="dark", language="zh-CN") as one:
         for path in DARK_PAGES:
             await one.follow(path)
             await one.check()
+
+
+async def rows_of_csv(one: Reader, path: str, directory: Path) -> int:
+    """Return how many rows a page's CSV file has; it has more than the page shows at first."""
+    await one.open(path)
+    await one.page.get_by_text("Load more").wait_for()
+    async with one.page.expect_download() as waiting:
+        await one.press("Download as CSV")
+    await (await waiting.value).save_as(directory / "rows.csv")
+    with (directory / "rows.csv").open(encoding="utf-8-sig") as file:
+        return len(list(csv.DictReader(file)))
 
 
 async def secret(one: Reader, act: str) -> str:

@@ -97,6 +97,10 @@ class Reader:
         """Look at the page as axe does, and for what overflows; take a picture if it has a name."""
         await self.page.locator("h1, [role=alert]").first.wait_for()
         await self.page.locator(".bones").first.wait_for(state="detached")  # wait_for_function() needs eval
+        await self.check_now(name)
+
+    async def check_now(self, name: str = "") -> None:
+        """Do as ``check``, also while something is loading."""
         found: list[str] = await self.page.evaluate(AXE_RUN)
         assert found == [], (name or self.page.url, found)
         too_wide: int = await self.page.evaluate(
