@@ -8,13 +8,16 @@ import pytest
 
 from engine.store.configuration import SCOPES
 from tests.support.browser import chromium
+from tests.support.card_shop import open_shop
 from tests.support.dashboard import Dashboard
 from tests.support.deployment import Process, engine_of_processes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from engine.control.change import ControlPlane
+    from tests.support.card_shop import Shop
 
 
 @pytest.fixture
@@ -23,3 +26,9 @@ async def dashboard(plane: ControlPlane) -> AsyncIterator[Dashboard]:
         with Process(plane.settings, "persister"):
             async with chromium() as browser:
                 yield Dashboard(browser, merchant)
+
+
+@pytest.fixture
+async def shop(plane: ControlPlane, tmp_path: Path) -> AsyncIterator[Shop]:
+    async with open_shop(plane, tmp_path / "engine.log") as shop:
+        yield shop

@@ -37,6 +37,7 @@ MISSING: Final = next(
     ),
     "",
 )
+ARGUMENTS: Final = ("--no-sandbox", "--use-fake-device-for-media-stream")  # its test camera
 DESKTOP: Final = (1280, 900)
 PHONE: Final = (360, 740)
 PATIENCE_MS: Final = 30_000
@@ -116,7 +117,7 @@ class Reader:
 async def chromium() -> AsyncIterator[Browser]:
     """Start a browser."""
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         try:
             yield browser
         finally:

@@ -7,17 +7,8 @@ import { type Challenge, solve } from "./solving";
 export type Check = Schemas["CodeCheck"];
 export type CardTexts = Schemas["CardTexts"];
 export type CampaignCard = Schemas["CardOfCampaign"];
+export type PastRedemption = Schemas["RedemptionOfUser"];
 type Redemption = Schemas["Redemption"];
-
-/** A redemption of the user of a token, as the engine lists it. */
-export interface PastRedemption {
-  id: string;
-  status: string;
-  last4: string;
-  amount: number | null;
-  currency: string | null;
-  redeemed_at: string;
-}
 
 /** What may be kept of a redemption: no more of the code than its last four symbols. */
 export interface Receipt {
