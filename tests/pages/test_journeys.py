@@ -43,7 +43,7 @@ async def test_codes_are_imported_made_void_and_corrected(
 ) -> None:
     campaign, codes = await issue(plane, 20, name="Gift cards", kind="balance", amount=2500, currency="EUR")
     printed = tmp_path / "printed.csv"
-    printed.write_text("code\nMORNING-TEA-01\nMORNING-TEA-02\nMORNING-TEA-02\n")
+    printed.write_text("code\nTEA-001\nTEA-002\nTEA-002\n")
     merchant = dashboard.merchant
     async with signed_in(dashboard, f"/admin/campaigns/{campaign}") as one:
         await one.press("More", within="main")
@@ -55,8 +55,9 @@ async def test_codes_are_imported_made_void_and_corrected(
         await one.sees("Imported: 2 codes accepted, 1 duplicates, 0 unusable lines.")
         await one.page.get_by_role("link", name="Imports").click()
         await one.page.get_by_role("link", name="Download problems").wait_for()
+        await one.sees("Yes: web pages must solve challenges")
         await one.check()
-        assert (await merchant.redeem("morning-tea-01", amount=100))[0] == 200
+        assert (await merchant.redeem("tea-001", amount=100))[0] == 200
 
         await one.press("More", within="main")
         await one.press("Make codes void", within="main")

@@ -43,6 +43,8 @@ export const codes = {
   "import.accepted": "Accepted",
   "import.duplicates": "Duplicates",
   "import.unusable": "Unusable",
+  "import.guessable": "Can be guessed",
+  "import.isGuessable": "Yes: web pages must solve challenges",
   "import.none": "No imports",
   "import.noneText": "Codes that were printed elsewhere come in through “Import codes” in the menu.",
   "import.states.running": "Unfinished",

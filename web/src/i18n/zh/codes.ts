@@ -45,6 +45,8 @@ export const codes: Record<keyof typeof texts, string> = {
   "import.accepted": "接受",
   "import.duplicates": "重复",
   "import.unusable": "无法使用",
+  "import.guessable": "可被猜中",
+  "import.isGuessable": "是：网页须先通过验证",
   "import.none": "没有导入",
   "import.noneText": "在别处印制的兑换码，可通过菜单「导入兑换码」导入。",
   "import.states.running": "未完成",
