@@ -91,7 +91,7 @@ async def compare(
         for connections, count in requests_of.items():
             measured: dict[str, list[SettingRound]] = {value: [] for value in engines}
             for number in range(rounds + 1):
-                for value in list(engines)[:: 1 if number % 2 else -1]:
+                for value in _in_turn(list(engines), number):
                     codes = await testbed.mint(plane, count)
                     requests = [plain(key, code, at) for at, code in enumerate(codes)]
                     one = await _run(settings.host, engines[value], requests, connections, statuses)
@@ -104,6 +104,12 @@ async def compare(
                     await testbed.persist(settings)
             result[f"{connections} connections"] = _summary(measured)
     return result
+
+
+def _in_turn(values: list[str], number: int) -> list[str]:
+    """Return the order of a round: in turn each value is the first, and the order runs back."""
+    at = number // 2 % len(values)
+    return (values[at:] + values[:at])[:: 1 if number % 2 else -1]
 
 
 async def _run(
