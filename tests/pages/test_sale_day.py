@@ -52,7 +52,7 @@ async def hold_sale(
     async with signed_in(dashboard, "/admin/") as one:
         sale = asyncio.create_task(load.run(SALE, "--peak", peak, "--seconds", seconds))
         await one.page.locator("tr.link-row").wait_for()
-        await one.sees("Sold out")
+        await one.page.get_by_role("cell", name="Sold out", exact=True).wait_for()
         await one.check(f"sale-{seconds}")
         status, result, err = await sale
         assert status == 0, (result, err)

@@ -43,5 +43,5 @@ export const live = {
   "live.rate": "A second",
   "live.twoMinutes": "Two minutes",
   "live.goneIn": "Sold out in",
-  "live.soldOut": "sold out",
+  "live.soldOut": "Sold out",
 } as const;
