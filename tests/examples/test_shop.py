@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from engine.control import api_keys
 from engine.settings import without_settings
 from tests.support.browser import MISSING, chromium, reader
 from tests.support.browsers import FREE, page_of
 from tests.support.deployment import engine_in_process, issue
+from tests.support.streams import persisting
+from tests.support.user_tokens import user_token
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -111,3 +114,35 @@ async def test_a_page_of_another_origin_cannot_embed_the_card(plane: ControlPlan
             await wait_until_async(lambda: any("frame-ancestors" in fault for fault in one.faults))
             assert await one.page.frame_locator("redeem-card iframe").get_by_role("textbox").count() == 0
             assert not [address for address in one.addresses if "/v1/" in address]
+
+
+async def test_the_shop_says_who_the_customer_is(plane: ControlPlane) -> None:
+    port = free_port()
+    campaign, (spent, code) = await issue(plane, 2, amount=1000, currency="EUR")
+    async with engine_in_process(plane, **FREE) as merchant, chromium() as browser:
+        made = await api_keys.create_for_browsers(
+            plane, "shop", campaigns=[campaign], origins=[f"http://localhost:{port}"]
+        )
+        key, secret = made.value, made.value.signing_secret
+        assert secret
+        await merchant.redeem(spent, "ann")
+        async with (
+            persisting(plane.settings),
+            serving(merchant, key.key, port),
+            reader(browser, f"http://localhost:{port}") as one,
+        ):
+            await one.open("/")
+            card = one.page.frame_locator("redeem-card iframe")
+            await card.get_by_role("textbox").wait_for()
+            await one.page.evaluate(
+                "(token) => { document.querySelector('redeem-card').userToken = token; }",
+                user_token(key.api_key.id, secret.secret, "ann"),
+            )
+            await card.get_by_text("Your redemptions").wait_for()
+            await card.get_by_role("textbox").fill(code)
+            await card.get_by_role("button", name="Continue").click()
+            await card.get_by_role("button", name="Redeem €10.00 now").click()
+            await one.sees("Thank you! Your number is")
+            number = (await one.page.locator("#thanks").inner_text()).split()[-1].rstrip(".")
+            _, record = await merchant.call("GET", f"/v1/redemptions/{number}")
+    assert record["user"] == "ann"
