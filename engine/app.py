@@ -133,9 +133,11 @@ async def open_app(settings: Settings, metrics_dir: Path | None) -> AsyncIterato
         sign_in_failures = limit_table(Limit(per_min, burst), _SIGN_IN_SOURCES_MAX)
         shared = guard.tables | {"sign_in_failures": sign_in_failures}
         sharing = {"interval_s": settings.guard_share_ms / 1000, "timeout_s": timeout_s}
-        await stack.enter_async_context(in_background(lambda: keep_sharing(redis, shared, **sharing)))
         await stack.enter_async_context(
-            in_background(lambda: keep_sharing_attempts(redis, guard.behaviour, **sharing))
+            in_background(lambda: keep_sharing(redis, shared, guard.not_shared, **sharing))
+        )
+        await stack.enter_async_context(
+            in_background(lambda: keep_sharing_attempts(redis, guard.behaviour, guard.not_shared, **sharing))
         )
         await stack.enter_async_context(in_background(lambda: keep_blocking(plane, guard)))
         await stack.enter_async_context(in_background(lambda: keep_raising(plane, guard.behaviour)))

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ from engine.lane.lanes import Lanes
 from engine.lane.proxy_protocol import ProxiedConnections
 from engine.observability.heartbeats import (
     BEAT_S,
+    CLIENT_ADDRESSES,
+    GUARD_SHARING,
     ProcessRole,
     Sign,
     State,
@@ -58,6 +61,7 @@ _log = logging.getLogger("engine.worker")  # __name__ is __main__ here
 BACKLOG = 4096
 GC_ALLOCATIONS = 50_000
 SIGN_OFF_TIMEOUT_S = 1.0
+IGNORED_S = 60.0  # for which a header that was ignored is told of
 CONNECT_WAIT_S = 5.0
 CONNECT_POLL_S = 0.01
 
@@ -145,11 +149,23 @@ async def _keep_signing(services: Services, instance: str) -> None:
     """Write a sign of life to PostgreSQL once a second, for those who look from other machines."""
     while True:
         troubles = [f"{part}: {says}" for part, says in own_parts(services.core).items() if says != "ok"]
-        sign = Sign(State.FAILING if troubles else State.ACTIVE, "; ".join(troubles))
+        state = State.FAILING if troubles else State.ACTIVE
+        sign = Sign(state, "; ".join(troubles), notes=_notes(services))
         with contextlib.suppress(Fault, TimeoutError):
             async with asyncio.timeout(BEAT_S), services.database.connection() as connection:
                 await beat(connection, ProcessRole.WORKER, instance, [sign])
         await asyncio.sleep(BEAT_S)
+
+
+def _notes(services: Services) -> dict[str, str]:
+    """Say what `redeem doctor` is to know of this worker's guard, by the name of the check."""
+    notes = {}
+    if reasons := services.core.guard.not_shared.reasons:
+        notes[GUARD_SHARING] = "; ".join(f"{what}: {reason}" for what, reason in sorted(reasons.items()))
+    addresses = services.client_addresses
+    if time.monotonic() - addresses.ignored_at < IGNORED_S:
+        notes[CLIENT_ADDRESSES] = f"{addresses.ignored} times, the latest from {addresses.ignored_peer}"
+    return notes
 
 
 async def _sign_off(database: Database, instance: str) -> None:

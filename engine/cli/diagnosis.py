@@ -22,7 +22,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from engine.cli import machine_findings, part_findings
+from engine.cli import guard_findings, machine_findings, part_findings
 from engine.cli.append_only_file import check_append_only_file
 from engine.cli.connect import server_urls
 from engine.cli.lane_finding import check_event_reader, check_lane, check_limits
@@ -252,7 +252,8 @@ async def _deployment(servers: _Servers) -> list[Finding]:
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             ledger = await read_ledger(database)
-    except asyncpg.UndefinedTableError:  # an older schema, which `schema` names
+            of_guard = await guard_findings.examine(database, settings, ledger.signs)
+    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):  # an older schema: `schema` names it
         return found
     except _UNREACHABLE as error:
         says = f"PostgreSQL answers, but its tables cannot be read: {_reason(error)}"
@@ -267,7 +268,7 @@ async def _deployment(servers: _Servers) -> list[Finding]:
             found.append(Finding(f"shard {shard}", Verdict.WRONG, says, _access_advice(error, setting)))
     found.append(part_findings.workers(ledger))
     found.append(part_findings.deliverer(ledger))
-    return [*found, *part_findings.webhooks(ledger.webhooks)]
+    return [*found, *part_findings.webhooks(ledger.webhooks), *of_guard]
 
 
 def _mint_keys(settings: Settings, in_use: list[str], checks: dict[str, bytes]) -> Finding:

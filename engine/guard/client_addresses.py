@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import time
 from typing import TYPE_CHECKING, Final
 
 from engine.guard.addresses import without_port
@@ -104,9 +105,16 @@ def _parsed(text: str) -> Address | None:
 
 
 class ClientAddresses:
-    """Finds the addresses of the clients of one worker, as its settings say."""
+    """Finds the addresses of the clients of one worker, as its settings say.
+
+    Attributes:
+        ignored: how often the header came from a peer that is no trusted proxy.
+        ignored_peer: the latest such peer.
+        ignored_at: when that was, by the monotonic clock, in seconds.
+    """
 
     def __init__(self, settings: Settings) -> None:
+        self.ignored, self.ignored_peer, self.ignored_at = 0, "", float("-inf")
         self._proxies = TrustedProxies(settings.trusted_proxies)
         self._name = settings.client_address_header.lower()
 
@@ -119,5 +127,6 @@ class ClientAddresses:
             return peer
         if not self._proxies.trusts(peer):
             CLIENT_ADDRESS_IGNORED.inc()
+            self.ignored, self.ignored_peer, self.ignored_at = self.ignored + 1, peer, time.monotonic()
             return peer
         return client_address(self._proxies, peer, self._name, values)

@@ -12,6 +12,7 @@ from engine.guard.addresses import one_spelling, parse_network, read_source
 from engine.guard.behaviour import Behaviour
 from engine.guard.labels import places_of, sources_of
 from engine.guard.limits import Limit, limit_table
+from engine.guard.not_shared import NotShared
 from engine.guard.one_peer import PeerShares
 from engine.guard.rules import ATTEMPTS, CHECKS, ENFORCE, LIMITS, OFF, REQUESTS, Rules
 
@@ -60,6 +61,7 @@ class Guard:
         tables: what sources have tried, by the name of the limit.
         rules: the modes of its rules.
         behaviour: what became of attempts.
+        not_shared: what is not shared with the other workers at present.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Guard:
         self._blocks = blocks
         self.rules = rules or Rules(settings)
         self.behaviour = Behaviour(settings, self.rules, browser_keys)
+        self.not_shared = NotShared()
         limits = {
             ATTEMPTS: Limit(settings.guard_attempts_per_min, settings.guard_attempts_burst),
             CHECKS: Limit(settings.guard_checks_per_min, settings.guard_checks_burst),

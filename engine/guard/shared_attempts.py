@@ -9,7 +9,6 @@ scores its own.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -24,14 +23,15 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from engine.guard.behaviour import Behaviour
+    from engine.guard.not_shared import NotShared
 
-_log = logging.getLogger(__name__)
 ENTRIES_MAX: Final = 1000  # of the stream
 KEPT_MS: Final = 3_600_000
 TRIED_MAX: Final = 500  # in one entry
 _READ_MAX: Final = 100
 _FIRST: Final = b"0-0"
 _FIELD: Final = b"p"
+ATTEMPTS: Final = "attempts"
 _MS: Final = 1000
 
 
@@ -78,11 +78,13 @@ class AttemptStream:
 
 
 async def keep_sharing_attempts(
-    redis: Redis, behaviour: Behaviour, *, interval_s: float, timeout_s: float
+    redis: Redis, behaviour: Behaviour, not_shared: NotShared, *, interval_s: float, timeout_s: float
 ) -> None:
-    """Label, share and score the attempts of a worker, until cancelled."""
+    """Label, share and score the attempts of a worker, until cancelled.
+
+    ``not_shared`` is told while they are not.
+    """
     stream = AttemptStream(redis)
-    failing = False
     while True:
         await asyncio.sleep(interval_s)
         if not (behaviour.watches or behaviour.observed):
@@ -92,11 +94,9 @@ async def keep_sharing_attempts(
             async with asyncio.timeout(timeout_s):
                 heard = await stream.exchange(labelled)
                 await _count_observed(redis, behaviour)
-            failing = False
+            not_shared.ends(ATTEMPTS)
         except (OSError, RedisError, TimeoutError) as error:
-            if not failing:
-                _log.warning("attempts are not shared with other workers", extra={"reason": str(error)})
-            failing = True
+            not_shared.begins(ATTEMPTS, error)
             heard = [] if labelled is None else [(time.time(), True, labelled)]
         for at_s, is_own, told in heard:
             behaviour.hear(told, at_s, is_own=is_own)

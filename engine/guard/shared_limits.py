@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
@@ -24,31 +23,37 @@ if TYPE_CHECKING:
 
     from engine.guard.labels import Source
     from engine.guard.limits import LimitTable
+    from engine.guard.not_shared import NotShared
 
-_log = logging.getLogger(__name__)
 SOURCES_MAX: Final = 500  # in one call, which is short then
 _DIGEST_BYTES: Final = 12
+LIMITS: Final = "limits"
 _MICROSECONDS: Final = 1_000_000
 _SCRIPT: Final = loader.load("guard", keys=("first_source",), arguments=("first_charge",))
 
 
 async def keep_sharing(
-    redis: Redis, tables: dict[str, LimitTable], *, interval_s: float, timeout_s: float
+    redis: Redis,
+    tables: dict[str, LimitTable],
+    not_shared: NotShared,
+    *,
+    interval_s: float,
+    timeout_s: float,
 ) -> None:
-    """Share the charges of the tables, by the names of their limits, until cancelled."""
+    """Share the charges of the tables, by the names of their limits, until cancelled.
+
+    ``not_shared`` is told while they are not.
+    """
     loop = asyncio.get_running_loop()
-    failing = False
     while True:
         await asyncio.sleep(interval_s)
         try:
             async with asyncio.timeout(timeout_s):
                 for name, table in tables.items():
                     await share(redis, name, table, loop.time)
-            failing = False
+            not_shared.ends(LIMITS)
         except (OSError, RedisError, TimeoutError) as error:
-            if not failing:
-                _log.warning("limits are not shared with other workers", extra={"reason": str(error)})
-            failing = True
+            not_shared.begins(LIMITS, error)
 
 
 async def share(redis: Redis, name: str, table: LimitTable, now: Callable[[], float]) -> None:

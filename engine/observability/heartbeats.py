@@ -10,12 +10,15 @@ import asyncio
 import enum
 import os
 import socket
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+import orjson
 
 from engine.queries import queries
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from engine.postgres_types import Connection
@@ -27,6 +30,8 @@ SILENT_S: Final = 4.0
 """Without a sign of life for this long, a process counts as stopped or hanging."""
 SHARD_LOCK_CLASS: Final = 0x5245444D
 """First half of the lock on a shard's ledger ("REDM"). The second half is the shard."""
+GUARD_SHARING: Final = "guard sharing"
+CLIENT_ADDRESSES: Final = "client addresses"
 WEBHOOKS_LOCK: Final = (0x52454457, 0)
 """One process delivers webhooks ("REDW")."""
 
@@ -48,12 +53,19 @@ class State(enum.StrEnum):
 
 
 class Sign(NamedTuple):
-    """A sign of life. ``stalled_s``: for how long the work has not gone on. ``trouble``: why it fails."""
+    """A sign of life.
+
+    Attributes:
+        trouble: why it fails.
+        stalled_s: for how long the work has not gone on.
+        notes: what does not work as it should although the process works, by the name of the check.
+    """
 
     state: State
     trouble: str = ""
     shard: int = 0
     stalled_s: float = 0.0
+    notes: Mapping[str, str] = MappingProxyType({})
 
 
 class Beat(NamedTuple):
@@ -66,6 +78,7 @@ class Beat(NamedTuple):
     state: str
     trouble: str
     age_s: float
+    notes: Mapping[str, str]
 
     @property
     def is_fresh(self) -> bool:
@@ -120,6 +133,7 @@ async def beat(connection: Connection, part: ProcessRole, instance: str, signs: 
         [sign.state.value for sign in signs],
         [sign.trouble for sign in signs],
         [sign.stalled_s for sign in signs],
+        [orjson.dumps(dict(sign.notes)).decode() for sign in signs],
     )
 
 
@@ -133,6 +147,6 @@ async def read_signs(connection: Connection) -> Signs:
     locks = await connection.fetch(_SQL["locks"], [SHARD_LOCK_CLASS, WEBHOOKS_LOCK[0]])
     beats = await connection.fetch(_SQL["beats"])
     return Signs(
-        [Beat(*row) for row in beats],
+        [Beat(**dict(row) | {"notes": orjson.loads(row["notes"])}) for row in beats],
         [Lock((row["class"], row["number"]), row["application_name"], row["address"]) for row in locks],
     )

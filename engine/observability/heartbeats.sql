@@ -12,18 +12,19 @@ WITH forgotten AS (
            AND (h.shard, 'active') IN (SELECT * FROM unnest($4::smallint[], $5::text[]))
     )
 )
-INSERT INTO heartbeats (part, shard, instance, pid, state, trouble, beat_at)
-SELECT $1, s.shard, $2, $3, s.state, s.trouble, clock_timestamp() - s.stalled_s * interval '1 second'
-FROM unnest($4::smallint[], $5::text[], $6::text[], $7::float8[]) AS s (shard, state, trouble, stalled_s)
+INSERT INTO heartbeats (part, shard, instance, pid, state, trouble, beat_at, notes)
+SELECT $1, s.shard, $2, $3, s.state, s.trouble, clock_timestamp() - s.stalled_s * interval '1 second', s.notes
+FROM unnest($4::smallint[], $5::text[], $6::text[], $7::float8[], $8::text[]) AS s (shard, state, trouble, stalled_s, notes)
 ON CONFLICT (part, shard, instance) DO UPDATE
-SET pid = excluded.pid, state = excluded.state, trouble = excluded.trouble, beat_at = excluded.beat_at;
+SET pid = excluded.pid, state = excluded.state, trouble = excluded.trouble, beat_at = excluded.beat_at,
+    notes = excluded.notes;
 
 -- name: sign_off
 DELETE FROM heartbeats WHERE part = $1 AND instance = $2;
 
 -- name: beats
 SELECT part, shard, instance, pid, state, trouble,
-       greatest(0, extract(epoch FROM clock_timestamp() - beat_at))::float8 AS age_s
+       greatest(0, extract(epoch FROM clock_timestamp() - beat_at))::float8 AS age_s, notes
 FROM heartbeats ORDER BY part, shard, beat_at DESC;
 
 -- name: locks

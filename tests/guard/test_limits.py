@@ -180,7 +180,9 @@ async def test_limits_hold_while_redis_is_away() -> None:
     guard = Guard(Settings(guard_attempts_per_min=1, guard_attempts_burst=2), BlockTable())
     table = guard.tables[ATTEMPTS]
     nobody = Redis(host="127.0.0.1", port=1)
-    async with in_background(lambda: keep_sharing(nobody, guard.tables, interval_s=0.01, timeout_s=0.5)):
+    async with in_background(
+        lambda: keep_sharing(nobody, guard.tables, guard.not_shared, interval_s=0.01, timeout_s=0.5)
+    ):
         for user in ("ann", "bob", "cid"):
             assert guard.judge(SHOP, user, None, units=2) is None
             await wait_until_async(lambda: not table._unshared)  # sent, and lost
