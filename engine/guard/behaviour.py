@@ -24,6 +24,7 @@ from engine.guard.rules import (
     SLOW_DRIP,
 )
 from engine.guard.suspects import Suspects
+from engine.guard.untold import Untold
 from engine.observability.metrics import GUARD_OBSERVED
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from engine.guard.key_rates import KeyFinding
-    from engine.guard.labels import Note, Source, Tried
+    from engine.guard.labels import Note, Source
     from engine.guard.one_peer import OnePeer
     from engine.guard.rules import Rules
     from engine.guard.suspects import Suspicion
@@ -93,7 +94,7 @@ class Behaviour:
         self.asked = AskedSources(settings.guard_sources_max)
         self._labeller = Labeller(settings)
         self._notes: deque[Note] = deque(maxlen=NOTES_MAX)
-        self._untold: list[Tried] = []
+        self._untold = Untold(NOTES_MAX)
         self._successes: Counter[str] = Counter()  # that are to be told, by the API key
         self._told_s = 0.0
         self.suspects = Suspects(settings)
@@ -123,13 +124,13 @@ class Behaviour:
         now_s = time.time()
         self._labeller.forget(now_s)
         labelled = self._labeller.label(notes, self.suspects, now_s)
-        untold = self._untold + labelled.tried
-        self._untold = untold[most : most + NOTES_MAX]  # for the next time
+        self._untold.add(labelled.tried)
+        untold = self._untold.take(most)
         self._successes.update(labelled.successes)
         if not (untold or (self._successes and abs(now_s - self._told_s) >= SUCCESSES_S)):
             return None
         successes, self._successes, self._told_s = self._successes, Counter(), now_s
-        return Labelled(untold[:most], successes)
+        return Labelled(untold, successes)
 
     def hear(self, told: Labelled, at_s: float, *, is_own: bool) -> None:
         """Score attempts that this worker or another one has told."""

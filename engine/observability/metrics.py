@@ -57,6 +57,9 @@ GUARD_ALERTS: Final = Counter("redeem_guard_alerts", "Alerts that the guard rais
 GUARD_BLOCKS: Final = Counter(
     "redeem_guard_blocks", "Blocks that the guard made by itself, by rule", ["rule"]
 )
+GUARD_NOT_LOOKED_AT: Final = Counter(
+    "redeem_guard_not_looked_at", "Attempts that rules did not look at, because too many came at once"
+)
 GUARD_CHALLENGES: Final = Counter(
     "redeem_guard_challenges", "Calls that had to solve a challenge, by what came of it", ["outcome"]
 )
