@@ -124,7 +124,7 @@ def hostile(page: SignedPage) -> dict[str, tuple[str, str]]:
         "truth as time": (page.token(exp=True), "whole seconds"),
         "no token": ("", "no JSON Web Token"),
         "text": ("ann", "no JSON Web Token"),
-        "list": (signed([], page.secret), "no JSON Web Token"),  # type: ignore[arg-type]
+        "list": (signed([], page.secret), "no JSON Web Token"),  # type: ignore[arg-type] # a token that PyJWT signs although it is none
         "large": ("x" * 4097, "more than 4096"),
         "critical": (signed(claims, page.secret, {**HS256, "crit": ["x"], "x": 1}), "no JSON Web Token"),
     }

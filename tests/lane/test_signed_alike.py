@@ -34,7 +34,7 @@ class Signed:
         self.lanes, self.signers = lanes, signers
         self.sent: dict[str, bytes] = {}  # by lane: the latest request
 
-    async def check(self, *, cuts: tuple[int, ...] = (), **how: Any) -> tuple[int, str]:  # noqa: ANN401
+    async def check(self, *, cuts: tuple[int, ...] = (), **how: Any) -> tuple[int, str]:  # noqa: ANN401 - the parts of a request
         """Send a request that is made so. Status, and code of the refusal; empty for a success."""
         for lane in self.lanes.lanes:
             self.sent[lane.name] = self._request(lane, **how)
@@ -81,7 +81,7 @@ class Signed:
         return f"POST /v1/redemptions HTTP/1.1\r\n{lines}\r\n".encode() + body.replace(*body_change)
 
 
-async def signed_lanes(plane: ControlPlane, lanes: AllLanes, **changes: Any) -> Signed:  # noqa: ANN401
+async def signed_lanes(plane: ControlPlane, lanes: AllLanes, **changes: Any) -> Signed:  # noqa: ANN401 - settings
     signers = {lane.name: await a_signer(plane, lane.raw.merchant, **changes) for lane in lanes.lanes}
     signed = Signed(lanes, signers)
     assert await signed.check(key="first", new_code=True) == (200, "")  # the workers know the keys now
