@@ -15,7 +15,7 @@ SLOW := $(addprefix tests/,system cli bundled processes examples install loadtes
 	loadtest/test_comparators.py support/test_hanging.py)
 
 .PHONY: other-python run help test coverage test-fast test-long test-calendar sanitize install-test test-pythons test-this-python image-test client-test chaos test-redis \
-	bench bench-guard bench-peers guard-table pages built-pages check lint types luacheck imports graph lock sbom pip-audit clean
+	bench bench-guard bench-peers guard-table guard-plot pages built-pages check lint types luacheck imports graph lock sbom pip-audit clean
 
 # A .venv of another Python than the one that is asked for is made anew.
 BASE_PYTHON := -c 'import os, sys; print(os.path.realpath(sys._base_executable))'
@@ -91,6 +91,9 @@ chaos: $(VENV)/.installed  ## kills, stops and cuts off every process 200 times,
 
 guard-table: $(VENV)/.installed  ## guessers and honest customers against the guard; writes the table of docs/guard.md; slow
 	REDEEM_TEST_POPULATIONS=large $(PYTEST) -p no:xdist tests/guard/test_populations.py
+
+guard-plot: $(VENV)/.installed  ## how often honest people are blocked, by how often they mistype; draws the plot of docs/guard.md
+	$(BIN)/python -m tests.support.honest_errors
 
 test-redis: $(VENV)/.installed  ## all tests that use Redis, against the machine's redis-server (7.0 or later)
 	REDEEM_TEST_REDIS_SERVER=$$(command -v redis-server) $(PYTEST) -n 4 -m "not long" $(TOUCH_REDIS)

@@ -21,6 +21,13 @@ _LOWEST: Final = 0.01
 _ABOVE: Final = 1.08
 _CROSS: Final = 3.5
 
+_STYLE: Final = (
+    "<style>svg{background:#fff}text{font:13px sans-serif;fill:#444}.line{fill:none;stroke-width:2}"
+    ".grid{stroke:#ddd}.c0,.c0 .line{stroke:#2a6fbb}.c1,.c1 .line{stroke:#c2571a}"
+    ".c2,.c2 .line{stroke:#2c8a4b}"
+    "</style>"
+)
+
 
 class Frame(NamedTuple):
     """The size of a plot and its margins, in pixels."""
@@ -132,6 +139,19 @@ def plot(series: Sequence[Series], axes: Axes) -> str:
     legend = f"<ul>{''.join(keys)}</ul>" if keys else ""
     caption = f"<figcaption>{html.escape(axes.y)}{legend}</figcaption>"
     return f"<figure>{caption}{''.join(_draw(drawn, axes, frame) for frame in FRAMES)}</figure>"
+
+
+def drawing(series: Sequence[Series], axes: Axes) -> str:
+    """Return the wide drawing as a file of its own, with its legend, for pages without this style sheet."""
+    drawn = _draw(series, axes, FRAMES[0]._replace(top=24 * len(series)))
+    legend = "".join(
+        f'<path class="line c{number}" d="M70 {24 * number + 14}h24"/>'
+        f'<text x="102" y="{24 * number + 18}">{html.escape(one.name)}</text>'
+        for number, one in enumerate(series)
+    )
+    opening, _, rest = drawn.partition(">")
+    opening = opening.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"')
+    return f"{opening}>{_STYLE}{legend}{rest}\n"
 
 
 def _draw(series: Sequence[Series], axes: Axes, frame: Frame) -> str:
