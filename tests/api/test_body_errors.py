@@ -48,7 +48,7 @@ def detail(body_type: type, body: object) -> str:
         (
             RedeemRequest,
             GOOD | {"client": {"ipp": "1"}},
-            "client has an unknown field: ipp. It takes ip and device.",
+            "client has an unknown field: ipp. It takes ip, device and challenge.",
         ),
         (RedeemRequest, [GOOD], "The body must be a JSON object with code and user."),
         (RedeemRequest, b"code=" + CODE.encode(), "The body is not valid JSON. The error is at byte 0."),

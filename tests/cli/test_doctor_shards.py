@@ -140,7 +140,8 @@ async def test_the_shard_in_trouble_is_named_and_the_other_is_well(row: Row, pla
             found.clear()
             found.update({check["check"]: check for check in json.loads(out)["checks"]})
             check = found.get(row.check)
-            return check is not None and row.matches(check) and status == 1
+            is_well = found.get(other, {"verdict": "ok"})["verdict"] == "ok"  # it may have to catch up first
+            return check is not None and row.matches(check) and status == 1 and is_well
 
         try:
             await wait_until_async(told)
