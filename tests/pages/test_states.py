@@ -53,6 +53,7 @@ async def ask(one: Reader, page: Shown) -> None:
     if page.path != "/admin/search":
         await one.page.reload()
         return
+    await one.page.locator("form.search input").wait_for()  # before that nobody listens to the key
     await one.page.keyboard.press("/")
     await one.page.keyboard.type("nobody")
     await one.page.keyboard.press("Enter")
