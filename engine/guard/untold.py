@@ -31,20 +31,24 @@ class Untold:
             self._by_key.setdefault(tried.key, deque()).append(tried)
             self._count += 1
             if self._count > self._most:
-                max(self._by_key.values(), key=len).pop()
-                self._count -= 1
-                GUARD_NOT_LOOKED_AT.inc()
+                self._drop_one()
+
+    def _drop_one(self) -> None:
+        key = max(self._by_key, key=lambda each: len(self._by_key[each]))
+        self._by_key[key].pop()
+        if not self._by_key[key]:
+            del self._by_key[key]
+        self._count -= 1
+        GUARD_NOT_LOOKED_AT.inc()
 
     def take(self, most: int) -> list[Tried]:
         """Take out at most that many: the oldest of each key, then the next of each."""
         taken: list[Tried] = []
-        while self._by_key:
-            for key, queue in list(self._by_key.items()):
-                if len(taken) == most:
-                    return taken
-                if queue:
-                    taken.append(queue.popleft())
-                    self._count -= 1
-                if not queue:
-                    del self._by_key[key]
+        while self._by_key and len(taken) < most:
+            key = next(iter(self._by_key))
+            queue = self._by_key.pop(key)
+            taken.append(queue.popleft())
+            if queue:
+                self._by_key[key] = queue  # behind the others, also for the next call
+        self._count -= len(taken)
         return taken

@@ -37,3 +37,11 @@ def test_attempts_of_one_key_keep_their_order() -> None:
     untold.add(attempts("key_one", 50))
     assert [tried.digest for part in range(5) for tried in untold.take(10)] == list(range(50))
     assert untold.take(1) == []
+
+
+def test_no_key_waits_for_long_however_many_there_are() -> None:
+    untold = Untold(8192)
+    for number in range(30):
+        untold.add(attempts(f"key_{number}", 10))
+    told = [tried.key for part in range(3) for tried in untold.take(10)]
+    assert len(set(told)) == 30
