@@ -14,7 +14,7 @@ import pytest
 
 from engine.control import api_keys
 from engine.settings import without_settings
-from tests.support.browser import MISSING, chromium, reader
+from tests.support.browser import IN_BROWSER, chromium, reader
 from tests.support.browsers import FREE, page_of
 from tests.support.deployment import engine_in_process, issue
 from tests.support.streams import persisting
@@ -27,11 +27,7 @@ if TYPE_CHECKING:
     from engine.control.change import ControlPlane
     from tests.support.deployment import Merchant
 
-pytestmark = [
-    pytest.mark.skipif(bool(MISSING), reason=MISSING),
-    pytest.mark.no_cover,
-    pytest.mark.timeout(120),
-]
+pytestmark = [*IN_BROWSER, pytest.mark.timeout(120)]
 ROOT: Final = Path(__file__).parents[2]
 PROGRAM: Final = ROOT / "examples" / "shop" / "shop.py"
 HEIGHT: Final = "document.querySelector('redeem-card iframe').clientHeight"

@@ -8,7 +8,7 @@ import pytest
 
 from engine.control.alerts import raise_alert
 from engine.guard.behaviour import Alarm
-from tests.support.browser import MISSING, PHONE
+from tests.support.browser import IN_BROWSER, PHONE
 from tests.support.dashboard import signed_in
 from tests.support.guessing import guesses
 from tests.support.waiting import wait_until_async
@@ -17,11 +17,7 @@ if TYPE_CHECKING:
     from engine.control.change import ControlPlane
     from tests.support.dashboard import Dashboard
 
-pytestmark = [
-    pytest.mark.skipif(bool(MISSING), reason=MISSING),
-    pytest.mark.no_cover,
-    pytest.mark.timeout(180),
-]
+pytestmark = [*IN_BROWSER, pytest.mark.timeout(180)]
 
 
 async def test_a_guesser_is_seen_blocked_and_let_go_and_a_rule_is_enforced(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from engine.api.cards import Card, CardTexts, TextsByLanguage
-from tests.support.browser import BUILT, MISSING
+from tests.support.browser import BUILT, IN_BROWSER
 from tests.support.browsers import page_of
 from tests.support.card_shop import customer, type_code
 from tests.support.deployment import issue
@@ -17,11 +17,7 @@ if TYPE_CHECKING:
     from engine.control.change import ControlPlane
     from tests.support.card_shop import Shop
 
-pytestmark = [
-    pytest.mark.skipif(bool(MISSING), reason=MISSING),
-    pytest.mark.no_cover,
-    pytest.mark.timeout(180),
-]
+pytestmark = [*IN_BROWSER, pytest.mark.timeout(180)]
 PAGE_BYTES_MAX: Final = 60_000
 ELEMENT_BYTES_MAX: Final = 2_000
 SMALL: Final = (320, 640)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.browser import MISSING, PATIENCE_MS, chromium
+from tests.support.browser import IN_BROWSER, PATIENCE_MS, chromium
 from tests.support.browsers import FREE, page_of
 from tests.support.deployment import engine_of_processes, issue
 
@@ -15,11 +15,7 @@ if TYPE_CHECKING:
 
     from engine.control.change import ControlPlane
 
-pytestmark = [
-    pytest.mark.skipif(bool(MISSING), reason=MISSING),
-    pytest.mark.no_cover,
-    pytest.mark.timeout(180),
-]
+pytestmark = [*IN_BROWSER, pytest.mark.timeout(180)]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from engine.control import campaigns
 from engine.control.campaigns import CampaignChange
-from tests.support.browser import MISSING
+from tests.support.browser import IN_BROWSER
 from tests.support.card_shop import CANNOT, NO_CODE, UNKNOWN, customer, open_shop, type_code
 
 if TYPE_CHECKING:
@@ -21,11 +21,7 @@ if TYPE_CHECKING:
     from engine.control.change import ControlPlane
     from tests.support.card_shop import Shop
 
-pytestmark = [
-    pytest.mark.skipif(bool(MISSING), reason=MISSING),
-    pytest.mark.no_cover,
-    pytest.mark.timeout(180),
-]
+pytestmark = [*IN_BROWSER, pytest.mark.timeout(180)]
 
 
 async def test_what_cannot_be_a_code_is_not_sent(shop: Shop) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from playwright.async_api import async_playwright
 
-from tests.support.browser import MISSING, PHONE, reader
+from tests.support.browser import IN_BROWSER, PHONE, reader
 from tests.support.browsers import page_of
 from tests.support.card_shop import CANNOT, NO_CODE, UNKNOWN, customer, open_shop, type_code
 from tests.support.deployment import Process, issue
@@ -22,11 +22,7 @@ if TYPE_CHECKING:
     from engine.control.change import ControlPlane
     from tests.support.card_shop import Shop
 
-pytestmark = [
-    pytest.mark.skipif(bool(MISSING), reason=MISSING),
-    pytest.mark.no_cover,
-    pytest.mark.timeout(180),
-]
+pytestmark = [*IN_BROWSER, pytest.mark.timeout(180)]
 STORED: Final = (
     "JSON.stringify([localStorage, sessionStorage, document.cookie, history.state, document.referrer])"
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from engine.cli.dashboard import make_link
-from tests.support.browser import BUILT, MISSING, PHONE, reader
+from tests.support.browser import BUILT, IN_BROWSER, PHONE, reader
 from tests.support.dashboard import UNAUTHENTICATED, Dashboard, made, signed_in
 from tests.support.deployment import issue
 
@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 
     from engine.control.change import ControlPlane
 
-pytestmark = [
-    pytest.mark.skipif(bool(MISSING), reason=MISSING),
-    pytest.mark.no_cover,
-    pytest.mark.timeout(180),
-]
+pytestmark = [*IN_BROWSER, pytest.mark.timeout(180)]
 FIRST_LOAD_BYTES_MAX: Final = 250_000
 
 

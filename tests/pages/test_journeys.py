@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.browser import MISSING
+from tests.support.browser import IN_BROWSER
 from tests.support.dashboard import signed_in
 from tests.support.deployment import Merchant, client_session, issue
 from tests.support.endpoints import delivering, receiving
@@ -22,11 +22,7 @@ if TYPE_CHECKING:
     from tests.support.browser import Reader
     from tests.support.dashboard import Dashboard
 
-pytestmark = [
-    pytest.mark.skipif(bool(MISSING), reason=MISSING),
-    pytest.mark.no_cover,
-    pytest.mark.timeout(180),
-]
+pytestmark = [*IN_BROWSER, pytest.mark.timeout(180)]
 
 
 DARK_PAGES = ("/admin/campaigns", "/admin/keys", "/admin/blocks", "/admin/webhooks", "/admin/audit-log")

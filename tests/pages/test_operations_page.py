@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from engine.store import keys
-from tests.support.browser import MISSING
+from tests.support.browser import IN_BROWSER
 from tests.support.cli import Cli
 from tests.support.dashboard import signed_in
 from tests.support.deployment import issue
@@ -16,11 +16,7 @@ if TYPE_CHECKING:
     from engine.control.change import ControlPlane
     from tests.support.dashboard import Dashboard
 
-pytestmark = [
-    pytest.mark.skipif(bool(MISSING), reason=MISSING),
-    pytest.mark.no_cover,
-    pytest.mark.timeout(180),
-]
+pytestmark = [*IN_BROWSER, pytest.mark.timeout(180)]
 
 
 async def test_what_is_wrong_and_what_the_audits_found_is_told_with_what_to_type(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from loadtest.scenarios import read_plan
-from tests.support.browser import MISSING
+from tests.support.browser import IN_BROWSER
 from tests.support.dashboard import signed_in
 from tests.support.load_tests import LoadTests
 from tests.support.waiting import wait_until_async
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.support.browser import Reader
     from tests.support.dashboard import Dashboard
 
-pytestmark = [pytest.mark.skipif(bool(MISSING), reason=MISSING), pytest.mark.no_cover]
+pytestmark = IN_BROWSER
 SALE: Final = "flash-sale"
 START_S: Final = 30  # the clients', at most
 HISTORY: Final = """() => new Promise((done) => {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import pytest
 
-from tests.support.browser import MISSING
+from tests.support.browser import IN_BROWSER
 from tests.support.dashboard import made, signed_in
 
 if TYPE_CHECKING:
@@ -20,11 +20,7 @@ if TYPE_CHECKING:
     from tests.support.browser import Reader
     from tests.support.dashboard import Dashboard
 
-pytestmark = [
-    pytest.mark.skipif(bool(MISSING), reason=MISSING),
-    pytest.mark.no_cover,
-    pytest.mark.timeout(180),
-]
+pytestmark = [*IN_BROWSER, pytest.mark.timeout(180)]
 PROBLEM: Final = json.dumps({"status": 503, "code": "store_unavailable", "detail": "no answer in time"})
 EXPECTED: Final = ("ERR_INTERNET_DISCONNECTED", "503", "403", "404")
 

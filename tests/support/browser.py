@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import pytest
 from playwright.async_api import async_playwright
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ MISSING: Final = next(
     ),
     "",
 )
+IN_BROWSER: Final = [pytest.mark.skipif(bool(MISSING), reason=MISSING), pytest.mark.no_cover]
+"""Marks of a module whose tests drive a browser."""
 ARGUMENTS: Final = ("--no-sandbox", "--use-fake-device-for-media-stream")  # its test camera
 DESKTOP: Final = (1280, 900)
 PHONE: Final = (360, 740)
