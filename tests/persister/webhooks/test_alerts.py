@@ -110,6 +110,15 @@ async def test_an_alert_does_not_wait_for_an_event_that_failed_nor_an_event_for_
         await alerts.raise_alert(plane, ALARM, 1)
         await receiver.has(2)
         assert receiver.ids == [event, "alr_1-raised"]
+
+        async def both_are_noted() -> bool:  # before that, a retry would be followed by their pauses
+            noted = [
+                await endpoints.attempts(plane, webhook_id, message=message, after=None, limit=1)
+                for message in receiver.ids
+            ]
+            return all(noted)
+
+        await wait_until_async(both_are_noted)
         receiver.status = 200
         await changes.retry(plane, webhook_id, actor="test")  # both are due
         await receiver.has(4)
