@@ -101,6 +101,8 @@ _FULL_WIDTH: Final = range(0xFF01, 0xFF5F)
 _TO_ASCII: Final[dict[int, int | None]] = dict.fromkeys((*_DASHES, *_SPACES)) | {
     wide: wide - 0xFEE0 for wide in _FULL_WIDTH
 }
+IMPOSSIBLE_PREFIX: Final = b"-"
+"""That of a stand-in: ``normalise_prefix`` drops dashes."""
 _PREFIX: Final = re.compile(r"[A-Z0-9](?:[A-Z0-9-]*[A-Z0-9])?", re.ASCII)
 
 
@@ -157,6 +159,15 @@ def split(normalised: bytes, prefixes: Collection[bytes] = ()) -> list[tuple[For
             if prefix and prefix in prefixes and fmt.accepts(symbols):
                 candidates.append((fmt, symbols, prefix))
     return candidates
+
+
+def stand_in(normalised: bytes) -> tuple[Format, bytes, bytes]:
+    """What to decode in place of a text that no way of ``split`` reads, to take as long: never a code.
+
+    It is a code of the text's length, or of the default format, under a prefix that no batch can have.
+    """
+    fmt = _BY_LENGTH.get(len(normalised), DEFAULT_FORMAT)
+    return fmt, b"0" * fmt.length, IMPOSSIBLE_PREFIX
 
 
 def mask(fmt: Format, last4: str) -> str:

@@ -12,7 +12,7 @@ import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
-from engine.codes.formats import normalise, split
+from engine.codes.formats import IMPOSSIBLE_PREFIX, normalise, split, stand_in
 from engine.codes.mint_keys import MintKeyError
 from engine.errors import ContractViolation, Fault, Overloaded, StoreUnavailable
 from engine.lookup.decoder import Decoder
@@ -153,11 +153,13 @@ class Resolver:
     def find_alike(self, lookup: PendingLookup) -> None:
         """Do as ``find`` does, in a time that does not say whether the code exists or who made it.
 
-        If there are imported codes, a minted one is looked up among them too. A code that is not found is
-        refused without a refresh of the configuration: the script call that its caller makes finds out.
+        Something is decoded for a text that no format has, too. If there are imported codes, a minted one is
+        looked up among them too. A code that is not found is refused without a refresh of the configuration:
+        the script call that its caller makes finds out.
         """
         self._has_alike = True
         lookup.minted = None
+        lookup.readings = lookup.readings or [stand_in(lookup.normalised)]
         self.find(lookup)
 
     def looks_like_code(self, text: str) -> bool:
@@ -294,7 +296,8 @@ class Resolver:
         if self._decoder.missing:
             lookup.failed(StoreUnavailable("mint keys are missing"))
         else:
-            could_be = lookup.readings or self._decoder.imported_batches
+            is_written_so = any(prefix != IMPOSSIBLE_PREFIX for _, _, prefix in lookup.readings)
+            could_be = is_written_so or self._decoder.imported_batches
             lookup.refused("code_not_found" if could_be else "code_malformed")
 
 

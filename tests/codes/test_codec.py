@@ -27,6 +27,7 @@ from engine.codes.formats import (
     normalise_prefix,
     refuse_guessable,
     split,
+    stand_in,
 )
 from tests.support.compiled_ff1 import IF_COMPILED
 
@@ -145,6 +146,15 @@ def test_a_known_prefix_is_taken_off_and_an_unknown_one_is_not() -> None:
     assert split(b"SUMMER" + symbols, {b"SUMMER"}) == [(DEFAULT_FORMAT, symbols, b"SUMMER")]
     assert split(b"SUMMER" + symbols, {b"WINTER"}) == []
     assert split(b"SUMMER" + symbols) == []
+
+
+@pytest.mark.parametrize("text", [b"A" * 15 + b"U", b"U" * 12, b"SUMMERSALE", b"A" * 40])
+def test_a_stand_in_can_be_decoded_and_is_under_no_prefix(text: bytes) -> None:
+    fmt, symbols, prefix = stand_in(text)
+    assert fmt.accepts(symbols)
+    assert len(symbols) in {len(text), DEFAULT_FORMAT.length}
+    with pytest.raises(ValueError, match="a prefix is"):
+        normalise_prefix(prefix.decode())
     assert split(b"SUMMER", {b"SUMMER"}) == []
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from engine.codes.codec import Codec
 from engine.control import blocks, campaigns, voids
 from engine.control.blocks import NewBlock
 from engine.control.campaigns import CampaignChange
@@ -234,6 +235,25 @@ async def test_a_batch_of_a_moment_ago_is_known(plane: ControlPlane) -> None:
             return (await page.redeem(codes[0])).status == 200
 
         await wait_until_async(redeemed)
+
+
+@pytest.mark.parametrize("typed", [UNKNOWN, MALFORMED, "SUMMER-SALE", "0" * 15 + "U"])
+async def test_what_is_no_code_is_decoded_like_one(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, typed: str
+) -> None:
+    own, _ = await issue(plane, 1)
+    decoded: list[list[bytes]] = []
+    decode_many = Codec.decode_many
+
+    def spy(codec: Codec, symbols: list[bytes], *more: Any) -> list[tuple[int, int] | None]:  # noqa: ANN401 - passed on
+        decoded.append(list(symbols))
+        return decode_many(codec, symbols, *more)
+
+    async with engine_in_process(plane, **FREE) as merchant:
+        page = await page_of(plane, merchant, own)
+        monkeypatch.setattr(Codec, "decode_many", spy)
+        assert (await page.redeem(typed)).code == "code_not_found"
+    assert [len(symbols) for symbols in decoded] == [1]
 
 
 async def test_the_time_of_a_refusal_does_not_say_which_it_is(plane: ControlPlane) -> None:
