@@ -1,4 +1,4 @@
-"""Who must solve a challenge, and until when: sources of browser keys, and browser keys as a whole.
+"""Who must solve a challenge, and until when: sources of browser keys, browser keys as a whole, all of them.
 
 Every worker hears of the same attempts, so each has the same table without being told.
 """
@@ -8,10 +8,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from engine.guard.key_rates import EVERY_PAGE
+
 if TYPE_CHECKING:
     from engine.guard.labels import Source
 
 KEY = "key"
+EVERY_PAGE_ASKED: Source = (EVERY_PAGE, KEY, EVERY_PAGE)
 
 
 class AskedSources:
@@ -35,7 +38,8 @@ class AskedSources:
     def is_asked(self, api_key: str, user: str, address: str) -> bool:
         """Whether a call with this key must solve a challenge. User and address may be empty."""
         of = ((KEY, api_key), ("network", address), ("user", user))
-        return any(self._is_asked((api_key, kind, subject)) for kind, subject in of)
+        asked = any(self._is_asked((api_key, kind, subject)) for kind, subject in of)
+        return asked or self._is_asked(EVERY_PAGE_ASKED)
 
     def _is_asked(self, source: Source) -> bool:
         until_s = self._until_s.get(source)

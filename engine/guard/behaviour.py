@@ -8,8 +8,8 @@ import zlib
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from engine.guard.asked import KEY, AskedSources
-from engine.guard.key_rates import KeyRates
+from engine.guard.asked import EVERY_PAGE_ASKED, KEY, AskedSources
+from engine.guard.key_rates import EVERY_KEY, EVERY_PAGE, KeyRates
 from engine.guard.labels import Labelled, Labeller
 from engine.guard.rules import (
     CHALLENGE,
@@ -50,7 +50,10 @@ _SUMMARIES: Final = {
     "blocks no addresses of pages. Set REDEEM_TRUSTED_PROXIES, or allow the address",
     FLOOD: "many more codes that were never issued than usual: somebody guesses from many places",
 }
-
+_FLOOD_OF_PAGES: Final = (
+    "many more codes that were never issued than usual, with many browser keys: "
+    "somebody guesses from many places"
+)
 _NOT_BLOCKED: Final = "sources guess codes; they are not blocked, because the mode of the rule is challenge"
 
 
@@ -101,7 +104,7 @@ class Behaviour:
         self.found: deque[tuple[Suspicion, bool]] = deque(maxlen=FOUND_MAX)
         self.alarms: deque[Alarm] = deque(maxlen=FOUND_MAX)
         self.has_found, self.has_alarms = asyncio.Event(), asyncio.Event()
-        self._key_rates = KeyRates(settings)
+        self._key_rates = KeyRates(settings, browser_keys)
         self.observed: Counter[str] = Counter()
 
     @property
@@ -157,7 +160,7 @@ class Behaviour:
 
     def _ask(self, mode: str, source: Source, at_s: float) -> None:
         """Ask a source for challenges, if its key is one of pages: a merchant's backend solves none."""
-        if mode in {CHALLENGE, ENFORCE} and source[0] in self._browser_keys:
+        if mode in {CHALLENGE, ENFORCE} and (source[0] in self._browser_keys or source == EVERY_PAGE_ASKED):
             self.asked.ask(source, at_s + self._asked_s)
 
     def _act_on_key(self, finding: KeyFinding, at_s: float, *, is_own: bool) -> None:
@@ -165,9 +168,10 @@ class Behaviour:
         if finding.rule == FLOOD:
             self._ask(mode, (finding.key, KEY, finding.key), at_s)
         if is_own and finding.is_new and mode != OFF:
-            about = finding.key or None
-            cause = f"{finding.rule}:{about or 'all'}"
-            self.alert(Alarm(finding.rule, cause, _SUMMARIES[finding.rule], about, finding.evidence))
+            about = None if finding.key in {EVERY_KEY, EVERY_PAGE} else finding.key
+            cause = f"{finding.rule}:{finding.key or 'all'}"
+            summary = _FLOOD_OF_PAGES if finding.key == EVERY_PAGE else _SUMMARIES[finding.rule]
+            self.alert(Alarm(finding.rule, cause, summary, about, finding.evidence))
 
     def _alert_of_source(self, finding: Suspicion) -> None:
         key, kind, subject = finding.source

@@ -1,7 +1,7 @@
 """Watches all attempts of an API key together: floods of made-up codes, and keys gone wrong.
 
 A botnet that tries one code from each address has no source with a score. It shows in the rate of unknown
-codes.
+codes. One that also spreads its codes over many keys of pages shows in the rate of all pages together.
 """
 
 from __future__ import annotations
@@ -14,16 +14,20 @@ from engine.guard.labels import ALIKE, UNKNOWN
 from engine.guard.rules import FLOOD, SERVER_KEY
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
     from engine.guard.labels import Labelled
     from engine.settings import Settings
 
 EVERY_KEY: Final = ""
+EVERY_PAGE: Final = "pages"
+"""All browser keys together, but those that have a flood of their own."""
 KEYS_MAX: Final = 10_000
 _BASE_HALF_LIFE_S: Final = 600.0
 
 
 class KeyFinding(NamedTuple):
-    """What a rule has found about an API key; ``EVERY_KEY`` stands for all keys together.
+    """What a rule has found about an API key, or about ``EVERY_KEY`` or ``EVERY_PAGE``.
 
     ``is_new``: False for a flood that goes on, of which an alert was raised.
     """
@@ -50,7 +54,9 @@ class _Key:
 class KeyRates:
     """The rates of all API keys, at most ``KEYS_MAX``."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, browser_keys: AbstractSet[str] = frozenset()) -> None:
+        self._browser_keys = browser_keys
+        self._flooded: set[str] = set()  # browser keys with a flood of their own
         self._least = settings.guard_flood_codes_per_s
         self._sigmas = settings.guard_flood_sigmas
         self._flood_s = settings.guard_flood_s
@@ -68,10 +74,12 @@ class KeyRates:
             if tried.label == UNKNOWN:
                 unknown[tried.key] += 1
                 unknown[EVERY_KEY] += 1
+                unknown[EVERY_PAGE] += tried.key in self._browser_keys
             if tried.label != ALIKE and (tried.key not in told.successes or tried.label == UNKNOWN):
                 attempts[tried.key] += 1
         found = []
-        for key in unknown.keys() | attempts.keys():
+        # What stands for several keys comes last: by then it is known which keys have a flood of their own.
+        for key in sorted(unknown.keys() | attempts.keys(), key=lambda key: key in {EVERY_KEY, EVERY_PAGE}):
             known = self._keys.get(key)
             if known is None:
                 if len(self._keys) >= KEYS_MAX:
@@ -85,7 +93,10 @@ class KeyRates:
         if unknown:
             known.latest.append((now_s, unknown))
         self._leave_latest(known, now_s)
-        rate = sum(count for _, count in known.latest) / self._flood_s
+        latest = sum(count for _, count in known.latest)
+        if key == EVERY_PAGE:
+            latest -= self._latest_of_flooded(now_s)
+        rate = latest / self._flood_s
         deviation = math.sqrt(max(0.0, known.square - known.mean**2))
         usual = known.mean + self._sigmas * deviation
         if rate > max(self._least, usual):
@@ -97,9 +108,21 @@ class KeyRates:
                 "usual_per_s": round(known.mean, 1),
             }
             found.append(KeyFinding(FLOOD, key, evidence, is_new))
-        if key != EVERY_KEY:
+            if key in self._browser_keys:
+                self._flooded.add(key)
+        else:
+            self._flooded.discard(key)
+        if key not in {EVERY_KEY, EVERY_PAGE}:
             found += self._gone_wrong(key, known, now_s, unknown, attempts)
         return found
+
+    def _latest_of_flooded(self, now_s: int) -> int:
+        """Return how many of the latest unknown codes are of keys with a flood of their own."""
+        total = 0
+        for key in self._flooded:
+            self._leave_latest(self._keys[key], now_s)
+            total += sum(count for _, count in self._keys[key].latest)
+        return total
 
     def _leave_latest(self, known: _Key, now_s: int) -> None:
         """Let what is not among the latest seconds any more become what is usual."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from engine.control import alerts, erasure
 from engine.guard.behaviour import Alarm
-from engine.guard.key_rates import EVERY_KEY, KEYS_MAX, KeyRates
+from engine.guard.key_rates import EVERY_KEY, EVERY_PAGE, KEYS_MAX, KeyRates
 from engine.guard.labels import UNKNOWN, Labelled, Tried
 from engine.guard.rules import FLOOD, SERVER_KEY
 from engine.settings import Settings
@@ -36,6 +36,19 @@ def test_a_flood_is_found_within_half_a_minute_and_a_busy_day_is_none() -> None:
     assert {key for _, key in floods} == {KEY, EVERY_KEY}
     assert len(floods) == 2
     assert max(second for second, _ in floods) < 3030
+
+
+def test_a_flood_of_one_key_or_of_server_keys_is_none_of_all_pages() -> None:
+    pages = {f"key_{number}" for number in range(9)}
+    rates = KeyRates(Settings(), pages)
+    found = [one for second in range(60) for one in rates.hear(told(60, key="key_0"), second)]
+    assert {one.key for one in found if one.rule == FLOOD} == {"key_0", EVERY_KEY}
+    rates = KeyRates(Settings(), pages)
+    found = [one for second in range(60) for one in rates.hear(told(60, key="key_server"), second)]
+    assert {one.key for one in found if one.rule == FLOOD} == {"key_server", EVERY_KEY}
+    rates = KeyRates(Settings(), pages)
+    spread = [one for second in range(60) for key in pages for one in rates.hear(told(1, key=key), second)]
+    assert {one.key for one in spread} == {EVERY_KEY, EVERY_PAGE}
 
 
 def test_a_key_with_many_wrong_codes_is_found_once_in_five_minutes() -> None:

@@ -288,6 +288,31 @@ async def test_a_flood_has_every_page_of_the_key_asked(plane: ControlPlane) -> N
         assert answer.status == 200
 
 
+async def test_a_flood_that_is_spread_over_many_keys_has_every_page_asked(plane: ControlPlane) -> None:
+    """No key has a flood of its own; nobody is blocked, and server keys are not asked."""
+    campaign, codes = await issue(plane, 2)
+    settings = PROXIED | {"guard_flood_mode": "enforce"}
+    async with engine_in_process(plane, **settings) as merchant:
+        pages = [await page_of(plane, merchant, campaign) for _ in range(8)]
+        bystander = await page_of(plane, merchant, campaign)
+        for number in range(160):  # 20 a key; 151 within 30 s are a flood
+            await redeem(pages[number % 8], made_up(number), f"10.9.{number >> 8}.{number & 255}")
+        await wait_until_async(lambda: _is_asked(bystander, "203.0.113.1"))
+        asked = await redeem(bystander, codes[0], "203.0.113.1")
+        answer = await redeem(bystander, codes[0], "203.0.113.1", solved(challenge_of(asked)))
+        assert answer.status == 200
+        assert (await merchant.redeem(codes[1]))[0] == 200
+
+        async def causes() -> set[str]:
+            return {one.cause for one in await alerts.page(plane, state=None, after=None, limit=9)}
+
+        async def are_raised() -> bool:
+            return await causes() == {"flood:all", "flood:pages"}
+
+        await wait_until_async(are_raised)
+    assert not await blocks.page(plane, after=None, limit=9)
+
+
 def test_the_table_is_bounded_and_forgets_who_was_asked_longest_ago() -> None:
     later = 1e12
     asked = AskedSources(100)
