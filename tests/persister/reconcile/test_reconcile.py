@@ -40,7 +40,7 @@ async def busy(plane: ControlPlane, merchant: Merchant) -> AsyncIterator[dict[st
     """Something of everything has happened, and a persister runs."""
     codes = await issue_all(plane, 12)
     async with persisting(plane.settings):
-        await asyncio.gather(*(Shopper(merchant, codes, seed).act(40) for seed in range(3)))
+        await asyncio.gather(*(Shopper(merchant, codes, seed).act(10) for seed in range(3)))
         for kind in codes:
             amount: dict[str, Any] = {"amount": 5} if kind == "balance" else {}
             for number in (0, 1, 2):
