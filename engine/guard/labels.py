@@ -4,18 +4,18 @@ An attempt of a browser key that got the one answer (``redemption.one_answer``) 
 besides. Challenges are asked for by it: asked for by the true reason, they would tell it.
 
 An unknown code was never issued: it is made up or mistyped. The redeem path only appends a ``Note``; a worker
-labels its notes every ``guard_share_ms``. What leaves the worker names no code: 32 bits of a digest say
-whether two codes are the same one.
+labels its notes every ``guard_share_ms``. What leaves the worker names no code, but has its digest
+(``code_digests``).
 """
 
 from __future__ import annotations
 
-import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
 from engine.guard.addresses import one_spelling
+from engine.guard.code_digests import CodeDigests
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,7 +56,7 @@ class Tried(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One attempt, as workers tell each other.
 
     Attributes:
-        digest: of the code.
+        digest: of the code, as ``CodeDigests`` makes it.
         weight: 1, or less for a code that looks like one of the same source typed again.
         last4: the last symbols of an unknown code.
     """
@@ -108,12 +108,14 @@ class Labeller:
         self._weight = settings.guard_retyped_weight_percent / 100
         self._sources_max = settings.guard_sources_max
         self._latest: dict[Source | str, list[tuple[float, bytes]]] = {}
+        self._digests = CodeDigests(settings)
 
     def __len__(self) -> int:
         return len(self._latest)
 
     def label(self, notes: Iterable[Note], suspects: Suspected, now_s: float) -> Labelled:
         """Label notes. A success is only told of a source that is suspected, or is now."""
+        self._digests.renew()
         tried: list[Tried] = []
         successes: dict[str, int] = {}
         new: set[Source] = set()
@@ -131,7 +133,7 @@ class Labeller:
             sources = sources_of(key, user, device, address)
             if label == OK and not are_suspected(sources) and new.isdisjoint(sources):
                 continue
-            digest = zlib.crc32(code)
+            digest = self._digests.of(code)
             if label not in {UNKNOWN, ALIKE}:
                 one = Tried(key, user, address, device, label, digest)
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from typing import TYPE_CHECKING
 
 from engine.codes.formats import FORMATS
@@ -20,6 +21,34 @@ def made_up(chance: random.Random | int) -> str:
     if isinstance(chance, int):
         chance = random.Random(chance)
     return "".join(chance.choices(SYMBOLS, k=FORMATS["base32-16"].length))
+
+
+def alike_in_crc32(count: int, seed: int) -> list[str]:
+    """Return made-up codes that all have the same CRC-32, as a guesser finds them without a single try.
+
+    CRC-32 is affine, and any three low bits make a digit from 0 to 7: of the 48 bits of such a code at
+    least 16 can be chosen freely.
+    """
+    chance, length = random.Random(seed), FORMATS["base32-16"].length
+    none = zlib.crc32(bytes(length))
+    pivots: dict[int, tuple[int, int]] = {}
+    free = []
+    for bit in (8 * at + low for at in range(length) for low in range(3)):
+        mask = 1 << bit
+        left = zlib.crc32(mask.to_bytes(length)) ^ none
+        while left and left.bit_length() in pivots:
+            other, other_mask = pivots[left.bit_length()]
+            left, mask = left ^ other, mask ^ other_mask
+        if left:
+            pivots[left.bit_length()] = left, mask
+        else:
+            free.append(mask)
+    code = int.from_bytes("".join(chance.choices("01234567", k=length)).encode())
+    found: set[str] = set()
+    while len(found) < count:
+        code ^= chance.choice(free)
+        found.add(code.to_bytes(length).decode())
+    return sorted(found, key=lambda _: chance.random())
 
 
 async def guesses(
