@@ -67,6 +67,16 @@ def _parser() -> argparse.ArgumentParser:
         "--thresholds", type=Path, default=DEFAULT_FILE, metavar="FILE", help="TOML file with the thresholds"
     )
     run.add_argument("--seed", type=int, default=0, help="random seed")
+    run.add_argument(
+        "--keep-rules",
+        action="store_true",
+        help="leave the guard's rules as they are; default: the scenario's rule is enforced during the run",
+    )
+    run.add_argument(
+        "--address-header",
+        metavar="NAME",
+        help="header in which pages say where they come from; the engine must trust this machine",
+    )
     _connect_options(run)
     run.set_defaults(action=_run)
 
@@ -151,6 +161,8 @@ def _run(options: argparse.Namespace) -> int:
             seconds=options.seconds,
             processes=options.processes,
             seed=options.seed,
+            address_header=options.address_header,
+            keep_rules=options.keep_rules,
             say=_say,
         )
     print(json.dumps(result.document()) if options.json else "\n".join(result.lines()))

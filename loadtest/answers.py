@@ -25,7 +25,8 @@ class LoggedAnswer(msgspec.Struct, omit_defaults=True, kw_only=True):
     """One request and its response.
 
     Attributes:
-        op: the operation: redeem, hold, confirm, release, rollback, check; guess for a made-up code.
+        op: the operation: redeem, hold, confirm, release, rollback, check; guess for a made-up code,
+            mistype for one that an honest customer got wrong.
         key: its Idempotency-Key.
         status: the HTTP status, or NO_ANSWER.
         problem: the problem code of a refusal or fault.

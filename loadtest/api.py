@@ -7,8 +7,11 @@ import json
 import re
 import uuid
 from collections import defaultdict
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote, urlencode, urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TIMEOUT_S: Final = 120.0
 PAGE_EVENTS: Final = 1000
@@ -79,6 +82,30 @@ class Api:
         """Return a page of a campaign's events, and the cursor after it."""
         page = self._page(after, campaign=campaign, wait_s=wait_s)
         return page["items"], page["next"]
+
+    def browser_key(self, campaign: str, origin: str) -> tuple[str, str]:
+        """Make a browser key for a campaign; return its id and the key."""
+        body = {"name": "load test", "kind": "browser", "campaigns": [campaign], "origins": [origin]}
+        made = self.call("POST", "/v1/keys", body)
+        return str(made["id"]), str(made["key"])
+
+    def set_rule(self, name: str, mode: str | None) -> str | None:
+        """Set the mode of a rule of the guard; None for that of the settings. Return what it was before."""
+        rules = self.call("GET", "/v1/guard/rules")["items"]
+        before = next(rule for rule in rules if rule["name"] == name)
+        self.call("PUT", "/v1/guard/rules", {"rules": {name: mode}})
+        return before["mode"] if before["actor"] and before["mode"] != before["default"] else None
+
+    def blocks(self) -> Iterator[dict[str, Any]]:
+        """Yield the blocks in force."""
+        after = None
+        while True:
+            query = {"state": "active"} | ({"after": after} if after else {})
+            page = self.call("GET", f"/v1/blocks?{urlencode(query)}")
+            yield from page["items"]
+            after = page["next"]
+            if after is None:
+                return
 
     def metrics(self, path: str = "/metrics") -> dict[str, list[float]]:
         """Return the values of each metric, over all its labels.

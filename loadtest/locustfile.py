@@ -15,9 +15,10 @@ import gevent
 from locust import events
 from locust.runners import MasterRunner
 
-from loadtest import shapes, users
+from loadtest import users
 from loadtest.answers import Writer
 from loadtest.api import Api
+from loadtest.clients import CROWDS
 from loadtest.codes import Codes
 from loadtest.scenarios import read_plan
 
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
 
 DIRECTORY: Final = Path(os.environ["LOADTEST_DIRECTORY"])
 KEY: Final = os.environ["LOADTEST_KEY"]
+PAGE_KEY: Final = os.environ.get("LOADTEST_PAGE_KEY", "")
 PLAN: Final = read_plan(DIRECTORY)
 
 # Locust finds the classes in this module by name.
-globals().update({kind.__name__: kind for kind in users.CLIENTS[PLAN.scenario]})
-PlannedShape = shapes.SHAPES[PLAN.scenario]
+PlannedShape, clients = CROWDS[PLAN.scenario]
+globals().update({kind.__name__: kind for kind in clients})
 PlannedShape.plan = PLAN
 
 
@@ -42,6 +44,7 @@ def _ready(environment: Environment, **_: Any) -> None:  # noqa: ANN401 - locust
     run = users.Run(
         plan=PLAN,
         key=KEY,
+        page_key=PAGE_KEY,
         codes=Codes(Api(PLAN.url, KEY), PLAN, gevent.spawn),
         answers=Writer(DIRECTORY),
         numbers=itertools.count(),

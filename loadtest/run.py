@@ -16,7 +16,7 @@ from engine.settings import without_settings
 from loadtest.answers import AnswerLog
 from loadtest.api import Api, ApiError
 from loadtest.sampling import Sampler
-from loadtest.scenarios import Plan, prepare, run_name
+from loadtest.scenarios import ORIGIN, SCENARIOS, Plan, prepare, run_name
 from loadtest.thresholds import Figures, figures, judge, read_thresholds
 from loadtest.verifier import Findings, verify
 
@@ -71,6 +71,7 @@ class Result:
             f"persister lag: {lag} at most",
             f"verifier: {findings.acknowledged} acknowledged, {findings.events} events",
             f"without an outcome: {findings.unknown}, of which the ledger has {findings.settled_unknown}",
+            *(f"guard: {name} {value}" for name, value in findings.guard.items()),
             *(f"{item.kind}: {item.item}: {item.text}" for item in findings.listed),
         ]
         return [*lines, *(f"FAILED: {why}" for why in self.failed), f"reports: {self.directory}"]
@@ -87,9 +88,13 @@ def run(
     seconds: float | None = None,
     processes: int = 1,
     seed: int = 0,
+    address_header: str | None = None,
+    keep_rules: bool = False,
     say: Callable[[str], object] = lambda _: None,
 ) -> Result:
     """Run a scenario against an engine, and end its campaign afterwards.
+
+    A scenario with guessers has the guard enforce its rule until the run is over, unless ``keep_rules``.
 
     Raises:
         ApiError, RunError, ThresholdsError: the run or its evaluation failed.
@@ -100,19 +105,30 @@ def run(
         raise RunError(f"{directory} is not empty")
     with Api(url, key) as api:
         plan = prepare(
-            api, run_name(), scenario, peak_per_s=peak_per_s, seconds=seconds, processes=processes, seed=seed
+            api,
+            run_name(),
+            scenario,
+            peak_per_s=peak_per_s,
+            seconds=seconds,
+            processes=processes,
+            seed=seed,
+            address_header=address_header,
         )
         plan.write(directory)
-        try:
+        with contextlib.ExitStack() as afterwards:
+            afterwards.callback(end_campaign, api, plan.campaign)
+            page_key = _page_key(api, plan, afterwards)
+            if plan.rule and not keep_rules:
+                say(f"the rule {plan.rule} of the guard is enforced until the run is over")
+                before = api.set_rule(plan.rule, "enforce")
+                afterwards.callback(api.set_rule, plan.rule, before)
             say(
                 f"{scenario}: up to {plan.peak_per_s:g} attempts a second for {plan.seconds:g} s, {directory}"
             )
             with Sampler(url, key) as sampler:
-                status = _load(plan, key, directory)
+                status = _load(plan, {"LOADTEST_KEY": key, "LOADTEST_PAGE_KEY": page_key}, directory)
                 say("comparing the responses with the ledger")
                 findings = verify(api, plan, directory, say=say)
-        finally:
-            end_campaign(api, plan.campaign)
     found = figures(AnswerLog(directory), sampler.lags_s)
     failed = judge(found, wanted)
     failed += [f"{count} x {kind}" for kind, count in findings.counts.items()]
@@ -129,7 +145,16 @@ def end_campaign(api: Api, campaign: str) -> None:
         api.call("PATCH", f"/v1/campaigns/{campaign}", {"state": "ended"})
 
 
-def _load(plan: Plan, key: str, directory: Path) -> int:
+def _page_key(api: Api, plan: Plan, afterwards: contextlib.ExitStack) -> str:
+    """Make a browser key that is revoked afterwards; an empty text if the scenario has no pages."""
+    if not SCENARIOS[plan.scenario].pages:
+        return ""
+    number, key = api.browser_key(plan.campaign, ORIGIN)
+    afterwards.callback(api.call, "DELETE", f"/v1/keys/{number}")
+    return key
+
+
+def _load(plan: Plan, keys: dict[str, str], directory: Path) -> int:
     """Run locust and return its exit status. After Ctrl-C it stops in order, and the results so far count."""
     argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary"]
     argv += ["--host", plan.url, "--stop-timeout", str(STOP_S), "--exit-code-on-error", "0"]
@@ -142,7 +167,7 @@ def _load(plan: Plan, key: str, directory: Path) -> int:
     ]
     if plan.processes > 1:
         argv += ["--processes", str(plan.processes), "--master-bind-host", "127.0.0.1"]
-    environment = without_settings(os.environ) | {"LOADTEST_DIRECTORY": str(directory), "LOADTEST_KEY": key}
+    environment = without_settings(os.environ) | {"LOADTEST_DIRECTORY": str(directory), **keys}
     with (
         (directory / "locust.log").open("wb") as log,
         subprocess.Popen(argv, env=environment, stdout=log, stderr=log) as process,  # noqa: S603 - locust itself

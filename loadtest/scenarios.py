@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from loadtest.addresses import is_loopback
+from loadtest.api import ApiError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -21,8 +24,17 @@ if TYPE_CHECKING:
 
 PLAN_FILE: Final = "plan.json"
 CODES_SPARE: Final = 1.2
+NO_ADDRESSES: Final = (
+    "pages need addresses of their own: run it on the engine's machine, with --url http://127.0.0.1:PORT, or "
+    "have the engine trust this machine (REDEEM_TRUSTED_PROXIES, REDEEM_CLIENT_ADDRESS_HEADER) and name the "
+    "header with --address-header"
+)
 CODES_AT_ONCE_MAX: Final = 200_000
-_GUESSED: Final = ("code_not_found", "code_malformed", "too_many_attempts", "blocked")
+_GUESSED: Final = ("code_not_found", "code_malformed", "too_many_attempts")
+ORIGIN: Final = "https://load-test.example"
+"""Of the pages of a run."""
+SCORE: Final = "score"
+FLOOD: Final = "flood"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +49,9 @@ class Scenario:
         stock_share, uses_share: stock, or uses of the shared code, as a share of all attempts.
         shared: all clients use one code.
         refusals: problem codes that the scenario expects; they are not errors.
+        guess_refusals: the same for codes that are made up or mistyped.
+        rule: the rule of the guard that the run enforces, and that must find the guessers.
+        pages: the clients are web pages with a browser key.
     """
 
     about: str
@@ -48,6 +63,9 @@ class Scenario:
     uses_share: float | None = None
     shared: bool = False
     refusals: tuple[str, ...] = ()
+    guess_refusals: tuple[str, ...] = ()
+    rule: str | None = None
+    pages: bool = False
 
 
 SCENARIOS: Final[dict[str, Scenario]] = {
@@ -80,10 +98,20 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         each_per_s=2.0,
     ),
     "guessers": Scenario(
-        about="one client of three guesses codes; buyers must not notice",
+        about="one client of three guesses codes and is blocked; buyers, who mistype, must not notice",
         peak_per_s=400,
         seconds=30,
-        refusals=_GUESSED,
+        guess_refusals=(*_GUESSED, "blocked"),
+        rule=SCORE,
+    ),
+    "botnet": Scenario(
+        about="pages: one made-up code from each address; the guard challenges, and buyers solve it",
+        peak_per_s=40,
+        seconds=40,
+        each_per_s=1.0,
+        guess_refusals=(*_GUESSED, "challenge_required"),
+        rule=FLOOD,
+        pages=True,
     ),
     "mixed-day": Scenario(
         about="a day: checks, redemptions, holds, confirmations, releases, rollbacks; a peak in the middle",
@@ -111,6 +139,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         shared_batch: the batch of the code that all clients share.
         codes_at_once: codes that a process mints in one batch; it mints more when they run low.
         cursor: the end of the feed before the run began.
+        rule: the rule of the guard that must find the guessers.
+        address_header: in which pages say where they come from; None: they come from loopback addresses.
     """
 
     run: str
@@ -130,6 +160,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     max_uses: int | None = None
     per_user_limit: int | None = None
     shared_batch: int | None = None
+    rule: str | None = None
+    address_header: str | None = None
 
     @property
     def uses_max(self) -> int:
@@ -164,13 +196,16 @@ def prepare(
     seconds: float | None = None,
     processes: int = 1,
     seed: int = 0,
+    address_header: str | None = None,
 ) -> Plan:
     """Create a campaign for one run of a scenario, and return the plan of the run.
 
     Raises:
-        ApiError: the engine refused.
+        ApiError: the engine refused, or cannot be told where pages come from.
     """
     scenario = SCENARIOS[name]
+    if scenario.pages and address_header is None and not is_loopback(api.url):
+        raise ApiError(NO_ADDRESSES)
     peak = scenario.peak_per_s if peak_per_s is None else peak_per_s
     length = scenario.seconds if seconds is None else seconds
     attempts = peak * length
@@ -200,4 +235,6 @@ def prepare(
         max_uses=uses,
         per_user_limit=limit if isinstance(limit, int) else None,
         shared_batch=api.mint(campaign, 1)[0] if scenario.shared else None,
+        rule=scenario.rule,
+        address_header=address_header,
     )

@@ -70,14 +70,3 @@ class Day(Shape):
     def share(self, at: float) -> float:
         """Of the peak."""
         return NIGHT + (1.0 - NIGHT) * math.sin(math.pi * at) ** 2
-
-
-SHAPES: Final[dict[str, type[Shape]]] = {
-    "unique-codes": Steady,
-    "flash-sale": Opening,
-    "hot-code": Steady,
-    "retry-storm": Waves,
-    "guessers": Steady,
-    "mixed-day": Day,
-    "soak": Steady,
-}

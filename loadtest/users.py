@@ -18,6 +18,7 @@ from locust import FastHttpUser, task
 from locust.contrib.fasthttp import FastHttpSession
 
 from loadtest.answers import NO_ANSWER, LoggedAnswer
+from loadtest.guard_check import CHALLENGED, GUESS, MISTYPE
 from loadtest.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
@@ -36,15 +37,15 @@ STOPPED_S: Final = 1.0
 """A request under way at the end of the run counts only if it has waited this long."""
 _OK: Final = 200
 _AGAIN: Final = (NO_ANSWER, 503)
-_SYMBOLS: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 @dataclass(slots=True)
 class Run:
-    """State that the clients of one process share."""
+    """State that the clients of one process share. ``page_key``: a browser key; empty without pages."""
 
     plan: Plan
     key: str
+    page_key: str
     codes: Codes
     answers: Writer
     numbers: itertools.count[int]
@@ -65,7 +66,9 @@ class LoadClient(FastHttpUser):
         self._interval_s = 1.0 / plan.each_per_s
         self._random = random.Random(f"{plan.seed} {self.run_of.process} {next(self.run_of.numbers)}")
         self._due = time.monotonic() + self._random.random() * self._interval_s
-        self._refusals = frozenset(SCENARIOS[plan.scenario].refusals)
+        scenario = SCENARIOS[plan.scenario]
+        self._refusals = frozenset(scenario.refusals)
+        self._guess_refusals = frozenset(scenario.guess_refusals)
         gevent.sleep(max(0.0, self._due - time.monotonic()))
 
     def wait_time(self) -> float:
@@ -99,9 +102,7 @@ class LoadClient(FastHttpUser):
         """Send one request and log its response. ``due``: now, unless it is the first of the attempt."""
         began = time.monotonic()
         due = self._due if due is None else due
-        headers = {"Authorization": f"Bearer {self.run_of.key}", "Content-Type": "application/json"}
-        if key:
-            headers["Idempotency-Key"] = key
+        headers = {"Content-Type": "application/json"} | ({"Idempotency-Key": key} if key else {})
         user = document.get("user")
         answer = LoggedAnswer(
             op=op,
@@ -118,29 +119,7 @@ class LoadClient(FastHttpUser):
         )
         found: dict[str, Any] = {}
         try:
-            with (session or self.client).request(
-                "POST",
-                path,
-                name=op,
-                data=orjson.dumps(document),  # type: ignore[arg-type] # locust sends bytes unchanged
-                headers=headers,
-                catch_response=True,
-            ) as response:
-                found = _document(response.content) if response.status_code else {}
-                answer.status = response.status_code if found else NO_ANSWER
-                answer.problem = "" if answer.status == _OK else str(found.get("code", ""))
-                answer.id = str(found.get("id", "")) if answer.status == _OK else ""
-                answer.replayed = bool(found.get("replayed", False))
-                answer.last = last or answer.status not in _AGAIN
-                answer.expected = not answer.last or self._expected(answer)
-                answer.ms = (time.monotonic() - due) * 1000
-                response.request_meta["response_time"] = answer.ms
-                if not answer.last:
-                    response.request_meta["name"] = f"{op} (tried again)"
-                if answer.expected:
-                    response.success()
-                else:
-                    response.failure(f"{answer.status} {answer.problem}")
+            found = self._exchange(answer, path, orjson.dumps(document), headers, due=due, session=session)
         except gevent.GreenletExit:  # the run is over; the engine may have received the request
             answer.problem = "stopped"
             answer.last = time.monotonic() - due > STOPPED_S
@@ -151,6 +130,47 @@ class LoadClient(FastHttpUser):
             self.run_of.answers.write(answer)
         return answer.status, found
 
+    def _exchange(
+        self,
+        answer: LoggedAnswer,
+        path: str,
+        body: bytes,
+        headers: dict[str, str],
+        *,
+        due: float,
+        session: FastHttpSession | None,
+    ) -> dict[str, Any]:
+        """Send a request, fill in its answer, and tell locust."""
+        with (session or self.client).request(
+            "POST",
+            path,
+            name=answer.op,
+            data=body,  # type: ignore[arg-type] # locust sends bytes unchanged
+            headers=headers | {"Authorization": f"Bearer {self.run_of.key}"},
+            catch_response=True,
+        ) as response:
+            found = self._take(answer, response.status_code, response.content, due)
+            response.request_meta["response_time"] = answer.ms
+            if not answer.last:
+                response.request_meta["name"] = f"{answer.op} (tried again)"
+            if answer.expected:
+                response.success()
+            else:
+                response.failure(f"{answer.status} {answer.problem}")
+        return found
+
+    def _take(self, answer: LoggedAnswer, status: int, content: bytes | None, due: float) -> dict[str, Any]:
+        """Fill in an answer; return its document."""
+        found = _document(content) if status else {}
+        answer.status = status if found else NO_ANSWER
+        answer.problem = "" if answer.status == _OK else str(found.get("code", ""))
+        answer.id = str(found.get("id", "")) if answer.status == _OK else ""
+        answer.replayed = bool(found.get("replayed", False))
+        answer.last = answer.last or not (answer.status in _AGAIN or answer.problem == CHALLENGED)
+        answer.expected = not answer.last or self._expected(answer)
+        answer.ms = (time.monotonic() - due) * 1000
+        return found
+
     def redeem(self, code: Code, *, key: str = "") -> tuple[int, dict[str, Any]]:
         """Send ``POST /v1/redemptions``; return status and document."""
         name = key or self.number()
@@ -159,8 +179,8 @@ class LoadClient(FastHttpUser):
         )
 
     def _expected(self, answer: LoggedAnswer) -> bool:
-        if answer.op == "guess":
-            return answer.problem in self._refusals
+        if answer.op in {GUESS, MISTYPE}:
+            return answer.problem in self._guess_refusals
         return answer.status == _OK or answer.problem in self._refusals
 
 
@@ -201,24 +221,6 @@ class Impatient(LoadClient):
             )
             if status not in _AGAIN:
                 return
-
-
-class Guesser(LoadClient):
-    """Tries made-up codes."""
-
-    weight = 1
-
-    @task
-    def guess(self) -> None:
-        """Try one made-up code; the log names no code."""
-        guessed = "".join(self._random.choices(_SYMBOLS, k=16))
-        self.attempt("guess", "/v1/redemptions", {"code": guessed, "user": "guesser"}, key=self.number())
-
-
-class Buyer(Shopper):
-    """A shopper in a run that also has guessers."""
-
-    weight = 2
 
 
 class Visitor(LoadClient):
@@ -276,17 +278,6 @@ class Visitor(LoadClient):
 
     def _step(self, op: str, path: str, document: dict[str, object], code: Code, about: str) -> None:
         self.attempt(op, path, document, key=self.number(), code=code, about=about, due=time.monotonic())
-
-
-CLIENTS: Final[dict[str, tuple[type[LoadClient], ...]]] = {
-    "unique-codes": (Shopper,),
-    "flash-sale": (Shopper,),
-    "hot-code": (Shopper,),
-    "retry-storm": (Impatient,),
-    "guessers": (Buyer, Guesser),
-    "mixed-day": (Visitor,),
-    "soak": (Visitor,),
-}
 
 
 def bind(environment: Environment, run: Run) -> None:

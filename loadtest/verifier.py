@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from loadtest.answers import NO_ANSWER, AnswerLog, LoggedAnswer
+from loadtest.guard_check import GUESS, MISTYPE, GuardCheck
 from loadtest.lifecycle import ModelCampaign
 from loadtest.replay import LedgerReplay, recorded
 
@@ -36,7 +37,8 @@ LISTED_MAX: Final = 100
 _OK: Final = 200
 _EVENT_OF: Final = {
     "redeem": "redeemed",
-    "guess": "redeemed",
+    GUESS: "redeemed",
+    MISTYPE: "redeemed",
     "hold": "held",
     "confirm": "confirmed",
     "release": "released",
@@ -91,6 +93,7 @@ class Findings:
         acknowledged: changes that a response acknowledged.
         events: the campaign's events in the ledger.
         settled_unknown: attempts without a clear response that are in the ledger.
+        guard: what the guard has done, in figures; empty where the scenario asks nothing of it.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -99,6 +102,7 @@ class Findings:
     events: int = 0
     unknown: int = 0
     settled_unknown: int = 0
+    guard: dict[str, object] = field(default_factory=dict)
 
     def add(self, kind: str, item: str, text: str) -> None:
         """Count a difference, and list it if its kind is not full."""
@@ -115,6 +119,7 @@ class Findings:
             "without_outcome_done": self.settled_unknown,
             "differences": dict(self.counts),
             "listed": [msgspec.structs.asdict(item) for item in self.listed],
+            **({"guard": self.guard} if self.guard else {}),
         }
 
 
@@ -157,7 +162,7 @@ class Verifier:
             if not attempt.done:
                 attempt.done = True
                 self.findings.acknowledged += 1
-            if answer.op == "guess":
+            if answer.op in {GUESS, MISTYPE}:
                 self.findings.add("guessed", answer.key, f"a made-up code was redeemed: {answer.id}")
             if answer.id not in attempt.ids:
                 attempt.ids += (answer.id,)
@@ -269,8 +274,11 @@ def verify(
         ApiError: the feed cannot be read.
     """
     verifier, answers = Verifier(plan), AnswerLog(directory)
+    guard = GuardCheck(plan, plan.rule) if plan.rule else None
     for answer in answers:
         verifier.take_answer(answer)
+        if guard:
+            guard.take_answer(answer)
     cursor = plan.cursor
     quiet_since = said = time.monotonic()
     while True:
@@ -282,6 +290,8 @@ def verify(
                 said = quiet_since
                 say(f"{verifier.findings.events} events compared")
         elif behind == cursor and (verifier.waiting <= 0 or time.monotonic() - quiet_since > settle_s):
+            if guard:
+                guard.end(verifier.findings, api.blocks())
             return verifier.end(answers)
         cursor = behind
 

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def load(settings: Settings, redis: Redis, tmp_path: Path) -> AsyncIterator[LoadTests]:  # noqa: ARG001 - emptied
-    with Process(replace(settings, port=0, workers=1), "engine.cli", "up") as process:
+    with Process(
+        replace(settings, port=0, workers=1, guard_challenge_rounds=1), "engine.cli", "up"
+    ) as process:
         word, _, url = (await asyncio.to_thread(process.line)).partition(" ")
         assert word == "ready"
         yield LoadTests(settings, url, tmp_path)

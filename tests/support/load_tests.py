@@ -28,7 +28,7 @@ class LoadTests(Cli):
         self.thresholds.write_text(THRESHOLDS)
 
     async def run(self, scenario: str, *arguments: str) -> tuple[int, dict[str, Any], str]:
-        """Exit status, result and stderr of a short run."""
+        """Exit status, result and stderr of a short run; ``arguments`` take precedence."""
         status, out, err = await self(
             *("loadtest", "run", scenario, "--json", "--peak", PEAK, "--seconds", SECONDS),
             *("--url", self.url, "--thresholds", str(self.thresholds)),
