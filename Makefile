@@ -53,17 +53,19 @@ test-fast: $(VENV)/.installed  ## quick: tests without servers, and the tests of
 test-long: $(VENV)/.installed  ## the long versions of the slow tests
 	$(PYTEST) -m long
 
-# What is compiled once more, with AddressSanitizer in it; leaks of the interpreter itself are not looked for.
+# What is compiled once more, with AddressSanitizer and LeakSanitizer in it. They write reports, which are read at the end.
 SANITIZED := build/sanitized
-sanitize: $(VENV)/.installed  ## a million bodies, the tests of all lanes and of the reader of events, with AddressSanitizer; needs gcc
-	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
+sanitize: $(VENV)/.installed  ## a million bodies, the tests of all lanes and of the reader of events, under AddressSanitizer, leaks too; needs gcc
+	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)/reports
 	cp -r engine lua persister loadtest tests docs pyproject.toml setup.py *.md LICENSE $(SANITIZED)
 	rm -f $(SANITIZED)/engine/*/_*.so $(SANITIZED)/persister/*/_*.so
 	cd $(SANITIZED) && CFLAGS="-O1 -g -fsanitize=address" $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
 	cd $(SANITIZED) && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc $(CURDIR)/$(BIN)/python -m pytest --timeout 3000 \
+	  ASAN_OPTIONS=log_path=$(CURDIR)/$(SANITIZED)/reports/report:exitcode=0 PYTHONMALLOC=malloc \
+	  $(CURDIR)/$(BIN)/python -m pytest --timeout 3000 \
 	  tests/codes/test_ff1.py tests/guard/test_compiled_limits.py tests/lane/test_express_bodies.py \
 	  tests/lane/test_lanes_alike.py tests/lane/test_signed_alike.py tests/persister/ingest/test_packed_rows.py
+	$(BIN)/python tests/sanitizer_reports.py $(SANITIZED)/reports
 
 test-calendar: $(VENV)/.installed  ## date-dependent tests, with the clock at the ends of months and years; slow
 	$(BIN)/python -m tests.support.other_clocks -n 4 tests/lua tests/persister tests/cli/test_ledger.py tests/cli/test_doctor.py
