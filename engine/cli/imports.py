@@ -29,7 +29,7 @@ PIECE_BYTES: Final = 65_536
 PROGRESS_INTERVAL_S: Final = 2.0
 _GUESSABLE: Final = (
     "The codes can be guessed: they are short, or many for their length. Web pages that redeem codes of\n"
-    "this campaign must solve challenges (docs/guard.md)."
+    "this campaign must solve challenges (docs/browser-keys.md)."
 )
 
 

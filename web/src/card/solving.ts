@@ -1,4 +1,4 @@
-/** Challenges of the guard: work that costs a browser a second, and a guesser one for each code (docs/guard.md).
+/** Challenges of the guard: work that costs a browser a second, and a guesser one for each code (docs/browser-keys.md).
  *
  * The form is the second one of ALTCHA with PBKDF2. `crypto.subtle` works beside the page, which stays responsive.
  */
