@@ -7,7 +7,7 @@ A code is in bodies only.
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import parse_qsl
 
 from aiohttp import web
@@ -15,7 +15,7 @@ from aiohttp import web
 from engine.api.bodies import UP_TO_BALANCE, CheckRequest, RedeemRequest
 from engine.api.cards import Card
 from engine.api.checks import check_idempotency_key
-from engine.api.html import CONTENT_SECURITY_POLICY
+from engine.api.html import content_security_policy
 from engine.api.outcomes import Challenged, Checked, Redeemed, Refused
 from engine.api.problems import PROBLEMS
 from engine.errors import ContractViolation, Fault, OutcomeUnknown, Refusal
@@ -28,7 +28,7 @@ from engine.http.requests import read_body
 from engine.http.routes import Route
 from engine.http.same_origin import is_same_origin
 from engine.http.services import services_of
-from engine.pages.plain_card import PlainCard, language_of
+from engine.pages.plain_card import CARD_STYLE, PlainCard, language_of, minor_units
 from engine.redemption.one_answer import OneAnswerCheck, OneAnswerRedemption
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ FORM_TYPE: Final = "application/x-www-form-urlencoded"
 _FIELDS_MAX: Final = 16
 _KEY_BYTES: Final = 16
 _GUEST: Final = "guest-"
+_REDEEM_FIELDS: Final = ("code", "idempotency_key", "whole", "currency", "amount")
+_POLICY: Final = f"{content_security_policy(CARD_STYLE)}; base-uri 'none'; form-action 'self'"
 _OF_KEY: Final = frozenset(("unauthenticated", "forbidden"))
 
 
@@ -138,11 +140,11 @@ async def _step(
 async def _redeem(
     request: web.Request, form: Mapping[str, str], plain: PlainCard, api_key: CachedKey
 ) -> web.Response:
-    services, code, whole = services_of(request), form["code"].strip(), "whole" in form
+    services, code = services_of(request), form["code"].strip()
     key = form.get("idempotency_key", "")
     check_idempotency_key(key, services.settings)
     asked = RedeemRequest(
-        code, f"{_GUEST}{key[:_KEY_BYTES]}", amount=UP_TO_BALANCE if whole else None
+        code, f"{_GUEST}{key[:_KEY_BYTES]}", amount=_amount(form), currency=form.get("currency") or None
     )  # nobody knows who it is; the same form has the same name, so a repeated one is a replay
     attempt = OneAnswerRedemption(services.core.dispatcher, asked, key, api_key)
     done = await browsers.run(request, attempt, code)
@@ -150,8 +152,24 @@ async def _redeem(
         plain = plain_card(request, form, api_key, done.campaign)
         return page_response(plain.redeemed(done), "", api_key)
     if isinstance(done, Refused) and done.code == OutcomeUnknown.code:
-        return page_response(plain.unknown_outcome(code, key, whole=whole), done.code, api_key)
+        fields = {name: form[name] for name in _REDEEM_FIELDS if name in form}
+        return page_response(plain.unknown_outcome(**fields), done.code, api_key)
     return _trouble(plain, done, api_key)
+
+
+def _amount(form: Mapping[str, str]) -> int | Literal["up_to_balance"] | None:
+    """Return what the form asks to take of a balance; None for a code whose campaign says what it takes.
+
+    Raises:
+        Refusal: ``malformed_request``: it is no amount.
+    """
+    text = form.get("amount", "").strip()
+    if not text:
+        return UP_TO_BALANCE if "whole" in form else None
+    amount = minor_units(text, form.get("currency", ""))
+    if amount is None:
+        raise Refusal("malformed_request")
+    return amount
 
 
 def _trouble(plain: PlainCard, outcome: Outcome | Challenged, api_key: CachedKey) -> web.Response:
@@ -166,9 +184,7 @@ def _trouble(plain: PlainCard, outcome: Outcome | Challenged, api_key: CachedKey
 
 def page_response(text: str, code: str, api_key: CachedKey | None) -> web.Response:
     """Return a page with the status of a problem code; 200 if it is empty."""
-    headers = SECURITY | frame_ancestors(
-        f"{CONTENT_SECURITY_POLICY}; base-uri 'none'; form-action 'self'", api_key
-    )
+    headers = SECURITY | frame_ancestors(_POLICY, api_key)
     status = PROBLEMS[code][0] if code else web.HTTPOk.status_code
     return web.Response(
         status=status, text=text, content_type="text/html", headers=headers | {"Cache-Control": NOT_KEPT}

@@ -5,23 +5,46 @@ Whatever comes from a request or from a merchant is escaped here.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from engine.api.cards import Card, CardTexts
-from engine.api.html import page
+from engine.api.html import STYLE, page
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from engine.api.cards import Accent
     from engine.api.outcomes import Checked, Redeemed
 
 LANGUAGES_TEXTS: Final[dict[str, dict[str, str]]] = tomllib.loads(
     resources.files(__package__).joinpath("plain_card.toml").read_text(encoding="utf-8")
 )
 """The texts by language."""
+ACCENTS: Final[dict[Accent, str]] = {
+    "blue": "#2456c7",
+    "green": "#1d7a45",
+    "red": "#b3261e",
+    "purple": "#6b3fb5",
+    "orange": "#a84b00",
+    "slate": "#414a57",
+}
+"""The colours of buttons: white can be read on each. They are those of ``web/src/card/card.css``."""
+CARD_STYLE: Final = (
+    f"{STYLE}button{{background:{ACCENTS['blue']};color:#fff;border:0;border-radius:.5rem;font-weight:600}}"
+    "input{border:1px solid;border-radius:.5rem;font-weight:400}dd{font-size:1.25rem}label{font-weight:bold}"
+    "[role=alert]{border-left:.25rem solid;padding-left:.75rem}"
+    + "".join(
+        f"[data-accent={name}] button{{background:{colour}}}[data-accent={name}] strong{{border-bottom:.2rem "
+        f"solid {colour}}}"
+        for name, colour in ACCENTS.items()
+    )
+    + "".join(f":root[data-scheme={scheme}]{{color-scheme:{scheme}}}" for scheme in ("light", "dark"))
+)
+_AMOUNT: Final = re.compile(r"([0-9]{1,12})(?:[.,]([0-9]{1,3}))?")
 # ISO 4217: currencies whose minor unit is not a hundredth.
 _WITHOUT_MINOR_UNIT: Final = frozenset(
     "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF".split()  # noqa: SIM905 - easier to read
@@ -54,17 +77,20 @@ class PlainCard(NamedTuple):
     def shown(self, code: str, checked: Checked, idempotency_key: str) -> str:
         """Return the page that says what a code is worth, and asks whether to redeem it."""
         words, own = self.words, self._own
-        amount = checked.amount if not isinstance(checked.balance, int) else checked.balance
-        money = _money(amount, checked.currency)
+        balance = checked.balance if isinstance(checked.balance, int) else None
+        money = _money(checked.amount if balance is None else balance, checked.currency)
         rows = [
-            (words["left" if isinstance(checked.balance, int) else "worth"], money),
+            (words["worth" if balance is None else "left"], money),
             (words["uses_left"], str(checked.uses_left) if isinstance(checked.uses_left, int) else ""),
             (words["until"], _time(checked.ends_at)),
             (words["good_for"], own.good_for),
             (words["how_to_use"], own.how_to_use),
         ]
-        button = words["redeem_amount"].format(amount=money) if money else words["redeem"]
-        form = self._redeem_form(code, idempotency_key, button, whole=checked.kind == "balance")
+        if balance is None or checked.currency is None:
+            button = words["redeem_amount"].format(amount=money) if money else words["redeem"]
+            form = self._redeem_form(button, code=code, idempotency_key=idempotency_key)
+        else:
+            form = self._balance_form(code, idempotency_key, balance, checked.currency)
         return self._page(own.title or words["enter"], _list(rows) + f"<p>{words['nothing_yet']}</p>" + form)
 
     def redeemed(self, done: Redeemed) -> str:
@@ -79,9 +105,9 @@ class PlainCard(NamedTuple):
         ]
         return self._page(f"✓ {words['done']}", _list(rows) + self._again())
 
-    def unknown_outcome(self, code: str, idempotency_key: str, *, whole: bool) -> str:
-        """Return the page that asks again, with the same key, after a redemption that may have been done."""
-        form = self._redeem_form(code, idempotency_key, self.words["ask_again"], whole=whole)
+    def unknown_outcome(self, **fields: str) -> str:
+        """Return the page that asks again, with the same fields, after what may have been a redemption."""
+        form = self._redeem_form(self.words["ask_again"], **fields)
         return self._page(self.words["trouble"], f"<p>{self.words['outcome_unknown']}</p>{form}")
 
     def trouble(self, name: str, *, seconds: int = 0) -> str:
@@ -99,7 +125,14 @@ class PlainCard(NamedTuple):
 
     def _page(self, title: str, body: str) -> str:
         brand = f"<p><strong>{escape(self.card.brand)}</strong></p>" if self.card.brand else ""
-        return page(title, f"{brand}<h1>{escape(title)}</h1>{body}", language=self.words["lang"])
+        scheme = f' data-scheme="{self.card.scheme}"' if self.card.scheme else ""
+        return page(
+            title,
+            f"{brand}<h1>{escape(title)}</h1>{body}",
+            self.words["lang"],
+            style=CARD_STYLE,
+            root=f' data-accent="{self.card.accent or "blue"}"{scheme}',
+        )
 
     def _entry(self) -> str:
         return _form(
@@ -109,9 +142,21 @@ class PlainCard(NamedTuple):
             self.words["look"],
         )
 
-    def _redeem_form(self, code: str, idempotency_key: str, button: str, *, whole: bool) -> str:
-        hidden = self._hidden(step="redeem", code=code, idempotency_key=idempotency_key)
-        return _form(hidden + (self._hidden_one("whole", "1") if whole else ""), "", button)
+    def _balance_form(self, code: str, idempotency_key: str, balance: int, currency: str) -> str:
+        """Ask how much to take, in a field for numbers, which the browser itself checks."""
+        least, most = _decimal(1, currency), _decimal(balance, currency)
+        label = self.words["how_much"].format(amount=_money(balance, currency))
+        field = (
+            f'<p><label>{label}<br><input name="amount" type="number" inputmode="decimal" min="{least}" '
+            f'max="{most}" step="{least}"></label></p>'
+        )
+        hidden = self._hidden(
+            step="redeem", code=code, idempotency_key=idempotency_key, whole="1", currency=currency
+        )
+        return _form(hidden, field, self.words["redeem"])
+
+    def _redeem_form(self, button: str, **fields: str) -> str:
+        return _form(self._hidden(step="redeem", **fields), "", button)
 
     def _again(self) -> str:
         return _form(self._hidden(step="enter"), "", self.words["again"])
@@ -152,12 +197,26 @@ def _list(rows: Iterable[tuple[str, str | None]]) -> str:
     return f"<dl>{shown}</dl>"
 
 
-def _money(amount: int | None, currency: str | None) -> str:
-    if amount is None or currency is None:
-        return ""
-    digits = 0 if currency in _WITHOUT_MINOR_UNIT else 3 if currency in _IN_THOUSANDTHS else 2
+def minor_units(text: str, currency: str) -> int | None:
+    """Return a decimal number as an amount in minor units; None if it is no amount of this currency."""
+    match, digits = _AMOUNT.fullmatch(text.strip()), _digits(currency)
+    if match is None or len(match[2] or "") > digits:
+        return None
+    return int(match[1] + (match[2] or "").ljust(digits, "0")) or None
+
+
+def _digits(currency: str) -> int:
+    return 0 if currency in _WITHOUT_MINOR_UNIT else 3 if currency in _IN_THOUSANDTHS else 2
+
+
+def _decimal(amount: int, currency: str) -> str:
+    digits = _digits(currency)
     whole, rest = divmod(amount, 10**digits)
-    return f"{whole}.{rest:0{digits}} {currency}" if digits else f"{whole} {currency}"
+    return f"{whole}.{rest:0{digits}}" if digits else str(whole)
+
+
+def _money(amount: int | None, currency: str | None) -> str:
+    return "" if amount is None or currency is None else f"{_decimal(amount, currency)} {currency}"
 
 
 def _time(iso: str | None) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import random
 import re
 from html import unescape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pytest
@@ -13,7 +16,7 @@ from engine.api.cards import Card, CardTexts, TextsByLanguage
 from engine.control import campaigns
 from engine.control.campaigns import CampaignChange
 from engine.errors import OutcomeUnknown, StoreUnavailable
-from engine.pages.plain_card import LANGUAGES_TEXTS, language_of
+from engine.pages.plain_card import ACCENTS, LANGUAGES_TEXTS, language_of
 from engine.redemption.one_answer import OneAnswerRedemption
 from engine.store.configuration import SCOPES
 from tests.support.browsers import FREE, ORIGIN, page_of
@@ -110,6 +113,73 @@ async def test_a_whole_balance_is_redeemed(plane: ControlPlane) -> None:
         done = await form.send(shown.fields)
         assert "Taken</dt><dd>1000 JPY" in done.html
         assert "Left</dt><dd>0 JPY" in done.html
+
+
+@pytest.mark.parametrize(
+    ("currency", "amount", "taken", "left"),
+    [
+        ("EUR", "4.5", "4.50 EUR", "10.50 EUR"),
+        ("EUR", " 15,00 ", "15.00 EUR", "0.00 EUR"),
+        ("JPY", "1", "1 JPY", "1499 JPY"),
+        ("KWD", "0.001", "0.001 KWD", "1.499 KWD"),
+    ],
+)
+async def test_a_part_of_a_balance_is_redeemed(
+    plane: ControlPlane, currency: str, amount: str, taken: str, left: str
+) -> None:
+    campaign, (code,) = await issue(plane, 1, kind="balance", amount=1500, currency=currency)
+    async with engine_in_process(plane, **FREE) as merchant:
+        form = await form_of(plane, merchant, campaign)
+        shown = await form.look(code)
+        done = await form.send(shown.fields | {"amount": amount})
+        assert f"Taken</dt><dd>{taken}" in done.html
+        assert f"Left</dt><dd>{left}" in done.html
+        assert await form.send(shown.fields | {"amount": amount}) == done
+        other = await form.send(shown.fields)  # back, and the field is empty now
+        assert (other.status, REFUSED in unescape(other.html)) == (404, True)
+
+
+@pytest.mark.parametrize("amount", ["0", "-1", "0.00", "1.234", "1e3", "NaN", "9" * 13, "ten", "٣"])
+async def test_what_is_no_amount_takes_nothing(plane: ControlPlane, amount: str) -> None:
+    campaign, (code,) = await issue(plane, 1, kind="balance", amount=1500, currency="EUR")
+    async with engine_in_process(plane, scopes=SCOPES, **FREE) as merchant:
+        form = await form_of(plane, merchant, campaign)
+        shown = await form.look(code)
+        refused = await form.send(shown.fields | {"amount": amount})
+        assert (refused.status, LANGUAGES_TEXTS["en"]["malformed"] in refused.html) == (400, True)
+        more = await form.send(shown.fields | {"amount": "15.01"})
+        assert (more.status, REFUSED in unescape(more.html)) == (404, True)
+        _, listed = await merchant.call("GET", f"/v1/redemptions?campaign={campaign}")
+        assert listed["items"] == []
+
+
+async def test_another_currency_takes_nothing(plane: ControlPlane) -> None:
+    campaign, (code,) = await issue(plane, 1, kind="balance", amount=1500, currency="EUR")
+    async with engine_in_process(plane, **FREE) as merchant:
+        form = await form_of(plane, merchant, campaign)
+        shown = await form.look(code)
+        refused = await form.send(shown.fields | {"amount": "10", "currency": "JPY"})
+        assert (refused.status, REFUSED in unescape(refused.html)) == (404, True)
+        assert "15.00 EUR" in (await form.look(code)).html
+
+
+def test_the_form_has_the_colours_of_the_page() -> None:
+    text = (Path(__file__).parents[2] / "web" / "src" / "card" / "card.css").read_text()
+    found = re.findall(r':root(?:\[data-accent="(\w+)"\])? \{\s+--accent: (#\w{6});', text)
+    assert {name or "slate": colour for name, colour in found} == ACCENTS
+
+
+async def test_the_form_has_the_look_of_the_campaign(plane: ControlPlane) -> None:
+    campaign, (code,) = await issue(plane, 1)
+    await campaigns.update(plane, campaign, CampaignChange(card=Card(accent="green", scheme="dark")))
+    async with engine_in_process(plane, **FREE) as merchant:
+        form = await form_of(plane, merchant, campaign)
+        shown = await form.look(code)
+        assert ' data-accent="green" data-scheme="dark">' in shown.html
+        style = re.search(r"<style>(.*)</style>", shown.html, re.DOTALL)
+        assert style is not None
+        digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
+        assert f"style-src 'sha256-{digest}'" in shown.policy
 
 
 async def test_every_refusal_is_the_one_answer(plane: ControlPlane) -> None:
@@ -246,7 +316,7 @@ async def test_the_key_may_be_in_the_address_and_the_language_is_the_customers(p
         shown = await form.send(
             {"code": code}, f"?key={form.key}", Accept_Language="fr, zh-TW;q=0.9, en;q=0.5"
         )
-        assert '<html lang="zh-CN">' in shown.html
+        assert '<html lang="zh-CN" ' in shown.html
         assert LANGUAGES_TEXTS["zh"]["redeem"] in shown.html
         done = await form.send(shown.fields, Accept_Language="en")  # it stays
         assert LANGUAGES_TEXTS["zh"]["done"] in done.html
