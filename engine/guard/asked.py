@@ -6,6 +6,7 @@ Every worker hears of the same attempts, so each has the same table without bein
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from engine.guard.key_rates import EVERY_PAGE
@@ -22,7 +23,7 @@ class AskedSources:
 
     def __init__(self, sources_max: int) -> None:
         self._sources_max = sources_max
-        self._until_s: dict[Source, float] = {}
+        self._until_s: OrderedDict[Source, float] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._until_s)
@@ -33,7 +34,7 @@ class AskedSources:
             return
         self._until_s[source] = max(until_s, self._until_s.pop(source, 0.0))
         if len(self._until_s) > self._sources_max:
-            del self._until_s[next(iter(self._until_s))]
+            self._until_s.popitem(last=False)
 
     def is_asked(self, api_key: str, user: str, address: str) -> bool:
         """Whether a call with this key must solve a challenge. User and address may be empty."""

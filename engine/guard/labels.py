@@ -10,6 +10,7 @@ labels its notes every ``guard_share_ms``. What leaves the worker names no code,
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -107,7 +108,8 @@ class Labeller:
         self._distance_max = settings.guard_retyped_distance_max
         self._weight = settings.guard_retyped_weight_percent / 100
         self._sources_max = settings.guard_sources_max
-        self._latest: dict[Source | str, list[tuple[float, bytes]]] = {}
+        # In a plain dictionary the first one is found slowly once many before it are gone.
+        self._latest: OrderedDict[Source | str, list[tuple[float, bytes]]] = OrderedDict()
         self._digests = CodeDigests(settings)
 
     def __len__(self) -> int:
@@ -152,15 +154,16 @@ class Labeller:
         known = [(at_s, other) for at_s, other in latest if at_s + self._kept_s > now_s and other != code]
         self._latest[source] = [*known[1 - REMEMBERED :], (now_s, code)]
         if len(self._latest) > self._sources_max:
-            del self._latest[next(iter(self._latest))]
+            self._latest.popitem(last=False)
         return any(is_within(code, other, self._distance_max) for _, other in known)
 
     def forget(self, now_s: float) -> None:
         """Forget codes whose time is over. They are in the order of their last use."""
-        for source in list(self._latest):
-            if self._latest[source][-1][0] + self._kept_s > now_s:
+        while self._latest:
+            first = next(iter(self._latest.values()))
+            if first[-1][0] + self._kept_s > now_s:
                 return
-            del self._latest[source]
+            self._latest.popitem(last=False)
 
 
 class Suspected:

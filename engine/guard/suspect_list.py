@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from engine.guard.suspects import Suspect
 
 LOOKED_AT_MAX: Final = 2000
-"""Suspects that one list looks at, those that became suspect last: a few milliseconds of a worker's time."""
+"""Suspects that one list looks at, those that were heard of last: a few milliseconds of a worker's time."""
 _WORDS: Final = {UNKNOWN: "unknown", SPENT: "spent", OK: "ok"}
 
 
@@ -26,7 +26,9 @@ def suspect_list(guard: Guard, now_s: float, limit: int) -> dict[str, object]:
     def rank(one: tuple[Source, Suspect]) -> tuple[float, int]:
         return round(suspects.score(one[1], now_s), 2), _last_s(one[1])
 
-    found = heapq.nlargest(limit, suspects.latest(LOOKED_AT_MAX), key=rank)
+    # A page's attempt can be refused with neither label: there is nothing to show of it.
+    shown = (one for one in suspects.latest(LOOKED_AT_MAX) if one[1].trail)
+    found = heapq.nlargest(limit, shown, key=rank)
     return {
         "items": [_document(guard, source, suspect, now_s) for source, suspect in found],
         "threshold": round(suspects.threshold, 2),

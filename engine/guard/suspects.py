@@ -9,7 +9,8 @@ come to the same findings.
 from __future__ import annotations
 
 import math
-from itertools import chain, islice
+from collections import OrderedDict
+from itertools import chain, islice, zip_longest
 from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -36,6 +37,7 @@ TRAIL: Final = Struct("<IBH")
 """One step of a trail: the second, the label, and the score after it in hundredths."""
 TRAIL_MAX: Final = 24
 _SCORE_MAX: Final = 2**16 - 1
+_FORGOTTEN_PART: Final = 100  # of the most that are kept; so many at once, because it looks at every API key
 
 
 class ScoreFigures(NamedTuple):
@@ -121,23 +123,30 @@ class Suspect(msgspec.Struct, gc=False):
 
 
 class Suspects(Suspected):
-    """The suspected sources, at most ``guard_sources_max``, in two generations as in ``LimitTable``."""
+    """The suspected sources, at most ``guard_sources_max``.
+
+    When there are too many, the API key with most of them loses those that were not heard of for longest. So
+    who tries codes of one key from many addresses hides nobody who guesses with another.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._figures = ScoreFigures.of(settings)
-        self._generation_max = max(1, settings.guard_sources_max // 2)
-        self._new: dict[Source, Suspect] = {}
-        self._old: dict[Source, Suspect] = {}
+        self._most = settings.guard_sources_max
+        self._by_key: dict[str, OrderedDict[Source, Suspect]] = {}  # the latest that was heard of is last
+        self._count = 0
 
     def has_any(self, sources: list[Source]) -> bool:
-        """Whether one of the sources is suspected."""
+        """Whether one of the sources, all of one API key, is suspected."""
+        of_key = self._by_key.get(sources[0][0]) if sources else None
+        if of_key is None:
+            return False
         for source in sources:  # noqa: SIM110 - any() takes twice as long, for each success
-            if source in self._new or source in self._old:
+            if source in of_key:
                 return True
         return False
 
     def __len__(self) -> int:
-        return len(self._new) + len(self._old)
+        return self._count
 
     @property
     def threshold(self) -> float:
@@ -146,11 +155,12 @@ class Suspects(Suspected):
 
     def forget(self) -> None:
         """Suspect nobody any more."""
-        self._new, self._old = {}, {}
+        self._by_key, self._count = {}, 0
 
     def latest(self, most: int) -> Iterator[tuple[Source, Suspect]]:
-        """Yield at most so many sources, those that became suspect last first."""
-        return islice(chain(reversed(self._new.items()), reversed(self._old.items())), most)
+        """Yield at most so many sources, in turns of the API keys, those that were heard of last first."""
+        turns = zip_longest(*(reversed(of_key.items()) for of_key in self._by_key.values()))
+        return islice((one for one in chain.from_iterable(turns) if one is not None), most)
 
     def score(self, suspect: Suspect, now_s: float) -> float:
         """Return its score now: it fades."""
@@ -165,7 +175,7 @@ class Suspects(Suspected):
         found: list[Suspicion] = []
         narrower = 0
         for source in tried.sources():
-            suspect = self._new.get(source) or self._renewed(source)
+            suspect = self._known(source)
             if tried.label == OK:
                 if suspect is not None:
                     self._succeeded(suspect, tried.digest, now_s)
@@ -291,15 +301,30 @@ class Suspects(Suspected):
             rule=rule, source=source, at_s=now_s, blocks=True, block_s=block_s, evidence=evidence
         )
 
-    def _renewed(self, source: Source) -> Suspect | None:
-        suspect = self._old.pop(source, None)
-        return None if suspect is None else self._add(source, suspect)
+    def _known(self, source: Source) -> Suspect | None:
+        """Return the suspect, which is the latest one from now on; None if it is none."""
+        of_key = self._by_key.get(source[0])
+        suspect = None if of_key is None else of_key.get(source)
+        if of_key is not None and suspect is not None:
+            of_key.move_to_end(source)
+        return suspect
 
     def _add(self, source: Source, suspect: Suspect) -> Suspect:
-        if len(self._new) >= self._generation_max:
-            self._old, self._new = self._new, {}
-        self._new[source] = suspect
+        if self._count >= self._most:
+            self._forget_some()
+        self._by_key.setdefault(source[0], OrderedDict())[source] = suspect
+        self._count += 1
         return suspect
+
+    def _forget_some(self) -> None:
+        key = max(self._by_key, key=lambda each: len(self._by_key[each]))
+        of_key = self._by_key[key]
+        forgotten = min(len(of_key), max(1, self._most // _FORGOTTEN_PART))
+        for _ in range(forgotten):
+            of_key.popitem(last=False)
+        self._count -= forgotten
+        if not of_key:
+            del self._by_key[key]
 
 
 def last4_of(suspect: Suspect) -> list[str]:

@@ -101,6 +101,15 @@ def test_the_table_of_suspects_stays_bounded_under_an_attack_from_many_addresses
     assert 500 <= len(suspects) <= 1000
 
 
+def test_who_tries_one_key_from_many_addresses_hides_no_slow_guesser_of_another_key() -> None:
+    suspects, found = Suspects(Settings(guard_sources_max=1000)), []
+    for number in range(8):
+        found += found_blocks(suspects, Tried("key_page", "", "203.0.113.7", "", UNKNOWN, number))
+        for other in range(3000):
+            suspects.hear(tried(other, user="", address=f"address {number} {other}"), 1e9)
+    assert found == [SCORE]
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_codes_are_within_a_distance_as_the_usual_table_says(seed: int) -> None:
     chance = random.Random(seed)

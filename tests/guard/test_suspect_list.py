@@ -9,7 +9,7 @@ import pytest
 
 from engine.guard.block_table import BlockTable
 from engine.guard.guard import Guard
-from engine.guard.labels import SPENT, UNKNOWN, Labelled, Tried
+from engine.guard.labels import ALIKE, SPENT, UNKNOWN, Labelled, Tried
 from engine.guard.suspect_list import LOOKED_AT_MAX, suspect_list
 from engine.guard.suspects import TRAIL, TRAIL_MAX
 from engine.settings import Settings
@@ -49,6 +49,11 @@ def test_the_highest_score_is_first_and_a_score_fades() -> None:
     assert eve["since"] < eve["last_at"] == eve["trail"][-1]["at"]
     assert 0 < ann["score"] < 1.61
     assert listed(guard, 1) == [eve]
+
+
+def test_a_page_that_was_refused_without_a_label_is_not_listed() -> None:
+    guard = guard_that_heard(tried("ann", 1), tried("bob", 2, ALIKE))
+    assert [one["subject"] for one in listed(guard)] == ["ann"]
 
 
 def test_a_list_looks_at_the_latest_and_keeps_little_of_each() -> None:
