@@ -141,11 +141,6 @@ class Attempt(CallFields, PendingLookup):
         self.campaign, self.batch, self.serial, self.last4 = NO_CAMPAIGN, 0, 0, ""
         self.location = keys.CodeLocation(shard, 0, 0)
 
-    def copy_code(self, other: Attempt) -> None:
-        """Bind to the code of another attempt."""
-        self.batch, self.serial, self.campaign = other.batch, other.serial, other.campaign
-        self.last4, self.location = other.last4, other.location
-
     @property
     def masked(self) -> str:
         """The masked code, for the response."""
