@@ -1,1 +1,1 @@
-"""The dashboard, without HTTP: its built pages, its sessions, its live numbers."""
+"""Dashboard and customer page, without HTTP: built pages, plain form, sessions, live numbers."""
