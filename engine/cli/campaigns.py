@@ -11,7 +11,7 @@ import msgspec
 from engine.api.bodies import decoded
 from engine.api.cards import Card
 from engine.cli.connect import echo_json, read_all, run, run_change
-from engine.cli.options import confirm, json_option, yes_option
+from engine.cli.options import NONE, confirm, json_option, yes_option
 from engine.control import campaigns as definitions
 from engine.control.campaign_numbers import numbers_member, read_numbers
 from engine.control.campaigns import STATES, Campaign, CampaignChange, NewCampaign
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from engine.control.campaign_numbers import CampaignNumbers
 
-NONE: Final = "none"
 ENDED: Final = "ended"
 _campaign = click.argument("campaign_id", metavar="CAMPAIGN")
 

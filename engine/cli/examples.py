@@ -31,6 +31,10 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "redeem keys create --name partner --scopes redeem --campaign cmp_2",
         "redeem keys create --name shop --scopes redeem,read --signing required",
     ),
+    "keys update": (
+        "redeem keys update key_7Q2M --signing optional",
+        "redeem keys update key_7Q2M --name shop --campaign cmp_1 --campaign cmp_2",
+    ),
     "keys list": ("redeem keys list",),
     "keys revoke": ("redeem keys revoke key_7Q2M", "redeem keys revoke key_7Q2M --yes"),
     "dashboard link": (

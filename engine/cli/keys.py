@@ -1,20 +1,25 @@
-"""``redeem keys``: creates, lists and revokes API keys, and changes their signing secrets."""
+"""``redeem keys``: creates, changes, lists and revokes API keys, and rotates their signing secrets."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
+import msgspec
 
 from engine.cli.connect import echo_json, read_all, run_change
-from engine.cli.options import confirm, yes_option
-from engine.control import api_keys, signing_secrets
+from engine.cli.options import NONE, confirm, json_option, yes_option
+from engine.control import api_keys, key_changes, signing_secrets
+from engine.control.key_changes import ApiKeyChange
 from engine.store.configuration import SCOPES, SIGNING
+
+if TYPE_CHECKING:
+    from engine.control.signing_secrets import IssuedSecret
 
 
 @click.group()
 def keys() -> None:
-    """Create, list and revoke API keys, and change their signing secrets."""
+    """Create, change, list and revoke API keys, and rotate their signing secrets."""
 
 
 @keys.command()
@@ -81,9 +86,51 @@ def create(
         echo_json(issued.document())
         return
     click.echo(issued.key)
-    if issued.signing_secret is not None:
-        click.echo(issued.signing_secret.id)
-        click.echo(issued.signing_secret.secret)
+    _echo_secret(issued.signing_secret)
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+@click.option("--name", help="What the key is for.")
+@click.option("--signing", type=click.Choice(SIGNING), help="Whether its requests must be signed.")
+@click.option(
+    "--campaign",
+    "campaigns",
+    multiple=True,
+    metavar="ID",
+    help="Limit the key to this campaign and no other; for several, repeat it. `none` removes the limit.",
+)
+@click.option(
+    "--origin",
+    "origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Let a browser key work in pages of this origin and no other; for several, repeat it.",
+)
+@json_option
+def update(key_id: str, *, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - the options above, by name
+    """Change an API key that is in use. The key itself and its scopes stay.
+
+    If it begins to sign and has no signing secret yet, two more lines: the id of the new secret, and the
+    secret. It is shown only once.
+    """
+    given = {name: value for name, value in options.items() if value}
+    if not given:
+        raise click.UsageError("nothing to change")
+    if given.get("campaigns") == (NONE,):
+        given["campaigns"] = None
+    changes = msgspec.convert(given, ApiKeyChange)
+    changed = run_change(lambda plane: key_changes.update(plane, key_id, changes))
+    if as_json:
+        echo_json(changed.document())
+        return
+    click.echo(changed.api_key.id)
+    _echo_secret(changed.signing_secret)
+
+
+def _echo_secret(secret: IssuedSecret | None) -> None:
+    if secret is not None:
+        click.echo(f"{secret.id}\n{secret.secret}")
 
 
 @keys.command("rotate-secret")
@@ -102,7 +149,7 @@ def rotate_secret(key_id: str, retire: str | None, *, yes: bool, as_json: bool) 
         if as_json:
             echo_json(issued.document())
         else:
-            click.echo(f"{issued.id}\n{issued.secret}")
+            _echo_secret(issued)
         return
     confirm(f"Refuse what {retire} signs, for good?", yes=yes)
     retired = run_change(lambda plane: signing_secrets.retire(plane, key_id, retire))

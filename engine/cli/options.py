@@ -19,6 +19,9 @@ F = TypeVar("F", bound="Callable[..., Any]")
 ACTOR: Final = "cli"
 """Who acts, in events and in the audit log."""
 
+NONE: Final = "none"
+"""The value of an option that removes what it names."""
+
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 limit_option: Final = click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
 data_option: Final = click.option(

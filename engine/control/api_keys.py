@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.database import Database
-    from engine.postgres_types import Row
+    from engine.postgres_types import Connection, Row
     from engine.store.configuration import CachedKey
 
 ID_BYTES: Final = 6
@@ -95,9 +95,7 @@ class IssuedKey(msgspec.Struct, frozen=True):
 
     def document(self) -> dict[str, object]:
         """Return the JSON object of the API, with the key itself, and the signing secret if it has one."""
-        secret = self.signing_secret
-        shown = {} if secret is None else {"signing_secret": {"id": secret.id, "secret": secret.secret}}
-        return self.api_key.document() | {"key": self.key, **shown}
+        return self.api_key.document() | {"key": self.key} | signing_secrets.shown_once(self.signing_secret)
 
 
 def digest(key: str) -> bytes:
@@ -129,7 +127,7 @@ async def create(
     check_choice("signing", signing, SIGNING)
     limited_to = None if campaigns is None else sorted(set(campaigns))
     if limited_to is not None:
-        _check_limit(limited_to, scopes)
+        check_limit(limited_to, scopes)
     granted = [scope for scope in SCOPES if scope in scopes]
     return await _issue(plane, name, granted, limited_to, None, signing=signing, actor=actor)
 
@@ -151,7 +149,7 @@ async def create_for_browsers(
         StoreUnavailable: there is no mint key here under which to encrypt its secret.
     """
     limited_to = sorted(set(campaigns))
-    _check_limit(limited_to, ())
+    check_limit(limited_to, ())
     return await _issue(plane, name, [], limited_to, check_origins(origins), actor=actor)
 
 
@@ -161,16 +159,13 @@ async def create_as_asked(plane: ControlPlane, new: NewApiKey, *, actor: str) ->
     Raises:
         Refusal: as for ``create``; also if the request has members of the other kind of key.
     """
+    check_kind(new.kind, has_origins=new.origins is not None, signing=new.signing)
     if new.kind == "server":
-        if new.origins is not None:
-            raise Refusal("malformed_request", "Only a key of the kind browser has origins.")
         return await create(
             plane, new.name, new.scopes or [], campaigns=new.campaigns, signing=new.signing, actor=actor
         )
     if new.scopes:
         raise Refusal("malformed_request", "A key of the kind browser has no scopes: leave scopes out.")
-    if new.signing != "off":
-        raise Refusal("malformed_request", "A key of the kind browser cannot sign: everybody may read it.")
     return await create_for_browsers(
         plane, new.name, campaigns=new.campaigns or [], origins=new.origins or [], actor=actor
     )
@@ -194,9 +189,7 @@ async def _issue(
 
     async def write(under: Change) -> IssuedKey:
         await refuse_codes(under.connection, plane.settings, name=name)
-        known = await under.connection.fetchval(_SQL["known_campaigns"], campaigns or [])
-        if known != len(campaigns or []):
-            raise Refusal("campaign_not_found")
+        await require_campaigns(under.connection, campaigns)
         await under.connection.execute(
             _SQL["insert"],
             f"key_{number}",
@@ -251,6 +244,18 @@ async def revoke(plane: ControlPlane, key_id: str, *, actor: str = "cli") -> Cha
     return await change(plane, write)
 
 
+async def in_use(connection: Connection, key_id: str) -> ApiKey:
+    """Return an API key that was not revoked.
+
+    Raises:
+        Refusal: ``not_found``.
+    """
+    row = await connection.fetchrow(_SQL["get"], key_id) if _ID.fullmatch(key_id) else None
+    if row is None or row["revoked_at"] is not None:
+        raise Refusal("not_found", "There is no such API key.")
+    return _api_key(row)
+
+
 async def find(database: Database, secret: str) -> CachedKey | None:
     """Look up an API key in PostgreSQL. Return None if it is unknown or revoked."""
     return await _valid(database, digest(secret), None)
@@ -286,8 +291,34 @@ async def page(plane: ControlPlane, *, after: str | None, limit: int) -> list[Ap
     return [_api_key(row) for row in rows]
 
 
-def _check_limit(campaigns: Sequence[str], scopes: Sequence[str]) -> None:
-    """Check the campaigns of a limited key. It has no scope whose calls concern all campaigns."""
+def check_kind(kind: str, *, has_origins: bool, signing: str) -> None:
+    """Check that a key of this kind can have origins, and can sign.
+
+    Raises:
+        Refusal: ``malformed_request``.
+    """
+    if kind == "server" and has_origins:
+        raise Refusal("malformed_request", "Only a key of the kind browser has origins.")
+    if kind == "browser" and signing != "off":
+        raise Refusal("malformed_request", "A key of the kind browser cannot sign: everybody may read it.")
+
+
+async def require_campaigns(connection: Connection, campaigns: Sequence[str] | None) -> None:
+    """Check that there are campaigns with these ids.
+
+    Raises:
+        Refusal: ``campaign_not_found``.
+    """
+    if await connection.fetchval(_SQL["known_campaigns"], campaigns or ()) != len(campaigns or ()):
+        raise Refusal("campaign_not_found")
+
+
+def check_limit(campaigns: Sequence[str], scopes: Sequence[str]) -> None:
+    """Check the campaigns of a limited key. It has no scope whose calls concern all campaigns.
+
+    Raises:
+        Refusal: ``malformed_request``.
+    """
     if not 0 < len(campaigns) <= CAMPAIGNS_MAX:
         raise Refusal("malformed_request", f"campaigns must have 1 to {CAMPAIGNS_MAX} elements, or be null")
     if "admin" in scopes:

@@ -61,6 +61,11 @@ class RetiredSecret(msgspec.Struct, frozen=True):
         return msgspec.structs.asdict(self)
 
 
+def shown_once(secret: IssuedSecret | None) -> dict[str, object]:
+    """Return the member of an answer about an API key that shows a secret which was made with it."""
+    return {} if secret is None else {"signing_secret": {"id": secret.id, "secret": secret.secret}}
+
+
 async def issue(connection: Connection, settings: Settings, api_key: str) -> IssuedSecret:
     """Make a signing secret and store it, encrypted under the current mint key.
 

@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import web
 
 from engine.api.checks import check_text
-from engine.control import api_keys, audit_log, batches, campaigns, signing_secrets, voids
+from engine.control import api_keys, audit_log, batches, campaigns, key_changes, signing_secrets, voids
 from engine.control.campaign_numbers import numbers_member, read_numbers
 from engine.errors import Overloaded, Refusal, not_a_cursor
 from engine.http.admin_requests import (
@@ -70,6 +70,7 @@ def routes() -> list[Route]:
         Route("POST", "/v1/codes/unvoid", "admin", unvoid_codes),
         Route("POST", "/v1/keys", "admin", create_key),
         Route("GET", "/v1/keys", "admin", list_keys),
+        Route("PATCH", "/v1/keys/{id}", "admin", update_key),
         Route("DELETE", "/v1/keys/{id}", "admin", revoke_key),
         Route("POST", "/v1/keys/{id}/signing-secrets", "admin", add_signing_secret),
         Route("DELETE", "/v1/keys/{id}/signing-secrets/{secret}", "admin", retire_signing_secret),
@@ -255,6 +256,15 @@ async def list_keys(request: web.Request) -> web.Response:
     after, limit = read_page(request)
     found = await api_keys.page(plane_of(request), after=after, limit=limit + 1)
     return listed([key.document() for key in found], limit)
+
+
+async def update_key(request: web.Request) -> web.Response:
+    """Change an API key. If that makes a signing secret, only this answer and its repetition show it."""
+    changes = await read_body(request, key_changes.ApiKeyChange)
+    key_id, caller = request.match_info["id"], request[API_KEY].id
+    return await answer_change(
+        request, lambda plane: key_changes.update(plane, key_id, changes, actor=caller)
+    )
 
 
 async def revoke_key(request: web.Request) -> web.Response:

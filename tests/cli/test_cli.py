@@ -65,6 +65,19 @@ async def test_a_key_is_printed_alone_and_works_at_once(cli: Cli, redis: Redis) 
     assert "revoked" in await cli.done("keys", "list")
 
 
+async def test_a_key_that_begins_to_sign_has_its_secret_printed_once(cli: Cli) -> None:
+    key = (await cli.json("keys", "create", "--name", "shop", "--scopes", "redeem"))["id"]
+    printed = (await cli.done("keys", "update", key, "--signing", "optional", "--name", "till")).split()
+    (listed,) = await cli.json("keys", "list")
+    assert (listed["name"], listed["signing"]) == ("till", "optional")
+    assert printed[:2] == [key, *listed["signing_secrets"]]
+    assert printed[2].startswith("rs_")
+    assert await cli.done("keys", "update", key, "--signing", "required") == f"{key}\n"
+    campaign = (await cli.json("campaigns", "create", "--name", "a"))["id"]
+    assert (await cli.json("keys", "update", key, "--campaign", campaign))["campaigns"] == [campaign]
+    assert (await cli.json("keys", "update", key, "--campaign", "none"))["campaigns"] is None
+
+
 async def test_a_source_is_blocked_shown_and_free_again(cli: Cli) -> None:
     made = await cli.done(
         *("blocks", "add", "network", "2001:db8::1", "--reason", "made-up codes", "--ttl-s", "60"),
@@ -253,6 +266,7 @@ async def test_rotating_adds_a_key_that_new_batches_use(cli: Cli) -> None:
         "blocks remove blk_9",
         "keys create --name a --scopes ,",
         "keys revoke key_9 --yes",
+        "keys update key_9 --signing required",
         "campaigns create --name a --kind multi",
         "campaigns create --name a --amount 5",
         "campaigns create --name a --stock -1",
@@ -279,6 +293,7 @@ async def test_what_is_refused_ends_with_1_and_one_line(cli: Cli, arguments: str
         "keys",
         "keys create",
         "keys create --name a",
+        "keys update key_9",
         "keys create --name a --scopes read --nonsense",
         "campaigns create",
         "campaigns create --name a --amount 1.5",

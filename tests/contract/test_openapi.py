@@ -12,7 +12,7 @@ import pytest
 
 from engine.api import bodies, checks
 from engine.api.problems import PROBLEM_TYPE, PROBLEMS
-from engine.control import api_keys, batches, blocks, campaigns, guard_rules
+from engine.control import api_keys, batches, blocks, campaigns, guard_rules, key_changes
 from engine.encoding import JSON_TYPE
 from engine.http import admin, search, users
 from engine.settings import Settings
@@ -32,6 +32,7 @@ REQUESTS: Final[dict[str, type[msgspec.Struct]]] = {
         *(changes.NewWebhook, changes.WebhookChange),
         *(changes.SecretRotation, changes.Replay),
         *(campaigns.NewCampaign, campaigns.CampaignChange, batches.NewBatch, api_keys.NewApiKey),
+        key_changes.ApiKeyChange,
         *(blocks.NewBlock, search.SearchRequest, search.StoryRequest, guard_rules.NewModes),
     )
 }

@@ -10,6 +10,7 @@ export const audit = {
   "act.rollback": "Gave back",
   "act.adjust": "Corrected a balance",
   "act.create_key": "Created a key",
+  "act.update_key": "Changed a key",
   "act.revoke_key": "Revoked a key",
   "act.erase_user": "Erased a user",
   "act.create_campaign": "Created the campaign",

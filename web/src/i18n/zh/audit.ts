@@ -12,6 +12,7 @@ export const audit: Record<keyof typeof texts, string> = {
   "act.rollback": "退回",
   "act.adjust": "调整余额",
   "act.create_key": "创建密钥",
+  "act.update_key": "修改密钥",
   "act.revoke_key": "吊销密钥",
   "act.erase_user": "抹除用户",
   "act.create_campaign": "创建活动",
