@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _HOUR_S: Final = 3600.0
 _DAY_S: Final = 86_400.0
-_SUCCESSES_KEPT: Final = 16  # codes; a success counts once a code
+_SUCCESSES_KEPT: Final = 1024  # codes; a success counts once a code. Who has more can count one again
 _LAST4_KEPT: Final = 4
 _ALIKE_KEPT: Final = 64  # codes; more than it takes for a challenge
 SEEN: Final = Struct("<II")

@@ -65,6 +65,12 @@ def test_a_success_counts_down_once_a_code() -> None:
     assert found_blocks(suspects, *[tried(99, OK)] * 50, tried(11)) == [SCORE]
 
 
+def test_who_checks_a_few_good_codes_in_turns_counts_down_no_more() -> None:
+    suspects, good = Suspects(Settings()), 30
+    guesses = (each for number in range(500) for each in (tried(number), tried(-1 - number % good, OK)))
+    assert {SCORE, SLOW_DRIP} <= set(found_blocks(suspects, *guesses))
+
+
 def test_what_is_typed_again_counts_less_and_scores_fade() -> None:
     suspects = Suspects(Settings())
     assert not found_blocks(suspects, *(tried(number, weight=0.4) for number in range(17)))
