@@ -54,7 +54,7 @@ async def show(settings: Settings, url: str) -> None:
     except Exception as error:  # noqa: BLE001 - the engine works without the link
         _log.warning("no sign-in link can be made", extra={"reason": str(error)})
         return
-    click.echo(_LINES.format(url=url, link=made, minutes=-(-settings.sign_in_link_s // 60)))
+    click.echo(_LINES.format(url=url, link=made, minutes=-(-settings.sign_in_link_s // 60)), nl=False)
 
 
 async def make_link(plane: ControlPlane, url: str, key_id: str | None = None) -> str:

@@ -69,7 +69,7 @@ async def _show(settings: Settings, url: str) -> None:
         available = mint_keys.from_settings(settings)
         code = Codec(available.by_name).code(batch.mint_key, DEFAULT_FORMAT, "", batch.id, serial)
     key = f'"Authorization: Bearer $(cat {shlex.quote(_shown(key_file))})"'
-    click.echo(_LINES.format(url=url, header=key, code=code, number=serial))
+    click.echo(_LINES.format(url=url, header=key, code=code, number=serial), nl=False)
 
 
 def _write(path: Path, content: bytes) -> None:

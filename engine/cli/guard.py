@@ -71,9 +71,9 @@ def alerts(state: str | None, acknowledge: str | None, *, as_json: bool) -> None
         echo_json([alert.document() for alert in found])
         return
     for alert in found:
-        seen = "seen" if alert.acknowledged_at else "open"
+        shown = "acknowledged" if alert.acknowledged_at else "open"
         about = " ".join(text for text in (alert.api_key, alert.kind, alert.subject) if text) or "all keys"
         click.echo(
-            f"{alert.shown_id}  {seen}  {shown_instant(alert.last_at)}  {alert.count}x  {alert.rule}  {about}"
-            f"  {alert.summary}"
+            f"{alert.shown_id}  {shown:12}  {shown_instant(alert.last_at)}  {alert.count}x  {alert.rule}"
+            f"  {about}  {alert.summary}"
         )

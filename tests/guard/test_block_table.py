@@ -71,6 +71,8 @@ def test_an_allow_wins_over_every_block() -> None:
     assert verdict is not None
     assert verdict.id == 2
     assert found(table, "192.0.2.1", "ann") == 1
+    table.take(block(4, "key", KEY, action="allow"))  # what docs/guard.md has ops type for a whole shop
+    assert found(table, "192.0.2.1", "ann") == 4
 
 
 def test_each_kind_of_source_is_found_and_no_other() -> None:
