@@ -15,7 +15,7 @@ SLOW := $(addprefix tests/,system cli bundled processes examples install loadtes
 	loadtest/test_comparators.py support/test_hanging.py)
 
 .PHONY: other-python run help test coverage test-fast test-long test-calendar sanitize install-test test-pythons test-this-python image-test client-test chaos test-redis \
-	bench bench-guard bench-peers guard-table guard-plot pages built-pages check lint types luacheck imports graph lock sbom pip-audit clean
+	bench bench-guard bench-blocks bench-peers guard-table guard-plot pages built-pages check lint types luacheck imports graph lock sbom pip-audit clean
 
 # A .venv of another Python than the one that is asked for is made anew.
 BASE_PYTHON := -c 'import os, sys; print(os.path.realpath(sys._base_executable))'
@@ -105,6 +105,9 @@ bench: $(VENV)/.installed  ## redemptions a second, as ratios to two baselines
 
 bench-guard: $(VENV)/.installed  ## a worker's time for a redemption with the guard off and on
 	$(BIN)/python -m loadtest.benchmarks.guard
+
+bench-blocks: $(VENV)/.installed  ## after how long a block is in force in every worker; writes the figures into docs/guard.md
+	$(BIN)/python -m loadtest.benchmarks.blocks --write
 
 bench-peers: $(VENV)/.installed  ## redemptions a second beside OpenResty, Go, FastAPI and others, if they are installed
 	$(BIN)/python -m loadtest.comparators --json build/bench-peers.json

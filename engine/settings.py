@@ -224,7 +224,7 @@ class Settings(GuardSettings):
         5, "how often the configuration in Redis is compared with PostgreSQL", least=1
     )
     configuration_poll_ms: int = setting(
-        100, "how often a worker looks for new blocks and other changes of the configuration", least=10
+        50, "how often a worker looks for new blocks and other changes of the configuration", least=10
     )
 
     persist_batch_max: int = setting(5000, "maximum events in one transaction of the persister", least=1)
