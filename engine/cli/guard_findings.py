@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from engine.observability.heartbeats import Signs
-    from engine.postgres_types import Connection
+    from engine.postgres_types import Connection, Row
     from engine.settings import Settings
 
 OBSERVED_DAYS: Final = 14
+_SHOWN_MAX: Final = 5  # imports
 _SQL: Final = queries(__package__, "doctor")
 _BLOCKS: Final = queries("engine.control", "blocks")
 
@@ -34,6 +35,7 @@ async def examine(database: Connection, settings: Settings, signs: Signs) -> lis
         _of_workers(signs, CLIENT_ADDRESSES, "no header with a client's address is ignored", _IGNORED),
         _blocks(in_force, automatic, settings),
         _alerts(open_alerts),
+        _imports(await database.fetch(_SQL["unmeasured_imports"])),
         *_rules(observed),
     ]
 
@@ -77,6 +79,17 @@ def _alerts(open_alerts: dict[str, int]) -> Finding:
         return Finding("guard alerts", Verdict.OK, "none is open")
     says = ", ".join(f"{rule} ({number})" for rule, number in open_alerts.items())
     return Finding("guard alerts", Verdict.WARNING, f"open: {says}", "redeem guard alerts --state open")
+
+
+def _imports(unmeasured: list[Row]) -> Finding:
+    name = "guard imports"
+    if not unmeasured:
+        return Finding(name, Verdict.OK, "every import was measured: can its codes be guessed?")
+    shown = ", ".join(f"{row['id']} of {row['campaign']}" for row in unmeasured[:_SHOWN_MAX])
+    more = f" and {len(unmeasured) - _SHOWN_MAX} more" if len(unmeasured) > _SHOWN_MAX else ""
+    says = f"not measured, because an earlier version imported them: {shown}{more}"
+    do = "send the same file again: redeem codes import CAMPAIGN FILE; it changes nothing else"
+    return Finding(name, Verdict.WARNING, says, do)
 
 
 def _rules(observed: dict[str, int]) -> Iterator[Finding]:

@@ -28,7 +28,7 @@ INSERT INTO mint_keys (name, check_value) VALUES ($1, $2) ON CONFLICT DO NOTHING
 -- name: batch
 INSERT INTO batches (id, campaign, count, format, prefix, mint_key, created_by, version, guessable)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-ON CONFLICT (id) DO UPDATE SET version = excluded.version;
+ON CONFLICT (id) DO UPDATE SET version = excluded.version, guessable = excluded.guessable;
 
 -- name: api_key
 INSERT INTO api_keys (id, name, digest, scopes, campaigns, kind, origins, revoked_at, version, signing)

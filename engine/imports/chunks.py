@@ -6,6 +6,7 @@ have used), or was minted here.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import asyncpg
@@ -77,6 +78,7 @@ class Chunk:
 
     Attributes:
         spaces: how easily the codes of all chunks are guessed.
+        known: how many codes of all chunks earlier imports have, by batch.
     """
 
     def __init__(self, digester: Digester, others: Sequence[Digester], minted: MintedCodes) -> None:
@@ -84,6 +86,7 @@ class Chunk:
         self._others = others
         self._minted = minted
         self.spaces = CodeSpaces()
+        self.known: Counter[int] = Counter()
         self.clear()
 
     def clear(self) -> None:
@@ -124,8 +127,9 @@ class Chunk:
             Refusal: ``malformed_request``: more codes than a batch can have.
         """
         duplicates = [*self._duplicates]
-        for digest, batch in (await self._known(connection)).items():
+        for digest, batch in (await self._find_known(connection)).items():
             in_file = batch == imported.batch
+            self.known[batch] += not in_file
             duplicates.append((self._line_of.pop(digest), Reason.IN_FILE if in_file else Reason.IN_SYSTEM))
         codes = [(digest, serial) for serial, digest in enumerate(self._line_of, imported.accepted)]
         if codes and codes[-1][1] >= SERIAL_LIMIT:
@@ -147,7 +151,7 @@ class Chunk:
                 )
         return Written(number, codes, len(duplicates), len(self._unusable))
 
-    async def _known(self, connection: Connection) -> dict[bytes, int]:
+    async def _find_known(self, connection: Connection) -> dict[bytes, int]:
         """Return the digests of this chunk that were imported before, each with its batch."""
         known: dict[bytes, int] = {}
         for part in _parts([*self._line_of, *self._aliases]):

@@ -56,6 +56,18 @@ SELECT id FROM imports
 WHERE campaign = $1 AND mint_key = $2 AND bytes = $3 AND mac = $4 AND state = 'finished' AND accepted > 0 AND id <> $5
 ORDER BY id LIMIT 1;
 
+-- name: unmeasured
+-- Finished by a version that did not measure how easily codes are guessed, and not measured since.
+SELECT batch, accepted FROM imports
+WHERE batch = ANY ($1::bigint[]) AND state = 'finished' AND NOT guessable
+  AND updated_at < (SELECT applied_at FROM schema_migrations WHERE name = '0030_guessable');
+
+-- name: measured
+UPDATE imports SET guessable = $2, updated_at = now() WHERE batch = ANY ($1::bigint[]);
+
+-- name: batches_guessable
+UPDATE batches SET guessable = true, version = $2 WHERE id = ANY ($1::bigint[]);
+
 -- name: refuse
 UPDATE imports SET state = 'refused', reason = $2, key_digest = NULL, updated_at = now()
 WHERE id = $1 AND state = 'running' AND lines = 0;

@@ -103,6 +103,7 @@ class ImportRun:
         if not self.imported.lines and not self._chunk.lines:
             raise Refusal("malformed_request", "The file has no lines of codes.")
         await self._write()
+        await self._measure_earlier()
         if not self.imported.accepted:
             return await self._finish_without_codes()
         await self._complete_index()
@@ -219,6 +220,25 @@ class ImportRun:
             imported.guessable,
         )
         return records.from_row(await under.connection.fetchrow(_SQL["finish"], imported.id))
+
+    async def _measure_earlier(self) -> None:
+        """Measure the imports of earlier versions, which measured none, whose codes are all in this file."""
+        known = self._chunk.known
+        if not known:
+            return
+        async with self._plane.database.connection() as connection:
+            rows = await connection.fetch(_SQL["unmeasured"], list(known))
+        found = [row["batch"] for row in rows if known[row["batch"]] >= row["accepted"]]
+        if not found:
+            return
+        guessable = self._chunk.spaces.are_guessable(self._guessable_bits)
+
+        async def write(under: Change) -> None:
+            await under.connection.execute(_SQL["measured"], found, guessable)
+            if guessable:
+                await under.connection.execute(_SQL["batches_guessable"], found, under.version)
+
+        await change(self._plane, write)
 
     async def _finish_without_codes(self) -> ImportOutcome:
         async with self._plane.database.transaction() as connection:

@@ -16,6 +16,7 @@ from tests.support.browsers import page_of
 from tests.support.cli import Cli
 from tests.support.deployment import engine_of_processes, issue
 from tests.support.doctor_page import pattern_of
+from tests.support.importing import a_campaign, age_imports, bring, lines_of
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "doctor.md"
 ROW: Final = re.compile(r"^\| (guard: [^|`]+?) \| `([\w ]+)` \| (\w+) \| (.+?) \| (.+?) \|$", re.MULTILINE)
-CHECKS: Final = ("guard sharing", "client addresses", "guard blocks", "guard alerts")
+CHECKS: Final = ("guard sharing", "client addresses", "guard blocks", "guard alerts", "guard imports")
 
 
 class Row(NamedTuple):
@@ -75,6 +76,12 @@ async def raise_alerts(plane: ControlPlane, _: Merchant) -> None:
     await alerts.acknowledge(plane, "alr_1", actor="cli")
 
 
+async def import_before_the_update(plane: ControlPlane, _: Merchant) -> None:
+    campaign = await a_campaign(plane)
+    await bring(plane, campaign, lines_of(["SPRING4711ABCDEFGH", "SPRING4712ABCDEFGH"]))
+    await age_imports(plane)
+
+
 async def observe(plane: ControlPlane, _: Merchant) -> None:
     await guard_rules.set_modes(plane, {"score": "observe", "slow_drip": "observe"}, actor="cli")
     async with plane.database.connection() as connection:
@@ -89,6 +96,7 @@ SCENES: Final = {
     "guard: too many automatic blocks": fill_automatic,
     "guard: too many blocks": fill_all,
     "guard: alerts that nobody has acknowledged": raise_alerts,
+    "guard: an earlier version imported codes, and did not measure them": import_before_the_update,
     "guard: a rule was never enforced": observe,
 }
 

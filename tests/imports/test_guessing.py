@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from engine.imports.guessing import CodeSpaces
-from tests.support.importing import BrokenOff, a_campaign, bring, lines_of
+from engine.queries import queries
+from tests.support.browsers import page_of
+from tests.support.deployment import engine_in_process
+from tests.support.importing import BrokenOff, a_campaign, age_imports, bring, counts, lines_of
+from tests.support.solving import EASY
+from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,6 +21,7 @@ if TYPE_CHECKING:
     from engine.control.change import ControlPlane
 
 DIGITS = "0123456789"
+DOCTOR = queries("engine.cli", "doctor")
 SYMBOLS = "0123456789ABCDEFGHJKMNPQRSTUVWXYZ"
 
 
@@ -67,3 +73,46 @@ async def test_it_is_said_at_import_and_stays_after_an_interruption(plane: Contr
         await bring(plane, campaign, lines_of([*weak, *strong]), broken_at=len(lines_of(weak)) + 900)
     outcome = await bring(plane, campaign, lines_of([*weak, *strong]))
     assert outcome.document()["guessable"] is True
+
+
+async def are_measured(plane: ControlPlane) -> dict[int, tuple[bool, bool]]:
+    """Say of each batch whether it is guessable, and whether doctor names it as not measured."""
+    async with plane.database.connection() as connection:
+        unmeasured = {row["id"] for row in await connection.fetch(DOCTOR["unmeasured_imports"])}
+        rows = await connection.fetch(
+            "SELECT i.id, i.batch, i.guessable, b.guessable AS of_batch "
+            "FROM imports AS i JOIN batches AS b ON b.id = i.batch ORDER BY i.id"
+        )
+    assert all(row["guessable"] == row["of_batch"] for row in rows)
+    return {row["batch"]: (row["guessable"], f"imp_{row['id']}" in unmeasured) for row in rows}
+
+
+async def test_the_same_file_sent_again_measures_an_import_of_an_earlier_version(
+    plane: ControlPlane,
+) -> None:
+    campaign = await a_campaign(plane)
+    weak, strong = codes(DIGITS, 8, 2000), codes(SYMBOLS, 16, 2000)
+    batches = [(await bring(plane, campaign, lines_of(some))).imported.batch for some in (weak, strong)]
+    await age_imports(plane)
+    assert list((await are_measured(plane)).values()) == [(False, True), (False, True)]
+    await bring(plane, campaign, lines_of(weak[:1999]))  # not all of it
+    assert list((await are_measured(plane)).values()) == [(False, True), (False, True)]
+    for some in (weak, strong):
+        assert counts(await bring(plane, campaign, lines_of(some))) == (2000, 0, 2000, 0)
+    assert await are_measured(plane) == dict(zip(batches, [(True, False), (False, False)], strict=True))
+
+
+async def test_pages_are_asked_as_soon_as_an_earlier_import_is_measured(plane: ControlPlane) -> None:
+    campaign = await a_campaign(plane)
+    some = lines_of(codes(DIGITS, 8, 200))
+    await bring(plane, campaign, some)
+    await age_imports(plane)
+    async with engine_in_process(plane, **EASY) as merchant:
+        page = await page_of(plane, merchant, campaign)
+        assert (await page.redeem("00000000")).code == "code_not_found"
+        await bring(plane, campaign, some)
+
+        async def is_asked() -> bool:
+            return (await page.redeem("00000000")).code == "challenge_required"
+
+        await wait_until_async(is_asked)
