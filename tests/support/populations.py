@@ -200,7 +200,7 @@ class Population(NamedTuple):
 
 POPULATIONS: Final = (
     Population("honest shop behind one address, 1 of 5 mistyped", honest_shop, (300, 1000), "none"),
-    Population("people who mistype every other time", mistypers, (300, 2000), "none"),
+    Population("people who mistype every other time", mistypers, (300, 10_000), "none"),
     Population("random guessers, 4 codes a second", guessers, (10, 100), "guessers", 8, "score"),
     Population("guesses in batches of 100", batch_guessers, (5, 100), "guessers", 8, "score"),
     Population(
