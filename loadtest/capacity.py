@@ -19,8 +19,8 @@ import psutil  # type: ignore[import-untyped] # it has no types
 
 from engine.settings import without_settings
 from loadtest.answers import AnswerLog
-from loadtest.api import Api
-from loadtest.machine import GENERATOR, engine_processes
+from loadtest.api import Api, ApiError
+from loadtest.machine import GENERATOR, description, engine_processes
 from loadtest.open_loop import Step, StepReport
 from loadtest.rates import confirm, search
 from loadtest.run import RunError, end_campaign
@@ -104,7 +104,16 @@ class Capacity:
         report.others_cores = others_cores(sampler.samples)
         if report.broke:
             report.first_to_give = first_to_give(report.broke, sampler.samples, self._limits)
+        self._hand_over(report, processes)
         return report
+
+    def _hand_over(self, report: Report, processes: dict[str, list[psutil.Process]]) -> None:
+        """Give the result to the engine, whose dashboard shows it. An older engine does not take it."""
+        try:
+            with Api(self._url, self._key) as api:
+                api.call("POST", "/v1/capacity-reports", report.summary(description(processes)))
+        except ApiError as error:
+            self._say(f"the dashboard will not show this report: {error}")
 
     def _held(self, api: Api, rate: float, purpose: str, sampler: Sampler) -> StepFigures:
         """Run one step, print it, and wait until the ledger has all of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections import defaultdict
 from typing import Final
 from urllib.parse import urlsplit
@@ -10,8 +11,9 @@ import psutil  # type: ignore[import-untyped] # it has no types
 
 GENERATOR: Final = "load generator"
 _SERVERS: Final = {"valkey-server": "Valkey", "redis-server": "Redis", "postgres": "PostgreSQL"}
+FRONT_END: Final = "front end"
 _MODULES: Final = {
-    "engine.worker": "front end",
+    "engine.worker": FRONT_END,
     "persister": "persister",
     "persister.webhooks": "deliverer",
 }
@@ -34,6 +36,16 @@ def engine_processes(url: str) -> dict[str, list[psutil.Process]]:
     except psutil.Error:  # we may not see it, or it has ended
         return {}
     return dict(found)
+
+
+def description(processes: dict[str, list[psutil.Process]]) -> dict[str, object]:
+    """Describe this machine, with how many workers of the engine are among ``processes``."""
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processors": psutil.cpu_count() or 0,
+        "memory_bytes": psutil.virtual_memory().total,
+        "workers": len(processes[FRONT_END]) if FRONT_END in processes else None,
+    }
 
 
 def _kind(process: psutil.Process) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from engine.times import shown_instant
 from loadtest.machine import GENERATOR
 from loadtest.open_loop import GRACE_S
 from loadtest.sampling import ELSE
@@ -22,6 +24,8 @@ CONFIRMATION: Final = "confirmation"
 SHARE: Final = "share"
 SHARES: Final = (0.25, 0.5, 0.75)
 """Shares of the confirmed rate at which latency is measured: an ordinary day, and the hour of the sale."""
+STEPS_SENT_MAX: Final = 100
+"""The engine takes no more of them in one report."""
 KEPT_UP: Final = 0.97
 FULL: Final = 0.85
 """Share of a core from which a single-threaded process counts as being at its limit."""
@@ -200,6 +204,32 @@ class Report:
             "steps": [msgspec.structs.asdict(step) for step in self.steps],
             "samples": [msgspec.structs.asdict(sample) for sample in self.samples],
             "verifier": self.findings.document(),
+        }
+
+    def summary(self, machine: dict[str, object]) -> dict[str, object]:
+        """Return the body of ``POST /v1/capacity-reports``. ``machine``: from which the load came."""
+        runs = self.confirmed
+        began, ended = min(step.began for step in self.steps), max(step.ended for step in self.steps)
+        latest = self.steps[-STEPS_SENT_MAX:]
+        return {
+            "verdict": self.headline,
+            "per_second": self.capacity if runs else None,
+            "p99_ms": max((run.latency_ms[1] for run in runs), default=None),
+            "differences": self.findings.counts.total(),
+            "p99_limit_ms": self.limits.p99_ms,
+            "machine": machine,
+            "began_at": shown_instant(datetime.fromtimestamp(began, UTC)),
+            "ended_at": shown_instant(datetime.fromtimestamp(ended, UTC)),
+            "steps": [
+                {
+                    "per_second": step.per_second,
+                    "done_per_s": step.done_per_s,
+                    "p50_ms": step.latency_ms[0],
+                    "p99_ms": step.latency_ms[1],
+                    "held": not step.broken,
+                }
+                for step in latest
+            ],
         }
 
 

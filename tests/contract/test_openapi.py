@@ -12,7 +12,7 @@ import pytest
 
 from engine.api import bodies, checks
 from engine.api.problems import PROBLEM_TYPE, PROBLEMS
-from engine.control import api_keys, batches, blocks, campaigns, guard_rules, key_changes
+from engine.control import api_keys, batches, blocks, campaigns, capacity_reports, guard_rules, key_changes
 from engine.encoding import JSON_TYPE
 from engine.http import admin, search, users
 from engine.settings import Settings
@@ -34,6 +34,7 @@ REQUESTS: Final[dict[str, type[msgspec.Struct]]] = {
         *(campaigns.NewCampaign, campaigns.CampaignChange, batches.NewBatch, api_keys.NewApiKey),
         key_changes.ApiKeyChange,
         *(blocks.NewBlock, search.SearchRequest, search.StoryRequest, guard_rules.NewModes),
+        capacity_reports.NewCapacityReport,
     )
 }
 # Where a number of the document stands, and the setting whose default it is.

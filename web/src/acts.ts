@@ -9,7 +9,8 @@ export function actWords(act: string): string {
 
 /** "Stock: 5,000 → 8,000" for each changed field, or the details as they are. */
 export function changeWords(row: Schemas["Act"], currency: string | null): string[] {
-  const details = Object.entries((row.details ?? {}) as Record<string, unknown>);
+  const { verdict, ...all } = (row.details ?? {}) as Record<string, unknown>;
+  const details = Object.entries(verdict === undefined ? all : { verdict }); // the sentence of a whole report
   return details.map(([name, value]) => {
     const label = named("field", name);
     if (row.act === "update_campaign" && Array.isArray(value) && value.length === 2) {

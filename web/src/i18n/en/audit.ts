@@ -28,4 +28,5 @@ export const audit = {
   "act.replay_webhook": "Delivered again",
   "act.set_guard_rule": "Set a rule of the guard",
   "act.acknowledge_alert": "Saw an alert",
+  "act.add_capacity_report": "Stored a capacity report",
 } as const;

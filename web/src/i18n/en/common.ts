@@ -54,4 +54,5 @@ export const common = {
   "field.ends_at": "Ends",
   "field.count": "Codes",
   "field.format": "Format",
+  "field.verdict": "Result",
 } as const;

@@ -30,4 +30,5 @@ export const audit: Record<keyof typeof texts, string> = {
   "act.replay_webhook": "重新投递",
   "act.set_guard_rule": "设置防护规则",
   "act.acknowledge_alert": "已阅告警",
+  "act.add_capacity_report": "保存了容量报告",
 };

@@ -56,4 +56,5 @@ export const common: Record<keyof typeof texts, string> = {
   "field.ends_at": "结束时间",
   "field.count": "兑换码数量",
   "field.format": "格式",
+  "field.verdict": "结果",
 };
