@@ -85,9 +85,16 @@ def by_make(tree: Path, home: Path, python: Path, environ: dict[str, str]) -> No
 
 
 def by_dockerfile(tree: Path, home: Path, python: Path, environ: dict[str, str]) -> None:
-    """The commands of the stage that builds, with the environment elsewhere."""
+    """The commands of the stage that builds, with the environment elsewhere, on what the stage copies."""
     text = (tree / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
     stage = text[text.index(" AS build\n") : text.rindex("\nFROM ")]
+    for copied in re.findall(r"^COPY ([^-\n].*)$", stage, re.MULTILINE):
+        *sources, place = copied.split()
+        for source in map(Path, sources):
+            target = tree / source.name if place == "./" else tree / place
+            if not target.exists():
+                target.parent.mkdir(exist_ok=True)
+                shutil.copy(ROOT / source, target)
     commands = re.findall(r"^RUN (.*)$", stage, re.MULTILINE)
     assert len(commands) >= 3, commands
     at_first = home.parent / "bin"
