@@ -7,13 +7,14 @@ import click
 from engine.cli.connect import echo_json, run
 from engine.cli.options import limit_option
 from engine.control import audit_log as audit
+from engine.postgres_types import BIGINT_MAX
 from engine.times import shown_instant
 
 
 @click.command()
 @click.option("--act", help="Only this action, such as export.")
 @click.option("--subject", help="Only this subject, such as batch:3.")
-@click.option("--after", type=click.IntRange(0, audit.ID_MAX), help="Continue after the entry with this id.")
+@click.option("--after", type=click.IntRange(0, BIGINT_MAX), help="Continue after the entry with this id.")
 @limit_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 def audit_log(act: str | None, subject: str | None, after: int | None, limit: int, *, as_json: bool) -> None:

@@ -7,13 +7,14 @@ import click
 from engine.cli.connect import echo_json, run
 from engine.cli.options import limit_option
 from engine.ledger import conflicts as ledger_conflicts
+from engine.postgres_types import BIGINT_MAX
 from engine.times import shown_instant
 
 
 @click.command()
 @click.option(
     "--after",
-    type=click.IntRange(0, ledger_conflicts.ID_MAX),
+    type=click.IntRange(0, BIGINT_MAX),
     help="Continue after the conflict with this id.",
 )
 @limit_option

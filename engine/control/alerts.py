@@ -19,6 +19,7 @@ from engine.control import audit_log
 from engine.control.change import Changed, ControlPlane, keep_answer
 from engine.errors import Fault, Refusal
 from engine.observability.metrics import GUARD_ALERTS
+from engine.postgres_types import BIGINT_MAX
 from engine.queries import queries
 from engine.times import shown_instant
 
@@ -34,7 +35,6 @@ RAISED: Final = "alert.raised"
 ACKNOWLEDGED: Final = "alert.acknowledged"
 MESSAGE_TYPES: Final = frozenset({RAISED, ACKNOWLEDGED})
 """Types of the messages to webhooks. Only webhooks that name such a type get them."""
-ID_MAX: Final = 2**63 - 1
 _ID: Final = re.compile(r"alr_([1-9][0-9]{0,17})")
 _AGAIN_S: Final = 1.0
 _SQL: Final = queries(__package__, "alerts")
@@ -128,7 +128,7 @@ async def page(plane: ControlPlane, *, state: str | None, after: int | None, lim
     """
     check_choice("state", state, STATES)
     async with plane.database.connection() as connection:
-        rows = await connection.fetch(_SQL["page"], limit, ID_MAX if after is None else after, state)
+        rows = await connection.fetch(_SQL["page"], limit, BIGINT_MAX if after is None else after, state)
     return [alert_of_row(row) for row in rows]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import orjson
 
+from engine.postgres_types import BIGINT_MAX
 from engine.queries import queries
 from engine.times import shown_instant
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from engine.database import Database
     from engine.postgres_types import Connection, Row
 
-ID_MAX: Final = 2**63 - 1
 _SQL: Final = queries(__package__, "audit_log")
 
 
@@ -70,7 +70,7 @@ async def page(
     database: Database, *, act: str | None, subject: str | None, after: int | None, limit: int
 ) -> list[Act]:
     """Return at most ``limit`` acts, the newest first, starting after the act with the id ``after``."""
-    before = ID_MAX if after is None else after
+    before = BIGINT_MAX if after is None else after
     async with database.connection() as connection:
         rows = await connection.fetch(_SQL["page"], limit, before, act, subject)
     return [_act(row) for row in rows]

@@ -18,6 +18,7 @@ from engine.control.change import Change, Changed, ControlPlane, change
 from engine.control.stored_texts import refuse_codes
 from engine.errors import Refusal
 from engine.guard.addresses import parse_subject
+from engine.postgres_types import BIGINT_MAX
 from engine.queries import queries
 from engine.store import keys
 from engine.times import shown_instant
@@ -30,7 +31,6 @@ KINDS: Final = ("network", "user", "device", "key")
 STATES: Final = ("active", "expired", "lifted")
 EVIDENCE_BYTES_MAX: Final = 4096
 TTL_S_MAX: Final = 10 * 366 * 86_400
-ID_MAX: Final = 2**63 - 1
 _FORGOTTEN_AT_ONCE: Final = 500
 _ID: Final = re.compile(r"blk_([1-9][0-9]{0,17})")
 _SQL: Final = queries(__package__, "blocks")
@@ -185,7 +185,7 @@ async def page(
     check_choice("state", state, STATES)
     if subject is not None and kind is not None:
         subject = normal_subject(kind, subject, plane.settings)
-    before = ID_MAX if after is None else after
+    before = BIGINT_MAX if after is None else after
     async with plane.database.connection() as connection:
         rows = await connection.fetch(_SQL["page"], limit, before, kind, subject, state)
     return [_block(row) for row in rows]

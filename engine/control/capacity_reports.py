@@ -15,6 +15,7 @@ from engine.control import audit_log
 from engine.control.change import Changed, ControlPlane, claim_key, keep_answer
 from engine.control.stored_texts import refuse_codes
 from engine.errors import Refusal
+from engine.postgres_types import BIGINT_MAX
 from engine.queries import queries
 from engine.times import shown_instant
 
@@ -121,7 +122,7 @@ async def add(plane: ControlPlane, new: NewCapacityReport, *, actor: str) -> Cha
 
 async def page(database: Database, *, after: int | None, limit: int) -> list[CapacityReport]:
     """Return at most ``limit`` reports, the newest first, starting after the one with the id ``after``."""
-    before = audit_log.ID_MAX if after is None else after
+    before = BIGINT_MAX if after is None else after
     async with database.connection() as connection:
         rows = await connection.fetch(_SQL["page"], limit, before, ACT)
     return [_report(row) for row in rows]

@@ -31,7 +31,7 @@ TRIED_MAX: Final = 500  # in one entry
 _READ_MAX: Final = 100
 _FIRST: Final = b"0-0"
 _FIELD: Final = b"p"
-ATTEMPTS: Final = "attempts"
+_SHARED: Final = "attempts"
 _MS: Final = 1000
 
 
@@ -94,9 +94,9 @@ async def keep_sharing_attempts(
             async with asyncio.timeout(timeout_s):
                 heard = await stream.exchange(labelled)
                 await _count_observed(redis, behaviour)
-            not_shared.ends(ATTEMPTS)
+            not_shared.ends(_SHARED)
         except (OSError, RedisError, TimeoutError) as error:
-            not_shared.begins(ATTEMPTS, error)
+            not_shared.begins(_SHARED, error)
             heard = [] if labelled is None else [(time.time(), True, labelled)]
         for at_s, is_own, told in heard:
             behaviour.hear(told, at_s, is_own=is_own)

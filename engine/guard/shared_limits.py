@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SOURCES_MAX: Final = 500  # in one call, which is short then
 _DIGEST_BYTES: Final = 12
-LIMITS: Final = "limits"
+_SHARED: Final = "limits"
 _MICROSECONDS: Final = 1_000_000
 _SCRIPT: Final = loader.load("guard", keys=("first_source",), arguments=("first_charge",))
 
@@ -51,9 +51,9 @@ async def keep_sharing(
             async with asyncio.timeout(timeout_s):
                 for name, table in tables.items():
                     await share(redis, name, table, loop.time)
-            not_shared.ends(LIMITS)
+            not_shared.ends(_SHARED)
         except (OSError, RedisError, TimeoutError) as error:
-            not_shared.begins(LIMITS, error)
+            not_shared.begins(_SHARED, error)
 
 
 async def share(redis: Redis, name: str, table: LimitTable, now: Callable[[], float]) -> None:

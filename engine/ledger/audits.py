@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import orjson
 
+from engine.postgres_types import BIGINT_MAX
 from engine.queries import queries
 from engine.times import shown_instant
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
     from engine.database import Database
 
-ID_MAX: Final = 2**63 - 1
 _SQL: Final = queries(__package__, "audits")
 
 
@@ -42,5 +42,5 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
 async def page(database: Database, *, after: int | None, limit: int) -> list[AuditResult]:
     """Return at most ``limit`` results, the newest first, starting after the one with the id ``after``."""
     async with database.connection() as connection:
-        rows = await connection.fetch(_SQL["page"], limit, ID_MAX if after is None else after)
+        rows = await connection.fetch(_SQL["page"], limit, BIGINT_MAX if after is None else after)
     return [AuditResult(**{**row, "checks": orjson.loads(row["checks"])}) for row in rows]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from engine.postgres_types import BIGINT_MAX
 from engine.queries import queries
 from engine.times import shown_instant
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from engine.database import Database
 
-ID_MAX: Final = 2**63 - 1
 _SQL: Final = queries(__package__, "conflicts")
 
 
@@ -52,5 +52,5 @@ class Conflict(msgspec.Struct, frozen=True, kw_only=True):
 async def page(database: Database, *, after: int | None, limit: int) -> list[Conflict]:
     """Return at most ``limit`` conflicts, the newest first, starting after the one with the id ``after``."""
     async with database.connection() as connection:
-        rows = await connection.fetch(_SQL["page"], limit, ID_MAX if after is None else after)
+        rows = await connection.fetch(_SQL["page"], limit, BIGINT_MAX if after is None else after)
     return [Conflict(**{name: row[name] for name in Conflict.__struct_fields__}) for row in rows]

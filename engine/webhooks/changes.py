@@ -13,16 +13,17 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from engine.api.checks import check_text
+from engine.api.checks import CAMPAIGN_LENGTH_MAX, check_text
 from engine.control import audit_log
 from engine.control.alerts import MESSAGE_TYPES
 from engine.control.change import Changed, ControlPlane, claim_key, keep_answer
 from engine.control.stored_texts import refuse_codes
 from engine.errors import Refusal
 from engine.ledger.feed import BEGINNING, FROM_BEGINNING, Cursor, newest, parse_cursor
+from engine.postgres_types import BIGINT_MAX
 from engine.queries import queries
 from engine.store.events import EVENT_TYPES
-from engine.webhooks.endpoints import ID, ID_MAX, Webhook, WebhookWithSecret, read
+from engine.webhooks.endpoints import ID, Webhook, WebhookWithSecret, read
 from engine.webhooks.urls import check_url
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 DESCRIPTION_LENGTH_MAX: Final = 200
 CAMPAIGNS_MAX: Final = 100
-CAMPAIGN_LENGTH_MAX: Final = 40
 SECRETS_MAX: Final = 5
 """Maximum of valid secrets of one endpoint."""
 DEAD_LETTERS_MAX: Final = 1000
@@ -199,7 +199,7 @@ async def replay(plane: ControlPlane, webhook_id: str, asked: Replay, *, actor: 
         if after is not None:
             await connection.execute(_SQL["move"], webhook_id, str(await _reached(connection, after)))
         else:
-            valid_ids = {number for number in asked.dead_letters or () if 0 < number <= ID_MAX}
+            valid_ids = {number for number in asked.dead_letters or () if 0 < number <= BIGINT_MAX}
             rows = await connection.fetch(_SQL["replay_dead_letters"], webhook_id, sorted(valid_ids))
             if len(rows) != len(set(asked.dead_letters or ())):
                 raise _malformed("at least one of these dead letters does not exist")

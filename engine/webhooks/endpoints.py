@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from engine.errors import Refusal, not_a_cursor
+from engine.postgres_types import BIGINT_MAX
 from engine.queries import queries
 from engine.times import shown_instant
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from engine.control.change import ControlPlane
     from engine.postgres_types import Connection, Row
 
-ID_MAX: Final = 2**63 - 1
 ID: Final = re.compile(r"wh_[1-9][0-9]{0,17}")
 _SQL: Final = queries(__package__, "webhooks")
 
@@ -139,7 +139,7 @@ async def attempts(
     Raises:
         Refusal: ``webhook_not_found``.
     """
-    before = ID_MAX if after is None else after
+    before = BIGINT_MAX if after is None else after
     async with plane.database.connection() as connection:
         await read(connection, webhook_id)
         rows = await connection.fetch(_SQL["attempts"], webhook_id, before, limit, message)
@@ -154,7 +154,7 @@ async def dead_letters(
     Raises:
         Refusal: ``webhook_not_found``.
     """
-    before = ID_MAX if after is None else after
+    before = BIGINT_MAX if after is None else after
     async with plane.database.connection() as connection:
         await read(connection, webhook_id)
         rows = await connection.fetch(_SQL["dead_letters"], webhook_id, before, limit)
