@@ -12,7 +12,7 @@
 --   `busy`: another worker runs the transaction
 --   `lost`: another worker has taken it over
 --   `resume` and, on the following lines, the commit record: the transaction was decided before
---   `replayed <the first answer>`; `idempotency_key_reused`
+--   `replayed <the first answer>`; `idempotency_key_reused`; `request_replayed`
 
 -- @include lib/answer_each
 
@@ -25,11 +25,12 @@ local function begin(record, state, owner, busy_until_ms, nonce)
     if first_answer then
         return first_answer
     end
+    if state == 'begun' and now_ms < busy_until_ms then
+        return ANSWER.busy -- whoever began it has reserved the key; the engine calls again with the same nonce
+    end
     keep_idempotency_record(ANSWER.claimed)
     if state == 'decided' then
         return ANSWER.resume .. '\n' .. record
-    elseif state and now_ms < busy_until_ms then
-        return ANSWER.busy
     end
     local begun = 'begun\n' .. nonce .. '\n' .. text(now_ms + BUSY_MS) .. '\n'
     return owner and ANSWER.begun .. '\n' .. owner or ANSWER.begun, begun
@@ -52,6 +53,7 @@ local function take_step(record, step, nonce, prepared_version, payload)
         return ANSWER.decided, 'decided\n' .. nonce .. '\n' .. text(now_ms) .. '\n' .. payload
     end
     if payload ~= '' then
+        read_idempotency_record() -- so that its nonces are kept
         keep_idempotency_record(payload)
     end
     return ANSWER.ended, REMOVED

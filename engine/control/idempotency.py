@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 WINDOW_S: Final = 86_400  # an answer is stored for at least this long
 FORGET_MAX: Final = 1000  # idempotency records removed at a time
 CLAIM_TRIES: Final = 3
+NONCES_MAX: Final = 8  # as many as a record in Redis has (lua/lib/idempotency.lua)
 _NONCE_BYTES: Final = 12  # NIST SP 800-38D, section 8.2.2: random, 96 bits
 _PURPOSE: Final = b"redeem: seals the receipts of administration"
 _OF_IMPORTS: Final = b"import"  # as a fingerprint; that of a change is longer
@@ -68,6 +69,7 @@ class IdempotencyRecord:
         fingerprint: equal for two calls that are the same (``fingerprint``).
         status: HTTP status of the answer if the change succeeds.
         show: turns the result of the change into the body of the answer.
+        nonce: 8 bytes of the hash of a signed call's nonce; empty if the call is not signed.
     """
 
     actor: str
@@ -76,6 +78,7 @@ class IdempotencyRecord:
     fingerprint: bytes
     status: int
     show: Callable[[Any], dict[str, object]]
+    nonce: bytes = b""
 
     async def claim(self, connection: Connection) -> None:
         """Reserve the Idempotency-Key for this call. Waits for a running call with the same key.
@@ -85,7 +88,8 @@ class IdempotencyRecord:
             Refusal: ``idempotency_key_reused``: another call was made with the key.
         """
         for _ in range(CLAIM_TRIES):
-            if await connection.fetchval(_SQL["claim"], self.actor, self.key, self.fingerprint):
+            nonces = [self.nonce] if self.nonce else []
+            if await connection.fetchval(_SQL["claim"], self.actor, self.key, self.fingerprint, nonces):
                 if await connection.fetchval(_SQL["has_import"], import_digest(self.actor, self.key)):
                     raise Refusal("idempotency_key_reused")
                 return
@@ -96,6 +100,20 @@ class IdempotencyRecord:
                 raise Refusal("idempotency_key_reused")
             raise Replayed(row["status"], self._open(row["answer"]))
         raise ContractViolation("an idempotency record can be neither reserved nor read")
+
+    async def use_nonce(self, database: Database) -> None:
+        """Add the nonce of a repeated call to the record. Call it after ``Replayed``.
+
+        Raises:
+            Refusal: ``request_replayed``: it is there already, so this is not a retry.
+            StoreUnavailable, OutcomeUnknown: PostgreSQL cannot be used.
+        """
+        if not self.nonce:
+            return
+        async with database.transaction() as connection:
+            done = await connection.execute(_SQL["use_nonce"], self.actor, self.key, self.nonce, NONCES_MAX)
+        if done != "UPDATE 1":
+            raise Refusal("request_replayed")
 
     async def refuse_if_used(self, redis: Redis, connection: Connection) -> None:
         """Refuse the change early if an operation on a code used the key. Nothing is reserved.

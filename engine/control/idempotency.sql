@@ -1,9 +1,14 @@
 -- name: claim
 -- Waits for a transaction that has reserved the same key. Returns no row if that transaction commits.
-INSERT INTO admin_receipts (actor, key, fingerprint) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING true;
+INSERT INTO admin_receipts (actor, key, fingerprint, nonces) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING RETURNING true;
 
 -- name: kept
 SELECT fingerprint, status, answer FROM admin_receipts WHERE actor = $1 AND key = $2;
+
+-- name: use_nonce
+-- Updates no row if the nonce was used before.
+UPDATE admin_receipts SET nonces = ($3 || nonces)[1:$4]
+WHERE actor = $1 AND key = $2 AND NOT $3::bytea = ANY (nonces);
 
 -- name: keep
 UPDATE admin_receipts SET status = $3, answer = $4 WHERE actor = $1 AND key = $2;

@@ -21,6 +21,8 @@ from engine.errors import ContractViolation, not_a_cursor
 from engine.http.auth import API_KEY, admit_again, sealing_secret_of
 from engine.http.requests import check_parameters, idempotency_key, json_response, page_limit, read_json
 from engine.http.services import services_of
+from engine.http.signatures import nonce_of
+from engine.store.idempotency import NONCE_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -79,7 +81,7 @@ async def answer_change(
     ``{id}`` in it is replaced by the id of the result.
 
     Raises:
-        Refusal: ``idempotency_key_reused``, or as ``make``; nothing is changed or stored.
+        Refusal: ``idempotency_key_reused`` or ``request_replayed``, or as ``make``; nothing is changed.
     """
     plane = plane_of(request)
     key = idempotency_key(request, plane.settings)
@@ -89,6 +91,8 @@ async def answer_change(
         made = await make(plane)
         document, published, replayed = made.value.document(), made.published, False
     except Replayed as before:
+        if plane.idempotency is not None:
+            await plane.idempotency.use_nonce(plane.database)
         status, document, replayed = before.status, before.document, True
         published = await try_publish(plane)
     headers = {"Location": location.format_map(document)} if location else None
@@ -106,6 +110,7 @@ def _idempotency_record(request: web.Request, key: str, status: int) -> Idempote
         fingerprint=fingerprint(request.method, request.path, request.get(_BODY, b"")),
         status=status,
         show=_shown,
+        nonce=nonce_of(request)[len(NONCE_MARK) :],
     )
 
 

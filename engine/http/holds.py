@@ -20,6 +20,7 @@ from engine.http.requests import (
 )
 from engine.http.routes import Route
 from engine.http.services import services_of
+from engine.http.signatures import nonce_of
 from engine.http.user_tokens import signed_user
 from engine.ledger.holds import HOLD_STATES, HoldFilter
 from engine.redemption import hold_calls
@@ -82,6 +83,7 @@ async def hold(request: web.Request) -> web.Response:
         return await browsers.answer(request, alike, asked.code)
     asked = bodies.parse_hold(body, services.settings)
     attempt = Hold(services.core.dispatcher, asked, key, api_key)
+    attempt.sign(nonce_of(request))
     return response(request, await services.core.answer(attempt, asked.code))
 
 
@@ -91,8 +93,9 @@ async def confirm(request: web.Request) -> web.Response:
     api_key, body = await read_admitted(request, may_be_empty=True)
     key = idempotency_key(request, services.settings)
     asked = bodies.parse_confirm(body)
+    hold_id, nonce = request.match_info["id"], nonce_of(request)
     confirmed = await hold_calls.confirm(
-        services.core, request.match_info["id"], amount=asked.amount, key=key, api_key=api_key
+        services.core, hold_id, amount=asked.amount, key=key, api_key=api_key, nonce=nonce
     )
     return response(request, await _explained(request, confirmed, api_key))
 
@@ -103,7 +106,8 @@ async def release(request: web.Request) -> web.Response:
     api_key, body = await read_admitted(request, may_be_empty=True)
     key = idempotency_key(request, services.settings)
     bodies.parse_release(body)
-    released = await hold_calls.release(services.core, request.match_info["id"], key=key, api_key=api_key)
+    hold_id, nonce = request.match_info["id"], nonce_of(request)
+    released = await hold_calls.release(services.core, hold_id, key=key, api_key=api_key, nonce=nonce)
     return response(request, await _explained(request, released, api_key))
 
 

@@ -11,6 +11,7 @@ from engine.http.auth import Access
 from engine.http.requests import idempotency_key, read_admitted, response
 from engine.http.routes import Route
 from engine.http.services import services_of
+from engine.http.signatures import nonce_of
 from engine.http.user_tokens import signed_user
 from engine.redemption.audited import correct, on_record
 from engine.redemption.check import Check
@@ -41,7 +42,10 @@ async def redeem_combined(request: web.Request) -> web.Response:
     api_key, body = await read_admitted(request)
     key = idempotency_key(request, services.settings)
     asked = bodies.parse_combined(body, services.settings)
-    return response(request, await redeem_together(services.core, asked, key=key, api_key=api_key))
+    nonce = nonce_of(request)
+    return response(
+        request, await redeem_together(services.core, asked, key=key, api_key=api_key, nonce=nonce)
+    )
 
 
 async def roll_back(request: web.Request) -> web.Response:
@@ -61,6 +65,7 @@ async def roll_back(request: web.Request) -> web.Response:
     await core.refuse_code_of(record["batch"], record["serial"], key, asked.reason)
     core.refuse_codes(reason=asked.reason)
     attempt = Rollback(core.dispatcher, redemption, record, asked, key=key, api_key=api_key)
+    attempt.sign(nonce_of(request))
     return response(request, await on_record(core, services.database, attempt, f"redemption:{redemption}"))
 
 
@@ -86,6 +91,7 @@ async def adjust(request: web.Request) -> web.Response:
     key = idempotency_key(request, services.settings)
     asked = bodies.parse_adjust(body, services.settings)
     attempt = Adjustment(services.core.dispatcher, asked.amount, asked.reason, key=key, api_key=api_key)
+    attempt.sign(nonce_of(request))
     return response(request, await correct(services.core, services.database, attempt, asked.code))
 
 
@@ -96,4 +102,5 @@ async def declare_code(
     services = services_of(request)
     kind = Voiding if void else Unvoiding
     attempt = kind(services.core.dispatcher, reason, key=key, api_key=api_key)
+    attempt.sign(nonce_of(request))
     return response(request, await correct(services.core, services.database, attempt, code))

@@ -27,7 +27,7 @@ from engine.http.requests import (
 )
 from engine.http.routes import Route
 from engine.http.services import services_of
-from engine.http.signatures import sign
+from engine.http.signatures import nonce_of
 from engine.http.user_tokens import signed_user
 from engine.ledger.record import STATES, RedemptionFilter
 from engine.redemption.one_answer import OneAnswerRedemption
@@ -72,7 +72,7 @@ async def redeem(request: web.Request) -> web.Response:
         attempt.user_is_signed = user is not None
         return await browsers.answer(request, attempt, asked.code)
     redemption, code = _redemption(services.core, api_key, key, body)
-    sign(request, redemption)
+    redemption.sign(nonce_of(request))
     return response(request, await services.core.answer(redemption, code))
 
 
@@ -103,8 +103,7 @@ def redeem_at_once(  # noqa: PLR0917 - what the lane has read, as ``Redeem``
         services.core.dispatcher.telemetry.refused_request(refusal.code)
         on_done(Refused(refusal.code, refusal.detail))
     else:
-        if nonce:
-            attempt.sign(nonce)
+        attempt.sign(nonce)
         attempt.on_done = on_done
         services.core.submit(attempt, code)
     return True

@@ -5,7 +5,7 @@ What an API key whose requests are not signed sends is not looked at.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from aiohttp import web
 
@@ -13,9 +13,6 @@ from engine.errors import Refusal
 from engine.guard.signatures import MALFORMED, MISSING, REPEATED, UNKNOWN, SignedHead, Verified
 from engine.http.auth import API_KEY, admit_again
 from engine.http.services import services_of
-
-if TYPE_CHECKING:
-    from engine.redemption.attempt import Attempt
 
 _VERIFIED: Final = web.RequestKey("verified", Verified)
 _COVERED: Final = ("Host", "Idempotency-Key", "Content-Digest")
@@ -78,11 +75,10 @@ def refuse_signed(request: web.Request) -> None:
         raise Refusal(MALFORMED, "An import cannot be signed: use an API key that does not sign.")
 
 
-def sign(request: web.Request, attempt: Attempt) -> None:
-    """Give the nonce of a signed request to its attempt, so that a replay is noticed."""
+def nonce_of(request: web.Request) -> bytes:
+    """Return the mark of a signed request's nonce (``idempotency.nonce_mark``); empty if it is not signed."""
     verified = request.get(_VERIFIED)
-    if verified is not None:
-        attempt.sign(verified.nonce)
+    return b"" if verified is None else verified.nonce
 
 
 def _signed_head(request: web.Request) -> SignedHead | None:

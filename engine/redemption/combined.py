@@ -43,7 +43,7 @@ class Combined:
         self.actor = order.api_key.id
         self.key = order.key
         self.deadline = order.deadline
-        self.idempotency_name, self.fingerprint = order.idempotency_name, order.fingerprint
+        self.idempotency_name, self.fingerprint = order.idempotency_name, order.fingerprint + order.nonce
         self.key_reserved = False
         self.location = order.parts[0].location
         self._order = order.request.order
@@ -96,10 +96,13 @@ class Combined:
 
 
 async def redeem_together(
-    core: Core, request: CombinedRequest, *, key: str | None, api_key: CachedKey
+    core: Core, request: CombinedRequest, *, key: str | None, api_key: CachedKey, nonce: bytes = b""
 ) -> Outcome:
-    """Redeem all codes of a request, or none. A fault is returned as a ``Refused`` with its code."""
-    outcome = await _redeem_together(core, request, key=key, api_key=api_key)
+    """Redeem all codes of a request, or none. A fault is returned as a ``Refused`` with its code.
+
+    ``nonce``: the mark of a signed request's nonce.
+    """
+    outcome = await _redeem_together(core, request, key=key, api_key=api_key, nonce=nonce)
     if core.dispatcher.note is not None:
         _note(core, request, api_key, outcome)
     return outcome
@@ -121,7 +124,7 @@ def _note(core: Core, request: CombinedRequest, api_key: CachedKey, outcome: Out
 
 
 async def _redeem_together(
-    core: Core, request: CombinedRequest, *, key: str | None, api_key: CachedKey
+    core: Core, request: CombinedRequest, *, key: str | None, api_key: CachedKey, nonce: bytes
 ) -> Outcome:
     dispatcher = core.dispatcher
     deadline = dispatcher.deadline()
@@ -161,9 +164,11 @@ async def _redeem_together(
         api_key=api_key,
         idempotency_name=parts[0].idempotency_name,
         fingerprint=_share_fingerprint(request, parts) if key else b"",
+        nonce=nonce,
         deadline=deadline,
     )
     if len({part.location.shard for part in parts}) == 1:
+        parts[0].sign(nonce)
         return await core.answer_bound(Combined(dispatcher, order), deadline)
     try:
         outcome: Outcome = await redeem_across_shards(core, order)

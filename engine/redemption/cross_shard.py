@@ -50,6 +50,7 @@ class CombinedOrder(NamedTuple):
     Attributes:
         parts: one attempt for each code, bound to the code.
         idempotency_name, fingerprint: of the request's idempotency record; empty without a key.
+        nonce: the mark of a signed request's nonce; empty once the record has it.
         deadline: by the event loop's clock.
     """
 
@@ -59,6 +60,7 @@ class CombinedOrder(NamedTuple):
     api_key: CachedKey
     idempotency_name: str
     fingerprint: bytes
+    nonce: bytes
     deadline: float
 
 
@@ -82,6 +84,7 @@ class _Transaction(NamedTuple):
         payload: bytes = b"",
         *,
         api_key: CachedKey | None = None,
+        nonce: bytes = b"",
         prepared_version: int = 0,
     ) -> StepResult:
         dispatcher = self.core.dispatcher
@@ -97,6 +100,7 @@ class _Transaction(NamedTuple):
             prepared_version=prepared_version,
         )
         step.deadline = dispatcher.deadline()
+        step.sign(nonce)
         try:
             dispatcher.send(step)
         except Fault as fault:
@@ -120,6 +124,7 @@ async def redeem_across_shards(core: Core, order: CombinedOrder) -> Outcome:
         outcome = await _redeem_under_one_configuration(core, order)
         if outcome is not None:
             return outcome
+        order = order._replace(nonce=b"")
         if asyncio.get_running_loop().time() >= order.deadline:
             raise Overloaded("the configuration keeps changing")
 
@@ -142,7 +147,7 @@ async def _redeem_under_one_configuration(core: Core, order: CombinedOrder) -> O
     first = await _begin(transaction, order)
     if first.word == "replayed":
         return _stored(order, first.rest, replayed=True)
-    if first.word in {"idempotency_key_reused", "unauthenticated"}:
+    if first.word in {"idempotency_key_reused", "request_replayed", "unauthenticated"}:
         return Refused(first.word)
     if first.word == "resume":
         return RedeemedTogether(
@@ -157,7 +162,7 @@ async def _redeem_under_one_configuration(core: Core, order: CombinedOrder) -> O
 
 async def _begin(transaction: _Transaction, order: CombinedOrder) -> StepResult:
     while True:
-        first = await transaction.step("begin", api_key=order.api_key)
+        first = await transaction.step("begin", api_key=order.api_key, nonce=order.nonce)
         if first.word != "busy":
             return first
         if asyncio.get_running_loop().time() >= order.deadline:

@@ -25,27 +25,30 @@ _POLL_S: Final = 0.02
 
 
 async def confirm(
-    core: Core, hold: str, *, amount: int | None, key: str | None, api_key: CachedKey
+    core: Core, hold: str, *, amount: int | None, key: str | None, api_key: CachedKey, nonce: bytes = b""
 ) -> Outcome:
     """Turn a hold into a redemption. On a ``balance`` code ``amount`` may be less than the hold's amount.
+
+    ``nonce``: the mark of a signed request's nonce.
 
     Raises:
         Refusal: ``hold_not_found``: this is not the id of a hold; ``malformed_request``: the key is the code.
         StoreUnavailable: Redis cannot be read.
         Overloaded: the hold changed at every try; nothing was done.
     """
-    return await _end(
-        core, hold, Confirmation, amount="" if amount is None else amount, key=key, api_key=api_key
-    )
+    asked = "" if amount is None else amount
+    return await _end(core, hold, Confirmation, amount=asked, key=key, api_key=api_key, nonce=nonce)
 
 
-async def release(core: Core, hold: str, *, key: str | None, api_key: CachedKey) -> Outcome:
-    """Release a hold.
+async def release(
+    core: Core, hold: str, *, key: str | None, api_key: CachedKey, nonce: bytes = b""
+) -> Outcome:
+    """Release a hold. ``nonce``: as for ``confirm``.
 
     Raises:
         Refusal, StoreUnavailable, Overloaded: as ``confirm``.
     """
-    return await _end(core, hold, Release, amount="", key=key, api_key=api_key)
+    return await _end(core, hold, Release, amount="", key=key, api_key=api_key, nonce=nonce)
 
 
 async def _end(
@@ -56,7 +59,9 @@ async def _end(
     amount: int | str,
     key: str | None,
     api_key: CachedKey,
+    nonce: bytes,
 ) -> Outcome:
+    key_reserved = False
     hold_id = events.parse_id(hold)
     if hold_id is None or hold_id.shard >= core.configuration.shards:
         raise Refusal("hold_not_found")
@@ -67,11 +72,13 @@ async def _end(
             if not (api_key.may_undo(held.actor) and api_key.may_use(held.campaign)):
                 raise Refusal("hold_not_found")
             await core.refuse_code_of(held.batch, held.serial, key)
-        outcome = await core.answer_bound(
-            kind(core.dispatcher, hold_id, record, api_key=api_key, amount=amount, key=key)
-        )
+        attempt = kind(core.dispatcher, hold_id, record, api_key=api_key, amount=amount, key=key)
+        attempt.sign(nonce)
+        attempt.key_reserved = key_reserved  # under this nonce it can be reserved only once
+        outcome = await core.answer_bound(attempt)
         if outcome is not Retry.STALE_HOLD:
             return outcome
+        key_reserved = attempt.key_reserved
     raise Overloaded("the hold keeps changing")
 
 

@@ -48,17 +48,20 @@ end
 -- For an attempt whose key has a record with nonces: the beginning of its next record, up to the answer.
 local beginnings = {}
 
--- Returns where the answer begins in a record of this request, after the attempt's nonce was added to the record; nil if this
--- nonce was used before. An attempt that is not signed adds none.
-local function use_nonce(record, at, digest)
+local function is_signed()
+    return #ARGV[idempotency_digest_at[attempt] + 1] > FINGERPRINT_LENGTH
+end
+
+-- Returns where the answer begins in a record of this request, after the attempt's nonce was added to `beginnings`; nil if
+-- this nonce was used before. An attempt that is not signed adds none.
+local function use_nonce(record)
     local nonces, answer_at = split_record(record)
-    if #ARGV[idempotency_digest_at[attempt] + 1] > FINGERPRINT_LENGTH then
+    if is_signed() then
         nonces = add_nonce(nonces)
         if not nonces then
             return nil
         end
         beginnings[attempt] = string.sub(record, 1, FINGERPRINT_LENGTH) .. string.char(#nonces / NONCE_LENGTH) .. nonces
-        slots(work.idempotency, at)[digest] = beginnings[attempt] .. string.sub(record, answer_at)
     elseif nonces ~= '' then
         beginnings[attempt] = string.sub(record, 1, answer_at - 1)
     end
@@ -81,12 +84,18 @@ local function read_idempotency_record()
     elseif not is_of_this_request(record) then
         return ANSWER.idempotency_key_reused
     end
-    local answer_at = use_nonce(record, at, digest)
+    local answer_at = use_nonce(record)
     if not answer_at then
         return ANSWER.request_replayed
     end
     local answer = string.sub(record, answer_at)
-    return answer ~= ANSWER.claimed and ANSWER.replayed .. ' ' .. answer or nil
+    if answer == ANSWER.claimed then
+        return nil -- the nonce is kept with the answer: if there is none, the engine calls again with the same nonce
+    end
+    if is_signed() then
+        slots(work.idempotency, at)[digest] = beginnings[attempt] .. answer
+    end
+    return ANSWER.replayed .. ' ' .. answer
 end
 
 -- A code may soon be held no longer, so that answer is not kept. But the key is: with any number of shards, nobody may use it

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from engine.store.idempotency import nonce_mark
+from engine.store.keys import holds_expiry
 from tests.support.keyspace import snapshot
 from tests.support.scripts import Attempt, Shard, digest
 
@@ -78,3 +79,18 @@ async def test_an_attempt_whose_answer_is_not_kept_keeps_its_nonces(shard: Shard
     assert await shard.redeem(signed("one"), signed("two")) == ["request_replayed"] * 2
     assert (await shard.redeem(signed("three")))[0].startswith("redeemed")
     assert await shard.redeem(signed("two")) == ["request_replayed"]
+
+
+async def test_a_nonce_that_got_no_answer_is_free_for_the_call_that_gives_one(shard: Shard) -> None:
+    """The engine calls again with the same nonce once it has given back the expired holds."""
+    await shard.add_campaign(stock=1, uses=1)
+    await shard.set_state(PLAIN, 2)
+    (answer,) = await shard.redeem(signed("one"))
+    assert answer.startswith("held_by_another_order")
+    await shard.set_state(PLAIN, 0)
+    await shard.redis.zadd(holds_expiry(shard.number), {"1-1": 1})
+    for _ in range(2):
+        assert await shard.redeem(signed("two")) == ["holds_expired"]
+    await shard.redis.hset(shard.campaign("cmp_1"), "uses", "0")
+    assert (await shard.redeem(signed("two")))[0].startswith("redeemed")
+    assert await shard.redeem(signed("one"), signed("two")) == ["request_replayed"] * 2
