@@ -8,7 +8,7 @@ that the guessers got say when that was.
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from loadtest.addresses import sources_of
@@ -66,7 +66,7 @@ class GuardCheck:
         self._guesses: dict[str, list[_Guess]] = defaultdict(list)
         self._honest: set[str] = set()
         self._refused: list[LoggedAnswer] = []
-        self._asked: set[str] = set()
+        self._asked: Counter[str] = Counter()
         self._let_in: set[str] = set()
 
     def take_answer(self, answer: LoggedAnswer) -> None:
@@ -77,7 +77,7 @@ class GuardCheck:
             return
         self._honest.add(answer.user)
         if answer.problem == CHALLENGED:
-            self._asked.add(answer.key)
+            self._asked[answer.key] += 1
         elif not answer.problem:
             self._let_in.add(answer.key)
         if answer.problem == BLOCKED or (answer.op != MISTYPE and answer.problem == NOT_FOUND):
@@ -89,8 +89,9 @@ class GuardCheck:
         for answer in self._refused:
             text = f"an honest customer got {answer.problem} for a {answer.op} ({answer.key})"
             findings.add("honest_refused", answer.user, text)
-        for key in self._asked - self._let_in:
-            findings.add("honest_refused", key, "an honest customer was challenged, and not let in")
+        for key, times in self._asked.items():
+            if times > 1 and key not in self._let_in:  # once only: the run was over before it was solved
+                findings.add("honest_refused", key, "a customer solved a challenge, and was not let in")
         honest = {source for user in self._honest for source in sources_of(self._plan, user)}
         for block in blocks:
             if block["actor"] == "guard" and (block["kind"], block["subject"]) in honest:
@@ -102,7 +103,7 @@ class GuardCheck:
             "after_codes": duty.codes,
             "wait_s_median": round(statistics.median(waits), 3) if waits else None,
             "wait_s_most": round(max(waits), 3) if waits else None,
-            "challenges_solved": len(self._asked & self._let_in),
+            "challenges_solved": len(self._asked.keys() & self._let_in),
         }
 
     def _judge(self, findings: Findings) -> list[float]:

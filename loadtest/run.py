@@ -71,10 +71,19 @@ class Result:
             f"persister lag: {lag} at most",
             f"verifier: {findings.acknowledged} acknowledged, {findings.events} events",
             f"without an outcome: {findings.unknown}, of which the ledger has {findings.settled_unknown}",
-            *(f"guard: {name} {value}" for name, value in findings.guard.items()),
+            *_of_guard(findings.guard),
             *(f"{item.kind}: {item.item}: {item.text}" for item in findings.listed),
         ]
         return [*lines, *(f"FAILED: {why}" for why in self.failed), f"reports: {self.directory}"]
+
+
+def _of_guard(guard: dict[str, object]) -> list[str]:
+    if not guard:
+        return []
+    lines = ["guard: {found} of {guessers} guessers found; {challenges_solved} challenges solved"]
+    if guard["found"]:
+        lines += ["guard: {answer} {wait_s_median} s after code {after_codes} (most {wait_s_most} s)"]
+    return [line.format_map(guard) for line in lines]
 
 
 def run(

@@ -109,7 +109,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         peak_per_s=40,
         seconds=40,
         each_per_s=1.0,
-        guess_refusals=(*_GUESSED, "challenge_required"),
+        guess_refusals=("code_not_found", "challenge_required"),
         rule=FLOOD,
         pages=True,
     ),

@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 
     from engine.settings import Settings
 
+HEADER = "x-forwarded-for"  # in which the load generator may say where pages come from
+
 
 @pytest.fixture
 async def load(settings: Settings, redis: Redis, tmp_path: Path) -> AsyncIterator[LoadTests]:  # noqa: ARG001 - emptied
+    trusting = replace(settings, trusted_proxies="127.0.0.1/32", client_address_header=HEADER)
     with Process(
-        replace(settings, port=0, workers=1, guard_challenge_rounds=1), "engine.cli", "up"
+        replace(trusting, port=0, workers=1, guard_challenge_rounds=1), "engine.cli", "up"
     ) as process:
         word, _, url = (await asyncio.to_thread(process.line)).partition(" ")
         assert word == "ready"

@@ -66,7 +66,8 @@ def test_honest_customers_must_be_let_in() -> None:
         refused = [tried(1.0, problem, op, "ann")]
         assert found(guesses(20, 9.0) + refused).counts == {"honest_refused": 1}
     asked = tried(3.0, "challenge_required", "redeem", "ann")
-    assert found([*guesses(20, 9.0), asked]).counts == {"honest_refused": 1}
+    assert not found([*guesses(20, 9.0), asked]).counts  # the run was over
+    assert found([*guesses(20, 9.0), asked, asked]).counts == {"honest_refused": 1}
     solved = msgspec.structs.replace(tried(3.5, "", "redeem", "ann"), key=asked.key)
     assert not found([*guesses(20, 9.0), asked, solved]).counts
 

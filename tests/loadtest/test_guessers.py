@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
+from tests.loadtest.conftest import HEADER
 from tests.loadtest.test_loadtest import LONGER
 
 if TYPE_CHECKING:
@@ -26,8 +29,11 @@ async def test_guessers_are_blocked_and_buyers_who_mistype_are_not(load: LoadTes
     assert await mode(load, "score") == "off"  # as it was
 
 
-async def test_a_botnet_is_challenged_and_buyers_who_solve_it_are_let_in(load: LoadTests) -> None:
-    status, result, err = await load.run("botnet", *LONGER["botnet"])
+@pytest.mark.parametrize("says", [(), ("--address-header", HEADER)], ids=["loopback", "header"])
+async def test_a_botnet_is_challenged_and_buyers_who_solve_it_are_let_in(
+    load: LoadTests, says: tuple[str, ...]
+) -> None:
+    status, result, err = await load.run("botnet", *LONGER["botnet"], *says)
     assert status == 0, (result, err)
     assert result["verifier"]["guard"]["found"] == 1
     assert result["verifier"]["guard"]["challenges_solved"] > 0
