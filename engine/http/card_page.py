@@ -26,6 +26,7 @@ _ELEMENT_HEADERS: Final = SECURITY | {
     "Cross-Origin-Resource-Policy": "cross-origin",
     "Cache-Control": "public, max-age=3600",  # its address has no digest
 }
+_CARD_POLICY: Final = f"{POLICY}; worker-src 'self'"  # a worker solves challenges
 _PERMISSIONS: Final = {"Permissions-Policy": "camera=(self), microphone=(), geolocation=()"}
 
 
@@ -52,7 +53,9 @@ def _shows_page(pages: BuiltPages) -> Handler:
             if api_key is None:
                 return page_response(plain.dead_end("unknown_key"), "not_found", None)
             return page_response(plain.enter(), "", api_key)
-        headers = SECURITY | frame_ancestors(POLICY, api_key) | _PERMISSIONS | {"Cache-Control": NOT_KEPT}
+        headers = (
+            SECURITY | frame_ancestors(_CARD_POLICY, api_key) | _PERMISSIONS | {"Cache-Control": NOT_KEPT}
+        )
         answer = answer_file(request, found, headers)
         if api_key is None:
             answer.set_status(web.HTTPNotFound.status_code)  # the page says so in words

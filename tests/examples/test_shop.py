@@ -36,6 +36,8 @@ SAY_REDEEMED: Final = """new Promise((heard) => {
   postMessage({ type: "redeem-card:redeemed", id: "made-up" }, "*");
 }).then(() => document.querySelector("#thanks").textContent)"""
 
+GIVE_ENDED: Final = "(token) => { document.querySelector('redeem-card').userToken = token; }"
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -45,11 +47,11 @@ def free_port() -> int:
 
 
 @contextlib.asynccontextmanager
-async def serving(merchant: Merchant, key: str, port: int) -> AsyncIterator[None]:
+async def serving(merchant: Merchant, key: str, port: int, secret: str = "") -> AsyncIterator[None]:
     """Run the shop until the end of the block."""
     running = await asyncio.create_subprocess_exec(
         *(sys.executable, str(PROGRAM), "--engine", merchant.url, "--key", key, "--port", str(port)),
-        env=without_settings(os.environ),
+        env=without_settings(os.environ) | {"SIGNING_SECRET": secret},
         stdout=asyncio.subprocess.PIPE,
     )
     try:
@@ -136,6 +138,36 @@ async def test_the_shop_says_who_the_customer_is(plane: ControlPlane) -> None:
             )
             await card.get_by_text("Your redemptions").wait_for()
             await card.get_by_role("textbox").fill(code)
+            await card.get_by_role("button", name="Continue").click()
+            await card.get_by_role("button", name="Redeem €10.00 now").click()
+            await one.sees("Thank you! Your number is")
+            number = (await one.page.locator("#thanks").inner_text()).split()[-1].rstrip(".")
+            _, record = await merchant.call("GET", f"/v1/redemptions/{number}")
+    assert record["user"] == "ann"
+
+
+async def test_a_shop_gives_another_token_when_one_has_ended_and_the_customer_sees_nothing_of_it(
+    plane: ControlPlane,
+) -> None:
+    port = free_port()
+    campaign, (code,) = await issue(plane, 1, amount=1000, currency="EUR")
+    async with engine_in_process(plane, **FREE) as merchant, chromium() as browser:
+        made = await api_keys.create_for_browsers(
+            plane, "shop", campaigns=[campaign], origins=[f"http://localhost:{port}"]
+        )
+        key, secret = made.value, made.value.signing_secret
+        assert secret
+        ended = user_token(key.api_key.id, secret.secret, "ann", iat=1_700_000_000, exp=1_700_000_600)
+        async with (
+            persisting(plane.settings),
+            serving(merchant, key.key, port, secret.secret),
+            reader(browser, f"http://localhost:{port}", expected=("401",)) as one,
+        ):
+            await one.open("/")
+            card = one.page.frame_locator("redeem-card iframe")
+            await card.get_by_role("textbox").fill(code)
+            await one.page.evaluate(GIVE_ENDED, ended)
+            await wait_until_async(lambda: one.addresses.count(f"{one.url}/user-token") > 1)
             await card.get_by_role("button", name="Continue").click()
             await card.get_by_role("button", name="Redeem €10.00 now").click()
             await one.sees("Thank you! Your number is")

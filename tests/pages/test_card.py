@@ -21,6 +21,8 @@ pytestmark = [*IN_BROWSER, pytest.mark.timeout(180)]
 PAGE_BYTES_MAX: Final = 60_000
 ELEMENT_BYTES_MAX: Final = 2_000
 SMALL: Final = (320, 640)
+PAPER: Final = """() => [".done", ".done h1"].map((selector, at) =>
+  getComputedStyle(document.querySelector(selector))[at ? "color" : "backgroundColor"])"""
 LOOKS: Final[dict[str, dict[str, Any]]] = {
     "": {},
     "-zh-dark": {"language": "zh-CN", "theme": "dark"},
@@ -94,6 +96,38 @@ def test_the_page_and_the_element_are_small() -> None:
     element = BUILT.parent / "redeem-card.js"
     assert element.with_name("redeem-card.js.gz").stat().st_size <= ELEMENT_BYTES_MAX
     assert not re.search(r"\bfrom\b|import\(", element.read_text(encoding="utf-8"))
+    worker = next((BUILT.parent / "assets").glob("solver-*.js"))  # loaded only when a challenge is asked
+    assert worker.with_name(f"{worker.name}.br").stat().st_size <= ELEMENT_BYTES_MAX
+
+
+async def test_the_number_is_copied_and_the_result_alone_is_printed(shop: Shop) -> None:
+    code = shop.codes[0]
+    async with customer(shop, permissions=("clipboard-read", "clipboard-write")) as one:
+        await type_code(one, code)
+        await one.press("Redeem €25.00 now")
+        await one.sees("Nothing is left on this card")
+        await one.press("Redeem another code")
+        await type_code(one, shop.codes[1])
+        await one.press("Redeem €25.00 now")
+        await one.sees("Redeemed in this browser")
+        number = await one.page.locator("dd.mono").first.inner_text()
+        await one.press("Copy number")
+        await one.sees("✓ Copied")
+        assert await one.page.evaluate("navigator.clipboard.readText()") == number
+        await one.page.evaluate("window.print = () => { document.title = 'printed'; }")
+        await one.press("Print")
+        assert await one.page.title() == "printed"
+        await one.page.emulate_media(media="print", color_scheme="dark")
+        printed = await one.page.locator("body").inner_text()
+        result = await one.page.locator(".done").inner_text()
+        assert printed.split() == result.split()
+        for said in ("Northwind Tea", "€25.00", number, shop.codes[1][-4:]):
+            assert said in printed
+        for hidden in ("Print", "Copied", "another code", "简体中文", shop.codes[0][-4:], shop.codes[1]):
+            assert hidden not in printed
+        ground, ink = await one.page.evaluate(PAPER)
+        assert (ground, ink) == ("rgb(255, 255, 255)", "rgb(0, 0, 0)")
+        await one.check_now("card-printed")
 
 
 ACCENTS: Final = ("blue", "green", "red", "purple", "orange", "slate")

@@ -33,6 +33,25 @@ DETECTOR: Final = """window.BarcodeDetector = class {
   }
 };"""
 
+# A worker for each challenge; and how often the page was drawn while it worked.
+COUNT_FRAMES: Final = """() => {
+  window.frames_while_solving = [];
+  window.Worker = class extends Worker {
+    constructor(...how) {
+      super(...how);
+      const at = frames_while_solving.push(0) - 1;
+      let works = true;
+      const drawn = () => { if (works) { frames_while_solving[at]++; requestAnimationFrame(drawn); } };
+      requestAnimationFrame(drawn);
+      this.addEventListener("message", () => { works = false; });
+    }
+  };
+}"""
+NO_WORKERS: Final = """() => {
+  window.frames_while_solving = [];
+  window.Worker = class { constructor() { frames_while_solving.push(0); throw new Error("no workers"); } };
+}"""
+
 
 async def test_a_code_stays_nowhere(shop: Shop) -> None:
     typed, linked = shop.codes[:2]
@@ -143,8 +162,9 @@ async def test_a_code_is_scanned_where_the_browser_can(shop: Shop) -> None:
         assert await one.page.locator("video").count() == 0
 
 
+@pytest.mark.parametrize("workers", ["taken", "refused"])
 async def test_who_looks_like_a_guesser_solves_challenges_without_noticing(
-    plane: ControlPlane, tmp_path: Path
+    plane: ControlPlane, tmp_path: Path, workers: str
 ) -> None:
     solutions: list[str] = []
 
@@ -152,12 +172,13 @@ async def test_who_looks_like_a_guesser_solves_challenges_without_noticing(
         body: Any = request.post_data_json if request.method == "POST" else {}
         solutions.extend(filter(None, [(body.get("client") or {}).get("challenge")]))
 
-    asks: dict[str, Any] = {"guard_score_mode": "challenge", "guard_challenge_rounds": 10}
+    asks: dict[str, Any] = {"guard_score_mode": "challenge", "guard_challenge_rounds": 200}
     async with (
         open_shop(plane, tmp_path / "engine.log", **asks) as shop,
         customer(shop, expected=(NO_CODE, "403")) as one,
     ):
         one.page.on("request", note)
+        await one.page.evaluate(COUNT_FRAMES if workers == "taken" else NO_WORKERS)
         for last in "ABCDEFGHJ":
             async with one.page.expect_response("**/v1/codes/check"):
                 await type_code(one, UNKNOWN[:-1] + last)
@@ -169,3 +190,6 @@ async def test_who_looks_like_a_guesser_solves_challenges_without_noticing(
         await one.sees("Nothing is left on this card")
         assert len(solutions) == asked + 2
         assert len(set(solutions)) == len(solutions)
+        counted: list[int] = await one.page.evaluate("window.frames_while_solving")
+        assert len(counted) == len(solutions)
+        assert workers == "refused" or max(counted) > 1, "the page stood still"

@@ -1,8 +1,8 @@
 /** The calls of the customer page, with the browser key of its address. */
 import { call, newKey, Problem, type Schemas } from "../api/client";
 import { lasting } from "../storage";
-import { userToken } from "./embedding";
-import { type Challenge, solve } from "./solving";
+import { newToken, userToken } from "./embedding";
+import { type Challenge, solveBeside } from "./solving";
 
 export type Check = Schemas["CodeCheck"];
 export type CardTexts = Schemas["CardTexts"];
@@ -28,19 +28,28 @@ const CHALLENGES_MAX = 3; // each is good once; the one after a pause may be too
 const GUEST = `redeem.card.${browserKey}.guest`;
 
 async function ask<T>(method: string, path: string, body?: object, idempotencyKey?: string): Promise<T> {
-  const headers: Record<string, string> = { Authorization: `Bearer ${browserKey}` };
-  if (userToken.value) headers["User-Token"] = userToken.value;
-  const options = { headers, patienceMs: PATIENCE_MS, ...(idempotencyKey && { idempotencyKey }) };
+  const options = { patienceMs: PATIENCE_MS, ...(idempotencyKey && { idempotencyKey }) };
   let sent = body;
+  let renewed = false;
   for (let left = CHALLENGES_MAX; ; left--) {
+    const headers: Record<string, string> = { Authorization: `Bearer ${browserKey}` };
+    if (userToken.value) headers["User-Token"] = userToken.value;
     try {
-      return await call<T>(method, path, { ...options, body: sent });
+      return await call<T>(method, path, { ...options, headers, body: sent });
     } catch (error) {
+      if (!renewed && hasEnded(error) && (await newToken())) {
+        renewed = true;
+        continue;
+      }
       const challenge = challengeOf(error);
       if (!challenge || !left) throw error;
-      sent = { ...body, client: { challenge: await solve(challenge) } };
+      sent = { ...body, client: { challenge: await solveBeside(challenge) } };
     }
   }
+}
+
+function hasEnded(error: unknown): boolean {
+  return error instanceof Problem && error.code === "invalid_user_token";
 }
 
 function challengeOf(error: unknown): Challenge | undefined {

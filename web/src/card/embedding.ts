@@ -3,10 +3,13 @@
  * The Content-Security-Policy lets only pages of the key's origins be around it. Messages are exchanged with
  * that page alone. None has a code in it.
  */
-import { ref } from "vue";
+import { ref, watch } from "vue";
 import { take } from "../fragment";
 
-type Told = { type: "redeem-card:ready" } | { type: "redeem-card:size"; height: number } | { type: "redeem-card:redeemed"; id: string };
+type Told =
+  | { type: "redeem-card:ready" | "redeem-card:user-token-ended" }
+  | { type: "redeem-card:size"; height: number }
+  | { type: "redeem-card:redeemed"; id: string };
 
 export const framed = window.parent !== window;
 /** Says who the customer is: a token that the shop's backend has signed. */
@@ -25,6 +28,23 @@ function originAround(): string {
 
 export function tell(message: Told): void {
   if (around) window.parent.postMessage(message, around);
+}
+
+const NEW_TOKEN_MS = 5000;
+
+/** Ask the shop for another token, since this one is refused. Returns whether it has given one in time. */
+export function newToken(): Promise<boolean> {
+  if (!around) return Promise.resolve(false);
+  return new Promise((resolve) => {
+    const timer = setTimeout(() => finish(false), NEW_TOKEN_MS);
+    const stop = watch(userToken, () => finish(true), { flush: "sync" });
+    function finish(given: boolean): void {
+      clearTimeout(timer);
+      stop();
+      resolve(given);
+    }
+    tell({ type: "redeem-card:user-token-ended" });
+  });
 }
 
 /** Listen for the token, and keep the frame as high as the page. */

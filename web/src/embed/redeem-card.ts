@@ -2,7 +2,8 @@
  *
  * The engine serves this file at `/card/redeem-card.js`. `src` names another engine than the one that served
  * it. The frame's page allows only pages of the key's origins around it, and messages are exchanged with it
- * alone. `redeemed` is dispatched with the redemption's id, never with a code.
+ * alone. `redeemed` is dispatched with the redemption's id, never with a code; `user-token-ended` when the
+ * engine refuses the token, so that the shop can set another one.
  */
 const served = new URL(import.meta.url).origin;
 
@@ -53,10 +54,13 @@ class RedeemCard extends HTMLElement {
     const { type, height, id } = event.data ?? {};
     if (type === "redeem-card:ready") this.sendToken();
     if (type === "redeem-card:size" && typeof height === "number") frame.style.height = `${Math.ceil(height)}px`;
-    if (type === "redeem-card:redeemed") {
-      this.dispatchEvent(new CustomEvent("redeemed", { detail: { id }, bubbles: true, composed: true }));
-    }
+    if (type === "redeem-card:redeemed") this.dispatch("redeemed", { id });
+    if (type === "redeem-card:user-token-ended") this.dispatch("user-token-ended");
   };
+
+  private dispatch(name: string, detail?: { id: string | undefined }): void {
+    this.dispatchEvent(new CustomEvent(name, { detail, bubbles: true, composed: true }));
+  }
 
   private sendToken(): void {
     if (this.token) {
