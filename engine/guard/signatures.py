@@ -84,7 +84,15 @@ class Verified(NamedTuple):
         Raises:
             Refusal: ``content_digest_mismatch``.
         """
-        if hashlib.sha256(body).digest() != self.digest:
+        self.check_digest(hashlib.sha256(body).digest())
+
+    def check_digest(self, digest: bytes) -> None:
+        """Compare the SHA-256 of the body with the digest that was signed.
+
+        Raises:
+            Refusal: ``content_digest_mismatch``.
+        """
+        if digest != self.digest:
             raise Refusal("content_digest_mismatch")
 
 

@@ -15,7 +15,7 @@ from engine.http.auth import API_KEY
 from engine.http.requests import idempotency_key
 from engine.http.routes import Route
 from engine.http.services import services_of
-from engine.http.signatures import refuse_signed
+from engine.http.signatures import checked
 from engine.imports import records
 from engine.imports.importer import Upload
 from engine.imports.parser import Form
@@ -42,7 +42,6 @@ def routes() -> list[Route]:
 
 async def import_codes(request: web.Request) -> web.Response:
     """Import the codes in the body. The same request, sent again, continues where the first one ended."""
-    refuse_signed(request)
     form = FORMS.get(request.content_type)
     encoding = request.headers.get("Content-Encoding", "identity")
     if form is None or (request.charset or "utf-8").lower() not in _CHARSETS or encoding != "identity":
@@ -53,7 +52,7 @@ async def import_codes(request: web.Request) -> web.Response:
     upload = Upload(
         campaign=request.match_info["id"],
         form=form,
-        source=_body(request),
+        source=checked(request, _body(request)),
         created_by=request[API_KEY].id,
         key=idempotency_key(request, plane_of(request).settings),
     )

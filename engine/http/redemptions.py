@@ -32,6 +32,7 @@ from engine.http.user_tokens import signed_user
 from engine.ledger.record import STATES, RedemptionFilter
 from engine.redemption.one_answer import OneAnswerRedemption
 from engine.redemption.redeem import Redemption
+from engine.store.idempotency import nonce_of_item
 from engine.times import milliseconds, parse_instant
 
 if TYPE_CHECKING:
@@ -118,21 +119,30 @@ async def redeem_batch(request: web.Request) -> web.Response:
     """``POST /v1/redemptions/batch``: redeem each item on its own; the answers have the items' order."""
     services = services_of(request)
     api_key, body = await read_admitted(request, services.settings.batch_body_bytes_max)
-    if "Idempotency-Key" in request.headers:
+    if "Idempotency-Key" in request.headers and "Signature" not in request.headers:
         raise Refusal("malformed_request", "In a batch each item has its own idempotency_key.")
     items = parse_batch_request(body, services.settings)
-    answers = await asyncio.gather(*(_redeem_item(services.core, item, api_key) for item in items))
+    nonce = nonce_of(request)
+    answers = await asyncio.gather(
+        *(
+            _redeem_item(services.core, item, api_key, nonce_of_item(nonce, at))
+            for at, item in enumerate(items)
+        )
+    )
     return json_response(
         {"results": [{"status": status, "body": orjson.Fragment(answer)} for status, answer in answers]}
     )
 
 
-async def _redeem_item(core: Core, item: msgspec.Raw, api_key: CachedKey) -> tuple[int, bytes]:
+async def _redeem_item(core: Core, item: msgspec.Raw, api_key: CachedKey, nonce: bytes) -> tuple[int, bytes]:
     try:
         asked = parse_batch_item(item, core.settings)
     except Refusal as refusal:
         return problem(refusal.code, refusal.detail)
+    if nonce and asked.idempotency_key is None:  # sent again, it would be redeemed again
+        return problem("malformed_request", "In a signed batch each item needs an idempotency_key.")
     attempt = Redemption(core.dispatcher, asked, asked.idempotency_key, api_key)
+    attempt.sign(nonce)
     outcome = await core.answer(attempt, asked.code)
     status, body, _ = encode_outcome(outcome, core.settings.retry_after_s)
     return status, body

@@ -5,7 +5,8 @@ What an API key whose requests are not signed sends is not looked at.
 
 from __future__ import annotations
 
-from typing import Final
+import hashlib
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
@@ -13,6 +14,9 @@ from engine.errors import Refusal
 from engine.guard.signatures import MALFORMED, MISSING, REPEATED, UNKNOWN, SignedHead, Verified
 from engine.http.auth import API_KEY, admit_again
 from engine.http.services import services_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 _VERIFIED: Final = web.RequestKey("verified", Verified)
 _COVERED: Final = ("Host", "Idempotency-Key", "Content-Digest")
@@ -65,14 +69,19 @@ def check_body(request: web.Request, body: bytes) -> None:
         verified.check_body(body)
 
 
-def refuse_signed(request: web.Request) -> None:
-    """Refuse a signed request whose body is a stream: it would have been used before it was compared.
+async def checked(request: web.Request, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the pieces of a body; compare the body of a signed request with its digest before they end.
 
     Raises:
-        Refusal: ``signature_malformed``.
+        Refusal: ``content_digest_mismatch``, after the last piece.
     """
-    if request.get(_VERIFIED) is not None:
-        raise Refusal(MALFORMED, "An import cannot be signed: use an API key that does not sign.")
+    verified, digest = request.get(_VERIFIED), hashlib.sha256()
+    async for piece in pieces:
+        if verified is not None:
+            digest.update(piece)
+        yield piece
+    if verified is not None:
+        verified.check_digest(digest.digest())
 
 
 def nonce_of(request: web.Request) -> bytes:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 HEAD_BYTES: Final = 1024  # the file of an unfinished import is recognised by this many first bytes
 _ENDS: Final = frozenset({"malformed_request", "unauthenticated"})
 """A refusal with one of these codes ends an import of which no line was written."""
+_FORGED: Final = "content_digest_mismatch"
 _SQL: Final = queries(__package__, "imports")
 
 
@@ -67,7 +68,9 @@ class Importer:
             Refusal: ``campaign_not_found``, ``campaign_ended``, ``malformed_request``;
                 ``idempotency_key_reused``: another file came with the key before; ``import_conflict``:
                 the file differs from the unfinished one after its beginning, or another call continues
-                this import; ``unauthenticated``: the caller's key was revoked meanwhile.
+                this import; ``unauthenticated``: the caller's key was revoked meanwhile;
+                ``content_digest_mismatch``: the file is not the one that was signed, and its import is
+                discarded.
             Overloaded: ``imports_max`` imports run.
             StoreUnavailable: a server cannot be used. What is written stays; the next call continues there.
         """
@@ -93,6 +96,9 @@ class Importer:
             if refusal.code in _ENDS:
                 with contextlib.suppress(Fault):  # the refusal is the answer
                     await records.refuse(self._plane, imported, refusal.detail or refusal.code)
+            elif refusal.code == _FORGED:
+                with contextlib.suppress(Fault, Refusal):  # one that is finished stays
+                    await records.discard(self._plane, imported.name, actor=upload.created_by)
             raise
 
     async def _continue(

@@ -124,6 +124,17 @@ def nonce_mark(nonce: str) -> bytes:
     return NONCE_MARK + hashlib.blake2b(nonce.encode(), digest_size=_NONCE_BYTES).digest()
 
 
+def nonce_of_item(nonce: bytes, position: int) -> bytes:
+    """Return the mark for one item of a signed batch; empty if the batch is not signed.
+
+    Two equal items of a batch have different marks: the second is an honest retry of the first.
+    """
+    return (
+        nonce
+        and NONCE_MARK + hashlib.blake2b(nonce + position.to_bytes(4), digest_size=_NONCE_BYTES).digest()
+    )
+
+
 def rebuilt_fingerprint(known: bytes, of_event: int | None) -> bytes:
     """The fingerprint of a record that is rebuilt; ``of_event`` is what the event has of it, if anything."""
     return known + (REBUILT if of_event is None else of_event.to_bytes(_HALF, signed=True))

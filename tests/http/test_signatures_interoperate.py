@@ -19,7 +19,7 @@ from http_message_signatures import (
 
 from tests.support.deployment import engine_in_process, issue
 from tests.support.lanes import LANES
-from tests.support.signing import a_signer, body_of
+from tests.support.signing import a_signer, batch_of, body_of
 
 if TYPE_CHECKING:
     from engine.control.change import ControlPlane
@@ -42,11 +42,13 @@ def keys_of(signer: Signer) -> MappingKeyResolver:
     return MappingKeyResolver(public_keys=secrets, private_keys=secrets)
 
 
-def signed_by_library(signer: Signer, body: bytes, path: str) -> dict[str, str]:
+def signed_by_library(
+    signer: Signer, body: bytes, path: str, content_type: str = "application/json"
+) -> dict[str, str]:
     digest = b64encode(hashlib.sha256(body).digest()).decode()
     headers = {
         "Authorization": f"Bearer {signer.key}",
-        "Content-Type": "application/json",
+        "Content-Type": content_type,
         "Content-Digest": f"sha-256=:{digest}:",
         "Idempotency-Key": "order-1",
     }
@@ -76,6 +78,22 @@ async def test_the_engine_accepts_a_signature_of_another_implementation(
         assert (changed[0], changed[1]["code"]) == (401, "signature_invalid")
         status, answer = await signer.send(headers, body, path=path)
         assert (status, answer["status"]) == (200, "redeemed")
+
+
+@pytest.mark.parametrize("lane", LANES)
+async def test_the_engine_accepts_a_batch_and_an_import_of_another_implementation(
+    plane: ControlPlane, lane: str
+) -> None:
+    campaign, (code,) = await issue(plane, 1)
+    async with engine_in_process(plane, lane=lane) as merchant:
+        signer = await a_signer(plane, merchant, "redeem", "admin")
+        batch, path = batch_of([(code, "i1")]), "/v1/redemptions/batch"
+        status, answer = await signer.send(signed_by_library(signer, batch, path), batch, path=path)
+        assert (status, answer["results"][0]["status"]) == (200, 200)
+        lines, path = b"code\nFLASH50\n", f"/v1/campaigns/{campaign}/imports"
+        headers = signed_by_library(signer, lines, path, "text/csv")
+        status, answer = await signer.send(headers, lines, path=path)
+        assert (status, answer["accepted"]) == (201, 1)
 
 
 async def test_another_implementation_accepts_what_the_documentation_signs(plane: ControlPlane) -> None:

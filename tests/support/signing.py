@@ -10,6 +10,8 @@ from engine.control import api_keys
 from tests.contract.test_examples_in_docs import fences
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
     from engine.control.change import ControlPlane
     from tests.support.deployment import Merchant
 
@@ -36,17 +38,28 @@ class Signer:
     secret: str = field(repr=False)
 
     def sign(
-        self, body: bytes, key: str, *, method: str = "POST", path: str = "/v1/redemptions"
+        self,
+        body: bytes,
+        key: str,
+        *,
+        method: str = "POST",
+        path: str = "/v1/redemptions",
+        content_type: str = "application/json",
     ) -> dict[str, str]:
         """All headers of a signed request."""
         return {
             "Authorization": f"Bearer {self.key}",
-            "Content-Type": "application/json",
+            "Content-Type": content_type,
             **signed_headers(self.keyid, self.secret, method, self.merchant.url + path, body, key),
         }
 
     async def send(
-        self, headers: dict[str, str], body: bytes, *, method: str = "POST", path: str = "/v1/redemptions"
+        self,
+        headers: dict[str, str],
+        body: bytes | AsyncIterator[bytes],
+        *,
+        method: str = "POST",
+        path: str = "/v1/redemptions",
     ) -> tuple[int, Any]:
         """Send a request as it is."""
         url = self.merchant.url + path
@@ -61,6 +74,14 @@ class Signer:
 
 def body_of(code: str, user: str = "ann") -> bytes:
     return json.dumps({"code": code, "user": user}).encode()
+
+
+def batch_of(items: Sequence[tuple[str, str]], user: str = "ann") -> bytes:
+    """Body of a batch of codes, each with its idempotency key; without one if that is empty."""
+    members = [
+        {"code": code, "user": user} | ({"idempotency_key": key} if key else {}) for code, key in items
+    ]
+    return json.dumps({"items": members}).encode()
 
 
 async def a_signer(
