@@ -131,7 +131,10 @@ class LiveCounts:
         if replies[1]:
             lag = await lag_s()
             if lag is not None:
-                await self._redis.hset(name, _LAG_MS, str(round(1000 * lag)))
+                pipeline = self._redis.pipeline(transaction=True)  # Redis may have been emptied meanwhile
+                pipeline.hset(name, _LAG_MS, str(round(1000 * lag)))
+                pipeline.expire(name, KEPT_S)
+                await pipeline.execute()
 
     async def read(self, first: int, last: int) -> dict[int, LiveSecond]:
         """Return the seconds from ``first`` to ``last`` in which a worker counted.

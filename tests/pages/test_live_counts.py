@@ -52,6 +52,16 @@ async def test_the_counts_of_workers_add_up_and_end_by_themselves(redis: Redis) 
     assert 0 < await redis.ttl(keys.live_second(1000)) <= KEPT_S
 
 
+async def test_a_second_that_redis_loses_while_the_lag_is_measured_ends_by_itself(redis: Redis) -> None:
+    async def lose_all() -> float | None:
+        await redis.flushdb()
+        return 1.25
+
+    counts = LiveCounts(redis, ConfigurationCache(redis), worker="a", timeout_s=5)
+    await counts.add(1000, tally(2), lose_all)
+    assert 0 < await redis.ttl(keys.live_second(1000)) <= KEPT_S
+
+
 def test_a_quantile_lies_in_its_bucket() -> None:
     buckets = [0] * (len(REQUEST_SECONDS_BOUNDS) + 1)
     assert quantile_ms(buckets, 0.5) is None
