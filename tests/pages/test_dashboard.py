@@ -141,6 +141,7 @@ async def test_support_finds_a_code_and_gives_it_back(plane: ControlPlane, dashb
         await one.check("give-back")
         await one.press("Give back", within="dialog")
         await one.sees("Given back by merchant: €2.00.")
+        await one.sees(re.compile(r"\d (second|minute)s? later"))
         await one.sees("Partly given back")
         await one.check("redemption")
         await one.page.get_by_role("link", name="4711").click()

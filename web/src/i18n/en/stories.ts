@@ -12,6 +12,7 @@ export const stories = {
   "story.user": "User",
   "story.orderTitle": "Order {order}",
   "story.userTitle": "User {user}",
+  "story.later": "{time} later",
   "story.open": "Open",
   "story.key": "Through the key",
   "story.metadata": "Metadata of the shop",

@@ -14,6 +14,7 @@ export const stories: Record<keyof typeof texts, string> = {
   "story.user": "用户",
   "story.orderTitle": "订单 {order}",
   "story.userTitle": "用户 {user}",
+  "story.later": "{time}后",
   "story.open": "查看",
   "story.key": "经由密钥",
   "story.metadata": "商家附加信息",
