@@ -104,7 +104,8 @@ def redeem_at_once(  # noqa: PLR0917 - what the lane has read, as ``Redeem``
         services.core.dispatcher.telemetry.refused_request(refusal.code)
         on_done(Refused(refusal.code, refusal.detail))
     else:
-        attempt.sign(nonce)
+        if nonce:
+            attempt.sign(nonce)
         attempt.on_done = on_done
         services.core.submit(attempt, code)
     return True

@@ -218,11 +218,15 @@ async def administer(caller: Caller) -> None:
     await call("liftBlock", id=block["id"])
     assert (await call("showBlock", id=block["id"]))["state"] == "lifted"
     await guard(caller)
+    await call("updateKey", {"name": "till"}, id=key["id"])
     await call("revokeKey", id=key["id"])
     assert (await call("listAuditLog", query="?act=revoke_key"))["items"]
     assert (await call("listConflicts"))["items"] == []
     assert (await call("listAudits"))["items"] == []
     assert (await call("showFindings"))["checks"]
+    report = OPERATIONS["addCapacityReport"].request["application/json"]["example"]
+    made = await call("addCapacityReport", report)
+    assert [one["id"] for one in (await call("listCapacityReports"))["items"]] == [made["id"]]
 
 
 async def guard(caller: Caller) -> None:
