@@ -97,7 +97,9 @@ class Settings(GuardSettings):
         "else python",
     )
     connections_max: int = setting(10_000, "maximum open connections of one worker", least=1)
-    keepalive_s: int = setting(75, "an idle connection is closed after this time", least=1)
+    keepalive_s: int = setting(
+        75, "an idle connection is closed after this time, and one that takes none of its answers", least=1
+    )
     request_timeout_s: int = setting(
         30, "time limit for the head of a request, and again for its body", least=1
     )

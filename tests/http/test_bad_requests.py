@@ -7,10 +7,13 @@ import contextlib
 import gzip
 import json
 import logging
+import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
 
 import aiohttp
+import pytest
 from hypothesis import strategies as st
 
 from engine.control import api_keys
@@ -30,13 +33,13 @@ from tests.support.bad_input import (
     wrong_bodies,
 )
 from tests.support.deployment import Merchant, Process, engine_in_process, issue
+from tests.support.lanes import LANES
 from tests.support.streams import count_events
 from tests.support.waiting import wait_until, wait_until_async
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
     from redis.asyncio import Redis
 
     from engine.control.change import ControlPlane
@@ -221,6 +224,48 @@ async def test_connections_past_the_limit_are_answered_so(plane: ControlPlane) -
         await wait_until_async(taken)
         for _, writer in held:
             writer.transport.abort()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the kernel cannot end connections")
+@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("ends", [False, True])
+async def test_clients_that_never_read_do_not_keep_others_out(
+    plane: ControlPlane, lane: str, ends: bool
+) -> None:
+    """Their answers do not fit into the buffers, also while a connection is being closed."""
+    async with engine_in_process(plane, lane=lane, connections_max=2, keepalive_s=1) as merchant:
+        await merchant.session.connector.close()  # type: ignore[union-attr] # the one that saw it ready
+        raw, address = Raw(merchant), urlsplit(merchant.url)
+        health = raw.request(b"", line="GET /healthz HTTP/1.1")
+
+        async def has_status(status: int) -> bool:
+            answer = await raw.send(health)
+            return answer is not None and answer.status == status
+
+        await wait_until_async(lambda: has_status(200))
+        async with contextlib.AsyncExitStack() as stack:
+
+            async def is_stuck() -> bool:
+                """Ask for more than fits into the buffers, and read nothing; False if it was refused."""
+                client = stack.enter_context(socket.socket())
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                client.connect((address.hostname, address.port))
+                client.sendall(raw.request(b"", line="GET /openapi.json HTTP/1.1") * 40)
+                if ends:
+                    client.shutdown(socket.SHUT_WR)
+                client.settimeout(0)
+                return bool(await wait_until_async(lambda: peek(client))) and b" 200 " in peek(client)
+
+            for _ in range(2):
+                await wait_until_async(is_stuck)
+            await wait_until_async(lambda: has_status(200))
+
+
+def peek(client: socket.socket) -> bytes:
+    """The status line that has arrived, which stays unread; empty as long as there is none."""
+    with contextlib.suppress(BlockingIOError, ConnectionResetError):
+        return client.recv(len(b"HTTP/1.1 200 "), socket.MSG_PEEK)
+    return b""
 
 
 async def test_a_bug_of_ours_shows_nothing_of_the_request_either(
