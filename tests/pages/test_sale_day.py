@@ -40,10 +40,11 @@ async def test_after_a_sale_the_pages_show_what_the_ledger_has(
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-async def test_after_five_minutes_of_sale_the_pages_show_what_the_ledger_has(
-    plane: ControlPlane, dashboard: Dashboard, tmp_path: Path
+@pytest.mark.parametrize(("peak", "seconds"), [("100", "300"), ("1000", "30")])
+async def test_after_a_long_or_a_steep_sale_the_pages_show_what_the_ledger_has(
+    plane: ControlPlane, dashboard: Dashboard, tmp_path: Path, peak: str, seconds: str
 ) -> None:
-    await hold_sale(plane, dashboard, tmp_path, peak="100", seconds="300")
+    await hold_sale(plane, dashboard, tmp_path, peak=peak, seconds=seconds)
 
 
 async def hold_sale(
