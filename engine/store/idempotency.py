@@ -121,7 +121,7 @@ def nonce_mark(nonce: str) -> bytes:
     The record keeps it. So the same signed request, sent again, is ``request_replayed``; the same request
     under a new nonce is an honest retry, and gets the stored answer (lua/lib/idempotency.lua).
     """
-    return NONCE_MARK + hashlib.blake2b(nonce.encode(), digest_size=_NONCE_BYTES).digest()
+    return _mark(nonce.encode())
 
 
 def nonce_of_item(nonce: bytes, position: int) -> bytes:
@@ -129,10 +129,11 @@ def nonce_of_item(nonce: bytes, position: int) -> bytes:
 
     Two equal items of a batch have different marks: the second is an honest retry of the first.
     """
-    return (
-        nonce
-        and NONCE_MARK + hashlib.blake2b(nonce + position.to_bytes(4), digest_size=_NONCE_BYTES).digest()
-    )
+    return nonce and _mark(nonce + position.to_bytes(4))
+
+
+def _mark(nonce: bytes) -> bytes:
+    return NONCE_MARK + hashlib.blake2b(nonce, digest_size=_NONCE_BYTES).digest()
 
 
 def rebuilt_fingerprint(known: bytes, of_event: int | None) -> bytes:
