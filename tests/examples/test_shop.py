@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -24,7 +24,10 @@ from tests.support.waiting import wait_until_async
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from playwright.async_api import FrameLocator
+
     from engine.control.change import ControlPlane
+    from tests.support.browser import Reader
     from tests.support.deployment import Merchant
 
 pytestmark = [*IN_BROWSER, pytest.mark.timeout(120)]
@@ -64,6 +67,21 @@ async def serving(merchant: Merchant, key: str, port: int, secret: str = "") -> 
         await running.communicate()
 
 
+async def told_number(one: Reader) -> str:
+    """The number of the redemption, as the shop's page tells it."""
+    await one.sees("Thank you! Your number is")
+    return (await one.page.locator("#thanks").inner_text()).split()[-1].rstrip(".")
+
+
+async def redeemed_in(one: Reader, card: FrameLocator, merchant: Merchant) -> dict[str, Any]:
+    """Redeem the code that was typed, and return the redemption that the shop's page names."""
+    await card.get_by_role("button", name="Continue").click()
+    await card.get_by_role("button", name="Redeem €10.00 now").click()
+    _, record = await merchant.call("GET", f"/v1/redemptions/{await told_number(one)}")
+    found: dict[str, Any] = record
+    return found
+
+
 async def test_a_customer_redeems_in_the_shops_page_and_the_shop_hears_of_it(plane: ControlPlane) -> None:
     port = free_port()
     campaign, (code,) = await issue(plane, 1, amount=1000, currency="EUR")
@@ -82,8 +100,7 @@ async def test_a_customer_redeems_in_the_shops_page_and_the_shop_hears_of_it(pla
             await one.check("shop")
             await card.get_by_role("button", name="Redeem €10.00 now").click()
             await card.get_by_text("Redeemed", exact=True).first.wait_for()
-            await one.sees("Thank you! Your number is")
-            number = (await one.page.locator("#thanks").inner_text()).split()[-1].rstrip(".")
+            number = await told_number(one)
             inner = await card.locator("body").evaluate("document.documentElement.scrollHeight")
 
             async def is_whole() -> bool:
@@ -138,11 +155,7 @@ async def test_the_shop_says_who_the_customer_is(plane: ControlPlane) -> None:
             )
             await card.get_by_text("Your redemptions").wait_for()
             await card.get_by_role("textbox").fill(code)
-            await card.get_by_role("button", name="Continue").click()
-            await card.get_by_role("button", name="Redeem €10.00 now").click()
-            await one.sees("Thank you! Your number is")
-            number = (await one.page.locator("#thanks").inner_text()).split()[-1].rstrip(".")
-            _, record = await merchant.call("GET", f"/v1/redemptions/{number}")
+            record = await redeemed_in(one, card, merchant)
     assert record["user"] == "ann"
 
 
@@ -168,9 +181,5 @@ async def test_a_shop_gives_another_token_when_one_has_ended_and_the_customer_se
             await card.get_by_role("textbox").fill(code)
             await one.page.evaluate(GIVE_ENDED, ended)
             await wait_until_async(lambda: one.addresses.count(f"{one.url}/user-token") > 1)
-            await card.get_by_role("button", name="Continue").click()
-            await card.get_by_role("button", name="Redeem €10.00 now").click()
-            await one.sees("Thank you! Your number is")
-            number = (await one.page.locator("#thanks").inner_text()).split()[-1].rstrip(".")
-            _, record = await merchant.call("GET", f"/v1/redemptions/{number}")
+            record = await redeemed_in(one, card, merchant)
     assert record["user"] == "ann"
