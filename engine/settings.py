@@ -72,6 +72,11 @@ class Settings(GuardSettings):
     mint_keys_file: Path | None = setting(None, "file with the mint keys (default: mint-keys in data_dir)")
 
     batch_max: int = setting(128, "maximum attempts in one script call", least=1)
+    gather_ms: int = setting(
+        2,
+        "longest wait of a script call for the clients that were just answered, if it pays; 0 means none",
+        least=0,
+    )
     queue_max: int = setting(
         4096, "maximum attempts that wait for one shard in one worker; more get 503", least=1
     )

@@ -1,8 +1,9 @@
 """Collects the attempts that arrive during a script call, and sends them as the next call.
 
-There is one call at a time for each script and shard, and no timer between calls. If no call is in flight,
-the attempts of one turn of the event loop are sent together at once. Under load the batches fill by
-themselves. The queue is bounded in number and in time.
+There is one call at a time for each script and shard. If no call is in flight, the attempts of one turn of
+the event loop are sent together at once. Under load the batches fill by themselves. With few clients that
+come back at once, a call waits for those who were just answered (``gathering``). The queue is bounded in
+number and in time.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import hiredis
 from engine.errors import ContractViolation, Fault, OutcomeUnknown, Overloaded, StoreUnavailable
 from engine.store import keys
 from engine.store.call import Call
+from engine.store.gathering import Gathering
 
 if TYPE_CHECKING:
     from engine.observability.metrics import Telemetry
@@ -80,6 +82,9 @@ class Batcher:
         self._under_way: list[Queued] = []
         self._sent_at = 0.0
         self._epoch = int(time.time()) // keys.IDEMPOTENCY_WINDOW_S
+        self._gathering = Gathering(batch_max)
+        self._expected = 0  # the queue is sent when it is that long, or
+        self._wait: asyncio.TimerHandle | None = None  # when this timer ends
         self._tick: asyncio.TimerHandle | None = None
         self._refresh: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
@@ -96,8 +101,9 @@ class Batcher:
         if self._refresh:
             await asyncio.gather(self._refresh, return_exceptions=True)
         self._fail_all(StoreUnavailable("the worker is stopping"))
-        if self._tick:
-            self._tick.cancel()
+        for timer in (self._tick, self._wait):
+            if timer:
+                timer.cancel()
 
     def add(self, attempt: Queued) -> None:
         """Queue an attempt. It is always answered by its deadline.
@@ -114,8 +120,8 @@ class Batcher:
         self._idle.clear()
         if self._tick is None:
             self._tick = self._loop.call_later(TICK_S, self._check_deadlines)
-        if not self._under_way and len(self._queue) == 1:
-            self._loop.call_soon(self.dispatch)  # so that all attempts of this turn go together
+        if len(self._queue) == (self._expected or 1) and not self._under_way:
+            self._loop.call_soon(self._gathered)  # so that all attempts of this turn go together
 
     def dispatch(self) -> None:
         """Send the next batch, if no call runs.
@@ -123,7 +129,7 @@ class Batcher:
         The call carries the version of the copy as it is now, and a shard accepts whatever carries the latest
         version. So an attempt that was admitted under an earlier copy is checked against this one.
         """
-        if self._under_way or not self._queue or not self._link.ready:
+        if self._under_way or self._expected or not self._queue or not self._link.ready:
             return
         if self._refresh and not self._refresh.done():
             return
@@ -222,8 +228,13 @@ class Batcher:
         self._under_way = []
 
     def _finish(self, answers: list[Any]) -> None:
-        """Send the next batch, then answer this one, so that Redis works meanwhile."""
+        """Send the next batch, then answer this one, so that Redis works meanwhile.
+
+        Or answer first, and let the next batch wait for those who are answered.
+        """
         finished, self._under_way = self._under_way, []
+        self._gathering.replied(len(finished), self._loop.time())
+        self._gather(len(finished))
         self.dispatch()
         for attempt, answer in zip(finished, answers, strict=True):
             try:
@@ -232,6 +243,23 @@ class Batcher:
                 _log.exception("a script's answer could not be read", extra={"script": self._script.name})
                 attempt.failed(OutcomeUnknown("the answer could not be read"))
         self._next()
+
+    def _gather(self, answered: int) -> None:
+        wait_ms = self._settings.gather_ms
+        self._expected = self._gathering.expected(answered, len(self._queue)) if wait_ms else 0
+        if self._expected:
+            self._wait = self._loop.call_later(wait_ms / 1000, self._give_up)
+
+    def _give_up(self) -> None:
+        self._gathering.gave_up()
+        self._gathered()
+
+    def _gathered(self) -> None:
+        self._expected = 0
+        if self._wait:
+            self._wait.cancel()
+            self._wait = None
+        self.dispatch()
 
     def _fail_under_way(self, fault: Fault) -> None:
         failed, self._under_way = self._under_way, []

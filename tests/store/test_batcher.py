@@ -1,4 +1,7 @@
-"""Batches are as full as the load makes them: nobody waits for company, and at saturation all go together."""
+"""Batches are as full as the load makes them: nobody waits for company, and at saturation all go together.
+
+Those who were just answered are waited for, where that pays (``test_gathering``).
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from engine.redemption.operations import make_core
 from engine.redemption.redeem import Redemption
 from engine.store import keys
 from engine.store.configuration import ConfigurationCache
+from engine.store.gathering import Gathering
 from tests.support.deployment import issue
 from tests.support.proxy import Calls, Fate, Proxy, Way
 from tests.support.waiting import wait_until_async
@@ -59,10 +63,19 @@ class Worker:
 
 
 @pytest.fixture
-async def worker(plane: ControlPlane) -> AsyncIterator[Worker]:
+def gather_ms() -> int:
+    return 0
+
+
+@pytest.fixture
+async def worker(plane: ControlPlane, gather_ms: int) -> AsyncIterator[Worker]:
     async with Proxy(plane.settings.redis_url) as proxy:
         settings = replace(
-            plane.settings, redis_url=proxy.url, batch_max=BATCH_MAX, attempt_deadline_ms=30_000
+            plane.settings,
+            redis_url=proxy.url,
+            batch_max=BATCH_MAX,
+            gather_ms=gather_ms,
+            attempt_deadline_ms=30_000,
         )
         configuration, sizes = ConfigurationCache(plane.redis), Sizes()
         key = (await api_keys.create(plane, "shop", ["redeem"])).value.key
@@ -102,6 +115,71 @@ async def test_what_comes_during_a_call_goes_together(
     assert set(await asyncio.gather(*answers)) == {200}
     together = sorted(worker.sizes.seen[shards:], reverse=True)
     assert together == [*[BATCH_MAX] * 2 * shards, *[BATCH_MAX // 2] * shards]
+
+
+class Returning:
+    """Four clients whose first attempts go together, while a fifth waits for the next call."""
+
+    def __init__(self, worker: Worker, codes: list[str]) -> None:
+        self.worker, self.codes = worker, codes
+
+    async def begin(self) -> list[asyncio.Future[int]]:
+        """Return the answers of the four, once they have them, and that of the fifth."""
+        held = self.worker.proxy.rule = Calls(Way.TO_SERVER, Fate.HOLD)
+        first = [self.worker.redeem(self.codes.pop()) for _ in range(4)]
+        await wait_until_async(lambda: held.seen == 1)
+        fifth = self.worker.redeem(self.codes.pop())
+        for _ in range(DECODING_TURNS):
+            await asyncio.sleep(0)
+        self.worker.proxy.release()
+        await asyncio.gather(*first)
+        return [*first, fifth]
+
+    async def come_back(self, clients: int) -> list[asyncio.Future[int]]:
+        """Let some of them send their next attempts, one after the other."""
+        again = []
+        for _ in range(clients):
+            again.append(self.worker.redeem(self.codes.pop()))
+            for _ in range(DECODING_TURNS):
+                await asyncio.sleep(0)
+        return again
+
+
+@pytest.fixture
+async def returning(
+    plane: ControlPlane, worker: Worker, shards: int, monkeypatch: pytest.MonkeyPatch
+) -> Returning:
+    monkeypatch.setattr(Gathering, "expected", lambda _, answered, queued: answered + queued)
+    _, codes = await issue(plane, 16 * shards)
+    await worker.core.configuration.refresh()
+    return Returning(
+        worker,
+        [code for serial, code in enumerate(codes) if keys.locate_code(serial, shards, None).shard == 0],
+    )
+
+
+@pytest.mark.parametrize("gather_ms", [60_000])
+async def test_a_call_waits_for_those_who_were_just_answered(returning: Returning) -> None:
+    answers = await returning.begin()
+    answers += await returning.come_back(4)
+    assert set(await asyncio.gather(*answers)) == {200}
+    assert returning.worker.sizes.seen == [4, 5]
+
+
+@pytest.mark.parametrize("gather_ms", [50])
+async def test_a_call_does_not_wait_for_ever(returning: Returning) -> None:
+    answers = await returning.begin()
+    answers += await returning.come_back(3)
+    assert set(await asyncio.gather(*answers)) == {200}
+    assert returning.worker.sizes.seen == [4, 4]
+    assert await returning.worker.redeem(returning.codes.pop()) == 200  # and the next one again
+
+
+async def test_without_gather_ms_no_call_waits(returning: Returning) -> None:
+    answers = await returning.begin()
+    answers += await returning.come_back(4)
+    assert set(await asyncio.gather(*answers)) == {200}
+    assert returning.worker.sizes.seen[:2] == [4, 1]
 
 
 async def test_a_key_revoked_while_its_attempt_waits_is_refused(
