@@ -6,8 +6,8 @@ replaces ``ANSWER.word`` by the word as a string. The word must be in the table 
 
 The signature of a script is the names that it binds. These are the locals for KEYS and ARGV, and the fields
 of each attempt: first the fields of every script (``lib/attempt.lua``), then the script's own fields. These
-are the parameters of the function that it passes to ``answer_each`` or ``answer_together``. The caller names
-what it passes, and ``load`` compares the two.
+are the parameters of the function that it passes to ``answer_each``, ``answer_alike`` or
+``answer_together``. The caller names what it passes, and ``load`` compares the two.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BINDING = re.compile(r"^local ([\w, ]+) = ((?:KEYS|ARGV)\[1\].*)$", re.MULTILIN
 _COMMON_FIELDS = re.compile(r"^local ([\w,\s]+?) = unpack\(columns\)$", re.MULTILINE)
 _OWN_FIRST = re.compile(r"^local OWN_FIRST, OWN_LAST = (\d+), #columns", re.MULTILINE)
 _ANSWER_EACH = re.compile(
-    r"^(?:return|local \w+ =) answer_(?:each|together)\((\w+)(?:, ['\w]+)?\)$", re.MULTILINE
+    r"^(?:return|local \w+ =) answer_(?:each|alike|together)\((\w+)(?:, ['\w]+)?\)$", re.MULTILINE
 )
 _ANSWERS_FILE = "lib/answers"
 _GROUP = re.compile(r"^    (\w+) = \{.*\n((?:        .*\n)*)    \},$", re.MULTILINE)

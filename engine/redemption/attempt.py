@@ -207,7 +207,7 @@ class Attempt(CallFields, PendingLookup):
 
     def finish(self, counted_as: str, outcome: Outcome) -> None:
         """Count the outcome, and pass it to ``on_done``."""
-        self.dispatcher.telemetry.outcome(self.script.name, counted_as, self.campaign.id)
+        self.dispatcher.telemetry.outcome(self.operation, counted_as, self.campaign.id)
         if self.is_guarded and (note := self.dispatcher.note) is not None and self.api_key is not None:
             hidden = counted_as == "code_not_found" and self.campaign is not NO_CAMPAIGN
             if not hidden:  # to another key it is a code

@@ -47,6 +47,8 @@ class CallFields:
     # Whether the attempt is refused if the code's batch or range is void. If False, only the code's own state
     # counts.
     heeds_voids: ClassVar[bool] = True
+    # The operation, as metrics have it: the name of its script; of a variant, that of its base class.
+    operation: ClassVar[str] = ""
     # Whether the script's first own field is the ending of the attempt's events; as its `script` says.
     sends_ending: ClassVar[bool] = False
 
@@ -69,7 +71,9 @@ class CallFields:
     def __init_subclass__(cls) -> None:
         """Read from the script what it takes."""
         script: Script | None = getattr(cls, "script", None)
-        cls.sends_ending = script is not None and "ending" in script.attempt
+        if script is not None:
+            cls.sends_ending = "ending" in script.attempt
+            cls.operation = cls.operation or script.name
 
     def write_to(self, call: Call) -> None:
         """Append the fields that every script takes; then perhaps the ending."""

@@ -3,7 +3,8 @@
 It also comes in the same time, because it comes the same way. An attempt that is refused before Redis is
 asked, such as one with a made-up code, asks Redis all the same: about a code that no batch has, which counts
 as void. So each of these refusals waits for its turn, for the script and for the reply, as that of a spent
-code does. Metrics have the true outcome.
+code does. The scripts make the same reads for every code (``lua/lib/answer_alike.lua``). Metrics have the
+true outcome.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Final
 
-from engine.api.outcomes import Checked, Refused
+from engine.api.outcomes import Refused
 from engine.errors import RETRYABLE_FAULTS, ContractViolation, Fault
 from engine.guard.guard import BLOCKED, TOO_MANY
 from engine.guard.labels import ONE_ANSWER_GIVEN
 from engine.redemption.attempt import Attempt
+from engine.redemption.call_fields import load_script
 from engine.redemption.check import Check
 from engine.redemption.hold import Hold
 from engine.redemption.redeem import Redemption
@@ -36,6 +38,8 @@ _READABLE: Final = "0000-0000-0000-0000"  # read in place of what cannot be a co
 _SERIAL_BYTES: Final = 3
 # These say nothing about a code, and the caller must know them.
 _OPEN: Final = RETRYABLE_FAULTS | {ContractViolation.code, "unauthenticated", TOO_MANY}
+_REPLAYED: Final = b"replayed"
+_UNDECIDED: Final = frozenset((b"holds_expired", b"unpublished"))
 _REUSED: Final = "idempotency_key_reused"  # said by Redis, which has been asked then
 
 
@@ -114,18 +118,22 @@ class OneAnswer(Attempt):
         return "" if self.is_decoy else super().masked
 
     def answered(self, answer: bytes) -> None:
-        """Turn the script's answer into an outcome."""
+        """Turn the script's answer into an outcome. Refusals are all turned in the same way."""
         self.decided = True
-        if answer == b"in_use":  # it would say that the code exists
-            self.finish("overloaded", ONE_ANSWER)
-        else:
+        words = answer.split(maxsplit=2)
+        word = words[1] if words[0] == _REPLAYED else words[0]
+        if word == self.success.encode():
             super().answered(answer)
+        elif word in _UNDECIDED:
+            Attempt.answered(self, word)
+        else:
+            self.finish(words[0].decode(), ONE_ANSWER)
 
     def finish(self, counted_as: str, outcome: Outcome) -> None:
         """Count the true outcome, and pass on the one answer in place of a refusal."""
         if self.is_decoy:
             self.campaign = self.true_campaign
-        if _helps_guessers(outcome) or (self.is_decoy and not isinstance(outcome, Refused)):
+        if outcome.code not in _OPEN if isinstance(outcome, Refused) else self.is_decoy:
             counted_as, outcome = self.verdict or counted_as, ONE_ANSWER
             self._note_alike()
         super().finish(counted_as, outcome)
@@ -139,19 +147,19 @@ class OneAnswer(Attempt):
 class OneAnswerRedemption(OneAnswer, Redemption):
     """An attempt of a browser key to redeem a code."""
 
+    script = load_script("redeem_alike", "ending")
+
 
 class OneAnswerHold(OneAnswer, Hold):
     """An attempt of a browser key to hold a code."""
+
+    script = load_script("hold_alike", "ending", "ttl_ms")
 
 
 class OneAnswerCheck(OneAnswer, Check):
     """An attempt of a browser key to check a code."""
 
-
-def _helps_guessers(outcome: Outcome) -> bool:
-    if isinstance(outcome, Checked):
-        return not outcome.redeemable
-    return isinstance(outcome, Refused) and outcome.code not in _OPEN
+    script = load_script("check_alike")
 
 
 async def answer_alike(core: Core, attempt: OneAnswer, code: str) -> Outcome:

@@ -15,6 +15,7 @@ from engine.redemption.cross_shard_step import CrossShardStep
 from engine.redemption.hold import Confirmation, Hold, Release
 from engine.redemption.hold_expiry import expire_holds
 from engine.redemption.key_reservation import KeyReservation
+from engine.redemption.one_answer import OneAnswerCheck, OneAnswerHold, OneAnswerRedemption
 from engine.redemption.prepared import Abort, Commit, Prepare
 from engine.redemption.redeem import Redemption
 from engine.store.dispatcher import Dispatcher, Operation
@@ -43,6 +44,9 @@ OPERATIONS: Final = (
     Operation(Voiding.script),
     Operation(Adjustment.script),
     Operation(Check.script),
+    Operation(OneAnswerRedemption.script, starts_new=True),
+    Operation(OneAnswerHold.script, starts_new=True),
+    Operation(OneAnswerCheck.script),
 )
 
 

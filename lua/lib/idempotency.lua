@@ -68,6 +68,9 @@ local function use_nonce(record)
     return answer_at
 end
 
+-- For an attempt whose key is reserved for it: the record.
+local reserved = {}
+
 -- Returns `replayed <the first answer>`, `idempotency_key_reused` or `request_replayed`; nil if the key is new or has no answer
 -- yet, or if there is no key.
 local function read_idempotency_record()
@@ -90,6 +93,7 @@ local function read_idempotency_record()
     end
     local answer = string.sub(record, answer_at)
     if answer == ANSWER.claimed then
+        reserved[attempt] = record
         return nil -- the nonce is kept with the answer: if there is none, the engine calls again with the same nonce
     end
     if is_signed() then
@@ -99,7 +103,7 @@ local function read_idempotency_record()
 end
 
 -- A code may soon be held no longer, so that answer is not kept. But the key is: with any number of shards, nobody may use it
--- for another request.
+-- for another request. That is written once: a retry on a held code writes as little as one on a spent code.
 local function keep_idempotency_record(answer)
     local at = idempotency_at[attempt]
     if not at then
@@ -111,6 +115,9 @@ local function keep_idempotency_record(answer)
     end
     if not NOT_KEPT[word] then
         local digest_at = idempotency_digest_at[attempt]
-        slots(work.idempotency, at)[ARGV[digest_at]] = (beginnings[attempt] or ARGV[digest_at + 1]) .. answer
+        local record = (beginnings[attempt] or ARGV[digest_at + 1]) .. answer
+        if record ~= reserved[attempt] then
+            slots(work.idempotency, at)[ARGV[digest_at]] = record
+        end
     end
 end

@@ -1,9 +1,7 @@
-"""A page with a browser key gets one answer to every refusal that would help a guesser, in one time."""
+"""A page with a browser key gets one answer to every refusal that would help a guesser."""
 
 from __future__ import annotations
 
-import random
-from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -16,11 +14,9 @@ from engine.control.voids import VoidDeclaration
 from engine.observability.metrics import ATTEMPTS
 from engine.redemption.one_answer import NEVER_ISSUED
 from tests.support.browsers import FREE, page_of
-from tests.support.deployment import engine_in_process, engine_of_processes, issue, mint_batch
+from tests.support.deployment import engine_in_process, issue, mint_batch
 from tests.support.importing import a_campaign, bring, lines_of
 from tests.support.lanes import LANES
-from tests.support.rank_test import rank_difference
-from tests.support.timed_calls import TimedCalls
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -33,8 +29,6 @@ if TYPE_CHECKING:
 
 UNKNOWN: Final = "0000-0000-0000-0000"
 MALFORMED: Final = "0000-0000-0000-000U"
-CALLS: Final = 2000  # of each kind
-DIFFERENCE_MAX: Final = 4.5  # standard deviations; chance alone gives more in one of 25,000 runs
 
 
 async def all_refusals(plane: ControlPlane, page: Page, own: str, codes: list[str]) -> dict[str, Seen]:
@@ -254,33 +248,3 @@ async def test_what_is_no_code_is_decoded_like_one(
         monkeypatch.setattr(Codec, "decode_many", spy)
         assert (await page.redeem(typed)).code == "code_not_found"
     assert [len(symbols) for symbols in decoded] == [1]
-
-
-async def test_the_time_of_a_refusal_does_not_say_which_it_is(plane: ControlPlane) -> None:
-    """2,000 calls of each kind, in random order, on one connection to one worker: a rank test."""
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201 - shown when the test fails
-    chance = random.Random(seed)
-    own, spent = await issue(plane, 100)
-    _, foreign = await issue(plane, 100)
-    async with engine_of_processes(plane, workers=1, **FREE) as merchant:
-        page = await page_of(plane, merchant, own)
-        for code in spent:
-            assert (await page.redeem(code)).status == 200
-        symbols = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-
-        def made_up(last: str = "") -> str:
-            text = "".join(chance.choices(symbols, k=16 - len(last))) + last
-            return "-".join(text[at : at + 4] for at in range(0, 16, 4))
-
-        calls = {
-            "malformed": [made_up("U") for _ in range(CALLS)],
-            "unknown": [made_up() for _ in range(CALLS)],
-            "spent": chance.choices(spent, k=CALLS),
-            "of another campaign": chance.choices(foreign, k=CALLS),
-        }
-        seconds = TimedCalls(page).run(calls, chance)
-    differences = {
-        pair: rank_difference(seconds[pair[0]], seconds[pair[1]]) for pair in combinations(calls, 2)
-    }
-    assert max(map(abs, differences.values())) < DIFFERENCE_MAX, differences

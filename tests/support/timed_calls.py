@@ -10,41 +10,59 @@ from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Mapping, Sequence
 
     from tests.support.browsers import Page
 
 TIMEOUT_S: Final = 30.0
+MORE_FIELDS: Final = {"/v1/holds": {"order": "o-2"}}
 _BLANK: Final = b"\r\n\r\n"
 _LENGTH: Final = b"content-length:"
 
 
 class TimedCalls:
-    """Redeems codes with the browser key of a page, and measures each call."""
+    """Makes calls with the browser key of a page, and measures each."""
 
     def __init__(self, page: Page) -> None:
         address = urlsplit(page.merchant.url)
         self._address = address.hostname or "", address.port or 0
         self._head = (
-            f"POST /v1/redemptions HTTP/1.1\r\nHost: localhost\r\nOrigin: {page.origin}\r\n"
+            f"Host: localhost\r\nOrigin: {page.origin}\r\n"
             f"Authorization: Bearer {page.key}\r\nContent-Type: application/json\r\n"
         )
 
-    def run(self, calls: dict[str, list[str]], chance: random.Random) -> dict[str, list[float]]:
-        """Make all calls in random order. Return the seconds of each, by their names; all must be refused."""
-        order = [(name, code) for name, codes in calls.items() for code in codes]
+    def run(
+        self, calls: Mapping[str, Mapping[str, Sequence[str]]], chance: random.Random
+    ) -> dict[str, dict[str, list[float]]]:
+        """Make all calls in random order: for each path, codes by the names of their refusals.
+
+        Return the seconds of each call under the same names. Each must be refused.
+        """
+        order = [
+            (path, name, code)
+            for path, kinds in calls.items()
+            for name, codes in kinds.items()
+            for code in codes
+        ]
         chance.shuffle(order)
-        seconds: dict[str, list[float]] = {name: [] for name in calls}
+        seconds: dict[str, dict[str, list[float]]] = {
+            path: {name: [] for name in kinds} for path, kinds in calls.items()
+        }
         with socket.create_connection(self._address, TIMEOUT_S) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for name, code in order:
-                body = json.dumps({"code": code, "user": "ann"})
-                data = f"{self._head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+            for path, name, code in order:
+                data = self._request(path, code)
                 began = time.perf_counter()
                 connection.sendall(data)
                 answer = _receive(connection)
-                seconds[name].append(time.perf_counter() - began)
+                seconds[path][name].append(time.perf_counter() - began)
                 assert answer.startswith(b"HTTP/1.1 404 "), answer
         return seconds
+
+    def _request(self, path: str, code: str) -> bytes:
+        body = json.dumps({"code": code, "user": "ann"} | MORE_FIELDS.get(path, {}))
+        head = f"POST {path} HTTP/1.1\r\n{self._head}Content-Length: {len(body)}\r\n\r\n"
+        return (head + body).encode()
 
 
 def _receive(connection: socket.socket) -> bytes:

@@ -1,0 +1,7 @@
+#!lua flags=no-writes
+-- Does as check.lua for attempts of browser keys (lib/answer_alike).
+
+-- @include lib/answer_alike
+-- @include lib/check
+
+return answer_alike(check)

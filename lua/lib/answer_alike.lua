@@ -1,0 +1,81 @@
+-- Answers attempts of browser keys. They get one answer to every refusal (docs/browser-keys.md), and its time must not say which
+-- refusal it is. So whatever the code is, the same reads are made for it, before anything is decided.
+
+-- @include lib/preamble
+-- @include lib/idempotency
+-- @include lib/campaign
+-- @include lib/code_state
+-- @include lib/holds
+-- @include lib/holds_have_expired
+-- @include lib/refusal_of_hold
+-- @include lib/usage
+-- @include lib/write_work
+
+local NO_HOLD = '9007199254740991\n-\n-\n\n' -- read in place of the record of a hold
+
+local look_for_hold, found_hold = find_hold, nil
+
+-- Decisions get the hold that was found for the current attempt.
+find_hold = function()
+    return found_hold
+end
+
+local function read_in_vain()
+    redis.call('HGET', held_key, '')
+end
+
+local function read_hold(campaign)
+    found_hold = look_for_hold(campaign)
+    if not found_hold then
+        read_in_vain()
+        refusal_of_hold(parse_hold('', NO_HOLD))
+    end
+end
+
+-- Reads all that any decision on the attempt could need. Decisions find here what was read.
+local function read_everything(campaign)
+    local at = state_at[attempt]
+    if at == 0 then
+        read_in_vain()
+    else
+        state_bytes[at] = nil
+        read_stored_state(at, offset[attempt])
+    end
+    read_hold(campaign)
+    if used_at[attempt] then
+        read_used(campaign)
+    else
+        read_in_vain()
+    end
+    if users_at[attempt] then
+        read_counted()
+    else
+        read_in_vain()
+    end
+    holds_have_expired()
+end
+
+local function is_refusal(answer)
+    local word = string.match(answer, '^' .. ANSWER.replayed .. ' (%S+)') or string.match(answer, '^%S+')
+    return word ~= ANSWER.redeemed and word ~= ANSWER.held and word ~= ANSWER.redeemable
+end
+
+-- Does as answer_each. But a refusal waits until expired holds have been given back, whether or not they are its cause.
+local function answer_alike(decide)
+    local answers = { ANSWER.ok }
+    for number = 1, #about do
+        attempt = number
+        local campaign = read_campaign()
+        if campaign.id then
+            read_everything(campaign)
+        end
+        local answer = read_idempotency_record()
+        if not answer then
+            answer = decide(own_fields())
+            keep_idempotency_record(answer)
+        end
+        answers[number + 1] = is_refusal(answer) and holds_have_expired() and ANSWER.holds_expired or answer
+    end
+    write_work()
+    return answers
+end
