@@ -15,7 +15,7 @@ from engine.guard.addresses import without_port
 from engine.observability.metrics import CLIENT_ADDRESS_IGNORED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from multidict import MultiMapping
 
@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 
 FORWARDED: Final = "forwarded"  # RFC 7239; every other header has bare addresses, separated by commas
-_PAIR: Final = re.compile(r'([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=("(?:[^"\\]|\\.)*"|[^\s";,]*)')
+# Forwarded, read backwards: a pair with its value in front of its name, or what stands between pairs. A
+# quote is part of a quoted string if an odd number of backslashes escapes it.
+_ESCAPED: Final = r"\\(?:\\\\)*(?!\\)"
+_QUOTED: Final = rf'"(?!{_ESCAPED})(?:[^"]|"(?={_ESCAPED}))*"'
+_PIECE: Final = re.compile(rf"""({_QUOTED}|[^\s",;=]*)=([!#$%&'*+.^_`|~0-9A-Za-z-]+)|[\s,;]""")
+_HIDDEN_PORT: Final = re.compile(r":_[0-9A-Za-z._-]+$")  # RFC 7239, section 6.3
 _TEXT_LENGTH_MAX: Final = 64
 _REMEMBERED_MAX: Final = 1024
 
@@ -67,10 +72,8 @@ def client_address(proxies: TrustedProxies, peer: str, name: str, values: Sequen
     before: then it is that of the proxy which has written the entry.
     """
     latest = peer
-    for entry in reversed(",".join(values).split(",")):
-        text = _forwarded_for(entry) if name == FORWARDED else entry.strip()
-        if not text and name != FORWARDED:
-            continue  # RFC 9110, section 5.6.1: an empty element of a list is none
+    header = ",".join(values)
+    for text in _forwarded_for(header) if name == FORWARDED else _listed(header):
         address = _parsed(text)
         if address is None:
             return latest
@@ -80,16 +83,37 @@ def client_address(proxies: TrustedProxies, peer: str, name: str, values: Sequen
     return latest
 
 
-def _forwarded_for(entry: str) -> str:
-    """Return the parameter ``for`` of an element of Forwarded; empty if it has none or is malformed."""
-    found = ""
-    for pair in entry.strip().split(";"):
-        match = _PAIR.fullmatch(pair.strip())
-        if match is None:
-            return ""
-        if match[1].lower() == "for":
-            found = match[2].strip('"')
-    return found
+def _listed(header: str) -> Iterator[str]:
+    """The elements from the last to the first. An empty one is none (RFC 9110, section 5.6.1)."""
+    return filter(None, map(str.strip, reversed(header.split(","))))
+
+
+def _forwarded_for(header: str) -> Iterator[str]:
+    """The parameters ``for`` of the elements of Forwarded (RFC 7239), from the last to the first.
+
+    It is empty for an element that has none. The first malformed element is the last, because nobody knows
+    where it begins. So a quote that the client opens hides nothing of what a proxy adds.
+    """
+    backwards, at, found = header[::-1], 0, ""
+    while at < len(backwards):
+        piece = _PIECE.match(backwards, at)
+        if piece is None or (found and piece[2] and piece[2].lower() == "rof"):
+            yield ""  # malformed: also if ``for`` is there twice
+            return
+        at = piece.end()
+        if piece[0] == ",":
+            yield found
+            found = ""
+        elif piece[2] and piece[2].lower() == "rof":
+            found = _node(piece[1][::-1])
+    yield found
+
+
+def _node(value: str) -> str:
+    """The address in a parameter, a token or a quoted string, without a port that the proxy hides."""
+    if value.startswith('"'):
+        value = re.sub(r"\\(.)", r"\1", value[1:-1])
+    return _HIDDEN_PORT.sub("", value)
 
 
 def _parsed(text: str) -> Address | None:

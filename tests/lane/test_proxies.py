@@ -109,6 +109,31 @@ async def test_the_address_is_in_the_header_of_a_trusted_proxy(plane: ControlPla
 
 
 @pytest.mark.parametrize("lane", LANES)
+async def test_the_address_is_in_forwarded(plane: ControlPlane, lane: str) -> None:
+    """Whatever a client writes in front: open quotes, escapes, addresses, lines of its own."""
+    proxies = {"trusted_proxies": "127.0.0.0/8, 10.0.0.0/8", "client_address_header": "Forwarded"}
+    async with worker(plane, lane, **proxies) as front:
+        statuses = await front.statuses(
+            *(
+                front.request(*(f"Forwarded: {line}" for line in lines))
+                for lines in (
+                    ["for=203.0.113.1"],
+                    ['for="6.6.6.6', 'For="203.0.113.2:_p";by=_a, for=10.0.0.9;note="a, for=7.7.7.7"'],
+                    ['for=6.6.6.6;by="a, for=203.0.113.1'],
+                    ["for=8.8.8.8\\, for=203.0.113.2"],
+                    ['for="[2001:db8::1]:443";proto=https'],
+                    ['for=6.6.6.6, for="[2001:db8:0:0:ffff::2]"'],
+                    ["for=203.0.113.3, for=unknown"],  # the proxy itself
+                    ["for=203.0.113.4, for=_hidden"],
+                    ['for=203.0.113.5, for="203.0.113.6'],
+                    ["for=203.0.113.3"],
+                )
+            )
+        )
+        assert statuses == [404, 404, 429, 429, 404, 429, 404, 429, 429, 404]
+
+
+@pytest.mark.parametrize("lane", LANES)
 @pytest.mark.parametrize("proxies", ["10.0.0.0/8", ""])
 async def test_the_header_of_anybody_else_is_ignored_and_counted(
     plane: ControlPlane, lane: str, proxies: str
@@ -184,15 +209,18 @@ async def test_only_a_trusted_proxy_may_speak_for_others(plane: ControlPlane, la
     assert PROXY_PROTOCOL_REFUSED.labels("untrusted")._value.get() > before
 
 
-async def test_a_header_that_does_not_come_ends_the_connection(plane: ControlPlane) -> None:
+@pytest.mark.parametrize("lane", LANES)
+async def test_a_header_that_does_not_come_ends_the_connection(plane: ControlPlane, lane: str) -> None:
     proxies = {"trusted_proxies": "127.0.0.1", "proxy_protocol": True, "request_timeout_s": 1}
-    async with worker(plane, LANES[0], **proxies) as front:
+    before = PROXY_PROTOCOL_REFUSED.labels("late")._value.get()
+    async with worker(plane, lane, **proxies) as front:
         reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
         writer.write(told("203.0.113.1")[:20])
         async with asyncio.timeout(LIMIT_S):
             with contextlib.suppress(ConnectionError):
                 assert await reader.read() == b""
         writer.transport.abort()
+    assert PROXY_PROTOCOL_REFUSED.labels("late")._value.get() == before + 1
 
 
 async def test_a_worker_that_stops_waits_for_no_header(plane: ControlPlane) -> None:
