@@ -6,7 +6,7 @@ have used), or was minted here.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import asyncpg
@@ -73,12 +73,33 @@ class Written(NamedTuple):
     unusable: int
 
 
+class SerialSet:
+    """Serials of one batch, one bit for each that the batch has."""
+
+    def __init__(self) -> None:
+        self._bits = bytearray()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, serial: int) -> bool:
+        """Add a serial; False if it is there already."""
+        at, bit = serial >> 3, 1 << (serial & 7)
+        if at >= len(self._bits):
+            self._bits.extend(bytes(at + 1 - len(self._bits)))
+        is_new = not self._bits[at] & bit
+        self._bits[at] |= bit
+        self._count += is_new
+        return is_new
+
+
 class Chunk:
     """Lines of a file that are not written yet. ``others``: a digester per other mint key of imports.
 
     Attributes:
-        spaces: how easily the codes of all chunks are guessed.
-        known: how many codes of all chunks earlier imports have, by batch.
+        spaces: how easily the codes of all chunks are guessed, each counted once; those minted here are none.
+        known: which codes of all chunks earlier imports have, by batch.
     """
 
     def __init__(self, digester: Digester, others: Sequence[Digester], minted: MintedCodes) -> None:
@@ -86,12 +107,13 @@ class Chunk:
         self._others = others
         self._minted = minted
         self.spaces = CodeSpaces()
-        self.known: Counter[int] = Counter()
+        self.known: defaultdict[int, SerialSet] = defaultdict(SerialSet)
         self.clear()
 
     def clear(self) -> None:
         """Start the next chunk, with no lines."""
         self._line_of: dict[bytes, int] = {}  # by digest, in the order of the file
+        self._code_of: dict[bytes, bytes] = {}  # by digest
         self._aliases: dict[bytes, bytes] = {}  # digest under another mint key -> digest
         self._duplicates: list[tuple[int, str]] = []
         self._unusable: list[tuple[int, str]] = []
@@ -105,7 +127,6 @@ class Chunk:
         """Move what the parser has read into the chunk."""
         self._unusable += lines.problems
         found, lines.codes, lines.problems = lines.codes, [], []
-        self.spaces.take(code for _, code in found)
         minted = self._minted.which([code for _, code in found])
         digest, line_of = self._digester.digest, self._line_of
         for (line, code), is_minted in zip(found, minted, strict=True):
@@ -116,7 +137,7 @@ class Chunk:
             if own in line_of:
                 self._duplicates.append((line, Reason.IN_FILE))
                 continue
-            line_of[own] = line
+            line_of[own], self._code_of[own] = line, code
             for other in self._others:
                 self._aliases[other.digest(code)] = own
 
@@ -127,10 +148,12 @@ class Chunk:
             Refusal: ``malformed_request``: more codes than a batch can have.
         """
         duplicates = [*self._duplicates]
-        for digest, batch in (await self._find_known(connection)).items():
+        for digest, (batch, serial) in (await self._find_known(connection)).items():
             in_file = batch == imported.batch
-            self.known[batch] += not in_file
+            if in_file or not self.known[batch].add(serial):
+                del self._code_of[digest]  # an earlier chunk had it
             duplicates.append((self._line_of.pop(digest), Reason.IN_FILE if in_file else Reason.IN_SYSTEM))
+        self.spaces.take(self._code_of.values())
         codes = [(digest, serial) for serial, digest in enumerate(self._line_of, imported.accepted)]
         if codes and codes[-1][1] >= SERIAL_LIMIT:
             raise Refusal("malformed_request", f"A batch has at most {SERIAL_LIMIT} codes: divide the file.")
@@ -151,13 +174,13 @@ class Chunk:
                 )
         return Written(number, codes, len(duplicates), len(self._unusable))
 
-    async def _find_known(self, connection: Connection) -> dict[bytes, int]:
-        """Return the digests of this chunk that were imported before, each with its batch."""
-        known: dict[bytes, int] = {}
+    async def _find_known(self, connection: Connection) -> dict[bytes, tuple[int, int]]:
+        """Return the digests of this chunk that were imported before, each with its batch and serial."""
+        known: dict[bytes, tuple[int, int]] = {}
         for part in _parts([*self._line_of, *self._aliases]):
             for row in await connection.fetch(_SQL["known"], [UUID(digest) for digest in part]):
                 digest = row["digest"].bytes
-                known[self._aliases.get(digest, digest)] = row["batch"]
+                known[self._aliases.get(digest, digest)] = row["batch"], row["serial"]
         return known
 
 

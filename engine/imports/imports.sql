@@ -31,7 +31,7 @@ SELECT state, bytes, EXISTS (SELECT FROM api_keys WHERE id = $2 AND revoked_at I
 FROM imports WHERE id = $1 FOR UPDATE;
 
 -- name: known
-SELECT digest, batch FROM imported_codes WHERE digest = ANY ($1::uuid[]);
+SELECT digest, batch, serial FROM imported_codes WHERE digest = ANY ($1::uuid[]);
 
 -- name: next_batch
 SELECT nextval('batch_ids');

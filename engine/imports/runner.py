@@ -228,7 +228,7 @@ class ImportRun:
             return
         async with self._plane.database.connection() as connection:
             rows = await connection.fetch(_SQL["unmeasured"], list(known))
-        found = [row["batch"] for row in rows if known[row["batch"]] >= row["accepted"]]
+        found = [row["batch"] for row in rows if len(known[row["batch"]]) >= row["accepted"]]
         if not found:
             return
         guessable = self._chunk.spaces.are_guessable(self._guessable_bits)

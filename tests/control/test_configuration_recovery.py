@@ -17,6 +17,7 @@ from engine.store import keys
 from engine.store.deployment_id import ForeignStore
 from tests.support.cli import Cli
 from tests.support.deployment import engine_in_process, issue, mint_batch
+from tests.support.importing import a_campaign, age_imports, bring, lines_of
 
 if TYPE_CHECKING:
     from engine.control.change import ControlPlane
@@ -83,6 +84,25 @@ async def test_all_kinds_of_changes_come_back(plane: ControlPlane, backups: Back
     assert not set(made) & {*codes, *more}
     another, _ = await issue(plane, 1)
     assert another not in {old, new}
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_that_codes_can_be_guessed_comes_back(
+    plane: ControlPlane, backups: Backups, *, known: bool
+) -> None:
+    """Whether or not the backup has the batch: it may have been measured since."""
+    campaign = await a_campaign(plane)
+    codes = lines_of(f"{number:08}" for number in range(0, 20_000, 97))
+    if known:
+        await bring(plane, campaign, codes)
+        await age_imports(plane)
+    backup = await backups.take()
+    await bring(plane, campaign, codes)
+    await backups.restore(backup)
+    assert await republish(plane) is Health.RECOVERED
+    async with plane.database.connection() as connection:
+        rows = await connection.fetch("SELECT campaign, guessable FROM batches")
+    assert [(row["campaign"], row["guessable"]) for row in rows] == [(campaign, True)]
 
 
 async def test_a_rebuild_does_not_lose_it(plane: ControlPlane, backups: Backups) -> None:

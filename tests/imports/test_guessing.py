@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -100,6 +101,24 @@ async def test_the_same_file_sent_again_measures_an_import_of_an_earlier_version
     for some in (weak, strong):
         assert counts(await bring(plane, campaign, lines_of(some))) == (2000, 0, 2000, 0)
     assert await are_measured(plane) == dict(zip(batches, [(True, False), (False, False)], strict=True))
+
+
+@pytest.mark.parametrize("again", ["in the same chunk", "in a later chunk"])
+async def test_a_code_that_is_repeated_counts_once(plane: ControlPlane, again: str) -> None:
+    """Half of an earlier import, sent twice, is not all of it; and its codes are not twice as many."""
+    campaign = await a_campaign(plane)
+    some = codes(DIGITS, 12, 600)  # 10^12 / 600 is more than 2^30, 10^12 / 1200 is not
+    batch = (await bring(plane, campaign, lines_of(some))).imported.batch
+    assert batch is not None
+    await age_imports(plane)
+    lines = 200 if again == "in a later chunk" else 10_000
+    chunked = replace(plane, settings=replace(plane.settings, import_chunk_lines=lines))
+    await bring(chunked, campaign, lines_of([*some[:300], *some[:300]]))
+    assert (await are_measured(plane))[batch] == (False, True)
+    await bring(chunked, campaign, lines_of([*some, *some]))
+    assert (await are_measured(plane))[batch] == (False, False)
+    more = codes(DIGITS, 12, 700)
+    assert (await bring(chunked, campaign, lines_of([*more, *more]))).document()["guessable"] is False
 
 
 async def test_pages_are_asked_as_soon_as_an_earlier_import_is_measured(plane: ControlPlane) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,8 +19,11 @@ from persister.ownership import ShardOwned
 from persister.rebuild import rebuild as rebuilding
 from persister.rebuild.rebuild import RebuildRefused, rebuild
 from persister.reconcile.reconcile import reconcile
+from tests.support.browsers import page_of
 from tests.support.deployment import Merchant, Process, engine_in_process, engine_of_processes, issue
+from tests.support.importing import a_campaign, bring, lines_of
 from tests.support.records import persist
+from tests.support.solving import EASY
 from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -50,6 +54,18 @@ async def test_what_was_redeemed_stays_so_and_a_retry_gets_its_answer(plane: Con
         assert (await merchant.redeem(codes[1], order="o1", key="k1"))[1]["code"] == "idempotency_key_reused"
         assert (await merchant.redeem(codes[0], key="k2"))[1]["code"] == "already_redeemed"
         assert [(await merchant.redeem(code))[0] for code in codes[1:]] == [200, 200, 409]  # of a stock of 3
+
+
+async def test_after_a_flush_pages_are_still_asked_for_codes_that_can_be_guessed(plane: ControlPlane) -> None:
+    weak, strong = await a_campaign(plane), await a_campaign(plane)
+    await bring(plane, weak, lines_of(f"{number:08}" for number in range(0, 20_000, 97)))
+    await bring(plane, strong, lines_of(sha256(bytes([number])).hexdigest()[:20] for number in range(99)))
+    await plane.redis.flushall()
+    await rebuilt(plane)
+    async with engine_in_process(plane, **EASY) as merchant:
+        pages = [await page_of(plane, merchant, campaign) for campaign in (weak, strong)]
+        asked = [(await page.redeem("0000-0000")).code == "challenge_required" for page in pages]
+    assert asked == [True, False]
 
 
 CHANGES: dict[str, dict[str, Any]] = {
