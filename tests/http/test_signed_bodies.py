@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 
 from engine.control import audit_log
 from engine.control.publishing import shard_version
 from engine.imports import records
 from tests.support.deployment import engine_in_process, issue
+from tests.support.importing import BrokenOff, in_pieces
 from tests.support.lanes import LANES
 from tests.support.signing import Signer, a_signer, batch_of
+from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -93,21 +96,16 @@ async def test_a_batch_has_a_key_of_its_own_only_for_its_signature(plane: Contro
         assert await send_batch(off, off.sign(body, "b", path=BATCH), body) == [(200, "False")]
 
 
-async def pieces_of(body: bytes, size: int = 1000) -> AsyncIterator[bytes]:
-    for at in range(0, len(body), size):
-        yield body[at : at + size]
-
-
 def csv_of(count: int) -> bytes:
     return b"code\n" + b"".join(b"SPRING-%05d\n" % number for number in range(count))
 
 
 async def send_import(
-    signer: Signer, campaign: str, body: bytes, *, signed: bytes, key: str = "file"
+    signer: Signer, campaign: str, body: bytes | AsyncIterator[bytes], *, signed: bytes
 ) -> tuple[int, Any]:
     path = f"/v1/campaigns/{campaign}/imports"
-    headers = signer.sign(signed, key, path=path, content_type="text/csv")
-    return await signer.send(headers, pieces_of(body), path=path)
+    headers = signer.sign(signed, "file", path=path, content_type="text/csv")
+    return await signer.send(headers, in_pieces(body) if isinstance(body, bytes) else body, path=path)
 
 
 @pytest.mark.parametrize("lane", LANES)
@@ -140,13 +138,43 @@ async def test_a_signed_import_is_compared_with_its_digest_before_its_codes_are_
     assert {entry.actor for entry in entries} == {signer.id}
 
 
+@pytest.mark.parametrize("lane", LANES)
+async def test_a_changed_import_that_breaks_off_is_discarded_by_hand(plane: ControlPlane, lane: str) -> None:
+    """Until then none of its codes is good, and the right file does not continue it."""
+    campaign, _ = await issue(plane, 1, kind="multi", max_uses=9)
+    body = csv_of(3000)
+    forged = body.replace(b"SPRING-00007", b"FORGED-00007")
+    async with engine_in_process(plane, lane=lane, import_chunk_lines=500) as merchant:
+        signer = await a_signer(plane, merchant, "redeem", "admin")
+
+        async def broken_off() -> AsyncIterator[bytes]:
+            yield forged[:30_000]
+            await wait_until_async(is_written)
+            raise BrokenOff
+
+        async def is_written() -> bool:
+            return any(one.lines for one in await records.page(plane, campaign, after=None, limit=9))
+
+        with pytest.raises(aiohttp.ClientError):
+            await send_import(signer, campaign, broken_off(), signed=body)
+        status, answer = await send_import(signer, campaign, body, signed=body)
+        assert (status, answer["code"]) == (422, "idempotency_key_reused")
+        (kept,) = await records.page(plane, campaign, after=None, limit=9)
+        assert (kept.state, kept.name) == ("running", "imp_1")
+        for number, code in enumerate(("FORGED-00007", "SPRING-00001")):
+            assert (await signer.redeem(code, f"k{number}"))[1]["code"] == "code_malformed"
+        await records.discard(plane, kept.name, actor="cli")
+        status, done = await send_import(signer, campaign, body, signed=body)
+        assert (status, done["accepted"], done["duplicates"]) == (201, 3000, 0)
+
+
 async def test_an_import_of_a_key_that_must_sign_is_signed(plane: ControlPlane) -> None:
     campaign, _ = await issue(plane, 1)
     path = f"/v1/campaigns/{campaign}/imports"
     async with engine_in_process(plane) as merchant:
         signer = await a_signer(plane, merchant, "admin")
         plain = {"Authorization": f"Bearer {signer.key}", "Content-Type": "text/csv"}
-        status, answer = await signer.send(plain, pieces_of(FLASH), path=path)
+        status, answer = await signer.send(plain, in_pieces(FLASH), path=path)
         assert (status, answer["code"]) == (401, "signature_required")
         forged = Signer(merchant, signer.id, signer.key, signer.keyid, "rs_another")
         status, answer = await send_import(forged, campaign, FLASH, signed=FLASH)
