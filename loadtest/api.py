@@ -94,7 +94,7 @@ class Api:
         rules = self.call("GET", "/v1/guard/rules")["items"]
         before = next(rule for rule in rules if rule["name"] == name)
         self.call("PUT", "/v1/guard/rules", {"rules": {name: mode}})
-        return before["mode"] if before["actor"] and before["mode"] != before["default"] else None
+        return before["mode"] if before["actor"] else None
 
     def blocks(self) -> Iterator[dict[str, Any]]:
         """Yield the blocks in force."""

@@ -41,7 +41,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
         default: the mode of the settings.
         would_have: what it would have done if it had been enforced, since it was set to ``observe``; None if
             Redis cannot be asked.
-        actor, changed_at: who set the mode, and when; None if nobody did.
+        actor, changed_at: who set the mode, and when; None if it is that of the settings.
     """
 
     name: str
@@ -114,7 +114,7 @@ def _figure(settings: Settings, name: str) -> int:
 
 
 async def _rules(plane: ControlPlane, connection: Connection) -> RuleList:
-    rows = {row["name"]: row for row in await connection.fetch(_SQL["list"])}
+    set_by = {row["name"]: row for row in await connection.fetch(_SQL["list"])}
     defaults = default_modes(plane.settings)
     try:
         observed = {
@@ -127,11 +127,11 @@ async def _rules(plane: ControlPlane, connection: Connection) -> RuleList:
         [
             Rule(
                 name=name,
-                mode=default if name not in rows else rows[name]["mode"] or default,
+                mode=set_by[name]["mode"] if name in set_by else default,
                 default=default,
                 would_have=None if observed is None else observed.get(name, 0),
-                actor=rows[name]["actor"] if name in rows else None,
-                changed_at=rows[name]["changed_at"] if name in rows else None,
+                actor=set_by[name]["actor"] if name in set_by else None,
+                changed_at=set_by[name]["changed_at"] if name in set_by else None,
             )
             for name, default in defaults.items()
         ]

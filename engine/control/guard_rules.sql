@@ -1,5 +1,5 @@
 -- name: list
-SELECT name, mode, actor, changed_at FROM guard_rules;
+SELECT name, mode, actor, changed_at FROM guard_rules WHERE mode IS NOT NULL;
 
 -- name: set
 INSERT INTO guard_rules (name, mode, actor, version) VALUES ($1, $2, $3, $4)

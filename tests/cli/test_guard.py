@@ -30,4 +30,6 @@ async def test_an_alert_is_listed_with_whom_it_is_about_until_it_is_acknowledged
 async def test_a_rule_is_observed_and_goes_back_to_what_the_settings_say(cli: Cli) -> None:
     observed = await cli.done("guard", "rules", "set", "score", "observe")
     assert "score         observe    set by cli  would have: 0\n" in observed
-    assert "score         off  " in await cli.done("guard", "rules", "set", "score", "default")
+    assert "score         off        by the settings\n" in await cli.done(
+        "guard", "rules", "set", "score", "default"
+    )

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from tests.support.load_tests import LoadTests
 
 
-async def mode(load: LoadTests, name: str) -> str:
+async def mode(load: LoadTests, name: str) -> tuple[str, str | None]:
+    """The mode of a rule, and who set it; None for the settings."""
     rules = await load.json("guard", "rules", "list")
-    return next(str(rule["mode"]) for rule in rules if rule["name"] == name)
+    return next((rule["mode"], rule["actor"]) for rule in rules if rule["name"] == name)
 
 
 async def test_guessers_are_blocked_and_buyers_who_mistype_are_not(load: LoadTests) -> None:
@@ -26,7 +27,7 @@ async def test_guessers_are_blocked_and_buyers_who_mistype_are_not(load: LoadTes
     assert answers["blocked"]
     assert answers["ok"] == result["verifier"]["acknowledged"] == result["verifier"]["events"] > 0
     assert result["latency_ms"]["mistype"]
-    assert await mode(load, "score") == "off"  # as it was
+    assert await mode(load, "score") == ("off", None)  # as it was
 
 
 @pytest.mark.parametrize("says", [(), ("--address-header", HEADER)], ids=["loopback", "header"])
@@ -40,7 +41,7 @@ async def test_a_botnet_is_challenged_and_buyers_who_solve_it_are_let_in(
     assert result["answers"]["ok"] == result["verifier"]["events"] > 0
     pages = [key for key in await load.json("keys", "list") if key["kind"] == "browser"]
     assert [key["revoked_at"] is None for key in pages] == [False]
-    assert await mode(load, "flood") == "off"
+    assert await mode(load, "flood") == ("off", None)
 
 
 async def test_a_guard_that_lets_guessers_go_on_is_found_out(load: LoadTests) -> None:
