@@ -5,6 +5,9 @@ writes each command to the disk before it answers. A redemption needs one of eac
 client with a persister at work, and with none. Then a load with a constant rate (open loop), as shares of the
 highest rate of a closed loop. Everything takes turns on the same servers, and results are medians of the
 rounds.
+
+``--beside DIRECTORY`` names another checkout of this repository: its engine gets the same loads with a
+constant rate, in turns, at shares of the highest rate that both can keep.
 """
 
 from __future__ import annotations
@@ -52,21 +55,33 @@ def main() -> None:
     parser.add_argument(
         "--requests", type=int, default=1000, help="requests of the single client in each round"
     )
-    parser.add_argument("--connections", type=int, default=256, help="connections of the open loop")
+    parser.add_argument(
+        "--connections", default="256", help="numbers of connections of the open loop, such as 16,256"
+    )
+    parser.add_argument("--beside", type=Path, help="another checkout to compare with")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory, testbed.servers(Path(directory)) as settings:
-        argv, environment = testbed.module(settings, testbed.ENGINE)
-        with testbed.running(argv, environment) as engine:
-            result = uvloop.run(_Latency(settings, engine, options).measure())
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        testbed.servers(Path(directory)) as settings,
+        contextlib.ExitStack() as running,
+    ):
+        engines = {"this": running.enter_context(testbed.running(*testbed.module(settings, testbed.ENGINE)))}
+        if options.beside:
+            command = testbed.engine_of(options.beside.resolve(), settings)
+            engines["beside"] = running.enter_context(testbed.running(*command))
+        result = uvloop.run(_Latency(settings, engines, options).measure())
     print(json.dumps(result, indent=2))
 
 
 class _Latency:
-    """The measurement of one engine."""
+    """The measurement of an engine, perhaps beside another one."""
 
-    def __init__(self, settings: Settings, engine: Contender, options: argparse.Namespace) -> None:
+    def __init__(
+        self, settings: Settings, engines: dict[str, Contender], options: argparse.Namespace
+    ) -> None:
         self._settings = settings
-        self._engine = engine
+        self._engines = engines
+        self._engine = engines["this"]
         self._options = options
 
     async def measure(self) -> dict[str, object]:
@@ -77,11 +92,15 @@ class _Latency:
         ):
             plane = ControlPlane(database, redis, settings)
             key = (await api_keys.create(plane, "bench", ["redeem"])).value.key
-            await self._redeem(plane, key, self._options.requests)  # warms up
+            for engine in self._engines.values():
+                await self._redeem(plane, key, self._options.requests, engine=engine)  # warms up
             return {
                 "one client": await self._beside_its_parts(plane, key),
                 "one client, persister": await self._beside_a_persister(plane, key),
-                "open loop": await self._at_rates(plane, key),
+                **{
+                    f"open loop, {connections} connections": await self._at_rates(plane, key, connections)
+                    for connections in map(int, self._options.connections.split(","))
+                },
             }
 
     async def _beside_its_parts(self, plane: ControlPlane, key: str) -> dict[str, object]:
@@ -120,35 +139,44 @@ class _Latency:
             "p99 at work / stopped": testbed.spread((one / other for one, other in pairs), 2),
         }
 
-    async def _at_rates(self, plane: ControlPlane, key: str) -> dict[str, object]:
-        connections = self._options.connections
-        full = await self._redeem(plane, key, SATURATION_REQUESTS, connections=connections)
-        await testbed.persist(self._settings)
-        found: dict[str, list[tuple[float, float]]] = {f"{share:.0%}": [] for share in SHARES}
-        for _ in range(self._options.rounds):
-            for share, name in zip(SHARES, found, strict=True):
-                rate = full.per_second * share
-                load = await self._redeem(
-                    plane, key, int(rate * OPEN_LOOP_S), connections=connections, per_second=rate
-                )
-                found[name].append((load.percentile_ms(0.5), load.percentile_ms(0.99)))
-                await testbed.persist(self._settings)
-        return {
-            "saturation, redemptions/s": round(full.per_second),
-            **{
-                f"at {name}": {
-                    "p50_ms": testbed.spread((p50 for p50, _ in rounds), 2),
-                    "p99_ms": testbed.spread((p99 for _, p99 in rounds), 2),
-                }
-                for name, rounds in found.items()
-            },
+    async def _at_rates(self, plane: ControlPlane, key: str, connections: int) -> dict[str, object]:
+        count = SATURATION_REQUESTS if connections > 1 else SATURATION_REQUESTS // 10
+        highest = {
+            name: (await self._redeem(plane, key, count, connections=connections, engine=engine)).per_second
+            for name, engine in self._engines.items()
         }
+        await testbed.persist(self._settings)
+        result: dict[str, object] = {"highest/s": {name: round(rate) for name, rate in highest.items()}}
+        for share in SHARES:
+            rate = min(highest.values()) * share
+            seen: dict[str, list[client.LoadRun]] = {name: [] for name in self._engines}
+            for number in range(self._options.rounds):
+                for name in list(self._engines)[:: 1 if number % 2 else -1]:
+                    load = await self._redeem(
+                        plane,
+                        key,
+                        int(rate * OPEN_LOOP_S),
+                        connections=connections,
+                        per_second=rate,
+                        engine=self._engines[name],
+                    )
+                    seen[name].append(load)
+                    await testbed.persist(self._settings)
+            result[f"at {share:.0%}"] = _percentiles(seen)
+        return result
 
     async def _redeem(
-        self, plane: ControlPlane, key: str, count: int, *, connections: int = 1, per_second: float = 0
+        self,
+        plane: ControlPlane,
+        key: str,
+        count: int,
+        *,
+        connections: int = 1,
+        per_second: float = 0,
+        engine: Contender | None = None,
     ) -> client.LoadRun:
         requests = await redemptions.redemptions(plane, key, count)
-        host, port = self._settings.host, self._engine.port
+        host, port = self._settings.host, (engine or self._engine).port
         if per_second:
             load = await client.run_at(host, port, requests, connections=connections, per_second=per_second)
         else:
@@ -179,6 +207,19 @@ class _Latency:
 
     def _socket(self) -> str:
         return self._settings.redis_url.partition("://")[2].partition("?")[0]
+
+
+def _percentiles(seen: dict[str, list[client.LoadRun]]) -> dict[str, object]:
+    """Return the percentiles of each engine, and the ratios of those of the same round."""
+    result: dict[str, object] = {}
+    for percent in (50, 99):
+        found = {name: [load.percentile_ms(percent / 100) for load in loads] for name, loads in seen.items()}
+        for name, values in found.items():
+            result[f"{name}, p{percent}_ms"] = testbed.spread(values, 2)
+        if "beside" in found:
+            pairs = zip(found["this"], found["beside"], strict=True)
+            result[f"p{percent}, this / beside"] = testbed.spread((ours / its for ours, its in pairs), 2)
+    return result
 
 
 @contextlib.asynccontextmanager

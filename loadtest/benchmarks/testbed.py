@@ -94,6 +94,19 @@ def module(settings: Settings, arguments: tuple[str, ...]) -> tuple[list[str], d
     return [sys.executable, "-m", *arguments], quiet.to_environ()
 
 
+def engine_of(checkout: Path, settings: Settings) -> tuple[list[str], dict[str, str]]:
+    """Return command and environment of the engine of another checkout, with its own compiled parts."""
+    command = [sys.executable, "-P", "-m", *ENGINE]
+    return command, _environment_of(checkout, replace(settings, log_level="warning"))
+
+
+def _environment_of(checkout: Path, settings: Settings) -> dict[str, str]:
+    """Only what is not at its default: another checkout need not know every setting."""
+    defaults = Settings().to_environ()
+    changed = {name: value for name, value in settings.to_environ().items() if value != defaults.get(name)}
+    return changed | {"PYTHONPATH": str(checkout)}
+
+
 def run_in_checkout(program: str, checkout: Path, settings: Settings) -> list[float]:
     """Run a Python program in a checkout of this repository, with the engine's settings.
 
@@ -101,7 +114,7 @@ def run_in_checkout(program: str, checkout: Path, settings: Settings) -> list[fl
     """
     done = subprocess.run(  # noqa: S603 - a program of ours
         [sys.executable, "-c", program],
-        env=without_settings(os.environ) | settings.to_environ() | {"PYTHONPATH": str(checkout)},
+        env=without_settings(os.environ) | _environment_of(checkout, settings),
         cwd=checkout,
         check=True,
         stdout=subprocess.PIPE,
