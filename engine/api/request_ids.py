@@ -2,6 +2,8 @@
 
 A caller may send an id of its own. It is used if it is well-formed and contains no code, because it may be
 logged.
+
+``PROCESS`` and ``next_number`` make up a new id. The express lane puts them together itself.
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ if TYPE_CHECKING:
 
 HEADER: Final = "Request-Id"
 _WELL_FORMED: Final = re.compile(r"[A-Za-z0-9._~+/=:@-]{1,128}")
-_PROCESS: Final = f"req-{secrets.token_hex(6)}-"
-_next_number: Final = itertools.count(1).__next__
+PROCESS: Final = f"req-{secrets.token_hex(6)}-"
+next_number: Final = itertools.count(1).__next__
 
 
 def make_request_id() -> str:
     """Return a new id: random for each process, then a number. It costs a fraction of a microsecond."""
-    return f"{_PROCESS}{_next_number():x}"
+    return f"{PROCESS}{next_number():x}"
 
 
 def request_id_of(given: Sequence[str], contains_code: Callable[[str], bool]) -> str:

@@ -21,13 +21,14 @@ import msgspec
 
 from engine.api.bodies import UP_TO_BALANCE, RedeemRequest, parse_redeem_request
 from engine.api.checks import CAMPAIGN_LENGTH_MAX
+from engine.api.request_ids import PROCESS, next_number
 from engine.codes.formats import BASE32, DIGITS, FORMATS, LAST_SYMBOLS, normalise, split
 from engine.codes.texts import SHORTEST_CODE
 from engine.encoding import canonical
 from engine.errors import Refusal
 from engine.guard.labels import places_of
 from engine.lane.head import HEAD_BYTES_MAX, KEY, REQUEST_ID, SIGNED
-from engine.lane.protocol import FastLane
+from engine.lane.protocol import ROUTE, FastLane
 from engine.lookup.decoder import masked
 from engine.redemption.assertions import Assertions
 from engine.redemption.attempt import Attempt
@@ -71,6 +72,8 @@ cdef list _finders = [
     (REQUEST_ID_GIVEN, REQUEST_ID.search),
     *zip((CONTENT_DIGEST, SIGNATURE_INPUT, SIGNATURE), [pattern.search for pattern in SIGNED]),
 ]
+cdef object _next_number = next_number
+cdef bytes _process = PROCESS.encode()
 cdef object _to_json = msgspec.json.Encoder().encode
 
 _REQUEST_ID_CHARACTERS = frozenset(string.ascii_letters + string.digits + "._~+/=:@-")
@@ -440,12 +443,14 @@ cdef class Answer:
     """The parts of the answers for one batch that do not differ between redemptions."""
 
     cdef object batch, campaign
+    cdef tuple counted_as  # in the telemetry's outcomes
     cdef bytes to_code  # from behind the id to the last symbols of the code
     cdef bytes to_balance  # from behind the amount to the balance
 
     def __init__(self, batch, campaign, last4):
         shown = _to_json(masked(batch, last4))[: -1 - len(last4)]
         self.batch, self.campaign = batch, campaign
+        self.counted_as = "redeem", "redeemed", campaign.id
         self.to_code = b'","status":"redeemed","campaign":' + _to_json(campaign.id) + b',"code":' + shown
         self.to_balance = b',"currency":' + _to_json(campaign.currency)
 
@@ -459,13 +464,13 @@ cdef inline char *_put_bytes(char *to, bytes data) noexcept:
     return _put(to, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
 
-cdef inline char *_put_number(char *to, Py_ssize_t number) noexcept:
+cdef inline char *_put_number(char *to, Py_ssize_t number, int base=10) noexcept:
     cdef char digits[20]
     cdef int count = 0
     while True:
-        digits[count] = 48 + number % 10
+        digits[count] = <char>b"0123456789abcdef"[number % base]
         count += 1
-        number //= 10
+        number //= base
         if number == 0:
             break
     while count:
@@ -479,7 +484,7 @@ cdef class Desk:
     """Starts the redemptions of all express lanes of a worker, and writes their answers."""
 
     cdef object known_with, guard, configuration, dispatcher, contains_issued, shortest_code, find
-    cdef object answers, count_outcome, now, shared, settings, code_in_texts, count_left, verify_at_once
+    cdef object answers, outcomes, now, shared, settings, code_in_texts, count_left, verify_at_once
     cdef Limits limits
     cdef Py_ssize_t body_bytes_max
     cdef long version  # of the configuration that the next value is of
@@ -490,6 +495,7 @@ cdef class Desk:
     cdef bytes head
     cdef Py_ssize_t at_ms
     cdef bytes at_text
+    cdef list durations
     cdef list formats
     cdef readonly Templates templates
 
@@ -501,7 +507,8 @@ cdef class Desk:
         self.shortest_code, self.version, self.shortest = resolver.shortest_code, -1, 0
         self.shared = shared
         self.answers = shared.answers
-        self.count_outcome = core.dispatcher.telemetry.outcome
+        self.outcomes = core.dispatcher.telemetry.outcomes
+        self.durations = core.dispatcher.telemetry.durations(ROUTE, 200)
         self.body_bytes_max = shared.heads.body_bytes_max
         self.now = shared.now
         self.settings, self.code_in_texts = core.settings, core.code_in_texts
@@ -686,6 +693,13 @@ cdef class Desk:
             self.at_text, self.at_ms = instant(at_ms).encode(), at_ms
         return self.at_text
 
+    cdef bytes request_id(self, object given):
+        """The request's id, as ``request_ids`` makes it."""
+        if given is not None:
+            return (<str>self.shared.request_id(given)).encode()
+        cdef char digits[20]
+        return _process + digits[: _put_number(digits, _next_number(), 16) - digits]
+
     cdef bytes head_of_now(self):
         cdef long second = unix_time(NULL)
         if second != self.second:
@@ -829,7 +843,7 @@ cdef class ExpressRedemption:
         cdef Desk desk = self.desk
         cdef Answer parts = desk.answer_of(self)
         cdef object lane = self.lane
-        desk.count_outcome("redeem", "redeemed", self.campaign.id)
+        desk.outcomes[parts.counted_as] += 1
         note = desk.dispatcher.note
         if note is not None:
             client = None if self.asked is None else self.asked.client
@@ -843,7 +857,7 @@ cdef class ExpressRedemption:
         cdef bytes shard = b"%d" % self.location.shard
         cdef bytes last4 = (<str>self.last4).encode()
         cdef bytes at_text = desk.instant_of(at_ms)
-        cdef bytes request_id = (<str>desk.shared.request_id(lane._request_id)).encode()
+        cdef bytes request_id = desk.request_id(lane._request_id)
         cdef bytes head = desk.head_of_now()
         cdef bytes user = self._in_json(self.user)
         cdef bytes order = self._in_json(self.order)
@@ -896,7 +910,17 @@ cdef class ExpressRedemption:
         to = _put_bytes(to, at_text)
         to = _put(to, b'","replayed":false}', 19)
         transport.write(answer)
-        lane._sent(200)
+        desk.durations.append(<double>perf_counter() - <double>lane._began)
+        lane._has_answered = True
+        lane._since = desk.now()
+        if (
+            lane._received
+            or lane._says_no_more
+            or lane._reading_paused
+            or lane._head.is_last
+            or desk.shared.stopping
+        ):
+            lane._proceed()
 
 
 # the lane

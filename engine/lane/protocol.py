@@ -201,6 +201,10 @@ class FastLane(asyncio.Protocol):
         self._shared.telemetry.request(ROUTE, status, perf_counter() - self._began)
         self._has_answered = True
         self._since = self._shared.now()
+        self._proceed()
+
+    def _proceed(self) -> None:
+        """Close the connection if this was its last answer; else look at what has come meanwhile."""
         if self._head.is_last or self._shared.stopping:
             self._close()
         elif self._received or self._says_no_more or self._reading_paused:

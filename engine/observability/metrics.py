@@ -131,12 +131,15 @@ class Telemetry:
     """The counts of one worker on the redeem path.
 
     ``campaigns_max``: so many campaigns have numbers of their own; later ones count as ``other``.
+
+    Attributes:
+        outcomes: answered attempts by operation, outcome and campaign. Compiled code counts here itself.
     """
 
     def __init__(self, campaigns_max: int = 0) -> None:
         self._campaigns_max = campaigns_max
         self._campaigns: set[str] = set()
-        self._outcomes: Tally[tuple[str, str, str]] = Tally()
+        self.outcomes: Tally[tuple[str, str, str]] = Tally()
         self._requests: dict[tuple[str, int], list[float]] = {}
         self._refused: Tally[str] = Tally()
         self._left: Tally[str] = Tally()
@@ -146,7 +149,7 @@ class Telemetry:
 
     def outcome(self, operation: str, code: str, campaign: str = "") -> None:
         """Count an answered attempt. ``code``: its success, ``replayed``, or a refusal or fault code."""
-        self._outcomes[operation, code, campaign] += 1
+        self.outcomes[operation, code, campaign] += 1
 
     def redeemed_together(self, campaigns: Iterable[str]) -> None:
         """Count the codes of a combined redemption, by the campaign of each."""
@@ -156,11 +159,14 @@ class Telemetry:
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count a request. ``route``: method and path of the route, or ``other``."""
-        durations = self._requests.get((route, status))
-        if durations is None:
-            self._requests[route, status] = [seconds]
-        else:
-            durations.append(seconds)
+        self.durations(route, status).append(seconds)
+
+    def durations(self, route: str, status: int) -> list[float]:
+        """The seconds of the requests that are not in the metrics yet. It is the same list for ever."""
+        found = self._requests.get((route, status))
+        if found is None:
+            found = self._requests[route, status] = []
+        return found
 
     def refused_request(self, code: str) -> None:
         """Count a request that was refused without an attempt on a code."""
@@ -184,17 +190,19 @@ class Telemetry:
 
     def flush(self) -> None:
         """Move the counts into the metrics."""
-        outcomes, self._outcomes = self._outcomes, Tally()
-        for (operation, outcome, campaign), count in outcomes.items():
+        for (operation, outcome, campaign), count in self.outcomes.items():
             ATTEMPTS.labels(operation, outcome).inc(count)
             self._live.add_outcome(operation, outcome, campaign, count)
             if campaign and self._campaigns_max:
                 CAMPAIGN_ATTEMPTS.labels(self._campaign_label(campaign), outcome).inc(count)
-        requests, self._requests = self._requests, {}
-        for (route, status), durations in requests.items():
+        self.outcomes.clear()
+        for (route, status), durations in self._requests.items():
+            if not durations:
+                continue
             counts = _add_values(REQUEST_SECONDS.labels(route, str(status)), durations)
             if route == _REDEEM_ROUTE:
                 self._live.add_durations(counts)
+            durations.clear()
         refused, self._refused = self._refused, Tally()
         for code, count in refused.items():
             REFUSED_REQUESTS.labels(code).inc(count)
