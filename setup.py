@@ -1,7 +1,7 @@
 """Builds the compiled modules. All else about the distribution is in pyproject.toml.
 
 Without a compiler or Python.h they are left out: plain redemptions run in the python lane, numpy decrypts
-codes, Python counts what sources try, and the persister decodes events.
+codes, Python counts what sources try, the persister decodes events, and a rebuild makes all its records.
 """
 
 from pathlib import Path
@@ -13,6 +13,7 @@ SOURCES = {
     "engine.guard._limits": Path("engine/guard/_limits.pyx"),
     "engine.lane._express": Path("engine/lane/_express.pyx"),
     "persister.ingest._packed_rows": Path("persister/ingest/_packed_rows.pyx"),
+    "persister.rebuild._plain_records": Path("persister/rebuild/_plain_records.pyx"),
 }
 
 

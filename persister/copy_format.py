@@ -6,18 +6,44 @@ All columns must be integers and never null, so that every row has the same widt
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from numpy.typing import NDArray
+
+    from engine.postgres_types import Connection
 
 CHUNK_BYTES: Final = 1 << 22
 _SIGNATURE_BYTES: Final = 19  # signature, flags, no extension
 _TRAILER_BYTES: Final = 2
+
+
+async def copy_rows(
+    connection: Connection, take: Callable[[bytes], Awaitable[None]], sql: str, *arguments: object
+) -> None:
+    """Give the binary rows of a query to ``take``, piece by piece; none after an error of ``take``.
+
+    The error is raised once all rows have come: if taking the last piece fails, asyncpg waits for ever with
+    the next query.
+    """
+    failed: BaseException | None = None
+
+    async def take_unless_failed(piece: bytes) -> None:
+        nonlocal failed
+        if failed is None:
+            try:
+                await take(piece)
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - raised below
+                failed = error
+
+    await connection.copy_from_query(sql, *arguments, output=take_unless_failed, format="binary")
+    if failed is not None:
+        raise failed
 
 
 class BinaryRows:

@@ -25,7 +25,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from engine.cli import guard_findings, machine_findings, part_findings
 from engine.cli.append_only_file import check_append_only_file
 from engine.cli.connect import server_urls
-from engine.cli.lane_finding import check_event_reader, check_lane, check_limits
+from engine.cli.lane_finding import check_event_reader, check_lane, check_limits, check_rebuild_records
 from engine.codes import mint_keys
 from engine.control import mint_key_checks
 from engine.control.publishing import missing_in_ledger
@@ -95,7 +95,7 @@ async def examine(settings: Settings) -> list[Finding]:
     findings = [*_durability(settings), _disk(settings), check_open_files(settings), check_lane(settings)]
     findings += part_findings.restarts(settings.run_dir)
     findings += machine_findings.supervisors(settings.run_dir)
-    findings += [check_limits(), check_event_reader()]
+    findings += [check_limits(), check_event_reader(), check_rebuild_records()]
     try:
         redis_url, database_url = server_urls(settings)
     except StoreUnavailable as fault:

@@ -9,6 +9,7 @@ from engine.health.redis_checks import Finding, Verdict
 from engine.lane.choice import HOW_TO_BUILD, chosen_lane
 from engine.settings import SettingsError
 from persister.ingest import entries
+from persister.rebuild import idempotency_records
 
 if TYPE_CHECKING:
     from engine.settings import Settings
@@ -46,3 +47,11 @@ def check_event_reader() -> Finding:
         f"the compiled reader was not built, so the persister reads in Python, at more cost: {HOW_TO_BUILD}"
     )
     return Finding("event reader", Verdict.OK, says)
+
+
+def check_rebuild_records() -> Finding:
+    """Say which code restores the idempotency records of plain redemptions."""
+    if idempotency_records.COMPILED:
+        return Finding("rebuild records", Verdict.OK, "compiled code restores idempotency records")
+    says = f"what restores idempotency records was not built, so Python does, at more cost: {HOW_TO_BUILD}"
+    return Finding("rebuild records", Verdict.OK, says)

@@ -10,11 +10,13 @@ import hashlib
 import os
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Free, PyMem_Realloc
+from cpython.mem cimport PyMem_Free
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int32_t, int64_t, uint64_t
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memchr, memcmp
+
+from persister.byte_buffer cimport Buffer, add, get_big, grow, put_big
 
 from engine.store.event_lines import decode_line, packed_entry
 
@@ -75,11 +77,6 @@ cdef struct Span:
     int form
     int64_t number
 
-cdef struct Buffer:
-    char *begin
-    Py_ssize_t length
-    Py_ssize_t room
-
 cdef enum:  # what a value may be
     IS_TEXT = 1
     OR_NULL = 2
@@ -101,30 +98,6 @@ _row_order[:] = [
 cdef bytes _SIGNATURE = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 cdef bytes _TRAILER = b"\xff\xff"
 cdef bytes _HEAD = b"redeem ledger 1"
-
-
-cdef int grow(Buffer *buffer, Py_ssize_t more) except -1:
-    cdef Py_ssize_t room = buffer.room * 2 if buffer.room * 2 >= buffer.length + more else buffer.length + more + 4096
-    cdef void *moved = PyMem_Realloc(buffer.begin, room)
-    if moved == NULL:
-        raise MemoryError
-    buffer.begin, buffer.room = <char *>moved, room
-    return 0
-
-
-cdef inline int add(Buffer *buffer, const char *begin, Py_ssize_t length) except -1:
-    if buffer.length + length > buffer.room:
-        grow(buffer, length)
-    memcpy(buffer.begin + buffer.length, begin, length)
-    buffer.length += length
-    return 0
-
-
-cdef inline void put_big(char *to, uint64_t number, int width) noexcept nogil:
-    cdef int at
-    for at in range(width - 1, -1, -1):
-        to[at] = <char>(number & 255)
-        number >>= 8
 
 
 cdef inline int add_big(Buffer *buffer, int64_t number, int width) except -1:
@@ -440,7 +413,7 @@ cdef class PackedRows:
         cdef Py_ssize_t at
         cdef char *row
         for at in range(self.rows):
-            row = begin + big(self.starts.begin + 8 * at)
+            row = begin + get_big(self.starts.begin + 8 * at, 8)
             put_big(row + SHARD_AT, <uint64_t>shard, 2)
             put_big(row + SEQ_AT, <uint64_t>(first_seq + at), 8)
         return copied
@@ -493,14 +466,6 @@ cdef class PackedRows:
     def seals(self):
         """The ``user_seal`` of each row."""
         return [self.salts[at * SALT : (at + 1) * SALT] for at in range(self.rows)]
-
-
-cdef inline uint64_t big(const char *begin) noexcept nogil:
-    cdef uint64_t number = 0
-    cdef int at
-    for at in range(8):
-        number = number << 8 | <unsigned char>begin[at]
-    return number
 
 
 cdef inline bint is_same(Span *one, Span *other) noexcept nogil:

@@ -53,6 +53,7 @@ class BulkWriter:
         self._ending: set[str] = set()  # hashes that have one
         self._packed: list[bytes] = []
         self._bytes = 0
+        self._commands = 0
         self._sending: asyncio.Future[None] | None = None
 
     def put(self, key: str, field: Value, value: Value, ends_at_s: int = 0) -> None:
@@ -73,8 +74,13 @@ class BulkWriter:
     async def add(self, *command: Value) -> None:
         """Send any other command, now or with the next ones."""
         packed = hiredis.pack_command(command)  # type: ignore[arg-type] # its stub forgets numbers and lists
+        await self.add_packed(packed, 1)
+
+    async def add_packed(self, packed: bytes, commands: int) -> None:
+        """Send so many commands, which are packed already."""
         self._packed.append(packed)
         self._bytes += len(packed)
+        self._commands += commands
         if self._bytes >= SENT_BYTES:
             await self._send()
 
@@ -101,9 +107,10 @@ class BulkWriter:
 
     async def _send(self) -> None:
         await self._sent()
-        packed, self._packed, self._bytes = self._packed, [], 0
+        packed, commands = b"".join(self._packed), self._commands
+        self._packed, self._bytes, self._commands = [], 0, 0
         if packed:
-            self._sending = asyncio.ensure_future(asyncio.to_thread(self._exchange, packed))
+            self._sending = asyncio.ensure_future(asyncio.to_thread(self._exchange, packed, commands))
 
     async def _sent(self) -> None:
         await self.settle()
@@ -111,7 +118,7 @@ class BulkWriter:
             sending, self._sending = self._sending, None
             sending.result()
 
-    def _exchange(self, packed: list[bytes]) -> None:
-        self._connection.send_packed_command([b"".join(packed)])
-        for _ in packed:
+    def _exchange(self, packed: bytes, commands: int) -> None:
+        self._connection.send_packed_command([packed])
+        for _ in range(commands):
             self._connection.read_response()

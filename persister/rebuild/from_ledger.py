@@ -15,7 +15,7 @@ import numpy as np
 from engine.queries import queries
 from engine.store import keys
 from engine.store.events import HOLD_EVENTS
-from persister.copy_format import BinaryRows
+from persister.copy_format import BinaryRows, copy_rows
 from persister.reconcile.code_state import may_be_same_user
 from persister.reconcile.expected_state import read_pseudonyms
 
@@ -35,7 +35,7 @@ _COUNTED: Final = {
     _ROLLBACKS: _SQL["rolled_back"],
     _ADJUSTMENTS: _SQL["adjusted"],
 }
-_FETCH_ROWS: Final = 5000
+FETCH_ROWS: Final = 5000
 
 Part: TypeAlias = "tuple[int, int]"
 """Number of a part of the idempotency keys, and how many parts there are."""
@@ -176,9 +176,9 @@ async def read_rebuilt_state(
     state = await read_batches(connection, shards)
     for kind in _COUNTED:
         await _count(connection, state, kind, report)
-    async for row in connection.cursor(_SQL["rollbacks"], prefetch=_FETCH_ROWS):
+    async for row in connection.cursor(_SQL["rollbacks"], prefetch=FETCH_ROWS):
         state.take_rollback(row)
-    async for row in connection.cursor(_SQL["voids"], prefetch=_FETCH_ROWS):
+    async for row in connection.cursor(_SQL["voids"], prefetch=FETCH_ROWS):
         if batch := state.batches.get(row["batch"]):
             batch.void.append(row["serial"])
     for hold in [hold async for hold in _live_holds(connection, state.names_erased)]:
@@ -211,21 +211,21 @@ async def _count(
         report(state.events)
 
     reading = BinaryRows(_COLUMNS, take)
-    await connection.copy_from_query(_COUNTED[kind], output=reading.take, format="binary")
+    await copy_rows(connection, reading.take, _COUNTED[kind])
     take(reading.finish())
 
 
 async def fetch_pages(connection: Connection, sql: str, *arguments: object) -> AsyncIterator[list[Any]]:
     """The rows of a query in pages; ``connection`` is in a transaction."""
     cursor = await connection.cursor(sql, *arguments)
-    while rows := await cursor.fetch(_FETCH_ROWS):
+    while rows := await cursor.fetch(FETCH_ROWS):
         yield rows
 
 
 async def _live_holds(connection: Connection, names_erased: Collection[str]) -> AsyncIterator[LedgerHold]:
     code: tuple[int, int] | None = None
     live: dict[str, Any] = {}
-    async for row in connection.cursor(_SQL["holds"], prefetch=_FETCH_ROWS):
+    async for row in connection.cursor(_SQL["holds"], prefetch=FETCH_ROWS):
         if (row["batch"], row["serial"]) != code:
             for hold in _as_holds(live):
                 yield hold
@@ -286,9 +286,7 @@ async def balances_after_events(
     live: defaultdict[tuple[int, int], dict[str, Any]] = defaultdict(dict)
     if not batches:
         return left
-    async for row in connection.cursor(
-        _SQL["balance_events"], since_ms, batches, *part, prefetch=_FETCH_ROWS
-    ):
+    async for row in connection.cursor(_SQL["balance_events"], since_ms, batches, *part, prefetch=FETCH_ROWS):
         code = row["batch"], row["serial"]
         before = track_hold(live[code], row, state.names_erased)
         amount = row["amount"] or 0

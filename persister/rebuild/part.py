@@ -18,7 +18,7 @@ from persister.ownership import REBUILD_PARTS_LOCK, share_lock
 from persister.program import run_program
 from persister.rebuild.bulk_writer import open_bulk_writer
 from persister.rebuild.from_ledger import read_batches
-from persister.rebuild.to_redis import write_idempotency_records
+from persister.rebuild.idempotency_records import write_idempotency_records
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

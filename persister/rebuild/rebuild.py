@@ -27,6 +27,7 @@ from persister.ingest.reader import StreamBehind, StreamReader
 from persister.ownership import REBUILD_PARTS_LOCK, own_shards, wait_until_free
 from persister.rebuild import from_ledger, to_redis
 from persister.rebuild.bulk_writer import open_bulk_writer
+from persister.rebuild.idempotency_records import write_idempotency_records
 from persister.rebuild.parts import parts_needed, write_parts
 from persister.servers import REPLY_TIMEOUT_S
 
@@ -185,9 +186,7 @@ async def _write_redis(
         await to_redis.write_state(writer, state, hold_ttl_ms)
         await to_redis.write_users(writer, connection, state, partial(report, "users counted"))
         if beside is None:
-            await to_redis.write_idempotency_records(
-                writer, connection, state, since_ms, hold_ttl_ms, report=keyed
-            )
+            await write_idempotency_records(writer, connection, state, since_ms, hold_ttl_ms, report=keyed)
         else:
             await beside
     if state.unknown:

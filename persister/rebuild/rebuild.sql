@@ -71,19 +71,21 @@ SELECT campaign, user_id, count(*) AS redemptions
  GROUP BY campaign, user_id;
 
 -- name: keyed_events
--- Events under an Idempotency-Key since a time, key by key: those of part $2 of $3 parts. An event's stream id is never before its time, and the
--- ledger is partitioned and indexed by stream id.
-SELECT actor || ' ' || idempotency_key AS name, type, batch, serial, user_id, coalesce(order_ref, '') AS order_ref, amount,
-       shard || '-' || stream_ms || '-' || stream_seq AS event, stream_ms, fingerprint, redemption, campaign, last4, actor,
+-- Events under an Idempotency-Key since a time, key by key: those of part $2 of $3 parts. An event's stream id is never
+-- before its time, and the ledger is partitioned and indexed by stream id. What is null of a redemption is not needed of it.
+SELECT type, batch, serial, shard, stream_ms, stream_seq, amount, fingerprint, actor, idempotency_key, user_id, order_ref,
+       CASE WHEN type <> 'redeemed' THEN redemption END AS redemption,
+       CASE WHEN type <> 'redeemed' THEN campaign END AS campaign,
+       CASE WHEN type <> 'redeemed' THEN last4 END AS last4,
        CASE type WHEN 'rolled_back' THEN (
            SELECT sum(coalesce(e.amount, 0))::bigint FROM ledger AS e
             WHERE e.redemption = l.redemption AND e.type NOT IN ('redeemed', 'confirmed') AND e.type = 'rolled_back'
               AND (e.stream_ms, e.stream_seq) <= (l.stream_ms, l.stream_seq)
        ) END AS given_back
   FROM ledger AS l
- WHERE idempotency_key IS NOT NULL AND at_ms >= $1 AND stream_ms >= $1 AND last4 <> ''
+ WHERE idempotency_key IS NOT NULL AND at_ms >= $1 AND stream_ms >= $1 AND l.last4 <> ''
    AND ($3 = 1 OR (hashtext(idempotency_key) & 2147483647) % $3 = $2)
- ORDER BY l.actor, l.idempotency_key, shard, l.stream_ms, stream_seq;
+ ORDER BY l.actor, l.idempotency_key, l.shard, l.stream_ms, l.stream_seq;
 
 -- name: keyed_count
 -- How many events `keyed_events` finds in all its parts; not more than $2.

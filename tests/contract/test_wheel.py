@@ -28,6 +28,7 @@ COMPILED: Final = (
     "engine/guard/_limits",
     "engine/lane/_express",
     "persister/ingest/_packed_rows",
+    "persister/rebuild/_plain_records",
 )
 # As where Cython cannot be imported: only the sources that were generated before can be compiled.
 WITHOUT_CYTHON: Final = (

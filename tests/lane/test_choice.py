@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.cli.lane_finding import check_event_reader, check_lane, check_limits
+from engine.cli.lane_finding import check_event_reader, check_lane, check_limits, check_rebuild_records
 from engine.guard import limits
 from engine.health.redis_checks import Verdict
 from engine.lane import choice
 from engine.lane.choice import MODULE, chosen_lane, is_built
 from engine.settings import Settings, SettingsError, load
 from persister.ingest import entries
+from persister.rebuild import idempotency_records
 from tests.support.deployment import engine_in_process
 from tests.support.lanes import LANES
 
@@ -58,6 +59,14 @@ def test_the_doctor_says_which_code_reads_the_events(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(entries, "COMPILED", False)
     assert "reads in Python" in check_event_reader().says
     assert "gcc" in check_event_reader().says
+
+
+def test_the_doctor_says_which_code_restores_idempotency_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idempotency_records, "COMPILED", True)
+    assert "compiled code restores" in check_rebuild_records().says
+    monkeypatch.setattr(idempotency_records, "COMPILED", False)
+    assert "Python does" in check_rebuild_records().says
+    assert "gcc" in check_rebuild_records().says
 
 
 def test_the_doctor_says_which_code_counts_for_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:

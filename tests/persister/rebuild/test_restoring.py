@@ -62,7 +62,7 @@ def shards(request: pytest.FixtureRequest) -> int:
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows, fields and bytes by the handful, so that everything goes on in another piece than it began in."""
     monkeypatch.setattr(copy_format, "CHUNK_BYTES", 100)
-    monkeypatch.setattr(from_ledger, "_FETCH_ROWS", 2)
+    monkeypatch.setattr(from_ledger, "FETCH_ROWS", 2)
     monkeypatch.setattr(bulk_writer, "FIELDS_MAX", 5)
     monkeypatch.setattr(bulk_writer, "SENT_BYTES", 300)
 

@@ -1,0 +1,13 @@
+from collections.abc import Mapping
+from typing import Any
+
+COLUMNS: tuple[str, ...]
+
+class PlainRecords:
+    gathered: int
+    rows: int
+
+    def __init__(self, shards: int, pinned: Mapping[int, int]) -> None: ...
+    def take(self, piece: bytes | bytearray) -> list[list[dict[str, Any]]]: ...
+    def finish(self) -> None: ...
+    def commands(self, bytes_max: int) -> tuple[bytes, int]: ...
