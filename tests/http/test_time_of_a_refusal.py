@@ -15,11 +15,13 @@ from engine.control import campaigns, voids
 from engine.control.campaigns import CampaignChange
 from engine.control.voids import VoidDeclaration
 from engine.redemption.one_answer import OneAnswerCheck, OneAnswerHold, OneAnswerRedemption
+from engine.store import keys
 from tests.support.browsers import FREE, page_of
 from tests.support.deployment import engine_in_process, engine_of_processes, issue, mint, mint_batch
 from tests.support.lanes import LANES
 from tests.support.rank_test import rank_difference
 from tests.support.timed_calls import MORE_FIELDS, TimedCalls
+from tests.support.waiting import wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -142,6 +144,28 @@ async def test_redis_does_as_much_for_it(
     for path, by_reason in done.items():
         assert set(by_reason.values()) == {by_reason["unknown "]}, (path, by_reason)
         assert by_reason["unknown "].commands > 0
+
+
+@pytest.mark.parametrize("code", ["unknown", "spent", "fresh"])
+async def test_every_refusal_waits_for_expired_holds(plane: ControlPlane, redis: Redis, code: str) -> None:
+    """A fresh code of a sold-out campaign must wait, so a made-up code waits too."""
+    own, (held, spent, fresh) = await issue(plane, 3, stock=2)
+    codes = {"unknown": UNKNOWN, "spent": spent, "fresh": fresh}
+    seldom = FREE | {"hold_expiry_interval_ms": 3_600_000}
+
+    async def expired() -> int:
+        seconds, _ = await redis.time()
+        return int(await redis.zcount(keys.holds_expiry(0), "-inf", seconds * 1000))
+
+    async with engine_in_process(plane, **seldom) as merchant:
+        page = await page_of(plane, merchant, own)
+        assert (await page.redeem(spent)).status == 200
+        body = {"code": held, "user": "ann", "order": "o-1", "ttl_s": 1}
+        assert (await page.post("/v1/holds", body)).status == 200
+        await wait_until_async(expired)
+        found = await page.redeem(codes[code])
+        assert await expired() == 0
+    assert found.status == (200 if code == "fresh" else 404)  # what was held can be sold again
 
 
 @dataclass(frozen=True)
