@@ -63,8 +63,8 @@ class Peer:
     appendfsync: str = "always"
 
 
-def _ours(arguments: tuple[str, ...]) -> Callable[[Bench, Path], Command]:
-    return lambda bench, _: testbed.module(bench.settings, arguments)
+def _ours(arguments: tuple[str, ...], lane: str = "") -> Callable[[Bench, Path], Command]:
+    return lambda bench, _: testbed.module(replace(bench.settings, lane=lane), arguments)
 
 
 def _environment(bench: Bench, port: int) -> dict[str, str]:
@@ -136,6 +136,13 @@ PEERS: Final = (
         store="engine",
         codes_per_s=60_000,
         start=_ours(testbed.ENGINE),
+    ),
+    Peer(
+        name="python lane",
+        does="the same engine without its compiled lane",
+        store="engine",
+        codes_per_s=60_000,
+        start=_ours(testbed.ENGINE, lane="python"),
     ),
     Peer(
         name="bare",
