@@ -183,12 +183,15 @@ class Resolver:
             self._looking_up = asyncio.create_task(self._look_up_all())
 
     def _leave_to_confirm(self, unresolved: list[PendingLookup]) -> None:
-        alike = [lookup for lookup in unresolved if lookup.looked_up_alike]
-        for lookup in alike:
-            self._not_found(lookup)
-        if alike:
-            unresolved = [lookup for lookup in unresolved if not lookup.looked_up_alike]
-        admitted = _admit(unresolved, self._settings.unknown_codes_max - self._unknown)
+        others = []
+        for lookup in unresolved:
+            if lookup.looked_up_alike:
+                self._not_found(lookup)
+            else:
+                others.append(lookup)
+        if not others:
+            return
+        admitted = _admit(others, self._settings.unknown_codes_max - self._unknown)
         if not admitted:
             return
         self._unknown += len(admitted)
@@ -296,7 +299,8 @@ class Resolver:
         if self._decoder.missing:
             lookup.failed(StoreUnavailable("mint keys are missing"))
         else:
-            is_written_so = any(prefix != IMPOSSIBLE_PREFIX for _, _, prefix in lookup.readings)
+            readings = lookup.readings  # a stand-in is the only one
+            is_written_so = bool(readings) and readings[0][2] != IMPOSSIBLE_PREFIX
             could_be = is_written_so or self._decoder.imported_batches
             lookup.refused("code_not_found" if could_be else "code_malformed")
 

@@ -24,6 +24,14 @@ local function read_in_vain()
     redis.call('HGET', held_key, '')
 end
 
+-- Of a code that is void by its batch or its range no state is read, so another string is read for it.
+local function read_state_bytes(at)
+    if not first_byte[at] then
+        find_bytes()
+    end
+    state_bytes[at] = redis.call('GETRANGE', at == 0 and version_key or KEYS[at], first_byte[at], last_byte[at])
+end
+
 local function read_hold(campaign)
     found_hold = look_for_hold(campaign)
     if not found_hold then
@@ -34,13 +42,7 @@ end
 
 -- Reads all that any decision on the attempt could need. Decisions find here what was read.
 local function read_everything(campaign)
-    local at = state_at[attempt]
-    if at == 0 then
-        read_in_vain()
-    else
-        state_bytes[at] = nil
-        read_stored_state(at, offset[attempt])
-    end
+    read_state_bytes(state_at[attempt])
     read_hold(campaign)
     if used_at[attempt] then
         read_used(campaign)

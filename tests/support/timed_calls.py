@@ -32,21 +32,21 @@ class TimedCalls:
         )
 
     def run(
-        self, calls: Mapping[str, Mapping[str, Sequence[str]]], chance: random.Random
+        self, codes: Mapping[str, Mapping[str, Sequence[str]]], calls: int, chance: random.Random
     ) -> dict[str, dict[str, list[float]]]:
-        """Make all calls in random order: for each path, codes by the names of their refusals.
+        """Make so many calls for each path and kind of refusal, with codes of its own, in random order.
 
-        Return the seconds of each call under the same names. Each must be refused.
+        Return the seconds of each call, by path and kind. Each must be refused.
         """
         order = [
             (path, name, code)
-            for path, kinds in calls.items()
-            for name, codes in kinds.items()
-            for code in codes
+            for path, kinds in codes.items()
+            for name, some in kinds.items()
+            for code in chance.choices(some, k=calls)
         ]
         chance.shuffle(order)
         seconds: dict[str, dict[str, list[float]]] = {
-            path: {name: [] for name in kinds} for path, kinds in calls.items()
+            path: {name: [] for name in kinds} for path, kinds in codes.items()
         }
         with socket.create_connection(self._address, TIMEOUT_S) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
