@@ -62,7 +62,8 @@ local function is_refusal(answer)
     return word ~= ANSWER.redeemed and word ~= ANSWER.held and word ~= ANSWER.redeemable
 end
 
--- Does as answer_each. But a refusal waits until expired holds have been given back, whether or not they are its cause.
+-- Does as answer_each. But a refusal waits until expired holds have been given back, whether or not they are its cause. Until
+-- then it is not stored: nobody has got it.
 local function answer_alike(decide)
     local answers = { ANSWER.ok }
     for number = 1, #about do
@@ -71,12 +72,15 @@ local function answer_alike(decide)
         if campaign.id then
             read_everything(campaign)
         end
-        local answer = read_idempotency_record()
-        if not answer then
-            answer = decide(own_fields())
+        local stored = read_idempotency_record()
+        local answer = stored or decide(own_fields())
+        if is_refusal(answer) and holds_have_expired() then
+            answer = ANSWER.holds_expired
+        end
+        if not stored then
             keep_idempotency_record(answer)
         end
-        answers[number + 1] = is_refusal(answer) and holds_have_expired() and ANSWER.holds_expired or answer
+        answers[number + 1] = answer
     end
     write_work()
     return answers
