@@ -25,12 +25,12 @@ async def dump_of_database(plane: ControlPlane, *, but: Collection[str] = ()) ->
 
 
 async def dump_of_redis(redis: Redis) -> str:
-    """Return every key and its value, uncompressed (DUMP would compress them)."""
+    """Return every key and its value in order, uncompressed (DUMP would compress them)."""
     found: list[Any] = []
     async for key in redis.scan_iter():
         kind: Any = await redis.type(key)
         if kind == b"hash":
-            found.append((key, await redis.hgetall(key)))
+            found.append((key, sorted((await redis.hgetall(key)).items())))
         elif kind == b"zset":
             found.append((key, await redis.zrange(key, 0, -1, withscores=True)))
         elif kind == b"stream":
@@ -38,4 +38,4 @@ async def dump_of_redis(redis: Redis) -> str:
         else:
             assert kind == b"string"
             found.append((key, await redis.get(key)))
-    return str(found)
+    return str(sorted(found))
