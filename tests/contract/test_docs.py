@@ -54,6 +54,16 @@ def test_every_promise_that_is_named_is_defined_in_the_readme() -> None:
     assert not {(promise, str(file)) for promise, file in named if promise not in defined}
 
 
+def test_no_entry_of_the_changelog_is_there_twice_or_cut_off() -> None:
+    """A merge of two branches that both add entries can do that."""
+    entries = re.findall(
+        r"^- .*(?:\n  .*)*", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert entries
+    assert [entry for entry in entries if entries.count(entry) > 1] == []
+    assert [entry for entry in entries if not entry.endswith(".")] == []
+
+
 def test_settings_page_lists_every_setting_once_with_its_default() -> None:
     page = SETTINGS_PAGE.read_text(encoding="utf-8")
     written = [found[0] for found in ROW.finditer(page)]
