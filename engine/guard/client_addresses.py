@@ -94,19 +94,21 @@ def _forwarded_for(header: str) -> Iterator[str]:
     It is empty for an element that has none. The first malformed element is the last, because nobody knows
     where it begins. So a quote that the client opens hides nothing of what a proxy adds.
     """
-    backwards, at, found = header[::-1], 0, ""
+    backwards, at = header[::-1], 0
+    found: str | None = None
     while at < len(backwards):
         piece = _PIECE.match(backwards, at)
-        if piece is None or (found and piece[2] and piece[2].lower() == "rof"):
+        is_for = piece is not None and piece[2] is not None and piece[2].lower() == "rof"
+        if piece is None or (is_for and found is not None):
             yield ""  # malformed: also if ``for`` is there twice
             return
         at = piece.end()
         if piece[0] == ",":
-            yield found
-            found = ""
-        elif piece[2] and piece[2].lower() == "rof":
+            yield found or ""
+            found = None
+        elif is_for:
             found = _node(piece[1][::-1])
-    yield found
+    yield found or ""
 
 
 def _node(value: str) -> str:

@@ -73,6 +73,8 @@ def test_the_last_address_that_is_not_a_proxy_is_the_client(values: list[str], a
         ([r'for="6.6.6.6\", for="203.0.113.7"'], "203.0.113.7"),
         (['for="6.6.6.6, for="203.0.113.7"'], "203.0.113.7"),
         (["for=6.6.6.6, for=203.0.113.7;for=9.9.9.9"], PEER),
+        (["for=6.6.6.6, for=203.0.113.7;for="], PEER),
+        (["for=6.6.6.6, for=;for=203.0.113.7"], PEER),
         (["for=6.6.6.6, for=203.0.113.7 9.9.9.9"], PEER),
         (['for=6.6.6.6, for="203.0.113.7"9'], PEER),
         (["for=6.6.6.6, for = 203.0.113.7"], PEER),
