@@ -154,7 +154,7 @@ class Batcher:
     def _send(self, batch: list[Queued]) -> None:
         self._under_way = batch
         self._telemetry.batch_size(len(batch))
-        self._sent_at = self._loop.time()
+        self._sent_at = time.perf_counter()  # uvloop's own clock has milliseconds
         try:
             self._link.call(self._command(batch), self._replied, self._fail_under_way)
         except StoreUnavailable as fault:
@@ -172,7 +172,7 @@ class Batcher:
     # replies
 
     def _replied(self, reply: object) -> None:
-        self._telemetry.call_seconds(self._loop.time() - self._sent_at)
+        self._telemetry.call_seconds(time.perf_counter() - self._sent_at)
         match reply:
             case [b"ok", *answers] if len(answers) == len(self._under_way):
                 self._finish(answers)
@@ -233,8 +233,7 @@ class Batcher:
         Or answer first, and let the next batch wait for those who are answered.
         """
         finished, self._under_way = self._under_way, []
-        self._gathering.replied(len(finished), self._loop.time())
-        self._gather(len(finished))
+        self._gather(finished)
         self.dispatch()
         for attempt, answer in zip(finished, answers, strict=True):
             try:
@@ -244,11 +243,14 @@ class Batcher:
                 attempt.failed(OutcomeUnknown("the answer could not be read"))
         self._next()
 
-    def _gather(self, answered: int) -> None:
-        wait_ms = self._settings.gather_ms
-        self._expected = self._gathering.expected(answered, len(self._queue)) if wait_ms else 0
-        if self._expected:
-            self._wait = self._loop.call_later(wait_ms / 1000, self._give_up)
+    def _gather(self, finished: list[Queued]) -> None:
+        """Have the next call wait for those who are answered now, if that makes attempts faster."""
+        if wait_ms := self._settings.gather_ms:
+            began = sum(attempt.deadline for attempt in finished) - 2 * self._patience_s * len(finished)
+            self._gathering.replied(len(finished), self._loop.time() * len(finished) - began)
+            self._expected = self._gathering.expected(len(finished), len(self._queue))
+            if self._expected:
+                self._wait = self._loop.call_later(wait_ms / 1000, self._give_up)
 
     def _give_up(self) -> None:
         self._gathering.gave_up()
@@ -299,7 +301,7 @@ class Batcher:
         if self._link.down_s > AWAY_S:
             self._fail_all(StoreUnavailable("Redis is unreachable"))
         self._drop_late()
-        if self._under_way and self._loop.time() - self._sent_at > self._patience_s:
+        if self._under_way and time.perf_counter() - self._sent_at > self._patience_s:
             _log.warning("no reply from Redis in time", extra={"shard": self._shard})
             self._link.abort()
         if self._queue or self._under_way:
