@@ -74,8 +74,9 @@ class Settings(GuardSettings):
     batch_max: int = setting(128, "maximum attempts in one script call", least=1)
     gather_ms: int = setting(
         2,
-        "longest wait of a script call for the clients that were just answered, if it pays; 0 means none",
+        "longest wait of a script call for clients just answered, if it pays; at most 100, 0 means none",
         least=0,
+        most=100,
     )
     queue_max: int = setting(
         4096, "maximum attempts that wait for one shard in one worker; more get 503", least=1

@@ -94,6 +94,7 @@ def test_a_value_below_its_least_is_refused(read: Callable[[str, str], Settings]
         ("hold_ttl_s", "3601", "REDEEM_HOLD_TTL_MAX_S, which is 3600"),
         ("stream_kept_min", "500001", "REDEEM_STREAM_RETAINED_MAX, which is 500000"),
         ("redis_memory_percent_max", "101", "100"),
+        ("gather_ms", "101", "100"),
     ],
 )
 def test_a_value_above_its_most_is_refused(
