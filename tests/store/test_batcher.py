@@ -175,6 +175,14 @@ async def test_a_call_does_not_wait_for_ever(returning: Returning) -> None:
     assert await returning.worker.redeem(returning.codes.pop()) == 200  # and the next one again
 
 
+@pytest.mark.parametrize("gather_ms", [50])
+async def test_a_connection_that_is_lost_while_a_call_waits_loses_no_attempt(returning: Returning) -> None:
+    answers = await returning.begin()
+    returning.worker.core.dispatcher.reconnect()
+    answers += await returning.come_back(3)
+    assert set(await asyncio.gather(*answers)) == {200}
+
+
 async def test_without_gather_ms_no_call_waits(returning: Returning) -> None:
     answers = await returning.begin()
     answers += await returning.come_back(4)
