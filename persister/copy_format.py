@@ -1,7 +1,7 @@
-"""Reads the binary format of PostgreSQL's COPY into numpy, without a Python object for each row.
+"""Reads rows in the binary format of PostgreSQL's COPY (PostgreSQL 18, "COPY", section "Binary Format").
 
-All columns must be integers and never null, so that every row has the same width. Source: PostgreSQL 18,
-"COPY", section "Binary Format".
+``copy_rows`` passes on the bytes as they come. ``BinaryRows`` makes numpy columns of them, without a Python
+object for each row; there all columns must be integers and never null, so that every row has the same width.
 """
 
 from __future__ import annotations
