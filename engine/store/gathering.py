@@ -17,9 +17,7 @@ BLOCK_CALLS: Final = 32
 GAVE_UP_MAX: Final = 8  # in one block
 INTERVAL_MIN: Final = 4  # blocks between two tries of the other way
 INTERVAL_MAX_WAITING: Final = 16
-INTERVAL_MAX_AT_ONCE: Final = (
-    128  # so few attempts wait for a try that the slowest hundredth does not show it
-)
+INTERVAL_MAX_AT_ONCE: Final = 128  # fewer than one attempt of a hundred waits for a try
 PAYS: Final = 1.1
 SAMPLE_MAX: Final = 2.0
 SMOOTHING: Final = 4  # a sample counts one in so many
