@@ -133,7 +133,8 @@ class OneAnswer(Attempt):
         """Count the true outcome, and pass on the one answer in place of a refusal."""
         if self.is_decoy:
             self.campaign = self.true_campaign
-        if outcome.code not in _OPEN if isinstance(outcome, Refused) else self.is_decoy:
+        is_hidden = outcome.code not in _OPEN if isinstance(outcome, Refused) else self.is_decoy
+        if is_hidden:
             counted_as, outcome = self.verdict or counted_as, ONE_ANSWER
             self._note_alike()
         super().finish(counted_as, outcome)
