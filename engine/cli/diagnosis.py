@@ -24,8 +24,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from engine.cli import guard_findings, machine_findings, part_findings
 from engine.cli.append_only_file import check_append_only_file
+from engine.cli.compiled_findings import check_event_reader, check_lane, check_limits, check_rebuild_records
 from engine.cli.connect import server_urls
-from engine.cli.lane_finding import check_event_reader, check_lane, check_limits, check_rebuild_records
 from engine.codes import mint_keys
 from engine.control import mint_key_checks
 from engine.control.publishing import missing_in_ledger

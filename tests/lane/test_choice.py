@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.cli.lane_finding import check_event_reader, check_lane, check_limits, check_rebuild_records
+from engine.cli.compiled_findings import check_event_reader, check_lane, check_limits, check_rebuild_records
 from engine.guard import limits
 from engine.health.redis_checks import Verdict
 from engine.lane import choice
