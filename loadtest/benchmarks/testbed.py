@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import asyncpg
 import psutil  # type: ignore[import-untyped] # it has no types
 
 from engine.bundled import Postgres, Valkey
@@ -124,15 +125,21 @@ def run_in_checkout(program: str, checkout: Path, settings: Settings) -> list[fl
 
 
 async def persist(settings: Settings) -> None:
-    """Write all events into the ledger, and empty the stream.
+    """Write all events into the ledger, and empty the stream. Then wait until the disk has written it.
 
     It must not just be trimmed: an engine refuses to redeem if events are neither in the stream nor in the
-    ledger.
+    ledger. What PostgreSQL writes later would delay each fsync of the next measurement.
     """
     stop = asyncio.Event()
     stop.set()  # the persister ends once the stream is empty
     settings = replace(settings, stream_kept_min=0, stream_kept_s=0, metrics_port=0, stop_timeout_s=600)
     await run_persister(settings, settings.redis_url, settings.database_url, stop)
+    connection = await asyncpg.connect(settings.database_url)
+    try:
+        await connection.execute("CHECKPOINT")
+    finally:
+        await connection.close()
+    await asyncio.to_thread(os.sync)
 
 
 @contextlib.contextmanager
