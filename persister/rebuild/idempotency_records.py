@@ -230,7 +230,7 @@ def _answer(row: KeyedRow, left: Mapping[str, int], hold_ttl_ms: int) -> str:
 
 def _ended(row: KeyedRow) -> str:
     """The record of a hold that has ended."""
-    fields = (row["order_ref"], row["user_id"], _text(row["amount"]), row["campaign"], row["batch"])
+    fields = (row["order_ref"] or "", row["user_id"], _text(row["amount"]), row["campaign"], row["batch"])
     return "\n".join(map(str, (0, *fields, row["serial"], row["last4"], row["actor"], "")))
 
 
