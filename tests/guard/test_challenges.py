@@ -55,13 +55,16 @@ async def void_codes(plane: ControlPlane, campaign: str, count: int) -> list[str
 
 
 async def guess_until_asked(page: Page, address: str = EVE, most: int = 9) -> int:
-    """Try made-up codes until a challenge is demanded; return how many of them were tried before."""
+    """Try made-up codes until a challenge is demanded; return how many calls were answered before.
+
+    After ``most`` codes it sends what is no code, which counts for no rule that blocks.
+    """
     chance = random.Random(address)
     tried = 0
 
     async def is_asked() -> bool:
         nonlocal tried
-        seen = await redeem(page, made_up(chance) if tried < most else "0000-0000-0000-0000", address)
+        seen = await redeem(page, made_up(chance) if tried < most else "?", address)
         tried += seen.code == "code_not_found"
         return seen.code == "challenge_required"
 
