@@ -14,13 +14,14 @@ more AES calls are needed to extend it.
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from engine.compiled import find_compiled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,11 +85,11 @@ def _decryptor(
     sum_bytes: int,
     is_binary: bool,
 ) -> Decryptor | None:
-    try:
-        form: type[Decryptor] = importlib.import_module(MODULE).Decryptor
-    except ModuleNotFoundError:  # not ImportError: one that is there but cannot be loaded is a fault to show
+    module = find_compiled(MODULE)
+    if module is None:
         return None
-    return form(update_into, rounds, sum_bytes, is_binary)
+    made: Decryptor = module.Decryptor(update_into, rounds, sum_bytes, is_binary)
+    return made
 
 
 class FF1:

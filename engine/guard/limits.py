@@ -6,12 +6,12 @@ bucket is full again. Where there was a C compiler, ``_limits`` has the table.
 
 from __future__ import annotations
 
-import importlib
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from engine.compiled import find_compiled
 from engine.guard.labels import sources_of
 
 if TYPE_CHECKING:
@@ -158,9 +158,6 @@ def is_built() -> bool:
 
 
 def _compiled() -> Callable[[Limit, int], LimitTable] | None:
-    try:
-        module = importlib.import_module(MODULE)
-    except ModuleNotFoundError:  # not ImportError: one that is there but cannot be loaded is a fault to show
-        return None
-    made: Callable[[Limit, int], LimitTable] = module.CompiledLimitTable
+    module = find_compiled(MODULE)
+    made: Callable[[Limit, int], LimitTable] | None = module and module.CompiledLimitTable
     return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Final
 
+from engine.compiled import find_compiled
 from engine.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -27,11 +28,7 @@ HOW_TO_BUILD: Final = (
 
 def is_built() -> bool:
     """Whether this installation has the express lane."""
-    try:
-        importlib.import_module(MODULE)
-    except ModuleNotFoundError:  # not ImportError: one that is there but cannot be loaded is a fault to show
-        return False
-    return True
+    return find_compiled(MODULE) is not None
 
 
 def chosen_lane(settings: Settings) -> str:

@@ -204,7 +204,10 @@ class FastLane(asyncio.Protocol):
         self._proceed()
 
     def _proceed(self) -> None:
-        """Close the connection if this was its last answer; else look at what has come meanwhile."""
+        """Close the connection if this was its last answer; else look at what has come meanwhile.
+
+        The express lane calls this only if one of these conditions holds.
+        """
         if self._head.is_last or self._shared.stopping:
             self._close()
         elif self._received or self._says_no_more or self._reading_paused:

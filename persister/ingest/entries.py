@@ -8,7 +8,6 @@ the ledger, at a fifth of the cost; what is here is the reference.
 
 from __future__ import annotations
 
-import importlib
 import os
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, cast
 
 import msgspec
 
+from engine.compiled import find_compiled
 from engine.store.event_lines import LINE, decode_line, packed_entry, packed_text
 from persister.ingest import first_version
 from persister.ingest.first_version import NotAnEvent
@@ -173,9 +173,8 @@ def built_packed_rows() -> type[PackedRows] | None:
     Raises:
         ImportError: it was built for another ledger than this.
     """
-    try:
-        module = importlib.import_module(_COMPILED)
-    except ModuleNotFoundError:  # not ImportError: one that is there but cannot be loaded is a fault to show
+    module = find_compiled(_COMPILED)
+    if module is None:
         return None
     if (module.COLUMNS, module.SALT_BYTES) != (COLUMNS, SALT_BYTES):
         raise ImportError(f"{_COMPILED} was built for another ledger: install the engine again")

@@ -6,9 +6,9 @@ All others are made here.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from engine.compiled import find_compiled
 from engine.queries import queries
 from engine.store import idempotency, keys
 from engine.store.events import REDEMPTIONS
@@ -57,9 +57,8 @@ def _built_plain_records() -> type[PlainRecords] | None:
     Raises:
         ImportError: it was built for another query than this.
     """
-    try:
-        module = importlib.import_module(_COMPILED)
-    except ModuleNotFoundError:  # not ImportError: one that is there but cannot be loaded is a fault to show
+    module = find_compiled(_COMPILED)
+    if module is None:
         return None
     if module.COLUMNS != COLUMNS:
         raise ImportError(f"{_COMPILED} was built for another ledger: install the engine again")

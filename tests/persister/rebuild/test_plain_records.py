@@ -11,6 +11,7 @@ import pytest
 from engine.queries import queries
 from engine.store import keys
 from engine.store.events import EVENT_TYPES
+from persister.ingest import entries
 from persister.rebuild import bulk_writer, idempotency_records
 from persister.rebuild.bulk_writer import open_bulk_writer
 from persister.rebuild.from_ledger import read_batches
@@ -28,21 +29,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(
     not idempotency_records.COMPILED, reason="nothing was compiled in this installation"
 )
-LEDGER = (
-    *(
-        "shard",
-        "stream_ms",
-        "stream_seq",
-        "seq",
-        "type",
-        "redemption",
-        "campaign",
-        "batch",
-        "serial",
-        "last4",
-    ),
-    *("user_id", "amount", "currency", "order_ref", "idempotency_key", "actor", "at_ms", "fingerprint"),
-)
+LEDGER = tuple(name for name in entries.COLUMNS if name not in {"hold", "user_seal"})
 CODES, EVENTS, HOLD_TTL_MS = 9, 1500, 60_000
 LETTERS = ("a", "Z", "7", "-", " ", '"', "\\", "/", "\n", "\x01", "\x7f", "é", "漢", "\u2028", "🎁")
 LENGTHS = (0, 1, 3, 8, 8, 20, 100, 128, 129, 300)  # BLAKE2b has blocks of 128 bytes
