@@ -13,7 +13,7 @@ import string
 from time import perf_counter
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.unicode cimport PyUnicode_DATA, PyUnicode_DecodeASCII
+from cpython.unicode cimport PyUnicode_1BYTE_DATA, PyUnicode_DATA, PyUnicode_DecodeASCII, PyUnicode_New
 from libc.string cimport memcmp, memcpy
 from libc.time cimport time as unix_time
 
@@ -34,7 +34,8 @@ from engine.redemption.assertions import Assertions
 from engine.redemption.attempt import Attempt
 from engine.redemption.call_fields import CallFields
 from engine.redemption.redeem import Redemption
-from engine.store import idempotency
+from engine.store import idempotency, keys
+from engine.store.event_lines import cause_json
 from engine.store.keys import locate_code
 from engine.times import instant
 
@@ -439,13 +440,20 @@ def repeats(bytes code, bytes text):
 # redemptions
 
 
-cdef class Answer:
-    """The parts of the answers for one batch that do not differ between redemptions."""
+cdef class KnownBatch:
+    """What the redemptions of one batch have in common: parts of their answers, and their place in a call."""
 
     cdef object batch, campaign
     cdef tuple counted_as  # in the telemetry's outcomes
     cdef bytes to_code  # from behind the id to the last symbols of the code
     cdef bytes to_balance  # from behind the amount to the balance
+    cdef bytes to_serial  # the begin of what a call says about the code
+    # The place of its codes in the call that is being written.
+    cdef object call
+    cdef Py_ssize_t shard
+    cdef bint is_simple  # its codes need nothing in the call but their state
+    cdef object campaign_at
+    cdef dict states_at  # by segment
 
     def __init__(self, batch, campaign, last4):
         shown = _to_json(masked(batch, last4))[: -1 - len(last4)]
@@ -453,6 +461,53 @@ cdef class Answer:
         self.counted_as = "redeem", "redeemed", campaign.id
         self.to_code = b'","status":"redeemed","campaign":' + _to_json(campaign.id) + b',"code":' + shown
         self.to_balance = b',"currency":' + _to_json(campaign.currency)
+        self.to_serial = b"%d," % batch.id
+
+    cdef take_place(self, call, Py_ssize_t shard, configuration):
+        """Find the place of its codes in a call. Nothing else changes the configuration meanwhile."""
+        campaign = configuration.campaigns[self.campaign.id]
+        self.call, self.shard, self.states_at = call, shard, {}
+        self.is_simple = (
+            campaign.kind == "single" and not campaign.per_user_limited and not configuration.has_voids(self.batch.id)
+        )
+        if self.is_simple:
+            self.campaign_at = call.key(keys.campaign(shard, campaign.id))
+
+    cdef object state_at(self, Py_ssize_t segment):
+        at = self.states_at.get(segment)
+        if at is None:
+            at = self.states_at[segment] = self.call.key(keys.state(self.shard, self.batch.id, segment))
+        return at
+
+
+cdef class CallColumns:
+    """The columns of the call that is being written (``Call``), and the texts that many attempts share."""
+
+    cdef object call
+    cdef list about, cause, campaign_at, state_at, offset, own_fields
+    cdef str actor, cause_of_actor
+
+    cdef take(self, call):
+        self.call = call
+        self.about, self.cause, self.campaign_at = call.about, call.cause, call.campaign_at
+        self.state_at, self.offset, self.own_fields = call.state_at, call.offset, call.own_fields
+
+    cdef str cause_text(self, str order, str actor):
+        """As ``cause_json``, for a plain order and no key."""
+        if self.actor is not actor:
+            self.cause_of_actor, self.actor = cause_json(None, None, actor), actor
+        if not order:
+            return self.cause_of_actor
+        if not self.cause_of_actor.isascii():
+            return cause_json(order, None, actor)
+        cdef Py_ssize_t size = len(self.cause_of_actor) - 4, order_size = len(order)  # without the first null
+        cdef str text = PyUnicode_New(order_size + 2 + size, 127)
+        cdef char *to = <char *>PyUnicode_1BYTE_DATA(text)
+        to = _put(to, b'"', 1)
+        to = _put(to, <const char *>PyUnicode_1BYTE_DATA(order), order_size)
+        to = _put(to, b'"', 1)
+        _put(to, <const char *>PyUnicode_1BYTE_DATA(self.cause_of_actor) + 4, size)
+        return text
 
 
 cdef inline char *_put(char *to, const char *data, Py_ssize_t size) noexcept:
@@ -497,6 +552,7 @@ cdef class Desk:
     cdef bytes at_text
     cdef list durations
     cdef list formats
+    cdef CallColumns columns
     cdef readonly Templates templates
 
     def __init__(self, known_with, verify_at_once, core, shared):
@@ -522,6 +578,7 @@ cdef class Desk:
         for fmt in FORMATS.values():
             self.formats[fmt.length] = fmt
         self.templates = Templates()
+        self.columns = CallColumns()
 
     cdef object _api_key(self, Template template, long version):
         if template.api_key_version != version:
@@ -681,11 +738,10 @@ cdef class Desk:
         self.count_left(reason)
         return None
 
-    cdef Answer answer_of(self, ExpressRedemption redemption):
-        batch = self.configuration.batches[redemption.batch]
-        cdef Answer known = self.by_batch.get(redemption.batch)
-        if known is None or known.batch is not batch or known.campaign is not redemption.campaign:
-            known = self.by_batch[redemption.batch] = Answer(batch, redemption.campaign, redemption.last4)
+    cdef KnownBatch known(self, batch, campaign, str last4):
+        cdef KnownBatch known = self.by_batch.get(batch.id)
+        if known is None or known.batch is not batch or known.campaign is not campaign:
+            known = self.by_batch[batch.id] = KnownBatch(batch, campaign, last4)
         return known
 
     cdef bytes instant_of(self, Py_ssize_t at_ms):
@@ -719,6 +775,7 @@ cdef class ExpressRedemption:
     looked_up_alike = Redemption.looked_up_alike
 
     cdef Desk desk
+    cdef KnownBatch known  # that of its code
     cdef object lane
     cdef object lane_number
     cdef object asked  # the request, if msgspec has read it; its strings may need escapes in the answer
@@ -766,6 +823,7 @@ cdef class ExpressRedemption:
         self.campaign = configuration.campaigns[batch.campaign]
         self.batch, self.serial = batch.id, code.serial
         self.last4 = code.last4 if code.format is None else (<bytes>code.symbols)[len(<bytes>code.symbols) - 4 :].decode()
+        self.known = self.desk.known(batch, self.campaign, self.last4)
         if self.key is not None:
             known = idempotency.known_half(self.user, self.order, [(self.batch, self.serial)])
             self.fingerprint = idempotency.fingerprint(known, _fingerprint_fields(self)) + self.nonce
@@ -793,8 +851,43 @@ cdef class ExpressRedemption:
     # Queued
 
     def write_to(self, call):
-        """Append the fields of the script's attempt."""
-        _write_to(self, call)
+        """Append the fields of the script's attempt: as ``CallFields`` does, which has all that is not usual."""
+        cdef CallColumns columns = self.desk.columns
+        cdef KnownBatch known = self.known
+        cdef Py_ssize_t shard = self.location.shard
+        if known.call is not call or known.shard != shard:
+            known.take_place(call, shard, self.configuration)
+        if not known.is_simple or self.asked is not None or self.idempotency_name:
+            _write_to(self, call)
+            return
+        if columns.call is not call:
+            columns.take(call)
+        columns.about.append(self._about())
+        columns.cause.append(columns.cause_text(self.order, self.actor))
+        columns.campaign_at.append(known.campaign_at)
+        columns.state_at.append(known.state_at(self.location.segment))
+        columns.offset.append(self.location.offset)
+        columns.own_fields.append("")  # the ending: it has no metadata
+        if self.amount != "":
+            call.amount[len(columns.about)] = str(self.amount)
+
+    cdef str _about(self):
+        """As ``about_json``, for a plain user."""
+        cdef char serial[20]
+        cdef Py_ssize_t serial_size = _put_number(serial, self.serial) - serial
+        cdef bytes to_serial = self.known.to_serial
+        cdef Py_ssize_t to_serial_size = PyBytes_GET_SIZE(to_serial)
+        cdef Py_ssize_t last4_size = len(self.last4), user_size = len(self.user)
+        cdef str text = PyUnicode_New(to_serial_size + serial_size + last4_size + user_size + 6, 127)
+        cdef char *to = <char *>PyUnicode_1BYTE_DATA(text)
+        to = _put(to, PyBytes_AS_STRING(to_serial), to_serial_size)
+        to = _put(to, serial, serial_size)
+        to = _put(to, b',"', 2)
+        to = _put(to, <const char *>PyUnicode_1BYTE_DATA(self.last4), last4_size)
+        to = _put(to, b'","', 3)
+        to = _put(to, <const char *>PyUnicode_1BYTE_DATA(self.user), user_size)
+        _put(to, b'"', 1)
+        return text
 
     def answered(self, bytes answer):
         """Answer the client, if this is a success that was not replayed."""
@@ -841,7 +934,7 @@ cdef class ExpressRedemption:
         Py_ssize_t amount_end, Py_ssize_t balance_at, Py_ssize_t size
     ):
         cdef Desk desk = self.desk
-        cdef Answer parts = desk.answer_of(self)
+        cdef KnownBatch parts = self.known
         cdef object lane = self.lane
         desk.outcomes[parts.counted_as] += 1
         note = desk.dispatcher.note

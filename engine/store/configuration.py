@@ -211,6 +211,10 @@ class ConfigurationCache:
         ranges = self._voids.get(batch)
         return ranges is not None and serial in ranges
 
+    def has_voids(self, batch: int) -> bool:
+        """Whether ``is_void`` must be asked about the codes of a batch."""
+        return batch in self._voids
+
     def has_guessable(self, api_key: CachedKey) -> bool:
         """Whether a limited key is for a campaign with codes that can be guessed."""
         return bool(self._guessable) and not self._guessable.isdisjoint(api_key.campaigns or ())
