@@ -115,9 +115,10 @@ class ConflictWatch:
                 await self._rest()
             tallies = CodeTallies(connection)
             while True:
-                if not await tallies.check(ROWS_MAX):
-                    await self._rest()
+                checked = await tallies.check(ROWS_MAX)
                 self._trouble = ""
+                if checked < ROWS_MAX:  # it is not behind
+                    await self._rest()
         finally:
             connection.terminate()  # at once: a hanging server must not delay a stop
 

@@ -18,6 +18,7 @@ from persister.reconcile.conflicts import (
     TYPE_ADJUSTED,
     TYPE_ROLLED_BACK,
     CodeTallies,
+    ConflictWatch,
     UseLimit,
     add_to_tallies,
 )
@@ -184,6 +185,39 @@ async def test_tallies_that_take_too_much_memory_are_kept_and_read_again(
         while await tallies.check(2):
             assert await connection.fetchval("SELECT count(*) FROM ledger_tallies") == 1
     assert [item.serial for item in await listed(plane)] == [4, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("rows_max", "steps"),
+    [(100, ["checked 5", "rested"]), (2, ["checked 2", "checked 2", "checked 1", "rested"])],
+)
+async def test_the_search_rests_between_new_rows_unless_it_is_behind(
+    plane: ControlPlane, merchant: Merchant, monkeypatch: pytest.MonkeyPatch, rows_max: int, steps: list[str]
+) -> None:
+    check, rest, seen = CodeTallies.check, ConflictWatch._rest, list[str]()
+
+    async def checked(self: CodeTallies, rows_max: int) -> int:
+        found = await check(self, rows_max)
+        seen.append(f"checked {found}")
+        return found
+
+    async def rested(self: ConflictWatch) -> None:
+        seen.append("rested")
+        await rest(self)
+
+    _, codes = await issue(plane, 5)
+    for code in codes:
+        assert (await merchant.redeem(code))[0] == 200
+    async with persisting(plane.settings):
+        pass
+    async with plane.database.connection() as connection:
+        await connection.execute(AS_IF_NEVER_LOOKED)
+    monkeypatch.setattr(module, "ROWS_MAX", rows_max)
+    monkeypatch.setattr(CodeTallies, "check", checked)
+    monkeypatch.setattr(ConflictWatch, "_rest", rested)
+    async with persisting(plane.settings):
+        await wait_until_async(lambda: len(seen) >= len(steps))
+    assert seen[: len(steps)] == steps
 
 
 MOVED: Final = """
