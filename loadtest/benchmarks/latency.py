@@ -25,12 +25,14 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
+import asyncpg
 import uvloop
 from redis.asyncio import Redis
 
 from engine.control import api_keys
 from engine.control.change import ControlPlane
 from engine.database import open_database
+from engine.health.parts import Liveness, read_ledger
 from engine.settings import without_settings
 from loadtest import client
 from loadtest.benchmarks import redemptions, testbed
@@ -47,6 +49,8 @@ OPEN_LOOP_S: Final = 4.0
 HEALTH: Final = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 SET: Final = b"*3\r\n$3\r\nSET\r\n$9\r\nbenchmark\r\n$1\r\n1\r\n"
 OK: Final = b"+OK\r\n"
+START_S_MAX: Final = 30.0
+POLL_S: Final = 0.02
 
 
 def main() -> None:
@@ -225,16 +229,28 @@ def _percentiles(seen: dict[str, list[client.LoadRun]]) -> dict[str, object]:
 
 @contextlib.asynccontextmanager
 async def _persister(settings: Settings) -> AsyncIterator[None]:
-    """Run a persister as a process of its own; in this one it would slow the client."""
+    """Run a persister as a process of its own, at work already; in this one it would slow the client."""
     argv, environment = testbed.module(replace(settings, metrics_port=0), ("engine.cli", "persist"))
     _, others = testbed.processors()
     with testbed.pinned(others):
         process = await asyncio.create_subprocess_exec(*argv, env=without_settings(os.environ) | environment)
     try:
+        await _until_at_work(settings)
         yield
     finally:
         process.terminate()
         await process.wait()
+
+
+async def _until_at_work(settings: Settings) -> None:
+    """Wait until the persister owns its shard; until then it is a start of Python that is measured."""
+    connection = await asyncpg.connect(settings.database_url)
+    try:
+        async with asyncio.timeout(START_S_MAX):
+            while (await read_ledger(connection)).persister(0).liveness is not Liveness.ACTIVE:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(POLL_S)
+    finally:
+        await connection.close()
 
 
 if __name__ == "__main__":
