@@ -238,7 +238,7 @@ class Settings(GuardSettings):
     persist_batch_max: int = setting(5000, "maximum events in one transaction of the persister", least=1)
     persist_block_ms: int = setting(1000, "how long one read of the persister waits for new events", least=1)
     persist_interval_ms: int = setting(
-        20, "minimum time between two small transactions of the persister", least=0
+        200, "minimum time between two small transactions of the persister: the ledger's usual lag", least=0
     )
     persist_timeout_s: int = setting(10, "time limit for a statement of the persister", least=1)
     persist_backoff_s_max: int = setting(5, "longest pause before the persister tries again", least=1)

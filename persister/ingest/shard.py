@@ -167,7 +167,8 @@ class ShardPersister:
     ) -> tuple[LedgerOffset, StreamPage]:
         """Write entries and read the next ones, both at once if the batch is full.
 
-        A batch that is not full waits for ``persist_interval_ms``: each commit costs both servers a flush.
+        After a batch that is not full, events gather for ``persist_interval_ms``: each transaction delays
+        redemptions, by its flush and by the processor time that it takes whatever its size.
         """
         began = time.monotonic()
         ahead = asyncio.create_task(self._trim_and_read(begin, entries.last)) if full else None

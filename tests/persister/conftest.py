@@ -31,7 +31,13 @@ def database_url(fresh_database_url: str) -> str:
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     """Impatient, and with batches so small that a few events make several."""
-    return dataclasses.replace(settings, persist_batch_max=7, persist_block_ms=20, persist_backoff_s_max=1)
+    return dataclasses.replace(
+        settings,
+        persist_batch_max=7,
+        persist_block_ms=20,
+        persist_interval_ms=20,
+        persist_backoff_s_max=1,
+    )
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 import pytest
@@ -52,6 +52,32 @@ async def test_no_event_is_lost_where_a_read_takes_several_replies(
     monkeypatch.setattr(reader, "PAGE_ENTRIES", 4)
     await stream.add(101)
     async with persisting(dataclasses.replace(settings, persist_batch_max=10)):
+        await ledger.reaches(stream)
+
+
+HOUR_MS: Final = 3_600_000
+
+
+async def test_after_a_small_batch_events_gather_until_a_stop(
+    settings: Settings, stream: Stream, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "persister")
+    async with persisting(dataclasses.replace(settings, persist_interval_ms=HOUR_MS)):
+        await wait_until_async(lambda: logged(caplog, "owner of the shard"))
+        await stream.add(1)
+        await ledger.reaches(stream)  # at once: nothing was written just before
+        for _ in range(5):
+            await stream.add(1)
+    await ledger.reaches(stream)
+    batches = await ledger.connection.fetch("SELECT last_seq FROM ledger_chain ORDER BY last_seq")
+    assert [row["last_seq"] for row in batches] == [1, 6]
+
+
+async def test_a_persister_that_is_behind_does_not_wait_between_batches(
+    settings: Settings, stream: Stream, ledger: Ledger
+) -> None:
+    await stream.add(4 * settings.persist_batch_max + 1)
+    async with persisting(dataclasses.replace(settings, persist_interval_ms=HOUR_MS)):
         await ledger.reaches(stream)
 
 
