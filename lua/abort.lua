@@ -24,6 +24,8 @@ local function give_back(prepared_at, nonce)
     return ANSWER.aborted
 end
 
-local reply = answer_together(give_back, ANSWER.aborted)
-remove_settled(reply, ANSWER.aborted)
-return reply
+local function main()
+    local reply = answer_together(give_back, ANSWER.aborted)
+    remove_settled(reply, ANSWER.aborted)
+    return reply
+end

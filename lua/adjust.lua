@@ -29,4 +29,6 @@ local function adjust(ending)
     return ANSWER.adjusted .. ' ' .. event_id .. ' ' .. text(left)
 end
 
-return answer_each(adjust)
+local function main()
+    return answer_each(adjust)
+end

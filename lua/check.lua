@@ -7,4 +7,6 @@
 -- @include lib/answer_each
 -- @include lib/check
 
-return answer_each(check)
+local function main()
+    return answer_each(check)
+end

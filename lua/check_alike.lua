@@ -4,4 +4,6 @@
 -- @include lib/answer_alike
 -- @include lib/check
 
-return answer_alike(check)
+local function main()
+    return answer_alike(check)
+end

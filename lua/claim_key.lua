@@ -10,4 +10,6 @@ local function claim_key()
     return ANSWER.claimed
 end
 
-return answer_each(claim_key)
+local function main()
+    return answer_each(claim_key)
+end

@@ -5,4 +5,6 @@
 -- @include lib/answer_together
 -- @include lib/redeem
 
-return answer_together(redeem)
+local function main()
+    return answer_together(redeem)
+end

@@ -28,6 +28,8 @@ local function redeem_prepared(prepared_at, nonce)
     return ANSWER.redeemed .. ' ' .. event_id .. ' ' .. taken .. (left ~= '' and ' ' .. left or '')
 end
 
-local reply = answer_together(redeem_prepared)
-remove_settled(reply, ANSWER.redeemed)
-return reply
+local function main()
+    local reply = answer_together(redeem_prepared)
+    remove_settled(reply, ANSWER.redeemed)
+    return reply
+end

@@ -41,4 +41,6 @@ local function confirm(ending, hold_id, hold_record)
     return ANSWER.redeemed .. ' ' .. event_id .. ' ' .. text(taken) .. ' ' .. text(left) .. '\n' .. record
 end
 
-return answer_each(confirm)
+local function main()
+    return answer_each(confirm)
+end

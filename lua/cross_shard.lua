@@ -18,7 +18,11 @@
 
 local BUSY_MS = 5000
 local KEEPS_OWN_RECORDS = true
-local commit_records = {}
+local commit_records
+
+each_call(function()
+    commit_records = {}
+end)
 
 local function begin(record, state, owner, busy_until_ms, nonce)
     local first_answer = read_idempotency_record()
@@ -68,14 +72,16 @@ local function answer_step(commit_records_at, step, transaction_id, nonce, prepa
     return answer
 end
 
-local answers = answer_each(answer_step, KEEPS_OWN_RECORDS)
-for at, records in pairs(commit_records) do
-    for transaction_id, record in pairs(records) do
-        if record == REMOVED then
-            redis.call('HDEL', KEYS[at], transaction_id)
-        else
-            redis.call('HSET', KEYS[at], transaction_id, record)
+local function main()
+    local answers = answer_each(answer_step, KEEPS_OWN_RECORDS)
+    for at, records in pairs(commit_records) do
+        for transaction_id, record in pairs(records) do
+            if record == REMOVED then
+                redis.call('HDEL', KEYS[at], transaction_id)
+            else
+                redis.call('HSET', KEYS[at], transaction_id, record)
+            end
         end
     end
+    return answers
 end
-return answers

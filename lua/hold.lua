@@ -6,4 +6,6 @@
 -- @include lib/answer_each
 -- @include lib/hold
 
-return answer_each(hold_code)
+local function main()
+    return answer_each(hold_code)
+end

@@ -4,4 +4,6 @@
 -- @include lib/answer_alike
 -- @include lib/hold
 
-return answer_alike(hold_code)
+local function main()
+    return answer_alike(hold_code)
+end

@@ -1,12 +1,13 @@
 """Composes the scripts of this folder, and checks that callers pass what a script expects.
 
-The loader replaces ``-- @include lib/name`` by the content of that file: depth first, each file once. It
-replaces ``ANSWER.word`` by the word as a string. The word must be in the table of answers
-(``lib/answers.lua``).
+Each script becomes a library of Redis with one function: it runs ``begin_call`` (``lib/call``), then the
+script's ``main``. The script's first line has the function's flags. The loader replaces
+``-- @include lib/name`` by the content of that file: depth first, each file once. It replaces
+``ANSWER.word`` by the word as a string. The word must be in the table of answers (``lib/answers.lua``).
 
-The signature of a script is the names that it binds. These are the locals for KEYS and ARGV, and the fields
-of each attempt: first the fields of every script (``lib/attempt.lua``), then the script's own fields. These
-are the parameters of the function that it passes to ``answer_each``, ``answer_alike`` or
+The signature of a script is the names that it binds. These are the variables for KEYS and ARGV, and the
+fields of each attempt: first the fields of every script (``lib/attempt.lua``), then the script's own fields.
+These are the parameters of the function that it passes to ``answer_each``, ``answer_alike`` or
 ``answer_together``. The caller names what it passes, and ``load`` compares the two.
 """
 
@@ -25,17 +26,32 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 _INCLUDE = re.compile(r"^-- @include (\S+)$", re.MULTILINE)
-_BINDING = re.compile(r"^local ([\w, ]+) = ((?:KEYS|ARGV)\[1\].*)$", re.MULTILINE)
-_COMMON_FIELDS = re.compile(r"^local ([\w,\s]+?) = unpack\(columns\)$", re.MULTILINE)
-_OWN_FIRST = re.compile(r"^local OWN_FIRST, OWN_LAST = (\d+), #columns", re.MULTILINE)
+_BINDING = re.compile(r"^    (?:local )?([\w, ]+) = ((?:KEYS|ARGV)\[1\].*)$", re.MULTILINE)
+_COMMON_FIELDS = re.compile(r"^    ([\w,\s]+?) = unpack\(columns\)$", re.MULTILINE)
+_OWN_FIRST = re.compile(r"^local OWN_FIRST = (\d+)\b", re.MULTILINE)
 _ANSWER_EACH = re.compile(
-    r"^(?:return|local \w+ =) answer_(?:each|alike|together)\((\w+)(?:, ['\w]+)?\)$", re.MULTILINE
+    r"^    (?:return|local \w+ =) answer_(?:each|alike|together)\((\w+)(?:, ['\w]+)?\)$", re.MULTILINE
 )
+_CALL_FILE = "lib/call"
+_MAIN = re.compile(r"^local function main\(\)$", re.MULTILINE)
 _ANSWERS_FILE = "lib/answers"
 _GROUP = re.compile(r"^    (\w+) = \{.*\n((?:        .*\n)*)    \},$", re.MULTILINE)
 _WORD = re.compile(r"^        (\w+) = (?:'(.*)'|true),", re.MULTILINE)
 _ANSWER = re.compile(r"\bANSWER(S?)\.(\w+)")
-_SHEBANG = re.compile(r"#!lua( flags=[a-z,-]+)?\n")
+_SHEBANG = re.compile(r"#!lua(?: flags=([a-z,-]+))?\n")
+OF_THE_ENGINE = "redeem"
+"""How the names of all libraries in Redis begin."""
+_LIBRARY = """\
+#!lua name={library}
+{source}
+redis.register_function({{
+    function_name = '{library}',
+    callback = function(keys, arguments)
+        return begin_call(keys, arguments) or main()
+    end,
+    flags = {{ {flags} }},
+}})
+"""
 
 
 class ScriptError(Exception):
@@ -44,20 +60,20 @@ class ScriptError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script ready for EVALSHA.
+    """A script ready for FUNCTION LOAD and FCALL.
 
     Attributes:
         name: the name of its file, without the extension.
-        source: the composed text.
-        sha: its SHA-1, the name of the script in Redis. Another content has another SHA-1, so two versions
-            can be in use during a deploy.
+        source: the composed text, as a library.
+        library: the name in Redis, of the library and of its function. It has the SHA-1 of the content, so
+            two versions can be in use during a deploy.
         keys, arguments: the names bound to the first KEYS and ARGV.
         attempt: the names of the fields of an attempt. Each is a column in the array ``columns``.
     """
 
     name: str
     source: bytes
-    sha: str
+    library: str
     keys: tuple[str, ...]
     arguments: tuple[str, ...]
     attempt: tuple[str, ...]
@@ -77,11 +93,15 @@ def load(
         ScriptError: a file is missing, includes form a circle, an answer is not in the table, or the names
             differ.
     """
-    source = compose(name, folder or resources.files("lua"))
+    flags, source = compose(name, folder or resources.files("lua"))
+    digest = hashlib.sha1(f"{flags}\n{source}".encode(), usedforsecurity=False).hexdigest()
+    library = f"{prefix(name)}{digest}"
     script = Script(
         name=name,
-        source=source.encode(),
-        sha=hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest(),
+        source=_LIBRARY.format(
+            library=library, source=source, flags=", ".join(f"'{flag}'" for flag in flags)
+        ).encode(),
+        library=library,
         keys=_bound(source, "KEYS"),
         arguments=_bound(source, "ARGV"),
         attempt=_fields_of_attempt(name, source),
@@ -96,17 +116,28 @@ def load(
     return script
 
 
-def compose(name: str, folder: Traversable) -> str:
-    """The text of a script with everything that it includes.
+def prefix(name: str) -> str:
+    """The beginning of the names of a script's libraries in Redis, of this version and of others."""
+    return f"{OF_THE_ENGINE}_{name}_"
+
+
+def compose(name: str, folder: Traversable) -> tuple[tuple[str, ...], str]:
+    """The flags of a script, and its text with everything that it includes.
 
     Raises:
-        ScriptError: a file is missing, the text does not start with ``#!lua``, a file includes itself, or an
-            answer is not in the table.
+        ScriptError: a file is missing, the text does not start with ``#!lua`` or has no ``main``, a file
+            includes itself, or an answer is not in the table.
     """
-    source = _expand(name, folder, included=set(), path=())
-    if not _SHEBANG.match(source):
+    included: set[str] = set()
+    call = _expand(_CALL_FILE, folder, included=included, path=())
+    source = _expand(name, folder, included=included, path=())
+    shebang = _SHEBANG.match(source)
+    if not shebang:
         raise ScriptError(f"{name}.lua does not start with #!lua")
-    return _with_answers(name, source, folder)
+    if not _MAIN.search(source):
+        raise ScriptError(f"{name}.lua has no function main")
+    flags = tuple(shebang[1].split(",")) if shebang[1] else ()
+    return flags, call + _with_answers(name, source[shebang.end() :], folder)
 
 
 def answers(folder: Traversable | None = None) -> dict[str, dict[str, str]]:
@@ -199,7 +230,7 @@ def write_composed(target: Path) -> None:
     """Write every composed script to a folder, for luacheck."""
     target.mkdir(parents=True, exist_ok=True)
     for name in names():
-        # luacheck accepts the shebang line. It reports lines and columns of the composed text.
+        # luacheck accepts the first line. It reports lines and columns of the composed text.
         (target / f"{name}.lua").write_bytes(load(name).source)
 
 

@@ -8,8 +8,13 @@
 -- @include lib/prepared
 -- @include lib/redeem
 
-local parts, prepared_by_us = {}, {}
-local record_at, record_name, record_transaction
+local parts, prepared_by_us
+local record_at, record_name, record_transaction -- those of the latest attempt: all have the same
+
+each_call(function()
+    parts, prepared_by_us = {}, {}
+    record_at, record_name, record_transaction = nil, nil, nil
+end)
 
 local function use_up(hold)
     work.holds[hold.id], work.expiries[hold.id] = PREPARED, REMOVED
@@ -43,8 +48,10 @@ local function prepare(ending, prepared_at, nonce, transaction)
     return ANSWER.prepared
 end
 
-local reply = answer_together(prepare, ANSWER.prepared)
-if string.match(reply[2], '^%S+') == ANSWER.prepared then
-    redis.call('HSET', KEYS[record_at], record_name, cmsgpack.pack({ record_transaction, parts }))
+local function main()
+    local reply = answer_together(prepare, ANSWER.prepared)
+    if string.match(reply[2], '^%S+') == ANSWER.prepared then
+        redis.call('HSET', KEYS[record_at], record_name, cmsgpack.pack({ record_transaction, parts }))
+    end
+    return reply
 end
-return reply

@@ -6,4 +6,6 @@
 -- @include lib/answer_each
 -- @include lib/redeem
 
-return answer_each(redeem)
+local function main()
+    return answer_each(redeem)
+end

@@ -4,4 +4,6 @@
 -- @include lib/answer_alike
 -- @include lib/redeem
 
-return answer_alike(redeem)
+local function main()
+    return answer_alike(redeem)
+end

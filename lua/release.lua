@@ -47,4 +47,6 @@ local function release(ending, hold_id, hold_record, event_type)
     return ANSWER.released .. ' ' .. event_id .. '\n' .. record
 end
 
-return answer_each(release)
+local function main()
+    return answer_each(release)
+end

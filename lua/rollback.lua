@@ -68,4 +68,6 @@ local function roll_back(ending, rolled_at, redemption, redeemed_amount, and_voi
         .. ' ' .. text(read_left(campaign))
 end
 
-return answer_each(roll_back)
+local function main()
+    return answer_each(roll_back)
+end

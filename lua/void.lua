@@ -33,4 +33,6 @@ local function change_void(ending, make_void, void_by_range)
     return done .. ' ' .. event_id .. ' ' .. void_by_range
 end
 
-return answer_each(change_void)
+local function main()
+    return answer_each(change_void)
+end

@@ -394,7 +394,7 @@ def _access_advice(error: Exception, setting: str) -> str:
     if isinstance(error, BusyLoadingError):
         return "wait until it has loaded its data"
     if isinstance(error, ResponseError):
-        return f"end the script that runs on it: SCRIPT KILL. {error}"
+        return f"end the script that runs on it: FUNCTION KILL. {error}"
     return _NO_ENGINE
 
 

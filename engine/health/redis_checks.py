@@ -11,9 +11,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from engine.errors import StoreUnavailable
+from engine.store.scripts import NOT_FOUND
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 REDIS_VERSION_MIN: Final = (7, 0)
 VALKEY_VERSION_MIN: Final = (8, 0)
-_NO_SCRIPT: Final = "0" * 40
+_NO_FUNCTION: Final = "redeem_none"
 # The required configuration. REDEEM_DURABILITY=memory accepts other values for the parameters in _DISK.
 _WANTED: Final = {
     "appendonly": "yes",
@@ -104,12 +105,13 @@ async def check_scripts(redis: Redis) -> list[Finding]:
         RedisError, OSError: there is no answer.
     """
     try:
-        await redis.script_exists(_NO_SCRIPT)
-        await redis.evalsha(_NO_SCRIPT, 0)
+        await redis.function_list(_NO_FUNCTION)
+        await redis.fcall(_NO_FUNCTION, 0)
     except NoPermissionError as error:
-        return [Finding("redis scripts", Verdict.WRONG, str(error), "let its user call SCRIPT and EVALSHA")]
-    except NoScriptError:
-        pass
+        return [Finding("redis scripts", Verdict.WRONG, str(error), "let its user call FUNCTION and FCALL")]
+    except ResponseError as error:
+        if not str(error).endswith(NOT_FOUND):
+            raise
     return []
 
 

@@ -21,6 +21,7 @@ from engine.errors import ContractViolation, Fault, OutcomeUnknown, Overloaded, 
 from engine.store import keys
 from engine.store.call import Call
 from engine.store.gathering import Gathering
+from engine.store.scripts import NOT_FOUND
 
 if TYPE_CHECKING:
     from engine.observability.metrics import Telemetry
@@ -194,7 +195,7 @@ class Batcher:
     def _refused(self, error: str) -> None:
         """Handle an error reply. Errors from before the script's first line mean: not done."""
         kind = error.partition(" ")[0]
-        if kind == "NOSCRIPT":
+        if error.endswith(NOT_FOUND):
             self._put_back()
             try:
                 self._link.load(self._script)

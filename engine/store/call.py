@@ -72,9 +72,9 @@ class Call:
         return len(SIGNATURE) + len(self._raw)
 
     def command(self, script: Script, shard: int, version: int) -> bytes:
-        """The EVALSHA command in the Redis protocol."""
+        """The FCALL command in the Redis protocol."""
         names = self._names
         width = len(script.attempt) - len(COLUMNS)
         columns = (*_COLUMNS_OF(self), *(self.own_fields[own::width] for own in range(width)))
         arguments = (shard, version, self.epoch, keys.IDEMPOTENCY_WINDOW_S, pack_columns(columns))
-        return pack("EVALSHA", script.sha, len(names), *names, *arguments, *self._raw)
+        return pack("FCALL", script.library, len(names), *names, *arguments, *self._raw)

@@ -16,6 +16,7 @@ import hiredis
 from redis.asyncio.connection import parse_url
 
 from engine.errors import Fault, OutcomeUnknown, StoreUnavailable
+from engine.store.scripts import ALREADY_LOADED, LIST_LIBRARIES, NO_LIBRARY, libraries, superseded
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -96,7 +97,7 @@ class Link(asyncio.Protocol):
 
     def load(self, script: Script) -> None:
         """Load a script again, before the next call."""
-        self.call(pack("SCRIPT", "LOAD", script.source), on_reply=_ignore, on_fault=_ignore)
+        self.call(pack(*_load(script)), on_reply=_ignore, on_fault=_ignore)
 
     # asyncio.Protocol
 
@@ -156,9 +157,8 @@ class Link(asyncio.Protocol):
                 lambda: self, address.get("host", "localhost"), address.get("port", 6379), ssl=context
             )
         for command in self._handshake():
-            reply = await self._ask(command)
-            if isinstance(reply, hiredis.ReplyError):
-                raise _HandshakeError(str(reply))
+            await self._require(command)
+        await self._load_scripts()
         if self._verify:
             await self._verify()
         if self._transport is None:  # lost during verify(), which does not use this connection
@@ -177,8 +177,27 @@ class Link(asyncio.Protocol):
             commands.append(("AUTH", *user, address["password"]))
         if address.get("db"):
             commands.append(("SELECT", int(address["db"])))
-        commands += [("SCRIPT", "LOAD", script.source) for script in self._scripts]
         return commands
+
+    async def _load_scripts(self) -> None:
+        """Load what Redis does not have, in place of what other versions have left under the same names.
+
+        A worker of another version that still runs loads its own again when it needs it (``Batcher``).
+        """
+        listed: Any = await self._require(LIST_LIBRARIES)
+        known = libraries(listed)
+        for script in self._scripts:
+            if script.library not in known:
+                for library in superseded(script, known):
+                    await self._require(("FUNCTION", "DELETE", library), or_error=NO_LIBRARY)
+                await self._require(_load(script), or_error=ALREADY_LOADED)
+
+    async def _require(self, command: tuple[str | bytes | int, ...], *, or_error: str = "") -> object:
+        """Return the reply. It may be an error only if it ends with ``or_error``."""
+        reply = await self._ask(command)
+        if isinstance(reply, hiredis.ReplyError) and not (or_error and str(reply).endswith(or_error)):
+            raise _HandshakeError(str(reply))
+        return reply
 
     async def _ask(self, command: tuple[str | bytes | int, ...]) -> object:
         replied: asyncio.Future[object] = asyncio.get_running_loop().create_future()
@@ -200,6 +219,10 @@ class Link(asyncio.Protocol):
 
 class _HandshakeError(Exception):
     """Redis refused the connection, for example because of a wrong password."""
+
+
+def _load(script: Script) -> tuple[str | bytes, ...]:
+    return "FUNCTION", "LOAD", script.source
 
 
 def _ignore(_: object) -> None:

@@ -2,7 +2,7 @@
 
 ``bare``: an aiohttp handler that reads the body and returns a constant. No engine can be faster on aiohttp.
 ``naive``: does the same work as the engine, in the usual way: for each request, the handler decodes one
-code and sends one EVALSHA of the engine's redeem.lua over redis-py's pool.
+code and sends one FCALL of the engine's redeem.lua over redis-py's pool.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from engine.codes.formats import normalise, split
 from engine.encoding import JSON_TYPE
 from engine.lookup.decoder import Decoder
 from engine.redemption.redeem import Redemption
-from engine.store import keys
+from engine.store import keys, scripts
 from engine.store.call import pack_columns
 from engine.store.configuration import ConfigurationCache
 from engine.store.event_lines import about_json, cause_json
@@ -62,7 +62,7 @@ async def bare(request: web.Request) -> web.Response:
 
 
 class Naive:
-    """Sends one EVALSHA for each request."""
+    """Sends one FCALL for each request."""
 
     def __init__(self, settings: Settings, redis: Redis, configuration: ConfigurationCache) -> None:
         self._settings = settings
@@ -115,8 +115,8 @@ class Naive:
             "idempotency_window_s": keys.IDEMPOTENCY_WINDOW_S,
             "packed": pack_columns([attempt.get(name, ()) for name in SCRIPT.attempt]),
         }
-        reply = await self._redis.evalsha(
-            SCRIPT.sha,
+        reply = await self._redis.fcall(
+            SCRIPT.library,
             len(names),
             *names,
             *(arguments[name] for name in SCRIPT.arguments),
@@ -132,7 +132,7 @@ async def naive(settings: Settings) -> Callable[[web.Request], Awaitable[web.Res
     )
     configuration = ConfigurationCache(redis)
     await configuration.refresh()
-    await redis.script_load(SCRIPT.source.decode())
+    await scripts.load(redis, SCRIPT)
     return Naive(settings, redis, configuration).redeem
 
 

@@ -167,7 +167,7 @@ async def _script_us(
     await bench.redeem(codes[size:], with_keys=with_keys)
     seconds = testbed.processor_seconds(pid) - seconds
     written = await _append_only_bytes(bench.redis) - written
-    calls = (await bench.redis.info("commandstats"))["cmdstat_evalsha"]
+    calls = (await bench.redis.info("commandstats"))["cmdstat_fcall"]
     await bench.redis.xtrim(keys.events(_SHARD), maxlen=0, approximate=False)
     return {
         "batch": round((len(codes) - size) / calls["calls"], 1),

@@ -15,6 +15,10 @@ local NO_HOLD = '9007199254740991\n-\n-\n\n' -- read in place of the record of a
 
 local look_for_hold, found_hold = find_hold, nil
 
+each_call(function()
+    found_hold = nil
+end)
+
 -- Decisions get the hold that was found for the current attempt.
 find_hold = function()
     return found_hold

@@ -6,16 +6,22 @@
 -- argument after the digest of its idempotency key.
 -- `about` and `cause` are parts of the attempt's events, as JSON (lib/event_line); lib/description reads them.
 local campaign_at, state_at, offset, about, cause, amount, used_at, used_field, users_at, user_digest_at,
-    idempotency_at, idempotency_digest_at = unpack(columns)
-local OWN_FIRST, OWN_LAST = 13, #columns -- columns of the fields that only this script has
+    idempotency_at, idempotency_digest_at
+local OWN_FIRST = 13 -- from here on, columns have the fields that only this script has
 
-local attempt = 1
+local attempt
+
+each_call(function()
+    campaign_at, state_at, offset, about, cause, amount, used_at, used_field, users_at, user_digest_at,
+        idempotency_at, idempotency_digest_at = unpack(columns)
+    attempt = 1
+end)
 
 -- The current attempt's fields that only this script has.
-local own_values = {}
 local function own_fields()
-    for number = OWN_FIRST, OWN_LAST do
-        own_values[number] = columns[number][attempt]
+    local values = {}
+    for number = OWN_FIRST, #columns do
+        values[number] = columns[number][attempt]
     end
-    return unpack(own_values, OWN_FIRST, OWN_LAST)
+    return unpack(values, OWN_FIRST, #columns)
 end

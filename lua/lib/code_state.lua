@@ -6,8 +6,12 @@ local FRESH, REDEEMED, HELD, VOID = 0, 1, 2, 3
 local CODES_OF_BYTE = 4
 local FACTOR = { [0] = 64, 16, 4, 1 } -- the first code of a byte has its highest bits
 
-local state_bytes = {} -- by position in KEYS: the bytes of the string that have this call's codes
-local first_byte, last_byte = {}, {}
+local state_bytes -- by position in KEYS: the bytes of the string that have this call's codes
+local first_byte, last_byte
+
+each_call(function()
+    state_bytes, first_byte, last_byte = {}, {}, {}
+end)
 
 -- Finds which bytes of each string this call needs. Each string is read once, however many of its codes are in the call.
 local function find_bytes()

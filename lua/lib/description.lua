@@ -2,7 +2,11 @@
 
 -- @include lib/unit_of_work
 
-local descriptions = {}
+local descriptions
+
+each_call(function()
+    descriptions = {}
+end)
 
 -- Returns batch, serial, last4, user, order and actor of the attempt. The order is empty for none.
 local function describe()

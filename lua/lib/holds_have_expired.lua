@@ -4,6 +4,10 @@
 
 local have_expired
 
+each_call(function()
+    have_expired = nil
+end)
+
 local function holds_have_expired()
     if have_expired == nil then
         have_expired = #redis.call('ZRANGEBYSCORE', expiry_key, '-inf', text(now_ms), 'LIMIT', 0, 1) > 0

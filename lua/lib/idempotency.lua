@@ -46,7 +46,7 @@ local function add_nonce(nonces)
 end
 
 -- For an attempt whose key has a record with nonces: the beginning of its next record, up to the answer.
-local beginnings = {}
+local beginnings
 
 local function is_signed()
     return #ARGV[idempotency_digest_at[attempt] + 1] > FINGERPRINT_LENGTH
@@ -69,7 +69,11 @@ local function use_nonce(record)
 end
 
 -- For an attempt whose key is reserved for it: the record.
-local reserved = {}
+local reserved
+
+each_call(function()
+    beginnings, reserved = {}, {}
+end)
 
 -- Returns `replayed <the first answer>`, `idempotency_key_reused` or `request_replayed`; nil if the key is new or has no answer
 -- yet, or if there is no key.

@@ -3,7 +3,11 @@
 -- @include lib/campaign
 -- @include lib/prepared
 
-local settled = {} -- of the transaction on this shard: its parts, how many were settled, and where their record is
+local settled -- of the transaction on this shard: its parts, how many were settled, and where their record is
+
+each_call(function()
+    settled = {}
+end)
 
 -- Settles the attempt's part: the code is no longer prepared.
 -- Returns `absent` if nothing is prepared, or no longer, or `unpublished`; or nil, the campaign, the amount taken, the balance

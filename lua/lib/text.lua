@@ -1,5 +1,9 @@
 -- Formats a number as digits. Results are cached, because a call formats the same times and amounts many times.
-local texts = {}
+local texts
+
+each_call(function()
+    texts = {}
+end)
 
 local function text(number)
     if not number then

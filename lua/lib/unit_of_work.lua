@@ -16,7 +16,7 @@ local function begin_work()
         events = {}, last_event_id = nil, -- lines of the stream's next entry, and the id of the last one
     }
 end
-begin_work()
+each_call(begin_work)
 
 -- Returns the table for the key at a position in KEYS. Creates it at its first use.
 local function slots(tables, at)

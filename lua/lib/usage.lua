@@ -3,7 +3,11 @@
 -- @include lib/text
 -- @include lib/unit_of_work
 
-local used_read, counted_read = {}, {} -- what Redis had of an attempt's code and of its user
+local used_read, counted_read -- what Redis had of an attempt's code and of its user
+
+each_call(function()
+    used_read, counted_read = {}, {}
+end)
 
 -- Returns the number of uses (multi) or the amount spent (balance) of the code so far; 0 for a single code.
 local function read_used(campaign)

@@ -341,7 +341,7 @@ async def test_a_database_without_the_schema_is_reported_as_that(
 
 async def test_the_script_answers_the_same_after_redis_forgot_it(plane: ControlPlane) -> None:
     await create(plane)
-    await plane.redis.script_flush()
+    await plane.redis.function_flush()
     await create(plane)
     assert await plane.redis.get(keys.version(0)) == b"3"
 

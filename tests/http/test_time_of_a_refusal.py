@@ -189,7 +189,7 @@ async def commands(redis: Redis, script: Script) -> AsyncIterator[list[str]]:
         async for seen in monitor.listen():
             command, *arguments = seen["command"].split(" ")
             if seen["client_type"] != "lua":
-                is_running = (command, arguments[:1]) == ("EVALSHA", [script.sha])
+                is_running = (command, arguments[:1]) == ("FCALL", [script.library])
             if is_running:
                 made.append(command)
             if (command, arguments) == ("ECHO", ["end"]):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,12 +13,15 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 WELL_SIGNED = """#!lua
-local events_key, version_key = KEYS[1], KEYS[2]
-local shard, limit = ARGV[1], ARGV[2]
-local columns = cmsgpack.unpack(ARGV[3])
-local code, user,
-    amount = unpack(columns)
-local OWN_FIRST, OWN_LAST = 4, #columns -- of this script
+local events_key, version_key, shard, limit, columns, code, user, amount
+each_call(function()
+    events_key, version_key = KEYS[1], KEYS[2]
+    shard, limit = ARGV[1], ARGV[2]
+    columns = cmsgpack.unpack(ARGV[3])
+    code, user,
+        amount = unpack(columns)
+end)
+local OWN_FIRST = 4 -- of this script
 
 local function refuse()
     return 'no'
@@ -29,13 +31,19 @@ local function redeem(order, actor)
     return order .. actor
 end
 
-return answer_each(redeem)
+local function main()
+    return answer_each(redeem)
+end
 """
+
+
+MAIN = "local function main()\nend"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "lib").mkdir()
+    write(tmp_path, lib__call="-- a call\n")
     return tmp_path
 
 
@@ -48,19 +56,23 @@ def write(folder: Path, **files: str) -> None:
 def test_includes_come_depth_first_and_once_each(folder: Path) -> None:
     write(
         folder,
-        main="#!lua\n-- @include lib/a\n-- @include lib/b\n-- @include lib/c\nreturn abc",
+        main=f"#!lua\n-- @include lib/a\n-- @include lib/b\n-- @include lib/c\n{MAIN}",
         lib__a="-- @include lib/c\nlocal a",
         lib__b="-- @include lib/a\n-- @include lib/c\nlocal b",
         lib__c="local c",
     )
-    lines = loader.compose("main", folder).split("\n")
-    assert [line for line in lines if line] == ["#!lua", "local c", "local a", "local b", "return abc"]
+    flags, text = loader.compose("main", folder)
+    assert flags == ()
+    assert [line for line in text.split("\n") if line] == [
+        *("-- a call", "local c", "local a", "local b"),
+        *MAIN.split("\n"),
+    ]
 
 
 def test_what_only_looks_like_an_include_stays(folder: Path) -> None:
-    text = "#!lua\n  -- @include lib/a\n-- @include\n--@include lib/a\n-- see @include lib/a\n"
-    write(folder, main=text)
-    assert loader.compose("main", folder) == text
+    text = f"  -- @include lib/a\n-- @include\n--@include lib/a\n-- see @include lib/a\n{MAIN}"
+    write(folder, main=f"#!lua flags=no-writes,allow-oom\n{text}")
+    assert loader.compose("main", folder) == (("no-writes", "allow-oom"), f"-- a call\n{text}")
 
 
 @pytest.mark.parametrize(
@@ -140,13 +152,19 @@ def test_a_script_may_have_no_fields_of_its_own(folder: Path, ending: str) -> No
     assert loader.load("main", folder=folder).attempt == ("code", "user", "amount")
 
 
+def test_a_script_without_main_is_refused(folder: Path) -> None:
+    write(folder, main="#!lua\nlocal function other()\nend\n")
+    with pytest.raises(ScriptError, match=r"^main\.lua has no function main$"):
+        loader.load("main", folder=folder)
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("OWN_LAST = 4", "OWN_LAST = 5"),
-        ("OWN_LAST = 4", "OWN_LAST = 3"),
-        ("local OWN_FIRST, OWN_LAST = 4, #columns -- of this script\n", ""),
-        ("user,\n    amount", "user"),
+        ("OWN_FIRST = 4", "OWN_FIRST = 5"),
+        ("OWN_FIRST = 4", "OWN_FIRST = 3"),
+        ("local OWN_FIRST = 4 -- of this script\n", ""),
+        ("user,\n        amount =", "user ="),
     ],
 )
 def test_the_fields_of_a_script_begin_where_it_says(folder: Path, old: str, new: str) -> None:
@@ -179,14 +197,13 @@ ANSWERS = """return {
 def test_words_are_put_in_from_the_table_of_answers(folder: Path) -> None:
     write(
         folder,
-        main="#!lua\n-- @include lib/a\nreturn ANSWER.ok, refusal, MY_ANSWER.ok",
+        main=f"#!lua\n-- @include lib/a\nlocal answer = {{ ANSWER.ok, refusal, MY_ANSWER.ok }}\n{MAIN}",
         lib__a="local refusal, kept = ANSWER.sold_out .. ' ' .. 1, not ANSWERS.not_kept[word]",
         lib__answers=ANSWERS,
     )
-    assert loader.compose("main", folder).split("\n")[1:] == [
-        "local refusal, kept = 'sold_out' .. ' ' .. 1, not { sold_out = true }[word]",
-        "return 'ok', refusal, MY_ANSWER.ok",
-    ]
+    _, text = loader.compose("main", folder)
+    assert "local refusal, kept = 'sold_out' .. ' ' .. 1, not { sold_out = true }[word]\n" in text
+    assert "local answer = { 'ok', refusal, MY_ANSWER.ok }\n" in text
     assert loader.answers(folder) == {
         "call": {"ok": ""},
         "refusal": {"sold_out": "<why>"},
@@ -196,7 +213,7 @@ def test_words_are_put_in_from_the_table_of_answers(folder: Path) -> None:
 
 @pytest.mark.parametrize("word", ["ANSWER.soldout", "ANSWER.refusal", "ANSWERS.kept", "ANSWERS.ok"])
 def test_a_word_that_is_not_in_the_table_is_refused(folder: Path, word: str) -> None:
-    write(folder, main=f"#!lua\nreturn {word}", lib__answers=ANSWERS)
+    write(folder, main=f"#!lua\nlocal word = {word}\n{MAIN}", lib__answers=ANSWERS)
     with pytest.raises(ScriptError, match=rf"^main\.lua has {word}, which is not in lib/answers\.lua$"):
         loader.load("main", folder=folder)
 
@@ -208,22 +225,25 @@ def test_keys_bound_out_of_order_are_no_signature(folder: Path) -> None:
 
 
 def test_other_content_is_another_script(folder: Path) -> None:
-    write(folder, main="#!lua\n-- @include lib/a\n", lib__a="return 1")
-    first = loader.load("main", folder=folder)
-    assert first.sha == hashlib.sha1(first.source, usedforsecurity=False).hexdigest()
-    assert first.source == b"#!lua\nreturn 1\n"
-    write(folder, lib__a="return 2")
-    assert loader.load("main", folder=folder).sha != first.sha
+    write(folder, main=f"#!lua\n-- @include lib/a\n{MAIN}", lib__a="local a = 1")
+    scripts = [loader.load("main", folder=folder)]
+    write(folder, lib__a="local a = 2")
+    scripts.append(loader.load("main", folder=folder))
+    write(folder, main=f"#!lua flags=no-writes\n-- @include lib/a\n{MAIN}")
+    scripts.append(loader.load("main", folder=folder))
+    assert len({script.library for script in scripts}) == len(scripts)
+    assert all(script.library.startswith(loader.prefix("main")) for script in scripts)
+    assert loader.load("main", folder=folder) == scripts[-1]
 
 
 @pytest.mark.parametrize("name", loader.names())
-async def test_redis_takes_every_script_and_knows_it_by_the_same_hash(redis: Redis, name: str) -> None:
+async def test_redis_takes_every_script_under_its_name(redis: Redis, name: str) -> None:
     script = loader.load(name)
-    assert script.source.startswith(b"#!lua")
     assert b"@include" not in script.source
     assert script.keys
     assert script.arguments
-    assert await redis.script_load(script.source.decode()) == script.sha
+    await redis.function_flush()
+    assert await redis.function_load(script.source.decode()) == script.library.encode()
 
 
 def test_the_scripts_for_luacheck_are_those_that_run(tmp_path: Path) -> None:

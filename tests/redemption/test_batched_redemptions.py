@@ -266,7 +266,7 @@ class BatchesMachine(RuleBasedStateMachine):
         self.run(self.forget_the_scripts())
 
     async def forget_the_scripts(self) -> None:
-        await self.redis.script_flush()
+        await self.redis.function_flush()
 
     # attempts
 

@@ -164,13 +164,13 @@ async def test_scripts_flushed_under_load_are_loaded_again_and_nobody_notices(
     async with engine_in_process(plane, batch_max=8, attempt_deadline_ms=60_000) as merchant:
         attempts = asyncio.gather(*(merchant.redeem(code) for code in codes))
         while not attempts.done():
-            await redis.script_flush()
+            await redis.function_flush()
         answers = await attempts
         assert {status for status, _ in answers} == {200}
         assert await successes(redis) == len(codes)
-        assert await redis.script_flush()
+        assert await redis.function_flush()
         assert (await merchant.redeem(UNKNOWN))[0] == 404
-    assert await redis.script_exists(Redemption.script.sha) == [False]
+    assert await redis.function_list(Redemption.script.library) == []
 
 
 async def test_connections_killed_under_load_cost_no_code(plane: ControlPlane, redis: Redis) -> None:
@@ -250,14 +250,14 @@ async def test_while_redis_loads_nothing_is_done(plane: ControlPlane, proxy: Pro
     async with engine_in_process(plane, redis_url=proxy.url, attempt_deadline_ms=1000) as merchant:
         assert (await merchant.redeem(UNKNOWN))[0] == 404
         for error in (b"-LOADING Valkey is loading the dataset in memory", b"-BUSY a script", b"-READONLY x"):
-            proxy.replies_to(Redemption.script.sha.encode(), error + b"\r\n")
+            proxy.replies_to(Redemption.script.library.encode(), error + b"\r\n")
             status, body = await merchant.redeem(code, key="k")
             assert (status, body["code"]) == (503, "store_unavailable")
-        proxy.replies_to(Redemption.script.sha.encode(), b"-ERR who knows\r\n")
+        proxy.replies_to(Redemption.script.library.encode(), b"-ERR who knows\r\n")
         status, body = await merchant.redeem(code, key="k")
         assert (status, body["code"]) == (503, "outcome_unknown")
         assert await successes(redis) == 0
-        proxy.replies_to(Redemption.script.sha.encode(), b"")
+        proxy.replies_to(Redemption.script.library.encode(), b"")
         assert (await merchant.redeem(code, key="k"))[0] == 200
 
 
@@ -329,3 +329,19 @@ async def test_a_stop_ends_though_a_batcher_never_says_that_it_is_idle(
     _, (code,) = await issue(plane, 1)
     async with asyncio.timeout(TIMEOUT_S), engine_in_process(plane, attempt_deadline_ms=1000) as merchant:
         assert (await merchant.redeem(code))[0] == 200
+
+
+async def test_a_worker_connects_again_while_the_memory_of_redis_is_full(
+    plane: ControlPlane, redis: Redis
+) -> None:
+    """Redis then takes no FUNCTION LOAD, and the functions are there."""
+    _, (code,) = await issue(plane, 1)
+    async with engine_in_process(plane) as merchant:
+        assert (await merchant.redeem(UNKNOWN))[0] == 404
+        await redis.config_set("maxmemory", 1)
+        try:
+            await redis.client_kill_filter(_type="normal", skipme=True)
+            status, body = await merchant.call("POST", "/v1/codes/check", json={"code": code})
+            assert (status, body.get("redeemable")) == (200, True), body
+        finally:
+            await redis.config_set("maxmemory", 0)

@@ -191,7 +191,7 @@ class Calls:
     """
 
     def __init__(self, way: Way, fate: Fate, *, times: int = 1, script: Script = Redemption.script) -> None:
-        self._mark = script.sha.encode()
+        self._mark = script.library.encode()
         self._way = way
         self._fate = fate
         self._times = times

@@ -10,6 +10,7 @@ from engine.redemption.redeem import Redemption
 from engine.store import keys
 from engine.store.call import COLUMNS, SIGNATURE, pack_columns
 from engine.store.event_lines import about_json, cause_json
+from engine.store.scripts import run_script
 from tests.support.streams import read_events
 
 if TYPE_CHECKING:
@@ -30,9 +31,8 @@ SPARSE: Final = COLUMNS[COLUMNS.index("amount") :]  # columns of fields that som
 async def evaluate(
     redis: Redis, script: Script, names: Sequence[str], arguments: Sequence[str | bytes | int]
 ) -> Any:  # noqa: ANN401 - whatever the script answers
-    """EVALSHA with the hash that the loader computed."""
-    await redis.script_load(script.source.decode())
-    return await redis.evalsha(script.sha, len(names), *names, *arguments)
+    """FCALL of the function that the loader has named."""
+    return await run_script(redis, script, names, arguments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

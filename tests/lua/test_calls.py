@@ -1,0 +1,97 @@
+"""What a call of a script has left behind does not reach the next one: the library lives on between them."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from engine.store.scripts import libraries, run_script, superseded
+from lua import loader
+from tests.support.scripts import Attempt
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from tests.support.scripts import Shard
+
+ONCE: Final = {"KEYS", "ARGV", "at_beginning"}  # lib/call itself
+TOP: Final = re.compile(r"^local (?!function)([\w, ]+?)(?:,\n +([\w, ]+))?(?: = (.*))?$", re.MULTILINE)
+BEGINNING: Final = re.compile(
+    r"^each_call\(function\(\)\n(.*?)^end\)$|^each_call\((\w+)\)$", re.MULTILINE | re.DOTALL
+)
+
+
+FILES: Final = {
+    file.name: re.sub(r" --.*", "", file.read_text(encoding="utf-8"))
+    for folder in (resources.files("lua"), resources.files("lua") / "lib")
+    for file in folder.iterdir()
+    if file.name.endswith(".lua") and file.name != "answers.lua"
+}
+
+
+def variables(text: str) -> dict[str, str | None]:
+    """The variables at the top of a file, with what they begin with."""
+    found = {}
+    for match in TOP.finditer(text):
+        for name in f"{match[1]}, {match[2] or ''}".replace(" ", "").strip(",").split(","):
+            found[name] = match[3]
+    return found
+
+
+def set_by_each_call(text: str) -> str:
+    """The text of the functions that begin a call."""
+    bodies = []
+    for body, name in BEGINNING.findall(text):
+        bodies.append(body or text[text.index(f"local function {name}()") :].partition("\nend")[0])
+    return "\n".join(bodies)
+
+
+@pytest.mark.parametrize(("name", "text"), FILES.items(), ids=FILES)
+def test_what_belongs_to_a_call_is_set_by_each_call(name: str, text: str) -> None:
+    beginnings = set_by_each_call(text)
+    for variable, value in variables(text).items():
+        assigned = rf"^ +[\w, ]*\b{variable}(?:\[.*?\])*(?:, [\w, ]+)?\s=[^=]"
+        belongs_to_a_call = value in {None, "{}"} or re.search(assigned, text, re.MULTILINE)
+        if belongs_to_a_call and variable not in ONCE:
+            assert re.search(rf"\b{variable}\b[^=]* = ", beginnings), f"{name} keeps {variable} after a call"
+
+
+async def test_a_call_knows_nothing_of_the_one_before(shard: Shard) -> None:
+    await shard.add_campaign(per_user_limit=5, stock=3)
+    first, second = (Attempt(offset=offset, counted=True, key=f"k{offset}") for offset in (1, 2))
+    answers = [await shard.call(first), await shard.call(second), await shard.call(first)]
+    words = [answer[1].decode().split(" ")[0] for answer in answers]
+    assert words == ["redeemed", "redeemed", "replayed"]
+    assert await shard.get_state(first) == await shard.get_state(second) == 1
+
+
+async def test_a_call_that_fails_leaves_the_next_one_alone(redis: Redis, shard: Shard) -> None:
+    await shard.add_campaign()
+    broken, whole = Attempt(offset=1, campaign="cmp_2"), Attempt(offset=2)
+    await redis.set(shard.campaign("cmp_2"), "not a hash")
+    with pytest.raises(Exception, match="WRONGTYPE"):
+        await shard.call(whole, broken)
+    assert await shard.get_state(whole) == 0
+    assert (await shard.call(whole))[1].startswith(b"redeemed ")
+    await redis.delete(shard.campaign("cmp_2"))
+
+
+async def test_a_script_is_loaded_in_place_of_its_other_versions(redis: Redis) -> None:
+    ours, alike = loader.load("redeem"), loader.load("redeem_alike")
+    other = ours.library[:-1] + ("0" if ours.library[-1] != "0" else "1")
+    await redis.function_flush()
+    for library, source in ((other, ours.source.decode().replace(ours.library, other)), ("mine", "")):
+        text = source or "#!lua name=mine\nredis.register_function('mine', function() return 1 end)"
+        assert await redis.function_load(text) == library.encode()
+    await redis.function_load(alike.source.decode())
+    known = libraries(await redis.function_list())
+    assert known == {other, alike.library, "mine"}
+    assert superseded(ours, known) == [other]
+    assert superseded(alike, known) == []
+    names = ["{s0}:events", "{s0}:version", "{s0}:holds", "{s0}:holds:expiry", "{s0}:held"]
+    assert await run_script(redis, ours, names, ["0", "1", "1", "86400", b"\x90"]) == [b"unpublished"]
+    assert libraries(await redis.function_list()) == {ours.library, alike.library, "mine"}
+    await redis.function_delete("mine")
