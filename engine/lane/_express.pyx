@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """The express lane: the fast lane with its usual case compiled.
 
 A redemption whose head is plain is started and answered here; if its body is plain as well, it is also read
@@ -13,7 +13,7 @@ import string
 from time import perf_counter
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.unicode cimport PyUnicode_1BYTE_DATA, PyUnicode_DATA, PyUnicode_DecodeASCII, PyUnicode_New
+from cpython.unicode cimport PyUnicode_1BYTE_DATA, PyUnicode_DATA, PyUnicode_DecodeASCII, PyUnicode_GET_LENGTH, PyUnicode_New
 from libc.string cimport memcmp, memcpy
 from libc.time cimport time as unix_time
 
@@ -25,7 +25,7 @@ from engine.api.request_ids import PROCESS, next_number
 from engine.codes.formats import BASE32, DIGITS, FORMATS, LAST_SYMBOLS, normalise, split
 from engine.codes.texts import SHORTEST_CODE
 from engine.encoding import canonical
-from engine.errors import Refusal
+from engine.errors import ContractViolation, Refusal
 from engine.guard.labels import places_of
 from engine.lane.head import HEAD_BYTES_MAX, KEY, REQUEST_ID, SIGNED
 from engine.lane.protocol import ROUTE, FastLane
@@ -36,7 +36,7 @@ from engine.redemption.call_fields import CallFields
 from engine.redemption.redeem import Redemption
 from engine.store import idempotency, keys
 from engine.store.event_lines import cause_json
-from engine.store.keys import locate_code
+from engine.store.keys import SEGMENT_CODES, CodeLocation
 from engine.times import instant
 
 cdef enum:  # the values in a head that differ from request to request
@@ -54,12 +54,14 @@ cdef enum:
     AMOUNT_DIGITS_MAX = 15  # below AMOUNT_MAX, whatever the digits
     SYMBOLS_MAX = 256
     ENDING = 12  # SHORTEST_CODE
+    LAST = 4  # LAST_SYMBOLS
 
-if ENDING != SHORTEST_CODE or LAST_SYMBOLS != 4 or {fmt.alphabet for fmt in FORMATS.values()} != {BASE32, DIGITS}:
+if ENDING != SHORTEST_CODE or LAST_SYMBOLS != LAST or {fmt.alphabet for fmt in FORMATS.values()} != {BASE32, DIGITS}:
     raise ImportError("the express lane was built for other limits")
 
 cdef int _head_bytes_max = HEAD_BYTES_MAX
 cdef Py_ssize_t _campaign_length_max = CAMPAIGN_LENGTH_MAX
+cdef Py_ssize_t _segment_codes = SEGMENT_CODES
 cdef object _plain_received = FastLane.data_received
 cdef object _plain_read = FastLane._read
 cdef object _plain_redeem = FastLane._redeem
@@ -444,6 +446,8 @@ cdef class KnownBatch:
     """What the redemptions of one batch have in common: parts of their answers, and their place in a call."""
 
     cdef object batch, campaign
+    cdef str campaign_id
+    cdef Py_ssize_t id, shards, pinned_shard  # -1: it has none
     cdef tuple counted_as  # in the telemetry's outcomes
     cdef bytes to_code  # from behind the id to the last symbols of the code
     cdef bytes to_balance  # from behind the amount to the balance
@@ -455,9 +459,13 @@ cdef class KnownBatch:
     cdef object campaign_at
     cdef dict states_at  # by segment
 
-    def __init__(self, batch, campaign, last4):
+    def __init__(self, batch, campaign, last4, shards):
+        if shards < 1:
+            raise ContractViolation("codes have no shards yet")
         shown = _to_json(masked(batch, last4))[: -1 - len(last4)]
-        self.batch, self.campaign = batch, campaign
+        self.batch, self.campaign, self.id, self.shards = batch, campaign, batch.id, shards
+        self.campaign_id = campaign.id
+        self.pinned_shard = -1 if campaign.pinned_shard is None else campaign.pinned_shard
         self.counted_as = "redeem", "redeemed", campaign.id
         self.to_code = b'","status":"redeemed","campaign":' + _to_json(campaign.id) + b',"code":' + shown
         self.to_balance = b',"currency":' + _to_json(campaign.currency)
@@ -468,7 +476,7 @@ cdef class KnownBatch:
         campaign = configuration.campaigns[self.campaign.id]
         self.call, self.shard, self.states_at = call, shard, {}
         self.is_simple = (
-            campaign.kind == "single" and not campaign.per_user_limited and not configuration.has_voids(self.batch.id)
+            campaign.kind == "single" and not campaign.per_user_limited and not configuration.has_voids(self.id)
         )
         if self.is_simple:
             self.campaign_at = call.key(keys.campaign(shard, campaign.id))
@@ -476,7 +484,7 @@ cdef class KnownBatch:
     cdef object state_at(self, Py_ssize_t segment):
         at = self.states_at.get(segment)
         if at is None:
-            at = self.states_at[segment] = self.call.key(keys.state(self.shard, self.batch.id, segment))
+            at = self.states_at[segment] = self.call.key(keys.state(self.shard, self.id, segment))
         return at
 
 
@@ -504,7 +512,7 @@ cdef class CallColumns:
         cdef str text = PyUnicode_New(order_size + 2 + size, 127)
         cdef char *to = <char *>PyUnicode_1BYTE_DATA(text)
         to = _put(to, b'"', 1)
-        to = _put(to, <const char *>PyUnicode_1BYTE_DATA(order), order_size)
+        to = _put_text(to, order)
         to = _put(to, b'"', 1)
         _put(to, <const char *>PyUnicode_1BYTE_DATA(self.cause_of_actor) + 4, size)
         return text
@@ -519,20 +527,31 @@ cdef inline char *_put_bytes(char *to, bytes data) noexcept:
     return _put(to, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
 
-cdef inline char *_put_number(char *to, Py_ssize_t number, int base=10) noexcept:
+cdef inline char *_put_text(char *to, str text) noexcept:
+    """Write a text of ASCII."""
+    return _put(to, <const char *>PyUnicode_1BYTE_DATA(text), PyUnicode_GET_LENGTH(text))
+
+
+cdef inline char *_put_number(char *to, size_t number) noexcept:
     cdef char digits[20]
-    cdef int count = 0
+    cdef int at = 20
     while True:
-        digits[count] = <char>b"0123456789abcdef"[number % base]
-        count += 1
-        number //= base
+        at -= 1
+        digits[at] = 48 + number % 10
+        number //= 10
         if number == 0:
-            break
-    while count:
-        count -= 1
-        to[0] = digits[count]
-        to += 1
-    return to
+            return _put(to, digits + at, 20 - at)
+
+
+cdef inline char *_put_hex(char *to, size_t number) noexcept:
+    cdef char digits[16]
+    cdef int at = 16
+    while True:
+        at -= 1
+        digits[at] = b"0123456789abcdef"[number & 15]
+        number >>= 4
+        if number == 0:
+            return _put(to, digits + at, 16 - at)
 
 
 cdef class Desk:
@@ -546,6 +565,8 @@ cdef class Desk:
     cdef Py_ssize_t shortest  # symbols of a minted code
     cdef double deadline_s
     cdef dict by_batch
+    cdef KnownBatch latest  # of them
+    cdef dict campaigns
     cdef long second
     cdef bytes head
     cdef Py_ssize_t at_ms
@@ -571,7 +592,7 @@ cdef class Desk:
         self.count_left = core.dispatcher.telemetry.left_by_express
         self.limits = Limits(core.settings)
         self.deadline_s = core.settings.attempt_deadline_ms / 1000
-        self.by_batch = {}
+        self.by_batch, self.latest, self.campaigns = {}, None, core.configuration.campaigns
         self.head, self.second = b"", 0
         self.at_text, self.at_ms = b"", -1
         self.formats = [None] * SYMBOLS_MAX
@@ -738,23 +759,22 @@ cdef class Desk:
         self.count_left(reason)
         return None
 
-    cdef KnownBatch known(self, batch, campaign, str last4):
-        cdef KnownBatch known = self.by_batch.get(batch.id)
-        if known is None or known.batch is not batch or known.campaign is not campaign:
-            known = self.by_batch[batch.id] = KnownBatch(batch, campaign, last4)
+    cdef KnownBatch known(self, code):
+        """What is known of the batch of a code, and of its campaign as it is now."""
+        batch = code.batch
+        cdef KnownBatch known = self.latest
+        if known is None or known.batch is not batch:
+            known = self.by_batch.get(batch.id)
+        if known is None or known.batch is not batch or known.campaign is not self.campaigns[known.campaign_id]:
+            known = KnownBatch(batch, self.campaigns[batch.campaign], code.last4, self.configuration.shards)
+            self.by_batch[known.id] = known
+        self.latest = known
         return known
 
     cdef bytes instant_of(self, Py_ssize_t at_ms):
         if at_ms != self.at_ms:
             self.at_text, self.at_ms = instant(at_ms).encode(), at_ms
         return self.at_text
-
-    cdef bytes request_id(self, object given):
-        """The request's id, as ``request_ids`` makes it."""
-        if given is not None:
-            return (<str>self.shared.request_id(given)).encode()
-        cdef char digits[20]
-        return _process + digits[: _put_number(digits, _next_number(), 16) - digits]
 
     cdef bytes head_of_now(self):
         cdef long second = unix_time(NULL)
@@ -780,8 +800,10 @@ cdef class ExpressRedemption:
     cdef object lane_number
     cdef object asked  # the request, if msgspec has read it; its strings may need escapes in the answer
     cdef readonly object dispatcher, configuration, api_key, actor, key, metadata, asserted, campaign
-    cdef readonly object amount, idempotency_name, fingerprint, nonce, batch, serial, last4, location
-    cdef readonly str user, order
+    cdef readonly object amount, idempotency_name, fingerprint, nonce, location
+    cdef readonly str user, order, last4
+    cdef readonly Py_ssize_t batch, serial
+    cdef Py_ssize_t shard, segment, offset
     cdef readonly bytes normalised
     cdef public object readings
     cdef readonly object version
@@ -818,20 +840,33 @@ cdef class ExpressRedemption:
 
     def found(self, code):
         """Bind to the code, and send the attempt to its shard."""
-        batch = code.batch
-        configuration = self.configuration
-        self.campaign = configuration.campaigns[batch.campaign]
-        self.batch, self.serial = batch.id, code.serial
-        self.last4 = code.last4 if code.format is None else (<bytes>code.symbols)[len(<bytes>code.symbols) - 4 :].decode()
-        self.known = self.desk.known(batch, self.campaign, self.last4)
+        cdef KnownBatch known = self.desk.known(code)
+        cdef bytes symbols
+        self.known, self.campaign, self.batch, self.serial = known, known.campaign, known.id, code.serial
+        if code.format is None:
+            self.last4 = code.last4
+        else:
+            symbols = code.symbols
+            self.last4 = PyUnicode_DecodeASCII(
+                PyBytes_AS_STRING(symbols) + PyBytes_GET_SIZE(symbols) - LAST, LAST, NULL
+            )
         if self.key is not None:
-            known = idempotency.known_half(self.user, self.order, [(self.batch, self.serial)])
-            self.fingerprint = idempotency.fingerprint(known, _fingerprint_fields(self)) + self.nonce
-        self.location = locate_code(self.serial, configuration.shards, self.campaign.pinned_shard)
+            known_half = idempotency.known_half(self.user, self.order, [(self.batch, self.serial)])
+            self.fingerprint = idempotency.fingerprint(known_half, _fingerprint_fields(self)) + self.nonce
+        self._locate()
         if (self.asserted is not None or self.api_key.campaigns is not None) and (refusal := _mismatch(self)):
             self.as_redemption().refused(refusal)
         else:
             self.dispatcher.send(self)
+
+    cdef _locate(self):
+        """As ``locate_code``."""
+        cdef Py_ssize_t index = self.serial
+        self.shard = self.known.pinned_shard
+        if self.shard < 0:
+            self.shard, index = index % self.known.shards, index // self.known.shards
+        self.segment, self.offset = index // _segment_codes, index % _segment_codes
+        self.location = CodeLocation(self.shard, self.segment, self.offset)
 
     def refused(self, outcome, *, replayed=False):
         """Take a refusal."""
@@ -854,9 +889,8 @@ cdef class ExpressRedemption:
         """Append the fields of the script's attempt: as ``CallFields`` does, which has all that is not usual."""
         cdef CallColumns columns = self.desk.columns
         cdef KnownBatch known = self.known
-        cdef Py_ssize_t shard = self.location.shard
-        if known.call is not call or known.shard != shard:
-            known.take_place(call, shard, self.configuration)
+        if known.call is not call or known.shard != self.shard:
+            known.take_place(call, self.shard, self.configuration)
         if not known.is_simple or self.asked is not None or self.idempotency_name:
             _write_to(self, call)
             return
@@ -865,8 +899,8 @@ cdef class ExpressRedemption:
         columns.about.append(self._about())
         columns.cause.append(columns.cause_text(self.order, self.actor))
         columns.campaign_at.append(known.campaign_at)
-        columns.state_at.append(known.state_at(self.location.segment))
-        columns.offset.append(self.location.offset)
+        columns.state_at.append(known.state_at(self.segment))
+        columns.offset.append(self.offset)
         columns.own_fields.append("")  # the ending: it has no metadata
         if self.amount != "":
             call.amount[len(columns.about)] = str(self.amount)
@@ -876,16 +910,18 @@ cdef class ExpressRedemption:
         cdef char serial[20]
         cdef Py_ssize_t serial_size = _put_number(serial, self.serial) - serial
         cdef bytes to_serial = self.known.to_serial
-        cdef Py_ssize_t to_serial_size = PyBytes_GET_SIZE(to_serial)
-        cdef Py_ssize_t last4_size = len(self.last4), user_size = len(self.user)
-        cdef str text = PyUnicode_New(to_serial_size + serial_size + last4_size + user_size + 6, 127)
+        cdef str text = PyUnicode_New(
+            PyBytes_GET_SIZE(to_serial) + serial_size + PyUnicode_GET_LENGTH(self.last4)
+            + PyUnicode_GET_LENGTH(self.user) + 6,
+            127,
+        )
         cdef char *to = <char *>PyUnicode_1BYTE_DATA(text)
-        to = _put(to, PyBytes_AS_STRING(to_serial), to_serial_size)
+        to = _put_bytes(to, to_serial)
         to = _put(to, serial, serial_size)
         to = _put(to, b',"', 2)
-        to = _put(to, <const char *>PyUnicode_1BYTE_DATA(self.last4), last4_size)
+        to = _put_text(to, self.last4)
         to = _put(to, b'","', 3)
-        to = _put(to, <const char *>PyUnicode_1BYTE_DATA(self.user), user_size)
+        to = _put_text(to, self.user)
         _put(to, b'"', 1)
         return text
 
@@ -922,12 +958,14 @@ cdef class ExpressRedemption:
                     return
         self.as_redemption().answered(answer)
 
-    cdef bytes _in_json(self, str text):
-        """A text of the request as it stands between the quotes of a JSON string."""
+    cdef object _in_json(self, str text, const char **begin, Py_ssize_t *size):
+        """Find a text of the request as it stands between the quotes of a JSON string; return what keeps it."""
         if self.asked is None:
-            return text.encode()
+            begin[0], size[0] = <const char *>PyUnicode_1BYTE_DATA(text), PyUnicode_GET_LENGTH(text)
+            return text
         cdef bytes quoted = _to_json(text)
-        return quoted[1 : len(quoted) - 1]
+        begin[0], size[0] = PyBytes_AS_STRING(quoted) + 1, PyBytes_GET_SIZE(quoted) - 2
+        return quoted
 
     cdef _redeemed(
         self, const char *word, Py_ssize_t id_end, Py_ssize_t at_ms, Py_ssize_t amount_at,
@@ -947,58 +985,66 @@ cdef class ExpressRedemption:
         transport = lane._transport
         if transport is None:
             return
-        cdef bytes shard = b"%d" % self.location.shard
-        cdef bytes last4 = (<str>self.last4).encode()
         cdef bytes at_text = desk.instant_of(at_ms)
-        cdef bytes request_id = desk.request_id(lane._request_id)
         cdef bytes head = desk.head_of_now()
-        cdef bytes user = self._in_json(self.user)
-        cdef bytes order = self._in_json(self.order)
-        cdef Py_ssize_t order_size = PyBytes_GET_SIZE(order) + 2 if self.order else 4
-        cdef Py_ssize_t amount_size = amount_end - amount_at if amount_end > amount_at else 4
+        cdef str last4 = self.last4
+        cdef char shard[20]
+        cdef Py_ssize_t shard_size = _put_number(shard, self.shard) - shard
+        cdef const char *user
+        cdef const char *order
+        cdef Py_ssize_t user_size, order_size
+        users = self._in_json(self.user, &user, &user_size)
+        orders = self._in_json(self.order, &order, &order_size)
+        cdef bytes request_id = _process
+        cdef char own_number[16]
+        cdef Py_ssize_t own_number_size = 0
+        if lane._request_id is None:
+            own_number_size = _put_hex(own_number, _next_number()) - own_number
+        else:
+            request_id = (<str>desk.shared.request_id(lane._request_id)).encode()
+        cdef Py_ssize_t amount_size = amount_end - amount_at
         cdef Py_ssize_t balance_size = size - balance_at if balance_at else 0
         cdef Py_ssize_t body_size = (
-            7 + PyBytes_GET_SIZE(shard) + 1 + id_end - 9 + PyBytes_GET_SIZE(parts.to_code)
-            + PyBytes_GET_SIZE(last4) + 10 + PyBytes_GET_SIZE(user) + 11 + amount_size
-            + PyBytes_GET_SIZE(parts.to_balance) + (11 + balance_size if balance_size else 0)
-            + 9 + order_size + 16 + PyBytes_GET_SIZE(at_text) + 19
+            7 + shard_size + 1 + id_end - 9 + PyBytes_GET_SIZE(parts.to_code) + PyUnicode_GET_LENGTH(last4)
+            + 10 + user_size + 11 + (amount_size or 4) + PyBytes_GET_SIZE(parts.to_balance)
+            + (11 + balance_size if balance_size else 0) + 9 + (order_size + 2 if order_size else 4)
+            + 16 + PyBytes_GET_SIZE(at_text) + 19
         )
-        cdef char number[20]
-        cdef Py_ssize_t number_size = _put_number(number, body_size) - number
+        cdef char length[20]
+        cdef Py_ssize_t length_size = _put_number(length, body_size) - length
         cdef bytes answer = PyBytes_FromStringAndSize(
             NULL,
-            PyBytes_GET_SIZE(head) + PyBytes_GET_SIZE(request_id) + 18 + number_size + 4 + body_size,
+            PyBytes_GET_SIZE(head) + PyBytes_GET_SIZE(request_id) + own_number_size + 18 + length_size + 4
+            + body_size,
         )
         cdef char *to = PyBytes_AS_STRING(answer)
         to = _put_bytes(to, head)
         to = _put_bytes(to, request_id)
+        to = _put(to, own_number, own_number_size)
         to = _put(to, b"\r\nContent-Length: ", 18)
-        to = _put(to, number, number_size)
+        to = _put(to, length, length_size)
         to = _put(to, b"\r\n\r\n", 4)
         to = _put(to, b'{"id":"', 7)
-        to = _put_bytes(to, shard)
+        to = _put(to, shard, shard_size)
         to = _put(to, b"-", 1)
         to = _put(to, word + 9, id_end - 9)
         to = _put_bytes(to, parts.to_code)
-        to = _put_bytes(to, last4)
+        to = _put_text(to, last4)
         to = _put(to, b'","user":"', 10)
-        to = _put_bytes(to, user)
+        to = _put(to, user, user_size)
         to = _put(to, b'","amount":', 11)
-        if amount_end > amount_at:
-            to = _put(to, word + amount_at, amount_size)
-        else:
-            to = _put(to, b"null", 4)
+        to = _put(to, word + amount_at, amount_size) if amount_size else _put(to, b"null", 4)
         to = _put_bytes(to, parts.to_balance)
         if balance_size:
             to = _put(to, b',"balance":', 11)
             to = _put(to, word + balance_at, balance_size)
         to = _put(to, b',"order":', 9)
-        if not self.order:
-            to = _put(to, b"null", 4)
+        if order_size:
+            to = _put(to, b'"', 1)
+            to = _put(to, order, order_size)
+            to = _put(to, b'"', 1)
         else:
-            to = _put(to, b'"', 1)
-            to = _put_bytes(to, order)
-            to = _put(to, b'"', 1)
+            to = _put(to, b"null", 4)
         to = _put(to, b',"redeemed_at":"', 16)
         to = _put_bytes(to, at_text)
         to = _put(to, b'","replayed":false}', 19)
