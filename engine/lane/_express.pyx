@@ -442,6 +442,18 @@ def repeats(bytes code, bytes text):
 # redemptions
 
 
+cdef class LaneState:
+    """What ``FastLane`` keeps of a connection (``protocol.STATE``), where compiled code finds it at once."""
+
+    cdef public object _head, _key, _pieces, _received, _request_id, _shared, _signed, _transport
+    cdef public Py_ssize_t _body_at, _number
+    cdef public bint _closing, _has_answered, _in_flight, _reading_paused, _says_no_more, _writing_paused
+    cdef public double _began, _since
+    cdef Desk desk
+    cdef bint is_left  # the request that is being received must be looked at by the fast lane
+    cdef Template template
+
+
 cdef class KnownBatch:
     """What the redemptions of one batch have in common: parts of their answers, and their place in a call."""
 
@@ -796,8 +808,8 @@ cdef class ExpressRedemption:
 
     cdef Desk desk
     cdef KnownBatch known  # that of its code
-    cdef object lane
-    cdef object lane_number
+    cdef LaneState lane
+    cdef Py_ssize_t lane_number
     cdef object asked  # the request, if msgspec has read it; its strings may need escapes in the answer
     cdef readonly object dispatcher, configuration, api_key, actor, key, metadata, asserted, campaign
     cdef readonly object amount, idempotency_name, fingerprint, nonce, location
@@ -973,7 +985,7 @@ cdef class ExpressRedemption:
     ):
         cdef Desk desk = self.desk
         cdef KnownBatch parts = self.known
-        cdef object lane = self.lane
+        cdef LaneState lane = self.lane
         desk.outcomes[parts.counted_as] += 1
         note = desk.dispatcher.note
         if note is not None:
@@ -1049,7 +1061,7 @@ cdef class ExpressRedemption:
         to = _put_bytes(to, at_text)
         to = _put(to, b'","replayed":false}', 19)
         transport.write(answer)
-        desk.durations.append(<double>perf_counter() - <double>lane._began)
+        desk.durations.append(<double>perf_counter() - lane._began)
         lane._has_answered = True
         lane._since = desk.now()
         if (
@@ -1071,51 +1083,51 @@ cdef enum Progress:  # of a request
     STARTED
 
 
-class ExpressLane(FastLane):
+class ExpressLane(LaneState, FastLane):
     """A fast lane that starts a plain redemption without running the fast lane's code."""
 
-    __slots__ = ("_desk", "_is_left", "_template")
+    __slots__ = ()
 
     def __init__(self, shared, Desk desk):
+        cdef LaneState state = self
         FastLane.__init__(self, shared)
-        self._desk = desk
-        self._is_left = False  # the request that is being received must be looked at by the fast lane
-        self._template = desk.templates.latest
+        state.desk, state.is_left, state.template = desk, False, desk.templates.latest
 
     def data_received(self, data):
         """Start the request if it is plain and whole, and nothing else waits; else let the fast lane look."""
-        cdef Template template = self._template
+        cdef LaneState state = self
         cdef Progress progress = UNREAD
         if not (
-            template is None
-            or self._received
-            or self._in_flight
-            or self._writing_paused
-            or self._closing
+            state.template is None
+            or state._received
+            or state._in_flight
+            or state._writing_paused
+            or state._closing
             or type(data) is not bytes
         ):
-            progress = _start_whole(self, template, <bytes>data)
+            progress = _start_whole(state, state.template, <bytes>data)
         if progress != STARTED:
-            self._is_left = progress == LEFT
+            state.is_left = progress == LEFT
             _plain_received(self, data)
-            self._is_left = False
+            state.is_left = False
 
     def _redeem(self, body):
         """Start a request whose head the fast lane has read: it came in pieces, or the head is new."""
-        cdef Template template = self._template
-        if self._is_left or template is None or self._head.is_last:
+        cdef LaneState state = self
+        cdef Template template = state.template
+        if state.is_left or template is None or state._head.is_last:
             return _plain_redeem(self, body)
         progress = _start(
-            self, template, <const unsigned char *>PyBytes_AS_STRING(body), 0, len(body), self._key, self._signed
+            state, template, <const unsigned char *>PyBytes_AS_STRING(body), 0, len(body), state._key, state._signed
         )
         return progress == STARTED or _plain_redeem(self, body)
 
     def _read(self, head):
+        cdef LaneState state = self
         if not _plain_read(self, head):
             return False
-        cdef Desk desk = self._desk
-        if not self._head.is_last:
-            self._template = desk.templates.of(head, self._head)
+        if not state._head.is_last:
+            state.template = state.desk.templates.of(head, state._head)
         return True
 
 
@@ -1133,12 +1145,12 @@ def express_lanes(known_with, verify_at_once, core):
     return of
 
 
-cdef Progress _start_whole(lane, Template template, bytes data) except? UNREAD:
+cdef Progress _start_whole(LaneState lane, Template template, bytes data) except? UNREAD:
     """Start the redemption that the data are, if they have the head of the template."""
     cdef const unsigned char *at = <const unsigned char *>PyBytes_AS_STRING(data)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
     cdef Found found
-    cdef Desk desk = lane._desk
+    cdef Desk desk = lane.desk
     cdef str key = None
     if (
         not template.fits(at, size, &found)
@@ -1166,14 +1178,13 @@ cdef inline str _hole(const unsigned char *data, Found *found, int kind):
 
 
 cdef Progress _start(
-    lane, Template template, const unsigned char *data, Py_ssize_t body_at, Py_ssize_t size, str key,
+    LaneState lane, Template template, const unsigned char *data, Py_ssize_t body_at, Py_ssize_t size, str key,
     object signed_head
 ) except? UNREAD:
     """Start the redemption with this body, which ends at ``size``."""
     cdef ExpressRedemption redemption
-    cdef Desk desk = lane._desk
-    number = lane._number + 1
-    lane._number = number
+    cdef Desk desk = lane.desk
+    lane._number += 1
     lane._began = perf_counter()
     lane._in_flight = True
     try:
@@ -1181,7 +1192,7 @@ cdef Progress _start(
         if redemption is None:
             lane._in_flight = False
             return LEFT
-        redemption.lane, redemption.lane_number = lane, number
+        redemption.lane, redemption.lane_number = lane, lane._number
         desk.find(redemption)
     except Exception as error:  # a bug of ours gets the same answer as in the fast lane
         lane._fail(error)

@@ -7,13 +7,14 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING, Final
 
-from engine.lane.protocol import FastLane
+from engine.lane.protocol import PythonLane
 from engine.lane.shared import Shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from engine.lane.connection import Connections
+    from engine.lane.protocol import FastLane
     from engine.lane.shared import ContainsCode, Redeem
     from engine.settings import Settings
 
@@ -37,7 +38,7 @@ class Lanes:
         self._empty = asyncio.Event()
         self._shared.on_empty = self._empty.set
         self._timer: asyncio.TimerHandle | None = None
-        self._make = express(self._shared) if express else functools.partial(FastLane, self._shared)
+        self._make = express(self._shared) if express else functools.partial(PythonLane, self._shared)
 
     def __call__(self) -> FastLane:
         """A protocol for a client that has just connected."""

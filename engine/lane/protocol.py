@@ -24,6 +24,13 @@ ROUTE: Final = "POST /v1/redemptions"
 PIECES_MAX: Final = 64  # a request is handed over in the pieces in which it arrived; later pieces are joined
 # A request that is not complete after this time goes to aiohttp. aiohttp then applies the time limits.
 PATIENCE_S: Final = 0.5
+STATE: Final = (
+    "_began", "_body_at", "_closing", "_has_answered", "_head", "_in_flight", "_key", "_number",
+    "_pieces", "_reading_paused", "_received", "_request_id", "_says_no_more", "_shared", "_signed",
+    "_since", "_transport", "_writing_paused",
+)  # fmt: skip
+"""The attributes of a lane. Its class has them: ``PythonLane``, or the express lane in fields of C."""
+NO_STATE: Final[tuple[str, ...]] = ()
 _NO_HEAD: Final = PlainHead("", "", 0, is_last=False)
 
 
@@ -34,11 +41,7 @@ class FastLane(asyncio.Protocol):
     once are handed over too, because an error in one of them may affect the others.
     """
 
-    __slots__ = (
-        "_began", "_body_at", "_closing", "_has_answered", "_head", "_in_flight", "_key", "_number",
-        "_pieces", "_reading_paused", "_received", "_request_id", "_says_no_more", "_shared", "_signed",
-        "_since", "_transport", "_writing_paused",
-    )  # fmt: skip
+    __slots__ = NO_STATE
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
@@ -296,3 +299,9 @@ class FastLane(asyncio.Protocol):
         self._closing = True
         if self._transport is not None:
             self._transport.close()
+
+
+class PythonLane(FastLane):
+    """The fast lane of a worker of the python lane."""
+
+    __slots__ = STATE
