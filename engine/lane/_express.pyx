@@ -30,6 +30,7 @@ from engine.guard.labels import places_of
 from engine.lane.head import HEAD_BYTES_MAX, KEY, REQUEST_ID, SIGNED
 from engine.lane.protocol import ROUTE, FastLane
 from engine.lookup.decoder import masked
+from engine.observability.metrics import REQUEST_SECONDS_BOUNDS
 from engine.redemption.assertions import Assertions
 from engine.redemption.attempt import Attempt
 from engine.redemption.call_fields import CallFields
@@ -53,10 +54,14 @@ cdef enum:
     REQUEST_ID_MAX = 128
     AMOUNT_DIGITS_MAX = 15  # below AMOUNT_MAX, whatever the digits
     SYMBOLS_MAX = 256
+    BOUNDS_MAX = 15  # REQUEST_SECONDS_BOUNDS
     ENDING = 12  # SHORTEST_CODE
     LAST = 4  # LAST_SYMBOLS
 
-if ENDING != SHORTEST_CODE or LAST_SYMBOLS != LAST or {fmt.alphabet for fmt in FORMATS.values()} != {BASE32, DIGITS}:
+if (
+    ENDING != SHORTEST_CODE or LAST_SYMBOLS != LAST or len(REQUEST_SECONDS_BOUNDS) != BOUNDS_MAX
+    or {fmt.alphabet for fmt in FORMATS.values()} != {BASE32, DIGITS}
+):
     raise ImportError("the express lane was built for other limits")
 
 cdef int _head_bytes_max = HEAD_BYTES_MAX
@@ -454,13 +459,19 @@ cdef class LaneState:
     cdef Template template
 
 
+cdef class Counted:
+    """How many codes of a campaign were redeemed since the telemetry was told."""
+
+    cdef Py_ssize_t redeemed
+
+
 cdef class KnownBatch:
     """What the redemptions of one batch have in common: parts of their answers, and their place in a call."""
 
     cdef object batch, campaign
     cdef str campaign_id
     cdef Py_ssize_t id, shards, pinned_shard  # -1: it has none
-    cdef tuple counted_as  # in the telemetry's outcomes
+    cdef Counted counted
     cdef bytes to_code  # from behind the id to the last symbols of the code
     cdef bytes to_balance  # from behind the amount to the balance
     cdef bytes to_serial  # the begin of what a call says about the code
@@ -471,14 +482,14 @@ cdef class KnownBatch:
     cdef object campaign_at
     cdef dict states_at  # by segment
 
-    def __init__(self, batch, campaign, last4, shards):
+    def __init__(self, batch, campaign, last4, shards, Counted counted):
         if shards < 1:
             raise ContractViolation("codes have no shards yet")
         shown = _to_json(masked(batch, last4))[: -1 - len(last4)]
         self.batch, self.campaign, self.id, self.shards = batch, campaign, batch.id, shards
         self.campaign_id = campaign.id
         self.pinned_shard = -1 if campaign.pinned_shard is None else campaign.pinned_shard
-        self.counted_as = "redeem", "redeemed", campaign.id
+        self.counted = counted
         self.to_code = b'","status":"redeemed","campaign":' + _to_json(campaign.id) + b',"code":' + shown
         self.to_balance = b',"currency":' + _to_json(campaign.currency)
         self.to_serial = b"%d," % batch.id
@@ -570,7 +581,7 @@ cdef class Desk:
     """Starts the redemptions of all express lanes of a worker, and writes their answers."""
 
     cdef object known_with, guard, configuration, dispatcher, contains_issued, shortest_code, find
-    cdef object answers, outcomes, now, shared, settings, code_in_texts, count_left, verify_at_once
+    cdef object answers, telemetry, now, shared, settings, code_in_texts, count_left, verify_at_once
     cdef Limits limits
     cdef Py_ssize_t body_bytes_max
     cdef long version  # of the configuration that the next value is of
@@ -583,7 +594,10 @@ cdef class Desk:
     cdef bytes head
     cdef Py_ssize_t at_ms
     cdef bytes at_text
-    cdef list durations
+    cdef dict counted  # by campaign
+    cdef Py_ssize_t durations[BOUNDS_MAX + 1]  # of requests that were answered since the telemetry was told
+    cdef double seconds  # their sum
+    cdef double bounds[BOUNDS_MAX]
     cdef list formats
     cdef CallColumns columns
     cdef readonly Templates templates
@@ -596,8 +610,12 @@ cdef class Desk:
         self.shortest_code, self.version, self.shortest = resolver.shortest_code, -1, 0
         self.shared = shared
         self.answers = shared.answers
-        self.outcomes = core.dispatcher.telemetry.outcomes
-        self.durations = core.dispatcher.telemetry.durations(ROUTE, 200)
+        self.counted, self.seconds = {}, 0.0
+        for at, bound in enumerate(REQUEST_SECONDS_BOUNDS):
+            self.bounds[<int>at], self.durations[<int>at] = bound, 0
+        self.durations[BOUNDS_MAX] = 0
+        self.telemetry = core.dispatcher.telemetry
+        self.telemetry.ask_before_flush(self.tell)
         self.body_bytes_max = shared.heads.body_bytes_max
         self.now = shared.now
         self.settings, self.code_in_texts = core.settings, core.code_in_texts
@@ -612,6 +630,28 @@ cdef class Desk:
             self.formats[fmt.length] = fmt
         self.templates = Templates()
         self.columns = CallColumns()
+
+    def tell(self):
+        """Tell the telemetry what was counted since the last call."""
+        cdef Counted counted
+        cdef int at
+        for campaign, counted in self.counted.items():
+            if counted.redeemed:
+                self.telemetry.outcomes["redeem", "redeemed", campaign] += counted.redeemed
+                counted.redeemed = 0
+        durations = [self.durations[at] for at in range(BOUNDS_MAX + 1)]
+        if any(durations):
+            self.telemetry.requests(ROUTE, 200, durations, self.seconds)
+        self.seconds = 0.0
+        for at in range(BOUNDS_MAX + 1):
+            self.durations[at] = 0
+
+    cdef void count_duration(self, double seconds) noexcept:
+        cdef int at = 0
+        while at < BOUNDS_MAX and seconds > self.bounds[at]:
+            at += 1
+        self.durations[at] += 1
+        self.seconds += seconds
 
     cdef object _api_key(self, Template template, long version):
         if template.api_key_version != version:
@@ -778,7 +818,9 @@ cdef class Desk:
         if known is None or known.batch is not batch:
             known = self.by_batch.get(batch.id)
         if known is None or known.batch is not batch or known.campaign is not self.campaigns[known.campaign_id]:
-            known = KnownBatch(batch, self.campaigns[batch.campaign], code.last4, self.configuration.shards)
+            campaign = self.campaigns[batch.campaign]
+            counted = self.counted.setdefault(campaign.id, Counted())
+            known = KnownBatch(batch, campaign, code.last4, self.configuration.shards, counted)
             self.by_batch[known.id] = known
         self.latest = known
         return known
@@ -986,7 +1028,7 @@ cdef class ExpressRedemption:
         cdef Desk desk = self.desk
         cdef KnownBatch parts = self.known
         cdef LaneState lane = self.lane
-        desk.outcomes[parts.counted_as] += 1
+        parts.counted.redeemed += 1
         note = desk.dispatcher.note
         if note is not None:
             client = None if self.asked is None else self.asked.client
@@ -1061,7 +1103,7 @@ cdef class ExpressRedemption:
         to = _put_bytes(to, at_text)
         to = _put(to, b'","replayed":false}', 19)
         transport.write(answer)
-        desk.durations.append(<double>perf_counter() - lane._began)
+        desk.count_duration(<double>perf_counter() - lane._began)
         lane._has_answered = True
         lane._since = desk.now()
         if (

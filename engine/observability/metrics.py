@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter as Tally
+from collections import defaultdict
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -16,13 +18,14 @@ from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from redis.asyncio import Redis
 
 _SECONDS: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 REQUEST_SECONDS_BOUNDS: Final = (*_SECONDS, 5.0, 15.0)
 """Upper bounds of the buckets of ``redeem_request_seconds``; one more bucket has what took longer."""
+BATCH_SIZE_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 ATTEMPTS: Final = Counter("redeem_attempts", "Attempts, by operation and outcome", ["operation", "outcome"])
 CAMPAIGN_ATTEMPTS: Final = Counter(
@@ -39,9 +42,7 @@ REFUSED_REQUESTS: Final = Counter(
     "Requests refused without an attempt on a code, by problem code",
     ["code"],
 )
-BATCH_SIZE: Final = Histogram(
-    "redeem_batch_size", "Attempts per script call", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
-)
+BATCH_SIZE: Final = Histogram("redeem_batch_size", "Attempts per script call", buckets=BATCH_SIZE_BOUNDS)
 CALL_SECONDS: Final = Histogram(
     "redeem_redis_call_seconds",
     "Time of a script call until its reply, with script and fsync",
@@ -133,14 +134,15 @@ class Telemetry:
     ``campaigns_max``: so many campaigns have numbers of their own; later ones count as ``other``.
 
     Attributes:
-        outcomes: answered attempts by operation, outcome and campaign. Compiled code counts here itself.
+        outcomes: answered attempts by operation, outcome and campaign.
     """
 
     def __init__(self, campaigns_max: int = 0) -> None:
         self._campaigns_max = campaigns_max
         self._campaigns: set[str] = set()
         self.outcomes: Tally[tuple[str, str, str]] = Tally()
-        self._requests: dict[tuple[str, int], list[float]] = {}
+        self._requests: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
+        self._ask: list[Callable[[], None]] = []
         self._refused: Tally[str] = Tally()
         self._left: Tally[str] = Tally()
         self._batch_sizes: list[float] = []
@@ -159,14 +161,17 @@ class Telemetry:
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count a request. ``route``: method and path of the route, or ``other``."""
-        self.durations(route, status).append(seconds)
+        self._requests[route, status].append(seconds)
 
-    def durations(self, route: str, status: int) -> list[float]:
-        """The seconds of the requests that are not in the metrics yet. It is the same list for ever."""
-        found = self._requests.get((route, status))
-        if found is None:
-            found = self._requests[route, status] = []
-        return found
+    def requests(self, route: str, status: int, counts: list[int], seconds: float) -> None:
+        """Count requests by bucket of ``REQUEST_SECONDS_BOUNDS``; ``seconds``: of all together."""
+        _add_counts(REQUEST_SECONDS.labels(route, str(status)), counts, seconds)
+        if route == _REDEEM_ROUTE:
+            self._live.add_durations(counts)
+
+    def ask_before_flush(self, tell: Callable[[], None]) -> None:
+        """Call ``tell`` before the counts are moved. What counts by itself, in C, adds its numbers then."""
+        self._ask.append(tell)
 
     def refused_request(self, code: str) -> None:
         """Count a request that was refused without an attempt on a code."""
@@ -190,6 +195,8 @@ class Telemetry:
 
     def flush(self) -> None:
         """Move the counts into the metrics."""
+        for tell in self._ask:
+            tell()
         for (operation, outcome, campaign), count in self.outcomes.items():
             ATTEMPTS.labels(operation, outcome).inc(count)
             self._live.add_outcome(operation, outcome, campaign, count)
@@ -197,12 +204,9 @@ class Telemetry:
                 CAMPAIGN_ATTEMPTS.labels(self._campaign_label(campaign), outcome).inc(count)
         self.outcomes.clear()
         for (route, status), durations in self._requests.items():
-            if not durations:
-                continue
-            counts = _add_values(REQUEST_SECONDS.labels(route, str(status)), durations)
-            if route == _REDEEM_ROUTE:
-                self._live.add_durations(counts)
-            durations.clear()
+            if durations:
+                self.requests(route, status, _counts(durations, REQUEST_SECONDS_BOUNDS), sum(durations))
+                durations.clear()
         refused, self._refused = self._refused, Tally()
         for code, count in refused.items():
             REFUSED_REQUESTS.labels(code).inc(count)
@@ -210,9 +214,9 @@ class Telemetry:
         for reason, count in left.items():
             EXPRESS_LEFT.labels(reason).inc(count)
         sizes, self._batch_sizes = self._batch_sizes, []
-        _add_values(BATCH_SIZE, sizes)
+        _add_counts(BATCH_SIZE, _counts(sizes, BATCH_SIZE_BOUNDS), sum(sizes))
         seconds, self._call_seconds = self._call_seconds, []
-        _add_values(CALL_SECONDS, seconds)
+        _add_counts(CALL_SECONDS, _counts(seconds, _SECONDS), sum(seconds))
 
     def take_live(self) -> LiveTally:
         """Return what was counted for the live numbers since the last call, up to now."""
@@ -228,22 +232,19 @@ class Telemetry:
         return campaign
 
 
-def _add_values(histogram: Histogram, values: list[float]) -> list[int]:
-    """Add values to a histogram, all at once. Its own ``observe`` takes one, and costs more.
-
-    Returns how many came into each bucket.
-    """
+def _counts(values: list[float], bounds: Sequence[float]) -> list[int]:
+    """Return how many values are in each bucket; the last has those above all bounds. Sorts the values."""
     values.sort()
-    histogram._sum.inc(sum(values))  # noqa: SLF001 - as observe() does
-    counts = []
-    before = 0
-    for bound, bucket in zip(histogram._upper_bounds, histogram._buckets, strict=True):  # noqa: SLF001 - the same
-        up_to = bisect_right(values, bound)
-        if up_to > before:
-            bucket.inc(up_to - before)
-        counts.append(up_to - before)
-        before = up_to
-    return counts
+    up_to = [bisect_right(values, bound) for bound in bounds] + [len(values)]
+    return [count - before for before, count in pairwise([0, *up_to])]
+
+
+def _add_counts(histogram: Histogram, counts: list[int], total: float) -> None:
+    """Add values to a histogram, all at once. Its own ``observe`` takes one, and costs more."""
+    histogram._sum.inc(total)  # noqa: SLF001 - as observe() does
+    for count, bucket in zip(counts, histogram._buckets, strict=True):  # noqa: SLF001 - the same
+        if count:
+            bucket.inc(count)
 
 
 async def store_exposition(redis: Redis) -> bytes:
