@@ -7,7 +7,8 @@ an imported code: ``imported`` looks those up.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -36,7 +37,7 @@ _NONE_SHOWN: Final = "?"
 _SHOWN_PART: Final = 3  # an imported code may be short, so at most a third of its symbols is shown
 
 
-class Issued(msgspec.Struct, frozen=True):
+class Issued(msgspec.Struct, frozen=True, gc=False):
     """A code that was issued. ``format`` is None if it was imported."""
 
     batch: CachedBatch
@@ -52,6 +53,25 @@ class Issued(msgspec.Struct, frozen=True):
         """
         shown = min(LAST_SYMBOLS, len(self.symbols) // (1 if self.format else _SHOWN_PART))
         return self.symbols[len(self.symbols) - shown :].decode() or _NONE_SHOWN
+
+
+class _Minted(NamedTuple):
+    """The batches of one format under one mint key, by id; each with its count and its normalised prefix."""
+
+    fmt: Format
+    key_name: str
+    batches: dict[int, tuple[CachedBatch, int, bytes]]
+
+
+def _minted(fmt: Format, key_name: str, batches: list[CachedBatch]) -> _Minted:
+    return _Minted(
+        fmt,
+        key_name,
+        {
+            batch.id: (batch, batch.count, normalise_prefix(batch.prefix) if batch.prefix else b"")
+            for batch in batches
+        },
+    )
 
 
 def masked(batch: CachedBatch, last4: str) -> str:
@@ -75,7 +95,7 @@ class Decoder:
         self._settings = settings
         self._configuration = configuration
         self._taken_version = -1
-        self._in_use: list[tuple[Format, str]] = []
+        self._in_use: list[_Minted] = []
         self._formats: tuple[Format, ...] = ()
         self._scanner = Scanner((), ())
         self._key_names: frozenset[str] = frozenset()
@@ -89,20 +109,23 @@ class Decoder:
     def find(self, codes: Sequence[list[Reading]]) -> list[Issued | None]:
         """Find the issued code of each list of readings, or None."""
         self.refresh()
+        if len(self._in_use) == 1:  # the usual case: one format and key are in use, each text has one reading
+            (minted,) = self._in_use
+            plain = [readings[0] for readings in codes if len(readings) == 1]
+            if len(plain) == len(codes):
+                return self._issued(minted, plain)
         found: list[Issued | None] = [None] * len(codes)
-        for fmt, key_name in self._in_use:
+        for minted in self._in_use:
             candidates = [
                 (at, reading)
                 for at, readings in enumerate(codes)
                 if found[at] is None
                 for reading in readings
-                if reading[0] is fmt
+                if reading[0] is minted.fmt
             ]
-            if candidates:
-                identities = self._codec.decode_many([reading[1] for _, reading in candidates], fmt, key_name)
-                for (at, reading), identity in zip(candidates, identities, strict=True):
-                    if identity is not None:
-                        found[at] = self._issued(identity, key_name, reading)
+            issued = self._issued(minted, [reading for _, reading in candidates])
+            for (at, _), code in zip(candidates, issued, strict=True):
+                found[at] = code
         return found
 
     def refresh(self) -> None:
@@ -146,29 +169,29 @@ class Decoder:
         return bool(self._scanner.likely(text))
 
     def _any_issued(self, candidates: list[tuple[Format, bytes]]) -> bool:
-        batches = self._configuration.batches
-        for fmt, key_name in self._in_use:
+        for fmt, key_name, batches in self._in_use:
             symbols = [symbols for candidate, symbols in candidates if candidate is fmt]
             for identity in self._codec.decode_many(symbols, fmt, key_name) if symbols else ():
-                batch = batches.get(identity[0]) if identity else None
-                if batch is None or identity is None:
-                    continue
-                if identity[1] < batch.count and (batch.format, batch.mint_key) == (fmt.name, key_name):
+                known = batches.get(identity[0]) if identity else None
+                if known is not None and identity is not None and identity[1] < known[1]:
                     return True
         return False
 
-    def _issued(self, identity: tuple[int, int], key_name: str, reading: Reading) -> Issued | None:
-        fmt, symbols, prefix = reading
-        batch = self._configuration.batches.get(identity[0])
-        if (
-            batch is None
-            or identity[1] >= batch.count
-            or batch.format != fmt.name
-            or batch.mint_key != key_name
-            or prefix != (normalise_prefix(batch.prefix) if batch.prefix else b"")
-        ):
-            return None
-        return Issued(batch, identity[1], fmt, symbols)
+    def _issued(self, minted: _Minted, readings: list[Reading]) -> list[Issued | None]:
+        """Find the issued code of each reading, or None. One of another format has another length."""
+        fmt, key_name, batches = minted
+        if not readings:
+            return []
+        found: list[Issued | None] = []
+        identities = self._codec.decode_many([reading[1] for reading in readings], fmt, key_name)
+        for (_, symbols, prefix), identity in zip(readings, identities, strict=True):
+            issued = None
+            if identity is not None and (known := batches.get(identity[0])) is not None:
+                batch, count, own_prefix = known
+                if identity[1] < count and prefix == own_prefix:
+                    issued = Issued(batch, identity[1], fmt, symbols)
+            found.append(issued)
+        return found
 
     def _take_configuration(self) -> None:
         """Find out which formats are in use under which mint keys, those of the newest batches first."""
@@ -181,13 +204,14 @@ class Decoder:
             if batch.key_check and self._checks.get(batch.mint_key, batch.key_check) != batch.key_check
         )
         self._key_names = frozenset(self._checks) - self.other
-        in_use = {
-            (batches[number].format, batches[number].mint_key): None
-            for number in sorted(batches, reverse=True)
-        }
+        in_use: defaultdict[tuple[str, str], list[CachedBatch]] = defaultdict(list)
+        for _, batch in sorted(batches.items(), reverse=True):
+            in_use[batch.format, batch.mint_key].append(batch)
         usable = [(name, key) for name, key in in_use if key in self._key_names]
-        self._in_use = [(FORMATS[name], key) for name, key in usable if name != IMPORTED]
-        self._formats = tuple({fmt: None for fmt, _ in self._in_use})
+        self._in_use = [
+            _minted(FORMATS[name], key, in_use[name, key]) for name, key in usable if name != IMPORTED
+        ]
+        self._formats = tuple({minted.fmt: None for minted in self._in_use})
         self._scanner = Scanner(self._formats, self._configuration.prefixes)
         self.imported_batches = sum(batch.format == IMPORTED for batch in batches.values())
         self.digesters = [self._digesters[key] for name, key in usable if name == IMPORTED]
