@@ -13,6 +13,7 @@ import contextlib
 import logging
 import time
 from collections import deque
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import hiredis
@@ -34,6 +35,8 @@ _log = logging.getLogger(__name__)
 TICK_S: Final = 0.05
 AWAY_S: Final = 0.25
 STALE_RETRY_S: Final = 0.005
+_deadline_of: Final = attrgetter("deadline")
+_api_key_of: Final = attrgetter("api_key")
 
 
 class Queued(Protocol):
@@ -73,7 +76,8 @@ class Batcher:
         self._script = script
         self._link = link
         self._batch_max = batch_max
-        self._settings = settings
+        self._queue_max = settings.queue_max
+        self._gather_s = settings.gather_ms / 1000
         self._configuration = configuration
         self._telemetry = telemetry
         self._loop = asyncio.get_running_loop()
@@ -115,13 +119,15 @@ class Batcher:
         """
         if not self._link.ready and self._link.down_s > AWAY_S:
             raise StoreUnavailable("Redis is unreachable")
-        if len(self._queue) >= self._settings.queue_max:
-            raise Overloaded(f"the queue is full: {self._settings.queue_max} attempts")
+        queued = len(self._queue)
+        if queued >= self._queue_max:
+            raise Overloaded(f"the queue is full: {self._queue_max} attempts")
         self._queue.append(attempt)
-        self._idle.clear()
-        if self._tick is None:
-            self._tick = self._loop.call_later(TICK_S, self._check_deadlines)
-        if len(self._queue) == (self._expected or 1) and not self._under_way:
+        if queued == 0:  # behind another one, these two are as they should be
+            self._idle.clear()
+            if self._tick is None:
+                self._tick = self._loop.call_later(TICK_S, self._check_deadlines)
+        if queued + 1 == (self._expected or 1) and not self._under_way:
             self._loop.call_soon(self._gathered)  # so that all attempts of this turn go together
 
     def dispatch(self) -> None:
@@ -135,22 +141,48 @@ class Batcher:
         if self._refresh and not self._refresh.done():
             return
         latest = self._loop.time() + self._patience_s
-        batch: list[Queued] = []
         late: list[Queued] = []
         revoked: list[Queued] = []
-        while self._queue and len(batch) < self._batch_max:
-            attempt = self._queue.popleft()
+        while self._queue:
+            batch = self._take()
+            if not self._may_all_go(batch, latest):
+                batch = self._without(batch, latest, late, revoked)
+            if batch:
+                self._send(batch)
+                break
+        for attempt in revoked:
+            attempt.refused("unauthenticated")
+        if late:
+            self._fail_late(late)
+
+    def _take(self) -> list[Queued]:
+        """Take the first attempts from the queue, as many as a call may have."""
+        queue = self._queue
+        if len(queue) <= self._batch_max:
+            self._queue = deque()
+            return list(queue)
+        return [queue.popleft() for _ in range(self._batch_max)]
+
+    def _may_all_go(self, attempts: list[Queued], latest: float) -> bool:
+        """Whether none is late and all API keys are valid. Mostly all have one key: it is looked up once."""
+        api_keys = list(map(_api_key_of, attempts))
+        is_one = api_keys.count(api_keys[0]) == len(api_keys)
+        different = api_keys[:1] if is_one else api_keys
+        return min(map(_deadline_of, attempts)) > latest and all(map(self._configuration.is_valid, different))
+
+    def _without(
+        self, attempts: list[Queued], latest: float, late: list[Queued], revoked: list[Queued]
+    ) -> list[Queued]:
+        """Return the attempts that may go; add each of the others to its list."""
+        may_go = []
+        for attempt in attempts:
             if attempt.deadline <= latest:
                 late.append(attempt)
             elif self._configuration.is_valid(attempt.api_key):
-                batch.append(attempt)
+                may_go.append(attempt)
             else:
                 revoked.append(attempt)
-        if batch:
-            self._send(batch)
-        for attempt in revoked:
-            attempt.refused("unauthenticated")
-        self._fail_late(late)
+        return may_go
 
     def _send(self, batch: list[Queued]) -> None:
         self._under_way = batch
@@ -246,12 +278,12 @@ class Batcher:
 
     def _gather(self, finished: list[Queued]) -> None:
         """Have the next call wait for those who are answered now, if that makes attempts faster."""
-        if wait_ms := self._settings.gather_ms:
-            began = sum(attempt.deadline for attempt in finished) - 2 * self._patience_s * len(finished)
+        if self._gather_s:
+            began = sum(map(_deadline_of, finished)) - 2 * self._patience_s * len(finished)
             self._gathering.replied(len(finished), self._loop.time() * len(finished) - began)
             self._expected = self._gathering.expected(len(finished), len(self._queue))
             if self._expected:
-                self._wait = self._loop.call_later(wait_ms / 1000, self._give_up)
+                self._wait = self._loop.call_later(self._gather_s, self._give_up)
 
     def _give_up(self) -> None:
         self._gathering.gave_up()

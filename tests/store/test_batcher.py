@@ -50,15 +50,18 @@ class Sizes(Telemetry):
 class Worker:
     """A core whose calls go through a proxy; ``redeem`` submits at once and answers a future."""
 
+    latest: Redemption
+
     def __init__(self, core: Core, sizes: Sizes, proxy: Proxy, api_key: CachedKey) -> None:
         self.core, self.sizes, self.proxy, self.api_key = core, sizes, proxy, api_key
 
-    def redeem(self, code: str) -> asyncio.Future[int]:
+    def redeem(self, code: str, api_key: CachedKey | None = None) -> asyncio.Future[int]:
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         request = RedeemRequest(code=code, user="ann", amount=None, order=None)
-        attempt = Redemption(self.core.dispatcher, request, None, self.api_key)
+        attempt = Redemption(self.core.dispatcher, request, None, api_key or self.api_key)
         attempt.on_done = lambda outcome: answer.set_result(encode_outcome(outcome, 1)[0])
         self.core.submit(attempt, code)
+        self.latest = attempt
         return answer
 
 
@@ -209,3 +212,51 @@ async def test_a_key_revoked_while_its_attempt_waits_is_refused(
     await configuration.refresh()
     worker.proxy.release()
     assert [await answered, await refused] == [200, 401]
+
+
+async def test_of_many_that_wait_only_those_of_the_revoked_key_are_refused(
+    plane: ControlPlane, worker: Worker, shards: int
+) -> None:
+    """More than a batch of them, so that the next call has none of the first that wait."""
+    _, codes = await issue(plane, shards * (BATCH_MAX + 4))
+    configuration = worker.core.configuration
+    other = (await api_keys.create(plane, "other shop", ["redeem"])).value
+    await configuration.refresh()
+    revoked = configuration.api_keys[api_keys.digest(other.key).hex()]
+    of_shard = [
+        code for serial, code in enumerate(codes) if keys.locate_code(serial, shards, None).shard == 0
+    ]
+    held = worker.proxy.rule = Calls(Way.TO_ENGINE, Fate.HOLD)
+    running = worker.redeem(of_shard.pop())
+    await wait_until_async(lambda: held.seen == 1)
+    refused = [worker.redeem(of_shard.pop(), revoked) for _ in range(BATCH_MAX)]
+    mixed = [worker.redeem(of_shard.pop(), key) for key in (None, revoked, None)]
+    for _ in range(DECODING_TURNS):
+        await asyncio.sleep(0)
+    await api_keys.revoke(plane, revoked.id)
+    await configuration.refresh()
+    worker.proxy.release()
+    assert await running == 200
+    assert set(await asyncio.gather(*refused)) == {401}
+    assert await asyncio.gather(*mixed) == [200, 401, 200]
+    assert worker.sizes.seen == [1, 2]
+
+
+async def test_an_attempt_whose_reply_would_come_too_late_is_not_sent(
+    plane: ControlPlane, worker: Worker, shards: int
+) -> None:
+    _, codes = await issue(plane, 3 * shards)
+    await worker.core.configuration.refresh()
+    first, late, in_time = codes[::shards]
+    held = worker.proxy.rule = Calls(Way.TO_ENGINE, Fate.HOLD)
+    running = worker.redeem(first)
+    await wait_until_async(lambda: held.seen == 1)
+    answers = [worker.redeem(late)]
+    worker.latest.deadline = asyncio.get_running_loop().time() + 1
+    answers.append(worker.redeem(in_time))
+    for _ in range(DECODING_TURNS):
+        await asyncio.sleep(0)
+    worker.proxy.release()
+    assert await running == 200
+    assert await asyncio.gather(*answers) == [503, 200]
+    assert worker.sizes.seen == [1, 1]
