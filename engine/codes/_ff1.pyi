@@ -2,9 +2,12 @@ from collections.abc import Callable, Sequence
 
 from cryptography.utils import Buffer
 
+from engine.codes.direct_aes import DirectAes
+
 class Decryptor:
     def __init__(
         self,
+        aes: DirectAes | None,
         update_into: Callable[[Buffer, Buffer], int],
         rounds: Sequence[tuple[int, int]],
         sum_bytes: int,

@@ -1,8 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """FF1 decrypts the codes of many requests here: the rounds of ``ff1.FF1``, compiled.
 
-AES stays in OpenSSL: one call for each round, for all codes. What is between the calls is done here, on
-integers of 128 bits, so one code costs little more than its ten calls. ``FF1`` is the reference and runs
+AES stays in OpenSSL: one call for each round, for all codes. It is called without Python between where that is
+possible (``direct_aes``). What is between the calls is done here, on integers of 128 bits, so one code costs
+little more than its ten calls. ``FF1`` is the reference and runs
 where nothing was compiled. ``_ff1.pyi`` has the types.
 """
 
@@ -30,6 +31,8 @@ cdef extern from *:
     u64 load "redeem_load"(const unsigned char *at) nogil
     void store "redeem_store"(unsigned char *at, u64 word) nogil
 
+ctypedef int (*Update)(void *context, unsigned char *out, int *written, const unsigned char *data, int size) noexcept
+
 cdef enum:
     ROUNDS = 10
     BLOCK = 16
@@ -43,10 +46,14 @@ cdef int _serial_bits = SERIAL_BITS
 cdef class Decryptor:
     """Decrypts codes under one key, for one radix, length and tweak. Two threads must not use it at once.
 
+    ``aes`` has the addresses of AES under the key (``DirectAes``); if it is None, ``update_into`` is called.
     ``rounds`` are chain value and modulus of each round of the encryption; ``sum_bytes`` is d of algorithm 8.
     """
 
     cdef object update_into
+    cdef object aes  # whose addresses the next two are
+    cdef Update update
+    cdef void *context
     cdef bytearray source, target
     cdef u64 high[ROUNDS]  # the chain values, in two words
     cdef u64 low[ROUNDS]
@@ -57,9 +64,12 @@ cdef class Decryptor:
     cdef u64 a[STRIDE]  # the halves of the numbers: a × low_modulus + b
     cdef u64 b[STRIDE]
 
-    def __init__(self, update_into, rounds, sum_bytes, is_binary):
+    def __init__(self, aes, update_into, rounds, sum_bytes, is_binary):
         cdef int at
-        self.update_into = update_into
+        self.aes, self.update_into = aes, update_into
+        self.update, self.context = NULL, NULL
+        if aes is not None:
+            self.update, self.context = <Update><size_t>aes.update, <void *><size_t>aes.context
         self.source = bytearray(STRIDE * BLOCK)
         self.target = bytearray(STRIDE * BLOCK + BLOCK)  # update_into wants a block more, less one byte
         self.is_binary, self.sum_bytes = is_binary, sum_bytes
@@ -135,13 +145,16 @@ cdef class Decryptor:
         cdef u64 *changed = self.b
         cdef u64 *other
         cdef u64 word, modulus
-        cdef int turn, at
-        data, output = memoryview(self.source)[: count * BLOCK], self.target
+        cdef int turn, at, written
+        data = None if self.update != NULL else memoryview(self.source)[: count * BLOCK]
         for turn in range(ROUNDS):
             for at in range(count):
                 store(blocks + at * BLOCK, self.high[turn])
                 store(blocks + at * BLOCK + 8, self.low[turn] ^ known[at])
-            self.update_into(data, output)
+            if self.update == NULL:
+                self.update_into(data, self.target)
+            elif self.update(self.context, sums, &written, blocks, count * BLOCK) != 1 or written != count * BLOCK:
+                raise RuntimeError("OpenSSL did not encrypt")
             modulus = self.modulus[turn]
             for at in range(count):  # S is the first 8 or 12 bytes of the output
                 word = load(sums + at * BLOCK + self.sum_bytes - 8)

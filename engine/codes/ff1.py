@@ -14,6 +14,7 @@ more AES calls are needed to extend it.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -21,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from engine.codes.direct_aes import direct_aes
 from engine.compiled import find_compiled
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from cryptography.utils import Buffer
 
     from engine.codes._ff1 import Decryptor
+    from engine.codes.direct_aes import DirectAes
 
 MODULE: Final = "engine.codes._ff1"
 Halves: TypeAlias = npt.NDArray[np.uint64]
@@ -80,6 +83,7 @@ def _column(blocks: memoryview, at: int, kind: str) -> npt.NDArray[Any]:
 
 
 def _decryptor(
+    aes: Callable[[], DirectAes | None],
     update_into: Callable[[Buffer, Buffer], int],
     rounds: tuple[tuple[int, int], ...],
     sum_bytes: int,
@@ -88,7 +92,7 @@ def _decryptor(
     module = find_compiled(MODULE)
     if module is None:
         return None
-    made: Decryptor = module.Decryptor(update_into, rounds, sum_bytes, is_binary)
+    made: Decryptor = module.Decryptor(aes(), update_into, rounds, sum_bytes, is_binary)
     return made
 
 
@@ -148,7 +152,11 @@ class FF1:
         self._rounds_reversed: Final = self._rounds[::-1]
         self._block: _Block | None = None
         self.decryptor: Final[Decryptor | None] = _decryptor(
-            self._update_into, tuple(zip(chains, moduli, strict=True)), sum_bytes, self._is_binary
+            functools.partial(direct_aes, key, self._update),
+            self._update_into,
+            tuple(zip(chains, moduli, strict=True)),
+            sum_bytes,
+            self._is_binary,
         )
 
     def _chain(self, blocks: bytes) -> int:

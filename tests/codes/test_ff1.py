@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.codes import ff1
+from engine.codes.direct_aes import direct_aes
 from engine.codes.ff1 import FF1
 from engine.codes.formats import FORMATS
 from tests.support.compiled_ff1 import IF_COMPILED
@@ -124,7 +126,14 @@ def test_no_code_is_lost_where_strides_meet(radix: int, length: int, count: int)
         assert codes[at] == cipher.encrypt_int(numbers[at])
 
 
+@pytest.fixture(params=[direct_aes, None], ids=["direct", "cryptography"])
+def aes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the compiled form calls OpenSSL itself, or through cryptography."""
+    monkeypatch.setattr(ff1, "direct_aes", request.param or (lambda _key, _update: None))
+
+
 @IF_COMPILED
+@pytest.mark.usefixtures("aes")
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_nist_sample_vectors_by_the_compiled_form(sample: Sample) -> None:
     cipher = FF1(bytes.fromhex(sample.key), sample.radix, len(sample.plain), bytes.fromhex(sample.tweak))
