@@ -18,7 +18,7 @@ local function adjust(ending)
         return ANSWER.code_void
     end
     local spent = read_used(campaign) - tonumber(amount[attempt])
-    local left = tonumber(campaign.amount) - spent
+    local left = campaign.face - spent
     if left < 0 then
         return ANSWER.insufficient_balance
     elseif left > AMOUNT_MAX or spent < -AMOUNT_MAX then

@@ -8,7 +8,7 @@
 -- the stream id of the hold that the event renews or ends. `ending` is as in lib/event_line.
 local function add_event(type, redemption, campaign, event_amount, hold_id, ending)
     local event_at = text(event_ms)
-    local stream_id = event_at .. '-' .. text(event_seq)
+    local stream_id = event_at .. '-' .. string.format('%.0f', event_seq)
     local id = shard .. '-' .. stream_id
     event_seq = event_seq + 1
     redemption = redemption or id

@@ -10,18 +10,18 @@ local campaign_at, state_at, offset, about, cause, amount, used_at, used_field, 
 local OWN_FIRST = 13 -- from here on, columns have the fields that only this script has
 
 local attempt
+local own_values
 
 each_call(function()
     campaign_at, state_at, offset, about, cause, amount, used_at, used_field, users_at, user_digest_at,
         idempotency_at, idempotency_digest_at = unpack(columns)
-    attempt = 1
+    attempt, own_values = 1, {}
 end)
 
 -- The current attempt's fields that only this script has.
 local function own_fields()
-    local values = {}
     for number = OWN_FIRST, #columns do
-        values[number] = columns[number][attempt]
+        own_values[number] = columns[number][attempt]
     end
-    return unpack(values, OWN_FIRST, #columns)
+    return unpack(own_values, OWN_FIRST, #columns)
 end

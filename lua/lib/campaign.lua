@@ -15,7 +15,7 @@ local function read_campaign()
         campaign = {
             id = values[1], kind = values[2], state = values[3],
             starts_at_ms = tonumber(values[4]), ends_at_ms = tonumber(values[5]),
-            amount = values[6] or '', currency = values[7] or '', max_uses = tonumber(values[8]),
+            amount = values[6] or '', face = tonumber(values[6]), currency = values[7] or '', max_uses = tonumber(values[8]),
             stock = tonumber(values[9]), per_user_limit = tonumber(values[10]), budget = tonumber(values[11]) or AMOUNT_MAX,
             uses = tonumber(values[12]) or 0, spent = tonumber(values[13]) or 0,
             added = 0, added_amount = 0, -- by this call

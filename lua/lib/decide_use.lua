@@ -9,7 +9,7 @@
 local function take_from_code(campaign)
     local used_before, asked = read_used(campaign), amount[attempt]
     if campaign.kind == 'balance' then
-        local left = tonumber(campaign.amount) - used_before
+        local left = campaign.face - used_before
         local taken = asked == 'up_to_balance' and left or tonumber(asked)
         if not asked or asked == '0' then
             return ANSWER.invalid_amount
@@ -22,7 +22,7 @@ local function take_from_code(campaign)
     elseif campaign.kind == 'multi' and used_before >= campaign.max_uses then
         return ANSWER.uses_exceeded
     end
-    return nil, tonumber(campaign.amount), nil
+    return nil, campaign.face, nil
 end
 
 -- Checks the code and the limits. Returns a refusal; or nil, the amount taken, and the balance left. It counts nothing.

@@ -34,7 +34,7 @@ end
 
 -- Returns the balance left on the code; nil if the code is not of kind balance.
 local function read_left(campaign)
-    return campaign.kind == 'balance' and tonumber(campaign.amount) - read_used(campaign) or nil
+    return campaign.kind == 'balance' and campaign.face - read_used(campaign) or nil
 end
 
 -- Returns the number of successes of the user; nil if the campaign does not count them.
