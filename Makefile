@@ -64,8 +64,8 @@ sanitize: $(VENV)/.installed  ## a million bodies, the tests of all lanes, of th
 	  ASAN_OPTIONS=log_path=$(CURDIR)/$(SANITIZED)/reports/report:exitcode=0 PYTHONMALLOC=malloc \
 	  $(CURDIR)/$(BIN)/python -m pytest --timeout 3000 \
 	  tests/codes/test_ff1.py tests/guard/test_compiled_limits.py tests/lane/test_express_bodies.py \
-	  tests/lane/test_lanes_alike.py tests/lane/test_signed_alike.py tests/persister/ingest/test_packed_rows.py \
-	  tests/persister/rebuild/test_plain_records.py
+	  tests/lane/test_express_calls.py tests/lane/test_lanes_alike.py tests/lane/test_signed_alike.py \
+	  tests/persister/ingest/test_packed_rows.py tests/persister/rebuild/test_plain_records.py
 	$(BIN)/python tests/sanitizer_reports.py $(SANITIZED)/reports
 
 test-calendar: $(VENV)/.installed  ## date-dependent tests, with the clock at the ends of months and years; slow

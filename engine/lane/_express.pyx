@@ -12,6 +12,7 @@ import re
 import string
 from time import perf_counter
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_1BYTE_DATA, PyUnicode_DATA, PyUnicode_DecodeASCII, PyUnicode_GET_LENGTH, PyUnicode_New
 from libc.string cimport memcmp, memcpy
@@ -676,28 +677,27 @@ cdef class Desk:
     ):
         """Make the redemption that the request asks for; None if the fast lane must look at it: counted."""
         cdef bytes nonce = b""
-        if self._api_key(template, self.configuration.version) is not None and template.signs:
+        cdef long version = self.configuration.version
+        if self._api_key(template, version) is None:
+            return self.left("api_key")
+        if template.signs:
             try:
                 nonce = self.verify_at_once(template.api_key, signed_head, <bytes>data[body_at:size])
             except Refusal:
                 nonce = None
             if nonce is None:
                 return self.left("signature")
-        cdef ExpressRedemption made = self.begin_unsigned(template, data, body_at, size, key)
+        cdef ExpressRedemption made = self.begin_unsigned(template.api_key, version, data, body_at, size, key)
         if made is not None:
             made.nonce = nonce
         return made
 
     cdef ExpressRedemption begin_unsigned(
-        self, Template template, const unsigned char *data, Py_ssize_t body_at, Py_ssize_t size, str key
+        self, api_key, long version, const unsigned char *data, Py_ssize_t body_at, Py_ssize_t size, str key
     ):
         cdef Body body
         cdef unsigned char symbols[SYMBOLS_MAX]
         cdef Py_ssize_t count
-        cdef long version = self.configuration.version
-        api_key = self._api_key(template, version)
-        if api_key is None:
-            return self.left("api_key")
         if key is not None and (len(key) > self.limits.key or not key.isprintable()):
             return self.left("idempotency_key")
         if not _read_body(data, body_at, size, &body) or not self.limits.keeps(data, &body):
@@ -837,6 +837,7 @@ cdef class Desk:
         return self.head
 
 
+@cython.no_gc  # nothing that it refers to keeps it once it is answered
 cdef class ExpressRedemption:
     """A plain redemption, as resolver, dispatcher and batcher see it (``PendingLookup``, ``Queued``).
 
