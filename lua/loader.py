@@ -94,13 +94,12 @@ def load(
             differ.
     """
     flags, source = compose(name, folder or resources.files("lua"))
-    digest = hashlib.sha1(f"{flags}\n{source}".encode(), usedforsecurity=False).hexdigest()
-    library = f"{prefix(name)}{digest}"
+    quoted = ", ".join(f"'{flag}'" for flag in flags)
+    unnamed = _LIBRARY.format(library="", source=source, flags=quoted)
+    library = prefix(name) + hashlib.sha1(unnamed.encode(), usedforsecurity=False).hexdigest()
     script = Script(
         name=name,
-        source=_LIBRARY.format(
-            library=library, source=source, flags=", ".join(f"'{flag}'" for flag in flags)
-        ).encode(),
+        source=_LIBRARY.format(library=library, source=source, flags=quoted).encode(),
         library=library,
         keys=_bound(source, "KEYS"),
         arguments=_bound(source, "ARGV"),

@@ -8,7 +8,6 @@ OpenSSL itself. Where Python has no such library that can be called, there is no
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import weakref
 from typing import TYPE_CHECKING, Final
@@ -26,10 +25,12 @@ class DirectAes:
     The context is freed, and its key wiped, when the object goes. Two threads must not use it at once.
 
     Raises:
-        OSError, AttributeError: there is no OpenSSL that can be called.
+        ImportError, OSError, AttributeError: there is no OpenSSL that can be called.
     """
 
     def __init__(self, key: bytes) -> None:
+        import ctypes  # noqa: PLC0415 - a Python may be without it
+
         library = ctypes.CDLL(importlib.import_module("_hashlib").__file__)
         address = ctypes.c_void_p
         kind = library[_KIND_OF_KEY[len(key)]]
@@ -49,6 +50,8 @@ class DirectAes:
 
     def encrypt(self, blocks: bytes) -> bytes:
         """Encrypt whole blocks."""
+        import ctypes  # noqa: PLC0415 - a Python may be without it
+
         output, written = ctypes.create_string_buffer(len(blocks)), ctypes.c_int()
         if self._update(self.context, output, ctypes.byref(written), blocks, len(blocks)) != 1:
             raise OSError("OpenSSL does not encrypt")

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import NoPermissionError, ResponseError
 
 from engine.errors import StoreUnavailable
-from engine.store.scripts import NOT_FOUND
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,19 +98,25 @@ async def read_facts(redis: Redis) -> StoreFacts:
 
 
 async def check_scripts(redis: Redis) -> list[Finding]:
-    """Check that the user may run scripts, by calling a script that does not exist.
+    """Check that the user may load, call and delete scripts, with one that does not exist.
 
     Raises:
         RedisError, OSError: there is no answer.
     """
-    try:
-        await redis.function_list(_NO_FUNCTION)
-        await redis.fcall(_NO_FUNCTION, 0)
-    except NoPermissionError as error:
-        return [Finding("redis scripts", Verdict.WRONG, str(error), "let its user call FUNCTION and FCALL")]
-    except ResponseError as error:
-        if not str(error).endswith(NOT_FOUND):
-            raise
+    for command in (
+        ("FUNCTION", "LIST", "LIBRARYNAME", _NO_FUNCTION),
+        ("FUNCTION", "LOAD", "#!lua name="),  # no library has an empty name
+        ("FUNCTION", "DELETE", _NO_FUNCTION),
+        ("FCALL", _NO_FUNCTION, 0),
+    ):
+        try:
+            await redis.execute_command(*command)  # type: ignore[no-untyped-call] # redis-py says no types
+        except NoPermissionError as error:
+            return [
+                Finding("redis scripts", Verdict.WRONG, str(error), "let its user call FUNCTION and FCALL")
+            ]
+        except ResponseError:
+            continue
     return []
 
 

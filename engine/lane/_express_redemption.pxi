@@ -108,17 +108,17 @@ cdef class ExpressRedemption:
         """Append the fields of the script's attempt: as ``CallFields`` does, which has all that is not usual."""
         cdef CallColumns columns = self.desk.columns
         cdef KnownBatch known = self.known
-        if known.call is not call or known.shard != self.shard:
-            known.take_place(call, self.shard, self.configuration)
+        if columns.call is not call:
+            columns.take(call)
+        if known.call_number != columns.call_number or known.shard != self.shard:
+            known.take_place(call, columns.call_number, self.shard, self.configuration)
         if not known.is_simple or self.asked is not None or self.idempotency_name:
             _write_to(self, call)
             return
-        if columns.call is not call:
-            columns.take(call)
         columns.about.append(self._about())
         columns.cause.append(columns.cause_text(self.order, self.actor))
         columns.campaign_at.append(known.campaign_at)
-        columns.state_at.append(known.state_at(self.segment))
+        columns.state_at.append(known.state_at(call, self.segment))
         columns.offset.append(self.offset)
         columns.own_fields.append("")  # the ending: it has no metadata
         if self.amount != "":

@@ -18,8 +18,7 @@ cdef class KnownBatch:
     cdef bytes to_balance  # from behind the amount to the balance
     cdef bytes to_serial  # the begin of what a call says about the code
     # The place of its codes in the call that is being written.
-    cdef object call
-    cdef Py_ssize_t shard
+    cdef Py_ssize_t call_number, shard
     cdef bint is_simple  # its codes need nothing in the call but their state
     cdef object campaign_at
     cdef dict states_at  # by segment
@@ -36,20 +35,20 @@ cdef class KnownBatch:
         self.to_balance = b',"currency":' + _to_json(campaign.currency)
         self.to_serial = b"%d," % batch.id
 
-    cdef take_place(self, call, Py_ssize_t shard, configuration):
+    cdef take_place(self, call, Py_ssize_t call_number, Py_ssize_t shard, configuration):
         """Find the place of its codes in a call. Nothing else changes the configuration meanwhile."""
         campaign = configuration.campaigns[self.campaign.id]
-        self.call, self.shard, self.states_at = call, shard, {}
+        self.call_number, self.shard, self.states_at = call_number, shard, {}
         self.is_simple = (
             campaign.kind == "single" and not campaign.per_user_limited and not configuration.has_voids(self.id)
         )
         if self.is_simple:
             self.campaign_at = call.key(keys.campaign(shard, campaign.id))
 
-    cdef object state_at(self, Py_ssize_t segment):
+    cdef object state_at(self, call, Py_ssize_t segment):
         at = self.states_at.get(segment)
         if at is None:
-            at = self.states_at[segment] = self.call.key(keys.state(self.shard, self.id, segment))
+            at = self.states_at[segment] = call.key(keys.state(self.shard, self.id, segment))
         return at
 
 
@@ -57,11 +56,13 @@ cdef class CallColumns:
     """The columns of the call that is being written (``Call``), and the texts that many attempts share."""
 
     cdef object call
+    cdef Py_ssize_t call_number  # of all calls of this worker that it has written
     cdef list about, cause, campaign_at, state_at, offset, own_fields
     cdef str actor, cause_of_actor
 
     cdef take(self, call):
         self.call = call
+        self.call_number += 1
         self.about, self.cause, self.campaign_at = call.about, call.cause, call.campaign_at
         self.state_at, self.offset, self.own_fields = call.state_at, call.offset, call.own_fields
 

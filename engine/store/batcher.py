@@ -86,6 +86,7 @@ class Batcher:
         self._queue: deque[Queued] = deque()
         self._under_way: list[Queued] = []
         self._sent_at = 0.0
+        self._load_error = ""  # why Redis has just refused to load the script
         self._epoch = int(time.time()) // keys.IDEMPOTENCY_WINDOW_S
         self._gathering = Gathering(batch_max)
         self._expected = 0  # the queue is sent when it is that long, or
@@ -228,23 +229,40 @@ class Batcher:
         """Handle an error reply. Errors from before the script's first line mean: not done."""
         kind = error.partition(" ")[0]
         if error.endswith(NOT_FOUND):
-            self._put_back()
-            try:
-                self._link.load(self._script)
-            except StoreUnavailable as fault:
-                self._fail_all(fault)
-            self._next()
+            self._load_again()
         elif kind in _NOT_DONE:
-            self._telemetry.redis_error(kind)
-            self._fail_under_way(StoreUnavailable(error))
-            if kind in _NOT_PRIMARY:
-                self._link.abort()  # after a failover the host name may lead to the new primary
+            self._not_done(error)
         else:
             _log.error(
                 "a script failed", extra={"script": self._script.name, "shard": self._shard, "error": kind}
             )
             self._telemetry.redis_error("SCRIPT")
             self._fail_under_way(OutcomeUnknown("the script failed"))
+
+    def _load_again(self) -> None:
+        """Load the script, and repeat the call. If Redis has just refused to load it, fail the call."""
+        refused, self._load_error = self._load_error, ""
+        if refused:
+            _log.error("a script cannot be loaded", extra={"script": self._script.name, "error": refused})
+            self._not_done(refused)
+            return
+        self._put_back()
+        try:
+            self._link.load(self._script, self._not_loaded)
+        except StoreUnavailable as fault:
+            self._fail_all(fault)
+        self._next()
+
+    def _not_loaded(self, error: str) -> None:
+        self._load_error = error  # the call that follows does not find the script
+
+    def _not_done(self, error: str) -> None:
+        """Fail the running call: Redis has refused it before the script's first line."""
+        kind = error.partition(" ")[0]
+        self._telemetry.redis_error(kind)
+        self._fail_under_way(StoreUnavailable(error))
+        if kind in _NOT_PRIMARY:
+            self._link.abort()  # after a failover the host name may lead to the new primary
 
     async def _take_new_configuration(self) -> None:
         try:

@@ -95,9 +95,18 @@ class Link(asyncio.Protocol):
         self._waiting.append((on_reply, on_fault))
         self._transport.write(command)
 
-    def load(self, script: Script) -> None:
-        """Load a script again, before the next call."""
-        self.call(pack(*_load(script)), on_reply=_ignore, on_fault=_ignore)
+    def load(self, script: Script, on_error: Callable[[str], None]) -> None:
+        """Load a script again, before the next call. ``on_error`` gets the error if Redis does not take it.
+
+        Raises:
+            StoreUnavailable: there is no connection; nothing was sent.
+        """
+
+        def replied(reply: object) -> None:
+            if isinstance(reply, hiredis.ReplyError) and not str(reply).endswith(ALREADY_LOADED):
+                on_error(str(reply))
+
+        self.call(pack(*_load(script)), on_reply=replied, on_fault=_ignore)
 
     # asyncio.Protocol
 
@@ -180,7 +189,7 @@ class Link(asyncio.Protocol):
         return commands
 
     async def _load_scripts(self) -> None:
-        """Load what Redis does not have, in place of what other versions have left under the same names.
+        """Load what Redis does not have. Then delete what other versions have left of the same scripts.
 
         A worker of another version that still runs loads its own again when it needs it (``Batcher``).
         """
@@ -188,9 +197,9 @@ class Link(asyncio.Protocol):
         known = libraries(listed)
         for script in self._scripts:
             if script.library not in known:
+                await self._require(_load(script), or_error=ALREADY_LOADED)
                 for library in superseded(script, known):
                     await self._require(("FUNCTION", "DELETE", library), or_error=NO_LIBRARY)
-                await self._require(_load(script), or_error=ALREADY_LOADED)
 
     async def _require(self, command: tuple[str | bytes | int, ...], *, or_error: str = "") -> object:
         """Return the reply. It may be an error only if it ends with ``or_error``."""

@@ -5,7 +5,6 @@ Also what both need to load scripts: they are functions of Redis, one in each li
 
 from __future__ import annotations
 
-import contextlib
 import re
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +14,7 @@ from lua import loader
 from lua.loader import OF_THE_ENGINE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from redis.asyncio import Redis
 
@@ -63,23 +62,13 @@ async def run_script(
 
 
 async def load(redis: Redis, script: Script) -> None:
-    """Load a script, in place of what other versions have left under its name.
+    """Load a script, unless Redis has it.
 
     Raises:
         RedisError, OSError: Redis cannot be asked, or does not take the script.
     """
-    for library in superseded(script, libraries(await redis.function_list(LIST_LIBRARIES[-1]))):
-        with _unless(NO_LIBRARY):
-            await redis.function_delete(library)
-    with _unless(ALREADY_LOADED):
-        await redis.function_load(script.source.decode())
-
-
-@contextlib.contextmanager
-def _unless(ending: str) -> Iterator[None]:
-    """Let an error of Redis pass that ends so."""
     try:
-        yield
+        await redis.function_load(script.source.decode())
     except ResponseError as error:
-        if not str(error).endswith(ending):
+        if not str(error).endswith(ALREADY_LOADED):
             raise

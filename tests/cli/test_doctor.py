@@ -186,7 +186,7 @@ async def test_a_redis_that_does_not_tell_of_its_streams_has_lost_nothing(
     assert "shard 0 ledger" not in found.checks
 
 
-@pytest.mark.parametrize("denied", ["-fcall", "-function"])
+@pytest.mark.parametrize("denied", ["-fcall", "-function", "-function|load", "-function|delete"])
 async def test_a_redis_that_lets_nobody_run_scripts_is_reported(
     cli: Cli, redis: Redis, settings: Settings, denied: str
 ) -> None:

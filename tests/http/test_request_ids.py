@@ -85,7 +85,7 @@ async def test_a_failure_is_logged_with_the_id_of_its_request(
     later: tuple[object, str] = (Redemption, "bind_code")
     if lane == "express":
         express = importlib.import_module(MODULE)
-        at_once, later = (express, "Assertions"), (express, "locate_code")
+        at_once, later = (express, "Assertions"), (express, "masked")
     async with engine_in_process(plane, lane=lane) as merchant:
         raw = Raw(merchant)
         await raw.post(body.replace(code.encode(), b"0000"), "Request-Id: a")  # so that both are known

@@ -1,4 +1,4 @@
-"""The script alone: raw keys in, one EVALSHA, raw keys out.
+"""The script alone: raw keys in, one FCALL, raw keys out.
 
 Redis has a clock of its own and cannot be told another: times are seeded around its TIME, and
 where an edge must be met to the millisecond, one call asks many campaigns with neighbouring edges.

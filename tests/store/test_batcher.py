@@ -17,7 +17,7 @@ from engine.control import api_keys
 from engine.observability.metrics import Telemetry
 from engine.redemption.operations import make_core
 from engine.redemption.redeem import Redemption
-from engine.store import keys
+from engine.store import batcher, keys
 from engine.store.configuration import ConfigurationCache
 from engine.store.gathering import Gathering
 from tests.support.deployment import issue
@@ -179,7 +179,10 @@ async def test_a_call_does_not_wait_for_ever(returning: Returning) -> None:
 
 
 @pytest.mark.parametrize("gather_ms", [50])
-async def test_a_connection_that_is_lost_while_a_call_waits_loses_no_attempt(returning: Returning) -> None:
+async def test_a_connection_that_is_lost_while_a_call_waits_loses_no_attempt(
+    returning: Returning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batcher, "AWAY_S", 60)  # however long a busy machine needs to connect again
     answers = await returning.begin()
     returning.worker.core.dispatcher.reconnect()
     answers += await returning.come_back(3)

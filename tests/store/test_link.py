@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from redis.asyncio import Redis
@@ -345,3 +345,31 @@ async def test_a_worker_connects_again_while_the_memory_of_redis_is_full(
             assert (status, body.get("redeemable")) == (200, True), body
         finally:
             await redis.config_set("maxmemory", 0)
+
+
+@pytest.mark.parametrize("why", ["OOM", "NOPERM"])
+async def test_a_script_that_redis_does_not_take_is_a_fault_at_once(
+    plane: ControlPlane, redis: Redis, caplog: pytest.LogCaptureFixture, why: str
+) -> None:
+    _, (code,) = await issue(plane, 1)
+    url = plane.settings.redis_url.replace("unix://", "unix://some:x@")
+    user: dict[str, Any] = {"enabled": True, "nopass": True, "categories": ["+@all"], "keys": ["*"]}
+    await redis.acl_setuser("some", **user, channels=["*"])
+    try:
+        async with engine_in_process(plane, redis_url=url, attempt_deadline_ms=60_000) as merchant:
+            assert (await merchant.redeem(UNKNOWN))[0] == 404
+            if why == "OOM":
+                await redis.config_set("maxmemory", 1)
+            else:
+                await redis.acl_setuser("some", **user, channels=["*"], commands=["-function|load"])
+            await redis.function_flush()
+            status, body = await merchant.call("POST", "/v1/codes/check", json={"code": code})
+            assert (status, body["code"]) == (503, "store_unavailable")
+            said = [record for record in caplog.records if record.message == "a script cannot be loaded"]
+            assert why in {vars(record)["error"].split(" ")[0] for record in said}
+            await redis.config_set("maxmemory", 0)
+            await redis.acl_setuser("some", **user, channels=["*"])
+            assert (await merchant.redeem_until_definite(code, key="k"))[0] == 200
+    finally:
+        await redis.config_set("maxmemory", 0)
+        await redis.acl_deluser("some")
