@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """FF1 decrypts the codes of many requests here: the rounds of ``ff1.FF1``, compiled.
 
-AES stays in OpenSSL: one call for each round, for all codes. It is called without Python between where that is
-possible (``direct_aes``). What is between the calls is done here, on integers of 128 bits, so one code costs
-little more than its ten calls. ``FF1`` is the reference and runs
-where nothing was compiled. ``_ff1.pyi`` has the types.
+AES stays in OpenSSL: one call for each round, for all codes, without Python between where that is possible
+(``direct_aes``). What is between the calls is done here, on integers of 128 bits, so one code costs little
+more than its ten calls. ``FF1`` is the reference and runs where nothing was compiled. ``_ff1.pyi`` has the
+types.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE

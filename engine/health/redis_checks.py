@@ -112,9 +112,8 @@ async def check_scripts(redis: Redis) -> list[Finding]:
         try:
             await redis.execute_command(*command)  # type: ignore[no-untyped-call] # redis-py says no types
         except NoPermissionError as error:
-            return [
-                Finding("redis scripts", Verdict.WRONG, str(error), "let its user call FUNCTION and FCALL")
-            ]
+            advice = "let its user call FUNCTION and FCALL"
+            return [Finding("redis scripts", Verdict.WRONG, str(error), advice)]
         except ResponseError:
             continue
     return []

@@ -31,6 +31,7 @@ STATE: Final = (
 )  # fmt: skip
 """The attributes of a lane. Its class has them: ``PythonLane``, or the express lane in fields of C."""
 NO_STATE: Final[tuple[str, ...]] = ()
+"""The slots of ``FastLane``. By a name, because mypy takes ``()`` for a class that sets no attributes."""
 _NO_HEAD: Final = PlainHead("", "", 0, is_last=False)
 
 

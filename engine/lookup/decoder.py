@@ -172,9 +172,10 @@ class Decoder:
         for fmt, key_name, batches in self._in_use:
             symbols = [symbols for candidate, symbols in candidates if candidate is fmt]
             for identity in self._codec.decode_many(symbols, fmt, key_name) if symbols else ():
-                known = batches.get(identity[0]) if identity else None
-                if known is not None and identity is not None and identity[1] < known[1]:
-                    return True
+                if identity is not None and (known := batches.get(identity[0])) is not None:
+                    _, count, _ = known
+                    if identity[1] < count:
+                        return True
         return False
 
     def _issued(self, minted: _Minted, readings: list[Reading]) -> list[Issued | None]:
