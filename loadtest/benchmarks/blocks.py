@@ -91,9 +91,10 @@ async def callers(host: str, port: int, key: str, workers: Sequence[int]) -> lis
         RuntimeError: one of them accepts none.
     """
     found: dict[int, Caller] = {}
-    for _ in range(_CONNECTIONS_MAX):
+    for number in range(_CONNECTIONS_MAX):
         caller = Caller(*await asyncio.open_connection(host, port), key)
-        await caller.try_code(made_up(random.Random()), "nobody in particular")  # it is accepted now
+        # After its answer it is accepted. Each has its own user: one user's wrong codes would make a rule block it.
+        await caller.try_code(made_up(random.Random()), f"nobody-{number}")
         of = next((pid for pid in workers if caller.port in _peers(pid)), None)
         if of is None or of in found:
             caller.close()
