@@ -73,7 +73,7 @@ local function answer_step(commit_records_at, step, transaction_id, nonce, prepa
 end
 
 local function main()
-    local answers = answer_each(answer_step, KEEPS_OWN_RECORDS)
+    local answers = answer_each(answer_step, nil, KEEPS_OWN_RECORDS)
     for at, records in pairs(commit_records) do
         for transaction_id, record in pairs(records) do
             if record == REMOVED then

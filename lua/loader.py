@@ -30,7 +30,7 @@ _BINDING = re.compile(r"^    (?:local )?([\w, ]+) = ((?:KEYS|ARGV)\[1\].*)$", re
 _COMMON_FIELDS = re.compile(r"^    ([\w,\s]+?) = unpack\(columns\)$", re.MULTILINE)
 _OWN_FIRST = re.compile(r"^local OWN_FIRST = (\d+)\b", re.MULTILINE)
 _ANSWER_EACH = re.compile(
-    r"^    (?:return|local \w+ =) answer_(?:each|alike|together)\((\w+)(?:, ['\w]+)?\)$", re.MULTILINE
+    r"^    (?:return|local \w+ =) answer_(?:each|alike|together)\((\w+)(?:, ['\w]+)*\)$", re.MULTILINE
 )
 _CALL_FILE = "lib/call"
 _MAIN = re.compile(r"^local function main\(\)$", re.MULTILINE)

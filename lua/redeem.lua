@@ -5,7 +5,8 @@
 
 -- @include lib/answer_each
 -- @include lib/redeem
+-- @include lib/redeem_plain
 
 local function main()
-    return answer_each(redeem)
+    return answer_each(redeem, redeem_plain)
 end

@@ -93,7 +93,7 @@ async def callers(host: str, port: int, key: str, workers: Sequence[int]) -> lis
     found: dict[int, Caller] = {}
     for number in range(_CONNECTIONS_MAX):
         caller = Caller(*await asyncio.open_connection(host, port), key)
-        # After its answer it is accepted. Each has its own user: one user's wrong codes would make a rule block it.
+        # After its answer it is accepted. A rule would block one user with so many wrong codes.
         await caller.try_code(made_up(random.Random()), f"nobody-{number}")
         of = next((pid for pid in workers if caller.port in _peers(pid)), None)
         if of is None or of in found:

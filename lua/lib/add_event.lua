@@ -8,7 +8,7 @@
 -- the stream id of the hold that the event renews or ends. `ending` is as in lib/event_line.
 local function add_event(type, redemption, campaign, event_amount, hold_id, ending)
     local event_at = text(event_ms)
-    local stream_id = event_at .. '-' .. string.format('%.0f', event_seq)
+    local stream_id = event_at .. '-' .. text(event_seq)
     local id = shard .. '-' .. stream_id
     event_seq = event_seq + 1
     redemption = redemption or id
@@ -17,6 +17,5 @@ local function add_event(type, redemption, campaign, event_amount, hold_id, endi
         type, id, redemption, hold, campaign.id, about[attempt], event_amount and text(event_amount), campaign.currency,
         cause[attempt], event_at, ending
     )
-    work.last_event_id = stream_id
     return stream_id
 end

@@ -13,7 +13,7 @@ local function begin_work()
         campaigns = {}, states = {}, used = {}, users = {}, idempotency = {}, rolled_back = {},
         used_kind = {}, -- for each position in KEYS: multi (the key is a hash) or balance (a string)
         holds = {}, expiries = {}, held = {}, -- by hold id, by hold id, by field in the hash of held codes
-        events = {}, last_event_id = nil, -- lines of the stream's next entry, and the id of the last one
+        events = {}, -- lines of the stream's next entry
     }
 end
 each_call(begin_work)

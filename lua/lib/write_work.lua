@@ -57,8 +57,9 @@ end
 -- has deleted the newest entry of the stream, their ids may be too small, and then nothing at all is written.
 local function write_work()
     check_holds()
-    if work.last_event_id then
-        append_events(events_key, work.last_event_id, work.events)
+    if #work.events > 0 then
+        local last_event_id = text(event_ms) .. '-' .. text(event_seq - 1)
+        append_events(events_key, last_event_id, work.events)
     end
     write_holds()
     for at, campaign in pairs(work.campaigns) do

@@ -1,6 +1,7 @@
 """The scripts for browser keys decide and write as the plain ones do.
 
-But refusals wait until expired holds have been given back (lua/lib/answer_alike.lua).
+But refusals wait until expired holds have been given back (lua/lib/answer_alike.lua). And only the plain
+script has a loop for plain attempts (lua/lib/redeem_plain.lua): this compares it with lua/lib/redeem.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from lua.loader import Script
     from tests.support.scripts import Shard
 
-CODES, ATTEMPTS, ROUNDS = 4, 6, 40
+CODES, ATTEMPTS, ROUNDS = 6, 8, 80
 CHECKS = Check.script, OneAnswerCheck.script  # have no keys
 FRESH, HELD = 0, 2
 AHEAD_S = 20  # the newest event is of the future, so that the next ids do not depend on the clock
@@ -36,6 +37,7 @@ class World:
     def __init__(self, shard: Shard, seed: int, script: Script) -> None:
         self.shard, self.chance, self.script = shard, random.Random(seed), script
         self.kind = self.chance.choice(["single", "single", "multi", "balance"])
+        self.is_plain = self.kind == "single" and self.chance.random() < 0.6  # many attempts in the loop
 
     async def attempts(self, now_s: int, *, with_expired_hold: bool) -> list[Attempt]:
         """Seed the keys; return the attempts."""
@@ -69,12 +71,15 @@ class World:
             "budget": pick(["", "", 300, 900]),
             "per_user_limit": pick(["", 1, 2]),
         }
+        if self.is_plain and self.chance.random() < 0.8:
+            limits |= {"state": "active", "starts_at_ms": "", "per_user_limit": ""}
+            limits |= {"stock": pick(["", 2, 4]), "budget": pick(["", 900, 1500])}
         await self.shard.add_campaign(kind=self.kind, **more, **limits)
 
     async def _add_code(self, offset: int) -> None:
         redis, pick = self.shard.redis, self.chance.choice
         code = Attempt(offset=offset, kind=self.kind)
-        state = self.chance.randrange(4) if self.kind == "single" else FRESH
+        state = pick([FRESH] * 4 + [1, HELD, 3]) if self.kind == "single" else FRESH
         await self.shard.set_state(code, state)
         if self.kind == "multi":
             await redis.hset(self.shard.used(code), str(serial(code)), pick([0, 1, 2]))
@@ -89,6 +94,15 @@ class World:
 
     def _attempt(self, key: str) -> Attempt:
         pick = self.chance.choice
+        if self.is_plain and self.chance.random() < 0.8:
+            ending = '{"till":1}' if self.script not in CHECKS and self.chance.random() < 0.2 else ""
+            return Attempt(
+                offset=self.chance.randrange(CODES),
+                amount=pick(["", "", "", "500"]),
+                order=pick(["", "o-1"]),
+                ending=ending,
+                is_void=self.chance.random() < 0.1,
+            )
         return Attempt(
             offset=self.chance.randrange(CODES),
             kind=self.kind,

@@ -53,6 +53,7 @@ class Attempt:
     order: str = ""
     actor: str = "key_1"
     ending: str = ""
+    is_void: bool = False  # by its batch or its range
 
 
 class Shard:
@@ -107,7 +108,7 @@ class Shard:
         for number, attempt in enumerate(attempts, start=1):
             values: dict[str, str | int | None] = {
                 "campaign_at": place_of(self.campaign(attempt.campaign)),
-                "state_at": place_of(self.state(attempt)),
+                "state_at": 0 if attempt.is_void else place_of(self.state(attempt)),
                 "used_at": place_of(self.used(attempt)) if attempt.kind != "single" else None,
                 "used_field": serial(attempt) if attempt.kind == "multi" else attempt.offset,
                 "users_at": place_of(self.users(attempt)) if attempt.counted else None,
