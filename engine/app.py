@@ -249,6 +249,9 @@ async def _first_configuration(configuration: ConfigurationCache) -> None:
 
 
 async def _keep_flushing(telemetry: Telemetry) -> None:
-    while True:
-        await asyncio.sleep(_FLUSH_INTERVAL_S)
-        telemetry.flush()
+    try:
+        while True:
+            await asyncio.sleep(_FLUSH_INTERVAL_S)
+            telemetry.flush()
+    finally:
+        telemetry.flush()  # the last answers, before the worker ends

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+from prometheus_client import REGISTRY
 
 from engine.webhooks import changes
 from engine.webhooks.changes import NewWebhook
@@ -52,6 +53,20 @@ class Growth:
             for sample, value in now.items()
             if sample.startswith(name + "{") and value != self._before[sample] and "/metrics" not in sample
         }
+
+
+@pytest.mark.parametrize("lane", LANES)
+async def test_the_last_requests_before_a_stop_are_counted(plane: ControlPlane, *, lane: str) -> None:
+    def counted() -> float:
+        labels = {"route": ROUTE, "status": "200"}
+        return REGISTRY.get_sample_value(f"{SECONDS}_count", labels) or 0
+
+    _, codes = await issue(plane, 5)
+    before = counted()
+    async with engine_in_process(plane, lane=lane) as merchant:
+        for code in codes:
+            await merchant.redeem(code)
+    assert counted() - before == len(codes)
 
 
 @pytest.mark.parametrize("lane", LANES)
