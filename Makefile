@@ -151,7 +151,7 @@ COMPILED := engine/codes/_ff1.pyx engine/guard/_limits.pyx engine/lane/_express.
 
 # Without a compiler or Python.h the compiled modules are left out, and a line says so.
 # Written last: an interrupted installation does not count as installed.
-$(VENV)/.installed: requirements-dev.lock pyproject.toml setup.py $(COMPILED) $(wildcard engine/lane/*.pxi) persister/byte_buffer.pxd persister/digests.h $(OTHER_PYTHON)
+$(VENV)/.installed: requirements-dev.lock pyproject.toml setup.py $(COMPILED) $(wildcard engine/lane/*.pxi) persister/byte_buffer.pxd engine/digests.h $(OTHER_PYTHON)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is %s" % sys.version.split()[0])'
 	@echo "installing into $(VENV)$(if $(OTHER_PYTHON), anew: it is of another Python), a minute or two" >&2
 	$(PYTHON) -m venv $(if $(OTHER_PYTHON),--clear )$(VENV)

@@ -28,7 +28,7 @@ COLUMNS = (
 )
 SALT_BYTES = 16
 
-cdef extern from "../digests.h" nogil:
+cdef extern from "../../engine/digests.h" nogil:
     void sha256_of_two(const char *first, size_t first_bytes, const char *second, size_t second_bytes, char *digest)
 
 cdef extern from "Python.h":

@@ -24,7 +24,7 @@ COLUMNS = (
     "user_id", "order_ref", "redemption", "campaign", "last4", "given_back",
 )
 
-cdef extern from "../digests.h" nogil:
+cdef extern from "../../engine/digests.h" nogil:
     void blake2b(const char *message, size_t bytes, char *digest, size_t digest_bytes)
 
 cdef enum:  # the columns
