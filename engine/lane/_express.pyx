@@ -16,8 +16,8 @@ from time import perf_counter
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.unicode cimport PyUnicode_1BYTE_DATA, PyUnicode_DATA, PyUnicode_DecodeASCII, PyUnicode_GET_LENGTH, PyUnicode_New
-from libc.string cimport memcmp, memcpy
+from cpython.unicode cimport PyUnicode_1BYTE_DATA, PyUnicode_AsUTF8AndSize, PyUnicode_DecodeASCII, PyUnicode_GET_LENGTH, PyUnicode_New
+from libc.string cimport memcmp, memcpy, memset
 from libc.time cimport time as unix_time
 
 import msgspec
@@ -36,11 +36,11 @@ from engine.lookup.decoder import masked
 from engine.observability.metrics import REQUEST_SECONDS_BOUNDS
 from engine.redemption.assertions import Assertions
 from engine.redemption.attempt import Attempt
-from engine.redemption.call_fields import CallFields
 from engine.redemption.redeem import Redemption
 from engine.store import idempotency, keys
-from engine.store.event_lines import cause_json
-from engine.store.keys import SEGMENT_CODES, CodeLocation
+from engine.store.call import SIGNATURE as CALL_SIGNATURE
+from engine.store.event_lines import FINGERPRINT_HALF, about_json, cause_json, ending_json
+from engine.store.keys import SEGMENT_CODES, SPENT_SEGMENT_CODES, CodeLocation
 from engine.times import instant
 
 cdef enum:
@@ -50,6 +50,7 @@ cdef enum:
     AMOUNT_DIGITS_MAX = 15  # below AMOUNT_MAX, whatever the digits
     SYMBOLS_MAX = 256
     BOUNDS_MAX = 15  # REQUEST_SECONDS_BOUNDS
+    UUID_LENGTH = 36
     ENDING = 12  # SHORTEST_CODE
     LAST = 4  # LAST_SYMBOLS
 
@@ -62,10 +63,11 @@ if (
 cdef int _head_bytes_max = HEAD_BYTES_MAX
 cdef Py_ssize_t _campaign_length_max = CAMPAIGN_LENGTH_MAX
 cdef Py_ssize_t _segment_codes = SEGMENT_CODES
+cdef Py_ssize_t _spent_segment_codes = SPENT_SEGMENT_CODES
+cdef Py_ssize_t _arguments = len(CALL_SIGNATURE)
 cdef object _plain_received = FastLane.data_received
 cdef object _plain_read = FastLane._read
 cdef object _plain_redeem = FastLane._redeem
-cdef object _write_to = CallFields.write_to
 cdef object _mismatch = Attempt.mismatch
 cdef object _fingerprint_fields = Redemption.fingerprint_fields
 cdef object _next_number = next_number
@@ -109,6 +111,7 @@ cdef class LaneState:
     cdef Template template
 
 
+include "_express_digests.pxi"
 include "_express_writing.pxi"
 
 
@@ -251,20 +254,20 @@ cdef class Desk:
         cdef const unsigned char *ending = symbols + count - ENDING
         cdef str user = _str(data, &body.user)
         cdef str order = _str(data, &body.order) if body.order.at else ""
-        cdef Py_ssize_t key_length = 0 if key is None else len(key)
+        cdef const unsigned char *key_data = NULL
+        cdef Py_ssize_t key_length = 0
+        if key is not None:
+            key_data, key_length = <const unsigned char *>PyUnicode_1BYTE_DATA(key), PyUnicode_GET_LENGTH(key)
         cdef Py_ssize_t shortest = self._shortest(version)
         if (
             _repeats(ending, data + body.user.at, body.user.length)
             or (body.order.at and _repeats(ending, data + body.order.at, body.order.length))
-            or (
-                key_length >= ENDING
-                and _repeats(ending, <const unsigned char *>PyUnicode_DATA(key), key_length)
-            )
+            or _repeats(ending, key_data, key_length)
             or (
                 (
                     body.user.length >= shortest
                     or (body.order.at and body.order.length >= shortest)
-                    or key_length >= shortest
+                    or (key_length >= shortest and not _has_shape_of_uuid(key_data, key_length))
                 )
                 and self.contains_issued((user, order, key))
             )
@@ -332,7 +335,6 @@ cdef class Desk:
         made.api_key = api_key
         made.actor = api_key.id
         made.user, made.order, made.key = user, order, key
-        made.idempotency_name = idempotency.name(made.actor, key) if key is not None else ""
         made.fingerprint, made.nonce, made.metadata = b"", b"", ""
         made.key_reserved = False
         made.normalised, made.readings = normalised, readings

@@ -222,6 +222,26 @@ cdef bint _repeats(
     return False
 
 
+cdef bint _has_shape_of_uuid(const unsigned char *text, Py_ssize_t length) noexcept:
+    """Whether a text of ASCII, a usual key, is one that ``Scanner.likely`` does not look at: it has no code."""
+    cdef Py_ssize_t at
+    if length != UUID_LENGTH:
+        return False
+    for at in range(UUID_LENGTH):
+        if _is_alphanumeric(text[at]) == (at == 8 or at == 13 or at == 18 or at == 23):
+            return False
+    return True
+
+
+cdef inline bint _is_alphanumeric(unsigned char letter) noexcept:
+    return 48 <= letter <= 57 or 65 <= letter <= 90 or 97 <= letter <= 122
+
+
+def has_shape_of_uuid(bytes text):
+    """Whether the express lane takes a text for a UUID, for tests."""
+    return _has_shape_of_uuid(<const unsigned char *>PyBytes_AS_STRING(text), len(text))
+
+
 def repeats(bytes code, bytes text):
     """Whether a text of ASCII contains a code of at least ``SHORTEST_CODE`` symbols, for tests."""
     cdef const char *ending = PyBytes_AS_STRING(code) + PyBytes_GET_SIZE(code) - ENDING

@@ -18,8 +18,10 @@ cdef class ExpressRedemption:
     cdef LaneState lane
     cdef Py_ssize_t lane_number
     cdef object asked  # the request, if msgspec has read it; its strings may need escapes in the answer
-    cdef readonly object dispatcher, configuration, api_key, actor, key, metadata, asserted, campaign
-    cdef readonly object amount, idempotency_name, fingerprint, nonce, location
+    cdef readonly object dispatcher, configuration, api_key, metadata, asserted, campaign
+    cdef readonly str actor, key
+    cdef readonly object amount, nonce, location
+    cdef readonly bytes fingerprint
     cdef readonly str user, order, last4
     cdef readonly Py_ssize_t batch, serial
     cdef Py_ssize_t shard, segment, offset
@@ -28,6 +30,11 @@ cdef class ExpressRedemption:
     cdef readonly object version
     cdef readonly double deadline
     cdef public bint key_reserved
+
+    @property
+    def idempotency_name(self):
+        """As that of an ``Attempt``."""
+        return "" if self.key is None else idempotency.name(self.actor, self.key)
 
     @property
     def request(self):
@@ -70,13 +77,54 @@ cdef class ExpressRedemption:
                 PyBytes_AS_STRING(symbols) + PyBytes_GET_SIZE(symbols) - LAST, LAST, NULL
             )
         if self.key is not None:
-            known_half = idempotency.known_half(self.user, self.order, [(self.batch, self.serial)])
-            self.fingerprint = idempotency.fingerprint(known_half, _fingerprint_fields(self)) + self.nonce
+            self.fingerprint = self._fingerprint() + self.nonce
         self._locate()
         if (self.asserted is not None or self.api_key.campaigns is not None) and (refusal := _mismatch(self)):
             self.as_redemption().refused(refusal)
         else:
             self.dispatcher.send(self)
+
+    cdef bytes _fingerprint(self):
+        """As ``idempotency.known_half`` and ``idempotency.fingerprint``."""
+        if self.asked is not None:
+            known_half = idempotency.known_half(self.user, self.order, [(self.batch, self.serial)])
+            return idempotency.fingerprint(known_half, _fingerprint_fields(self))
+        cdef char fingerprint[2 * HALF_BYTES]
+        cdef blake2b_message hashed
+        blake2b_begin(&hashed, HALF_BYTES)
+        blake2b_add(&hashed, b"[", 1)
+        _add_json(&hashed, self.user)
+        blake2b_add(&hashed, b",", 1)
+        _add_json(&hashed, self.order)
+        blake2b_add(&hashed, b",[[", 3)
+        _add_number(&hashed, self.batch)
+        blake2b_add(&hashed, b",", 1)
+        _add_number(&hashed, self.serial)
+        blake2b_add(&hashed, b"]]]", 3)
+        blake2b_end(&hashed, fingerprint)
+        blake2b_begin(&hashed, HALF_BYTES)
+        blake2b_add(&hashed, b"[", 1)
+        _add_number(&hashed, self.batch)
+        blake2b_add(&hashed, b",", 1)
+        _add_number(&hashed, self.serial)
+        blake2b_add(&hashed, b",", 1)
+        _add_json(&hashed, self.user)
+        blake2b_add(&hashed, b",", 1)
+        if type(self.amount) is str:
+            _add_json(&hashed, <str>self.amount or None)
+        else:
+            _add_number(&hashed, self.amount)
+        blake2b_add(&hashed, b",", 1)
+        _add_json(&hashed, self.order or None)
+        if self.asserted is not None:
+            for asserted in self.asserted:
+                blake2b_add(&hashed, b",", 1)
+                _add_json(&hashed, asserted)
+        blake2b_add(&hashed, b"]", 1)
+        blake2b_end(&hashed, fingerprint + HALF_BYTES)
+        if memcmp(fingerprint + HALF_BYTES, b"\0\0\0\0", HALF_BYTES) == 0:  # REBUILT
+            memset(fingerprint + HALF_BYTES, 1, HALF_BYTES)
+        return PyBytes_FromStringAndSize(fingerprint, 2 * HALF_BYTES)
 
     cdef _locate(self):
         """As ``locate_code``."""
@@ -105,24 +153,65 @@ cdef class ExpressRedemption:
     # Queued
 
     def write_to(self, call):
-        """Append the fields of the script's attempt: as ``CallFields`` does, which has all that is not usual."""
+        """Append the fields of the script's attempt, as ``CallFields`` does."""
         cdef CallColumns columns = self.desk.columns
         cdef KnownBatch known = self.known
         if columns.call is not call:
             columns.take(call)
         if known.call_number != columns.call_number or known.shard != self.shard:
             known.take_place(call, columns.call_number, self.shard, self.configuration)
-        if not known.is_simple or self.asked is not None or self.idempotency_name:
-            _write_to(self, call)
-            return
-        columns.about.append(self._about())
-        columns.cause.append(columns.cause_text(self.order, self.actor))
+        cdef bint is_plain = self.asked is None
+        columns.about.append(
+            self._about() if is_plain else about_json(self.batch, self.serial, self.last4, self.user)
+        )
+        columns.cause.append(
+            columns.cause_text(self.order, self.key, self.actor)
+            if is_plain
+            else cause_json(self.order or None, self.key, self.actor)
+        )
+        number = len(columns.about)
         columns.campaign_at.append(known.campaign_at)
-        columns.state_at.append(known.state_at(call, self.segment))
+        is_void = known.has_voids and self.configuration.is_void(self.batch, self.serial)
+        columns.state_at.append(0 if is_void else known.state_at(call, self.segment))
         columns.offset.append(self.offset)
-        columns.own_fields.append("")  # the ending: it has no metadata
+        if known.has_uses:
+            call.used_at[number] = call.key(keys.uses(self.shard, self.batch))
+            call.used_field[number] = self.serial
+        elif known.has_balances:
+            self._write_balance(call, number)
+        if known.counts_users:
+            self._write_user(call, number)
         if self.amount != "":
-            call.amount[len(columns.about)] = str(self.amount)
+            call.amount[number] = str(self.amount)
+        if self.key is not None:
+            columns.write_record(self, number)
+        columns.own_fields.append(self._ending() if is_plain else ending_json(self.metadata, self.fingerprint))
+
+    cdef _write_balance(self, call, number):
+        """As ``keys.spent_location``."""
+        cdef Py_ssize_t index = self.segment * _segment_codes + self.offset
+        call.used_at[number] = self.known.spent_of(call, index // _spent_segment_codes)
+        call.used_field[number] = index % _spent_segment_codes
+
+    cdef _write_user(self, call, number):
+        """As ``idempotency.bucketed`` finds the user."""
+        cdef unsigned char digest[DIGEST_BYTES]
+        cdef blake2b_message hashed
+        blake2b_begin(&hashed, DIGEST_BYTES)
+        _add_text(&hashed, self.user)
+        blake2b_end(&hashed, <char *>digest)
+        call.users_at[number] = call.key(
+            keys.users(self.shard, self.known.campaign_id, digest[0] << 8 | digest[1])
+        )
+        call.user_digest_at[number] = call.raw(<bytes>digest[:DIGEST_BYTES])
+
+    cdef str _ending(self):
+        """As ``ending_json``, without metadata."""
+        if self.key is None:
+            return ""
+        cdef const unsigned char *half = <const unsigned char *>PyBytes_AS_STRING(self.fingerprint) + HALF_BYTES
+        cdef unsigned int number = <unsigned int>half[0] << 24 | half[1] << 16 | half[2] << 8 | half[3]
+        return _numbered(b"null,-", -number) if number >> 31 else _numbered(b"null,", number)
 
     cdef str _about(self):
         """As ``about_json``, for a plain user."""

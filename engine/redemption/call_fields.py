@@ -105,8 +105,7 @@ class CallFields:
             call.amount[number] = str(self.amount)
         if self.idempotency_name:
             bucket, digest = bucketed(self.idempotency_name, keys.IDEMPOTENCY_BUCKETS)
-            call.idempotency_at[number] = call.key(keys.idempotency_records(shard, call.epoch, bucket))
-            call.key(keys.idempotency_records(shard, call.epoch - 1, bucket))  # directly after it
+            call.idempotency_at[number] = call.records_at(bucket)
             call.idempotency_digest_at[number] = call.raw(digest)
             call.raw(self.fingerprint)  # directly after it
         if self.sends_ending:

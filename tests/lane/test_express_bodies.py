@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import importlib
 import random
+import uuid
 from typing import Any, Final
 
 import pytest
 
 from engine.api.bodies import parse_redeem_request
+from engine.codes.formats import FORMATS
+from engine.codes.texts import _TO_SHAPE, _UUID, Scanner
 from engine.lane.choice import MODULE, is_built
 from engine.redemption.core import _repeats_code
 from engine.settings import Settings
@@ -124,3 +127,21 @@ def test_a_code_in_another_field_is_found_alike() -> None:
         assert repeats(code, bytes(text)) is expected, (seed, code, text)
         found += expected
     assert found > 1000, seed
+
+
+def test_a_uuid_is_a_key_without_a_code() -> None:
+    seed = random.randrange(2**32)
+    chance = random.Random(seed)
+    has_shape = importlib.import_module(MODULE).has_shape_of_uuid
+    scanner = Scanner(FORMATS.values(), ())
+    found = 0
+    for _ in range(5_000):
+        letters = list(str(uuid.UUID(int=chance.getrandbits(128))))
+        for _ in range(chance.choice((0, 0, 1, 2))):
+            letters[chance.randrange(len(letters))] = chance.choice("-_ z9A~/:@[`{")
+        text = "".join(letters[chance.choice((0, 0, 0, 1)) :]).encode()
+        expected = b"|%b|" % text.translate(_TO_SHAPE) == _UUID
+        assert has_shape(text) is expected, (seed, text)
+        assert not (expected and scanner.likely(text.decode())), (seed, text)
+        found += expected
+    assert 1000 < found < 5000, seed
