@@ -65,6 +65,7 @@ cdef Py_ssize_t _campaign_length_max = CAMPAIGN_LENGTH_MAX
 cdef Py_ssize_t _segment_codes = SEGMENT_CODES
 cdef Py_ssize_t _spent_segment_codes = SPENT_SEGMENT_CODES
 cdef Py_ssize_t _arguments = len(CALL_SIGNATURE)
+cdef Py_ssize_t _names_of_every_script = len(keys.of_every_script(0))
 cdef object _plain_received = FastLane.data_received
 cdef object _plain_read = FastLane._read
 cdef object _plain_redeem = FastLane._redeem

@@ -22,6 +22,8 @@ cdef class KnownBatch:
     cdef bint has_voids, has_uses, has_balances, counts_users
     cdef object campaign_at
     cdef dict states_at, spent_at  # by segment
+    cdef str campaign_name  # of the shard's key
+    cdef dict state_names  # of the shard's keys, by segment
 
     def __init__(self, batch, campaign, last4, shards, Counted counted):
         if shards < 1:
@@ -37,17 +39,22 @@ cdef class KnownBatch:
 
     cdef take_place(self, call, Py_ssize_t call_number, Py_ssize_t shard, configuration):
         """Find the place of its codes in a call. Nothing else changes the configuration meanwhile."""
-        campaign = configuration.campaigns[self.campaign.id]
-        self.call_number, self.shard, self.states_at, self.spent_at = call_number, shard, {}, {}
+        campaign = configuration.campaigns[self.campaign_id]
+        if self.shard != shard or self.campaign_name is None:
+            self.shard, self.campaign_name, self.state_names = shard, keys.campaign(shard, campaign.id), {}
+        self.call_number, self.states_at, self.spent_at = call_number, {}, {}
         self.has_voids = configuration.has_voids(self.id)
         self.has_uses, self.has_balances = campaign.kind == "multi", campaign.kind == "balance"
         self.counts_users = campaign.per_user_limited
-        self.campaign_at = call.key(keys.campaign(shard, campaign.id))
+        self.campaign_at = call.key(self.campaign_name)
 
     cdef object state_at(self, call, Py_ssize_t segment):
         at = self.states_at.get(segment)
         if at is None:
-            at = self.states_at[segment] = call.key(keys.state(self.shard, self.id, segment))
+            name = self.state_names.get(segment)
+            if name is None:
+                name = self.state_names[segment] = keys.state(self.shard, self.id, segment)
+            at = self.states_at[segment] = call.key(name)
         return at
 
     cdef object spent_of(self, call, Py_ssize_t segment):
@@ -107,15 +114,17 @@ cdef class CallColumns:
         _add_text(&hashed, attempt.key)
         blake2b_end(&hashed, <char *>digest)
         cdef int bucket = digest[0] << 8 | digest[1]
+        cdef char bucket_digits[20]
+        cdef Py_ssize_t bucket_size = _put_number(bucket_digits, bucket) - bucket_digits
         at = self.records.get(bucket)
         if at is None:
-            self.names.append(_numbered(self.to_bucket, bucket))
-            at = self.records[bucket] = len(self.names)
-            self.names.append(_numbered(self.to_bucket_before, bucket))
+            self.names.append(_packed(self.to_bucket, bucket_digits, bucket_size))
+            at = self.records[bucket] = _names_of_every_script + len(self.names)
+            self.names.append(_packed(self.to_bucket_before, bucket_digits, bucket_size))
         self.idempotency_at[number] = at
-        self.raws.append(PyBytes_FromStringAndSize(<char *>digest, DIGEST_BYTES))
+        self.raws.append(_packed(b"", <char *>digest, DIGEST_BYTES))
         self.idempotency_digest_at[number] = _arguments + len(self.raws)
-        self.raws.append(attempt.fingerprint)
+        self.raws.append(_packed(attempt.fingerprint, b"", 0))
 
 
 cdef inline char *_put(char *to, const char *data, Py_ssize_t size) noexcept:
@@ -143,6 +152,21 @@ cdef inline char *_put_json(char *to, str text) noexcept:
     to = _put(to, b'"', 1)
     to = _put_text(to, text)
     return _put(to, b'"', 1)
+
+
+cdef bytes _packed(bytes begin, const char *end, Py_ssize_t end_size):
+    """An argument of a command in the Redis protocol, as ``call._packed``; of these two parts."""
+    cdef char length[20]
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(begin) + end_size
+    cdef Py_ssize_t length_size = _put_number(length, size) - length
+    cdef bytes packed = PyBytes_FromStringAndSize(NULL, 1 + length_size + 2 + size + 2)
+    cdef char *to = _put(PyBytes_AS_STRING(packed), b"$", 1)
+    to = _put(to, length, length_size)
+    to = _put(to, b"\r\n", 2)
+    to = _put_bytes(to, begin)
+    to = _put(to, end, end_size)
+    _put(to, b"\r\n", 2)
+    return packed
 
 
 cdef str _numbered(bytes to_number, Py_ssize_t number):

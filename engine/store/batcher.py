@@ -20,7 +20,7 @@ import hiredis
 
 from engine.errors import ContractViolation, Fault, OutcomeUnknown, Overloaded, StoreUnavailable
 from engine.store import keys
-from engine.store.call import Call
+from engine.store.call import Call, CallFrame
 from engine.store.gathering import Gathering
 from engine.store.scripts import NOT_FOUND
 
@@ -74,6 +74,7 @@ class Batcher:
     ) -> None:
         self._shard = shard
         self._script = script
+        self._frame = CallFrame(script, shard)
         self._link = link
         self._batch_max = batch_max
         self._queue_max = settings.queue_max
@@ -198,10 +199,10 @@ class Batcher:
             self._fail_under_way(ContractViolation("the script could not be called"))
 
     def _command(self, attempts: list[Queued]) -> bytes:
-        call = Call(self._shard, self._epoch)
+        call = Call(self._frame, self._epoch)
         for attempt in attempts:
             attempt.write_to(call)
-        return call.command(self._script, self._shard, self._configuration.version)
+        return call.command(self._configuration.version)
 
     # replies
 

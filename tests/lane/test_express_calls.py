@@ -19,7 +19,7 @@ from engine.redemption.call_fields import CallFields
 from engine.redemption.redeem import Redemption
 from engine.store import idempotency
 from engine.store.batcher import Batcher
-from engine.store.call import Call
+from engine.store.call import Call, CallFrame
 from tests.support.deployment import engine_in_process, issue, mint_batch
 from tests.support.importing import a_campaign, bring, lines_of
 
@@ -59,9 +59,9 @@ CAMPAIGNS: Final[tuple[dict[str, Any], ...]] = (
 )
 
 
-def fields(attempts: list[Queued], write_to: Any, shard: int) -> dict[str, object]:  # noqa: ANN401 - of each
+def fields(attempts: list[Queued], write_to: Any, frame: CallFrame) -> dict[str, object]:  # noqa: ANN401 - of each
     """What comes of it if all these attempts are in one call."""
-    call = Call(shard, EPOCH)
+    call = Call(frame, EPOCH)
     for attempt in attempts:
         write_to(attempt, call)
     return {name: getattr(call, name) for name in Call.__slots__}
@@ -108,9 +108,10 @@ async def test_an_attempt_is_written_into_a_call_as_in_the_other_lanes(
     attempts = sent
     assert len(attempts) == len(batches) * count
     random.Random(7).shuffle(attempts)
+    frames = [CallFrame(Redemption.script, shard) for shard in (0, 1)]
     for shard, some in ((0, attempts), (1, attempts[::2]), *((0, [attempt]) for attempt in attempts)):
-        expected = fields(some, CallFields.write_to, shard)
-        assert fields(some, type(some[0]).write_to, shard) == expected
+        expected = fields(some, CallFields.write_to, frames[shard])
+        assert fields(some, type(some[0]).write_to, frames[shard]) == expected
 
 
 async def test_the_fingerprint_of_a_request_is_that_of_the_other_lanes(
