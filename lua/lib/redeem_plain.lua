@@ -31,7 +31,8 @@ end
 
 local function prepare_plain()
     local campaign = read_campaign()
-    if campaign.kind ~= 'single' or campaign.per_user_limit or refusal_of_campaign(campaign) then
+    local is_overspent = campaign.spent > campaign.budget -- then even a code without an amount is refused
+    if campaign.kind ~= 'single' or campaign.per_user_limit or is_overspent or refusal_of_campaign(campaign) then
         return false
     end
     local common = { campaign = campaign, room = read_room(campaign), taken = campaign.face or 0 }

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lua.loader import Script
     from tests.support.scripts import Shard
 
-CODES, ATTEMPTS, ROUNDS = 6, 8, 80
+CODES, ATTEMPTS, ROUNDS = 6, 8, 120
 CHECKS = Check.script, OneAnswerCheck.script  # have no keys
 FRESH, HELD = 0, 2
 AHEAD_S = 20  # the newest event is of the future, so that the next ids do not depend on the clock
@@ -73,7 +73,7 @@ class World:
         }
         if self.is_plain and self.chance.random() < 0.8:
             limits |= {"state": "active", "starts_at_ms": "", "per_user_limit": ""}
-            limits |= {"stock": pick(["", 2, 4]), "budget": pick(["", 900, 1500])}
+            limits |= {"stock": pick(["", 2, 4]), "budget": pick(["", 900, 1500]), "spent": pick([0, 1000])}
         await self.shard.add_campaign(kind=self.kind, **more, **limits)
 
     async def _add_code(self, offset: int) -> None:
