@@ -14,7 +14,7 @@ export const shell = {
   "signIn.key": "API key",
   "signIn.act": "Sign in",
   "signIn.wrong": "This key is not known, or was revoked.",
-  "signIn.linkFailed": "This sign-in link has been used, or is too old. Use an API key, or start the engine again for a new link.",
+  "signIn.linkFailed": "This sign-in link has been used, or is too old. Use an API key, or type redeem dashboard link where the engine runs.",
   "signIn.expired": "You have been signed out: the session ended, or the key was revoked.",
 
   "health.opening": "Connecting…",

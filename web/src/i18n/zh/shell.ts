@@ -16,7 +16,7 @@ export const shell: Record<keyof typeof texts, string> = {
   "signIn.key": "API 密钥",
   "signIn.act": "登录",
   "signIn.wrong": "密钥不存在或已被吊销。",
-  "signIn.linkFailed": "登录链接已使用或已过期。请使用 API 密钥，或重新启动引擎获取新链接。",
+  "signIn.linkFailed": "登录链接已使用或已过期。请使用 API 密钥，或在引擎所在的机器上运行 redeem dashboard link。",
   "signIn.expired": "您已退出登录：会话已结束，或密钥已被吊销。",
 
   "health.opening": "正在连接…",
