@@ -137,7 +137,7 @@ cdef class Desk:
     cdef Py_ssize_t durations[BOUNDS_MAX + 1]  # of requests that were answered since the telemetry was told
     cdef double seconds  # their sum
     cdef double bounds[BOUNDS_MAX]
-    cdef list formats
+    cdef list formats, queues  # by length; by shard
     cdef CallColumns columns
     cdef readonly Templates templates
 
@@ -167,6 +167,7 @@ cdef class Desk:
         self.formats = [None] * SYMBOLS_MAX
         for fmt in FORMATS.values():
             self.formats[fmt.length] = fmt
+        self.queues = core.dispatcher.queues_of(Redemption.script)
         self.templates = Templates()
         self.columns = CallColumns()
 

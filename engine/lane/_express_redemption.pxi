@@ -20,7 +20,7 @@ cdef class ExpressRedemption:
     cdef object asked  # the request, if msgspec has read it; its strings may need escapes in the answer
     cdef readonly object dispatcher, configuration, api_key, metadata, asserted, campaign
     cdef readonly str actor, key
-    cdef readonly object amount, nonce, location
+    cdef readonly object amount, nonce
     cdef readonly bytes fingerprint
     cdef readonly str user, order, last4
     cdef readonly Py_ssize_t batch, serial
@@ -35,6 +35,11 @@ cdef class ExpressRedemption:
     def idempotency_name(self):
         """As that of an ``Attempt``."""
         return "" if self.key is None else idempotency.name(self.actor, self.key)
+
+    @property
+    def location(self):
+        """As that of an ``Attempt``."""
+        return CodeLocation(self.shard, self.segment, self.offset)
 
     @property
     def request(self):
@@ -57,7 +62,7 @@ cdef class ExpressRedemption:
         made.normalised, made.readings = self.normalised, self.readings
         made.version, made.deadline, made.nonce = self.version, self.deadline, self.nonce
         made.on_done = functools.partial(self.lane._answered, self.lane_number)
-        if self.location is not None:
+        if self.known is not None:
             made.bind_record(self.campaign.id, self.batch, self.serial, self.last4)
             made.fingerprint, made.key_reserved = self.fingerprint, self.key_reserved
         return made
@@ -81,8 +86,10 @@ cdef class ExpressRedemption:
         self._locate()
         if (self.asserted is not None or self.api_key.campaigns is not None) and (refusal := _mismatch(self)):
             self.as_redemption().refused(refusal)
-        else:
+        elif self.configuration.memory_short or (known.shards > 1 and self.key is not None):
             self.dispatcher.send(self)
+        else:
+            (<list>self.desk.queues)[self.shard](self)
 
     cdef bytes _fingerprint(self):
         """As ``idempotency.known_half`` and ``idempotency.fingerprint``."""
@@ -133,7 +140,6 @@ cdef class ExpressRedemption:
         if self.shard < 0:
             self.shard, index = index % self.known.shards, index // self.known.shards
         self.segment, self.offset = index // _segment_codes, index % _segment_codes
-        self.location = CodeLocation(self.shard, self.segment, self.offset)
 
     def refused(self, outcome, *, replayed=False):
         """Take a refusal."""

@@ -110,10 +110,9 @@ class Decoder:
         """Find the issued code of each list of readings, or None."""
         self.refresh()
         if len(self._in_use) == 1:  # the usual case: one format and key are in use, each text has one reading
-            (minted,) = self._in_use
             plain = [readings[0] for readings in codes if len(readings) == 1]
             if len(plain) == len(codes):
-                return self._issued(minted, plain)
+                return self._issued(self._in_use[0], plain)
         found: list[Issued | None] = [None] * len(codes)
         for minted in self._in_use:
             candidates = [

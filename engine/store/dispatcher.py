@@ -154,6 +154,10 @@ class Dispatcher:
         """By when an attempt that arrives now must have its answer, by the event loop's clock."""
         return self._loop.time() + self.settings.attempt_deadline_ms / 1000
 
+    def queues_of(self, script: Script) -> list[Callable[[Queued], None]]:
+        """Return what queues an attempt of a script, by shard: as ``send`` does if nothing forbids it."""
+        return [batchers[script.name].add for batchers in self._batchers]
+
     def send(self, attempt: Sendable) -> None:
         """Hand an attempt to the batcher of its script on its shard.
 
