@@ -26,7 +26,7 @@ BEGINNING: Final = re.compile(
 
 
 FILES: Final = {
-    file.name: re.sub(r" --.*", "", file.read_text(encoding="utf-8"))
+    f"{folder.name}/{file.name}": re.sub(r" --.*", "", file.read_text(encoding="utf-8"))
     for folder in (resources.files("lua"), resources.files("lua") / "lib")
     for file in folder.iterdir()
     if file.name.endswith(".lua") and file.name != "answers.lua"
@@ -62,6 +62,12 @@ def kept_after_a_call(text: str) -> set[str]:
         or f"table.insert({variable}," in text
     }
     return changed - set_by_each_call(text) - ONCE - THE_SAME
+
+
+def test_every_file_of_lib_is_in_a_script() -> None:
+    included = set(re.findall(r"^-- @include lib/(\w+)$", "".join(FILES.values()), re.MULTILINE))
+    files = {file.name.removesuffix(".lua") for file in (resources.files("lua") / "lib").iterdir()}
+    assert files - {"call", "answers"} == included  # the loader reads these two by itself
 
 
 @pytest.mark.parametrize("name", FILES)
